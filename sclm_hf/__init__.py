@@ -1,0 +1,43 @@
+"""Single-cell language models as citizens of the Hugging Face ecosystem.
+
+Importing this package is cheap: names are resolved when they are first used (PEP 562), and transformers' Auto classes
+learn about our families when transformers loads them. `register()` does the latter at once.
+"""
+
+import importlib
+from typing import Any
+
+from ._version import __version__
+from .auto_registration import install_hook, register
+from .registry import FAMILIES
+
+_NAMES = {
+    "GeneVocabulary": "sclm_hf.tokenization.gene_vocabulary",
+    "GeneCoverage": "sclm_hf.tokenization.gene_vocabulary",
+    "GeneTokenizer": "sclm_hf.tokenization.tokenization_gene",
+    "ExpressionFeatureExtractor": "sclm_hf.tokenization.feature_extraction_expression",
+    "CellProcessor": "sclm_hf.tokenization.processing_cell",
+    "CellCorpus": "sclm_hf.corpora.cell_corpus",
+    "embed": "sclm_hf.tasks.embed",
+    "annotate": "sclm_hf.tasks.annotate",
+}
+for _family in FAMILIES.values():
+    _NAMES[_family.config] = _family.configuration_module
+    _NAMES.update(dict.fromkeys(_family.models, _family.modeling_module))
+
+__all__ = ["FAMILIES", "__version__", "register", *_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module `sclm_hf` has no attribute `{name}`")
+    value = getattr(importlib.import_module(_NAMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+install_hook()

@@ -1,0 +1,59 @@
+"""The exceptions and the warning that users of `sclm_hf` see.
+
+Every message names the thing, says what was expected and how to mend it.
+"""
+
+import importlib
+from types import ModuleType
+
+
+class SclmError(Exception):
+    """Base of all exceptions raised by `sclm_hf` on purpose."""
+
+
+class GeneCoverageError(SclmError, ValueError):
+    """Too few of the genes of the data are known to the model."""
+
+
+class ExpressionError(SclmError, ValueError):
+    """Expression values or their layout are not what the encoding needs."""
+
+
+class CheckpointError(SclmError, ValueError):
+    """A checkpoint is incomplete, unsafe or does not fit the model."""
+
+
+class CorpusError(SclmError, ValueError):
+    """A corpus or one of its files cannot be read as asked."""
+
+
+class ConfigurationError(SclmError, ValueError):
+    """Settings contradict one another, or a setting is unknown."""
+
+
+class MissingDependencyError(SclmError, ImportError):
+    """An optional dependency is needed and not installed."""
+
+
+class SclmWarning(UserWarning):
+    """Something that the user should look at, though the work goes on."""
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Args:
+        module: dotted name of the module, for example `"anndata"`.
+        extra: the extra of `sclm_hf` that installs it.
+
+    Raises:
+        MissingDependencyError: it is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingDependencyError(
+            f"`{module}` is needed here and not installed: run `pip install 'sclm_hf[{extra}]'`."
+        ) from error

@@ -1,0 +1,44 @@
+"""The only place that talks: loggers, warnings and progress bars."""
+
+import logging as _logging
+import os
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from .errors import SclmWarning
+
+_ROOT = "sclm_hf"
+
+
+def get_logger(name: str) -> _logging.Logger:
+    """A logger below `sclm_hf`; its level comes from `SCLM_VERBOSITY` (default `warning`)."""
+    root = _logging.getLogger(_ROOT)
+    if not root.handlers:
+        handler = _logging.StreamHandler()
+        handler.setFormatter(_logging.Formatter("%(name)s: %(message)s"))
+        root.addHandler(handler)
+        root.setLevel(os.environ.get("SCLM_VERBOSITY", "warning").upper())
+        root.propagate = False
+    return _logging.getLogger(name if name.startswith(_ROOT) else f"{_ROOT}.{name}")
+
+
+def warn(message: str, stacklevel: int = 3) -> None:
+    """Show `message` to the user as a `SclmWarning` (once per place, as Python's warnings do)."""
+    warnings.warn(message, SclmWarning, stacklevel=stacklevel)
+
+
+def progress_bar(iterable: Iterable | None = None, **kwargs: Any):
+    """A tqdm bar that `SCLM_NO_PROGRESS=1` or `transformers.logging.disable_progress_bar()` turns off.
+
+    Args:
+        iterable: what to walk over; None for a bar that is updated by hand.
+        **kwargs: passed to tqdm (`total`, `desc`, `unit`, `initial`, …).
+    """
+    if os.environ.get("SCLM_NO_PROGRESS"):
+        from tqdm import tqdm
+
+        return tqdm(iterable, disable=True, **kwargs)
+    from transformers.utils import logging as transformers_logging
+
+    return transformers_logging.tqdm(iterable, **kwargs) if iterable is not None else transformers_logging.tqdm(**kwargs)

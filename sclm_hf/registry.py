@@ -1,0 +1,105 @@
+"""The one table of families: a literal of strings, read without importing any of them."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the package knows about one family of models.
+
+    Attributes:
+        name: the `model_type`, the folder below `modeling/` and the suffix of `obsm["X_<name>"]`.
+        title: the name as the paper writes it.
+        paper: authors, title, journal, year and DOI.
+        repository: where the authors keep the original.
+        code_license: licence of the original code.
+        weights_license: licence of the released weights.
+        redistributable: whether converted weights may be hosted again.
+        sizes: released checkpoint -> what it is.
+        tasks: tasks of `sclm_hf.tasks` that the family serves.
+        config: name of the configuration class.
+        auto_classes: transformers Auto class -> our class.
+        models: every public model class of the family.
+        lora_target_modules: the linear layers that LoRA adapts unless told otherwise.
+        classification_head: module trained in full beside a LoRA for classification.
+    """
+
+    name: str
+    title: str
+    paper: str
+    repository: str
+    code_license: str
+    weights_license: str
+    redistributable: bool
+    sizes: dict[str, str]
+    tasks: tuple[str, ...]
+    config: str
+    auto_classes: dict[str, str]
+    models: tuple[str, ...]
+    lora_target_modules: tuple[str, ...]
+    classification_head: str = "classifier"
+    tokenizer: str = "GeneTokenizer"
+    feature_extractor: str = "ExpressionFeatureExtractor"
+    processor: str = "CellProcessor"
+    notes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def package(self) -> str:
+        return f"sclm_hf.modeling.{self.name}"
+
+    @property
+    def configuration_module(self) -> str:
+        return f"{self.package}.configuration_{self.name}"
+
+    @property
+    def modeling_module(self) -> str:
+        return f"{self.package}.modeling_{self.name}"
+
+    @property
+    def conversion_module(self) -> str:
+        return f"{self.package}.convert_{self.name}"
+
+
+FAMILIES: dict[str, Family] = {
+    "scgpt": Family(
+        name="scgpt",
+        title="scGPT",
+        paper=(
+            "Cui et al. scGPT: toward building a foundation model for single-cell multi-omics using generative AI. "
+            "Nature Methods 21, 1470-1480 (2024). doi:10.1038/s41592-024-02201-0"
+        ),
+        repository="bowang-lab/scGPT",
+        code_license="MIT",
+        weights_license="MIT (as the repository; the weight files carry no licence of their own)",
+        redistributable=True,
+        sizes={
+            "whole-human": "12 layers, width 512, 8 heads, 60,697 genes; 33 million normal human cells",
+            "brain, blood, heart, lung, kidney, pan-cancer, continual pretrained": "the same architecture, other cells",
+        },
+        tasks=("embed", "annotate"),
+        config="ScGPTConfig",
+        auto_classes={
+            "AutoModel": "ScGPTModel",
+            "AutoModelForPreTraining": "ScGPTForMaskedExpression",
+            "AutoModelForSequenceClassification": "ScGPTForSequenceClassification",
+        },
+        models=("ScGPTModel", "ScGPTForMaskedExpression", "ScGPTForSequenceClassification", "ScGPTForPerturbation"),
+        lora_target_modules=("q_proj", "k_proj", "v_proj", "out_proj"),
+    ),
+}
+
+
+def get_family(name: str) -> Family:
+    """The family called `name` (a `model_type`).
+
+    Raises:
+        ConfigurationError: there is no such family; the message lists those that exist.
+    """
+    from .errors import ConfigurationError
+
+    try:
+        return FAMILIES[name]
+    except KeyError:
+        raise ConfigurationError(
+            f"There is no family `{name}`: expected one of {', '.join(sorted(FAMILIES))}."
+        ) from None
