@@ -12,52 +12,72 @@ import sys
 from collections.abc import Callable
 from types import ModuleType
 
-from .registry import FAMILIES
+from .registry import FAMILIES, Family
+
+_AUTO = "transformers.models.auto."
+
+
+def _load(module_name: str, name: str) -> type | None:
+    """The class `name`, or None while its module is still being imported (it registers itself when it is done)."""
+    module = importlib.import_module(module_name)
+    if getattr(module.__spec__, "_initializing", False):
+        return None
+    return getattr(module, name)
+
+
+def _config(family: Family) -> type | None:
+    return _load(family.configuration_module, family.config)
 
 
 def _register_configs(auto: ModuleType) -> None:
     for family in FAMILIES.values():
-        config = getattr(importlib.import_module(family.configuration_module), family.config)
-        auto.AutoConfig.register(config.model_type, config, exist_ok=True)
+        if config := _config(family):
+            auto.AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
 def _register_models(auto: ModuleType) -> None:
     for family in FAMILIES.values():
-        modeling = importlib.import_module(family.modeling_module)
-        config = getattr(importlib.import_module(family.configuration_module), family.config)
-        for auto_class, model_class in family.auto_classes.items():
-            getattr(auto, auto_class).register(config, getattr(modeling, model_class), exist_ok=True)
-
-
-def _register_by_config(auto: ModuleType, auto_class: str, module: str, attribute: str, keyword: str) -> None:
-    tokenization = importlib.import_module(module)
-    for family in FAMILIES.values():
-        config = getattr(importlib.import_module(family.configuration_module), family.config)
-        registered = getattr(tokenization, getattr(family, attribute))
-        getattr(auto, auto_class).register(config, **{keyword: registered}, exist_ok=True)
+        for auto_class, model_name in family.auto_classes.items():
+            if model := _load(family.modeling_module, model_name):
+                getattr(auto, auto_class).register(_config(family), model, exist_ok=True)
 
 
 def _register_tokenizers(auto: ModuleType) -> None:
-    _register_by_config(
-        auto, "AutoTokenizer", "sclm_hf.tokenization.tokenization_gene", "tokenizer", "tokenizer_class"
-    )
+    for family in FAMILIES.values():
+        tokenizer = _load("sclm_hf.tokenization.tokenization_gene", family.tokenizer)
+        if (config := _config(family)) and tokenizer:
+            auto.AutoTokenizer.register(config, tokenizer_class=tokenizer, exist_ok=True)
 
 
 def _register_feature_extractors(auto: ModuleType) -> None:
-    module = "sclm_hf.tokenization.feature_extraction_expression"
-    _register_by_config(auto, "AutoFeatureExtractor", module, "feature_extractor", "feature_extractor_class")
+    for family in FAMILIES.values():
+        extractor = _load("sclm_hf.tokenization.feature_extraction_expression", family.feature_extractor)
+        if (config := _config(family)) and extractor:
+            auto.AutoFeatureExtractor.register(config, extractor, exist_ok=True)
 
 
 def _register_processors(auto: ModuleType) -> None:
-    _register_by_config(auto, "AutoProcessor", "sclm_hf.tokenization.processing_cell", "processor", "processor_class")
+    for family in FAMILIES.values():
+        processor = _load("sclm_hf.tokenization.processing_cell", family.processor)
+        if (config := _config(family)) and processor:
+            auto.AutoProcessor.register(config, processor, exist_ok=True)
 
 
 _REGISTRARS: dict[str, Callable[[ModuleType], None]] = {
-    "transformers.models.auto.configuration_auto": _register_configs,
-    "transformers.models.auto.tokenization_auto": _register_tokenizers,
-    "transformers.models.auto.feature_extraction_auto": _register_feature_extractors,
-    "transformers.models.auto.processing_auto": _register_processors,
-    "transformers.models.auto.modeling_auto": _register_models,
+    _AUTO + "configuration_auto": _register_configs,
+    _AUTO + "tokenization_auto": _register_tokenizers,
+    _AUTO + "feature_extraction_auto": _register_feature_extractors,
+    _AUTO + "processing_auto": _register_processors,
+    _AUTO + "modeling_auto": _register_models,
+}
+
+# Our modules import parts of transformers that import an Auto module in turn: whichever is done last registers.
+_WAITING_FOR = {
+    "sclm_hf.tokenization.tokenization_gene": _AUTO + "tokenization_auto",
+    "sclm_hf.tokenization.feature_extraction_expression": _AUTO + "feature_extraction_auto",
+    "sclm_hf.tokenization.processing_cell": _AUTO + "processing_auto",
+    **{family.configuration_module: _AUTO + "configuration_auto" for family in FAMILIES.values()},
+    **{family.modeling_module: _AUTO + "modeling_auto" for family in FAMILIES.values()},
 }
 
 
@@ -67,31 +87,41 @@ def register() -> None:
         registrar(importlib.import_module(name))
 
 
-class _RegisteringLoader(importlib.abc.Loader):
-    """Runs the original loader of an Auto module, then our registrar for it."""
+def _after_import(fullname: str, module: ModuleType) -> None:
+    auto_name = _WAITING_FOR.get(fullname, fullname)
+    auto = sys.modules.get(auto_name)
+    if auto is None or (auto is not module and getattr(auto.__spec__, "_initializing", False)):
+        return
+    module.__spec__._initializing = False
+    _REGISTRARS[auto_name](auto)
 
-    def __init__(self, loader: importlib.abc.Loader, registrar: Callable[[ModuleType], None]) -> None:
+
+class _RegisteringLoader(importlib.abc.Loader):
+    """Runs a module's own loader, then registers what has become complete."""
+
+    def __init__(self, loader: importlib.abc.Loader) -> None:
         self.loader = loader
-        self.registrar = registrar
+
+    def __getattr__(self, name):
+        return getattr(self.loader, name)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
-        self.registrar(module)
+        _after_import(module.__name__, module)
 
 
 class _AutoModuleFinder(importlib.abc.MetaPathFinder):
-    """Steps in when one of transformers' Auto modules is imported for the first time."""
+    """Steps in when one of transformers' Auto modules, or one of ours, is imported for the first time."""
 
     def find_spec(self, fullname, path=None, target=None):
-        registrar = _REGISTRARS.get(fullname)
-        if registrar is None:
+        if fullname not in _REGISTRARS and fullname not in _WAITING_FOR:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _RegisteringLoader(spec.loader, registrar)
+            spec.loader = _RegisteringLoader(spec.loader)
         return spec
 
 

@@ -41,4 +41,6 @@ def progress_bar(iterable: Iterable | None = None, **kwargs: Any):
         return tqdm(iterable, disable=True, **kwargs)
     from transformers.utils import logging as transformers_logging
 
-    return transformers_logging.tqdm(iterable, **kwargs) if iterable is not None else transformers_logging.tqdm(**kwargs)
+    return (
+        transformers_logging.tqdm(iterable, **kwargs) if iterable is not None else transformers_logging.tqdm(**kwargs)
+    )

@@ -84,7 +84,7 @@ FAMILIES: dict[str, Family] = {
             "AutoModelForSequenceClassification": "ScGPTForSequenceClassification",
         },
         models=("ScGPTModel", "ScGPTForMaskedExpression", "ScGPTForSequenceClassification", "ScGPTForPerturbation"),
-        lora_target_modules=("q_proj", "k_proj", "v_proj", "out_proj"),
+        lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
     ),
 }
 

@@ -1,5 +1,6 @@
 """Gene names become ids: the vocabulary of a model, and the report of what it covers."""
 
+import functools
 import json
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,10 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError, ConfigurationError, GeneCoverageError
+from ..errors import CheckpointError, ConfigurationError, ExpressionError, GeneCoverageError
 from ..logging import warn
+from .gene_resolution import GeneResolver, Resolution
+from .gene_table import ensembl_id_of
 
 SPECIAL_TOKENS = ("<pad>", "<cls>", "<eoc>")
+SPECIES = ("human", "mouse")
+
+_NOT_KNOWN = {"", "None", "nan", "<NA>"}
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class GeneCoverage:
         duplicated: names whose gene another column stands for already; not used.
         missing: names of genes that the vocabulary does not have; not used.
         count_share: share of the counts that lies in the columns used; share of columns when no counts were given.
+        species: the species that the names were taken for.
     """
 
     n_genes: int
@@ -36,6 +43,7 @@ class GeneCoverage:
     duplicated: tuple[str, ...]
     missing: tuple[str, ...]
     count_share: float
+    species: str = "human"
 
     def summary(self) -> str:
         """One line for people."""
@@ -51,7 +59,13 @@ class GeneCoverage:
         groups = ("matched", "renamed", "ambiguous", "duplicated", "missing")
         numbers = {f"n_{group}": len(getattr(self, group)) for group in groups}
         examples = {group: [_plain(item) for item in getattr(self, group)[:10]] for group in groups[1:]}
-        return {"n_genes": self.n_genes, **numbers, "count_share": self.count_share, "examples": examples}
+        return {
+            "species": self.species,
+            "n_genes": self.n_genes,
+            **numbers,
+            "count_share": self.count_share,
+            "examples": examples,
+        }
 
     def check(self, minimum: float = 0.30, warn_below: float = 0.60) -> None:
         """Refuse data that the model hardly knows.
@@ -61,14 +75,16 @@ class GeneCoverage:
             warn_below: share of counts below which the user is warned.
 
         Raises:
-            GeneCoverageError: less than `minimum` of the counts is covered.
+            GeneCoverageError: less than `minimum` of the counts is covered; the message lists examples and says what
+                to do.
         """
         if self.count_share >= warn_below:
             return
-        message = f"Few genes of the data are known to the model: {self.summary()}."
+        message = f"The model knows few of the genes in the data: {self.summary()}."
+        advice = _advice(self.missing + self.ambiguous, self.species)
         if self.count_share < minimum:
-            raise GeneCoverageError(f"{message} At least {minimum:.0%} of counts must be covered.")
-        warn(message)
+            raise GeneCoverageError(f"{message} At least {minimum:.0%} of counts must be covered.{advice}")
+        warn(message + advice)
 
 
 @dataclass(frozen=True)
@@ -152,29 +168,42 @@ class GeneVocabulary(Mapping[str, int]):
     ) -> GeneMapping:
         """Find the id of each column of a data set.
 
+        A name is looked for in this vocabulary as it is written; else the gene it means is looked for under its other
+        names, found by Ensembl id, symbol, previous symbol or alias, in this order (`GeneResolver`). A name that may
+        mean several genes is not used. When several columns mean one gene, the one found by the surest step keeps it,
+        then the one with more counts, then the first.
+
         Args:
             names: (n_genes,) gene names, for example `adata.var_names`.
-            ensembl_ids: (n_genes,) Ensembl ids where the data have them beside the names.
+            ensembl_ids: (n_genes,) Ensembl ids where the data have them beside the names; missing ones may be empty,
+                None or NaN.
             species: `"human"`, or `"mouse"` to go through orthologs.
             counts: (n_genes,) total counts of each column; decides among duplicates and weighs the coverage.
 
         Returns:
             The ids and the coverage report. Nothing is checked against a threshold: see `GeneCoverage.check`.
+
+        Raises:
+            ExpressionError: the arguments differ in length, or hold something else than names or counts.
+            ConfigurationError: the species is unknown.
         """
+        names = _as_names(names)
+        ids = [""] * len(names) if ensembl_ids is None else _as_ensembl_ids(ensembl_ids, len(names))
+        weights = None if counts is None else _as_counts(counts, len(names))
+        if species not in SPECIES:
+            raise ConfigurationError(f"There is no species `{species}`: expected one of {', '.join(SPECIES)}.")
+        resolve = self._resolver.resolve_mouse if species == "mouse" else self._resolver.resolve
+        found = [resolve(name, ensembl_id) for name, ensembl_id in zip(names, ids, strict=True)]
+        used = _one_column_each(found, weights)
         gene_ids = np.full(len(names), -1, dtype=np.int64)
-        seen: set[int] = set()
-        groups: dict[str, list] = {"matched": [], "duplicated": [], "missing": []}
-        for column, name in enumerate(names):
-            token_id = None if name in self.special_tokens else self._token_to_id.get(name)
-            group = "missing" if token_id is None else "duplicated" if token_id in seen else "matched"
-            groups[group].append(name)
-            if group == "matched":
-                gene_ids[column] = token_id
-                seen.add(token_id)
-        weights = np.ones(len(names)) if counts is None else np.asarray(counts, dtype=np.float64)
-        share = float(weights[gene_ids >= 0].sum() / weights.sum()) if weights.sum() else 0.0
-        tuples = {group: tuple(found) for group, found in groups.items()}
-        return GeneMapping(gene_ids, GeneCoverage(len(names), renamed=(), ambiguous=(), count_share=share, **tuples))
+        gene_ids[used] = [self._token_to_id[found[column].token] for column in used]
+        return GeneMapping(gene_ids, _coverage(names, found, gene_ids >= 0, weights, species))
+
+    @functools.cached_property
+    def _resolver(self) -> GeneResolver:
+        return GeneResolver(
+            {token: index for token, index in self._token_to_id.items() if token not in self.special_tokens}
+        )
 
     def __getitem__(self, token: str) -> int:
         return self._token_to_id[token]
@@ -227,3 +256,92 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _plain(item: str | tuple[str, str]) -> str | list[str]:
     return item if isinstance(item, str) else list(item)
+
+
+def _as_names(names: Sequence[str]) -> list[str]:
+    if isinstance(names, str):
+        raise ExpressionError(f"Gene names must be a sequence of strings, got the single string {names!r}.")
+    names = list(names)
+    for column, name in enumerate(names):
+        if not isinstance(name, str):
+            raise ExpressionError(
+                f"Gene names must be strings; column {column} is called {name!r} ({type(name).__name__}). If the names "
+                "lie in a column of `adata.var`, make them the index: `adata.var_names = adata.var[column]`."
+            )
+    return names
+
+
+def _as_ensembl_ids(ensembl_ids: Sequence[str], n_genes: int) -> list[str]:
+    ids = ["" if str(one) in _NOT_KNOWN else one for one in ensembl_ids]
+    if len(ids) != n_genes:
+        raise ExpressionError(f"There are {n_genes:,} gene names and {len(ids):,} Ensembl ids: expected one for each.")
+    given = [one for one in ids if one != ""]
+    wrong = [one for one in given if not isinstance(one, str)]
+    if wrong or (given and not any(ensembl_id_of(one.strip()) for one in given)):
+        raise ExpressionError(
+            f"`ensembl_ids` must hold Ensembl ids such as ENSG00000141510, got {(wrong or given)[0]!r}: pass another "
+            "column, or leave it out."
+        )
+    return ids
+
+
+def _as_counts(counts: np.ndarray, n_genes: int) -> np.ndarray:
+    weights = np.asarray(counts, dtype=np.float64)
+    if weights.shape != (n_genes,):
+        raise ExpressionError(
+            f"`counts` must hold one total for each of the {n_genes:,} genes, got shape {weights.shape}."
+        )
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ExpressionError("`counts` must be finite and not negative: give the sum of raw counts of each gene.")
+    return weights
+
+
+def _one_column_each(found: Sequence[Resolution], weights: np.ndarray | None) -> list[int]:
+    """Columns that keep their gene: the surest step, then more counts, then the first."""
+    columns = [column for column, resolution in enumerate(found) if resolution.token is not None]
+    if weights is None:
+        columns.sort(key=lambda column: found[column].step)
+    else:
+        columns.sort(key=lambda column: (found[column].step, -weights[column]))
+    taken: dict[str, int] = {}
+    for column in columns:
+        taken.setdefault(found[column].token, column)
+    return sorted(taken.values())
+
+
+def _coverage(
+    names: Sequence[str], found: Sequence[Resolution], used: np.ndarray, weights: np.ndarray | None, species: str
+) -> GeneCoverage:
+    groups: dict[str, list] = {"matched": [], "renamed": [], "ambiguous": [], "duplicated": [], "missing": []}
+    for name, resolution, is_used in zip(names, found, used.tolist(), strict=True):
+        if is_used and resolution.token == name:
+            groups["matched"].append(name)
+        elif is_used:
+            groups["renamed"].append((name, resolution.token))
+        elif resolution.token is not None:
+            groups["duplicated"].append(name)
+        else:
+            groups["ambiguous" if resolution.ambiguous else "missing"].append(name)
+    if weights is None or not weights.sum():
+        weights = np.ones(len(names))
+    share = float(weights[used].sum() / weights.sum()) if len(names) else 0.0
+    tuples = {group: tuple(members) for group, members in groups.items()}
+    return GeneCoverage(n_genes=len(names), count_share=share, species=species, **tuples)
+
+
+def _advice(names: Sequence[str], species: str) -> str:
+    """What to do when most of `names`, which the vocabulary lacks, are not genes of its kind."""
+    if not names:
+        return ""
+    examples = ", ".join(f"`{name}`" for name in names[:5])
+    mouse = sum(name.startswith("ENSMUSG") or (name[:1].isupper() and name[1:2].islower()) for name in names)
+    if sum(name.isdecimal() for name in names) > len(names) / 2:
+        remedy = "They are numbers: make the column of `adata.var` that holds gene names its index."
+    elif mouse > len(names) / 2 and species != "mouse":
+        remedy = 'They look like mouse genes: pass `species="mouse"`.'
+    else:
+        remedy = (
+            "Check that these are gene symbols or Ensembl ids (make the right column of `adata.var` its index, or pass "
+            '`ensembl_ids`), and pass `species="mouse"` for mouse data.'
+        )
+    return f" Not found: {examples}. {remedy}"

@@ -1,0 +1,1 @@
+"""Training: one loop on Accelerate for every objective, checkpoints that survive a kill, and the recipes' settings."""

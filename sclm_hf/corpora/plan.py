@@ -1,0 +1,125 @@
+"""The order of an epoch, as a pure function of (seed, epoch, sources).
+
+Sources are cut into blocks of consecutive cells; the blocks of all sources are shuffled together; consecutive stretches
+of that sequence are windows; the cells of a window are shuffled again, and grouped by length. Everything random is a
+sort by keys made from names and numbers, so it depends neither on the order in which files are given nor on the version
+of a generator, and any window can be found without walking through those before it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..tokenization.encodings.keys import cell_keys, hash_names
+
+_CELLS, _BLOCKS = 0, 1
+
+
+class Stretch(NamedTuple):
+    """Consecutive cells of one source: positions `start` to `stop` among the cells that the corpus uses of it."""
+
+    source: int
+    start: int
+    stop: int
+
+
+def cell_ids(source_name: str, rows: np.ndarray) -> np.ndarray:
+    """(cells,) uint64: what the random draws of cells are keyed by. Different rows of a source never share an id."""
+    return _ids(source_name, rows, _CELLS)
+
+
+class EpochPlan:
+    """Which stretch of which source belongs to which window of an epoch.
+
+    Args:
+        names: names of the sources.
+        sizes: number of cells used of each source.
+        seed: seed of the corpus.
+        epoch: number of the epoch.
+        block_size: cells of a block.
+        window_size: cells of a window; only the last one may be smaller.
+        shuffle: False = all cells in the order of the sources.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        sizes: Sequence[int],
+        *,
+        seed: int,
+        epoch: int,
+        block_size: int,
+        window_size: int,
+        shuffle: bool = True,
+    ) -> None:
+        blocks = [-(-size // block_size) for size in sizes]
+        numbers = [np.arange(count) for count in blocks]
+        sources = np.repeat(np.arange(len(sizes)), blocks)
+        starts = np.concatenate([*numbers, np.empty(0, np.int64)]).astype(np.int64) * block_size
+        stops = np.minimum(starts + block_size, np.asarray(sizes, np.int64)[sources])
+        if shuffle:
+            ids = [_ids(name, block, _BLOCKS) for name, block in zip(names, numbers, strict=True)]
+            order = np.argsort(cell_keys(np.concatenate(ids), seed, epoch), kind="stable")
+            sources, starts, stops = sources[order], starts[order], stops[order]
+        self.window_size = window_size
+        self.n_cells = int(sum(sizes))
+        self.n_windows = -(-self.n_cells // window_size)
+        self._sources, self._starts, self._stops = sources, starts, stops
+        self._ends = np.cumsum(stops - starts)
+
+    def window(self, number: int) -> list[Stretch]:
+        """The stretches of window `number`, sorted by source and position; neighbours are joined."""
+        first = number * self.window_size
+        last = min(first + self.window_size, self.n_cells)
+        blocks = slice(np.searchsorted(self._ends, first, "right"), np.searchsorted(self._ends, last, "left") + 1)
+        sources, starts, stops = self._sources[blocks], self._starts[blocks].copy(), self._stops[blocks].copy()
+        ends = self._ends[blocks]
+        starts[0] += first - (ends[0] - (stops[0] - starts[0]))
+        stops[-1] -= ends[-1] - last
+        stretches: list[Stretch] = []
+        for i in np.lexsort((starts, sources)):
+            source, start, stop = int(sources[i]), int(starts[i]), int(stops[i])
+            if stretches and stretches[-1].source == source and stretches[-1].stop == start:
+                stretches[-1] = stretches[-1]._replace(stop=stop)
+            else:
+                stretches.append(Stretch(source, start, stop))
+        return stretches
+
+
+def arrange(
+    ids: np.ndarray, lengths: np.ndarray | None, *, group_size: int, seed: int, epoch: int, shuffle: bool = True
+) -> np.ndarray:
+    """The order of the cells of a window.
+
+    Cells are shuffled; then, when `lengths` are given, cells of about the same length are put together in groups of
+    `group_size`, and the groups are shuffled. Cells left over when groups are full come last.
+
+    Args:
+        ids: (cells,) uint64 cell ids.
+        lengths: (cells,) tokens of each cell; None = do not group.
+        group_size: cells of a group.
+        seed: seed of the corpus.
+        epoch: number of the epoch.
+        shuffle: False = keep the order given, or the order of length when lengths are given.
+
+    Returns:
+        (cells,) int64 positions.
+    """
+    keys = cell_keys(ids, seed, epoch)
+    order = np.argsort(keys, kind="stable") if shuffle else np.arange(len(ids))
+    if lengths is None:
+        return order
+    if not shuffle:
+        return np.argsort(lengths, kind="stable")
+    n_groups = len(ids) // group_size
+    rest = order[n_groups * group_size :]
+    places = np.argsort(lengths[order[: n_groups * group_size]], kind="stable").reshape(n_groups, group_size)
+    # Back in shuffled order inside a group; the group of the cell that the shuffle put first comes first.
+    places = np.sort(places, axis=1)
+    places = places[np.argsort(places[:, 0], kind="stable")] if n_groups else places
+    return np.concatenate([order[places.ravel()], rest])
+
+
+def _ids(name: str, numbers: np.ndarray, kind: int) -> np.ndarray:
+    return cell_keys(numbers, int(hash_names([name])[0]), kind)

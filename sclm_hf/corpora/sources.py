@@ -1,0 +1,148 @@
+"""What a corpus needs from a source of cells, and how paths become sources."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from ..errors import ConfigurationError, CorpusError
+
+
+@dataclass(frozen=True)
+class CategoricalColumn:
+    """A column of `obs` in compact form.
+
+    Attributes:
+        codes: (cells,) small integers, positions in `categories`; -1 = no value.
+        categories: the different values, as strings.
+    """
+
+    codes: np.ndarray
+    categories: tuple[str, ...]
+
+
+class CellSource(Protocol):
+    """Cells that can be read by row number. Sources are small to pickle and open what they need when they need it.
+
+    Attributes:
+        name: stands for the source in the keys of its cells: the same name, the same random draws.
+        location: where the cells are, for messages.
+        n_cells: number of rows.
+        n_genes: number of columns of the matrices that `read` returns.
+    """
+
+    name: str
+    location: str
+    n_cells: int
+    n_genes: int
+
+    def gene_names(self) -> np.ndarray:
+        """(n_genes,) names of the columns."""
+
+    def ensembl_ids(self) -> np.ndarray | None:
+        """(n_genes,) Ensembl ids of the columns, empty where unknown; None when the source has none."""
+
+    def column(self, name: str) -> CategoricalColumn:
+        """A column of `obs`."""
+
+    def read(self, rows: np.ndarray) -> csr_matrix:
+        """The cells `rows` (ascending row numbers) with their values as stored."""
+
+    def close(self) -> None:
+        """Let go of open files; the next read opens them again."""
+
+
+def open_source(name: str, path: str | Path, **options: Any) -> CellSource:
+    """The source behind a path, by its suffix.
+
+    Raises:
+        CorpusError: nothing is there, or it is no readable file of cells.
+    """
+    from .h5ad import H5adSource
+
+    path = Path(path)
+    if not path.exists():
+        raise CorpusError(f"`{path}` does not exist.")
+    if path.suffix.lower() not in (".h5ad", ".h5"):
+        raise CorpusError(f"`{path}` is no .h5ad file: write it with `adata.write_h5ad(...)` first.")
+    return H5adSource(path, name, **options)
+
+
+def name_paths(paths: str | Path | Sequence[str | Path] | Mapping[str, str | Path]) -> dict[str, Path]:
+    """Give every file its source name: the key of a mapping, else the file name without its suffix.
+
+    Args:
+        paths: a file, a folder (all its .h5ad files), a sequence of both, or a mapping name -> file.
+
+    Raises:
+        CorpusError: there is no file, or two have the same name.
+    """
+    if isinstance(paths, Mapping):
+        named = {str(name): Path(path) for name, path in paths.items()}
+    else:
+        given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+        named = {}
+        for path in (file for entry in given for file in _files(Path(entry))):
+            if path.stem in named:
+                raise CorpusError(
+                    f"`{named[path.stem]}` and `{path}` would share the name `{path.stem}`, from which the keys of "
+                    "their cells are made: pass a mapping name -> path with different names."
+                )
+            named[path.stem] = path
+    if not named:
+        raise CorpusError("A corpus needs at least one file.")
+    return named
+
+
+def select_rows(
+    rows: Mapping[str | Path, Any] | None, named: Mapping[str, Path], sources: Sequence[CellSource]
+) -> list[np.ndarray | None]:
+    """The rows of each source that belong to the corpus, ascending; None = all of them.
+
+    Args:
+        rows: source name or path -> row numbers or a boolean mask; sources that it does not mention are used whole.
+        named: source name -> path, in the order of `sources`.
+        sources: the sources.
+
+    Raises:
+        CorpusError: a key is no source, or rows are doubled, out of range or of the wrong kind.
+    """
+    by_key = {str(key): value for key, value in (rows or {}).items()}
+    selected: list[np.ndarray | None] = []
+    for source in sources:
+        keys = [key for key in dict.fromkeys((source.name, str(named[source.name]))) if key in by_key]
+        if len(keys) > 1:
+            raise ConfigurationError(f"`rows` names `{source.location}` twice: by its name and by its path.")
+        selected.append(_checked_rows(by_key.pop(keys[0]), source) if keys else None)
+    if by_key:
+        raise CorpusError(f"`rows` names {sorted(by_key)}, but the sources are {sorted(named)}.")
+    return selected
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob("*.h5ad"))
+    if not files:
+        raise CorpusError(f"The folder `{path}` holds no .h5ad file.")
+    return files
+
+
+def _checked_rows(rows: Any, source: CellSource) -> np.ndarray:
+    rows = np.asarray(rows)
+    if rows.dtype == bool and rows.shape == (source.n_cells,):
+        return np.flatnonzero(rows)
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise CorpusError(
+            f"`rows` of `{source.location}` must be row numbers or a mask of {source.n_cells:,} booleans, got "
+            f"{rows.dtype} with shape {rows.shape}."
+        )
+    rows = np.sort(rows.astype(np.int64))
+    if rows.size and (rows[0] < 0 or rows[-1] >= source.n_cells):
+        raise CorpusError(f"`rows` of `{source.location}` must lie in 0..{source.n_cells - 1}, got {rows[0]}..{rows[-1]}.")
+    if (np.diff(rows) == 0).any():
+        raise CorpusError(f"`rows` of `{source.location}` names row {rows[:-1][np.diff(rows) == 0][0]} twice.")
+    return rows

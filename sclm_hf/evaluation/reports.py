@@ -1,0 +1,173 @@
+"""Tables of results that say how they were measured; as JSON for machines, markdown and rich for people."""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._version import __version__
+from ..errors import ConfigurationError, require
+from .metrics import METRICS, Predictions, difference, estimate
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_METRIC_TITLES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number and how sure it is.
+
+    Attributes:
+        method: what was measured, for example `"scGPT + LoRA"`.
+        metric: a name of `metrics.METRICS`.
+        mean: mean over the splits.
+        low: lower end of the bootstrap interval.
+        high: upper end of the bootstrap interval.
+        per_split: the score of every split, in order.
+        splits: names of the splits.
+        n_cells: different cells tested.
+        level: coverage of the interval.
+        reference: for a paired difference, the method that was subtracted; None for a plain score.
+    """
+
+    method: str
+    metric: str
+    mean: float
+    low: float
+    high: float
+    per_split: tuple[float, ...]
+    splits: tuple[str, ...]
+    n_cells: int
+    level: float = 0.95
+    reference: str | None = None
+
+    @property
+    def text(self) -> str:
+        """`0.812 (0.779-0.846)`; a difference carries its sign."""
+        sign = "+" if self.reference else ""
+        return f"{self.mean:{sign}.3f} ({self.low:{sign}.3f} to {self.high:{sign}.3f})"
+
+
+@dataclass
+class ResultsTable:
+    """Results of several methods on the same splits of one data set.
+
+    Attributes:
+        dataset: name of the data set.
+        dataset_version: what pins its content, for example `"scanpy 1.11.5"`.
+        task: what was asked, for example `"cell type annotation"`.
+        results: one entry a method and metric, differences included.
+        seeds: seeds of the training runs.
+        versions: version of every package that took part.
+        notes: what a reader has to know to judge the numbers.
+    """
+
+    dataset: str
+    dataset_version: str
+    task: str
+    results: list[Result]
+    seeds: tuple[int, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as JSON."""
+        Path(path).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ResultsTable":
+        """Read what `save` wrote.
+
+        Raises:
+            ConfigurationError: the file is not such a table.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            results = [
+                Result(**{**one, "per_split": tuple(one["per_split"]), "splits": tuple(one["splits"])})
+                for one in content.pop("results")
+            ]
+            return cls(**{**content, "results": results, "seeds": tuple(content["seeds"])})
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+            raise ConfigurationError(f"`{path}` is not a results table written by `ResultsTable.save`.") from error
+
+    def rows(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows as text: one row a method, one column a metric."""
+        metrics = list(dict.fromkeys(one.metric for one in self.results))
+        methods = list(dict.fromkeys((one.method, one.reference) for one in self.results))
+        cells = {(one.method, one.reference, one.metric): one.text for one in self.results}
+        header = ["method", *(_METRIC_TITLES.get(metric, metric) for metric in metrics)]
+        titles = {key: f"{key[0]} minus {key[1]}" if key[1] else key[0] for key in methods}
+        return header, [[titles[key], *(cells.get((*key, metric), "") for metric in metrics)] for key in methods]
+
+    def caption(self) -> str:
+        """How the numbers came about, in one sentence."""
+        first = self.results[0]
+        return (
+            f"Mean over {len(first.splits)} splits of {self.dataset} ({self.dataset_version}), "
+            f"{first.level:.0%} bootstrap interval over the {first.n_cells} cells tested."
+        )
+
+    def to_markdown(self) -> str:
+        """A markdown table with its caption and notes."""
+        header, rows = self.rows()
+        lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        return "\n".join([*lines, "", self.caption(), *(f"\n- {note}" for note in self.notes)])
+
+    def to_rich(self) -> "Table":
+        """A `rich` table to print."""
+        rich_table = require("rich.table", extra="cli")
+        header, rows = self.rows()
+        table = rich_table.Table(title=f"{self.task}: {self.dataset}", caption=self.caption(), caption_justify="left")
+        for name in header:
+            table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
+        for row in rows:
+            table.add_row(*row)
+        return table
+
+
+def compare(
+    methods: dict[str, Sequence[Predictions]], *, reference: str | None = None, metrics: Sequence[str] = METRICS
+) -> list[Result]:
+    """Score every method; then its paired difference to `reference`.
+
+    Args:
+        methods: name -> predictions, one entry a split, all on the same splits.
+        reference: the method that the others are compared with; None for no differences.
+        metrics: names of `metrics.METRICS`.
+
+    Raises:
+        ConfigurationError: `reference` is not one of the methods, or methods were tested on different cells.
+    """
+    if reference is not None and reference not in methods:
+        raise ConfigurationError(f"`reference` {reference!r} is not one of the methods {list(methods)}.")
+    results = []
+    for method, predictions in methods.items():
+        splits = tuple(one.split for one in predictions)
+        for metric in metrics:
+            results.append(Result(method, metric, splits=splits, **asdict(estimate(predictions, metric))))
+    for method, predictions in methods.items():
+        if reference is None or method == reference:
+            continue
+        splits = tuple(one.split for one in predictions)
+        for metric in metrics:
+            paired = asdict(difference(predictions, methods[reference], metric))
+            results.append(Result(method, metric, splits=splits, reference=reference, **paired))
+    return results
+
+
+def package_versions(*packages: str) -> dict[str, str]:
+    """Versions of Python, `sclm_hf` and of those of `packages` that are installed."""
+    versions = {"python": platform.python_version(), "sclm_hf": __version__}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,29 @@
+"""Base class of every model of the package."""
+
+from transformers import PreTrainedModel
+
+
+class SclmModelMixin:
+    """What every family adds to transformers' base class; placed before it in the list of bases."""
+
+    def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
+        """Save weights and configuration under the names that the model uses.
+
+        `save_original_format` defaults to False here: transformers' default of True runs registered weight
+        conversions backwards and writes half-converted names.
+        """
+        return super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+
+
+class SclmPreTrainedModel(SclmModelMixin, PreTrainedModel):
+    """Base class of the families that are not built on a model of transformers."""
+
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    _input_embed_layer = "genes"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True

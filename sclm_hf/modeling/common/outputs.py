@@ -1,0 +1,54 @@
+"""Outputs that the families share."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class CellModelOutput(ModelOutput):
+    """What an encoder returns.
+
+    Args:
+        last_hidden_state (`torch.FloatTensor`, *optional*):
+            `(batch, genes, hidden)` one vector a gene.
+        cell_embedding (`torch.FloatTensor`, *optional*):
+            `(batch, cell_embedding_size)` the cell's vector, pooled as the paper pools it.
+        gene_embeddings (`torch.FloatTensor`, *optional*):
+            `(batch, genes, hidden)` gene embeddings before values are added and the encoder runs.
+        hidden_states (`tuple[torch.FloatTensor]`, *optional*):
+            One `(batch, genes, hidden)` a layer, when asked for.
+        attentions (`tuple[torch.FloatTensor]`, *optional*):
+            One `(batch, heads, genes, genes)` a layer, when asked for.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    cell_embedding: torch.FloatTensor | None = None
+    gene_embeddings: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class CellClassifierOutput(ModelOutput):
+    """What a classifier of cells returns.
+
+    Args:
+        loss (`torch.FloatTensor`, *optional*):
+            Scalar, when labels were given.
+        logits (`torch.FloatTensor`, *optional*):
+            `(batch, num_labels)`.
+        cell_embedding (`torch.FloatTensor`, *optional*):
+            `(batch, cell_embedding_size)`.
+        hidden_states (`tuple[torch.FloatTensor]`, *optional*):
+            One `(batch, genes, hidden)` a layer, when asked for.
+        attentions (`tuple[torch.FloatTensor]`, *optional*):
+            One `(batch, heads, genes, genes)` a layer, when asked for.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    cell_embedding: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None

@@ -1,0 +1,1 @@
+"""scGPT (Cui et al., Nature Methods 2024)."""

@@ -1,0 +1,872 @@
+"""scGPT (Cui et al., Nature Methods 2024, doi:10.1038/s41592-024-02201-0).
+
+A transformer encoder over the genes of a cell: every token is the sum of a gene embedding and a value embedding, and
+there are no positions. It is trained to predict masked values, or values of genes that are not shown at all.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from sclm_hf.errors import ConfigurationError
+from sclm_hf.modeling.common.attention import eager_attention_forward
+from sclm_hf.modeling.common.base import SclmPreTrainedModel
+from sclm_hf.modeling.common.losses import (
+    contrastive_cell_embedding,
+    elastic_cell_similarity,
+    masked_mse,
+    masked_nonzero_nll,
+    reverse_gradient,
+)
+from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
+
+from .configuration_scgpt import ScGPTConfig
+
+DOMAIN_NORM_EPS = 6.1e-5
+DOMAIN_NORM_MOMENTUM = 0.1
+QUERY_BOTTLENECK = 64
+# one checkpoint may hold them all; each class reads those it has
+HEADS = ("context", "expression_decoder", "cell_expression_decoder", "batch_discriminator", "classifier")
+
+
+class ScGPTContinuousValues(nn.Module):
+    """Embeds a number by an MLP; numbers above `max_value` are cut to it."""
+
+    def __init__(self, config: ScGPTConfig):
+        super().__init__()
+        self.max_value = config.max_value
+        self.linear1 = nn.Linear(1, config.hidden_size)
+        self.linear2 = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, values: Tensor) -> Tensor:
+        values = values.unsqueeze(-1).clamp(max=self.max_value).to(self.linear1.weight.dtype)
+        return self.dropout(self.norm(self.linear2(F.relu(self.linear1(values)))))
+
+
+class ScGPTNormedEmbedding(nn.Module):
+    """An embedding table followed by a LayerNorm."""
+
+    def __init__(self, num_embeddings: int, config: ScGPTConfig, padding_idx: int | None = None):
+        super().__init__()
+        self.embedding = nn.Embedding(num_embeddings, config.hidden_size, padding_idx=padding_idx)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.norm(self.embedding(ids.long()))
+
+
+class ScGPTEmbeddings(nn.Module):
+    """Gene embeddings, value embeddings and the flag of genes to generate."""
+
+    def __init__(self, config: ScGPTConfig):
+        super().__init__()
+        self.value_style = config.value_style
+        self.genes = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.gene_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        if config.value_style == "continuous":
+            self.values = ScGPTContinuousValues(config)
+        elif config.value_style == "category":
+            self.values = ScGPTNormedEmbedding(config.num_value_embeddings, config, padding_idx=int(config.pad_value))
+        self.flags = nn.Embedding(2, config.hidden_size) if config.use_flag_embedding else None
+
+    def embed_genes(self, input_ids: Tensor) -> Tensor:
+        return self.gene_norm(self.genes(input_ids))
+
+    def add_values(self, gene_embeddings: Tensor, expression_values: Tensor | None) -> Tensor:
+        if expression_values is None:
+            return gene_embeddings
+        if self.value_style == "scaling":
+            return gene_embeddings * expression_values.unsqueeze(-1).to(gene_embeddings.dtype)
+        return gene_embeddings + self.values(expression_values)
+
+    def add_generation_flag(self, gene_embeddings: Tensor) -> Tensor:
+        if self.flags is None:
+            raise ConfigurationError(
+                "`generation_ids` need the flag embedding of generative pre-training, and this checkpoint has none "
+                "(`config.use_flag_embedding=False`): use masked values instead, or a checkpoint that has it."
+            )
+        return gene_embeddings + self.flags.weight[1]
+
+
+class ScGPTDomainNorm(nn.Module):
+    """Batch normalisation with running statistics of its own for every batch label, and no affine part."""
+
+    def __init__(self, num_domains: int, config: ScGPTConfig):
+        super().__init__()
+        self.config = config
+        self.register_buffer("running_mean", torch.zeros(num_domains, config.hidden_size))
+        self.register_buffer("running_var", torch.ones(num_domains, config.hidden_size))
+        self.register_buffer("num_batches_tracked", torch.zeros(num_domains, dtype=torch.long))
+
+    def forward(self, hidden_states: Tensor, batch_labels: Tensor) -> Tensor:
+        domain = batch_labels[:1].long()
+        if self.training:
+            variance, mean = torch.var_mean(hidden_states.float(), dim=(0, 1), correction=0)
+            self._track(domain, mean.detach(), variance.detach(), hidden_states.shape[0] * hidden_states.shape[1])
+        else:
+            rows = batch_labels.long() if self.config.dsbn_batch_domain == "cell" else domain
+            mean, variance = self.running_mean[rows].unsqueeze(1), self.running_var[rows].unsqueeze(1)
+        normalized = (hidden_states.float() - mean) * torch.rsqrt(variance + DOMAIN_NORM_EPS)
+        return normalized.to(hidden_states.dtype)
+
+    @torch.no_grad()
+    def _track(self, domain: Tensor, mean: Tensor, variance: Tensor, count: int) -> None:
+        unbiased = variance * (count / max(count - 1, 1))
+        self.running_mean[domain] = torch.lerp(self.running_mean[domain], mean[None], DOMAIN_NORM_MOMENTUM)
+        self.running_var[domain] = torch.lerp(self.running_var[domain], unbiased[None], DOMAIN_NORM_MOMENTUM)
+        self.num_batches_tracked[domain] += 1
+
+
+class ScGPTBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation over cells and positions, padding included."""
+
+    def __init__(self, config: ScGPTConfig):
+        super().__init__(config.hidden_size, eps=DOMAIN_NORM_EPS, momentum=DOMAIN_NORM_MOMENTUM)
+
+    def forward(self, hidden_states: Tensor, batch_labels: Tensor) -> Tensor:
+        return super().forward(hidden_states.transpose(1, 2)).transpose(1, 2)
+
+
+class ScGPTAttention(nn.Module):
+    """Multi-head self-attention; the last `num_generated` positions may skip the output projection."""
+
+    def __init__(self, config: ScGPTConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        num_generated: int = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[Tensor, Tensor | None]:
+        shape = hidden_states.shape[:-1]
+        per_head = (*shape, -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(per_head).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(per_head).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(per_head).transpose(1, 2)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.config.hidden_dropout_prob if self.training else 0.0
+        context, weights = attend(
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+        )
+        context = context.reshape(*shape, -1).contiguous()
+        if num_generated == 0 or not self.config.generation_skips_output_projection:
+            return self.o_proj(context), weights
+        known, generated = context[:, :-num_generated], context[:, -num_generated:]
+        return torch.cat([self.o_proj(known), generated], dim=1), weights
+
+
+class ScGPTLayer(GradientCheckpointingLayer):
+    """One encoder layer: attention and a ReLU feed-forward part, normalised after (or, as a quirk, before) each."""
+
+    def __init__(self, config: ScGPTConfig, layer_idx: int):
+        super().__init__()
+        self.norm_style = config.norm_style
+        self.self_attn = ScGPTAttention(config, layer_idx)
+        self.linear1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.linear2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def feed_forward(self, hidden_states: Tensor) -> Tensor:
+        return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(hidden_states)))))
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        num_generated: int = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Tensor:
+        if self.norm_style == "pre":
+            hidden_states = self.norm1(hidden_states)
+            attended, _ = self.self_attn(hidden_states, attention_mask, num_generated, **kwargs)
+            hidden_states = self.norm2(hidden_states + self.dropout(attended))
+            return hidden_states + self.feed_forward(hidden_states)
+        attended, _ = self.self_attn(hidden_states, attention_mask, num_generated, **kwargs)
+        hidden_states = self.norm1(hidden_states + self.dropout(attended))
+        return self.norm2(hidden_states + self.feed_forward(hidden_states))
+
+
+class ScGPTMLP(nn.Module):
+    """Linear, activation, LayerNorm, repeated; then a linear output. The cell classifier and the batch discriminator."""
+
+    def __init__(self, config: ScGPTConfig, num_layers: int, num_outputs: int, activation: type[nn.Module]):
+        super().__init__()
+        width = config.hidden_size
+        self.layers = nn.Sequential()
+        for _ in range(num_layers - 1):
+            self.layers.extend([nn.Linear(width, width), activation(), nn.LayerNorm(width, eps=config.layer_norm_eps)])
+        self.output = nn.Linear(width, num_outputs)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.output(self.layers(hidden_states))
+
+
+def classifier_head(config: ScGPTConfig) -> ScGPTMLP:
+    return ScGPTMLP(config, config.classifier_num_layers, config.num_labels, nn.ReLU)
+
+
+class ScGPTExpressionDecoder(nn.Module):
+    """Predicts a gene's value, and the logit of its being expressed, from its hidden state."""
+
+    def __init__(self, config: ScGPTConfig, input_size: int):
+        super().__init__()
+        self.value = self._stack(input_size, config.hidden_size)
+        self.nonzero = self._stack(input_size, config.hidden_size) if config.explicit_zero_prob else None
+
+    @staticmethod
+    def _stack(input_size: int, width: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Linear(input_size, width), nn.LeakyReLU(), nn.Linear(width, width), nn.LeakyReLU(), nn.Linear(width, 1)
+        )
+
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor | None]:
+        logits = None if self.nonzero is None else self.nonzero(hidden_states).squeeze(-1)
+        return self.value(hidden_states).squeeze(-1), logits
+
+
+class ScGPTCellExpressionDecoder(nn.Module):
+    """Predicts values from the cell embedding and the gene embeddings alone (the paper's MVC or GEPC)."""
+
+    def __init__(self, config: ScGPTConfig, cell_size: int, gene_size: int):
+        super().__init__()
+        self.style = config.mvc_style
+        if self.style.startswith("inner product"):
+            self.gene_query = nn.Linear(gene_size, gene_size)
+            self.bilinear = nn.Linear(gene_size, cell_size, bias=False)
+            self.nonzero_bilinear = nn.Linear(gene_size, cell_size) if config.explicit_zero_prob else None
+            return
+        query_size = QUERY_BOTTLENECK if self.style == "concat query" else gene_size
+        self.gene_query = nn.Linear(gene_size, query_size)
+        self.linear1 = nn.Linear(
+            cell_size + query_size if self.style == "concat query" else cell_size, QUERY_BOTTLENECK
+        )
+        self.activation = nn.PReLU()
+        self.linear2 = nn.Linear(QUERY_BOTTLENECK, 1)
+
+    def forward(self, cell_embedding: Tensor, gene_embeddings: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.style == "inner product, detach":
+            gene_embeddings = gene_embeddings.detach()
+        query = torch.sigmoid(self.gene_query(gene_embeddings))
+        cell = cell_embedding.unsqueeze(1)
+        if self.style == "concat query":
+            joined = torch.cat([cell.expand(-1, query.shape[1], -1), query], dim=-1)
+            return self.linear2(self.activation(self.linear1(joined))).squeeze(-1), None
+        if self.style == "sum query":
+            return self.linear2(self.activation(self.linear1(cell + query))).squeeze(-1), None
+        cell = cell_embedding.unsqueeze(-1)
+        logits = None if self.nonzero_bilinear is None else (self.nonzero_bilinear(query) @ cell).squeeze(-1)
+        return (self.bilinear(query) @ cell).squeeze(-1), logits
+
+
+class ScGPTPreTrainedModel(SclmPreTrainedModel):
+    """Weights as the original draws them: torch's linear layers, Xavier attention, uniform gene embeddings."""
+
+    config: ScGPTConfig
+    _no_split_modules = ["ScGPTLayer"]
+    _can_record_outputs = {"hidden_states": ScGPTLayer, "attentions": ScGPTAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, ScGPTEmbeddings):
+            init.uniform_(module.genes.weight, -self.config.initializer_range, self.config.initializer_range)
+        elif isinstance(module, ScGPTAttention):
+            # Xavier over the fused (3 · hidden, hidden) matrix of torch's multi-head attention
+            bound = (6 / (4 * self.config.hidden_size)) ** 0.5
+            for projection in (module.q_proj, module.k_proj, module.v_proj):
+                init.uniform_(projection.weight, -bound, bound)
+            for projection in (module.q_proj, module.k_proj, module.v_proj, module.o_proj):
+                init.zeros_(projection.bias)
+        elif isinstance(module, nn.Linear):
+            bound = module.in_features**-0.5
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, nn.PReLU):
+            init.constant_(module.weight, 0.25)
+        elif isinstance(module, ScGPTDomainNorm):
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight)
+            if module.padding_idx is not None and not getattr(module.weight, "_is_hf_initialized", False):
+                init.zeros_(module.weight[module.padding_idx])
+        else:
+            super()._init_weights(module)
+
+
+@auto_docstring(custom_intro="The bare scGPT encoder: genes and values in, one vector a gene and one a cell out.")
+class ScGPTModel(ScGPTPreTrainedModel):
+    _keys_to_ignore_on_load_unexpected = [rf"^{head}\." for head in HEADS]
+
+    def __init__(self, config: ScGPTConfig):
+        super().__init__(config)
+        self.embeddings = ScGPTEmbeddings(config)
+        self.domain_norm = None
+        if config.domain_norm == "dsbn":
+            self.domain_norm = ScGPTDomainNorm(config.num_batch_labels, config)
+        elif config.domain_norm == "batchnorm":
+            self.domain_norm = ScGPTBatchNorm(config)
+        self.layers = nn.ModuleList(ScGPTLayer(config, index) for index in range(config.num_hidden_layers))
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        expression_values: torch.FloatTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        batch_labels: torch.LongTensor | None = None,
+        generation_ids: torch.LongTensor | None = None,
+        generation_attention_mask: torch.LongTensor | None = None,
+        input_cell_embedding: torch.FloatTensor | None = None,
+        extra_embeddings: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CellModelOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+            Gene ids, `<cls>` first.
+        expression_values (`torch.FloatTensor` of shape `(batch, genes)`, *optional*):
+            The value of each gene (bins); without them tokens are gene embeddings only.
+        attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
+            1 at real positions.
+        batch_labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
+            Batch of each cell; needed where `config.needs_batch_labels`, refused elsewhere.
+        generation_ids (`torch.LongTensor` of shape `(batch, generated)`, *optional*):
+            Genes whose values are to be generated. Each sees the known genes and itself; outputs are the known genes
+            followed by these.
+        generation_attention_mask (`torch.LongTensor` of shape `(batch, generated)`, *optional*):
+            1 at real positions of `generation_ids`.
+        input_cell_embedding (`torch.FloatTensor` of shape `(batch, hidden)`, *optional*):
+            Replaces the first position of the encoder's input.
+        extra_embeddings (`torch.FloatTensor` of shape `(batch, genes, hidden)`, *optional*):
+            Added to the tokens before the encoder; perturbation flags come this way.
+        """
+        self._check_batch_labels(batch_labels)
+        gene_embeddings = self.embeddings.embed_genes(input_ids)
+        hidden_states = self.embeddings.add_values(gene_embeddings, expression_values)
+        if extra_embeddings is not None:
+            hidden_states = hidden_states + extra_embeddings
+        hidden_states = self._normalize_domain(hidden_states, batch_labels)
+        if input_cell_embedding is not None:
+            cell = input_cell_embedding.unsqueeze(1).to(hidden_states.dtype)
+            hidden_states = torch.cat([cell, hidden_states[:, 1:]], dim=1)
+
+        num_known = input_ids.shape[1]
+        num_generated = 0
+        if generation_ids is not None:
+            num_generated = generation_ids.shape[1]
+            generated = self.embeddings.embed_genes(generation_ids)
+            gene_embeddings = torch.cat([gene_embeddings, generated], dim=1)
+            generated = self._normalize_domain(self.embeddings.add_generation_flag(generated), batch_labels)
+            hidden_states = torch.cat([hidden_states, generated], dim=1)
+            attention_mask = _join_masks(input_ids, attention_mask, generation_ids, generation_attention_mask)
+
+        mask = self._attention_mask(hidden_states, attention_mask, num_known, num_generated)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, mask, num_generated, **kwargs)
+        known_mask = None if attention_mask is None else attention_mask[:, :num_known]
+        return CellModelOutput(
+            last_hidden_state=hidden_states,
+            cell_embedding=self.pool(hidden_states[:, :num_known], expression_values, known_mask),
+            gene_embeddings=gene_embeddings,
+        )
+
+    def pool(self, hidden_states: Tensor, expression_values: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+        """The cell embedding `(batch, hidden)` of `(batch, genes, hidden)` hidden states, as `config.pooling` says."""
+        if self.config.pooling == "cls":
+            return hidden_states[:, 0]
+        if self.config.pooling == "w-pool":
+            if expression_values is None:
+                raise ConfigurationError("`pooling='w-pool'` weighs genes by `expression_values`: pass them.")
+            weights = expression_values.unsqueeze(-1).to(hidden_states.dtype)
+            return F.normalize((hidden_states * weights).sum(dim=1), dim=-1)
+        if self.config.average_includes_padding or attention_mask is None:
+            return hidden_states.mean(dim=1)
+        weights = attention_mask.unsqueeze(-1).to(hidden_states.dtype)
+        return (hidden_states * weights).sum(dim=1) / weights.sum(dim=1)
+
+    def _normalize_domain(self, hidden_states: Tensor, batch_labels: Tensor | None) -> Tensor:
+        return hidden_states if self.domain_norm is None else self.domain_norm(hidden_states, batch_labels)
+
+    def _check_batch_labels(self, batch_labels: Tensor | None) -> None:
+        if self.config.needs_batch_labels and batch_labels is None:
+            raise ConfigurationError(
+                "This scGPT was trained with batch labels (`use_batch_labels` or `domain_norm`): pass `batch_labels`, "
+                "one integer a cell."
+            )
+        if batch_labels is not None and not (self.config.needs_batch_labels or self.config.use_batch_discriminator):
+            raise ConfigurationError(
+                "`batch_labels` were given to a scGPT that was not trained with them: leave them out."
+            )
+
+    def _attention_mask(
+        self, hidden_states: Tensor, attention_mask: Tensor | None, num_known: int, num_generated: int
+    ):
+        if num_generated == 0:
+            return create_bidirectional_mask(self.config, hidden_states, attention_mask)
+        if "flash" in self.config._attn_implementation:
+            raise ConfigurationError(
+                "Flash attention has no mask for genes to generate: use `model.set_attn_implementation('sdpa')`."
+            )
+
+        def known_or_self(batch, head, query, key):
+            return (key < num_known) | (query == key)
+
+        return create_bidirectional_mask(self.config, hidden_states, attention_mask, and_mask_function=known_or_self)
+
+
+def _join_masks(
+    known_ids: Tensor, known_mask: Tensor | None, generated_ids: Tensor, generated_mask: Tensor | None
+) -> Tensor | None:
+    if known_mask is None and generated_mask is None:
+        return None
+    known_mask = torch.ones_like(known_ids) if known_mask is None else known_mask
+    generated_mask = torch.ones_like(generated_ids) if generated_mask is None else generated_mask
+    return torch.cat([known_mask, generated_mask.to(known_mask.dtype)], dim=1)
+
+
+@dataclass
+class ScGPTExpressionOutput(ModelOutput):
+    """What the expression heads return; tensors over genes cover known genes, then genes to generate.
+
+    Args:
+        loss (`torch.FloatTensor`, *optional*):
+            Sum of `loss_terms`, when labels were given.
+        expression_prediction (`torch.FloatTensor`, *optional*):
+            `(batch, genes)` predicted value of each gene, from its own hidden state.
+        nonzero_probability (`torch.FloatTensor`, *optional*):
+            `(batch, genes)` probability that the gene is expressed, with `explicit_zero_prob`.
+        cell_expression_prediction (`torch.FloatTensor`, *optional*):
+            `(batch, genes)` predicted value from the cell embedding (MVC).
+        cell_nonzero_probability (`torch.FloatTensor`, *optional*):
+            `(batch, genes)` likewise for the probability of being expressed.
+        logits (`torch.FloatTensor`, *optional*):
+            `(batch, num_labels)` of the cell classifier, with `use_classifier`.
+        batch_logits (`torch.FloatTensor`, *optional*):
+            `(batch, num_batch_labels)` of the batch discriminator.
+        cell_embedding (`torch.FloatTensor`, *optional*):
+            `(batch, hidden)`.
+        loss_terms (`dict[str, torch.FloatTensor]`, *optional*):
+            The weighted terms of `loss` by name, detached.
+        hidden_states (`tuple[torch.FloatTensor]`, *optional*):
+            One `(batch, genes, hidden)` a layer, when asked for.
+        attentions (`tuple[torch.FloatTensor]`, *optional*):
+            One `(batch, heads, genes, genes)` a layer, when asked for.
+    """
+
+    loss: torch.FloatTensor | None = None
+    expression_prediction: torch.FloatTensor | None = None
+    nonzero_probability: torch.FloatTensor | None = None
+    cell_expression_prediction: torch.FloatTensor | None = None
+    cell_nonzero_probability: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    batch_logits: torch.FloatTensor | None = None
+    cell_embedding: torch.FloatTensor | None = None
+    loss_terms: dict[str, torch.FloatTensor] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class ScGPTContext(nn.Module):
+    """Embeddings of batch and modality that the decoders see beside the hidden states."""
+
+    def __init__(self, config: ScGPTConfig):
+        super().__init__()
+        self.batches = ScGPTNormedEmbedding(config.num_batch_labels, config) if config.use_batch_labels else None
+        self.modalities = None
+        if config.num_modalities:
+            self.modalities = ScGPTNormedEmbedding(config.num_modalities, config, config.modality_pad_token_id)
+
+    def forward(self, batch_labels: Tensor | None, modality_ids: Tensor | None, num_genes: int) -> Tensor | None:
+        """`(batch, genes, hidden)`, or None where the model has neither."""
+        context = None
+        if self.batches is not None:
+            context = self.batches(batch_labels).unsqueeze(1).expand(-1, num_genes, -1)
+        if self.modalities is not None:
+            if modality_ids is None:
+                raise ConfigurationError("This scGPT is multi-omic: pass `modality_ids`, one integer a gene.")
+            modality = self.modalities(modality_ids)
+            context = modality if context is None else context + modality
+        return context
+
+
+@auto_docstring(
+    custom_intro="""
+    scGPT with its expression decoders: the model of pre-training and of integration. It predicts masked values, or the
+    values of `generation_ids`, and adds the auxiliary losses that its configuration asks for.
+    """
+)
+class ScGPTForMaskedExpression(ScGPTPreTrainedModel):
+    def __init__(self, config: ScGPTConfig):
+        super().__init__(config)
+        self.model = ScGPTModel(config)
+        has_context = config.use_batch_labels or config.num_modalities > 0
+        joined_size = config.hidden_size * (2 if has_context else 1)
+        self.context = ScGPTContext(config) if has_context else None
+        self.expression_decoder = ScGPTExpressionDecoder(config, joined_size)
+        self.cell_expression_decoder = None
+        if config.mvc_style is not None:
+            gene_size = joined_size if config.multiomic_decoder else config.hidden_size
+            self.cell_expression_decoder = ScGPTCellExpressionDecoder(config, joined_size, gene_size)
+        self.classifier = classifier_head(config) if config.use_classifier else None
+        self.batch_discriminator = None
+        if config.use_batch_discriminator:
+            self.batch_discriminator = ScGPTMLP(config, 3, config.num_batch_labels, nn.LeakyReLU)
+        self.post_init()
+
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """Whether every term of the loss is element-wise, so that `num_items_in_batch` can normalise it."""
+        config = self.config
+        return not (config.use_ecs or config.use_cce or config.use_batch_discriminator or config.use_classifier)
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        expression_values: torch.FloatTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        batch_labels: torch.LongTensor | None = None,
+        generation_ids: torch.LongTensor | None = None,
+        generation_attention_mask: torch.LongTensor | None = None,
+        modality_ids: torch.LongTensor | None = None,
+        labels: torch.FloatTensor | None = None,
+        cell_type_labels: torch.LongTensor | None = None,
+        generate_from_cell_embedding: bool = False,
+        do_sample: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ScGPTExpressionOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+            Gene ids, `<cls>` first.
+        expression_values (`torch.FloatTensor` of shape `(batch, genes)`, *optional*):
+            The value of each gene (bins), `config.mask_value` where it is to be predicted.
+        attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
+            1 at real positions.
+        batch_labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
+            Batch of each cell; also the target of the batch discriminator.
+        generation_ids (`torch.LongTensor` of shape `(batch, generated)`, *optional*):
+            Genes whose values are to be generated (the published pre-training).
+        generation_attention_mask (`torch.LongTensor` of shape `(batch, generated)`, *optional*):
+            1 at real positions of `generation_ids`.
+        modality_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
+            Modality of each gene token, for multi-omic models.
+        labels (`torch.FloatTensor` of shape `(batch, genes)`, *optional*):
+            True values where they are to be predicted, -100 elsewhere; over known genes followed by generated ones.
+        cell_type_labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
+            Cell types, with `config.use_classifier`.
+        generate_from_cell_embedding (`bool`, *optional*, defaults to `False`):
+            Whether to add the second pass of the published pre-training, which sees the detached cell embedding.
+        do_sample (`bool`, *optional*, defaults to `False`):
+            Whether to draw which genes are zero from `nonzero_probability`.
+        """
+        encoder_inputs = {
+            "attention_mask": attention_mask,
+            "batch_labels": batch_labels,
+            "generation_ids": generation_ids,
+            "generation_attention_mask": generation_attention_mask,
+        }
+        num_items = kwargs.pop("num_items_in_batch", None)
+        encoded = self.model(input_ids, expression_values, **encoder_inputs, **kwargs)
+        prediction, nonzero = self._decode_genes(encoded.last_hidden_state, batch_labels, modality_ids)
+        cell_prediction, cell_nonzero = self._decode_cell(encoded, batch_labels, modality_ids)
+        cell_logits = None if self.classifier is None else self.classifier(encoded.cell_embedding)
+        batch_logits = None
+        if self.batch_discriminator is not None:
+            batch_logits = self.batch_discriminator(reverse_gradient(encoded.cell_embedding))
+
+        terms = {}
+        if labels is not None:
+            terms["expression"] = masked_mse(prediction, labels, num_items)
+            if nonzero is not None:
+                terms["nonzero"] = masked_nonzero_nll(nonzero, labels, num_items)
+            if cell_prediction is not None:
+                terms["cell_expression"] = masked_mse(cell_prediction, labels, num_items)
+            if cell_nonzero is not None:
+                terms["cell_nonzero"] = masked_nonzero_nll(cell_nonzero, labels, num_items)
+            if generate_from_cell_embedding:
+                again = self.model(
+                    input_ids,
+                    expression_values,
+                    **encoder_inputs,
+                    input_cell_embedding=encoded.cell_embedding.detach(),
+                )
+                generated, _ = self._decode_genes(again.last_hidden_state, batch_labels, modality_ids)
+                terms["generation_from_cell"] = masked_mse(generated, labels, num_items)
+        if labels is not None or cell_type_labels is not None:
+            terms |= self._cell_losses(
+                encoded.cell_embedding, cell_logits, cell_type_labels, batch_logits, batch_labels
+            )
+            if self.config.use_cce:
+                second_view = self.model(input_ids, expression_values, **encoder_inputs).cell_embedding
+                terms["contrastive"] = contrastive_cell_embedding(encoded.cell_embedding, second_view)
+        return ScGPTExpressionOutput(
+            loss=sum(terms.values()) if terms else None,
+            expression_prediction=_sample_zeros(prediction, nonzero) if do_sample else prediction,
+            nonzero_probability=None if nonzero is None else nonzero.sigmoid(),
+            cell_expression_prediction=cell_prediction,
+            cell_nonzero_probability=None if cell_nonzero is None else cell_nonzero.sigmoid(),
+            logits=cell_logits,
+            batch_logits=batch_logits,
+            cell_embedding=encoded.cell_embedding,
+            loss_terms={name: term.detach() for name, term in terms.items()} or None,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+    def generate_expression(
+        self,
+        cell_embedding: Tensor,
+        input_ids: Tensor,
+        expression_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        batch_labels: Tensor | None = None,
+        modality_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Values `(batch, genes)` of `input_ids`, generated from a `(batch, hidden)` cell embedding put at position 0."""
+        encoded = self.model(
+            input_ids,
+            expression_values,
+            attention_mask=attention_mask,
+            batch_labels=batch_labels,
+            input_cell_embedding=cell_embedding,
+        )
+        return self._decode_genes(encoded.last_hidden_state, batch_labels, modality_ids)[0]
+
+    def _decode_genes(self, hidden_states: Tensor, batch_labels: Tensor | None, modality_ids: Tensor | None):
+        if self.context is not None:
+            context = self.context(batch_labels, modality_ids, hidden_states.shape[1])
+            hidden_states = torch.cat([hidden_states, context], dim=-1)
+        return self.expression_decoder(hidden_states)
+
+    def _decode_cell(self, encoded: CellModelOutput, batch_labels: Tensor | None, modality_ids: Tensor | None):
+        if self.cell_expression_decoder is None:
+            return None, None
+        cell, genes = encoded.cell_embedding, encoded.gene_embeddings
+        if self.context is not None:
+            context = self.context(batch_labels, modality_ids, genes.shape[1])
+            cell = torch.cat([cell, context[:, 0]], dim=-1)
+            genes = torch.cat([genes, context], dim=-1) if self.config.multiomic_decoder else genes
+        return self.cell_expression_decoder(cell, genes)
+
+    def _cell_losses(
+        self,
+        cell_embedding: Tensor,
+        cell_logits: Tensor | None,
+        cell_type_labels: Tensor | None,
+        batch_logits: Tensor | None,
+        batch_labels: Tensor | None,
+    ) -> dict[str, Tensor]:
+        terms = {}
+        if cell_type_labels is not None:
+            if cell_logits is None:
+                raise ConfigurationError("`cell_type_labels` need the classifier: set `config.use_classifier=True`.")
+            terms["classification"] = F.cross_entropy(cell_logits.float(), cell_type_labels)
+        if self.config.use_ecs:
+            similarity = elastic_cell_similarity(cell_embedding, self.config.ecs_threshold)
+            terms["elastic_similarity"] = self.config.ecs_weight * similarity
+        if batch_logits is not None:
+            if batch_labels is None:
+                raise ConfigurationError("The batch discriminator learns from `batch_labels`: pass them.")
+            loss = F.cross_entropy(batch_logits.float(), batch_labels)
+            terms["batch_discriminator"] = self.config.batch_discriminator_weight * loss
+        return terms
+
+
+@auto_docstring(
+    custom_intro="scGPT with a classifier of cells on the cell embedding, as in the paper's annotation task."
+)
+class ScGPTForSequenceClassification(ScGPTPreTrainedModel):
+    _keys_to_ignore_on_load_unexpected = [rf"^{head}\." for head in HEADS if head != "classifier"]
+
+    def __init__(self, config: ScGPTConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = ScGPTModel(config)
+        self.classifier = classifier_head(config)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        expression_values: torch.FloatTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        batch_labels: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CellClassifierOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+            Gene ids, `<cls>` first.
+        expression_values (`torch.FloatTensor` of shape `(batch, genes)`, *optional*):
+            The value of each gene (bins).
+        attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
+            1 at real positions.
+        batch_labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
+            Batch of each cell, where the model was trained with them.
+        labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
+            Cell types; -100 is ignored.
+        """
+        num_items = kwargs.pop("num_items_in_batch", None)
+        encoded = self.model(input_ids, expression_values, attention_mask, batch_labels, **kwargs)
+        logits = self.classifier(encoded.cell_embedding)
+        loss = None
+        if labels is not None:
+            reduction = "mean" if num_items is None else "sum"
+            loss = F.cross_entropy(logits.float(), labels, reduction=reduction)
+            loss = loss if num_items is None else loss / num_items
+        return CellClassifierOutput(
+            loss=loss,
+            logits=logits,
+            cell_embedding=encoded.cell_embedding,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+
+@auto_docstring(
+    custom_intro="""
+    scGPT that predicts expression after a perturbation: `prediction = A(h) · value + b(h)` for every gene, from the
+    unperturbed cell and a flag for each gene.
+    """
+)
+class ScGPTForPerturbation(ScGPTPreTrainedModel):
+    def __init__(self, config: ScGPTConfig):
+        super().__init__(config)
+        self.model = ScGPTModel(config)
+        self.perturbations = nn.Embedding(3, config.hidden_size, padding_idx=config.perturbation_pad_id)
+        self.coefficient_decoder = ScGPTExpressionDecoder(config, config.hidden_size)
+        self.bias_decoder = ScGPTExpressionDecoder(config, config.hidden_size)
+        self.activation = None if config.decoder_activation is None else getattr(nn, config.decoder_activation)()
+        self.cell_expression_decoder = None
+        if config.mvc_style is not None:
+            self.cell_expression_decoder = ScGPTCellExpressionDecoder(config, config.hidden_size, config.hidden_size)
+        self.classifier = classifier_head(config) if config.use_classifier else None
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        expression_values: torch.FloatTensor,
+        perturbation_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor | None = None,
+        labels: torch.FloatTensor | None = None,
+        do_sample: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ScGPTExpressionOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+            Gene ids.
+        expression_values (`torch.FloatTensor` of shape `(batch, genes)`):
+            Expression of the unperturbed cell, normalised and log-transformed as in training.
+        perturbation_ids (`torch.LongTensor` of shape `(batch, genes)`):
+            1 where the gene is perturbed, 0 elsewhere.
+        attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
+            1 at real positions; the published procedure passes none, so that padding takes part.
+        labels (`torch.FloatTensor` of shape `(batch, genes)`, *optional*):
+            Expression after the perturbation; -100 is ignored.
+        do_sample (`bool`, *optional*):
+            Whether to draw which genes are zero; by default in evaluation only, where `config.sample_zeros_in_eval`.
+        """
+        num_items = kwargs.pop("num_items_in_batch", None)
+        values = expression_values
+        if self.config.num_input_bins > 0:
+            values = quantile_bins(values, self.config.num_input_bins)
+        flags = self.perturbations(perturbation_ids)
+        encoded = self.model(input_ids, values, attention_mask, extra_embeddings=flags, **kwargs)
+        prediction, nonzero = self._decode(encoded.last_hidden_state, expression_values)
+        if do_sample is None:
+            do_sample = self.config.sample_zeros_in_eval and not self.training
+        cell_prediction, cell_nonzero = None, None
+        if self.cell_expression_decoder is not None:
+            cell_prediction, cell_nonzero = self.cell_expression_decoder(
+                encoded.cell_embedding, encoded.gene_embeddings
+            )
+        return ScGPTExpressionOutput(
+            loss=None if labels is None else masked_mse(prediction, labels, num_items),
+            expression_prediction=_sample_zeros(prediction, nonzero) if do_sample else prediction,
+            nonzero_probability=None if nonzero is None else nonzero.sigmoid(),
+            cell_expression_prediction=cell_prediction,
+            cell_nonzero_probability=None if cell_nonzero is None else cell_nonzero.sigmoid(),
+            logits=None if self.classifier is None else self.classifier(encoded.cell_embedding),
+            cell_embedding=encoded.cell_embedding,
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+
+    def _decode(self, hidden_states: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
+        coefficient, nonzero = self.coefficient_decoder(hidden_states)
+        bias, _ = self.bias_decoder(hidden_states)
+        if self.activation is not None:
+            coefficient, bias = self.activation(coefficient), self.activation(bias)
+        if self.config.decoder_adaptive_bias:
+            bias = bias * (values.sum(dim=1, keepdim=True) / (values != 0).sum(dim=1, keepdim=True))
+        return coefficient * values + bias, nonzero
+
+
+def _sample_zeros(prediction: Tensor, nonzero_logits: Tensor | None) -> Tensor:
+    """The prediction with zeros drawn from the probability of being expressed (torch's global generator)."""
+    if nonzero_logits is None:
+        return prediction
+    return torch.bernoulli(nonzero_logits.sigmoid()) * prediction
+
+
+def quantile_bins(values: Tensor, num_bins: int) -> Tensor:
+    """Per-cell quantile bins of `(batch, genes)` values: 0 for zeros, 1 … `num_bins - 1` otherwise.
+
+    Values that fall on several coinciding bin edges are spread over them at random (torch's global generator).
+    """
+    binned = torch.zeros_like(values)
+    quantiles = torch.linspace(0, 1, num_bins - 1, dtype=torch.float64, device=values.device)
+    for row, target in zip(values, binned, strict=True):
+        expressed = row != 0
+        nonzero = row[expressed].double()
+        if len(nonzero):
+            edges = torch.quantile(nonzero, quantiles)
+            left, right = torch.searchsorted(edges, nonzero, right=True), torch.searchsorted(edges, nonzero)
+            uniform = torch.rand(len(nonzero), dtype=torch.float64, device=values.device)
+            target[expressed] = torch.ceil(uniform * (left - right).neg() + left).to(values.dtype)
+    return binned
+
+
+__all__ = [
+    "ScGPTForMaskedExpression",
+    "ScGPTForPerturbation",
+    "ScGPTForSequenceClassification",
+    "ScGPTModel",
+    "ScGPTPreTrainedModel",
+]

@@ -1,0 +1,150 @@
+"""What every objective's collator shares: rows of cells become one batch of tensors; masks are keyed by the cell."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..errors import ConfigurationError, CorpusError
+from ..tokenization.encodings.keys import cell_keys, uniforms_for
+
+IGNORED = -100
+"""Label of what the loss leaves out."""
+
+MASK_STREAM, RATIO_STREAM = 2, 3
+"""Streams of the keyed generator; the encodings have those below."""
+
+Batch = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
+@dataclass
+class CellCollator(ABC):
+    """Turns cells into the inputs of a model.
+
+    A collator is called with a whole batch (a dict of numpy arrays or tensors, as `CellCorpus` hands out) or with a
+    list of single cells (as stock `transformers.Trainer` does; pass `remove_unused_columns=False` there, because
+    `cell_ids` are needed and are no argument of the model).
+
+    Args:
+        pad_token_id: fills `input_ids` when single cells are padded to the longest.
+        pad_value: fills `expression_values` there.
+        special_token_ids: ids such as `<cls>` that are never masked nor moved.
+        seed: seed of everything drawn about a cell.
+        epoch: epoch used when a call names none; see `set_epoch`.
+    """
+
+    pad_token_id: int = 0
+    pad_value: float = -2.0
+    special_token_ids: tuple[int, ...] = ()
+    seed: int = 0
+    epoch: int = 0
+
+    @classmethod
+    def from_processor(cls, processor: Any, **overrides: Any) -> "CellCollator":
+        """A collator that pads and masks as `processor` encodes; `overrides` are the collator's own arguments."""
+        tokenizer, encoding = processor.tokenizer, processor.feature_extractor
+        settings = {
+            "pad_token_id": tokenizer.pad_token_id,
+            "pad_value": encoding.pad_value,
+            "special_token_ids": tuple(tokenizer.gene_vocabulary.special_tokens.values()),
+        }
+        if "mask_value" in cls.__dataclass_fields__:
+            settings["mask_value"] = encoding.mask_value
+        return cls(**(settings | overrides))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw as in `epoch` from now on; loops that pass `epoch` with each call do not need it."""
+        self.epoch = epoch
+
+    def __call__(self, batch: Batch, epoch: int | None = None) -> dict[str, torch.Tensor]:
+        """Model inputs and `labels` for `batch`.
+
+        Raises:
+            CorpusError: the batch lacks something that the objective needs.
+        """
+        batch = self._pad(batch) if isinstance(batch, Sequence) else batch
+        tensors = {name: torch.as_tensor(values) for name, values in batch.items()}
+        return self.collate(tensors, self.epoch if epoch is None else epoch)
+
+    @abstractmethod
+    def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
+        """Model inputs and `labels` from the tensors of a batch."""
+
+    def forward_arguments(self, step: int) -> dict[str, Any]:
+        """Extra arguments of the model's forward at optimizer step `step` (0, 1, …)."""
+        return {}
+
+    def uniforms(self, cell_ids: torch.Tensor, epoch: int, stream: int, counters: int | torch.Tensor) -> torch.Tensor:
+        """Uniform numbers in [0, 1), (cells, draws), that depend on cell, seed, epoch and counter alone."""
+        counters = counters.numpy() if isinstance(counters, torch.Tensor) else counters
+        return torch.as_tensor(uniforms_for(cell_keys(cell_ids.numpy(), self.seed, epoch), stream, counters))
+
+    def choose(self, batch: dict[str, torch.Tensor], epoch: int, allowed: torch.Tensor, ratios: torch.Tensor):
+        """Draw `int(ratio × allowed positions)` positions of every cell without replacement.
+
+        Args:
+            batch: the tensors of the batch.
+            epoch: current epoch.
+            allowed: (cells, genes) bool, positions that may be drawn.
+            ratios: (cells,) share of them to draw.
+
+        Returns:
+            (cells, genes) bool.
+        """
+        cell_ids = require_column(batch, "cell_ids", "they key what is drawn about a cell")
+        scores = self.uniforms(cell_ids, epoch, MASK_STREAM, batch["input_ids"])
+        scores = scores.masked_fill(~allowed, torch.inf)
+        # in double precision, so that it is Python's int(n * ratio)
+        n_drawn = (allowed.sum(1).double() * ratios).long()
+        return scores.argsort(dim=1, stable=True).argsort(dim=1) < n_drawn[:, None]
+
+    def ratios(self, batch: dict[str, torch.Tensor], epoch: int, choices: tuple[float, ...], per: str):
+        """One of `choices` for every cell, (cells,) float64: the same for the whole batch, or drawn `per` cell."""
+        cell_ids = require_column(batch, "cell_ids", "they key what is drawn about a cell")
+        drawn_for = cell_ids if per == "cell" else cell_ids[:1]
+        index = (self.uniforms(drawn_for, epoch, RATIO_STREAM, 1)[:, 0] * len(choices)).long()
+        return torch.tensor(choices, dtype=torch.float64)[index].expand(len(cell_ids))
+
+    def not_special(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(cells, genes) bool: real positions that hold a gene."""
+        special = torch.isin(batch["input_ids"], torch.tensor(self.special_token_ids, dtype=torch.long))
+        return batch["attention_mask"].bool() & ~special
+
+    def _pad(self, cells: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        fills = {"input_ids": self.pad_token_id, "expression_values": self.pad_value}
+        batch = {}
+        for name in cells[0]:
+            rows = [torch.as_tensor(cell[name]) for cell in cells]
+            if rows[0].ndim == 0:
+                batch[name] = torch.stack(rows)
+            else:
+                fill = fills.get(name, 0)
+                batch[name] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
+        return batch
+
+
+def require_column(batch: Mapping[str, torch.Tensor], name: str, why: str) -> torch.Tensor:
+    """`batch[name]`, or a `CorpusError` that says what is there and how to get it."""
+    if name not in batch:
+        raise CorpusError(
+            f"The batch has no `{name}`, and {why}; it holds {', '.join(sorted(batch))}. `CellCorpus` adds `cell_ids` "
+            "always and `labels` when `label_column` is given; with transformers' Trainer pass "
+            "`remove_unused_columns=False`."
+        )
+    return batch[name]
+
+
+def check_ratios(mask_ratio: float | Sequence[float], per: str) -> tuple[float, ...]:
+    """The ratios as a tuple.
+
+    Raises:
+        ConfigurationError: a ratio is not between 0 and 1, or `per` is neither `"batch"` nor `"cell"`.
+    """
+    ratios = tuple(mask_ratio) if isinstance(mask_ratio, Sequence) else (mask_ratio,)
+    if not ratios or not all(0 < ratio < 1 for ratio in ratios):
+        raise ConfigurationError(f"`mask_ratio` is one or more numbers between 0 and 1, got {mask_ratio}.")
+    if per not in ("batch", "cell"):
+        raise ConfigurationError(f"`ratio_per` is 'batch' or 'cell', got {per!r}.")
+    return ratios

@@ -1,0 +1,49 @@
+"""Masked expression: hide the values of some genes, predict them from the others.
+
+Source: Cui et al., scGPT, Nature Methods 21 (2024), the fine-tuning objective "gene expression prediction".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .collation import IGNORED, CellCollator, check_ratios
+
+
+@dataclass
+class MaskedExpressionCollator(CellCollator):
+    """Replaces values by `mask_value` and asks for them in `labels`.
+
+    Of the maskable genes of a cell, `int(n × ratio)` are drawn without replacement, keyed by (cell, seed, epoch): the
+    same cell gets the same mask in whatever batch it arrives, unless several ratios are drawn per batch.
+
+    Args:
+        mask_ratio: share of the maskable genes, or several shares of which one is drawn.
+        ratio_per: draw among several shares once a `"batch"` (as published) or once a `"cell"`.
+        mask_value: takes the place of a masked value.
+        mask_zeros: whether genes with value 0 may be masked (they exist when the encoding keeps zeros).
+
+    Gives:
+        The batch without `cell_ids`, its `expression_values` masked, and `labels` (cells, genes) float32: the true
+        value where masked, -100 elsewhere.
+    """
+
+    mask_ratio: float | Sequence[float] = 0.4
+    ratio_per: str = "batch"
+    mask_value: float = -1.0
+    mask_zeros: bool = True
+
+    def __post_init__(self) -> None:
+        self._choices = check_ratios(self.mask_ratio, self.ratio_per)
+
+    def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
+        values = batch["expression_values"]
+        maskable = self.not_special(batch)
+        if not self.mask_zeros:
+            maskable &= values != 0
+        masked = self.choose(batch, epoch, maskable, self.ratios(batch, epoch, self._choices, self.ratio_per))
+        inputs = {name: tensor for name, tensor in batch.items() if name not in ("cell_ids", "labels")}
+        inputs["expression_values"] = values.masked_fill(masked, self.mask_value)
+        inputs["labels"] = values.float().masked_fill(~masked, IGNORED)
+        return inputs

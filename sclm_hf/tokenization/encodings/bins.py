@@ -1,0 +1,198 @@
+"""scGPT's value encoding: a gene's expression becomes its quantile bin within its cell.
+
+Source: Cui et al., "scGPT", Nature Methods 21, 1470-1480 (2024), doi:10.1038/s41592-024-02201-0, Methods. Over the
+expressed genes of a cell, `n_bins - 1` edges are the quantiles `linspace(0, 1, n_bins - 1)` (`numpy.quantile`, linear).
+With `left` edges <= value and `right` edges < value, the bin is `ceil(u * (right - left) + left)`, u uniform in [0, 1):
+a value between edges has one bin, a value on which several edges coincide is spread over theirs. Bins run from 1 to
+`n_bins - 1`; 0 is left for genes that are not expressed.
+
+A cell has few distinct values, so edges and bins are worked out on those: small whole numbers through a histogram,
+anything else through a sort.
+"""
+
+import numpy as np
+from numba import njit
+
+from .cells import Cells, Layout, gather, run, widest, write_cell
+from .keys import TIES, substream, uniform
+from .sorting import MAX_BUCKETS, stable_sort
+
+_TABLE = 4096
+
+
+@njit(cache=True, nogil=True)
+def _between(a, b, t, single):
+    """`numpy.quantile`'s interpolation, operation by operation; float32 data are subtracted as float32."""
+    step = np.float64(np.float32(b) - np.float32(a)) if single else b - a
+    return b - step * (1 - t) if t >= 0.5 else a + step * t
+
+
+@njit(cache=True, nogil=True)
+def _count_small(values, n, whole, table):
+    """Histogram of whole numbers below the table's size; returns the largest, or -1 when there are others."""
+    top = 0
+    fits = True
+    for i in range(n):
+        fits &= values[i] < table.size
+    if not fits:
+        return -1
+    for i in range(n):
+        whole[i] = np.int32(values[i])
+        fits &= whole[i] == values[i]
+        top = max(top, whole[i])
+    if not fits:
+        return -1
+    for i in range(n):
+        table[whole[i]] += 1
+    return top
+
+
+@njit(cache=True, nogil=True)
+def _edges_of_counts(table, n, quantiles, single, edges):
+    value, reached = 0, 0
+    for q in range(quantiles.size):
+        virtual = (n - 1) * quantiles[q]
+        lower = np.int64(np.floor(virtual))
+        while reached <= lower:
+            value += 1
+            reached += table[value]
+        following = value
+        if lower + 1 < n and reached <= lower + 1:
+            following += 1
+            while table[following] == 0:
+                following += 1
+        edges[q] = _between(np.float64(value), np.float64(following), virtual - lower, single)
+
+
+@njit(cache=True, nogil=True)
+def _edges_of_sorted(ordered, n, quantiles, single, edges):
+    for q in range(quantiles.size):
+        virtual = (n - 1) * quantiles[q]
+        lower = np.int64(np.floor(virtual))
+        edges[q] = _between(ordered[lower], ordered[min(lower + 1, n - 1)], virtual - lower, single)
+
+
+@njit(cache=True, nogil=True)
+def _bin_counts(whole, n, top, ties, edges, table, lefts, spans, out):
+    """Bins of whole numbers; clears the histogram in `table`."""
+    left = right = 0
+    for value in range(top + 1):
+        if table[value] > 0:
+            while left < edges.size and edges[left] <= value:
+                left += 1
+            while right < edges.size and edges[right] < value:
+                right += 1
+            lefts[value] = left
+            spans[value] = left - right if left - right > 1 else 0
+            table[value] = 0
+    for i in range(n):
+        out[i] = np.ceil(lefts[whole[i]] - ties[i] * spans[whole[i]])
+
+
+@njit(cache=True, nogil=True)
+def _bin_sorted(ordered, order, n, ties, edges, out):
+    left = right = 0
+    for i in range(n):
+        while left < edges.size and edges[left] <= ordered[i]:
+            left += 1
+        while right < edges.size and edges[right] < ordered[i]:
+            right += 1
+        span = left - right if left - right > 1 else 0
+        out[order[i]] = np.ceil(left - ties[order[i]] * span)
+
+
+@njit(cache=True, nogil=True)
+def bin_cell(values, n, ties, quantiles, single, scratch, out):
+    """Bins of the `n` positive, finite `values` of one cell.
+
+    Args:
+        values: (>= n,) float64.
+        n: how many, at least 1.
+        ties: (>= n,) float64 uniforms in [0, 1), one a value.
+        quantiles: `linspace(0, 1, n_bins - 1)`.
+        single: whether the data are float32 (numpy then rounds the differences of neighbours to float32).
+        scratch: from [`bin_scratch`].
+        out: (>= n,) receives the bins.
+    """
+    whole, table, lefts, spans, edges, ordered, order, counts = scratch
+    top = _count_small(values, n, whole, table)
+    if top >= 0:
+        _edges_of_counts(table, n, quantiles, single, edges)
+        _bin_counts(whole, n, top, ties, edges, table, lefts, spans, out)
+        return
+    stable_sort(values.view(np.uint64), n, ordered, order, counts)
+    _edges_of_sorted(ordered.view(np.float64), n, quantiles, single, edges)
+    _bin_sorted(ordered.view(np.float64), order, n, ties, edges, out)
+
+
+@njit(cache=True, nogil=True)
+def bin_scratch(size, n_edges):
+    """What [`bin_cell`] works in, for cells of at most `size` genes."""
+    return (
+        np.empty(size, np.int32),
+        np.zeros(_TABLE, np.int32),
+        np.empty(_TABLE, np.float64),
+        np.empty(_TABLE, np.float64),
+        np.empty(n_edges, np.float64),
+        np.empty(size, np.uint64),
+        np.empty(size, np.int32),
+        np.empty(MAX_BUCKETS + 1, np.int32),
+    )
+
+
+@njit(cache=True, nogil=True)
+def _fill_ties(cells, i, key, ids, columns, n, uniforms, ties):
+    if uniforms.size:
+        start = cells.indptr[cells.rows[i]]
+        for j in range(n):
+            ties[j] = uniforms[start + columns[j]]
+    else:
+        stream_key = substream(key, TIES)
+        for j in range(n):
+            ties[j] = uniform(stream_key, ids[j])
+
+
+@njit(cache=True, nogil=True)
+def _encode(cells, keys, uniforms, quantiles, single, layout, out_ids, out_values, out_mask, start, stop):
+    size = widest(cells, start, stop) + 1
+    ids, columns = np.empty(size, np.int32), np.empty(size, np.int32)
+    values, ties, bins = np.empty(size, np.float64), np.empty(size, np.float64), np.empty(size, np.float32)
+    scratch = bin_scratch(size, quantiles.size)
+    for i in range(start, stop):
+        n = gather(cells, i, ids, values, columns)
+        if n:
+            _fill_ties(cells, i, keys[i], ids, columns, n, uniforms, ties)
+            bin_cell(values, n, ties, quantiles, single, scratch, bins)
+        write_cell(cells, i, layout, keys[i], ids, bins, columns, n, out_ids, out_values, out_mask)
+
+
+def encode_bins(
+    cells: Cells,
+    keys: np.ndarray,
+    layout: Layout,
+    width: int,
+    *,
+    n_bins: int,
+    uniforms: np.ndarray | None = None,
+    num_threads: int = 1,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bin the known genes of sound cells (see [`survey`]) and write them as padded rows.
+
+    Args:
+        cells: which rows, and what their columns are.
+        keys: (cells,) uint64 from `cell_keys`.
+        layout: how a row looks.
+        width: length of a row; no cell may need more.
+        n_bins: number of bins, the one of genes that are not expressed included.
+        uniforms: (stored entries of the matrix,) float64 in [0, 1) to spread ties with, instead of the keyed ones.
+        num_threads: how many threads share the cells; the result does not depend on it.
+
+    Returns:
+        ids (cells, width) int64, bins (cells, width) float32, mask (cells, width) int64.
+    """
+    n = cells.rows.size
+    out = np.empty((n, width), np.int64), np.empty((n, width), np.float32), np.empty((n, width), np.int64)
+    given = np.empty(0) if uniforms is None else np.ascontiguousarray(uniforms, dtype=np.float64)
+    quantiles, single = np.linspace(0, 1, n_bins - 1), cells.data.dtype == np.float32
+    run(_encode, n, num_threads, cells, keys, given, quantiles, single, layout, *out)
+    return out

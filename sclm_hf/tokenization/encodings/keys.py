@@ -1,0 +1,155 @@
+"""Randomness that belongs to a cell: a counter-based generator keyed by (cell id, seed, epoch).
+
+The generator is SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014) with
+random access: draw number `c` of a key is `mix(key + (c + 1) * GAMMA)`, so a draw depends on its key and its counter
+alone, never on what was drawn before, by whom, or in which batch. A cell's key is mixed from its id, the seed and the
+epoch; each purpose draws from its own stream of the cell. Gene-wise draws use the gene's token id as the counter, so
+they do not depend on the order of the columns either.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numba import njit
+
+from ...errors import ExpressionError
+
+TIES = 0
+"""Stream of the draws that spread tied values over bins (counter: token id)."""
+
+SUBSET = 1
+"""Stream of the draws that choose which genes a long cell keeps (counter: token id). Objectives use 2 and above."""
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_FNV_OFFSET = np.uint64(0xCBF29CE484222325)
+_FNV_PRIME = np.uint64(0x100000001B3)
+_WORD = (1 << 64) - 1
+_U1, _U11, _U27, _U30, _U31 = (np.uint64(n) for n in (1, 11, 27, 30, 31))
+
+
+@njit(cache=True, nogil=True)
+def mix(word):
+    """SplitMix64's finaliser: a bijection of 64-bit words in which every input bit moves every output bit."""
+    word = (word ^ (word >> _U30)) * _MIX_1
+    word = (word ^ (word >> _U27)) * _MIX_2
+    return word ^ (word >> _U31)
+
+
+@njit(cache=True, nogil=True)
+def substream(key, stream):
+    """The key of stream number `stream` of a cell."""
+    return mix(key ^ mix(np.uint64(stream) + _GAMMA))
+
+
+@njit(cache=True, nogil=True)
+def draw(stream_key, counter):
+    """Draw number `counter` of a stream: a 64-bit word; different counters never collide."""
+    return mix(stream_key + (np.uint64(counter) + _U1) * _GAMMA)
+
+
+@njit(cache=True, nogil=True)
+def uniform(stream_key, counter):
+    """Draw number `counter` of a stream as a float64 in [0, 1), with 53 random bits."""
+    return np.float64(np.int64(draw(stream_key, counter) >> _U11)) * 1.1102230246251565e-16
+
+
+@njit(cache=True, nogil=True)
+def _keys(cell_ids, seed, epoch):
+    keys = np.empty(cell_ids.size, np.uint64)
+    for i in range(cell_ids.size):
+        keys[i] = substream(substream(mix(cell_ids[i] + _GAMMA), seed), epoch)
+    return keys
+
+
+@njit(cache=True, nogil=True)
+def _uniforms(keys, stream, counters):
+    out = np.empty(counters.shape, np.float64)
+    for i in range(keys.size):
+        stream_key = substream(keys[i], stream)
+        for j in range(counters.shape[1]):
+            out[i, j] = uniform(stream_key, counters[i, j])
+    return out
+
+
+@njit(cache=True, nogil=True)
+def _hash_separated(text, hashes):
+    """FNV-1a of the pieces of `text` (bytes that end in 0), finalised by `mix`."""
+    word, i = _FNV_OFFSET, 0
+    for byte in text:
+        if byte == 0:
+            hashes[i] = mix(word)
+            word = _FNV_OFFSET
+            i += 1
+        else:
+            word = (word ^ np.uint64(byte)) * _FNV_PRIME
+
+
+def as_cell_ids(cell_ids) -> np.ndarray:
+    """Integer cell ids as uint64, negative ones (uint64 stored as int64) by their bits.
+
+    Raises:
+        ExpressionError: they are not integers in one dimension.
+    """
+    ids = np.atleast_1d(np.asarray(cell_ids))
+    if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
+        raise ExpressionError(
+            f"Cell ids are integers in one dimension, got {ids.dtype} with shape {ids.shape}: turn names into ids with "
+            "`sclm_hf.tokenization.encodings.keys.hash_names`."
+        )
+    return ids.astype(np.uint64)
+
+
+def cell_keys(cell_ids, seed: int, epoch: int) -> np.ndarray:
+    """Keys of cells under a seed and an epoch.
+
+    Args:
+        cell_ids: (cells,) integers, as from [`hash_names`].
+        seed: any integer; taken modulo 2**64.
+        epoch: any integer; taken modulo 2**64.
+
+    Returns:
+        (cells,) uint64.
+    """
+    return _keys(as_cell_ids(cell_ids), np.uint64(int(seed) & _WORD), np.uint64(int(epoch) & _WORD))
+
+
+def uniforms_for(keys: np.ndarray, stream: int, counters: int | np.ndarray) -> np.ndarray:
+    """Uniform draws in [0, 1) of many cells.
+
+    Args:
+        keys: (cells,) uint64 from [`cell_keys`].
+        stream: number of the purpose; 0 and 1 belong to the encodings ([`TIES`], [`SUBSET`]).
+        counters: how many draws a cell, or a (cells, draws) array of non-negative counters. With `input_ids` as
+            counters a draw belongs to a (cell, gene) pair, wherever the gene stands.
+
+    Returns:
+        (cells, draws) float64.
+    """
+    if isinstance(counters, (int, np.integer)):
+        counters = np.broadcast_to(np.arange(counters), (len(keys), counters))
+    return _uniforms(np.asarray(keys, np.uint64), np.uint64(stream), np.ascontiguousarray(counters, dtype=np.int64))
+
+
+def hash_names(names: Sequence[str]) -> np.ndarray:
+    """Stable 64-bit ids of names: FNV-1a over UTF-8, finalised by `mix`; the same in every process and on every machine.
+
+    Among a million different names a collision has probability 3e-8; two cells with one id would merely share their
+    random draws.
+
+    Returns:
+        (names,) uint64.
+
+    Raises:
+        ExpressionError: a name contains the character NUL.
+    """
+    names = [str(name) for name in names]
+    text = np.frombuffer(("\0".join(names) + "\0").encode(), np.uint8)
+    if np.count_nonzero(text == 0) != max(len(names), 1):
+        name = next(name for name in names if "\0" in name)
+        raise ExpressionError(f"The name {name!r} contains the character NUL: rename the cell.")
+    hashes = np.empty(len(names), np.uint64)
+    if names:
+        _hash_separated(text, hashes)
+    return hashes

@@ -1,0 +1,183 @@
+"""Settings of a training run, from YAML, from flags or from Python."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigurationError, require
+
+PRECISIONS = ("no", "fp16", "bf16")
+TRACKERS = ("tensorboard", "trackio", "wandb")
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with its help text; lists get their own copy of the default."""
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class TrainingConfig:
+    """Settings of `sclm_hf.training.loop.train`; names are those of `transformers.TrainingArguments` where they agree.
+
+    A batch of a step holds `per_device_train_batch_size` × processes × `gradient_accumulation_steps` cells.
+
+    Raises:
+        ConfigurationError: a value is out of range or two settings contradict one another.
+    """
+
+    output_dir: str = option("trained", "Folder for the trained model, its checkpoints and its log.")
+    num_train_epochs: int = option(1, "Passes over the corpus; `max_steps` wins.")
+    max_steps: int = option(0, "Optimizer steps in total; 0 = as many as `num_train_epochs` takes.")
+    per_device_train_batch_size: int = option(32, "Cells a forward pass and process.")
+    per_device_eval_batch_size: int = option(64, "Cells a forward pass and process when evaluating.")
+    gradient_accumulation_steps: int = option(1, "Forward passes an optimizer step.")
+    learning_rate: float = option(1e-4, "Peak learning rate (AdamW).")
+    weight_decay: float = option(0.0, "AdamW weight decay of matrices (0 = Adam, as published for scGPT).")
+    adam_beta1: float = option(0.9, "AdamW beta 1.")
+    adam_beta2: float = option(0.999, "AdamW beta 2.")
+    adam_epsilon: float = option(1e-8, "AdamW epsilon.")
+    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = never.")
+    lr_scheduler_type: str = option("cosine", "A schedule of `transformers.get_scheduler`, after the warm-up.")
+    warmup_steps: float = option(0.0, "Steps of linear warm-up; below 1: share of all steps.")
+    mixed_precision: str = option("no", "no, fp16 or bf16.")
+    gradient_checkpointing: bool = option(False, "Trade speed for memory: recompute activations.")
+    ddp_find_unused_parameters: bool = option(False, "For models of which some parameters get no gradient.")
+    dataloader_num_workers: int = option(0, "Processes that read and encode cells; they change no result.")
+    seed: int = option(0, "Seed of weights, dropout and everything drawn.")
+    logging_steps: int = option(10, "Steps between two lines of the log.")
+    eval_steps: int = option(0, "Steps between two evaluations; 0 = at the end of each epoch.")
+    save_steps: int = option(500, "Steps between two checkpoints; 0 = at the end of each epoch.")
+    save_total_limit: int = option(2, "Newest checkpoints to keep, beside the best one.")
+    metric_for_best_model: str = option("loss", "Evaluation metric that decides which checkpoint is best.")
+    greater_is_better: bool | None = option(None, "Direction of that metric; by default lower only for losses.")
+    load_best_model_at_end: bool = option(True, "Save the best weights in the end, not the last ones.")
+    early_stopping_patience: int = option(0, "Stop after so many evaluations without improvement; 0 = never.")
+    early_stopping_threshold: float = option(0.0, "What counts as an improvement.")
+    save_merged: bool = option(True, "Beside a LoRA adapter, save the model with the adapter merged.")
+    resume_from_checkpoint: str | None = option(None, "`last` (from the start if there is none) or a checkpoint folder.")
+    report_to: list[str] = option(["none"], f"Trackers beside the log file: {', '.join(TRACKERS)}, or none.")
+    project_name: str = option("sclm-hf", "Name of the project in the trackers.")
+    use_cpu: bool = option(False, "Train on the CPU even where there is an accelerator.")
+
+    def __post_init__(self) -> None:
+        at_least_one = (
+            "num_train_epochs",
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+            "logging_steps",
+            "save_total_limit",
+        )
+        for name in at_least_one:
+            self._check(getattr(self, name) >= 1, name, "at least 1")
+        not_negative = (
+            "max_steps",
+            "weight_decay",
+            "max_grad_norm",
+            "warmup_steps",
+            "dataloader_num_workers",
+            "eval_steps",
+            "save_steps",
+            "early_stopping_patience",
+            "early_stopping_threshold",
+        )
+        for name in not_negative:
+            self._check(getattr(self, name) >= 0, name, "0 or more")
+        self._check(self.learning_rate > 0, "learning_rate", "above 0")
+        self._check(self.mixed_precision in PRECISIONS, "mixed_precision", f"one of {', '.join(PRECISIONS)}")
+        unknown = set(self.trackers) - set(TRACKERS)
+        self._check(not unknown, "report_to", f"some of {', '.join(TRACKERS)}, or none")
+
+    def _check(self, holds: bool, name: str, expected: str) -> None:
+        if not holds:
+            raise ConfigurationError(f"`{name}` must be {expected}, got {getattr(self, name)!r}.")
+
+    @property
+    def trackers(self) -> list[str]:
+        """The trackers asked for; empty for `none`."""
+        return [name for name in self.report_to if name != "none"]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of `metric_for_best_model`."""
+        if self.greater_is_better is not None:
+            return self.greater_is_better
+        return not self.metric_for_best_model.endswith("loss")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, the form in which YAML recipes hold them."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> "TrainingConfig":
+        """Read a recipe that holds nothing but these settings; see `parse_arguments`."""
+        return parse_arguments((cls,), ["--config", str(path)])[0]
+
+    def to_yaml(self, path: str | Path) -> None:
+        """Write the settings as a recipe that `from_yaml` reads."""
+        yaml = require("yaml", extra="train")
+        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False), encoding="utf-8")
+
+
+def parse_arguments(types: Sequence[type], argv: Sequence[str] | None = None, **parser_options: Any) -> tuple:
+    """Fill dataclasses from `--config RECIPE.yaml` and from flags; flags win.
+
+    Args:
+        types: dataclasses with distinct field names; a recipe is one flat mapping over all of them.
+        argv: command line without the program's name; `sys.argv` when None.
+        **parser_options: `prog`, `description`, … of `argparse`.
+
+    Returns:
+        One instance of each of `types`.
+
+    Raises:
+        ConfigurationError: a key or flag is unknown (the message lists the valid ones), or a value is refused.
+    """
+    from transformers import HfArgumentParser
+
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", help="YAML recipe; flags win over it.")
+    found, flags = finder.parse_known_args(argv)
+    names = [f.name for one in types for f in dataclasses.fields(one)]
+    recipe = _recipe_as_flags(found.config, names) if found.config else []
+    parser = HfArgumentParser(types, parents=[finder], allow_abbrev=False, **parser_options)
+    *parsed, unknown = parser.parse_args_into_dataclasses(
+        [*recipe, *flags], return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        raise unknown_name(unknown[0], [f"--{name}" for name in names])
+    # `--config` is read above; argparse hands the leftover namespace back between the dataclasses and the rest
+    return tuple(parsed[: len(types)])
+
+
+def _recipe_as_flags(path: str, names: list[str]) -> list[str]:
+    yaml = require("yaml", extra="train")
+    try:
+        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"Cannot read the recipe {path}: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ConfigurationError(f"The recipe {path} must be a mapping of settings, got {type(recipe).__name__}.")
+    flags = []
+    for name, value in recipe.items():
+        if name not in names:
+            raise unknown_name(str(name), names, f" in {path}")
+        if isinstance(value, list):
+            flags += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            flags.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return flags
+
+
+def unknown_name(name: str, valid: Sequence[str], where: str = "") -> ConfigurationError:
+    """The error for a setting that does not exist; it names the closest one and lists all."""
+    close = difflib.get_close_matches(name.split("=")[0], valid, n=1)
+    hint = f" Did you mean `{close[0]}`?" if close else ""
+    return ConfigurationError(f"Unknown setting `{name}`{where}.{hint} Valid settings: {', '.join(sorted(valid))}.")

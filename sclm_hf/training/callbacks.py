@@ -1,0 +1,99 @@
+"""What watches a run: the log file, early stopping, and the wish to stop in good order."""
+
+import contextlib
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ..logging import get_logger
+from .arguments import TrainingConfig
+from .checkpoints import TrainingState
+
+logger = get_logger(__name__)
+
+
+class LossLog:
+    """A JSON line for each record of a run, for plots; `pandas.read_json(path, lines=True)` reads it.
+
+    Args:
+        path: the file; appended to.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged after `step`, and a last line that a kill cut off: it will be logged again."""
+        if not self.path.exists():
+            return
+        kept = [record for record in self.read() if record["step"] <= step]
+        temporary = self.path.with_suffix(".partial")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        os.replace(temporary, self.path)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one record; it must name its `step`."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole records."""
+        records = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                records.append(json.loads(line))
+        return records
+
+
+def note_evaluation(state: TrainingState, metric: float, config: TrainingConfig) -> bool:
+    """Compare `metric` with the best so far, in `state`.
+
+    Returns:
+        Whether this is the best evaluation. `state.stopped_early` tells whether patience has run out.
+    """
+    gain = float("inf") if state.best_metric is None else metric - state.best_metric
+    if state.best_metric is not None and not config.higher_is_better:
+        gain = -gain
+    state.last_evaluation = state.step
+    if gain > config.early_stopping_threshold:
+        state.best_metric, state.best_step, state.evaluations_without_improvement = metric, state.step, 0
+        return True
+    state.evaluations_without_improvement += 1
+    patience = config.early_stopping_patience
+    state.stopped_early = 0 < patience <= state.evaluations_without_improvement
+    return False
+
+
+class Interruption:
+    """Turns Ctrl-C and SIGTERM into a wish that the loop grants at the end of its step; a second one acts at once.
+
+    After the block the signal takes its usual effect. Outside the main thread signals keep their usual effect.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            self._restore()
+            signal.raise_signal(number)
+        self.signal = number
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
