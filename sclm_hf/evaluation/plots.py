@@ -85,14 +85,15 @@ def plot_cells(points: np.ndarray, labels: Sequence[str], path: str | Path, *, t
     labels = np.asarray(labels, dtype=str)
     names = np.unique(labels)
     colors = palettes.default_20 if len(names) <= 20 else palettes.default_102
-    figure, axes = _figure(6.4, 4.2)
+    legend_columns = -(-len(names) // 24)
+    figure, axes = _figure(4.4 + 2.0 * legend_columns, 4.2)
     for place, name in enumerate(names):
         chosen = labels == name
         axes.scatter(
             *points[chosen].T, s=9, linewidths=0, color=colors[place % len(colors)], label=f"{name} ({chosen.sum()})"
         )
     axes.set(title=title, xticks=[], yticks=[])
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2, ncols=legend_columns)
     _save(figure, path)
 
 
