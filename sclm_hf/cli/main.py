@@ -1,15 +1,32 @@
 """The `sclm-hf` command: one file a verb; each verb imports what it needs only when it runs."""
 
 import typer
+from typer.core import TyperGroup
 
+from ..errors import SclmError
+from .card import card
 from .convert import convert
 
+
+class _Verbs(TyperGroup):
+    """Shows our own errors as one message; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except SclmError as error:
+            typer.secho(f"Error: {error}", fg="red", err=True)
+            raise typer.Exit(1) from error
+
+
 app = typer.Typer(
+    cls=_Verbs,
     help="Single-cell language models: convert, embed, annotate, train, push.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-app.command()(convert)
+for verb in (card, convert):
+    app.command()(verb)
 
 
 @app.callback()

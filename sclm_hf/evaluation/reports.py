@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 from ..errors import ConfigurationError, require
@@ -65,6 +65,7 @@ class ResultsTable:
         seeds: seeds of the training runs.
         versions: version of every package that took part.
         notes: what a reader has to know to judge the numbers.
+        dataset_id: id of the data set on the Hub, where it is there.
     """
 
     dataset: str
@@ -74,6 +75,7 @@ class ResultsTable:
     seeds: tuple[int, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    dataset_id: str | None = None
 
     def save(self, path: str | Path) -> None:
         """Write the table as JSON."""
@@ -87,14 +89,18 @@ class ResultsTable:
             ConfigurationError: the file is not such a table.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            results = [
-                Result(**{**one, "per_split": tuple(one["per_split"]), "splits": tuple(one["splits"])})
-                for one in content.pop("results")
-            ]
-            return cls(**{**content, "results": results, "seeds": tuple(content["seeds"])})
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise ConfigurationError(f"`{path}` is not a results table written by `ResultsTable.save`.") from error
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "ResultsTable":
+        """The table that `dataclasses.asdict` turned into `content`."""
+        results = [
+            Result(**{**one, "per_split": tuple(one["per_split"]), "splits": tuple(one["splits"])})
+            for one in content["results"]
+        ]
+        return cls(**{**content, "results": results, "seeds": tuple(content["seeds"])})
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows as text: one row a method, one column a metric."""

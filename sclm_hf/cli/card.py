@@ -1,0 +1,30 @@
+"""`sclm-hf card FOLDER`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def card(
+    folder: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
+    license: Annotated[
+        str | None, typer.Option(help="Licence of the checkpoint, for a folder without `card_facts.json`.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Name of the model; otherwise what the facts say.")] = None,
+    model: Annotated[str | None, typer.Option(help="Repository id that the card's example loads.")] = None,
+) -> None:
+    """Render README.md and .eval_results/ from the facts kept in FOLDER/card_facts.json.
+
+    Without that file the card is started from config.json; edit card_facts.json and run the command again to fill it.
+    """
+    from ..hub.card import FACTS_FILE, CardFacts, start_facts, write_card
+
+    if (folder / FACTS_FILE).exists():
+        facts = CardFacts.load(folder / FACTS_FILE)
+    else:
+        facts = start_facts(folder, license=license)
+    for name, value in {"title": title, "model": model, "license": license}.items():
+        if value is not None:
+            setattr(facts, name, value)
+    typer.echo(f"Wrote {write_card(facts, folder)}.")

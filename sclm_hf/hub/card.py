@@ -1,0 +1,195 @@
+"""Model cards that say only what is known: facts go in as data, `README.md` and `.eval_results/` come out."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigurationError, require
+from ..evaluation.reports import ResultsTable
+from ..registry import get_family
+from .evaluation_results import to_model_index, write_evaluation_results
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
+FACTS_FILE = "card_facts.json"
+_TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+_TAGS = ["biology", "single-cell", "transcriptomics", "scRNA-seq"]
+_USAGE = {
+    "embed": """\
+import anndata, sclm_hf
+
+cells = anndata.read_h5ad("cells.h5ad")  # raw counts
+cells = sclm_hf.embed(cells, "{model}")
+cells.obsm["X_{family}"]""",
+    "annotate": """\
+import anndata, sclm_hf
+
+cells = anndata.read_h5ad("cells.h5ad")  # raw counts
+cells = sclm_hf.annotate(cells, "{model}")
+cells.obs[["sclm_prediction", "sclm_confidence"]]""",
+}
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Cells that a model has seen.
+
+    Attributes:
+        name: name of the data set, and what it was used for.
+        n_cells: number of cells.
+        n_genes: number of genes measured.
+        source: where it comes from, with its version.
+        license: its licence, as far as known.
+    """
+
+    name: str
+    n_cells: int
+    n_genes: int
+    source: str
+    license: str
+
+
+@dataclass
+class CardFacts:
+    """Everything a card says.
+
+    Attributes:
+        title: name of the model.
+        family: its family, a key of `registry.FAMILIES`.
+        license: identifier that the Hub knows (`"mit"`, `"apache-2.0"`, …), or `"other"` with `license_name`.
+        summary: what the model is, in one or two sentences.
+        task: the task whose use the card shows, `"embed"` or `"annotate"`.
+        model: what users load: a repository id, or a path.
+        base_model: repository id or path of the model this one started from.
+        is_adapter: whether this is a PEFT adapter of `base_model`.
+        license_name: name of a licence that the Hub does not know.
+        license_link: where that licence can be read.
+        license_note: what else is to be said about the licence.
+        training_data: the data sets the model has seen.
+        coverage: source -> `GeneCoverage.to_dict()` of it.
+        label_names: labels of a classifier, in order.
+        settings: settings of the training that a reader would ask for.
+        results: tables of results, baselines included.
+        evaluated_method: name that this model has in `results`.
+        command: the command that regenerates the results.
+        limits: what the model cannot do, or was not tested for.
+        citations: what else to cite, one entry each.
+    """
+
+    title: str
+    family: str
+    license: str
+    summary: str
+    task: str = "embed"
+    model: str = "path/to/this/folder"
+    base_model: str | None = None
+    is_adapter: bool = False
+    license_name: str | None = None
+    license_link: str | None = None
+    license_note: str | None = None
+    training_data: list[TrainingData] = field(default_factory=list)
+    coverage: dict[str, dict[str, Any]] = field(default_factory=dict)
+    label_names: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    results: list[ResultsTable] = field(default_factory=list)
+    evaluated_method: str | None = None
+    command: str | None = None
+    limits: list[str] = field(default_factory=list)
+    citations: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        get_family(self.family)
+        if self.task not in _USAGE:
+            raise ConfigurationError(f"Unknown `task` {self.task!r}: expected one of {', '.join(_USAGE)}.")
+        if self.license == "other" and not self.license_name:
+            raise ConfigurationError("With `license='other'` the card needs a `license_name`.")
+        for table in self.results:
+            if self.evaluated_method not in {one.method for one in table.results}:
+                raise ConfigurationError(
+                    f"`evaluated_method` {self.evaluated_method!r} is not a method of the results on {table.dataset}: "
+                    f"expected one of {sorted({one.method for one in table.results})}."
+                )
+
+    def save(self, path: str | Path) -> None:
+        """Write the facts as JSON."""
+        Path(path).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "CardFacts":
+        """Read what `save` wrote.
+
+        Raises:
+            ConfigurationError: the file does not hold the facts of a card.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content["training_data"] = [TrainingData(**one) for one in content["training_data"]]
+            content["results"] = [ResultsTable.from_dict(one) for one in content["results"]]
+            return cls(**content)
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise ConfigurationError(f"`{path}` does not hold the facts of a model card: {error}") from error
+
+
+def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
+    """The facts that a checkpoint folder shows by itself: family, task and labels from its `config.json`.
+
+    Raises:
+        ConfigurationError: there is no readable `config.json`, or no licence was given.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        family, architectures = config["model_type"], config.get("architectures") or []
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"`{folder}` is not a checkpoint folder: expected a `config.json` with a `model_type`."
+        ) from error
+    if license is None:
+        raise ConfigurationError("A new card needs the licence of the checkpoint, for example `--license mit`.")
+    classifies = any(name.endswith("ForSequenceClassification") for name in architectures)
+    return CardFacts(
+        title=folder.resolve().name,
+        family=family,
+        license=license,
+        summary=f"A {get_family(family).title} checkpoint.",
+        task="annotate" if classifies else "embed",
+        label_names=list(config.get("id2label", {}).values()) if classifies else [],
+    )
+
+
+def render_card(facts: CardFacts) -> "ModelCard":
+    """The card as a `huggingface_hub.ModelCard`, with the results as `model-index` in its metadata."""
+    require("jinja2", extra="hub")
+    from huggingface_hub import ModelCard, ModelCardData
+
+    family = get_family(facts.family)
+    data = ModelCardData(
+        license=facts.license,
+        license_name=facts.license_name,
+        license_link=facts.license_link,
+        library_name="sclm_hf",
+        base_model=facts.base_model,
+        base_model_relation=("adapter" if facts.is_adapter else "finetune") if facts.base_model else None,
+        tags=[*_TAGS, family.name, *(["peft", "lora"] if facts.is_adapter else [])],
+        model_name=facts.title,
+        eval_results=to_model_index(facts.results, facts.evaluated_method) or None,
+    )
+    usage = _USAGE[facts.task].format(model=facts.model, family=family.name)
+    return ModelCard.from_template(data, template_path=str(_TEMPLATE), facts=facts, family=family, usage=usage)
+
+
+def write_card(facts: CardFacts, folder: str | Path) -> Path:
+    """Write `README.md`, `card_facts.json` and, where there are results, `.eval_results/*.yaml` into `folder`.
+
+    Returns:
+        The path of `README.md`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    card = render_card(facts)
+    facts.save(folder / FACTS_FILE)
+    write_evaluation_results(facts.results, facts.evaluated_method, folder)
+    card.save(folder / "README.md")
+    return folder / "README.md"
