@@ -1,10 +1,10 @@
 """scGPT's value encoding: a gene's expression becomes its quantile bin within its cell.
 
 Source: Cui et al., "scGPT", Nature Methods 21, 1470-1480 (2024), doi:10.1038/s41592-024-02201-0, Methods. Over the
-expressed genes of a cell, `n_bins - 1` edges are the quantiles `linspace(0, 1, n_bins - 1)` (`numpy.quantile`, linear).
-With `left` edges <= value and `right` edges < value, the bin is `ceil(u * (right - left) + left)`, u uniform in [0, 1):
-a value between edges has one bin, a value on which several edges coincide is spread over theirs. Bins run from 1 to
-`n_bins - 1`; 0 is left for genes that are not expressed.
+expressed genes of a cell, `n_bins - 1` edges are the quantiles `linspace(0, 1, n_bins - 1)` (`numpy.quantile`'s linear
+ones). With `left` edges <= value and `right` edges < value, the bin is `ceil(u * (right - left) + left)`, u uniform in
+[0, 1): a value between edges has one bin, a value on which several edges coincide is spread over theirs. Bins run from
+1 to `n_bins - 1`; 0 is left for genes that are not expressed.
 
 A cell has few distinct values, so edges and bins are worked out on those: small whole numbers through a histogram,
 anything else through a sort.

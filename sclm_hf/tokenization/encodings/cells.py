@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -120,7 +121,7 @@ def widest(cells, start, stop):
 
 @njit(cache=True, nogil=True)
 def gather(cells, i, ids, values, columns):
-    """Copy the expressed, known genes of cell `i`; returns how many. The scratch arrays hold [`widest`] + 1 entries."""
+    """Copy the expressed, known genes of cell `i` into scratch of [`widest`] + 1 entries; returns how many."""
     start, stop = cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]
     indices, data = cells.indices[start:stop], cells.data[start:stop]
     n = 0
@@ -253,7 +254,7 @@ def run(kernel: Callable, n_cells: int, num_threads: int, *arguments) -> None:
     the workers of a data loader are.
     """
     bounds = np.linspace(0, n_cells, max(1, min(num_threads, n_cells)) + 1).astype(np.int64)
-    pieces = list(zip(bounds[:-1], bounds[1:], strict=True))
+    pieces = list(pairwise(bounds))
     if len(pieces) == 1:
         kernel(*arguments, *pieces[0])
         return

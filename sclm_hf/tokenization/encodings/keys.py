@@ -95,8 +95,8 @@ def as_cell_ids(cell_ids) -> np.ndarray:
     ids = np.atleast_1d(np.asarray(cell_ids))
     if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
         raise ExpressionError(
-            f"Cell ids are integers in one dimension, got {ids.dtype} with shape {ids.shape}: turn names into ids with "
-            "`sclm_hf.tokenization.encodings.keys.hash_names`."
+            f"Cell ids are integers in one dimension, got {ids.dtype} with shape {ids.shape}: turn names into ids "
+            "with `sclm_hf.tokenization.encodings.keys.hash_names`."
         )
     return ids.astype(np.uint64)
 
@@ -133,7 +133,7 @@ def uniforms_for(keys: np.ndarray, stream: int, counters: int | np.ndarray) -> n
 
 
 def hash_names(names: Sequence[str]) -> np.ndarray:
-    """Stable 64-bit ids of names: FNV-1a over UTF-8, finalised by `mix`; the same in every process and on every machine.
+    """Stable 64-bit ids of names, the same in every process and on every machine: FNV-1a over UTF-8, then `mix`.
 
     Among a million different names a collision has probability 3e-8; two cells with one id would merely share their
     random draws.

@@ -1,0 +1,226 @@
+"""Expression data in whatever form they come: found in an AnnData, brought to CSR, checked, or refused with a reason."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from ..errors import ExpressionError
+from .encodings.cells import NEGATIVE, NOT_FINITE, OUT_OF_RANGE, UNSORTED, Cells, Survey, survey
+from .gene_table import ensembl_id_of
+
+FRACTIONAL_SHARE = 0.01
+"""Data with a larger share of fractional values are no counts; data with at most this share are nothing else."""
+
+_ENSEMBL_COLUMNS = ("ensembl_id", "ensembl_ids", "gene_ids", "gene_id", "feature_id")
+_SYMBOL_COLUMNS = ("feature_name", "gene_symbol", "gene_symbols", "gene_name", "gene_names", "symbol")
+
+
+def select_counts(
+    adata, layer: str | None = None, *, expects: str = "counts"
+) -> tuple[Any, Sequence[str], Sequence[str] | None, str]:
+    """Find the data of an AnnData, in the one order that holds everywhere.
+
+    Counts: the layer asked for; else `layers["counts"]`; else `raw`; else `X`. Normalised data: the layer asked for; else
+    `X`. What is found is not replaced by something further down when it turns out not to be counts: then it is refused,
+    and `layer` says where else to look.
+
+    Names are `var_names`, with Ensembl ids beside them where a column of `var` holds some (`ensembl_id`, `gene_ids`,
+    `gene_id`, `feature_id`). Where `var_names` are Ensembl ids and a column holds symbols (`feature_name`, `gene_symbol`,
+    `gene_name`, `symbol`), the symbols are the names.
+
+    Args:
+        adata: an AnnData, or what looks like one.
+        layer: name of a layer, or `"X"` or `"raw"`.
+        expects: what the encoding expects: `"counts"`, `"normalized"` or `"any"`.
+
+    Returns:
+        The matrix, the names of its columns, their Ensembl ids or None, and where the matrix was found.
+
+    Raises:
+        ExpressionError: there is no such layer.
+    """
+    raw = getattr(adata, "raw", None)
+    if layer is None and expects != "normalized":
+        layer = "counts" if "counts" in adata.layers else "raw" if raw is not None else "X"
+    if layer in adata.layers:
+        matrix, var, names, source = adata.layers[layer], adata.var, adata.var_names, f'layers["{layer}"]'
+    elif layer in (None, "X"):
+        matrix, var, names, source = adata.X, adata.var, adata.var_names, "X"
+    elif layer == "raw" and raw is not None:
+        matrix, var, names, source = raw.X, raw.var, raw.var_names, "raw"
+    else:
+        there = ", ".join([*map(str, adata.layers), "X", *(["raw"] if raw is not None else [])])
+        raise ExpressionError(f"The AnnData has no layer `{layer}`: expected one of {there}.")
+    if matrix is None:
+        raise ExpressionError(f"`{source}` of the AnnData is empty: say with `layer` where the data are.")
+    return matrix, *_names_of(var, list(names)), source
+
+
+def _names_of(var, names: list[str]) -> tuple[list[str], list[str] | None]:
+    """Names and Ensembl ids of genes."""
+    if _are_ensembl_ids(names):
+        symbols = next((column for column in _SYMBOL_COLUMNS if column in var), None)
+        if symbols is None:
+            return names, None
+        return [str(symbol) for symbol in var[symbols]], names
+    for column in _ENSEMBL_COLUMNS:
+        if column in var and _are_ensembl_ids(list(var[column])):
+            return names, list(var[column])
+    return names, None
+
+
+def _are_ensembl_ids(names: list) -> bool:
+    return 2 * sum(isinstance(name, str) and ensembl_id_of(name) is not None for name in names) > len(names)
+
+
+def as_csr(matrix):
+    """A matrix as something with CSR arrays: left as it is where it has them, converted otherwise.
+
+    Args:
+        matrix: CSR, any other scipy sparse format, a dense (cells, genes) array, one dense (genes,) row, or an object that
+            brings one of these into memory by `to_memory()`.
+
+    Raises:
+        ExpressionError: it is none of these.
+    """
+    if hasattr(matrix, "to_memory"):
+        matrix = matrix.to_memory()
+    if hasattr(matrix, "indptr") and getattr(matrix, "format", "csr") == "csr":
+        return matrix
+    if scipy.sparse.issparse(matrix):
+        return matrix.tocsr()
+    dense = np.asarray(matrix)
+    if dense.dtype.kind not in "biuf" or dense.ndim not in (1, 2):
+        raise ExpressionError(
+            f"Expected a (cells, genes) matrix of numbers or one row of it, got {type(matrix).__name__} with "
+            f"shape {dense.shape} and type {dense.dtype}."
+        )
+    return scipy.sparse.csr_matrix(_kernel_type(np.atleast_2d(dense)))
+
+
+def read_cells(matrix, tokens: np.ndarray, rows=None, uniforms=None) -> tuple[Cells, Survey]:
+    """Rows of a matrix in the form that kernels read, sound in everything but the kind of their values.
+
+    Args:
+        matrix: as for [`as_csr`].
+        tokens: (columns,) int32 token ids, -1 = column not used.
+        rows: rows to take, in this order; None for all.
+        uniforms: as for `CellProcessor.encode`; only checked here.
+
+    Returns:
+        The cells, in column order and without doubled entries (added up where there were some), and the survey of them.
+
+    Raises:
+        ExpressionError: lengths do not match, an index is out of range, or values are negative or not finite.
+    """
+    matrix = as_csr(matrix)
+    match_length("gene ids", tokens, matrix.shape[1], "column")
+    cells = Cells(*_csr_arrays(matrix), _row_numbers(rows, matrix.shape[0]), tokens)
+    if uniforms is not None:
+        _check_uniforms(uniforms, cells.data.size)
+    found = survey(cells)
+    refuse_rows(found.problems & OUT_OF_RANGE, cells.rows, "column indices out of range", "the matrix is damaged.")
+    refuse_rows(found.problems & NOT_FINITE, cells.rows, "NaN or infinite values", "all values must be finite.")
+    refuse_rows(
+        found.problems & NEGATIVE, cells.rows, "negative values", "give counts or log-normalised data, nothing scaled."
+    )
+    if (found.problems & UNSORTED).any():
+        if uniforms is not None:
+            raise ExpressionError("`uniforms` need sorted, distinct column indices: call `sum_duplicates()` first.")
+        cells = _canonical(cells)
+        found = survey(cells)
+    return cells, found
+
+
+def check_kind(found: Survey, expects: str, source: str = "the matrix") -> None:
+    """Refuse fractional values where counts are expected, and counts where normalised data are.
+
+    Args:
+        found: survey of the cells.
+        expects: `"counts"`, `"normalized"` or `"any"`.
+        source: where the data come from, for the message.
+
+    Raises:
+        ExpressionError: the data are of the other kind.
+    """
+    n_values = int(found.values.sum())
+    share = int(found.fractional.sum()) / max(n_values, 1)
+    if expects == "counts" and share > FRACTIONAL_SHARE:
+        raise ExpressionError(
+            f"The encoding expects counts, but {share:.0%} of the values in {source} are fractional: give raw counts "
+            '(`layer="counts"`, `layer="raw"`, …), or set `expects="any"` of the feature extractor if you know better.'
+        )
+    if expects == "normalized" and n_values and share <= FRACTIONAL_SHARE:
+        raise ExpressionError(
+            f"The encoding expects normalised data, but {source} holds whole numbers ({share:.1%} fractional): normalise "
+            "first, for example with `scanpy.pp.normalize_total` and `scanpy.pp.log1p`, or name another `layer`."
+        )
+
+
+def refuse_rows(bad: np.ndarray, rows: np.ndarray, what: str, remedy: str) -> None:
+    """Raise an `ExpressionError` that counts and lists the `rows` where `bad` is true."""
+    numbers = rows[np.flatnonzero(bad)]
+    if numbers.size:
+        first = ", ".join(map(str, numbers[:5])) + (", …" if numbers.size > 5 else "")
+        raise ExpressionError(f"{numbers.size:,} of {rows.size:,} cells have {what} (rows {first}): {remedy}")
+
+
+def match_length(what: str, given, expected: int, each: str) -> None:
+    """Raise an `ExpressionError` unless there are as many of `given` as rows or columns."""
+    if len(given) != expected:
+        raise ExpressionError(
+            f"There are {len(given):,} {what}, but {expected:,} {each}s: expected one for each {each}."
+        )
+
+
+def _kernel_type(array: np.ndarray) -> np.ndarray:
+    """Numbers in a type that kernels read: native, 32 or 64 bits if floating."""
+    if array.dtype.kind not in "biuf":
+        raise ExpressionError(f"Expression values are numbers, got {array.dtype}.")
+    if array.dtype.kind == "b":
+        return array.view(np.uint8)
+    if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
+        return array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _csr_arrays(matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    indptr, indices, data = (np.ascontiguousarray(part) for part in (matrix.indptr, matrix.indices, matrix.data))
+    if any(part.ndim != 1 for part in (indptr, indices, data)) or any(
+        a.dtype.kind not in "iu" for a in (indptr, indices)
+    ):
+        raise ExpressionError("`indptr`, `indices` and `data` of the matrix must be flat, the first two of integers.")
+    match_length("row bounds (`indptr`, less one)", indptr[1:], matrix.shape[0], "row")
+    match_length("column indices", indices, data.size, "stored value")
+    return indptr, indices, _kernel_type(data)
+
+
+def _row_numbers(rows, n_rows: int) -> np.ndarray:
+    if rows is None:
+        return np.arange(n_rows, dtype=np.int64)
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or (rows.dtype.kind not in "iu" and rows.size):
+        raise ExpressionError(f"`rows` are row numbers, got {rows.dtype} with shape {rows.shape}.")
+    outside = rows[(rows < 0) | (rows >= n_rows)]
+    if outside.size:
+        raise ExpressionError(f"`rows` holds {outside[0]}: expected 0…{n_rows - 1}, the matrix has {n_rows:,} rows.")
+    return rows.astype(np.int64)
+
+
+def _check_uniforms(uniforms, n_values: int) -> None:
+    match_length("uniforms", uniforms, n_values, "stored value")
+    uniforms = np.asarray(uniforms)
+    if not ((uniforms >= 0) & (uniforms < 1)).all():
+        raise ExpressionError("`uniforms` must lie in [0, 1).")
+
+
+def _canonical(cells: Cells) -> Cells:
+    """A copy of the cells in column order, doubled entries added up."""
+    shape = (cells.indptr.size - 1, cells.tokens.size)
+    taken = scipy.sparse.csr_matrix((cells.data, cells.indices, cells.indptr), shape=shape)[cells.rows]
+    taken.sum_duplicates()
+    return cells._replace(
+        indptr=taken.indptr, indices=taken.indices, data=taken.data, rows=np.arange(cells.rows.size, dtype=np.int64)
+    )

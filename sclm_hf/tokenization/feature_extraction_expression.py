@@ -1,0 +1,182 @@
+"""The saved parameters of a value encoding: what a cell's numbers must be, and what is made of them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import FeatureExtractionMixin
+
+from ..errors import ConfigurationError
+
+ENCODINGS = ("bins", "continuous", "rank")
+EXPECTED_DATA = ("counts", "normalized", "any")
+TRUNCATIONS = ("sample", "head")
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "scgpt": {
+        "encoding": "bins",
+        "expects": "counts",
+        "n_bins": 51,
+        "max_length": 1200,
+        "truncation": "sample",
+        "add_cls": True,
+        "cls_value": -2.0,
+        "pad_value": -2.0,
+        "mask_value": -1.0,
+    },
+}
+"""What each family's published pipeline does, as parameters of `ExpressionFeatureExtractor`.
+
+| family | the published pipeline takes | and makes of it |
+|---|---|---|
+| scgpt | counts as they are (pre-training and embedding); its fine-tuning examples normalise to 10,000 and take `log1p` first, which leaves the order within a cell, and so the bins, as they are but for ties and rounding | 51 quantile bins over the expressed genes of the cell; `<cls>` first with value -2 (its fine-tuning examples give `<cls>` the value 0: `cls_value=0.0`); a random subset of cells with more than 1,199 genes |
+"""  # noqa: E501
+
+# transformers writes these beside the parameters; they are no parameters of ours.
+_BOOKKEEPING = ("feature_extractor_type", "processor_class", "auto_map", "_commit_hash")
+
+
+class ExpressionFeatureExtractor(FeatureExtractionMixin):
+    """Parameters of an encoding, saved in `processor_config.json` and found by `AutoFeatureExtractor`.
+
+    Args:
+        family: the family of models whose pipeline this is; None for one of your own.
+        encoding: `"bins"` (quantile bins within the cell), `"rank"` (genes in order of their scaled expression; no
+            values) or `"continuous"` (values as they are).
+        expects: `"counts"` (at most 1 % of the values may be fractional), `"normalized"` (more than 1 % must be), or
+            `"any"` (not negative, finite).
+        n_bins: number of bins, the bin 0 of genes that are not expressed included. Only for `"bins"`.
+        max_length: most tokens a cell may have, special tokens included; None for no limit.
+        truncation: what a longer cell keeps: `"sample"`, a random subset keyed by the cell (column order is kept), or
+            `"head"`, the first genes. `"rank"` keeps the top ranks and wants `"head"`.
+        add_cls: put `<cls>` first.
+        add_eos: put the tokenizer's `eos_token` last.
+        cls_value: the value that goes with `<cls>`.
+        pad_value: the value that goes with `<pad>` and with the `eos_token`.
+        mask_value: the value that objectives put where they hide one.
+        include_zero_genes: genes that are not expressed are tokens too, with value 0. Not for `"rank"`.
+        target_sum: what a cell's counts are scaled to before ranking. Only for `"rank"`.
+        gene_medians: name of a gene, as in the tokenizer -> positive number by which its expression is divided before
+            ranking; None for no such division. Only for `"rank"`.
+        **kwargs: only what transformers adds on saving.
+
+    Raises:
+        ConfigurationError: a parameter is unknown, has a wrong type or value, or contradicts another.
+    """
+
+    def __init__(
+        self,
+        family: str | None = None,
+        encoding: str = "bins",
+        expects: str = "counts",
+        n_bins: int = 51,
+        max_length: int | None = None,
+        truncation: str = "sample",
+        add_cls: bool = True,
+        add_eos: bool = False,
+        cls_value: float = -2.0,
+        pad_value: float = -2.0,
+        mask_value: float = -1.0,
+        include_zero_genes: bool = False,
+        target_sum: float = 10_000.0,
+        gene_medians: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        unknown = sorted(set(kwargs) - set(_BOOKKEEPING))
+        if unknown:
+            raise ConfigurationError(
+                f"`ExpressionFeatureExtractor` has no parameter `{unknown[0]}`: expected some of "
+                f"{', '.join(parameter_names())}."
+            )
+        super().__init__()
+        self.family = family
+        self.encoding = encoding
+        self.expects = expects
+        self.n_bins = n_bins
+        self.max_length = max_length
+        self.truncation = truncation
+        self.add_cls = add_cls
+        self.add_eos = add_eos
+        self.cls_value = cls_value
+        self.pad_value = pad_value
+        self.mask_value = mask_value
+        self.include_zero_genes = include_zero_genes
+        self.target_sum = target_sum
+        self.gene_medians = None if gene_medians is None else dict(gene_medians)
+        self._validate()
+
+    @classmethod
+    def for_family(cls, family: str, **overrides: Any) -> "ExpressionFeatureExtractor":
+        """The published parameters of a family (see [`PUBLISHED`]), with `overrides`.
+
+        Raises:
+            ConfigurationError: no parameters are known for the family, or an override is wrong.
+        """
+        if family not in PUBLISHED:
+            raise ConfigurationError(
+                f"There are no published parameters for the family `{family}`: expected one of "
+                f"{', '.join(sorted(PUBLISHED))}."
+            )
+        return cls(**{"family": family, **PUBLISHED[family], **overrides})
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What a model gets: ids and mask, and values unless the order of the ids says it all."""
+        values = [] if self.encoding == "rank" else ["expression_values"]
+        return ["input_ids", *values, "attention_mask"]
+
+    @property
+    def n_special_tokens(self) -> int:
+        """How many tokens of a cell are no genes."""
+        return int(self.add_cls) + int(self.add_eos)
+
+    def _validate(self) -> None:
+        self._one_of("encoding", ENCODINGS)
+        self._one_of("expects", EXPECTED_DATA)
+        self._one_of("truncation", TRUNCATIONS)
+        for name in ("add_cls", "add_eos", "include_zero_genes"):
+            self._one_of(name, (True, False))
+        for name in ("cls_value", "pad_value", "mask_value", "target_sum"):
+            self._require(name, _is_number(getattr(self, name)), "a finite number")
+        self._require("family", self.family is None or isinstance(self.family, str), "a name, or None")
+        self._require("n_bins", _is_whole(self.n_bins) and self.n_bins >= 2, "a whole number, at least 2")
+        smallest = self.n_special_tokens + 1
+        fits = self.max_length is None or (_is_whole(self.max_length) and self.max_length >= smallest)
+        self._require("max_length", fits, f"None or a whole number, at least {smallest} with these special tokens")
+        self._require("target_sum", self.target_sum > 0, "positive")
+        medians = self.gene_medians or {}
+        sound = all(isinstance(gene, str) and _is_number(x) and x > 0 for gene, x in medians.items())
+        self._require("gene_medians", sound, "None, or names of genes with positive numbers")
+        if self.encoding == "rank" and self.include_zero_genes:
+            raise ConfigurationError("Genes that are not expressed have no rank: `include_zero_genes` must be False.")
+        if self.encoding == "rank" and self.truncation != "head":
+            raise ConfigurationError(
+                "Ranks are cut off at the end: `truncation` must be 'head' with the encoding `rank`."
+            )
+        if self.encoding != "rank" and self.gene_medians is not None:
+            raise ConfigurationError(f"`gene_medians` is for the encoding `rank`, not for `{self.encoding}`.")
+
+    def _one_of(self, name: str, allowed: tuple) -> None:
+        value = getattr(self, name)
+        same = any(type(value) is type(one) and value == one for one in allowed)
+        self._require(name, same, f"one of {', '.join(map(repr, allowed))}")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            value = getattr(self, name)
+            shown = f"{len(value):,} entries" if isinstance(value, dict) else repr(value)
+            raise ConfigurationError(f"`{name}` of the feature extractor must be {expected}; got {shown}.")
+
+
+def parameter_names() -> tuple[str, ...]:
+    """The parameters of `ExpressionFeatureExtractor`, in order."""
+    code = ExpressionFeatureExtractor.__init__.__code__
+    return code.co_varnames[1 : code.co_argcount]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

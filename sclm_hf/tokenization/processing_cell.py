@@ -1,0 +1,265 @@
+"""Cells become batches: an AnnData, a matrix or a row in, `input_ids`, `expression_values`, `attention_mask` out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import BatchFeature, ProcessorMixin
+
+from ..errors import ConfigurationError, ExpressionError
+from .encodings.bins import encode_bins
+from .encodings.cells import Cells, Layout, Survey, tokens_of_columns
+from .encodings.continuous import encode_continuous
+from .encodings.keys import as_cell_ids, cell_keys, hash_names
+from .encodings.rank import encode_rank
+from .expression_matrix import as_csr, check_kind, match_length, read_cells, refuse_rows, select_counts
+from .feature_extraction_expression import ExpressionFeatureExtractor
+from .gene_vocabulary import GeneCoverage, GeneMapping
+
+__all__ = ["CellProcessor", "select_counts"]
+
+
+class CellProcessor(ProcessorMixin):
+    """The parameters of an encoding and the vocabulary of a model, together: cells in, a batch for the model out.
+
+    What is random about a cell (ties between bins, which genes a long cell keeps) depends on its id, `seed` and `epoch`
+    alone, so a cell's tokens are the same in any batch, order, chunking and number of threads; only the padding is the
+    batch's. Genes stand in the order of the matrix's columns (with the encoding `rank`: of their ranks).
+
+    Args:
+        feature_extractor: parameters of the encoding.
+        tokenizer: the model's genes.
+    """
+
+    def __init__(self, feature_extractor: ExpressionFeatureExtractor, tokenizer) -> None:
+        super().__init__(feature_extractor, tokenizer)
+        self.last_coverage: GeneCoverage | None = None
+        self._factors: tuple | None = None
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return self.feature_extractor.model_input_names
+
+    def map_genes(
+        self,
+        names: Sequence[str],
+        *,
+        ensembl_ids: Sequence[str] | None = None,
+        species: str = "human",
+        counts: np.ndarray | None = None,
+    ) -> GeneMapping:
+        """Find the ids of a data set's genes: `GeneVocabulary.map_genes` of the tokenizer's vocabulary.
+
+        Worth doing once a data set: the result's `gene_ids` serve every call of [`encode`].
+        """
+        mapping = self.tokenizer.gene_vocabulary.map_genes(
+            names, ensembl_ids=ensembl_ids, species=species, counts=counts
+        )
+        self.last_coverage = mapping.coverage
+        return mapping
+
+    def encode(
+        self,
+        matrix,
+        gene_ids: np.ndarray,
+        *,
+        cell_ids,
+        seed: int = 0,
+        epoch: int = 0,
+        rows: np.ndarray | None = None,
+        uniforms: np.ndarray | None = None,
+        totals: np.ndarray | None = None,
+        check: bool = True,
+        num_threads: int = 1,
+    ) -> dict[str, np.ndarray]:
+        """Turn rows of a matrix into a padded batch.
+
+        Explicitly stored zeros count as zeros. Rows whose column indices are unsorted or doubled are read as scipy
+        reads them: in column order, doubled entries added up.
+
+        Args:
+            matrix: (cells, genes) CSR matrix, any object with `indptr`, `indices`, `data` and `shape`, or a dense array;
+                other sparse formats are converted first, on every call.
+            gene_ids: (genes,) integers, token id of each column, -1 = column not used.
+            cell_ids: (batch,) integers that name the cells of the batch, for example from `hash_names`.
+            seed: seed of what is random.
+            epoch: varies what is random from epoch to epoch.
+            rows: (batch,) rows of the matrix to take, in this order; None for all.
+            uniforms: (stored entries of `matrix`,) numbers in [0, 1) that spread ties between bins instead of the keyed
+                ones, for comparisons with recorded draws.
+            totals: (batch,) total count of each cell, for the encoding `rank`; None for the sum of its row.
+            check: refuse data that are not of the kind that the feature extractor `expects`. (Negative and non-finite
+                values are always refused.)
+            num_threads: how many threads share the cells.
+
+        Returns:
+            `input_ids` (batch, tokens) int64, `expression_values` (batch, tokens) float32 (not with the encoding
+            `rank`), `attention_mask` (batch, tokens) int64, padded on the right to the longest cell.
+
+        Raises:
+            ExpressionError: lengths do not match, values are negative, not finite or of the wrong kind, or a cell has
+                no expressed gene that the model knows.
+        """
+        cells, found = self._read(matrix, gene_ids, rows, uniforms)
+        cell_ids = as_cell_ids(cell_ids)
+        match_length("cell ids", cell_ids, cells.rows.size, "row")
+        if totals is not None:
+            match_length("totals", totals, cells.rows.size, "row")
+        if check:
+            check_kind(found, self.feature_extractor.expects)
+        refuse_rows(found.genes == 0, cells.rows, "no expressed gene that the model knows", "leave them out.")
+        layout = self._layout()
+        width = int(self._token_counts(found, cells).max(initial=0))
+        return self._encode(cells, cell_keys(cell_ids, seed, epoch), layout, width, uniforms, totals, num_threads)
+
+    def lengths(self, matrix, gene_ids: np.ndarray, *, rows: np.ndarray | None = None) -> np.ndarray:
+        """How many tokens each cell will have, special tokens included; 0 for a cell that [`encode`] would refuse.
+
+        Args:
+            matrix, gene_ids, rows: as for [`encode`].
+
+        Returns:
+            (batch,) int64.
+
+        Raises:
+            ExpressionError: lengths do not match, or values are negative or not finite.
+        """
+        cells, found = self._read(matrix, gene_ids, rows)
+        return np.where(found.genes > 0, self._token_counts(found, cells), 0)
+
+    def __call__(
+        self,
+        cells,
+        *,
+        gene_names: Sequence[str] | None = None,
+        ensembl_ids: Sequence[str] | None = None,
+        layer: str | None = None,
+        species: str = "human",
+        cell_ids=None,
+        seed: int = 0,
+        epoch: int = 0,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """Turn cells into a batch for the model.
+
+        Args:
+            cells: an AnnData, or a (cells, genes) sparse or dense matrix, or one (genes,) row. Of an AnnData the data are
+                looked for as [`select_counts`] says.
+            gene_names: (genes,) names of the columns; needed for a matrix or a row, taken from an AnnData.
+            ensembl_ids: (genes,) Ensembl ids of the columns, where known beside the names.
+            layer: the layer of the AnnData that holds the data; also `"X"` or `"raw"`.
+            species: `"human"`, or `"mouse"` to go through orthologs.
+            cell_ids: (cells,) integers. By default made from the names of the AnnData's cells; for a matrix the row
+                numbers.
+            seed, epoch: see [`encode`].
+            return_tensors: `"pt"` or `"np"`; numpy arrays when left out.
+
+        Returns:
+            What [`encode`] returns. `last_coverage` then holds the report on the genes.
+
+        Raises:
+            ExpressionError: as [`encode`]; or there are no cells, or the names are missing.
+            GeneCoverageError: the model knows too few of the genes.
+        """
+        source = "the matrix"
+        if hasattr(cells, "var_names"):
+            cell_ids = hash_names(cells.obs_names) if cell_ids is None else cell_ids
+            expects = self.feature_extractor.expects
+            cells, names, ids, source = select_counts(cells, layer, expects=expects)
+            gene_names, ensembl_ids = (names, ids) if gene_names is None else (gene_names, ensembl_ids)
+        elif layer is not None:
+            raise ExpressionError(f"A matrix has no layers: leave out `layer={layer!r}`, or give an AnnData.")
+        if gene_names is None:
+            raise ExpressionError("The columns of a matrix have no names: give `gene_names`, one for each column.")
+        matrix = as_csr(cells)
+        match_length("gene names", gene_names, matrix.shape[1], "column")
+        if matrix.shape[0] == 0:
+            raise ExpressionError("There are no cells to encode: the data have 0 rows.")
+        _, found = read_cells(matrix, np.full(matrix.shape[1], -1, np.int32))
+        check_kind(found, self.feature_extractor.expects, source)
+        counts = np.bincount(matrix.indices, weights=matrix.data, minlength=matrix.shape[1])
+        mapping = self.map_genes(gene_names, ensembl_ids=ensembl_ids, species=species, counts=counts)
+        mapping.coverage.check()
+        cell_ids = np.arange(matrix.shape[0]) if cell_ids is None else cell_ids
+        batch = self.encode(matrix, mapping.gene_ids, cell_ids=cell_ids, seed=seed, epoch=epoch, check=False)
+        return BatchFeature(batch, tensor_type=return_tensors)
+
+    def _read(self, matrix, gene_ids, rows, uniforms=None) -> tuple[Cells, Survey]:
+        special_ids = (self.tokenizer.pad_token_id, self.tokenizer.cls_token_id, self.tokenizer.eos_token_id)
+        tokens = tokens_of_columns(gene_ids, tuple(one for one in special_ids if one is not None))
+        return read_cells(matrix, tokens, rows, uniforms)
+
+    def _layout(self) -> Layout:
+        extractor, tokenizer = self.feature_extractor, self.tokenizer
+        max_length = np.iinfo(np.int64).max if extractor.max_length is None else extractor.max_length
+        return Layout(
+            cls_id=_special_id(tokenizer, "cls_token") if extractor.add_cls else -1,
+            eos_id=_special_id(tokenizer, "eos_token") if extractor.add_eos else -1,
+            pad_id=_special_id(tokenizer, "pad_token"),
+            cls_value=float(extractor.cls_value),
+            pad_value=float(extractor.pad_value),
+            max_genes=max_length - extractor.n_special_tokens,
+            sample=extractor.truncation == "sample",
+            zeros=extractor.include_zero_genes,
+        )
+
+    def _token_counts(self, found: Survey, cells: Cells) -> np.ndarray:
+        extractor = self.feature_extractor
+        genes = found.genes
+        if extractor.include_zero_genes:
+            genes = np.full_like(genes, np.count_nonzero(cells.tokens >= 0))
+        tokens = genes + extractor.n_special_tokens
+        return tokens if extractor.max_length is None else np.minimum(tokens, extractor.max_length)
+
+    def _encode(self, cells, keys, layout, width, uniforms, totals, num_threads) -> dict[str, np.ndarray]:
+        extractor = self.feature_extractor
+        if extractor.encoding == "rank":
+            ids, mask = encode_rank(
+                cells,
+                layout,
+                width,
+                factors=self._rank_factors(),
+                target_sum=extractor.target_sum,
+                totals=totals,
+                num_threads=num_threads,
+            )
+            return {"input_ids": ids, "attention_mask": mask}
+        if extractor.encoding == "bins":
+            ids, values, mask = encode_bins(
+                cells, keys, layout, width, n_bins=extractor.n_bins, uniforms=uniforms, num_threads=num_threads
+            )
+        else:
+            ids, values, mask = encode_continuous(cells, keys, layout, width, num_threads=num_threads)
+        return {"input_ids": ids, "expression_values": values, "attention_mask": mask}
+
+    def _rank_factors(self) -> np.ndarray:
+        """One over the medians of genes, by token id."""
+        made_for = (self.tokenizer, self.feature_extractor.gene_medians)
+        if self._factors is None or any(a is not b for a, b in zip(self._factors[0], made_for, strict=True)):
+            self._factors = (made_for, _factors(self.tokenizer.gene_vocabulary, self.feature_extractor.gene_medians))
+        return self._factors[1]
+
+
+def _special_id(tokenizer, role: str) -> int:
+    token_id = getattr(tokenizer, f"{role}_id")
+    if token_id is None:
+        raise ConfigurationError(
+            f"The feature extractor asks for a `{role}`, which the tokenizer does not have: set `{role}` of the tokenizer, "
+            f"or `add_{role[:3]}=False` of the feature extractor."
+        )
+    return token_id
+
+
+def _factors(vocabulary, gene_medians: dict[str, float] | None) -> np.ndarray:
+    factors = np.ones(vocabulary.size)
+    if gene_medians is None:
+        return factors
+    genes = {gene: token for gene, token in vocabulary.items() if gene not in vocabulary.special_tokens}
+    missing = [gene for gene in genes if gene not in gene_medians]
+    if missing:
+        raise ConfigurationError(
+            f"`gene_medians` lacks {len(missing):,} of the tokenizer's {len(genes):,} genes, for example {missing[0]}: "
+            "give a median for every gene."
+        )
+    for gene, token in genes.items():
+        factors[token] = 1 / gene_medians[gene]
+    return factors
