@@ -1,9 +1,9 @@
 """The order of an epoch, as a pure function of (seed, epoch, sources).
 
-Sources are cut into blocks of consecutive cells; the blocks of all sources are shuffled together; consecutive stretches
+Sources are cut into blocks of consecutive cells; the blocks of all sources are shuffled together; consecutive pieces
 of that sequence are windows; the cells of a window are shuffled again, and grouped by length. Everything random is a
-sort by keys made from names and numbers, so it depends neither on the order in which files are given nor on the version
-of a generator, and any window can be found without walking through those before it.
+sort by keys made from names and numbers, so it depends neither on the order in which files are given nor on the
+version of a generator, and any window can be found without walking through those before it.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..errors import ConfigurationError
 from ..tokenization.encodings.keys import cell_keys, hash_names
 
 _CELLS, _BLOCKS = 0, 1
@@ -27,6 +28,77 @@ class Stretch(NamedTuple):
 def cell_ids(source_name: str, rows: np.ndarray) -> np.ndarray:
     """(cells,) uint64: what the random draws of cells are keyed by. Different rows of a source never share an id."""
     return _ids(source_name, rows, _CELLS)
+
+
+class Schedule(NamedTuple):
+    """The batches of an epoch that one rank reads.
+
+    Attributes:
+        n_cells: cells of the corpus.
+        batch_size: cells of a batch; only the last of the epoch may be smaller.
+        group_size: cells grouped by length, a multiple of `batch_size`.
+        window_size: cells of a window, a multiple of `group_size`.
+        numbers: the rank's batches, counted over all ranks from the beginning of the epoch.
+    """
+
+    n_cells: int
+    batch_size: int
+    group_size: int
+    window_size: int
+    numbers: range
+
+    @classmethod
+    def make(
+        cls,
+        n_cells: int,
+        batch_size: int,
+        *,
+        group_size: int,
+        window_size: int,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
+    ) -> "Schedule":
+        """Fit groups and windows to the batch size, and share the batches from cell `start` on among the ranks.
+
+        Raises:
+            ConfigurationError: a size is not positive, the rank is not among the ranks, or no batch begins at `start`.
+        """
+        sizes = {"batch_size": batch_size, "group_size": group_size, "window_size": window_size}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ConfigurationError(f"`{name}` must be at least 1, got {size}.")
+        if not 0 <= rank < world_size:
+            raise ConfigurationError(f"`rank` must lie in 0..{world_size - 1} (`world_size` - 1), got {rank}.")
+        if not 0 <= start <= n_cells or (start % batch_size and start != n_cells):
+            raise ConfigurationError(
+                f"`start` must be a multiple of the batch size {batch_size} from 0 to {n_cells} cells, got {start}: "
+                "an epoch is resumed where a batch ended."
+            )
+        first, last = -(-start // batch_size), -(-n_cells // batch_size)
+        if drop_last:
+            last = max(first, n_cells // batch_size)
+            last -= (last - first) % world_size
+        group_size = -(-max(group_size, batch_size) // batch_size) * batch_size
+        window_size = max(1, window_size // group_size) * group_size
+        return cls(n_cells, batch_size, group_size, window_size, range(first + rank, last, world_size))
+
+    def windows(self) -> range:
+        """The windows in which the rank has batches, and perhaps some between them in which it has none."""
+        if not self.numbers:
+            return range(0)
+        per_window = self.window_size // self.batch_size
+        return range(self.numbers[0] // per_window, self.numbers[-1] // per_window + 1)
+
+    def cells(self, window: int) -> list[slice]:
+        """The rank's batches of a window, as places in the order of the window's cells."""
+        per_window = self.window_size // self.batch_size
+        step = self.numbers.step
+        begin = max(0, -(-(window * per_window - self.numbers.start) // step))
+        end = max(0, -(-((window + 1) * per_window - self.numbers.start) // step))
+        places = [number % per_window * self.batch_size for number in self.numbers[begin:end]]
+        return [slice(place, place + self.batch_size) for place in places]
 
 
 class EpochPlan:

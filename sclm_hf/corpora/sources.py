@@ -122,6 +122,13 @@ def select_rows(
     return selected
 
 
+def csr_from_arrays(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n_genes: int) -> csr_matrix:
+    """A CSR matrix around arrays that scipy neither scans nor copies: checking values belongs to the encoding."""
+    matrix = csr_matrix((len(indptr) - 1, n_genes), dtype=data.dtype)
+    matrix.data, matrix.indices, matrix.indptr = data, indices, indptr
+    return matrix
+
+
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
@@ -142,7 +149,8 @@ def _checked_rows(rows: Any, source: CellSource) -> np.ndarray:
         )
     rows = np.sort(rows.astype(np.int64))
     if rows.size and (rows[0] < 0 or rows[-1] >= source.n_cells):
-        raise CorpusError(f"`rows` of `{source.location}` must lie in 0..{source.n_cells - 1}, got {rows[0]}..{rows[-1]}.")
+        found = f"{rows[0]}..{rows[-1]}"
+        raise CorpusError(f"`rows` of `{source.location}` must lie in 0..{source.n_cells - 1}, got {found}.")
     if (np.diff(rows) == 0).any():
         raise CorpusError(f"`rows` of `{source.location}` names row {rows[:-1][np.diff(rows) == 0][0]} twice.")
     return rows
