@@ -1,4 +1,4 @@
-"""Expression data in whatever form they come: found in an AnnData, brought to CSR, checked, or refused with a reason."""
+"""Expression data in whatever form they come: found in an AnnData, brought to CSR, checked or refused."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,13 +22,13 @@ def select_counts(
 ) -> tuple[Any, Sequence[str], Sequence[str] | None, str]:
     """Find the data of an AnnData, in the one order that holds everywhere.
 
-    Counts: the layer asked for; else `layers["counts"]`; else `raw`; else `X`. Normalised data: the layer asked for; else
-    `X`. What is found is not replaced by something further down when it turns out not to be counts: then it is refused,
-    and `layer` says where else to look.
+    Counts: the layer asked for; else `layers["counts"]`; else `raw`; else `X`. Normalised data: the layer asked for;
+    else `X`. What is found is not replaced by something further down when it turns out not to be counts: then it is
+    refused, and `layer` says where else to look.
 
     Names are `var_names`, with Ensembl ids beside them where a column of `var` holds some (`ensembl_id`, `gene_ids`,
-    `gene_id`, `feature_id`). Where `var_names` are Ensembl ids and a column holds symbols (`feature_name`, `gene_symbol`,
-    `gene_name`, `symbol`), the symbols are the names.
+    `gene_id`, `feature_id`). Where `var_names` are Ensembl ids and a column holds symbols (`feature_name`,
+    `gene_symbol`, `gene_name`, `symbol`), the symbols are the names.
 
     Args:
         adata: an AnnData, or what looks like one.
@@ -79,8 +79,8 @@ def as_csr(matrix):
     """A matrix as something with CSR arrays: left as it is where it has them, converted otherwise.
 
     Args:
-        matrix: CSR, any other scipy sparse format, a dense (cells, genes) array, one dense (genes,) row, or an object that
-            brings one of these into memory by `to_memory()`.
+        matrix: CSR, any other scipy sparse format, a dense (cells, genes) array, one dense (genes,) row, or an object
+            that brings one of these into memory by `to_memory()`.
 
     Raises:
         ExpressionError: it is none of these.
@@ -110,7 +110,7 @@ def read_cells(matrix, tokens: np.ndarray, rows=None, uniforms=None) -> tuple[Ce
         uniforms: as for `CellProcessor.encode`; only checked here.
 
     Returns:
-        The cells, in column order and without doubled entries (added up where there were some), and the survey of them.
+        The cells, in column order and without doubled entries (added up where there were some), and their survey.
 
     Raises:
         ExpressionError: lengths do not match, an index is out of range, or values are negative or not finite.
@@ -118,6 +118,7 @@ def read_cells(matrix, tokens: np.ndarray, rows=None, uniforms=None) -> tuple[Ce
     matrix = as_csr(matrix)
     match_length("gene ids", tokens, matrix.shape[1], "column")
     cells = Cells(*_csr_arrays(matrix), _row_numbers(rows, matrix.shape[0]), tokens)
+    _check_bounds(cells)
     if uniforms is not None:
         _check_uniforms(uniforms, cells.data.size)
     found = survey(cells)
@@ -154,8 +155,8 @@ def check_kind(found: Survey, expects: str, source: str = "the matrix") -> None:
         )
     if expects == "normalized" and n_values and share <= FRACTIONAL_SHARE:
         raise ExpressionError(
-            f"The encoding expects normalised data, but {source} holds whole numbers ({share:.1%} fractional): normalise "
-            "first, for example with `scanpy.pp.normalize_total` and `scanpy.pp.log1p`, or name another `layer`."
+            f"The encoding expects normalised data, but {source} holds whole numbers ({share:.1%} fractional): "
+            "normalise first, for example with `scanpy.pp.normalize_total` and `scanpy.pp.log1p`, or name another `layer`."
         )
 
 
@@ -170,9 +171,7 @@ def refuse_rows(bad: np.ndarray, rows: np.ndarray, what: str, remedy: str) -> No
 def match_length(what: str, given, expected: int, each: str) -> None:
     """Raise an `ExpressionError` unless there are as many of `given` as rows or columns."""
     if len(given) != expected:
-        raise ExpressionError(
-            f"There are {len(given):,} {what}, but {expected:,} {each}s: expected one for each {each}."
-        )
+        raise ExpressionError(f"There are {len(given):,} {what}, but {expected:,} {each}s: expected one a {each}.")
 
 
 def _kernel_type(array: np.ndarray) -> np.ndarray:
@@ -188,13 +187,18 @@ def _kernel_type(array: np.ndarray) -> np.ndarray:
 
 def _csr_arrays(matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     indptr, indices, data = (np.ascontiguousarray(part) for part in (matrix.indptr, matrix.indices, matrix.data))
-    if any(part.ndim != 1 for part in (indptr, indices, data)) or any(
-        a.dtype.kind not in "iu" for a in (indptr, indices)
-    ):
+    flat = all(part.ndim == 1 for part in (indptr, indices, data))
+    if not flat or indptr.dtype.kind not in "iu" or indices.dtype.kind not in "iu":
         raise ExpressionError("`indptr`, `indices` and `data` of the matrix must be flat, the first two of integers.")
     match_length("row bounds (`indptr`, less one)", indptr[1:], matrix.shape[0], "row")
     match_length("column indices", indices, data.size, "stored value")
     return indptr, indices, _kernel_type(data)
+
+
+def _check_bounds(cells: Cells) -> None:
+    starts, stops = cells.indptr[cells.rows], cells.indptr[cells.rows + 1]
+    bad = (starts < 0) | (starts > stops) | (stops > cells.data.size)
+    refuse_rows(bad, cells.rows, "bounds (`indptr`) outside the stored values", "the matrix is damaged.")
 
 
 def _row_numbers(rows, n_rows: int) -> np.ndarray:

@@ -21,9 +21,9 @@ __all__ = ["CellProcessor", "select_counts"]
 class CellProcessor(ProcessorMixin):
     """The parameters of an encoding and the vocabulary of a model, together: cells in, a batch for the model out.
 
-    What is random about a cell (ties between bins, which genes a long cell keeps) depends on its id, `seed` and `epoch`
-    alone, so a cell's tokens are the same in any batch, order, chunking and number of threads; only the padding is the
-    batch's. Genes stand in the order of the matrix's columns (with the encoding `rank`: of their ranks).
+    What is random about a cell (ties between bins, which genes a long cell keeps) depends on its id, `seed` and
+    `epoch` alone, so a cell's tokens are the same in any batch, order, chunking and number of threads; only the padding
+    is the batch's. Genes stand in the order of the matrix's columns (with the encoding `rank`: of their ranks).
 
     Args:
         feature_extractor: parameters of the encoding.
@@ -77,15 +77,15 @@ class CellProcessor(ProcessorMixin):
         reads them: in column order, doubled entries added up.
 
         Args:
-            matrix: (cells, genes) CSR matrix, any object with `indptr`, `indices`, `data` and `shape`, or a dense array;
-                other sparse formats are converted first, on every call.
+            matrix: (cells, genes) CSR matrix, any object with `indptr`, `indices`, `data` and `shape`, or a dense
+                array; other sparse formats are converted first, on every call.
             gene_ids: (genes,) integers, token id of each column, -1 = column not used.
             cell_ids: (batch,) integers that name the cells of the batch, for example from `hash_names`.
             seed: seed of what is random.
             epoch: varies what is random from epoch to epoch.
             rows: (batch,) rows of the matrix to take, in this order; None for all.
-            uniforms: (stored entries of `matrix`,) numbers in [0, 1) that spread ties between bins instead of the keyed
-                ones, for comparisons with recorded draws.
+            uniforms: (stored entries of `matrix`,) numbers in [0, 1) that spread ties between bins instead of the
+                keyed ones, for comparisons with recorded draws.
             totals: (batch,) total count of each cell, for the encoding `rank`; None for the sum of its row.
             check: refuse data that are not of the kind that the feature extractor `expects`. (Negative and non-finite
                 values are always refused.)
@@ -142,8 +142,8 @@ class CellProcessor(ProcessorMixin):
         """Turn cells into a batch for the model.
 
         Args:
-            cells: an AnnData, or a (cells, genes) sparse or dense matrix, or one (genes,) row. Of an AnnData the data are
-                looked for as [`select_counts`] says.
+            cells: an AnnData, or a (cells, genes) sparse or dense matrix, or one (genes,) row. Of an AnnData the data
+                are looked for as [`select_counts`] says.
             gene_names: (genes,) names of the columns; needed for a matrix or a row, taken from an AnnData.
             ensembl_ids: (genes,) Ensembl ids of the columns, where known beside the names.
             layer: the layer of the AnnData that holds the data; also `"X"` or `"raw"`.
@@ -243,8 +243,8 @@ def _special_id(tokenizer, role: str) -> int:
     token_id = getattr(tokenizer, f"{role}_id")
     if token_id is None:
         raise ConfigurationError(
-            f"The feature extractor asks for a `{role}`, which the tokenizer does not have: set `{role}` of the tokenizer, "
-            f"or `add_{role[:3]}=False` of the feature extractor."
+            f"The feature extractor asks for a `{role}`, which the tokenizer does not have: set `{role}` of the "
+            f"tokenizer, or `add_{role[:3]}=False` of the feature extractor."
         )
     return token_id
 
@@ -257,8 +257,8 @@ def _factors(vocabulary, gene_medians: dict[str, float] | None) -> np.ndarray:
     missing = [gene for gene in genes if gene not in gene_medians]
     if missing:
         raise ConfigurationError(
-            f"`gene_medians` lacks {len(missing):,} of the tokenizer's {len(genes):,} genes, for example {missing[0]}: "
-            "give a median for every gene."
+            f"`gene_medians` lacks {len(missing):,} of the tokenizer's {len(genes):,} genes, for example {missing[0]}: give "
+            "a median for every gene."
         )
     for gene, token in genes.items():
         factors[token] = 1 / gene_medians[gene]
