@@ -74,7 +74,7 @@ FAMILIES: dict[str, Family] = {
         redistributable=True,
         sizes={
             "whole-human": "12 layers, width 512, 8 heads, 60,697 genes; 33 million normal human cells",
-            "brain, blood, heart, lung, kidney, pan-cancer, continual pretrained": "the same architecture, other cells",
+            "brain, blood, heart, lung, kidney, pan-cancer, continual": "the same architecture, other cells",
         },
         tasks=("embed", "annotate"),
         config="ScGPTConfig",

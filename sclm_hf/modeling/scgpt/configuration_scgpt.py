@@ -23,7 +23,7 @@ class ScGPTConfig(PreTrainedConfig):
         How values are embedded: `"continuous"` (an MLP on the number), `"category"` (a table of bins) or `"scaling"`
         (the gene embedding is multiplied by the value).
     num_value_embeddings (`int`, *optional*):
-        Rows of the table of bins when `value_style` is `"category"`: bins, padding and mask, `num_bins + 2` unless given.
+        Rows of the table of bins when `value_style` is `"category"`; `num_bins + 2` (bins, padding, mask) by default.
     max_value (`float`, *optional*, defaults to 512.0):
         Larger values are cut to this one before the value MLP, as published.
     pad_value (`float`, *optional*, defaults to -2.0):
@@ -48,8 +48,8 @@ class ScGPTConfig(PreTrainedConfig):
         statistics a batch label, no affine part), `"batchnorm"`, `"do_affine"` (a quirk of the original that asks for
         batch labels and does nothing) or None.
     dsbn_batch_domain (`str`, *optional*, defaults to `"first"`):
-        Quirk of the original: `"first"` normalises the whole batch with the domain of its first cell. `"cell"` uses each
-        cell's own domain at inference, which equals the original at batch size 1; `embed` uses that.
+        Quirk of the original: `"first"` normalises the whole batch with the domain of its first cell. `"cell"` uses
+        each cell's own domain at inference, which equals the original at batch size 1; `embed` uses that.
     use_batch_labels (`bool`, *optional*, defaults to `False`):
         Whether the expression decoders see an embedding of the cell's batch label.
     num_batch_labels (`int`, *optional*, defaults to 0):

@@ -212,7 +212,7 @@ class ScGPTLayer(GradientCheckpointingLayer):
 
 
 class ScGPTMLP(nn.Module):
-    """Linear, activation, LayerNorm, repeated; then a linear output. The cell classifier and the batch discriminator."""
+    """Linear, activation, LayerNorm, repeated, then a linear output: the classifier and the batch discriminator."""
 
     def __init__(self, config: ScGPTConfig, num_layers: int, num_outputs: int, activation: type[nn.Module]):
         super().__init__()
@@ -653,7 +653,7 @@ class ScGPTForMaskedExpression(ScGPTPreTrainedModel):
         batch_labels: Tensor | None = None,
         modality_ids: Tensor | None = None,
     ) -> Tensor:
-        """Values `(batch, genes)` of `input_ids`, generated from a `(batch, hidden)` cell embedding put at position 0."""
+        """Values `(batch, genes)` of `input_ids`, generated from a `(batch, hidden)` cell embedding at position 0."""
         encoded = self.model(
             input_ids,
             expression_values,

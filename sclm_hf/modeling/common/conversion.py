@@ -1,0 +1,153 @@
+"""Turning original checkpoints into ours: one literal table of names a family, and a report of every tensor.
+
+A table maps an original name to ours. `{}` stands for a number, the same on both sides. The value is a name, a tuple
+of names (the tensor is cut in equal parts along its first axis), `Stacked` (numbered tensors become one, along a new
+first axis) or `Dropped` (left out on purpose, with the reason). A name that is not in the table is an error.
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sclm_hf.errors import CheckpointError
+
+REPORT_FILE = "loading_report.json"
+
+
+class Dropped(str):
+    """The reason why a tensor is left out on purpose."""
+
+
+class Stacked(str):
+    """The name of the tensor that numbered tensors are stacked into."""
+
+
+WeightMap = dict[str, str | tuple[str, ...]]
+
+
+@dataclass
+class LoadingReport:
+    """What became of every tensor of an original checkpoint.
+
+    Attributes:
+        family: the family's name.
+        source: names of the files read.
+        architecture: class that the folder opens as.
+        used: tensors taken under their own name.
+        renamed: original name -> our names.
+        dropped: original name -> why it was left out on purpose.
+        notes: what else the user should know.
+    """
+
+    family: str
+    source: list[str]
+    architecture: str = ""
+    used: list[str] = field(default_factory=list)
+    renamed: dict[str, list[str]] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        lines = [
+            f"{self.architecture} from {', '.join(self.source)}",
+            f"  tensors used as named: {len(self.used)}, renamed: {len(self.renamed)}, dropped: {len(self.dropped)}",
+        ]
+        lines += [f"  dropped `{name}`: {reason}" for name, reason in self.dropped.items()]
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def save(self, folder: Path) -> None:
+        """Write the report beside the weights as `loading_report.json`."""
+        (folder / REPORT_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def convert_weights(source: dict[str, Tensor], weight_map: WeightMap, report: LoadingReport) -> dict[str, Tensor]:
+    """Rename, cut, stack and drop the tensors of `source` as `weight_map` says; fills `report`.
+
+    Raises:
+        CheckpointError: a tensor is not in the table.
+    """
+    patterns = [(_pattern(original), target) for original, target in weight_map.items()]
+    converted: dict[str, Tensor] = {}
+    stacks: dict[str, dict[int, Tensor]] = {}
+    unknown = []
+    for name, tensor in source.items():
+        match, target = next(((m, target) for p, target in patterns if (m := p.fullmatch(name))), (None, None))
+        if match is None:
+            unknown.append(name)
+        elif isinstance(target, Dropped):
+            report.dropped[name] = str(target)
+        elif isinstance(target, Stacked):
+            stacks.setdefault(str(target), {})[int(match.group(1))] = tensor
+            report.renamed[name] = [str(target)]
+        else:
+            names = [n.format(*match.groups()) for n in ((target,) if isinstance(target, str) else target)]
+            parts = [tensor] if len(names) == 1 else tensor.chunk(len(names))
+            converted.update(zip(names, parts, strict=True))
+            if names == [name]:
+                report.used.append(name)
+            else:
+                report.renamed[name] = names
+    if unknown:
+        raise CheckpointError(
+            f"The checkpoint holds {len(unknown)} tensors that {report.family} does not have: {_some(unknown)}. "
+            "It is of another family, or of a version that this converter does not know."
+        )
+    for name, parts in stacks.items():
+        converted[name] = torch.stack([parts[number] for number in sorted(parts)])
+    return converted
+
+
+def load_strictly(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load `weights` into `model`: nothing missing, nothing left over, every shape equal.
+
+    Raises:
+        CheckpointError: lists what does not fit.
+    """
+    expected = model.state_dict()
+    missing = sorted(expected.keys() - weights.keys())
+    extra = sorted(weights.keys() - expected.keys())
+    misshapen = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & weights.keys())
+        if weights[name].shape != expected[name].shape
+    ]
+    problems = [
+        f"{what}: {_some(names)}"
+        for what, names in (("missing", missing), ("left over", extra), ("wrongly shaped", misshapen))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"The weights do not fit {type(model).__name__}; "
+            + "; ".join(problems)
+            + ". Check that the settings file "
+            "belongs to these weights."
+        )
+    model.load_state_dict({name: tensor.contiguous() for name, tensor in weights.items()})
+
+
+def empty_output(folder: Path) -> Path:
+    """Make sure that `folder` can be written without touching anything that is there.
+
+    Raises:
+        CheckpointError: it holds files already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"`{folder}` exists and is not an empty folder: choose another output, or empty it.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _pattern(original: str) -> re.Pattern:
+    return re.compile(re.escape(original).replace(r"\{\}", r"(\d+)"))
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
