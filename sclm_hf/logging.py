@@ -38,7 +38,7 @@ def progress_bar(iterable: Iterable | None = None, **kwargs: Any):
     if os.environ.get("SCLM_NO_PROGRESS"):
         from tqdm import tqdm
 
-        return tqdm(iterable, disable=True, **kwargs)
+        return tqdm(iterable, **(kwargs | {"disable": True}))
     from transformers.utils import logging as transformers_logging
 
     return (

@@ -16,9 +16,7 @@ TRACKERS = ("tensorboard", "trackio", "wandb")
 
 
 def option(default: Any, help: str) -> Any:
-    """A dataclass field with its help text; lists get their own copy of the default."""
-    if isinstance(default, list):
-        return field(default_factory=default.copy, metadata={"help": help})
+    """A dataclass field with its help text."""
     return field(default=default, metadata={"help": help})
 
 
@@ -61,8 +59,13 @@ class TrainingConfig:
     early_stopping_patience: int = option(0, "Stop after so many evaluations without improvement; 0 = never.")
     early_stopping_threshold: float = option(0.0, "What counts as an improvement.")
     save_merged: bool = option(True, "Beside a LoRA adapter, save the model with the adapter merged.")
-    resume_from_checkpoint: str | None = option(None, "`last` (from the start if there is none) or a checkpoint folder.")
-    report_to: list[str] = option(["none"], f"Trackers beside the log file: {', '.join(TRACKERS)}, or none.")
+    resume_from_checkpoint: str | None = option(
+        None, "`last` (from the start if there is none) or a checkpoint folder."
+    )
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"],
+        metadata={"help": f"Trackers beside the log file: {', '.join(TRACKERS)}, or none."},
+    )
     project_name: str = option("sclm-hf", "Name of the project in the trackers.")
     use_cpu: bool = option(False, "Train on the CPU even where there is an accelerator.")
 

@@ -9,11 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ..logging import get_logger
 from .arguments import TrainingConfig
 from .checkpoints import TrainingState
-
-logger = get_logger(__name__)
 
 
 class LossLog:
@@ -28,9 +25,9 @@ class LossLog:
 
     def rewind(self, step: int) -> None:
         """Forget what was logged after `step`, and a last line that a kill cut off: it will be logged again."""
+        kept = [record for record in self.read() if record["step"] <= step]
         if not self.path.exists():
             return
-        kept = [record for record in self.read() if record["step"] <= step]
         temporary = self.path.with_suffix(".partial")
         temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         os.replace(temporary, self.path)
@@ -41,8 +38,10 @@ class LossLog:
             file.write(json.dumps(record) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole records."""
+        """All whole records; none before the first."""
         records = []
+        if not self.path.exists():
+            return records
         for line in self.path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(json.JSONDecodeError):
                 records.append(json.loads(line))
@@ -86,6 +85,10 @@ class Interruption:
 
     def __exit__(self, *_: Any) -> None:
         self._restore()
+
+    def is_wished(self) -> bool:
+        """Whether a signal has come."""
+        return self.signal is not None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:

@@ -1,14 +1,19 @@
 """Checkpoints: whole or absent. One is written beside the others, flushed to the disk, and then renamed into place."""
 
+import dataclasses
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from ..errors import CheckpointError
+from accelerate import Accelerator
+
+from ..errors import CheckpointError, ConfigurationError
+from ..logging import warn
+from .arguments import TrainingConfig
 
 STATE_FILE = "training_state.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -101,8 +106,9 @@ class CheckpointFolder:
 
     def clean(self) -> None:
         """Remove what a killed process left half-written."""
-        for path in self.directory.glob(f"{_PARTIAL}*"):
-            shutil.rmtree(path)
+        for path in [*self.directory.glob(f"{_PARTIAL}*"), *self.directory.glob("step-*")]:
+            if not (path / STATE_FILE).is_file() or path.name.startswith(_PARTIAL):
+                shutil.rmtree(path)
 
     def prune(self, best_step: int | None) -> None:
         """Remove all but the newest `limit` checkpoints and the one of `best_step`."""
@@ -114,6 +120,100 @@ class CheckpointFolder:
                 shutil.rmtree(path)
 
 
+def find_checkpoint(config: TrainingConfig, folder: CheckpointFolder) -> Path | None:
+    """The checkpoint that a run starts from, None for a fresh start.
+
+    Raises:
+        ConfigurationError: the output folder holds checkpoints that the run would mix with its own.
+        CheckpointError: the checkpoint asked for does not exist.
+    """
+    asked, last = config.resume_from_checkpoint, folder.last()
+    if asked == "last":
+        return last
+    if asked is None:
+        if last is not None:
+            raise ConfigurationError(
+                f"`output_dir` {config.output_dir} holds checkpoints of an earlier run: continue it with "
+                "`resume_from_checkpoint=last`, remove them, or choose another folder."
+            )
+        return None
+    chosen = Path(asked)
+    TrainingState.load(chosen)
+    newer = [path for path in folder.all() if path.name > chosen.name]
+    if newer and chosen.resolve().parent == folder.directory.resolve():
+        raise ConfigurationError(
+            f"{folder.directory} holds checkpoints newer than {chosen.name}: remove them (the run goes another way "
+            "from there), or choose another `output_dir`."
+        )
+    return chosen
+
+
+def save_checkpoint(accelerator: Accelerator, folder: CheckpointFolder, state: TrainingState) -> None:
+    """Write the checkpoint of `state.step` and remove those that are no longer kept; called in all processes.
+
+    Raises:
+        CheckpointError: writing failed; earlier checkpoints are untouched.
+    """
+    partial, final = folder.partial(state.step), folder.path(state.step)
+    with replacing(partial, final) if accelerator.is_main_process else nullcontext():
+        accelerator.wait_for_everyone()
+        hook = accelerator.register_save_state_pre_hook(_without_wrapper_names)
+        accelerator.save_state(str(partial))
+        hook.remove()
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            state.save(partial)
+    if accelerator.is_main_process:
+        folder.prune(state.best_step)
+    accelerator.wait_for_everyone()
+
+
+def load_checkpoint(accelerator: Accelerator, directory: Path, fresh: TrainingState) -> TrainingState:
+    """Put model, optimizer, schedule and generators into the state of a checkpoint.
+
+    Args:
+        accelerator: has prepared what is loaded.
+        directory: the checkpoint.
+        fresh: the state that the run would start with.
+
+    Returns:
+        The state to continue with.
+
+    Raises:
+        CheckpointError: the checkpoint belongs to another run, or does not fit the model.
+    """
+    state = TrainingState.load(directory)
+    for name, what in (("corpus_cells", "cells in the corpus"), ("seed", "seed")):
+        if getattr(state, name) != getattr(fresh, name):
+            raise CheckpointError(
+                f"{directory} was written with {getattr(state, name)} as {what}, and this run has "
+                f"{getattr(fresh, name)}: resume with the settings and files of that run."
+            )
+    if state.world_size != fresh.world_size:
+        warn(
+            f"{directory} was written by {state.world_size} processes and is taken up by {fresh.world_size}: "
+            "the cells go on where they stopped, the dropout does not."
+        )
+    hook = accelerator.register_load_state_pre_hook(lambda models, _: _unwrap(accelerator, models))
+    try:
+        accelerator.load_state(str(directory), load_kwargs={"weights_only": True})
+    except Exception as error:
+        raise CheckpointError(f"Cannot take up {directory}: {error}") from error
+    finally:
+        hook.remove()
+    return dataclasses.replace(state, world_size=fresh.world_size)
+
+
+def _without_wrapper_names(models: list, weights: list[dict], directory: str) -> None:
+    """Save names as the bare model has them, so that any number of processes can read them."""
+    for i, names in enumerate(weights):
+        weights[i] = {name.removeprefix("module."): tensor for name, tensor in names.items()}
+
+
+def _unwrap(accelerator: Accelerator, models: list) -> None:
+    models[:] = [accelerator.unwrap_model(model) for model in models]
+
+
 @contextmanager
 def replacing(temporary: Path, final: Path) -> Iterator[Path]:
     """Make `final` out of what is written into `temporary`, all of it or nothing.
@@ -122,19 +222,22 @@ def replacing(temporary: Path, final: Path) -> Iterator[Path]:
         CheckpointError: writing failed, for example because the disk is full; `final` is as it was.
     """
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         yield temporary
         flush(temporary)
         if final.exists():
-            shutil.rmtree(final)
+            os.replace(final, temporary.with_name(f"{temporary.name}-replaced"))
         os.replace(temporary, final)
         flush_entry(final.parent)
-    except OSError as error:
+    # torch and safetensors report a full disk as errors of their own, which are no OSError
+    except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
-            f"Cannot write {final}: {error}. Earlier checkpoints are untouched: make room and resume from the last one."
+            f"Cannot write {final}: {error}. Earlier checkpoints are untouched: make room and resume from "
+            "the last one."
         ) from error
+    shutil.rmtree(temporary.with_name(f"{temporary.name}-replaced"), ignore_errors=True)
 
 
 def flush(directory: Path) -> None:

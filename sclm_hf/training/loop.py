@@ -1,0 +1,355 @@
+"""The one training loop: every objective, family and adapter goes through `train`."""
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from accelerate.utils import send_to_device, set_seed
+from safetensors.torch import load_model
+from torch import nn
+
+from ..errors import ConfigurationError, SclmError
+from ..logging import get_logger, progress_bar
+from .arguments import TrainingConfig
+from .callbacks import Interruption, LossLog, note_evaluation
+from .checkpoints import (
+    WEIGHTS_FILE,
+    CheckpointFolder,
+    TrainingState,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from .optimization import create_optimizer, create_schedule
+from .saving import save_trained
+from .trackers import start_trackers
+from .validation import ComputeMetrics, evaluate
+from .windows import Window, windows
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run came to.
+
+    Attributes:
+        output_dir: folder of the trained model, with its processor, log and checkpoints.
+        step: optimizer steps taken.
+        best_step: the step whose weights were kept, None without evaluation.
+        metrics: the evaluation at that step, or the last one.
+        history: the records of the log, in order: `step`, `epoch`, `loss`, `learning_rate`, … or `eval_…`.
+        stopped_early: early stopping ended the run.
+    """
+
+    output_dir: Path
+    step: int
+    best_step: int | None
+    metrics: dict[str, float]
+    history: list[dict[str, Any]] = field(repr=False)
+    stopped_early: bool = False
+
+
+def train(
+    model: nn.Module,
+    corpus: Any,
+    collator: Any,
+    config: TrainingConfig,
+    *,
+    eval_corpus: Any = None,
+    eval_collator: Any = None,
+    compute_metrics: ComputeMetrics | None = None,
+    processor: Any = None,
+    on_log: Callable[[dict[str, Any]], None] | None = None,
+) -> TrainingResult:
+    """Train `model` on `corpus` and save it, with its processor, to `config.output_dir`.
+
+    The loss is the model head's. Element-wise losses are divided by the number of labels in the whole accumulation
+    window of all processes (`num_items_in_batch`), so that neither accumulation nor the number of processes changes
+    them. Each process reads its own batches from the corpus's plan.
+
+    Args:
+        model: a transformers model with a loss, or a PEFT model around one; changed in place.
+        corpus: a `CellCorpus`, or anything with its `__len__` and `loader`.
+        collator: an objective of `sclm_hf.objectives`.
+        config: settings.
+        eval_corpus: cells to evaluate on; without it there is no best checkpoint and no early stopping.
+        eval_collator: objective for them, `collator` by default.
+        compute_metrics: `(logits, labels) -> {name: value}` over all evaluated cells, for heads with `logits`.
+        processor: saved beside the model.
+        on_log: called in the main process with every record of the log.
+
+    Raises:
+        ConfigurationError: settings, corpus and existing checkpoints do not go together.
+        CheckpointError: a checkpoint cannot be written or read.
+        SclmError: the loss is no longer a finite number.
+    """
+    run = _Run(model, corpus, collator, config, eval_corpus, eval_collator or collator, compute_metrics, on_log)
+    return run.fit(processor)
+
+
+class _Run:
+    """The state of one call of `train`."""
+
+    def __init__(self, model, corpus, collator, config, eval_corpus, eval_collator, compute_metrics, on_log) -> None:
+        self.config, self.corpus, self.collator = config, corpus, collator
+        self.eval_corpus, self.eval_collator, self.compute_metrics = eval_corpus, eval_collator, compute_metrics
+        self.on_log = on_log
+        self.output_dir = Path(config.output_dir)
+        self.accelerator = create_accelerator(config)
+        self.world_size, self.is_main = self.accelerator.num_processes, self.accelerator.is_main_process
+        self.total_steps, self.steps_per_epoch = self._count_steps()
+        self.checkpoints = CheckpointFolder(self.output_dir / "checkpoints", config.save_total_limit)
+        self.state = TrainingState(corpus_cells=len(corpus), seed=config.seed, world_size=self.world_size)
+        self.saved_state: TrainingState | None = None
+        self.log = LossLog(self.output_dir / "training_log.jsonl")
+        self.interruption = Interruption()
+        self._prepare(model)
+        self._take_up(find_checkpoint(config, self.checkpoints))
+
+    def _count_steps(self) -> tuple[int, int]:
+        per_device, cells = self.config.per_device_train_batch_size, len(self.corpus)
+        if cells <= per_device * (self.world_size - 1):
+            raise ConfigurationError(
+                f"{cells} cells leave some of the {self.world_size} processes without a batch of {per_device}: give "
+                "more cells, or lower `per_device_train_batch_size`."
+            )
+        per_epoch = math.ceil(cells / (per_device * self.world_size * self.config.gradient_accumulation_steps))
+        return self.config.max_steps or per_epoch * self.config.num_train_epochs, per_epoch
+
+    def _prepare(self, model: nn.Module) -> None:
+        set_seed(self.config.seed, device_specific=True)
+        if self.config.gradient_checkpointing:
+            model.activation_checkpointing_enable()
+        self.divides_by_items = accepts_num_items(model)
+        optimizer = create_optimizer(model, self.config)
+        # accelerate would step a prepared schedule once for each process
+        self.schedule = create_schedule(optimizer, self.config, self.total_steps)
+        self.accelerator.register_for_checkpointing(self.schedule)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+
+    def _take_up(self, checkpoint: Path | None) -> None:
+        """Continue from `checkpoint`, if any, and clear away what was done or half done after it."""
+        if checkpoint is not None:
+            self.state = load_checkpoint(self.accelerator, checkpoint, self.state)
+            logger.info("Resuming from %s", checkpoint)
+        self.loss_sum = torch.tensor(self.state.loss_sum if self.is_main else 0.0, device=self.accelerator.device)
+        if self.is_main:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.clean()
+            self.log.rewind(self.state.step)
+        start_trackers(self.accelerator, self.config)
+        self.accelerator.wait_for_everyone()
+
+    @property
+    def done(self) -> bool:
+        return self.state.step >= self.total_steps or self.state.stopped_early
+
+    def fit(self, processor: Any) -> TrainingResult:
+        """Run to the end, keep the best weights and save the model."""
+        progress = {"total": self.total_steps, "initial": self.state.step, "disable": not self.is_main}
+        self.seconds, self.cells_logged = time.perf_counter(), 0
+        with self.interruption, progress_bar(desc="training", unit="step", **progress) as self.bar:
+            interrupted = False
+            while not (self.done or interrupted):
+                interrupted = self._run_epoch()
+            self._save_checkpoint()
+        if interrupted and not self.done:
+            self.accelerator.end_training()
+            logger.warning("Stopped after step %d; resume with `--resume_from_checkpoint last`.", self.state.step)
+            signal.raise_signal(self.interruption.signal or signal.SIGINT)
+        return self._finish(processor)
+
+    def _run_epoch(self) -> bool:
+        """Train to the end of the epoch, of the run, or until the wish to stop (then True)."""
+        filler = functools.cache(lambda: next(iter(self._loader(self.state.epoch, start=0))))
+        batches = self._loader(self.state.epoch, self.state.cells)
+        accumulation = self.config.gradient_accumulation_steps
+        for window in windows(batches, accumulation, self.accelerator, filler, self.interruption.is_wished):
+            self._step(window)
+            if self._is_due(self.config.eval_steps):
+                self._evaluate()
+            if self._is_due(self.config.save_steps):
+                self._save_checkpoint()
+            if self.done or window.interrupted:
+                return window.interrupted
+        self.state.epoch, self.state.cells = self.state.epoch + 1, 0
+        if self.config.eval_steps == 0:
+            self._evaluate()
+        if self.config.save_steps == 0:
+            self._save_checkpoint()
+        return False
+
+    def _loader(self, epoch: int, start: int) -> Any:
+        return self.corpus.loader(
+            self.config.per_device_train_batch_size,
+            collator=self.collator,
+            num_workers=self.config.dataloader_num_workers,
+            epoch=epoch,
+            start=start,
+            rank=self.accelerator.process_index,
+            world_size=self.world_size,
+        )
+
+    def _is_due(self, every: int) -> bool:
+        return every > 0 and self.state.step % every == 0
+
+    def _step(self, window: Window) -> None:
+        """One optimizer step; the loss is the sum over the batches of all processes."""
+        self.model.train()
+        arguments = self.collator.forward_arguments(self.state.step)
+        if self.divides_by_items:
+            arguments = arguments | {"num_items_in_batch": window.items}
+        for i, (batch, weight) in enumerate(window.batches):
+            is_last = i == len(window.batches) - 1
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                loss = self.model(**send_to_device(batch, self.accelerator.device), **arguments).loss * weight
+                loss = loss if self.divides_by_items else loss / window.n_batches
+                # distributed training averages gradients over the processes, and the loss is a sum
+                self.accelerator.backward(loss * self.world_size)
+            self.loss_sum += loss.detach()
+        self._update()
+        self.state.step += 1
+        self.state.loss_steps += 1
+        self.state.cells += window.cells
+        self.cells_logged += window.cells
+        self.bar.update()
+        if self._is_due(self.config.logging_steps) or self.done:
+            self._log_step()
+
+    def _update(self) -> None:
+        self.grad_norm = None
+        if self.config.max_grad_norm > 0:
+            self.grad_norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.schedule.step()
+
+    def _collect_loss(self) -> float:
+        """Sum of the losses since the last line of the log, over all processes; from now on the main one keeps it."""
+        total = self.accelerator.reduce(self.loss_sum, reduction="sum")
+        if not torch.isfinite(total):
+            raise SclmError(
+                f"The loss became {total.item()} before step {self.state.step}: lower `learning_rate`, lengthen "
+                "`warmup_steps` or use `mixed_precision=no`, and resume from an earlier checkpoint."
+            )
+        self.loss_sum = total.clone() if self.is_main else torch.zeros_like(total)
+        return total.item()
+
+    def _log_step(self) -> None:
+        now = time.perf_counter()
+        record = {
+            "loss": self._collect_loss() / self.state.loss_steps,
+            "learning_rate": self.schedule.get_last_lr()[0],
+            "grad_norm": None if self.grad_norm is None else float(self.grad_norm),
+            "cells_per_second": self.cells_logged / (now - self.seconds),
+        }
+        self.state.loss_steps, self.seconds, self.cells_logged = 0, now, 0
+        self.loss_sum.zero_()
+        self.bar.set_postfix(loss=f"{record['loss']:.4g}", refresh=False)
+        self._log(record)
+
+    def _log(self, values: dict[str, Any]) -> None:
+        epoch = round(self.state.epoch + self.state.cells / len(self.corpus), 4)
+        record = {"step": self.state.step, "epoch": epoch, **values}
+        self.accelerator.log({k: v for k, v in record.items() if k != "step" and v is not None}, step=self.state.step)
+        if self.is_main:
+            self.log.append(record)
+            if self.on_log is not None:
+                self.on_log(record)
+
+    def _evaluate(self) -> None:
+        """Evaluate once a step, and keep a checkpoint when nothing was better before."""
+        if self.eval_corpus is None or self.state.last_evaluation == self.state.step:
+            return
+        metrics = evaluate(
+            self.model,
+            self.eval_corpus,
+            self.eval_collator,
+            self.accelerator,
+            batch_size=self.config.per_device_eval_batch_size,
+            num_workers=self.config.dataloader_num_workers,
+            compute_metrics=self.compute_metrics,
+        )
+        self._log({f"eval_{name}": value for name, value in metrics.items()})
+        if note_evaluation(self.state, watched_metric(metrics, self.config), self.config):
+            self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        """Write a checkpoint, unless this very state has been written."""
+        self.state.loss_sum = self._collect_loss()
+        if self.state == self.saved_state:
+            return
+        save_checkpoint(self.accelerator, self.checkpoints, self.state)
+        self.saved_state = dataclasses.replace(self.state)
+
+    def _finish(self, processor: Any) -> TrainingResult:
+        self._evaluate()
+        model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        best = self.state.best_step
+        if best not in (None, self.state.step) and self.config.load_best_model_at_end:
+            load_model(model, self.checkpoints.path(best) / WEIGHTS_FILE, device=str(self.accelerator.device))
+        if self.is_main:
+            save_trained(model, self.output_dir, processor, merged=self.config.save_merged)
+        self.accelerator.end_training()
+        self.accelerator.free_memory()
+        history = self.log.read()
+        kept = self.state.step if best is None or not self.config.load_best_model_at_end else best
+        metrics = [record for record in history if record["step"] == kept and "eval_loss" in record]
+        return TrainingResult(
+            output_dir=self.output_dir,
+            step=self.state.step,
+            best_step=best,
+            metrics={k: v for k, v in metrics[-1].items() if k.startswith("eval_")} if metrics else {},
+            history=history,
+            stopped_early=self.state.stopped_early,
+        )
+
+
+def create_accelerator(config: TrainingConfig) -> Accelerator:
+    """The accelerator of a run; accumulation windows and batches a process are the loop's own business."""
+    # a process may train several times, with other settings each time
+    AcceleratorState._reset_state()
+    return Accelerator(
+        mixed_precision=config.mixed_precision,
+        cpu=config.use_cpu,
+        log_with=config.trackers or None,
+        project_dir=config.output_dir,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.ddp_find_unused_parameters)],
+    )
+
+
+def accepts_num_items(model: nn.Module) -> bool:
+    """Whether the model divides its loss by `num_items_in_batch`; the rule of `transformers.Trainer`."""
+    inner = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    declared = getattr(inner, "accepts_loss_kwargs", None)
+    if declared is not None:
+        return declared
+    parameters = inspect.signature(inner.forward).parameters.values()
+    return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def watched_metric(metrics: dict[str, float], config: TrainingConfig) -> float:
+    """The evaluation metric that decides.
+
+    Raises:
+        ConfigurationError: there is none of this name.
+    """
+    name = config.metric_for_best_model.removeprefix("eval_")
+    if name not in metrics:
+        raise ConfigurationError(
+            f"`metric_for_best_model` is {name!r}, and the evaluation gives {', '.join(sorted(metrics))}."
+        )
+    return metrics[name]

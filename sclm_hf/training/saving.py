@@ -1,0 +1,30 @@
+"""What a run leaves behind: a folder that the Auto classes open."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+
+def save_trained(model: nn.Module, directory: Path, processor: Any = None, *, merged: bool = True) -> None:
+    """Save model and processor.
+
+    A plain model goes to `directory`. With a LoRA adapter, the adapter goes to `directory/adapter`, and the model with
+    the adapter merged to `directory` unless `merged` is False.
+
+    Args:
+        model: the model, or the PEFT model around it; left as it is.
+        directory: the folder.
+        processor: saved in each folder that is written.
+        merged: see above.
+    """
+    if hasattr(model, "peft_config"):
+        from ..adapters.lora import merge_adapter, save_adapter
+
+        save_adapter(model, directory / "adapter", processor=processor)
+        if not merged:
+            return
+        model = merge_adapter(model)
+    model.save_pretrained(directory)
+    if processor is not None:
+        processor.save_pretrained(directory)

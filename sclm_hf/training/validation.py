@@ -1,0 +1,76 @@
+"""Evaluation while training: the loss and the metrics of all evaluation cells, over all processes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, send_to_device
+from torch import nn
+
+from ..errors import ConfigurationError
+from .windows import count_items
+
+ComputeMetrics = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    corpus: Any,
+    collator: Any,
+    accelerator: Accelerator,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    compute_metrics: ComputeMetrics | None = None,
+) -> dict[str, float]:
+    """Mean loss over the labels, and what `compute_metrics` makes of logits and labels.
+
+    Everything random is drawn as in epoch 0, so evaluations of one run compare the same masks.
+
+    Args:
+        model: as prepared by `accelerator`; left in evaluation mode.
+        corpus: the cells.
+        collator: their objective.
+        accelerator: of the run.
+        batch_size: cells a forward pass and process.
+        num_workers: processes that read and encode.
+        compute_metrics: `(logits (cells, classes), labels (cells,)) -> {name: value}`.
+
+    Raises:
+        ConfigurationError: the corpus has no labels that count.
+    """
+    # the bare model: processes may have different numbers of batches
+    model = accelerator.unwrap_model(model).eval()
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    outputs: list[tuple[np.ndarray, np.ndarray]] = []
+    for batch in corpus.loader(
+        batch_size, collator=collator, num_workers=num_workers, epoch=0, start=0, rank=rank, world_size=world_size
+    ):
+        result = model(**send_to_device(batch, accelerator.device))
+        items = count_items(batch)
+        total += torch.stack([result.loss.double() * items, torch.tensor(float(items), device=total.device)])
+        if compute_metrics is not None:
+            outputs.append((result.logits.float().cpu().numpy(), batch["labels"].numpy()))
+    loss_sum, items = accelerator.reduce(total, reduction="sum").tolist()
+    if items == 0:
+        raise ConfigurationError("The evaluation corpus has no labels that count: give it more cells.")
+    metrics = {"loss": loss_sum / items}
+    if compute_metrics is not None:
+        logits, labels = zip(*gather_object(outputs), strict=True)
+        metrics |= compute_metrics(np.concatenate(logits), np.concatenate(labels))
+    return metrics
+
+
+def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy and macro-F1 over the labels that occur; a `compute_metrics` for cell classification."""
+    labelled = labels >= 0
+    predicted, labels = logits[labelled].argmax(-1), labels[labelled]
+    n_labels = logits.shape[-1]
+    confusion = np.bincount(labels * n_labels + predicted, minlength=n_labels**2).reshape(n_labels, n_labels)
+    hits, occurring = np.diagonal(confusion), confusion.sum(0) + confusion.sum(1)
+    f1 = 2 * hits[occurring > 0] / occurring[occurring > 0]
+    return {"accuracy": float(hits.sum() / len(labels)), "macro_f1": float(f1.mean())}

@@ -1,0 +1,74 @@
+"""Accumulation windows: the batches of one optimizer step, and what all processes must agree on before its forward."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from accelerate import Accelerator
+
+IGNORED = -100
+Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The batches of one optimizer step.
+
+    Attributes:
+        batches: this process's batches, each with its weight in the loss: 1, or 0 for a filler that only keeps the
+            processes in step when the others have one batch more.
+        cells: cells in the window, all processes together.
+        items: labels that count (not -100), all processes together; at least 1.
+        n_batches: batches in the window, all processes together, fillers left out.
+        interrupted: a process has been asked to stop.
+    """
+
+    batches: list[tuple[Batch, float]]
+    cells: int
+    items: int
+    n_batches: int
+    interrupted: bool = False
+
+
+def windows(
+    batches: Iterable[Batch],
+    size: int,
+    accelerator: Accelerator,
+    filler: Callable[[], Batch],
+    is_interrupted: Callable[[], bool],
+) -> Iterator[Window]:
+    """Cut this process's batches into windows of `size`; the last one of an epoch may be shorter.
+
+    All processes get the same number of windows with the same number of batches.
+
+    Args:
+        batches: what the corpus hands out to this process.
+        size: batches a window and process.
+        accelerator: sums the counts over the processes.
+        filler: gives a batch for a process that has run out before the others.
+        is_interrupted: tells whether this process has been asked to stop.
+    """
+    batches = iter(batches)
+    while True:
+        window = list(islice(batches, size))
+        cells = sum(count_cells(batch) for batch in window)
+        items = sum(count_items(batch) for batch in window)
+        counts = torch.tensor([[len(window), cells, items, is_interrupted()]], device=accelerator.device)
+        counts = accelerator.gather(counts)
+        n_batches, cells, items, interrupted = counts.sum(dim=0).tolist()
+        if n_batches == 0:
+            return
+        missing = int(counts[:, 0].max()) - len(window)
+        weighted = [(batch, 1.0) for batch in window] + [(filler(), 0.0) for _ in range(missing)]
+        yield Window(weighted, cells, max(items, 1), n_batches, bool(interrupted))
+
+
+def count_cells(batch: Batch) -> int:
+    """Cells in a batch; the first axis of the mask in every family, also where tokens are cells."""
+    return len(batch["attention_mask"])
+
+
+def count_items(batch: Batch) -> int:
+    """Labels that the loss counts; cells where the batch has no labels."""
+    return int((batch["labels"] != IGNORED).sum()) if "labels" in batch else count_cells(batch)
