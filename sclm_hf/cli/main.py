@@ -4,8 +4,10 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import SclmError
+from .annotate import annotate
 from .card import card
 from .convert import convert
+from .embed import embed
 
 
 class _Verbs(TyperGroup):
@@ -25,10 +27,14 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-for verb in (card, convert):
+for verb in (annotate, card, convert, embed):
     app.command()(verb)
 
 
 @app.callback()
 def main() -> None:
     """Single-cell language models: convert, embed, annotate, train, push."""
+
+
+if __name__ == "__main__":
+    app()

@@ -9,8 +9,10 @@ from sclm_hf.errors import ConfigurationError
 from sclm_hf.evaluation.metrics import Predictions
 from sclm_hf.evaluation.reports import ResultsTable, compare
 from sclm_hf.hub.card import CardFacts, TrainingData, render_card, start_facts, write_card
+from sclm_hf.tokenization.gene_vocabulary import GeneVocabulary
 
 TRUE = np.array(["B", "B", "T", "T", "NK"])
+COVERAGE = GeneVocabulary.from_genes(["CD3E", "MS4A1"]).map_genes(["CD3E", "XYZ9"]).coverage
 METHOD = "scGPT + LoRA"
 
 
@@ -34,12 +36,7 @@ def make_facts(**changes) -> CardFacts:
         "base_model": "someone/base",
         "is_adapter": True,
         "training_data": [TrainingData("PBMC 68k", 700, 765, "scanpy 1.11.5", "BSD-3-Clause")],
-        "coverage": {
-            "pbmc.h5ad": {
-                "n_genes": 765, "matched": 760, "renamed": 3, "ambiguous": 0, "duplicated": 0, "missing": 2,
-                "count_share": 0.987,
-            }
-        },
+        "coverage": {"pbmc.h5ad": COVERAGE.to_dict()},
         "label_names": ["B", "NK", "T"],
         "settings": {"steps": 300},
         "results": [make_table()],
@@ -85,7 +82,7 @@ def test_text_says_what_a_reader_needs():
     text = render_card(make_facts()).text
     for part in (
         "pip install", 'sclm_hf.annotate(cells, "someone/tiny-scgpt")', "| PBMC 68k | 700 | 765 | scanpy 1.11.5 |",
-        "| pbmc.h5ad | 765 | 760 | 3 | 0 | 0 | 2 | 98.7% |", "make demo", "700 cells of one donor.", "Nature Methods",
+        "| pbmc.h5ad | 2 | 1 | 0 | 0 | 0 | 1 | 50.0% |", "make demo", "700 cells of one donor.", "Nature Methods",
         "B, NK, T", "| steps | 300 |", "Seeds: 0.",
     ):  # fmt: skip
         assert part in text

@@ -1,0 +1,92 @@
+"""`annotate`: a label, its probability and those of all other labels for each cell."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ConfigurationError, require
+from .inference import prepare_cells, run_cells
+from .loading import load_model
+from .provenance import record
+
+if TYPE_CHECKING:
+    import torch
+    from anndata import AnnData
+
+    from ..tokenization.processing_cell import CellProcessor
+
+UNASSIGNED = "unassigned"
+PREDICTION, CONFIDENCE, PROBABILITIES = "sclm_prediction", "sclm_confidence", "sclm_probabilities"
+
+
+def annotate(
+    adata: "AnnData",
+    model: Any,
+    processor: "CellProcessor | None" = None,
+    *,
+    unassigned_threshold: float = 0.0,
+    layer: str | None = None,
+    species: str = "human",
+    batch_key: str | None = None,
+    batch_size: int = 64,
+    device: "str | torch.device | None" = None,
+    dtype: "str | torch.dtype | None" = None,
+    seed: int = 0,
+    revision: str | None = None,
+    copy: bool = True,
+) -> "AnnData":
+    """Add the labels that a fine-tuned `model` predicts for the cells of `adata`.
+
+    Args:
+        adata: cells; the data are looked for in `layer`, else `layers["counts"]`, `raw`, `X`.
+        model: folder or repository id of a checkpoint with a classification head, or of an adapter; or a loaded model.
+        processor: the processor; by default the one saved with the model.
+        unassigned_threshold: cells whose highest probability is below it are called `"unassigned"`; between 0 and 1.
+        layer, species, batch_key, batch_size, device, dtype, seed, revision, copy: as for `embed`.
+
+    Returns:
+        The AnnData with `obs["sclm_prediction"]` (categorical), `obs["sclm_confidence"]` (the highest probability),
+        `obsm["sclm_probabilities"]` (n_cells, n_labels) float32, whose columns stand in the order of
+        `uns["sclm_hf"]["sclm_prediction"]["label_names"]`, and with the provenance beside that.
+
+    Raises:
+        CheckpointError: the model has no trained classification head, or cannot be read.
+        ConfigurationError: the threshold is not between 0 and 1.
+        GeneCoverageError: the model knows too few of the genes.
+        ExpressionError: the data are not what the model's encoding expects.
+    """
+    if not 0 <= unassigned_threshold <= 1:
+        raise ConfigurationError(f"`unassigned_threshold` must lie between 0 and 1, got {unassigned_threshold}.")
+    pandas = require("pandas", extra="anndata")
+    loaded = load_model(model, "annotate", processor=processor, device=device, dtype=dtype, revision=revision)
+    config = loaded.model.config
+    label_names = [config.id2label[index] for index in range(config.num_labels)]
+    cells = prepare_cells(adata, loaded, layer=layer, species=species, batch_key=batch_key)
+    probabilities = run_cells(
+        loaded,
+        cells,
+        lambda output: output.logits.float().softmax(dim=-1),
+        batch_size=batch_size,
+        seed=seed,
+        description="annotate",
+    )
+    confidence = probabilities.max(axis=1)
+    names = np.array([*label_names, UNASSIGNED], dtype=object)
+    codes = np.where(confidence < unassigned_threshold, len(label_names), probabilities.argmax(axis=1))
+
+    result = adata.copy() if copy else adata
+    categories = list(dict.fromkeys([*label_names, *([UNASSIGNED] if unassigned_threshold > 0 else [])]))
+    result.obs[PREDICTION] = pandas.Categorical(names[codes], categories=categories)
+    result.obs[CONFIDENCE] = confidence
+    result.obsm[PROBABILITIES] = probabilities
+    settings = {
+        "layer": layer,
+        "species": species,
+        "batch_key": batch_key,
+        "batch_size": batch_size,
+        "seed": seed,
+        "unassigned_threshold": unassigned_threshold,
+    }
+    record(result, PREDICTION, loaded, cells, settings)
+    result.uns["sclm_hf"][PREDICTION]["label_names"] = np.array(label_names, dtype=object)
+    return result

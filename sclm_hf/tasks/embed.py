@@ -1,0 +1,86 @@
+"""`embed`: one vector a cell."""
+
+from typing import TYPE_CHECKING, Any
+
+from .inference import prepare_cells, run_cells
+from .loading import load_model
+from .provenance import record
+
+if TYPE_CHECKING:
+    import torch
+    from anndata import AnnData
+
+    from ..tokenization.processing_cell import CellProcessor
+
+
+def embed(
+    adata: "AnnData",
+    model: Any,
+    processor: "CellProcessor | None" = None,
+    *,
+    key_added: str | None = None,
+    layer: str | None = None,
+    species: str = "human",
+    batch_key: str | None = None,
+    batch_size: int = 64,
+    device: "str | torch.device | None" = None,
+    dtype: "str | torch.dtype | None" = None,
+    seed: int = 0,
+    revision: str | None = None,
+    copy: bool = True,
+) -> "AnnData":
+    """Add the embeddings that `model` gives to the cells of `adata`.
+
+    A cell's vector does not depend on the batch size, on the order of the cells or on which others are there: to 1e-5
+    in float32. What is random about a cell (which genes are kept of a cell that is too long, ties between bins) is
+    drawn from its name in `obs_names` and `seed`.
+
+    Args:
+        adata: cells; the data are looked for in `layer`, else `layers["counts"]`, `raw`, `X`.
+        model: folder or repository id of a checkpoint or an adapter; or a loaded model.
+        processor: the processor; by default the one saved with the model.
+        key_added: name of the embedding in `obsm`; by default `X_<family>`, for example `"X_scgpt"`.
+        layer: the layer that holds the data; also `"X"` or `"raw"`.
+        species: `"human"`, or `"mouse"` to go through orthologs.
+        batch_key: column of `obs` with the numbers of the batches, for models trained with batch labels.
+        batch_size: cells a batch; halved, with a warning, when memory runs out.
+        device: where to run; by default CUDA, else MPS, else CPU.
+        dtype: `"float32"` (default), `"bfloat16"` or `"float16"`.
+        seed: seed of what is random about a cell.
+        revision: branch, tag or commit on the Hub.
+        copy: work on a copy; False adds to `adata` itself.
+
+    Returns:
+        The AnnData with `obsm[key_added]` (n_cells, cell_embedding_size) float32, divided by its L2 norm where
+        `config.normalize_cell_embedding` says so, as scGPT's published procedure does (Cui et al., Nature Methods
+        2024), and with `uns["sclm_hf"][key_added]`: model, revision, versions, settings and coverage of the genes.
+
+    Raises:
+        CheckpointError: the model cannot be read or is incomplete.
+        GeneCoverageError: the model knows too few of the genes.
+        ExpressionError: the data are not what the model's encoding expects.
+    """
+    from torch.nn import functional as F
+
+    loaded = load_model(model, "embed", processor=processor, device=device, dtype=dtype, revision=revision)
+    config = loaded.model.config
+    key_added = key_added or f"X_{config.model_type}"
+    cells = prepare_cells(adata, loaded, layer=layer, species=species, batch_key=batch_key)
+
+    def read(output):
+        cell_embedding = output.cell_embedding.float()
+        return F.normalize(cell_embedding, dim=-1) if config.normalize_cell_embedding else cell_embedding
+
+    embedding = run_cells(loaded, cells, read, batch_size=batch_size, seed=seed, description="embed")
+    result = adata.copy() if copy else adata
+    result.obsm[key_added] = embedding
+    settings = {
+        "layer": layer,
+        "species": species,
+        "batch_key": batch_key,
+        "batch_size": batch_size,
+        "seed": seed,
+        "normalized": config.normalize_cell_embedding,
+    }
+    record(result, key_added, loaded, cells, settings)
+    return result

@@ -1,0 +1,222 @@
+"""Cells of an AnnData through a model: checked as a whole, run in batches of like length, given back in order."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ConfigurationError, ExpressionError, SclmError
+from ..logging import progress_bar, warn
+
+if TYPE_CHECKING:
+    import torch
+    from anndata import AnnData
+    from transformers.utils import ModelOutput
+
+    from ..tokenization.gene_vocabulary import GeneCoverage
+    from .loading import LoadedModel
+
+# Settings of published models by which a cell's result depends on its batch-mates, and their independent form.
+_INDEPENDENT = {"average_includes_padding": False, "dsbn_batch_domain": "cell"}
+
+
+@dataclass(frozen=True)
+class PreparedCells:
+    """The cells of an AnnData, found, checked and mapped to a vocabulary.
+
+    Attributes:
+        matrix: (n_cells, n_genes) CSR.
+        gene_ids: (n_genes,) int64, -1 = column not used.
+        cell_ids: (n_cells,) uint64, made from the names of the cells.
+        lengths: (n_cells,) int64, tokens of each cell.
+        batch_labels: (n_cells,) int64, or None.
+        coverage: what became of the genes.
+        source: where the data were found.
+    """
+
+    matrix: Any
+    gene_ids: np.ndarray
+    cell_ids: np.ndarray
+    lengths: np.ndarray
+    batch_labels: np.ndarray | None
+    coverage: "GeneCoverage"
+    source: str
+
+
+def prepare_cells(
+    adata: "AnnData",
+    loaded: "LoadedModel",
+    *,
+    layer: str | None = None,
+    species: str = "human",
+    batch_key: str | None = None,
+) -> PreparedCells:
+    """Find the data of `adata`, map its genes, and refuse now what would fail later.
+
+    Args:
+        adata: the cells.
+        loaded: the model and its processor.
+        layer: where the data are, as for `select_counts`.
+        species: `"human"`, or `"mouse"` to go through orthologs.
+        batch_key: column of `obs` with the numbers of the batches, for models trained with batch labels.
+
+    Raises:
+        ConfigurationError: batch labels are missing, not wanted or out of range.
+        ExpressionError: there are no cells, values are not what the encoding expects, or a cell has no known gene.
+        GeneCoverageError: the model knows too few of the genes.
+    """
+    from ..tokenization.encodings.keys import hash_names
+    from ..tokenization.expression_matrix import as_csr, check_kind, read_cells, refuse_rows, select_counts
+
+    batch_labels = _batch_labels(adata, batch_key, loaded.model.config)
+    processor = loaded.processor
+    expects = processor.feature_extractor.expects
+    matrix, names, ensembl_ids, source = select_counts(adata, layer, expects=expects)
+    matrix = as_csr(matrix)
+    if matrix.shape[0] == 0:
+        raise ExpressionError("There are no cells: the AnnData has 0 rows.")
+    _, survey = read_cells(matrix, np.full(matrix.shape[1], -1, np.int32))
+    check_kind(survey, expects, source)
+    counts = np.bincount(matrix.indices, weights=matrix.data, minlength=matrix.shape[1])
+    mapping = processor.map_genes(names, ensembl_ids=ensembl_ids, species=species, counts=counts)
+    mapping.coverage.check()
+    lengths = processor.lengths(matrix, mapping.gene_ids)
+    refuse_rows(lengths == 0, np.arange(len(lengths)), "no expressed gene that the model knows", "leave them out.")
+    cell_ids = hash_names(adata.obs_names)
+    return PreparedCells(matrix, mapping.gene_ids, cell_ids, lengths, batch_labels, mapping.coverage, source)
+
+
+def _batch_labels(adata: "AnnData", batch_key: str | None, config: Any) -> np.ndarray | None:
+    """(n_cells,) int64 batch labels for a model that needs them, None for one that does not."""
+    needed = getattr(config, "needs_batch_labels", False)
+    if not needed and batch_key is None:
+        return None
+    if not needed:
+        raise ConfigurationError("The model was trained without batch labels: leave out `batch_key`.")
+    if batch_key is None or batch_key not in adata.obs:
+        raise ConfigurationError(
+            f"The model was trained with {config.num_batch_labels} batch labels: name with `batch_key` the column of "
+            f"`obs` that holds their numbers, got {batch_key!r}; there are {list(adata.obs.columns)}."
+        )
+    labels = adata.obs[batch_key].to_numpy()
+    try:
+        numbers = labels.astype(np.int64)
+        sound = bool((numbers == labels.astype(float)).all())
+    except (TypeError, ValueError):
+        sound = False
+    if not sound or numbers.min() < 0 or numbers.max() >= config.num_batch_labels:
+        raise ConfigurationError(
+            f"`obs[{batch_key!r}]` must hold whole numbers from 0 to {config.num_batch_labels - 1}, as in training; "
+            f"it holds {sorted(set(map(str, labels)))[:5]}."
+        )
+    return numbers
+
+
+def run_cells(
+    loaded: "LoadedModel",
+    cells: PreparedCells,
+    read: "Callable[[ModelOutput], torch.Tensor]",
+    *,
+    batch_size: int = 64,
+    seed: int = 0,
+    description: str,
+) -> np.ndarray:
+    """Run every cell and collect what `read` takes from the model's output.
+
+    The longest cells go first, so that a batch that does not fit in memory shows at once. Then the batch is halved.
+
+    Args:
+        loaded: the model and its processor.
+        cells: the cells.
+        read: output of the model -> (batch, …) tensor.
+        batch_size: cells a batch to begin with.
+        seed: seed of what is random about a cell.
+        description: what the progress bar says.
+
+    Returns:
+        (n_cells, …) float32, in the order of the cells.
+
+    Raises:
+        SclmError: a single cell does not fit in memory.
+    """
+    if batch_size < 1:
+        raise ConfigurationError(f"`batch_size` must be at least 1, got {batch_size}.")
+    order = np.argsort(-cells.lengths, kind="stable")
+    results: np.ndarray | None = None
+    done = 0
+    with _independent(loaded.model), progress_bar(total=len(order), desc=description, unit="cell") as bar:
+        while done < len(order):
+            rows = order[done : done + batch_size]
+            values = _try_batch(loaded, cells, rows, seed, read)
+            if values is None:
+                batch_size = _halved(min(batch_size, len(rows)), int(cells.lengths[rows].max()))
+                continue
+            if results is None:
+                results = np.empty((len(order), *values.shape[1:]), np.float32)
+            results[rows] = values
+            done += len(rows)
+            bar.update(len(rows))
+    return results
+
+
+def _try_batch(
+    loaded: "LoadedModel", cells: PreparedCells, rows: np.ndarray, seed: int, read: Callable
+) -> np.ndarray | None:
+    """What `read` takes from one batch; None when memory ran out."""
+    import torch
+
+    model = loaded.model
+    arrays = loaded.processor.encode(
+        cells.matrix, cells.gene_ids, cell_ids=cells.cell_ids[rows], rows=rows, seed=seed, check=False
+    )
+    if cells.batch_labels is not None:
+        arrays["batch_labels"] = cells.batch_labels[rows]
+    try:
+        with torch.inference_mode():
+            batch = {name: torch.from_numpy(array).to(model.device) for name, array in arrays.items()}
+            return read(model(**batch)).float().cpu().numpy()
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+    # outside of the handler, which would keep the batch's tensors alive
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(
+        words in str(error).lower() for words in ("not enough memory", "out of memory", "can't allocate memory")
+    )
+
+
+def _halved(batch_size: int, n_tokens: int) -> int:
+    if batch_size == 1:
+        raise SclmError(
+            f"Memory ran out with a single cell of {n_tokens:,} tokens: use a smaller `max_length` of the processor, "
+            "`dtype='bfloat16'`, or a device with more memory."
+        )
+    warn(f"Memory ran out with {batch_size} cells of {n_tokens:,} tokens: going on with {batch_size // 2} a batch.")
+    return batch_size // 2
+
+
+@contextlib.contextmanager
+def _independent(model: Any) -> Iterator[None]:
+    """Evaluation mode, and every cell independent of its batch-mates; afterwards all is as before."""
+    saved = {name: getattr(model.config, name) for name in _INDEPENDENT if hasattr(model.config, name)}
+    training = model.training
+    model.eval()
+    for name in saved:
+        setattr(model.config, name, _INDEPENDENT[name])
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            setattr(model.config, name, value)
+        model.train(training)

@@ -1,0 +1,158 @@
+"""From what a user names (a folder, a repository, a model in memory) to a model and its processor, ready to run."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError, ConfigurationError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from ..tokenization.processing_cell import CellProcessor
+
+_AUTO_CLASSES = {"embed": "AutoModel", "annotate": "AutoModelForSequenceClassification"}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with what is needed to feed it and to say later what it was.
+
+    Attributes:
+        model: on its device, in its dtype.
+        processor: the processor of its vocabulary.
+        name: folder or repository; `"in memory"` for a model that was never saved.
+        revision: commit on the Hub; empty for a folder.
+    """
+
+    model: "PreTrainedModel"
+    processor: "CellProcessor"
+    name: str
+    revision: str
+
+
+def load_model(
+    model: Any,
+    task: str,
+    *,
+    processor: "CellProcessor | None" = None,
+    device: "str | torch.device | None" = None,
+    dtype: "str | torch.dtype | None" = None,
+    revision: str | None = None,
+) -> LoadedModel:
+    """Load what `task` needs, or take a loaded model as it is.
+
+    Args:
+        model: folder or repository id of a checkpoint or of an adapter; or a loaded model.
+        task: `"embed"` or `"annotate"`.
+        processor: the processor; by default the one saved with the model.
+        device: where to run; by default CUDA, else MPS, else CPU, and for a loaded model where it is. A loaded model
+            is moved there and stays there, as with transformers' pipelines.
+        dtype: of the weights; float32 by default on every device, because a cell's result is then the same to 1e-5
+            whatever it shares a batch with. `"bfloat16"` is faster and good to about two digits. A loaded model keeps
+            its own.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, lacks weights that the task needs (nothing is left at random),
+            or does not fit the processor's vocabulary.
+        ConfigurationError: settings that a loaded model contradicts.
+    """
+    if isinstance(model, str) or hasattr(model, "__fspath__"):
+        name = str(model)
+        loaded = _from_pretrained(name, task, _dtype(dtype), revision)
+        device = device or default_device()
+    else:
+        loaded = model
+        name = getattr(model.config, "_name_or_path", "") or "in memory"
+        if dtype is not None and _dtype(dtype) != model.dtype:
+            raise ConfigurationError(
+                f"`dtype` asks for {_dtype(dtype)} and the model in memory is {model.dtype}: convert it (`model.to`)."
+            )
+        if task == "annotate" and not _is_classifier(model):
+            raise CheckpointError(
+                f"`annotate` needs a model with a classification head, got {type(model).__name__}: fine-tune one with "
+                "`sclm-hf finetune`, or load it with `AutoModelForSequenceClassification`."
+            )
+    processor = processor if processor is not None else _load_processor(name, revision)
+    _check_vocabulary(loaded, processor, name)
+    if device is not None:
+        loaded.to(device)
+    return LoadedModel(loaded, processor, name, getattr(loaded.config, "_commit_hash", None) or "")
+
+
+def default_device() -> str:
+    """`"cuda"` where there is one, else `"mps"`, else `"cpu"`."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _dtype(dtype: "str | torch.dtype | None") -> "torch.dtype":
+    import torch
+
+    if dtype is None:
+        return torch.float32
+    resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if resolved not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ConfigurationError(f"`dtype` must be 'float32', 'bfloat16' or 'float16', got {dtype!r}.")
+    return resolved
+
+
+def _from_pretrained(name: str, task: str, dtype: "torch.dtype", revision: str | None) -> "PreTrainedModel":
+    import transformers
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    try:
+        if find_adapter_config_file(name, revision=revision) is not None:
+            return _from_adapter(name, dtype, revision)
+        auto_class = getattr(transformers, _AUTO_CLASSES[task])
+        model, info = auto_class.from_pretrained(name, dtype=dtype, revision=revision, output_loading_info=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"`{name}` is not a checkpoint folder or repository that can be read: {error}"
+        ) from error
+    if missing := sorted(info["missing_keys"]):
+        advice = " Fine-tune it first, for example with `sclm-hf finetune`." if task == "annotate" else ""
+        raise CheckpointError(
+            f"`{name}` lacks {len(missing)} weights that `{task}` needs, for example `{missing[0]}`; they would be "
+            f"random.{advice}"
+        )
+    return model
+
+
+def _from_adapter(name: str, dtype: "torch.dtype", revision: str | None) -> "PreTrainedModel":
+    from ..adapters.lora import load_adapter
+
+    return load_adapter(name, dtype=dtype, revision=revision)
+
+
+def _is_classifier(model: Any) -> bool:
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(model).__name__.endswith("ForSequenceClassification")
+
+
+def _load_processor(name: str, revision: str | None) -> "CellProcessor":
+    from transformers import AutoProcessor
+
+    if name == "in memory":
+        raise ConfigurationError(
+            "A model that was not loaded from a folder has no processor of its own: pass `processor`."
+        )
+    try:
+        return AutoProcessor.from_pretrained(name, revision=revision)
+    except OSError as error:
+        raise CheckpointError(
+            f"`{name}` holds no processor: save one there, or pass `processor`. ({error})"
+        ) from error
+
+
+def _check_vocabulary(model: "PreTrainedModel", processor: "CellProcessor", name: str) -> None:
+    needed, there = processor.tokenizer.gene_vocabulary.size, model.get_input_embeddings().num_embeddings
+    if needed > there:
+        raise CheckpointError(
+            f"The vocabulary has ids up to {needed - 1}, and the model of `{name}` has {there} gene embeddings: use "
+            "the processor that was saved with the model, or `model.resize_token_embeddings`."
+        )

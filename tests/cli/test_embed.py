@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from sclm_hf import ScGPTForSequenceClassification, annotate, embed
+from sclm_hf.cli.main import app
+
+from ..tasks.tiny import make_cells, save_checkpoint
+
+
+@pytest.fixture
+def files(tmp_path):
+    make_cells().write_h5ad(tmp_path / "in.h5ad")
+    model = save_checkpoint(tmp_path / "model", ScGPTForSequenceClassification)
+    return str(tmp_path / "in.h5ad"), str(tmp_path / "out.h5ad"), model
+
+
+def test_embed_writes_what_the_function_gives(files):
+    source, target, model = files
+    result = CliRunner().invoke(app, ["embed", source, target, "--model", model, "--key", "X_mine", "--layer", "X"])
+    assert result.exit_code == 0, result.output
+    expected = embed(make_cells(), model).obsm["X_scgpt"]
+    written = anndata.read_h5ad(target)
+    np.testing.assert_allclose(written.obsm["X_mine"], expected, atol=1e-5)
+    assert written.uns["sclm_hf"]["X_mine"]["settings"]["layer"] == "X"
+    assert "UNKNOWN1" in result.output and "counts covered" in result.output
+
+
+def test_annotate_writes_what_the_function_gives(files):
+    source, target, model = files
+    arguments = ["annotate", source, target, "--model", model, "--unassigned-threshold", "0.4"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    expected = annotate(make_cells(), model, unassigned_threshold=0.4)
+    written = anndata.read_h5ad(target)
+    assert written.obs["sclm_prediction"].tolist() == expected.obs["sclm_prediction"].tolist()
+    assert f"{(written.obs['sclm_prediction'] == 'B cell').sum():>8,}  B cell" in result.output
+
+
+@pytest.mark.parametrize("verb", ["embed", "annotate"])
+def test_an_existing_file_is_not_touched_before_or_after_the_work(files, verb):
+    source, target, model = files
+    Path(target).write_text("precious")
+    result = CliRunner().invoke(app, [verb, source, target, "--model", "never looked at"])
+    assert result.exit_code == 1 and "--overwrite" in result.stderr
+    assert Path(target).read_text() == "precious"
+    assert CliRunner().invoke(app, [verb, source, target, "--model", model, "--overwrite"]).exit_code == 0
+    assert anndata.read_h5ad(target).n_obs == 23

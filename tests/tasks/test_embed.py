@@ -1,0 +1,140 @@
+import anndata
+import numpy as np
+import pytest
+import torch
+
+from sclm_hf import ScGPTForSequenceClassification, embed
+from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError
+
+from .tiny import make_cells, make_model, make_processor, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> str:
+    return save_checkpoint(tmp_path_factory.mktemp("scgpt"))
+
+
+def test_embedding_is_the_normalised_cell_embedding_of_the_model(checkpoint):
+    cells, model, processor = make_cells(), make_model(), make_processor()
+    result = embed(cells, checkpoint, device="cpu")
+    with torch.no_grad():
+        batch = processor(cells, return_tensors="pt")
+        expected = torch.nn.functional.normalize(model(**batch).cell_embedding, dim=-1).numpy()
+    assert result.obsm["X_scgpt"].dtype == np.float32
+    np.testing.assert_allclose(result.obsm["X_scgpt"], expected, atol=1e-5)
+    assert "X_scgpt" not in cells.obsm and "sclm_hf" not in cells.uns
+
+
+def test_embedding_is_left_as_it_is_where_the_config_says_so(tmp_path):
+    result = embed(make_cells(), save_checkpoint(tmp_path, normalize_cell_embedding=False), device="cpu")
+    assert not np.allclose(np.linalg.norm(result.obsm["X_scgpt"], axis=1), 1, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"pooling": "avg-pool"},
+        {"domain_norm": "dsbn", "num_batch_labels": 2},
+    ],
+    ids=["cls", "avg-pool", "dsbn"],
+)
+def test_a_cell_does_not_depend_on_batch_size_order_or_company(overrides):
+    cells = make_cells()
+    model, processor = make_model(**overrides), make_processor()
+    if overrides.get("domain_norm"):
+        model.domain_norm.running_mean.normal_()
+    before = model.config.to_dict()
+    settings = {"batch_key": "batch"} if "domain_norm" in overrides else {}
+
+    def run(chosen, batch_size):
+        return embed(cells[chosen], model, processor, batch_size=batch_size, **settings).obsm["X_scgpt"]
+
+    everyone = np.arange(cells.n_obs)
+    reference = run(everyone, 64)
+    shuffled = np.random.default_rng(1).permutation(everyone)
+    np.testing.assert_allclose(run(everyone, 1), reference, atol=1e-5)
+    np.testing.assert_allclose(run(shuffled, 5), reference[shuffled], atol=1e-5)
+    np.testing.assert_allclose(run(everyone[7:12], 3), reference[7:12], atol=1e-5)
+    assert model.config.to_dict() == before
+    assert np.abs(reference - reference[0]).max() > 1e-3
+
+
+def test_provenance_says_how_and_survives_the_file(checkpoint, tmp_path):
+    result = embed(make_cells(), checkpoint, key_added="X_one", batch_size=7, seed=3)
+    result = embed(result, checkpoint, key_added="X_two", copy=False)
+    result.write_h5ad(tmp_path / "cells.h5ad")
+    records = anndata.read_h5ad(tmp_path / "cells.h5ad").uns["sclm_hf"]
+    assert set(records) == {"X_one", "X_two"}
+    record = records["X_one"]
+    assert (record["model"], record["family"], record["dtype"], record["data"]) == (
+        checkpoint,
+        "scgpt",
+        "float32",
+        "X",
+    )
+    assert record["settings"]["seed"] == 3 and record["settings"]["layer"] == ""
+    assert record["coverage"]["n_missing"] == 1 and record["coverage"]["examples"]["missing"] == "UNKNOWN1"
+    assert {"sclm_hf", "torch", "transformers", "anndata"} <= set(record["versions"])
+
+
+def test_copy_false_adds_to_the_cells_themselves(checkpoint):
+    cells = make_cells()
+    assert embed(cells, checkpoint, copy=False) is cells and "X_scgpt" in cells.obsm
+
+
+def test_training_mode_is_restored(checkpoint):
+    model = make_model(hidden_dropout_prob=0.5).train()
+    result = embed(make_cells(), model, make_processor())
+    assert model.training
+    np.testing.assert_array_equal(result.obsm["X_scgpt"], embed(make_cells(), model, make_processor()).obsm["X_scgpt"])
+
+
+def test_a_fine_tuned_model_embeds_too(tmp_path):
+    folder = save_checkpoint(tmp_path, ScGPTForSequenceClassification)
+    from_head = embed(make_cells(), make_model(ScGPTForSequenceClassification), make_processor())
+    np.testing.assert_allclose(embed(make_cells(), folder).obsm["X_scgpt"], from_head.obsm["X_scgpt"], atol=1e-5)
+
+
+def test_bfloat16_is_close(checkpoint):
+    full, half = (embed(make_cells(), checkpoint, dtype=dtype).obsm["X_scgpt"] for dtype in ("float32", "bfloat16"))
+    assert half.dtype == np.float32 and 0 < np.abs(full - half).max() < 0.1
+
+
+def test_what_is_random_about_a_cell_follows_the_seed():
+    model, processor = make_model(), make_processor(max_length=10)
+    first, again, other = (embed(make_cells(), model, processor, seed=seed).obsm["X_scgpt"] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3
+
+
+def test_bad_cells_are_refused_before_the_model_runs(checkpoint):
+    model, processor = make_model(), make_processor()
+    model.forward = None
+    silent = make_cells()
+    silent.X = silent.X.toarray()
+    silent.X[3] = 0
+    with pytest.raises(ExpressionError, match="no expressed gene"):
+        embed(silent, model, processor)
+    fractional = make_cells()
+    fractional.X = fractional.X * 0.37
+    with pytest.raises(ExpressionError, match="expects counts"):
+        embed(fractional, model, processor)
+    strangers = make_cells()
+    strangers.var_names = [f"STRANGE{number}" for number in range(91)]
+    with pytest.raises(GeneCoverageError):
+        embed(strangers, model, processor)
+    with pytest.raises(ExpressionError, match="no cells"):
+        embed(make_cells()[:0], model, processor)
+
+
+def test_batch_labels_are_asked_for_and_checked():
+    model, processor = make_model(domain_norm="dsbn", num_batch_labels=2), make_processor()
+    cells = make_cells()
+    with pytest.raises(ConfigurationError, match="trained with 2 batch labels"):
+        embed(cells, model, processor)
+    cells.obs["donor"] = ["a", "b"] * 11 + ["a"]
+    with pytest.raises(ConfigurationError, match="whole numbers from 0 to 1"):
+        embed(cells, model, processor, batch_key="donor")
+    with pytest.raises(ConfigurationError, match="without batch labels"):
+        embed(cells, make_model(), processor, batch_key="batch")

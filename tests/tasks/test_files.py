@@ -1,0 +1,46 @@
+import os
+
+import anndata
+import pytest
+
+from sclm_hf.errors import ConfigurationError, CorpusError
+from sclm_hf.tasks.files import check_output, read_h5ad, write_h5ad
+
+from .tiny import make_cells
+
+
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(CorpusError, match="There is no file"):
+        read_h5ad(tmp_path / "absent.h5ad")
+    (tmp_path / "empty.h5ad").touch()
+    (tmp_path / "text.h5ad").write_text("not HDF5")
+    make_cells().write_h5ad(tmp_path / "cells.h5ad")
+    (tmp_path / "cut.h5ad").write_bytes((tmp_path / "cells.h5ad").read_bytes()[:3000])
+    for name in ("empty", "text", "cut"):
+        with pytest.raises(CorpusError, match="cannot be read"):
+            read_h5ad(tmp_path / f"{name}.h5ad")
+
+
+def test_existing_files_are_kept_unless_told_otherwise(tmp_path):
+    (tmp_path / "out.h5ad").touch()
+    with pytest.raises(ConfigurationError, match="--overwrite"):
+        check_output(tmp_path / "out.h5ad", overwrite=False)
+    check_output(tmp_path / "out.h5ad", overwrite=True)
+    with pytest.raises(ConfigurationError, match="folder is missing"):
+        check_output(tmp_path / "absent" / "out.h5ad", overwrite=False)
+    with pytest.raises(ConfigurationError, match="is a folder"):
+        check_output(tmp_path, overwrite=True)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    write_h5ad(make_cells(3), tmp_path / "out.h5ad")
+
+    def no_space(self, path):
+        path.write_bytes(b"half a file")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(anndata.AnnData, "write_h5ad", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        write_h5ad(make_cells(5), tmp_path / "out.h5ad")
+    assert os.listdir(tmp_path) == ["out.h5ad"]
+    assert read_h5ad(tmp_path / "out.h5ad").n_obs == 3

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+
+from sclm_hf import embed
+from sclm_hf.errors import ConfigurationError, SclmError, SclmWarning
+
+from .tiny import make_cells, make_model, make_processor
+
+
+def forgetful(model, limit: int, error: Exception):
+    """Make `model` run out of memory above `limit` cells."""
+    forward = model.forward
+
+    def limited(*args, **kwargs):
+        if kwargs["input_ids"].shape[0] > limit:
+            raise error
+        return forward(*args, **kwargs)
+
+    model.forward = limited
+    return model
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        MemoryError(),
+    ],
+    ids=["torch", "cpu", "numpy"],
+)
+def test_the_batch_is_halved_when_memory_runs_out(error):
+    expected = embed(make_cells(), make_model(), make_processor()).obsm["X_scgpt"]
+    with pytest.warns(SclmWarning) as warnings:
+        result = embed(make_cells(), forgetful(make_model(), 5, error), make_processor())
+    assert [str(one.message).split(": ")[1] for one in warnings] == [
+        "going on with 11 a batch.", "going on with 5 a batch.",
+    ]  # fmt: skip
+    np.testing.assert_allclose(result.obsm["X_scgpt"], expected, atol=1e-5)
+
+
+def test_a_cell_that_does_not_fit_alone_is_an_error():
+    model = forgetful(make_model(), 0, torch.OutOfMemoryError("CUDA out of memory."))
+    with pytest.warns(SclmWarning), pytest.raises(SclmError, match="a single cell of 48 tokens"):
+        embed(make_cells(), model, make_processor(), batch_size=2)
+
+
+def test_other_errors_are_not_taken_for_memory():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        embed(make_cells(), forgetful(make_model(), 5, RuntimeError("shapes cannot be multiplied")), make_processor())
+
+
+def test_batches_hold_cells_of_like_length():
+    widths, model = [], make_model()
+    forward = model.forward
+    model.forward = lambda **batch: widths.append(batch["input_ids"].shape[1]) or forward(**batch)
+    embed(make_cells(), model, make_processor(), batch_size=4)
+    assert widths == sorted(widths, reverse=True) and widths[0] > widths[-1]
+
+
+def test_batch_size_must_be_positive():
+    with pytest.raises(ConfigurationError, match="`batch_size` must be at least 1"):
+        embed(make_cells(), make_model(), make_processor(), batch_size=0)
