@@ -150,9 +150,7 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         if self.encoding == "rank" and self.include_zero_genes:
             raise ConfigurationError("Genes that are not expressed have no rank: `include_zero_genes` must be False.")
         if self.encoding == "rank" and self.truncation != "head":
-            raise ConfigurationError(
-                "Ranks are cut off at the end: `truncation` must be 'head' with the encoding `rank`."
-            )
+            raise ConfigurationError("The encoding `rank` keeps the top ranks: `truncation` must be 'head'.")
         if self.encoding != "rank" and self.gene_medians is not None:
             raise ConfigurationError(f"`gene_medians` is for the encoding `rank`, not for `{self.encoding}`.")
 

@@ -30,7 +30,7 @@ def test_a_draw_depends_on_cell_seed_epoch_stream_and_counter_alone():
 
 def test_draws_are_uniform_and_uncorrelated():
     draws = uniforms_for(cell_keys(np.arange(2000), seed=0, epoch=0), 0, 500)
-    assert 0 <= draws.min() and draws.max() < 1
+    assert draws.min() >= 0 and draws.max() < 1
     counts = np.bincount((draws.ravel() * 100).astype(int), minlength=100)
     chi_square = ((counts - draws.size / 100) ** 2 / (draws.size / 100)).sum()
     assert chi_square < 148  # the 99.9 % point of chi-square with 99 degrees of freedom

@@ -61,7 +61,7 @@ def assert_same(found, wanted):
 def test_cells_tokenised_by_geneformer(case, version):
     golden, _ = load(case)
     tokens, medians, mapping = dictionaries(case, version)
-    ids = [mapping[gene] if gene in mapping else gene for gene in golden[f"{version}__ensembl_id"]]
+    ids = [mapping.get(gene, gene) for gene in golden[f"{version}__ensembl_id"]]
     arguments = (csr(golden[f"{version}__X"]), ids, golden[f"{version}__n_counts"], tokens, medians)
     for kind in ("sparse", "dense"):
         if f"{version}_h5ad_{kind}__flat" in golden:
@@ -73,7 +73,7 @@ def test_cells_tokenised_by_geneformer(case, version):
 @pytest.mark.parametrize("case", ["geneformer/tok_a", "geneformer/tok_b"])
 @pytest.mark.parametrize("version", ["V1", "V2"])
 def test_stored_zeros_are_no_tokens(case, version):
-    # The original gives stored zeros of sparse data tokens, after all others; of dense data it does not, and neither do we.
+    # The original gives stored zeros of sparse data tokens, after all others; those of dense data none, and so do we.
     golden, _ = load(case)
     tokens, medians, mapping = dictionaries(case, version)
     name = f"{version}_explicit_zeros"
@@ -96,7 +96,7 @@ def test_equal_values_keep_their_columns_order():
 
 
 def test_the_total_is_the_rows_sum_unless_given():
-    # The total scales all of a cell's values alike, so it can only show where rounding makes a tie; here it is extreme.
+    # The total scales all of a cell's values alike: it can only show where rounding makes ties.
     matrix = csr(np.array([[1.0, 2.0, 3.0]]))
     tokens = {"<pad>": 0, "a": 1, "b": 2, "c": 3}
     np.testing.assert_array_equal(rank(matrix, "abc", None, tokens, {}, 10)[0], [3, 2, 1])
