@@ -16,7 +16,11 @@ class SclmModelMixin:
 
 
 class SclmPreTrainedModel(SclmModelMixin, PreTrainedModel):
-    """Base class of the families that are not built on a model of transformers."""
+    """Base class of the families that are not built on a model of transformers.
+
+    A family's `_init_weights` is called only for modules that own parameters or buffers themselves: transformers skips
+    the containers of models that live outside of it.
+    """
 
     base_model_prefix = "model"
     main_input_name = "input_ids"

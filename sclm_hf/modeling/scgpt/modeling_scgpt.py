@@ -67,13 +67,25 @@ class ScGPTNormedEmbedding(nn.Module):
         return self.norm(self.embedding(ids.long()))
 
 
+class ScGPTGeneEmbedding(nn.Embedding):
+    """The gene table, drawn uniformly, padding included."""
+
+
+class ScGPTProjection(nn.Linear):
+    """A projection of attention without bias at the start; queries, keys and values are drawn as one fused matrix."""
+
+    def __init__(self, size: int, fused: bool):
+        super().__init__(size, size)
+        self.fused = fused
+
+
 class ScGPTEmbeddings(nn.Module):
     """Gene embeddings, value embeddings and the flag of genes to generate."""
 
     def __init__(self, config: ScGPTConfig):
         super().__init__()
         self.value_style = config.value_style
-        self.genes = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.genes = ScGPTGeneEmbedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.gene_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if config.value_style == "continuous":
             self.values = ScGPTContinuousValues(config)
@@ -149,10 +161,10 @@ class ScGPTAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = ScGPTProjection(config.hidden_size, fused=True)
+        self.k_proj = ScGPTProjection(config.hidden_size, fused=True)
+        self.v_proj = ScGPTProjection(config.hidden_size, fused=True)
+        self.o_proj = ScGPTProjection(config.hidden_size, fused=False)
 
     def forward(
         self,
@@ -292,15 +304,13 @@ class ScGPTPreTrainedModel(SclmPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, ScGPTEmbeddings):
-            init.uniform_(module.genes.weight, -self.config.initializer_range, self.config.initializer_range)
-        elif isinstance(module, ScGPTAttention):
-            # Xavier over the fused (3 · hidden, hidden) matrix of torch's multi-head attention
-            bound = (6 / (4 * self.config.hidden_size)) ** 0.5
-            for projection in (module.q_proj, module.k_proj, module.v_proj):
-                init.uniform_(projection.weight, -bound, bound)
-            for projection in (module.q_proj, module.k_proj, module.v_proj, module.o_proj):
-                init.zeros_(projection.bias)
+        if isinstance(module, ScGPTGeneEmbedding):
+            init.uniform_(module.weight, -self.config.initializer_range, self.config.initializer_range)
+        elif isinstance(module, ScGPTProjection):
+            # torch's multi-head attention draws a (3 · size, size) matrix by Xavier's rule
+            bound = (6 / (4 * module.in_features)) ** 0.5 if module.fused else module.in_features**-0.5
+            init.uniform_(module.weight, -bound, bound)
+            init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
             bound = module.in_features**-0.5
             init.uniform_(module.weight, -bound, bound)

@@ -1,14 +1,13 @@
 """Every number of the original scGPT, reproduced through the converter and `from_pretrained`.
 
-Tolerances: 1e-5 absolute (the recorded runs agree among themselves to 2e-6); sums over many genes and losses of several
-hundred are compared relative to their size.
+Tolerances: 1e-5 absolute (the recorded runs agree among themselves to 2e-6); sums over many genes and losses of
+several hundred are compared relative to their size.
 """
 
 import json
 
 import pytest
 import torch
-from .golden_scgpt import GOLDEN, convert_case, convert_variant, golden_arrays, variant_names
 from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 
@@ -18,6 +17,8 @@ from sclm_hf.modeling.common.losses import (
     elastic_cell_similarity,
     masked_relative_error,
 )
+
+from .golden_scgpt import GOLDEN, convert_case, convert_variant, golden_arrays, variant_names
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 EXTRA = {"case_a": "extra_cls_decoder.pt", "case_b": None}

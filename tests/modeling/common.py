@@ -1,0 +1,251 @@
+"""The tests that every family gets. A family's test class names its classes and inputs; what it cannot promise stands
+in `EXCEPTIONS`, with the reason.
+
+Sizes are odd and unequal on purpose, so that a swapped axis fails.
+"""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from torch.testing import assert_close
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from sclm_hf.registry import FAMILIES
+
+BATCH, GENES, VOCAB = 13, 7, 99
+
+# (family, test) -> why the family cannot promise it
+EXCEPTIONS: dict[tuple[str, str], str] = {}
+
+
+class ModelTester:
+    """Mixin: subclass it, name the family, and give a tiny configuration and inputs.
+
+    `head_class` in a test's arguments runs it for every head of the family (see `conftest.py`).
+    """
+
+    family: str
+    base_class: type[PreTrainedModel]
+    head_classes: tuple[type[PreTrainedModel], ...]
+    permutation_equivariant = True
+
+    def config(self, **changes) -> PreTrainedConfig:
+        raise NotImplementedError
+
+    def inputs(self, model_class: type[PreTrainedModel], *, labels: bool = False) -> dict[str, torch.Tensor]:
+        raise NotImplementedError
+
+    @pytest.fixture(autouse=True)
+    def _exceptions_and_seed(self, request):
+        reason = EXCEPTIONS.get((self.family, request.node.originalname))
+        if reason:
+            pytest.skip(reason)
+        torch.manual_seed(0)
+
+    def build(self, model_class: type[PreTrainedModel], **changes) -> PreTrainedModel:
+        """A model in evaluation mode whose weights have no accidental symmetry."""
+        model = model_class(self.config(**changes))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+        return model.eval()
+
+    def test_config_round_trip(self, tmp_path):
+        config = self.config()
+        config.save_pretrained(tmp_path)
+        reloaded = AutoConfig.from_pretrained(tmp_path)
+        assert type(reloaded) is type(config)
+        assert comparable(reloaded) == comparable(config)
+
+    def test_config_has_no_unknown_keys(self):
+        known = set(PreTrainedConfig().to_dict()) | set(type(self.config()).__dataclass_fields__)
+        known |= {"model_type", "transformers_version"}
+        assert set(self.config().to_dict()) <= known
+
+    def test_forward_shapes(self):
+        model = self.build(self.base_class)
+        output = model(**self.inputs(self.base_class))
+        assert output.last_hidden_state.shape == (BATCH, GENES, model.config.hidden_size)
+        assert output.cell_embedding.shape == (BATCH, model.config.cell_embedding_size)
+
+    def test_hidden_states_and_attentions(self):
+        model = self.build(self.base_class)
+        model.set_attn_implementation("eager")
+        output = model(**self.inputs(self.base_class), output_hidden_states=True, output_attentions=True)
+        assert len(output.hidden_states) == model.config.num_hidden_layers + 1
+        assert len(output.attentions) == model.config.num_hidden_layers
+        assert output.attentions[0].shape == (BATCH, model.config.num_attention_heads, GENES, GENES)
+
+    def test_save_and_load(self, head_class, tmp_path):
+        model = self.build(head_class)
+        model.save_pretrained(tmp_path)
+        reloaded, info = head_class.from_pretrained(tmp_path, output_loading_info=True)
+        assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        state = model.state_dict()
+        assert state.keys() == reloaded.state_dict().keys()
+        for name, tensor in reloaded.state_dict().items():
+            assert torch.equal(tensor, state[name]), name
+        batch = self.inputs(head_class)
+        self.assert_same_output(model(**batch), reloaded.eval()(**batch))
+
+    def test_auto_classes(self, tmp_path):
+        family = FAMILIES[self.family]
+        for auto_class, class_name in family.auto_classes.items():
+            model_class = next(c for c in (self.base_class, *self.head_classes) if c.__name__ == class_name)
+            folder = tmp_path / auto_class
+            self.build(model_class).save_pretrained(folder)
+            assert type(getattr(transformers, auto_class).from_pretrained(folder)) is model_class
+
+    def test_base_model_from_head_checkpoint(self, head_class, tmp_path):
+        model = self.build(head_class)
+        model.save_pretrained(tmp_path)
+        base = AutoModel.from_pretrained(tmp_path)
+        for name, tensor in base.state_dict().items():
+            assert torch.equal(tensor, model.base_model.state_dict()[name]), name
+
+    def test_eager_equals_sdpa(self, head_class):
+        model = self.build(head_class)
+        batch = self.inputs(head_class)
+        outputs = []
+        for implementation in ("eager", "sdpa"):
+            model.set_attn_implementation(implementation)
+            outputs.append(model(**batch))
+        self.assert_same_output(*outputs, mask=batch["attention_mask"])
+
+    def test_padding_invariance(self, head_class):
+        model = self.build(head_class)
+        batch = self.inputs(head_class)
+        padded = self.pad(batch, 4)
+        self.assert_same_output(model(**batch), model(**padded), mask=batch["attention_mask"])
+
+    def pad(self, batch: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+        """The batch with `count` more padded positions on the right."""
+        config = self.config()
+        fill = {"input_ids": config.pad_token_id, "attention_mask": 0, "expression_values": config.pad_value}
+        padded = dict(batch)
+        for name, tensor in batch.items():
+            if tensor.ndim == 2 and tensor.shape[1] == GENES:
+                columns = torch.full((len(tensor), count), fill.get(name, 0), dtype=tensor.dtype)
+                padded[name] = torch.cat([tensor, columns], dim=1)
+        return padded
+
+    def test_gene_order_equivariance(self):
+        if not self.permutation_equivariant:
+            pytest.skip("the family reads genes in order")
+        model = self.build(self.base_class)
+        batch = self.inputs(self.base_class)
+        order = torch.cat([torch.zeros(1, dtype=torch.long), 1 + torch.randperm(GENES - 1)])
+        permuted = {name: tensor[:, order] if tensor.ndim == 2 else tensor for name, tensor in batch.items()}
+        output, other = model(**batch), model(**permuted)
+        real = permuted["attention_mask"].bool()
+        assert_close(output.last_hidden_state[:, order][real], other.last_hidden_state[real], atol=1e-5, rtol=1e-5)
+        assert_close(output.cell_embedding, other.cell_embedding, atol=1e-5, rtol=1e-5)
+
+    def test_gradients_reach_every_parameter(self, head_class):
+        model = self.build(head_class).train()
+        model(**self.inputs(head_class, labels=True)).loss.backward()
+        without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+        assert set(without) <= self.parameters_without_gradient(head_class), without
+
+    def parameters_without_gradient(self, head_class) -> set[str]:
+        """Names that the loss of the tiny inputs cannot reach; each needs a reason where it is listed."""
+        return set()
+
+    def test_activation_checkpointing(self, head_class):
+        batch = self.inputs(head_class, labels=True)
+        model = self.build(head_class, **self.without_dropout()).train()
+        loss = model(**batch).loss
+        loss.backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        model.zero_grad()
+        model.gradient_checkpointing_enable()
+        checkpointed = model(**batch).loss
+        checkpointed.backward()
+        assert_close(loss, checkpointed)
+        for before, after in zip(gradients, (p.grad for p in model.parameters() if p.grad is not None), strict=True):
+            assert_close(before, after)
+
+    def without_dropout(self) -> dict:
+        return {"hidden_dropout_prob": 0.0}
+
+    def test_accumulation_equals_one_batch(self, head_class):
+        batch = self.inputs(head_class, labels=True)
+        model = self.build(head_class, **self.without_dropout()).train()
+        targets = (batch["labels"] != -100).sum()
+        whole = model(**batch).loss
+        parts = [{name: tensor[rows] for name, tensor in batch.items()} for rows in (slice(0, 3), slice(3, None))]
+        summed = sum(model(**part, num_items_in_batch=targets).loss for part in parts)
+        assert_close(whole, summed, rtol=1e-5, atol=1e-6)
+
+    def test_resize_token_embeddings(self, head_class, tmp_path):
+        model = self.build(head_class)
+        batch = self.inputs(head_class)
+        before = model(**batch)
+        model.resize_token_embeddings(VOCAB + 5)
+        self.assert_same_output(before, model(**batch))
+        batch["input_ids"][0, -1] = VOCAB + 4
+        assert torch.isfinite(model(**batch)[0]).all()
+        model.save_pretrained(tmp_path)
+        assert head_class.from_pretrained(tmp_path).config.vocab_size == VOCAB + 5
+
+    def test_lora_default_trains_and_reloads(self, head_class, tmp_path):
+        import peft
+        import sclm_hf.adapters.lora  # noqa: F401 (teaches peft our families)
+
+        base = self.build(head_class)
+        model = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig())
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(**self.inputs(head_class, labels=True)).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        assert len(trained) == 2 * self.config().num_hidden_layers * len(FAMILIES[self.family].lora_target_modules)
+        still = [name for name, parameter in trained.items() if torch.equal(parameter, before[name])]
+        assert not still
+        model.save_pretrained(tmp_path)
+        reloaded = peft.PeftModel.from_pretrained(base, tmp_path)
+        batch = self.inputs(head_class)
+        self.assert_same_output(model.eval()(**batch), reloaded.eval()(**batch))
+
+    def test_bfloat16_is_finite(self, head_class):
+        model = self.build(head_class).to(torch.bfloat16)
+        output = model(**self.inputs(head_class, labels=True))
+        assert torch.isfinite(output.loss)
+        assert all(torch.isfinite(t.float()).all() for t in output.to_tuple() if isinstance(t, torch.Tensor))
+
+    def test_compiles_without_graph_breaks(self, head_class):
+        model = self.build(head_class)
+        batch = self.inputs(head_class)
+        expected = model(**batch)
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        self.assert_same_output(expected, compiled(**batch), mask=batch["attention_mask"])
+
+    def test_documentation_prints_nothing(self):
+        """transformers' `auto_docstring` complains on stdout about undocumented arguments."""
+        module = FAMILIES[self.family].modeling_module
+        result = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=True)
+        assert result.stdout == ""
+
+    def assert_same_output(self, first, second, mask: torch.Tensor | None = None) -> None:
+        """Equal tensors; tensors over genes are compared at real positions and at the width of the first."""
+        assert first.keys() == second.keys()
+        for name in first:
+            a, b = first[name], second[name]
+            if not isinstance(a, torch.Tensor):
+                continue
+            if a.ndim >= 2 and a.shape[1] == GENES:
+                b = b[:, :GENES]
+                if mask is not None:
+                    a, b = a[mask.bool()], b[mask.bool()]
+            assert_close(a, b, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def comparable(config: PreTrainedConfig) -> dict:
+    return {key: value for key, value in config.to_dict().items() if key not in ("_name_or_path", "architectures")}

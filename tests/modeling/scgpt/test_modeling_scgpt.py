@@ -1,0 +1,277 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from sclm_hf import (
+    ScGPTConfig,
+    ScGPTForMaskedExpression,
+    ScGPTForPerturbation,
+    ScGPTForSequenceClassification,
+    ScGPTModel,
+)
+from sclm_hf.errors import ConfigurationError
+from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTDomainNorm, quantile_bins
+
+from ..common import BATCH, GENES, VOCAB, ModelTester
+
+PAD, CLS = VOCAB - 3, VOCAB - 2
+
+
+def tiny_config(**changes) -> ScGPTConfig:
+    settings = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 37,
+        "pad_token_id": PAD,
+        "cls_token_id": CLS,
+        "num_labels": 5,
+    }
+    return ScGPTConfig(**settings | changes)
+
+
+def tiny_batch(genes: int = GENES) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, PAD, (BATCH, genes), generator=generator)
+    values = torch.randint(1, 51, (BATCH, genes), generator=generator).float()
+    mask = torch.ones(BATCH, genes, dtype=torch.long)
+    ids[:, 0], values[:, 0] = CLS, -2.0
+    mask[1, -2:] = mask[5, -1:] = 0
+    ids[mask == 0], values[mask == 0] = PAD, -2.0
+    return {"input_ids": ids, "expression_values": values, "attention_mask": mask}
+
+
+class TestScGPT(ModelTester):
+    family = "scgpt"
+    base_class = ScGPTModel
+    head_classes = (ScGPTForMaskedExpression, ScGPTForSequenceClassification, ScGPTForPerturbation)
+
+    def config(self, **changes):
+        return tiny_config(**changes)
+
+    def inputs(self, model_class, *, labels=False):
+        batch = tiny_batch()
+        if model_class is ScGPTForPerturbation:
+            batch["perturbation_ids"] = (torch.arange(BATCH * GENES).reshape(BATCH, GENES) % 5 == 2).long()
+        if not labels:
+            return batch
+        if model_class is ScGPTForSequenceClassification:
+            batch["labels"] = torch.arange(BATCH) % 5
+            return batch
+        is_target = (batch["expression_values"] > 0) & (torch.arange(GENES) % 3 == 1)
+        batch["labels"] = torch.where(is_target, batch["expression_values"], -100.0)
+        return batch
+
+    def parameters_without_gradient(self, head_class):
+        names = {"model.embeddings.flags.weight"}  # belongs to generated genes, tested below
+        if head_class is ScGPTForPerturbation:
+            names |= {  # the published loss is on the perturbation decoder alone
+                f"cell_expression_decoder.{name}"
+                for name in ("gene_query.weight", "gene_query.bias", "bilinear.weight")
+            }
+        return names
+
+
+def test_flag_embedding_learns_from_generated_genes():
+    model = ScGPTForMaskedExpression(tiny_config())
+    batch = tiny_batch()
+    targets = torch.cat([torch.full((BATCH, GENES), -100.0), torch.ones(BATCH, 3)], dim=1)
+    model(**batch, generation_ids=batch["input_ids"][:, 1:4], labels=targets).loss.backward()
+    gradient = model.model.embeddings.flags.weight.grad
+    assert gradient[1].abs().sum() > 0
+    assert gradient[0].abs().sum() == 0
+
+
+def test_generated_genes_see_known_genes_and_themselves_only():
+    model = ScGPTForMaskedExpression(tiny_config()).eval()
+    batch = tiny_batch()
+    generation_ids = torch.randint(0, PAD, (BATCH, 4))
+    alone = model(**batch, generation_ids=generation_ids[:, 1:2]).expression_prediction
+    together = model(**batch, generation_ids=generation_ids).expression_prediction
+    assert_close(alone[:, GENES], together[:, GENES + 1], atol=1e-5, rtol=1e-5)
+    without = model(**batch).expression_prediction
+    real = batch["attention_mask"].bool()
+    assert_close(without[real], together[:, :GENES][real], atol=1e-5, rtol=1e-5)
+
+
+def test_flex_attention_equals_sdpa():
+    model = ScGPTForMaskedExpression(tiny_config(hidden_size=64)).eval()
+    batch = tiny_batch()
+    batch["generation_ids"] = torch.randint(0, PAD, (BATCH, 4))
+    real = torch.cat([batch["attention_mask"], torch.ones(BATCH, 4, dtype=torch.long)], dim=1).bool()
+    with torch.no_grad():
+        expected = model(**batch).expression_prediction
+        model.set_attn_implementation("flex_attention")
+        assert_close(model(**batch).expression_prediction[real], expected[real], atol=1e-4, rtol=1e-4)
+
+
+def test_flash_attention_refuses_generated_genes():
+    model = ScGPTModel(tiny_config())
+    model.config._attn_implementation = "flash_attention_2"
+    batch = tiny_batch()
+    with pytest.raises(ConfigurationError, match="sdpa"):
+        model(**batch, generation_ids=batch["input_ids"])
+
+
+def test_batch_labels_are_asked_for_and_refused():
+    batch = tiny_batch()
+    labels = torch.zeros(BATCH, dtype=torch.long)
+    with pytest.raises(ConfigurationError, match="not trained with them"):
+        ScGPTModel(tiny_config())(**batch, batch_labels=labels)
+    for settings in ({"use_batch_labels": True}, {"domain_norm": "dsbn"}, {"domain_norm": "do_affine"}):
+        with pytest.raises(ConfigurationError, match="pass `batch_labels`"):
+            ScGPTModel(tiny_config(num_batch_labels=2, **settings))(**batch)
+
+
+def test_domain_norm_equals_torch_batch_norm():
+    config = tiny_config(domain_norm="dsbn", num_batch_labels=3)
+    ours = ScGPTDomainNorm(3, config)
+    theirs = [torch.nn.BatchNorm1d(32, eps=6.1e-5, affine=False) for _ in range(3)]
+    for label in (2, 0, 2):
+        hidden = torch.randn(5, 4, 32) * 3 + 1
+        labels = torch.full((5,), label)
+        expected = theirs[label](hidden.transpose(1, 2)).transpose(1, 2)
+        assert_close(ours(hidden, labels), expected, atol=1e-5, rtol=1e-5)
+    for label in range(3):
+        assert_close(ours.running_mean[label], theirs[label].running_mean)
+        assert_close(ours.running_var[label], theirs[label].running_var)
+        assert ours.num_batches_tracked[label] == theirs[label].num_batches_tracked
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"pooling": "avg-pool", "average_includes_padding": False},
+        {"domain_norm": "dsbn", "num_batch_labels": 2, "dsbn_batch_domain": "cell"},
+    ],
+)
+def test_deterministic_alternatives_equal_the_original_at_batch_size_one(settings):
+    model = ScGPTModel(tiny_config(**settings)).eval()
+    batch = tiny_batch()
+    if model.domain_norm is not None:
+        model.domain_norm.running_mean.normal_()
+        batch["batch_labels"] = torch.arange(BATCH) % 2
+    together = model(**batch).cell_embedding
+    model.config.average_includes_padding = True
+    model.config.dsbn_batch_domain = "first"
+    for row in range(BATCH):
+        length = int(batch["attention_mask"][row].sum())
+        alone = {k: v[row : row + 1, :length] if v.ndim == 2 else v[row : row + 1] for k, v in batch.items()}
+        assert_close(model(**alone).cell_embedding[0], together[row], atol=1e-5, rtol=1e-5)
+
+
+def test_average_includes_padding_by_default():
+    model = ScGPTModel(tiny_config(pooling="avg-pool")).eval()
+    batch = tiny_batch()
+    encoded = model(**batch)
+    assert_close(encoded.cell_embedding, encoded.last_hidden_state.mean(dim=1))
+
+
+@pytest.mark.parametrize("layout", [True, False])
+def test_multiomic_model(layout):
+    config = tiny_config(
+        num_modalities=3, use_batch_labels=True, num_batch_labels=2, multiomic_decoder=layout, explicit_zero_prob=True
+    )
+    model = ScGPTForMaskedExpression(config)
+    batch = tiny_batch()
+    batch |= {"batch_labels": torch.arange(BATCH) % 2, "modality_ids": torch.arange(GENES).expand(BATCH, -1) % 3}
+    output = model(**batch, labels=batch["expression_values"])
+    assert output.cell_expression_prediction.shape == (BATCH, GENES)
+    output.loss.backward()
+    assert model.context.modalities.embedding.weight.grad.abs().sum() > 0
+    decoder = model.cell_expression_decoder
+    assert decoder.gene_query.weight.shape == ((64, 64) if layout else (32, 32))
+    with pytest.raises(ConfigurationError, match="modality_ids"):
+        model(**{key: value for key, value in batch.items() if key != "modality_ids"})
+
+
+def test_auxiliary_losses_add_up():
+    config = tiny_config(
+        use_ecs=True,
+        use_cce=True,
+        use_batch_discriminator=True,
+        num_batch_labels=2,
+        use_classifier=True,
+        explicit_zero_prob=True,
+        batch_discriminator_weight=0.5,
+    )
+    model = ScGPTForMaskedExpression(config).train()
+    batch = tiny_batch()
+    output = model(
+        **batch,
+        labels=batch["expression_values"],
+        batch_labels=torch.arange(BATCH) % 2,
+        cell_type_labels=torch.arange(BATCH) % 5,
+    )
+    assert set(output.loss_terms) == {
+        "expression",
+        "nonzero",
+        "cell_expression",
+        "cell_nonzero",
+        "classification",
+        "elastic_similarity",
+        "contrastive",
+        "batch_discriminator",
+    }
+    assert_close(output.loss, sum(output.loss_terms.values()))
+    assert not model.accepts_loss_kwargs
+    assert ScGPTForMaskedExpression(tiny_config()).accepts_loss_kwargs
+
+
+def test_batch_discriminator_reverses_gradients():
+    config = tiny_config(use_batch_discriminator=True, num_batch_labels=2, mvc_style=None)
+    model = ScGPTForMaskedExpression(config).eval()
+    batch, labels = tiny_batch(), torch.arange(BATCH) % 2
+    weight = model.model.layers[0].linear1.weight
+    cell = model(**batch, batch_labels=labels).cell_embedding
+    plain = torch.nn.functional.cross_entropy(model.batch_discriminator(cell), labels)
+    (expected,) = torch.autograd.grad(plain, weight)
+    reversed_ = torch.nn.functional.cross_entropy(model(**batch, batch_labels=labels).batch_logits, labels)
+    (gradient,) = torch.autograd.grad(reversed_, weight)
+    assert_close(gradient, -expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_attention_heads": 5}, "multiple of"),
+        ({"use_batch_labels": True}, "num_batch_labels"),
+        ({"use_cce": True, "pooling": "w-pool"}, "use_cce"),
+        ({"value_style": "binned"}, "value_style"),
+        ({"cell_embedding_size": 31}, "cell_embedding_size"),
+        ({"classifier_num_layers": 0}, "classifier_num_layers"),
+    ],
+)
+def test_contradicting_settings_are_refused(settings, message):
+    with pytest.raises(Exception, match=message):
+        tiny_config(**settings)
+
+
+def test_initial_weights_are_the_published_ones():
+    model = ScGPTModel(tiny_config(hidden_size=64))
+    genes = model.embeddings.genes.weight
+    assert 0.095 < genes.abs().max() <= 0.1
+    assert genes[PAD].abs().sum() > 0
+    query = model.layers[0].self_attn.q_proj
+    assert 0.9 * (6 / 256) ** 0.5 < query.weight.abs().max() <= (6 / 256) ** 0.5
+    assert query.bias.abs().sum() == 0
+    feed_forward = model.layers[0].linear1
+    assert feed_forward.weight.abs().max() <= 64**-0.5
+    assert feed_forward.bias.abs().sum() > 0
+
+
+def test_quantile_bins_equal_numpy():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    values = rng.gamma(1.0, 3.0, (6, 40)).astype(np.float32) * (rng.random((6, 40)) < 0.7)
+    binned = quantile_bins(torch.from_numpy(values), 11).numpy()
+    for row, bins in zip(values, binned, strict=True):
+        edges = np.quantile(row[row > 0], np.linspace(0, 1, 10))
+        assert (bins[row == 0] == 0).all()
+        expressed = row[row > 0].astype(np.float64)
+        # the last bits of an edge differ between the two libraries, and the largest value is an edge
+        away = np.abs(expressed[:, None] - edges).min(axis=1) > 1e-9
+        np.testing.assert_array_equal(bins[row > 0][away], np.digitize(expressed, edges)[away])
+        assert bins.max() == 10

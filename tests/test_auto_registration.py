@@ -1,0 +1,88 @@
+"""A bare `import sclm_hf` is cheap, and still enough for transformers' Auto classes; in any order of imports."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sclm_hf import FAMILIES
+
+from .modeling.scgpt.golden_scgpt import convert_case
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return convert_case("case_b", tmp_path_factory.mktemp("auto"))
+
+
+def test_import_is_cheap_and_pulls_in_no_torch():
+    code = "import sys, sclm_hf; print(sorted({'torch', 'transformers', 'numpy', 'anndata'} & set(sys.modules)))"
+    assert run(code).strip() == "[]"
+    timed = "import time; t = time.perf_counter(); import sclm_hf; print(time.perf_counter() - t)"
+    assert min(float(run(timed)) for _ in range(5)) < 0.05
+
+
+def test_command_line_help_is_quick():
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "sclm_hf.cli.main", "--help"], capture_output=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1.0
+
+
+EXPECTED = {
+    "AutoConfig": "ScGPTConfig",
+    "AutoModel": "ScGPTModel",
+    "AutoModelForPreTraining": "ScGPTForMaskedExpression",
+    "AutoModelForSequenceClassification": "ScGPTForSequenceClassification",
+    "AutoTokenizer": "GeneTokenizer",
+    "AutoFeatureExtractor": "ExpressionFeatureExtractor",
+    "AutoProcessor": "CellProcessor",
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_each_auto_class_alone_opens_our_folder(folder, name):
+    code = f"import sclm_hf, transformers; print(type(transformers.{name}.from_pretrained({str(folder)!r})).__name__)"
+    assert run(code).splitlines()[-1] == EXPECTED[name]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        f"from transformers import {', '.join(EXPECTED)}; import sclm_hf",
+        "from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTModel",
+        "from sclm_hf.tokenization.processing_cell import CellProcessor",
+    ],
+    ids=["transformers", "our model", "our processor"],
+)
+def test_any_order_of_imports(folder, first):
+    names = f"[type(getattr(transformers, n).from_pretrained({str(folder)!r})).__name__ for n in {list(EXPECTED)}]"
+    assert run(f"{first}; import transformers; print({names})").splitlines()[-1] == str(list(EXPECTED.values()))
+
+
+def test_register_is_enough_and_can_be_repeated(folder):
+    code = (
+        "import sys, sclm_hf; sys.meta_path = [f for f in sys.meta_path if 'sclm_hf' not in type(f).__module__];"
+        "sclm_hf.register(); sclm_hf.register(); from transformers import AutoModel;"
+        f"print(type(AutoModel.from_pretrained({str(folder)!r})).__name__)"
+    )
+    assert run(code).splitlines()[-1] == "ScGPTModel"
+
+
+def test_public_names_exist():
+    import sclm_hf
+
+    for name in sclm_hf.__all__:
+        assert getattr(sclm_hf, name) is not None
+    with pytest.raises(AttributeError, match="no attribute `Nonsense`"):
+        sclm_hf.Nonsense  # noqa: B018
+    for family in FAMILIES.values():
+        assert {family.config, *family.models} <= set(sclm_hf.__all__)
+        assert set(family.auto_classes.values()) <= set(family.models)
