@@ -1,0 +1,194 @@
+"""LoRA (Hu et al., ICLR 2022) through stock `peft`.
+
+Importing this module tells peft which layers LoRA adapts in our families, so that a bare `LoraConfig()` works as well.
+"""
+
+import copy
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import cached_file
+from transformers.utils import logging as transformers_logging
+
+from ..errors import CheckpointError, ConfigurationError, require
+from ..registry import FAMILIES, get_family
+
+peft = require("peft", extra="train")
+
+ADAPTED_CONFIG = "adapted_config.json"
+"""The configuration of the adapted model: its class and its label names.
+
+It is not called `config.json`, because transformers takes an adapter folder with one for a whole model.
+"""
+
+
+def _register_with_peft() -> None:
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as targets
+
+    # in place: peft's tuners hold this very dict
+    targets.update({family.name: list(family.lora_target_modules) for family in FAMILIES.values()})
+
+
+_register_with_peft()
+
+
+def lora_config(
+    model: PreTrainedModel,
+    *,
+    r: int = 8,
+    lora_alpha: int = 16,
+    lora_dropout: float = 0.0,
+    target_modules: list[str] | None = None,
+    modules_to_save: list[str] | None = None,
+    train_gene_embeddings: bool = False,
+    **options: Any,
+) -> "peft.LoraConfig":
+    """A `peft.LoraConfig` with the defaults of the model's family.
+
+    Args:
+        model: the model to adapt.
+        r: rank.
+        lora_alpha: the update is scaled by `lora_alpha / r`.
+        lora_dropout: dropout before the update.
+        target_modules: linear layers to adapt; by default the attention projections that the registry names.
+        modules_to_save: modules trained in full and saved with the adapter; by default the head of a classifier.
+        train_gene_embeddings: train the gene embeddings in full too, for example after genes were added.
+        **options: passed to `peft.LoraConfig`.
+
+    Raises:
+        ConfigurationError: the model's family is unknown.
+    """
+    family = get_family(model.config.model_type)
+    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
+    if modules_to_save is None:
+        modules_to_save = [family.classification_head] if is_classifier else []
+    if train_gene_embeddings:
+        modules_to_save = [*modules_to_save, model._input_embed_layer]
+    return peft.LoraConfig(
+        task_type=peft.TaskType.SEQ_CLS if is_classifier else None,
+        r=r,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        target_modules=list(target_modules or family.lora_target_modules),
+        modules_to_save=modules_to_save or None,
+        **options,
+    )
+
+
+def add_lora(model: PreTrainedModel, **settings: Any) -> "peft.PeftModel":
+    """Freeze `model` and put a trainable LoRA on it; `settings` are those of [`lora_config`]."""
+    return peft.get_peft_model(model, lora_config(model, **settings))
+
+
+def save_adapter(model: "peft.PeftModel", directory: str | Path, *, processor: Any = None) -> None:
+    """Save the adapter with what is needed to use it: base reference, configuration with label names, processor.
+
+    Args:
+        model: the adapted model; its base was loaded from a folder or the Hub.
+        directory: folder to write.
+        processor: the processor of the base.
+
+    Raises:
+        ConfigurationError: the base was never saved, so nothing could be named as base.
+    """
+    directory = Path(directory)
+    base = model.get_base_model()
+    name = base.config._name_or_path
+    if not name:
+        raise ConfigurationError(
+            "An adapter names the folder or repository of its base, and this base was never saved: save it with "
+            "`save_pretrained`, load it with `from_pretrained`, and adapt that."
+        )
+    for config in model.peft_config.values():
+        # a relative path would only hold for this working directory
+        config.base_model_name_or_path = str(Path(name).resolve()) if Path(name).is_dir() else name
+        config.revision = getattr(base.config, "_commit_hash", None)
+    model.save_pretrained(directory)
+    config = copy.deepcopy(base.config)
+    config.architectures = [type(base).__name__]
+    (directory / ADAPTED_CONFIG).write_text(config.to_json_string(), encoding="utf-8")
+    if processor is not None:
+        processor.save_pretrained(directory)
+
+
+def load_adapter(
+    path: str | Path,
+    *,
+    base: str | Path | None = None,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    is_trainable: bool = False,
+) -> "peft.PeftModel":
+    """Load the base and the adapter on it, ready for inference.
+
+    Args:
+        path: folder or repository that [`save_adapter`] wrote.
+        base: folder or repository of the base, if it is no longer where the adapter says.
+        revision: branch, tag or commit of the adapter.
+        dtype: of the weights.
+        is_trainable: go on training the adapter.
+
+    Raises:
+        CheckpointError: the adapter or its base cannot be read, or they do not belong together.
+    """
+    path = str(path)
+    try:
+        adapter = peft.PeftConfig.from_pretrained(path, revision=revision)
+        model_class, config = _adapted_class(path, revision)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"`{path}` is not an adapter that can be read: {error}") from error
+    model = _load_base(model_class, config, adapter, str(base or adapter.base_model_name_or_path), dtype, path)
+    adapted = peft.PeftModel.from_pretrained(model, path, revision=revision, is_trainable=is_trainable)
+    return adapted if is_trainable else adapted.eval()
+
+
+def merge_adapter(model: "peft.PeftModel") -> PreTrainedModel:
+    """The base with the adapter's update added to its weights, a plain model; `model` is left as it is."""
+    merged = copy.deepcopy(model).merge_and_unload()
+    merged.config.architectures = [type(merged).__name__]
+    return merged
+
+
+def _adapted_class(path: str, revision: str | None) -> tuple[type[PreTrainedModel], Any]:
+    file = cached_file(path, ADAPTED_CONFIG, revision=revision)
+    settings = json.loads(Path(file).read_text(encoding="utf-8"))
+    config = AutoConfig.for_model(**settings)
+    family = get_family(config.model_type)
+    architecture = settings["architectures"][0]
+    if architecture not in family.models:
+        raise ValueError(f"its class `{architecture}` is none of {', '.join(family.models)}")
+    return getattr(importlib.import_module(family.modeling_module), architecture), config
+
+
+def _load_base(model_class, config, adapter, base: str, dtype, path: str) -> PreTrainedModel:
+    """Load the base; whatever it lacks must come with the adapter."""
+    verbosity = transformers_logging.get_verbosity()
+    # the head that the base lacks comes with the adapter, so a warning that it starts random would be wrong
+    transformers_logging.set_verbosity_error()
+    try:
+        model, info = model_class.from_pretrained(
+            base,
+            config=config,
+            dtype=dtype,
+            revision=adapter.revision,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except OSError as error:
+        raise CheckpointError(
+            f"The base of the adapter `{path}` cannot be read from `{base}`: {error} Name its place with `base=`."
+        ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    saved = tuple(adapter.modules_to_save or ())
+    absent = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    if lacking := sorted(key for key in absent if not set(key.split(".")) & set(saved)):
+        raise CheckpointError(
+            f"`{base}` is not the base of the adapter `{path}`: it lacks {len(lacking)} weights of the right shape "
+            f"that the adapter does not bring along, for example `{lacking[0]}`."
+        )
+    return model

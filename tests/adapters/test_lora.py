@@ -1,0 +1,153 @@
+import json
+
+import numpy as np
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sclm_hf.adapters.lora import add_lora, load_adapter, lora_config, merge_adapter, save_adapter
+from sclm_hf.errors import CheckpointError, ConfigurationError
+from sclm_hf.modeling.scgpt.configuration_scgpt import ScGPTConfig
+from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTForMaskedExpression, ScGPTForSequenceClassification, ScGPTModel
+
+LABELS = {0: "B", 1: "NK", 2: "T"}
+SIZES = {
+    "vocab_size": 23,
+    "pad_token_id": 20,
+    "cls_token_id": 21,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
+
+
+def batch(n=7, genes=13):
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.stack([torch.randperm(20, generator=generator)[:genes] for _ in range(n)])
+    ids[:, 0] = 21
+    return {
+        "input_ids": ids,
+        "expression_values": torch.randint(1, 9, (n, genes), generator=generator).float(),
+        "attention_mask": torch.ones_like(ids),
+        "labels": torch.arange(n) % 3,
+    }
+
+
+@pytest.fixture
+def base(tmp_path):
+    """Folder of a pre-trained model without a classifier."""
+    torch.manual_seed(0)
+    ScGPTForMaskedExpression(ScGPTConfig(**SIZES)).save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def classifier(base):
+    torch.manual_seed(1)
+    return ScGPTForSequenceClassification.from_pretrained(
+        base, id2label=LABELS, label2id={name: i for i, name in LABELS.items()}, hidden_dropout_prob=0.0
+    )
+
+
+def train_a_little(model, steps=3):
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(**batch()).loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def test_every_adapter_weight_and_the_head_move_and_nothing_else(base):
+    model = add_lora(classifier(base))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    train_a_little(model)
+    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    adapters = {name for name in before if ".lora_A." in name or ".lora_B." in name}
+    head = {name for name in before if ".modules_to_save." in name}
+    assert len(adapters) == 2 * 2 * 4 and len(head) > 0
+    assert moved == adapters | head
+
+
+def test_a_bare_lora_config_finds_the_family(base):
+    model = peft.get_peft_model(ScGPTModel.from_pretrained(base), peft.LoraConfig())
+    adapted = {name.split(".")[-2] for name, module in model.named_modules() if name.endswith(".lora_A")}
+    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj"}
+
+
+def test_defaults_come_from_the_registry_and_can_be_changed(base):
+    config = lora_config(classifier(base))
+    assert config.modules_to_save == ["classifier"] and config.task_type == "SEQ_CLS"
+    assert lora_config(ScGPTModel.from_pretrained(base)).modules_to_save is None
+    config = lora_config(classifier(base), r=3, target_modules=["linear1"], train_gene_embeddings=True)
+    assert config.r == 3 and config.target_modules == {"linear1"}
+    assert config.modules_to_save == ["classifier", "genes"]
+
+
+def test_save_and_load_give_the_same_logits_and_labels(base, tmp_path):
+    model = train_a_little(add_lora(classifier(base)))
+    save_adapter(model, tmp_path / "adapter")
+    for loaded in (
+        load_adapter(tmp_path / "adapter"),
+        peft.PeftModel.from_pretrained(classifier(base), tmp_path / "adapter").eval(),
+    ):
+        torch.testing.assert_close(loaded(**batch()).logits, model(**batch()).logits, rtol=0, atol=0)
+        assert loaded.get_base_model().config.id2label == LABELS
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(base.resolve())
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all(".lora_" in name or ".classifier." in name for name in saved)
+
+
+def test_a_loaded_adapter_can_be_trained_on(base, tmp_path):
+    save_adapter(train_a_little(add_lora(classifier(base))), tmp_path / "adapter")
+    model = load_adapter(tmp_path / "adapter", is_trainable=True)
+    loss = model(**batch()).loss.item()
+    assert train_a_little(model, steps=5)(**batch()).loss.item() < loss
+
+
+def test_merging_keeps_the_output_and_the_adapted_model(base, tmp_path):
+    model = train_a_little(add_lora(classifier(base)))
+    expected = model(**batch()).logits
+    merge_adapter(model).save_pretrained(tmp_path / "merged")
+    merged = ScGPTForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(merged(**batch()).logits, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model(**batch()).logits, expected, rtol=0, atol=0)
+    assert merged.config.id2label == LABELS
+    assert set(merged.state_dict()) == set(classifier(base).state_dict())
+
+
+def test_added_genes_are_saved_with_the_adapter(base, tmp_path):
+    model = classifier(base)
+    model.resize_token_embeddings(25)
+    model = train_a_little(add_lora(model, train_gene_embeddings=True))
+    save_adapter(model, tmp_path / "adapter")
+    loaded = load_adapter(tmp_path / "adapter")
+    torch.testing.assert_close(loaded(**batch()).logits, model(**batch()).logits, rtol=0, atol=0)
+
+
+def test_a_base_that_moved_is_named_by_the_caller(base, tmp_path):
+    model = train_a_little(add_lora(classifier(base)))
+    save_adapter(model, tmp_path / "adapter")
+    base.rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError, match="`base=`"):
+        load_adapter(tmp_path / "adapter")
+    loaded = load_adapter(tmp_path / "adapter", base=tmp_path / "moved")
+    np.testing.assert_array_equal(loaded(**batch()).logits.detach(), model(**batch()).logits.detach())
+
+
+def test_the_wrong_base_is_refused(base, tmp_path):
+    save_adapter(add_lora(classifier(base)), tmp_path / "adapter")
+    ScGPTModel(ScGPTConfig(**(SIZES | {"hidden_size": 16}))).save_pretrained(tmp_path / "other")
+    with pytest.raises(CheckpointError, match="not the base"):
+        load_adapter(tmp_path / "adapter", base=tmp_path / "other")
+
+
+def test_an_unsaved_base_and_a_folder_without_adapter_are_refused(base, tmp_path):
+    model = add_lora(ScGPTForSequenceClassification(ScGPTConfig(**SIZES)))
+    with pytest.raises(ConfigurationError, match="never saved"):
+        save_adapter(model, tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match="not an adapter"):
+        load_adapter(base)

@@ -1,0 +1,192 @@
+import errno
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from sclm_hf.adapters.lora import add_lora, load_adapter
+from sclm_hf.errors import CheckpointError, ConfigurationError
+from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTForSequenceClassification
+from sclm_hf.objectives.cell_classification import CellClassificationCollator
+from sclm_hf.training import checkpoints
+from sclm_hf.training.arguments import TrainingConfig
+from sclm_hf.training.checkpoints import CheckpointFolder, TrainingState, replacing
+from sclm_hf.training.loop import train
+
+from .training_cells import CLS, PAD, CellsInMemory, classifier
+
+COLLATOR = CellClassificationCollator(pad_token_id=PAD, special_token_ids=(CLS, PAD), num_labels=3)
+
+
+def config(folder, **settings):
+    defaults = {
+        "output_dir": str(folder),
+        "max_steps": 12,
+        "per_device_train_batch_size": 3,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-2,
+        "warmup_steps": 2,
+        "logging_steps": 1,
+        "save_steps": 4,
+        "eval_steps": 3,
+        "use_cpu": True,
+    }
+    return TrainingConfig(**(defaults | settings))
+
+
+def adapted(base: Path):
+    """A LoRA over a saved classifier, with dropout everywhere."""
+    if not base.exists():
+        classifier(hidden_dropout_prob=0.3).save_pretrained(base)
+    torch.manual_seed(1)
+    return add_lora(ScGPTForSequenceClassification.from_pretrained(base), lora_dropout=0.2)
+
+
+def run(base, folder, corpus=None, **settings):
+    model = adapted(base)
+    result = train(
+        model, corpus or CellsInMemory(26), COLLATOR, config(folder, **settings), eval_corpus=CellsInMemory(8, seed=1)
+    )
+    return model, result
+
+
+def measured(result):
+    """The records without what depends on the clock."""
+    return [{k: v for k, v in record.items() if k != "cells_per_second"} for record in result.history]
+
+
+class Killed(Exception):
+    pass
+
+
+class KilledOnTheWay(CellsInMemory):
+    """Dies when it should hand out the next batch after `batches` of them."""
+
+    def __init__(self, n, batches):
+        super().__init__(n)
+        self.left = batches
+
+    def loader(self, *args, **kwargs):
+        for batch in super().loader(*args, **kwargs):
+            if self.left == 0:
+                raise Killed
+            self.left -= 1
+            yield batch
+
+
+@pytest.mark.parametrize("batches", [9, 16, 21])
+def test_a_killed_run_replays_to_the_same_bits(tmp_path, batches):
+    expected_model, expected = run(tmp_path / "base", tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(tmp_path / "base", tmp_path / "killed", KilledOnTheWay(26, batches))
+    model, result = run(tmp_path / "base", tmp_path / "killed", resume_from_checkpoint="last")
+    assert measured(result) == measured(expected)
+    for a, b in zip(model.state_dict().values(), expected_model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert result.best_step == expected.best_step and result.metrics == expected.metrics
+
+
+def test_a_finished_run_is_only_saved_again(tmp_path):
+    _, expected = run(tmp_path / "base", tmp_path / "out")
+    _, again = run(tmp_path / "base", tmp_path / "out", resume_from_checkpoint="last")
+    assert again.history == expected.history and again.step == 12
+
+
+def test_the_run_leaves_adapter_and_merged_model(tmp_path):
+    model, _ = run(tmp_path / "base", tmp_path / "out")
+    batch = next(CellsInMemory(8).loader(8, collator=COLLATOR))
+    expected = model.eval()(**batch).logits
+    loaded = load_adapter(tmp_path / "out" / "adapter")
+    torch.testing.assert_close(loaded(**batch).logits, expected, rtol=0, atol=0)
+    merged = ScGPTForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    torch.testing.assert_close(merged(**batch).logits, expected, rtol=0, atol=1e-5)
+
+
+def test_a_folder_with_checkpoints_is_not_mixed_with_a_new_run(tmp_path):
+    run(tmp_path / "base", tmp_path / "out", max_steps=8, save_total_limit=5)
+    with pytest.raises(ConfigurationError, match="resume_from_checkpoint=last"):
+        run(tmp_path / "base", tmp_path / "out")
+    with pytest.raises(ConfigurationError, match="newer than step-00000004"):
+        run(
+            tmp_path / "base", tmp_path / "out", resume_from_checkpoint=str(tmp_path / "out/checkpoints/step-00000004")
+        )
+    with pytest.raises(CheckpointError, match="not a training checkpoint"):
+        run(tmp_path / "base", tmp_path / "out", resume_from_checkpoint=str(tmp_path))
+
+
+@pytest.mark.parametrize(("change", "message"), [({"seed": 1}, "seed"), ({"corpus": CellsInMemory(25)}, "cells")])
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, change, message):
+    run(tmp_path / "base", tmp_path / "out", max_steps=4)
+    with pytest.raises(CheckpointError, match=message):
+        run(tmp_path / "base", tmp_path / "out", resume_from_checkpoint="last", **change)
+
+
+def test_only_the_newest_and_the_best_are_kept(tmp_path):
+    _, result = run(tmp_path / "base", tmp_path / "out", max_steps=20, save_steps=2, save_total_limit=2)
+    kept = {int(path.name.removeprefix("step-")) for path in CheckpointFolder(tmp_path / "out" / "checkpoints").all()}
+    assert kept == {18, 20} | {result.best_step}
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    expected_model, expected = run(tmp_path / "base", tmp_path / "whole", eval_steps=100)
+
+    def full(path):
+        if "00000008" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="No space left"):
+        patch.setattr(checkpoints, "flush", full)
+        run(tmp_path / "base", tmp_path / "out", eval_steps=100)
+    assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["step-00000004"]
+    model, result = run(tmp_path / "base", tmp_path / "out", eval_steps=100, resume_from_checkpoint="last")
+    assert measured(result) == measured(expected)
+    for a, b in zip(model.state_dict().values(), expected_model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_checkpoint_is_whole_or_absent(tmp_path):
+    folder = CheckpointFolder(tmp_path, limit=1)
+    with replacing(folder.partial(1), folder.path(1)) as directory:
+        TrainingState(step=1).save(directory)
+    folder.partial(2).mkdir()
+    folder.path(3).mkdir()
+    assert folder.last() == folder.path(1)
+    folder.clean()
+    assert list(tmp_path.iterdir()) == [folder.path(1)]
+    with pytest.raises(CheckpointError, match="untouched"), replacing(folder.partial(1), folder.path(1)) as directory:
+        TrainingState(step=99).save(directory)
+        raise RuntimeError("file write failed")
+    assert TrainingState.load(folder.path(1)).step == 1
+    with replacing(folder.partial(1), folder.path(1)) as directory:
+        TrainingState(step=1, epoch=7).save(directory)
+    assert TrainingState.load(folder.path(1)).epoch == 7
+    assert list(tmp_path.iterdir()) == [folder.path(1)]
+
+
+class InterruptedOnTheWay(CellsInMemory):
+    """Sends itself a signal with batch number `at`."""
+
+    def __init__(self, n, at, number):
+        super().__init__(n)
+        self.at, self.number = at, number
+
+    def loader(self, *args, **kwargs):
+        for batch in super().loader(*args, **kwargs):
+            if self.at == 0:
+                signal.raise_signal(self.number)
+            self.at -= 1
+            yield batch
+
+
+def test_ctrl_c_saves_a_state_to_resume_from(tmp_path):
+    expected_model, expected = run(tmp_path / "base", tmp_path / "whole")
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "base", tmp_path / "out", InterruptedOnTheWay(26, 12, signal.SIGINT))
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert CheckpointFolder(tmp_path / "out" / "checkpoints").last().name == "step-00000007"
+    model, result = run(tmp_path / "base", tmp_path / "out", resume_from_checkpoint="last")
+    assert measured(result) == measured(expected)
+    for a, b in zip(model.state_dict().values(), expected_model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
