@@ -53,7 +53,8 @@ class GeneResolver:
         ambiguous = False
         for candidate in (ensembl_id_of(ensembl_id.strip()), ensembl_id_of(name) or name):
             if candidate:
-                found = Resolution(candidate, Step.ENSEMBL_ID) if candidate in self._genes else find(candidate)
+                token = self._token_of_id.get(candidate)
+                found = find(candidate) if token is None else Resolution(token, Step.ENSEMBL_ID)
                 if found.token is not None:
                     return found
                 ambiguous = ambiguous or found.ambiguous
@@ -67,8 +68,8 @@ class GeneResolver:
         token = self._token_of_gene.get(gene)
         if token is not None:
             return Resolution(token, table.step_of[name])
-        # Not found by what the name means first. If the vocabulary knows another gene of that name, or this gene's only
-        # name there now means another gene, a match would be a guess.
+        # The gene that the name means first is not there. If another gene of that name is, or if this gene's name is
+        # there but means another gene by now, a match would be a guess.
         ambiguous = any(bearer in self._token_of_gene for bearer in table.shared.get(name, ())) or (
             gene != AMBIGUOUS and any(other in self._genes for other in table.names(gene))
         )
@@ -80,6 +81,11 @@ class GeneResolver:
         if len(found) == 1:
             return found[0]._replace(step=step)
         return Resolution(None, ambiguous=any(one.token is not None or one.ambiguous for one in found))
+
+    @functools.cached_property
+    def _token_of_id(self) -> dict[str, str]:
+        by_id = {ensembl_id_of(token): token for token in reversed(self._genes)}
+        return {ensembl_id: token for ensembl_id, token in by_id.items() if ensembl_id}
 
     @functools.cached_property
     def _token_of_gene(self) -> dict[int, str]:

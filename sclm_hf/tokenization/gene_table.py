@@ -9,7 +9,7 @@ from importlib import resources
 
 AMBIGUOUS = -1
 
-_ENSEMBL_ID = re.compile(r"(ENS[A-Z]*[0-9]{10,11})(?:\.[0-9]+)?(?:_PAR_Y)?")
+_ENSEMBL_ID = re.compile(r"(?:\S+_)?(ENS[A-Z]*[0-9]{10,11})(?:\.[0-9]+)?(?:_PAR_Y)?")
 
 
 class Step(IntEnum):
@@ -25,9 +25,10 @@ class Step(IntEnum):
 
 
 def ensembl_id_of(name: str) -> str | None:
-    """The Ensembl id that `name` is, without version; None for other names (`AC004556.3` is a name, not a version).
+    """The Ensembl id in `name`, without version; None for other names (`AC004556.3` is a name, not a version).
 
-    The Y copy of a pseudo-autosomal gene (`_PAR_Y`) counts as the gene.
+    The id may follow a symbol that it makes unique (`MATR3_ENSG00000015479`, as in CELLxGENE Census). The Y copy of a
+    pseudo-autosomal gene (`_PAR_Y`) counts as the gene.
     """
     found = _ENSEMBL_ID.fullmatch(name)
     return found[1] if found else None
@@ -86,7 +87,7 @@ def human_genes() -> GeneTable:
 
 @functools.cache
 def mouse_orthologs() -> dict[str, tuple[Step, tuple[str, ...]]]:
-    """Mouse symbol or Ensembl id -> human symbols of its orthologs, the one of the same name alone where there is one."""
+    """Mouse symbol or Ensembl id -> human symbols of its orthologs: the one of the same name, where there is one."""
     orthologs: dict[str, tuple[Step, tuple[str, ...]]] = {}
     for row in _rows("mouse_orthologs.tsv.gz"):
         symbol, ensembl_id, human_symbols = row.split("\t")

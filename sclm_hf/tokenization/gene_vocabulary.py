@@ -265,8 +265,8 @@ def _as_names(names: Sequence[str]) -> list[str]:
     for column, name in enumerate(names):
         if not isinstance(name, str):
             raise ExpressionError(
-                f"Gene names must be strings; column {column} is called {name!r} ({type(name).__name__}). If the names "
-                "lie in a column of `adata.var`, make them the index: `adata.var_names = adata.var[column]`."
+                f"Gene names must be strings; column {column} is called {name!r} ({type(name).__name__}). If the "
+                "names lie in a column of `adata.var`, make it the index: `adata.var_names = adata.var[column]`."
             )
     return names
 
@@ -341,7 +341,7 @@ def _advice(names: Sequence[str], species: str) -> str:
         remedy = 'They look like mouse genes: pass `species="mouse"`.'
     else:
         remedy = (
-            "Check that these are gene symbols or Ensembl ids (make the right column of `adata.var` its index, or pass "
-            '`ensembl_ids`), and pass `species="mouse"` for mouse data.'
+            "Check that these are gene symbols or Ensembl ids (make the right column of `adata.var` its index, or "
+            'pass `ensembl_ids`), and pass `species="mouse"` for mouse data.'
         )
     return f" Not found: {examples}. {remedy}"
