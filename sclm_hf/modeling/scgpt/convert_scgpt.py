@@ -146,7 +146,8 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
 
     empty_output(output)
     model.save_pretrained(output)
-    build_processor(config, args, vocabulary).save_pretrained(output)
+    perturbation = model_class is ScGPTForPerturbation
+    build_processor(config, args, vocabulary, perturbation=perturbation).save_pretrained(output)
     report.save(output)
     return report
 
@@ -197,16 +198,24 @@ def build_config(args: dict[str, Any], tensors: dict[str, Tensor], vocabulary: G
     return ScGPTConfig(**settings)
 
 
-def build_processor(config: ScGPTConfig, args: dict[str, Any], vocabulary: GeneVocabulary) -> CellProcessor:
-    """The processor of the published embedding procedure, with the checkpoint's bins, lengths and special values."""
-    extractor = ExpressionFeatureExtractor.for_family(
-        "scgpt",
-        n_bins=config.num_bins,
-        max_length=args.get("max_seq_len", 1200),
-        pad_value=config.pad_value,
-        cls_value=config.pad_value,
-        mask_value=config.mask_value,
-    )
+def build_processor(
+    config: ScGPTConfig, args: dict[str, Any], vocabulary: GeneVocabulary, *, perturbation: bool = False
+) -> CellProcessor:
+    """The processor of the published procedure, with the checkpoint's bins, lengths and special values.
+
+    Embedding and annotation take bins of counts behind a `<cls>`; perturbation takes the normalised values of all genes.
+    """
+    settings = {
+        "max_length": args.get("max_seq_len", 1200),
+        "pad_value": config.pad_value,
+        "cls_value": config.pad_value,
+        "mask_value": config.mask_value,
+    }
+    if perturbation:
+        settings |= {"encoding": "continuous", "expects": "normalized", "add_cls": False, "include_zero_genes": True}
+    else:
+        settings["n_bins"] = config.num_bins
+    extractor = ExpressionFeatureExtractor.for_family("scgpt", **settings)
     return CellProcessor(extractor, GeneTokenizer.from_genes(vocabulary))
 
 

@@ -347,3 +347,18 @@ def test_classifier_from_auto_class(tmp_path):
     output = model(**inputs(arrays), labels=arrays["celltype_labels"])
     assert_close(output.logits, arrays["eval_cls_output"], **TOLERANCE)
     assert_close(output.loss, arrays["eval_loss_cls"], **TOLERANCE)
+
+
+@pytest.mark.parametrize("recording", ["preproc_a", "preproc_b"])
+@pytest.mark.parametrize("name", ["cont", "ints", "sampled"])
+def test_published_embeddings(tmp_path, recording, name):
+    """The recorded batches of the original's embedding task give its recorded, L2-normalised vectors."""
+    model = AutoModel.from_pretrained(convert_case("case_a", tmp_path)).eval()
+    arrays = golden_arrays(f"{recording}/io.npz")
+    embeddings = []
+    for number in range(3):
+        ids, values = (arrays[f"emb__{name}__batch{number}_{part}"] for part in ("gene", "expr"))
+        mask = (ids != model.config.pad_token_id).long()
+        embeddings.append(model(ids, values, mask).cell_embedding)
+    normalized = torch.nn.functional.normalize(torch.cat(embeddings), dim=-1)
+    assert_close(normalized, arrays[f"emb__{name}__X_scGPT"], **TOLERANCE)

@@ -1,0 +1,65 @@
+"""The rules of the house that a machine can check."""
+
+import ast
+import configparser
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sclm_hf import FAMILIES
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "sclm_hf"
+
+
+def test_imports_go_down_the_floors():
+    linter = Path(sys.executable).with_name("lint-imports")
+    result = subprocess.run([linter], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_family_folder_holds_its_four_files(family):
+    folder = PACKAGE / "modeling" / family
+    expected = {"__init__.py", *(f"{kind}_{family}.py" for kind in ("configuration", "modeling", "convert"))}
+    assert {path.name for path in folder.iterdir() if path.is_file()} == expected
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_model_files_can_be_copied_to_the_hub(family):
+    """Only `from .x import y` of the own folder, and absolutely only what the exporter vendors."""
+    for name in (f"configuration_{family}.py", f"modeling_{family}.py"):
+        for node in ast.walk(ast.parse((PACKAGE / "modeling" / family / name).read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level <= 1, f"{name}: `from ..` breaks the copy"
+                assert node.level == 0 or node.module, f"{name}: `from . import` loses the file"
+                if node.level == 0 and node.module.startswith("sclm_hf"):
+                    assert node.module.startswith(("sclm_hf.modeling.common", "sclm_hf.errors")), node.module
+
+
+def test_import_linter_knows_every_family():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    layers = config["importlinter:contract:floors"]["layers"]
+    assert all(f"sclm_hf.modeling.{family}" in layers for family in FAMILIES)
+
+
+def test_readme_commands_are_targets_of_the_makefile():
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    for target in ("demo", "test"):
+        assert f"make {target}" in readme
+        assert f"\n{target}:" in makefile
+
+
+def test_no_absolute_paths_of_a_machine():
+    suffixes = {".py", ".md", ".cfg", ".toml", ".yaml", ".txt", ".json", ""}
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix in suffixes and path.is_file() and path != Path(__file__):
+            text = path.read_text(encoding="utf-8", errors="ignore")
+            assert not any(start in text for start in ("/home/", "/Users/", "/root/", "/work/")), name
