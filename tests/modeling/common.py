@@ -194,6 +194,7 @@ class ModelTester:
 
     def test_lora_default_trains_and_reloads(self, head_class, tmp_path):
         import peft
+
         import sclm_hf.adapters.lora  # noqa: F401 (teaches peft our families)
 
         base = self.build(head_class)

@@ -203,7 +203,7 @@ def build_processor(
 ) -> CellProcessor:
     """The processor of the published procedure, with the checkpoint's bins, lengths and special values.
 
-    Embedding and annotation take bins of counts behind a `<cls>`; perturbation takes the normalised values of all genes.
+    Embedding and annotation take bins of counts behind a `<cls>`; perturbation takes normalised values of all genes.
     """
     settings = {
         "max_length": args.get("max_seq_len", 1200),

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from sclm_hf.corpora.categories import number_categories
+from sclm_hf.corpora.h5ad import H5adSource
+from sclm_hf.errors import CorpusError
+
+from .conftest import make_cells
+
+
+@pytest.fixture
+def sources(tmp_path):
+    first, second = make_cells(20, 1), make_cells(10, 2)
+    first.obs["kind"] = ["b"] * 10 + ["a"] * 10
+    second.obs["kind"] = ["c"] * 9 + [None]
+    for name, cells in (("first", first), ("second", second)):
+        cells.write_h5ad(tmp_path / f"{name}.h5ad")
+    return [H5adSource(tmp_path / f"{name}.h5ad") for name in ("first", "second")]
+
+
+def test_names_are_those_of_the_cells_used(sources):
+    names, codes = number_categories("kind", sources, [None, np.arange(9)], None)
+    assert names == ["a", "b", "c"]
+    assert [column.tolist() for column in codes] == [[1] * 10 + [0] * 10, [2] * 9]
+    names, codes = number_categories("kind", sources, [np.arange(3), np.arange(2)], None)
+    assert (names, [column.tolist() for column in codes]) == (["b", "c"], [[0] * 3, [1] * 2])
+
+
+def test_names_given_keep_their_numbers(sources):
+    names, codes = number_categories("kind", sources, [None, np.arange(9)], ["c", "x", "b", "a"])
+    assert names == ["c", "x", "b", "a"]
+    assert [column.tolist() for column in codes] == [[2] * 10 + [3] * 10, [0] * 9]
+    assert codes[0].dtype == np.int8
+
+
+def test_problems_are_named(sources):
+    with pytest.raises(CorpusError, match=r"second\.h5ad`: 1 of the cells used have no value in `obs\['kind'\]`"):
+        number_categories("kind", sources, [None, None], None)
+    with pytest.raises(CorpusError, match=r"first\.h5ad`.*\['a'\], not among the 2 names"):
+        number_categories("kind", sources, [None, np.arange(9)], ["b", "c"])
+    with pytest.raises(CorpusError, match=r"first\.h5ad` has no obs column `tissue`"):
+        number_categories("tissue", sources, [None, None], None)
+    with pytest.raises(CorpusError, match="one twice"):
+        number_categories("kind", sources, [None, np.arange(9)], ["a", "b", "c", "a"])

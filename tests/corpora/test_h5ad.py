@@ -1,0 +1,187 @@
+import os
+import pickle
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from sclm_hf.corpora.h5ad import H5adSource
+from sclm_hf.errors import CorpusError
+
+from .conftest import GENES, make_cells
+
+ROWS = np.array([0, 1, 2, 5, 30, 31, 59])
+
+
+@pytest.fixture
+def cells():
+    return make_cells(60)
+
+
+def write(cells, path, **kwargs):
+    cells.write_h5ad(path, **kwargs)
+    return path
+
+
+@pytest.mark.parametrize("compression", [None, "gzip", "lzf"])
+@pytest.mark.parametrize("storage", [sp.csr_matrix, sp.csc_matrix, sp.csr_matrix.toarray])
+def test_read_gives_the_rows_as_stored(cells, tmp_path, storage, compression):
+    counts = cells.X.toarray()
+    cells.X = storage(cells.X)
+    source = H5adSource(write(cells, tmp_path / "cells.h5ad", compression=compression))
+    assert (source.n_cells, source.n_genes, source.name) == (60, 40, "cells")
+    for rows in (ROWS, np.arange(60), np.array([59]), np.array([], int)):
+        matrix = source.read(rows)
+        assert matrix.dtype == np.float32
+        np.testing.assert_array_equal(matrix.toarray(), counts[rows])
+
+
+@pytest.mark.parametrize("chunks", [None, 7, 4096])
+def test_read_copes_with_any_chunks_and_types(cells, tmp_path, chunks):
+    path = write(cells, tmp_path / "cells.h5ad")
+    with h5py.File(path, "r+") as file:
+        for name, dtype in (("data", "u2"), ("indices", "i8"), ("indptr", "i8")):
+            values = file["X"][name][:].astype(dtype)
+            del file["X"][name]
+            file["X"].create_dataset(name, data=values, chunks=chunks and (min(chunks, len(values)),))
+    matrix = H5adSource(path).read(ROWS)
+    assert matrix.data.dtype == np.uint16
+    np.testing.assert_array_equal(matrix.toarray(), cells.X.toarray()[ROWS])
+
+
+def test_counts_are_looked_for_in_the_stated_order(cells, tmp_path):
+    cells.raw = cells.copy()
+    cells = cells[:, 10:].copy()
+    cells.X = sp.csr_matrix(cells.X.multiply(0.5))
+    cells.layers["counts"], cells.layers["other"] = cells.X * 4, cells.X * 6
+    path = write(cells, tmp_path / "cells.h5ad")
+    half = cells.X.toarray()[ROWS]
+    np.testing.assert_array_equal(H5adSource(path).read(ROWS).toarray(), half * 4)
+    np.testing.assert_array_equal(H5adSource(path, layer="other").read(ROWS).toarray(), half * 6)
+    np.testing.assert_array_equal(H5adSource(path, layer="X").read(ROWS).toarray(), half)
+    np.testing.assert_array_equal(H5adSource(path, expects="normalized").read(ROWS).toarray(), half)
+    raw = H5adSource(path, layer="raw")
+    np.testing.assert_array_equal(raw.read(ROWS).toarray(), cells.raw.X.toarray()[ROWS])
+    assert list(raw.genes()[0]) == GENES
+    assert list(H5adSource(path).genes()[0]) == GENES[10:]
+    del cells.layers["counts"]
+    source = H5adSource(write(cells, tmp_path / "without.h5ad"))
+    np.testing.assert_array_equal(source.read(ROWS).toarray(), raw.read(ROWS).toarray())
+    with pytest.raises(CorpusError, match=r"without\.h5ad.*no layer `nothing`.*other"):
+        H5adSource(tmp_path / "without.h5ad", layer="nothing")
+
+
+def test_names_and_ensembl_ids(cells, tmp_path):
+    path = write(cells, tmp_path / "plain.h5ad")
+    names, ensembl_ids = H5adSource(path).genes()
+    assert (list(names), ensembl_ids) == (GENES, None)
+    assert H5adSource(path).obs_names().tolist() == list(cells.obs_names)
+    ids = [f"ENSG{number:011}" for number in range(40)]
+    cells.var["gene_ids"] = pd.Categorical(ids)
+    names, ensembl_ids = H5adSource(write(cells, tmp_path / "ids.h5ad")).genes()
+    assert (list(names), list(ensembl_ids)) == (GENES, ids)
+
+
+def test_column_is_compact_whatever_its_type(cells, tmp_path):
+    cells.obs["number"] = np.arange(60) % 3
+    cells.obs["nullable"] = pd.array([None, *["x"] * 59], dtype="string")
+    cells.obs["gap"] = pd.Categorical(["u", None, *["v"] * 58])
+    cells.obs["fraction"] = [np.nan, *[0.5] * 59]
+    source = H5adSource(write(cells, tmp_path / "cells.h5ad"))
+    for name in ("cell_type", "donor", "number"):
+        column = source.column(name)
+        assert column.codes.dtype == np.int8
+        assert [column.categories[code] for code in column.codes] == cells.obs[name].astype(str).tolist()
+    for name in ("nullable", "fraction"):
+        assert source.column(name).codes.tolist() == [-1, *[0] * 59]
+    assert source.column("gap").codes.tolist() == [0, -1, *[1] * 58]
+    with pytest.raises(CorpusError, match=r"no obs column `kind`.*'cell_type', 'donor'"):
+        source.column("kind")
+
+
+def test_column_of_old_files(cells, tmp_path):
+    path = write(cells, tmp_path / "old.h5ad")
+    with h5py.File(path, "r+") as file:
+        group = file["obs"]["cell_type"]
+        codes, categories = group["codes"][:], group["categories"][:]
+        del file["obs"]["cell_type"]
+        stored = file["obs"].create_dataset("__categories/cell_type", data=categories)
+        file["obs"]["cell_type"] = codes
+        file["obs"]["cell_type"].attrs["categories"] = stored.ref
+    column = H5adSource(path).column("cell_type")
+    assert [column.categories[code] for code in column.codes] == cells.obs["cell_type"].tolist()
+
+
+def test_source_is_pickled_without_its_file(cells, tmp_path):
+    source = H5adSource(write(cells, tmp_path / "cells.h5ad"))
+    source.read(ROWS)
+    copy = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(copy.read(ROWS).toarray(), source.read(ROWS).toarray())
+    source.close()
+    np.testing.assert_array_equal(copy.read(ROWS).toarray(), source.read(ROWS).toarray())
+
+
+def damaged(kind, path):
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "no HDF5":
+        path.write_text("these are no cells " * 100)
+    elif kind == "truncated":
+        path.write_bytes(path.read_bytes()[:-2000])
+    else:
+        with h5py.File(path, "r+") as file:
+            if kind == "no X":
+                del file["X"]
+            elif kind == "indptr":
+                file["X/indptr"][20] = 10**6
+            elif kind == "indices":
+                values = file["X/indices"][:]
+                del file["X/indices"]
+                file["X/indices"] = values[:-3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("empty", r"is empty \(0 bytes\)"),
+        ("no HDF5", "no HDF5 file"),
+        ("truncated", "truncated"),
+        ("no X", "`X`"),
+        ("indptr", "do not fit together"),
+        ("indices", "do not fit together"),
+    ],
+)
+def test_damaged_files_are_named(cells, tmp_path, kind, message):
+    path = write(cells, tmp_path / "cells.h5ad")
+    damaged(kind, path)
+    with pytest.raises(CorpusError, match=message) as caught:
+        H5adSource(path).read(ROWS)
+    assert str(path) in str(caught.value)
+
+
+def test_files_without_cells_or_genes_are_refused(cells, tmp_path):
+    with pytest.raises(CorpusError, match=r"none\.h5ad.*0 cells and 40 genes"):
+        H5adSource(write(cells[:0].copy(), tmp_path / "none.h5ad"))
+    with pytest.raises(CorpusError, match="60 cells and 0 genes"):
+        H5adSource(write(cells[:, :0].copy(), tmp_path / "none.h5ad"))
+
+
+def test_files_that_change_or_vanish_are_noticed(cells, tmp_path):
+    path = write(cells, tmp_path / "cells.h5ad")
+    source = H5adSource(path)
+    source.read(ROWS)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(CorpusError, match=r"cells\.h5ad` changed"):
+        source.read(ROWS)
+    path.unlink()
+    with pytest.raises(CorpusError, match=r"cells\.h5ad` cannot be read"):
+        source.read(ROWS)
+
+
+def test_large_matrices_stored_by_columns_are_refused(cells, tmp_path, monkeypatch):
+    monkeypatch.setattr("sclm_hf.corpora.h5ad._MAX_CSC_ENTRIES", 10)
+    cells.X = cells.X.tocsc()
+    with pytest.raises(CorpusError, match=r"stored by columns.*tocsr"):
+        H5adSource(write(cells, tmp_path / "cells.h5ad")).read(ROWS)

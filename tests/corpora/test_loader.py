@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+import torch
+
+from sclm_hf import CellCorpus
+from sclm_hf.errors import ExpressionError
+
+from .conftest import make_cells
+
+SMALL = {"block_size": 8, "window_size": 48, "group_size": 12}
+
+
+@pytest.fixture
+def corpus(folder, processor):
+    return CellCorpus(folder, processor, label_column="cell_type", **SMALL)
+
+
+def add_epoch(batch, epoch):
+    return {"cell_ids": torch.from_numpy(batch["cell_ids"]), "epoch": torch.tensor(epoch)}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_workers_do_not_change_the_batches(corpus, num_workers):
+    for options in ({}, {"start": 60, "rank": 1, "world_size": 2, "epoch": 2}):
+        loader = corpus.loader(12, num_workers=num_workers, **options)
+        expected, found = list(corpus.batches(12, **options)), list(loader)
+        assert len(loader) == len(found) == len(expected)
+        for want, have in zip(expected, found, strict=True):
+            assert list(want) == list(have)
+            for name, values in want.items():
+                assert have[name].is_contiguous()
+                np.testing.assert_array_equal(have[name].numpy(), values)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_collator_gets_arrays_and_the_epoch(corpus, num_workers):
+    found = list(corpus.loader(12, collator=add_epoch, num_workers=num_workers, epoch=5))
+    assert {int(batch["epoch"]) for batch in found} == {5}
+    assert sum(len(batch["cell_ids"]) for batch in found) == 154
+
+
+def test_nothing_is_left_at_the_end(corpus):
+    loader = corpus.loader(12, start=154, num_workers=1)
+    assert (len(loader), list(loader)) == (0, [])
+
+
+def test_errors_of_a_worker_keep_their_kind_and_name_the_file(tmp_path, processor):
+    cells = make_cells(30)
+    cells.X.data[cells.X.indptr[4]] = -1
+    cells.write_h5ad(tmp_path / "bad.h5ad")
+    with pytest.raises(ExpressionError, match=r"bad\.h5ad`, row 4"):
+        list(CellCorpus(tmp_path, processor, **SMALL).loader(12, num_workers=1))
