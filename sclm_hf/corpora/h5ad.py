@@ -1,19 +1,18 @@
 """One .h5ad file as a lazy source of cells."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix
 
-from ..errors import CorpusError, require
+from ..errors import CorpusError, ExpressionError, require
+from ..tokenization.processing_cell import select_counts
 from .sources import CategoricalColumn, csr_from_arrays
-
-ENSEMBL_COLUMNS = ("ensembl_id", "ensembl_ids", "gene_ids", "gene_id", "feature_id", "ensembl", "ensembl_gene_id")
-"""Columns of `var` in which Ensembl ids are looked for, in this order."""
 
 # Two reads cost more than one read of this many cells between them.
 _MAX_GAP = 16
@@ -48,35 +47,27 @@ class H5adSource:
         self.path = Path(path)
         self.name = self.path.stem if name is None else name
         self.location = str(self.path)
+        self._layer, self._expects = layer, expects
         self._open: _OpenFile | None = None
         self._stamp = self._current_stamp()
         with self._errors_named():
             file = _open_hdf5(self.path)
             try:
-                self._key = _find_matrix(file, layer, expects)
-                self._storage, (self.n_cells, self.n_genes) = _describe(file[self._key])
+                matrix = select_counts(_view(file, genes=False), layer, expects=expects)[0]
+                self._key = matrix.name
+                self._storage, (self.n_cells, self.n_genes) = _describe(matrix)
             finally:
                 file.close()
         if not self.n_cells or not self.n_genes:
             raise CorpusError(f"`{self.path}`: `{self._key}` has {self.n_cells} cells and {self.n_genes} genes.")
 
-    def gene_names(self) -> np.ndarray:
-        """(n_genes,) names of the columns of the matrix (those of `raw` when it is `raw`)."""
+    def genes(self) -> tuple[Sequence[str], Sequence[str] | None]:
+        """(n_genes,) names of the columns and their Ensembl ids or None, as `select_counts` finds them."""
         with self._file() as file:
-            names = _read_index(file[self._var_key(file)])
+            _, names, ensembl_ids, _ = select_counts(_view(file, genes=True), self._layer, expects=self._expects)
         if len(names) != self.n_genes:
             raise CorpusError(f"`{self.path}`: {len(names)} gene names for {self.n_genes} columns of `{self._key}`.")
-        return names
-
-    def ensembl_ids(self) -> np.ndarray | None:
-        """(n_genes,) Ensembl ids from the first of [`ENSEMBL_COLUMNS`] that holds some; "" where unknown."""
-        with self._file() as file:
-            var = file[self._var_key(file)]
-            for column in (name for name in ENSEMBL_COLUMNS if name in _columns(var)):
-                ids = _read_strings(var, column)
-                if any(value.startswith("ENS") for value in ids):
-                    return ids
-        return None
+        return names, ensembl_ids
 
     def obs_names(self) -> np.ndarray:
         """(n_cells,) names of the cells."""
@@ -128,11 +119,6 @@ class H5adSource:
             self._open.file.close()
         self._open = None
 
-    def _var_key(self, file: Any) -> str:
-        if not self._key.startswith("raw"):
-            return "var"
-        return "raw/var" if "raw/var" in file else "raw.var"
-
     def _current_stamp(self) -> tuple[int, int]:
         try:
             status = os.stat(self.path)
@@ -154,8 +140,10 @@ class H5adSource:
     def _errors_named(self) -> Iterator[None]:
         try:
             yield
-        except CorpusError as error:
-            raise error if str(self.path) in str(error) else CorpusError(f"`{self.path}`: {error}") from error
+        except (CorpusError, ExpressionError) as error:
+            if str(self.path) in str(error):
+                raise
+            raise CorpusError(f"`{self.path}`: {error}") from error
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise CorpusError(f"`{self.path}` is damaged or no AnnData file: {error}") from error
 
@@ -225,19 +213,33 @@ def _open_hdf5(path: Path) -> Any:
         raise CorpusError(f"`{path}` is {kind}: {error}") from error
 
 
-def _find_matrix(file: Any, layer: str | None, expects: str) -> str:
-    layers = sorted(file["layers"]) if "layers" in file else []
-    places = {name: f"layers/{name}" for name in layers}
-    places.update({name: key for name, key in (("raw", "raw.X"), ("raw", "raw/X"), ("X", "X")) if key in file})
-    if layer is not None:
-        if layer not in places:
-            raise CorpusError(f"there is no layer `{layer}`; there are {list(places)}")
-        return places[layer]
-    wanted = ("X",) if expects == "normalized" else ("counts", "raw", "X")
-    for name in wanted:
-        if name in places:
-            return places[name]
-    raise CorpusError(f"no matrix was found: looked for {list(wanted)}, there are layers {layers}; pass `layer=`")
+def _view(file: Any, *, genes: bool) -> SimpleNamespace:
+    """What `select_counts` looks at of an AnnData; nothing of it is read but, where asked for, the names of genes."""
+
+    def part(matrix: Any, var: str) -> dict[str, Any]:
+        frame = file[var] if genes else None
+        return {"X": matrix, "var": _Frame(frame), "var_names": _read_index(frame) if genes else []}
+
+    raw = next(((file[x], var) for x, var in (("raw/X", "raw/var"), ("raw.X", "raw.var")) if x in file), None)
+    return SimpleNamespace(
+        layers=dict(file["layers"]) if "layers" in file else {},
+        raw=SimpleNamespace(**part(*raw)) if raw else None,
+        **part(file.get("X"), "var"),
+    )
+
+
+class _Frame:
+    """A data frame in a file whose columns are read when they are asked for."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+
+    def __contains__(self, name: str) -> bool:
+        return self._group is not None and name in _columns(self._group)
+
+    def __getitem__(self, name: str) -> list[str]:
+        column = _read_categorical(self._group, name)
+        return np.array([*column.categories, ""], dtype=object)[column.codes].tolist()
 
 
 def _describe(matrix: Any) -> tuple[str, tuple[int, int]]:
@@ -268,11 +270,6 @@ def _index_name(frame: Any) -> str:
 
 def _read_index(frame: Any) -> np.ndarray:
     return _as_strings(frame[_index_name(frame)][:])
-
-
-def _read_strings(frame: Any, name: str) -> np.ndarray:
-    column = _read_categorical(frame, name)
-    return np.array([*column.categories, ""], dtype=object)[column.codes]
 
 
 def _read_categorical(frame: Any, name: str) -> CategoricalColumn:

@@ -1,93 +1,94 @@
 """Batches of tensors, read ahead by worker processes."""
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from .plan import Schedule
+from .window_reader import WindowReader
+
 if TYPE_CHECKING:
     from .cell_corpus import CellCorpus
 
 Batch = dict[str, torch.Tensor]
+Collator = Callable[[dict[str, np.ndarray], int], Batch]
+_Packed = tuple[Batch, list[dict[str, torch.Size]]]
 
 
 class CellLoader:
     """The batches of one rank and one epoch, as torch tensors, in an order that workers do not change.
 
     A worker makes all batches of a window: the window is read once, whatever the number of workers. Each worker is one
-    window ahead of its use, so about `num_workers + 1` windows of padded batches are in memory.
+    window ahead of its use, so about `num_workers + 1` windows of padded batches are in (shared) memory.
 
     Args:
         corpus: where the cells come from.
-        batch_size: cells of a batch.
+        schedule: the rank's batches.
+        epoch: number of the epoch.
         collator: called with (batch of arrays, epoch) where the batch is made; returns a dict of tensors. By default
             the arrays become tensors.
         num_workers: processes that read and encode; 0 = this one.
-        epoch: number of the epoch.
-        **kwargs: `start`, `rank`, `world_size`, `drop_last` as for `CellCorpus.batches`.
     """
 
     def __init__(
         self,
         corpus: "CellCorpus",
-        batch_size: int,
+        schedule: Schedule,
+        epoch: int,
         *,
-        collator: Callable[[dict[str, np.ndarray], int], Batch] | None = None,
+        collator: Collator | None = None,
         num_workers: int = 0,
-        epoch: int = 0,
-        **kwargs: Any,
     ) -> None:
-        self.schedule = corpus.schedule(batch_size, **kwargs)
-        self.num_workers = num_workers
-        self._windows = _Windows(corpus, self.schedule, epoch, collator)
+        self._schedule, self._num_workers = schedule, num_workers
+        self._windows = _Windows(WindowReader(corpus, schedule, epoch), epoch, collator or _as_tensors)
 
     def __len__(self) -> int:
         """Number of batches."""
-        return len(self.schedule.numbers)
+        return len(self._schedule.numbers)
 
     def __iter__(self) -> Iterator[Batch]:
-        numbers = [number for number in self.schedule.windows() if self.schedule.cells(number)]
-        if not self.num_workers:
+        numbers = [number for number in self._schedule.windows() if self._schedule.cells(number)]
+        if not self._num_workers:
             for number in numbers:
                 yield from self._windows.batches(number)
             return
-        windows = DataLoader(
+        packed = DataLoader(
             self._windows,
             batch_size=None,
             sampler=numbers,
-            num_workers=self.num_workers,
+            num_workers=self._num_workers,
             prefetch_factor=1,
-            collate_fn=_as_is,
+            collate_fn=_unchanged,
         )
-        for packed in windows:
-            yield from _unpacked(*packed)
+        for window in packed:
+            yield from _unpacked(*window)
 
 
 class _Windows(Dataset):
     """Window number -> its batches, packed."""
 
-    def __init__(self, corpus: "CellCorpus", schedule: Any, epoch: int, collator: Callable | None) -> None:
-        self._corpus, self._schedule, self._epoch, self._collator = corpus, schedule, epoch, collator
-        self._plan = corpus.plan(schedule, epoch)
+    def __init__(self, reader: WindowReader, epoch: int, collator: Collator) -> None:
+        self._reader, self._epoch, self._collator = reader, epoch, collator
 
     def batches(self, number: int) -> Iterator[Batch]:
-        for batch in self._corpus.window_batches(self._plan, self._schedule, number, self._epoch):
-            if self._collator is None:
-                yield {name: torch.from_numpy(values) for name, values in batch.items()}
-            else:
-                yield self._collator(batch, self._epoch)
+        return (self._collator(batch, self._epoch) for batch in self._reader.batches(number))
 
-    def __getitem__(self, number: int) -> tuple[Batch, list[dict[str, torch.Size]]]:
+    def __getitem__(self, number: int) -> _Packed:
         return _packed(list(self.batches(number)))
 
 
-def _as_is(packed: Any) -> Any:
+def _as_tensors(batch: dict[str, np.ndarray], epoch: int) -> Batch:
+    return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+
+def _unchanged(packed: _Packed) -> _Packed:
     return packed
 
 
-def _packed(batches: list[Batch]) -> tuple[Batch, list[dict[str, torch.Size]]]:
+def _packed(batches: list[Batch]) -> _Packed:
     """All batches of a window in one tensor a name.
 
     A tensor that goes to another process takes a file descriptor; those of all batches would exceed the usual limit.

@@ -58,7 +58,6 @@ class Schedule(NamedTuple):
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        drop_last: bool = False,
     ) -> "Schedule":
         """Fit groups and windows to the batch size, and share the batches from cell `start` on among the ranks.
 
@@ -77,9 +76,6 @@ class Schedule(NamedTuple):
                 "an epoch is resumed where a batch ended."
             )
         first, last = -(-start // batch_size), -(-n_cells // batch_size)
-        if drop_last:
-            last = max(first, n_cells // batch_size)
-            last -= (last - first) % world_size
         group_size = -(-max(group_size, batch_size) // batch_size) * batch_size
         window_size = max(1, window_size // group_size) * group_size
         return cls(n_cells, batch_size, group_size, window_size, range(first + rank, last, world_size))

@@ -39,11 +39,8 @@ class CellSource(Protocol):
     n_cells: int
     n_genes: int
 
-    def gene_names(self) -> np.ndarray:
-        """(n_genes,) names of the columns."""
-
-    def ensembl_ids(self) -> np.ndarray | None:
-        """(n_genes,) Ensembl ids of the columns, empty where unknown; None when the source has none."""
+    def genes(self) -> tuple[Sequence[str], Sequence[str] | None]:
+        """(n_genes,) names of the columns, and their Ensembl ids or None."""
 
     def column(self, name: str) -> CategoricalColumn:
         """A column of `obs`."""

@@ -1,0 +1,62 @@
+"""A column of `obs` over many sources as numbers that mean the same everywhere."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import CorpusError
+from .sources import CategoricalColumn, CellSource
+
+
+def number_categories(
+    name: str,
+    sources: Sequence[CellSource],
+    rows: Sequence[np.ndarray | None],
+    names: Sequence[str] | None,
+) -> tuple[list[str], list[np.ndarray]]:
+    """Number the values of a column.
+
+    Args:
+        name: name of the column.
+        sources: the sources.
+        rows: the rows used of each; None = all.
+        names: the values in the order of their numbers; None = those of the cells used, sorted.
+
+    Returns:
+        The values in the order of their numbers, and for each source the numbers of the cells used, in the smallest
+        integer type that holds them.
+
+    Raises:
+        CorpusError: a source lacks the column, or a cell used has no value or one that is not among `names`.
+    """
+    columns = [_used(source, name, used) for source, used in zip(sources, rows, strict=True)]
+    present = [{column.categories[code] for code in np.unique(column.codes)} for column in columns]
+    names = sorted(set().union(*present)) if names is None else [str(value) for value in names]
+    numbers = {value: number for number, value in enumerate(names)}
+    if len(numbers) < len(names):
+        raise CorpusError(f"The names given for `obs[{name!r}]` hold one twice: {names}.")
+    dtype = np.min_scalar_type(-len(names) - 1)
+    codes = []
+    for source, column, values in zip(sources, columns, present, strict=True):
+        if not values <= set(numbers):
+            unknown = sorted(values - set(numbers))
+            raise CorpusError(
+                f"`{source.location}`: `obs[{name!r}]` holds {unknown[:10]}, not among the {len(names)} names given: "
+                "add them, or leave these cells out with `rows=`."
+            )
+        table = np.array([numbers.get(value, -1) for value in column.categories], dtype)
+        codes.append(table[column.codes] if len(table) else np.empty(0, dtype))
+    return names, codes
+
+
+def _used(source: CellSource, name: str, rows: np.ndarray | None) -> CategoricalColumn:
+    column = source.column(name)
+    source.close()
+    codes = column.codes if rows is None else column.codes[rows]
+    missing = int((codes < 0).sum())
+    if missing:
+        raise CorpusError(
+            f"`{source.location}`: {missing} of the cells used have no value in `obs[{name!r}]`: leave them out with "
+            "`rows=`."
+        )
+    return CategoricalColumn(codes, column.categories)

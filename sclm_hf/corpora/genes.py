@@ -1,0 +1,101 @@
+"""The genes of a corpus's sources as ids of the model's vocabulary."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from ..errors import CorpusError, GeneCoverageError
+from ..logging import warn
+from .sources import CellSource
+
+if TYPE_CHECKING:
+    from ..tokenization.gene_vocabulary import GeneCoverage, GeneMapping
+    from ..tokenization.processing_cell import CellProcessor
+
+SAMPLE_RUNS, SAMPLE_RUN = 8, 16
+"""The share of counts covered is estimated from 8 runs of 16 cells, evenly spread over the cells used of a source."""
+
+_MINIMUM, _WARN_BELOW = 0.30, 0.60
+
+
+class GeneMaps:
+    """Gene ids of sources, each mapped once; sources with the same genes share one mapping.
+
+    Args:
+        processor: maps names to ids.
+        species: as for `CellProcessor.map_genes`.
+    """
+
+    def __init__(self, processor: "CellProcessor", species: str) -> None:
+        self._processor, self._species = processor, species
+        self._by_source: dict[str, tuple[np.ndarray, GeneCoverage]] = {}
+        self._by_genes: dict[bytes, GeneMapping] = {}
+
+    def of(self, source: CellSource, rows: np.ndarray | None) -> "tuple[np.ndarray, GeneCoverage]":
+        """Gene ids (n_genes,) of a source's columns and the coverage report.
+
+        Args:
+            source: the source.
+            rows: the rows used of it; None = all.
+
+        Raises:
+            GeneCoverageError: the model knows less than 30 % of the counts of the source; the message names it.
+        """
+        if source.name not in self._by_source:
+            counts = _column_sums(source.read(_sample(source, rows)), source)
+            mapping = self._map(source, counts)
+            coverage = replace(mapping.coverage, count_share=_share(mapping.gene_ids, counts))
+            _check(coverage, source)
+            self._by_source[source.name] = mapping.gene_ids, coverage
+        return self._by_source[source.name]
+
+    def _map(self, source: CellSource, counts: np.ndarray | None) -> "GeneMapping":
+        names, ensembl_ids = source.genes()
+        key = _digest(names, ensembl_ids)
+        if key in self._by_genes:
+            return self._by_genes[key]
+        mapping = self._processor.map_genes(names, ensembl_ids=ensembl_ids, species=self._species, counts=counts)
+        # Which of two columns stands for a gene depends on the counts of the source.
+        if not mapping.coverage.duplicated:
+            self._by_genes[key] = mapping
+        return mapping
+
+
+def _sample(source: CellSource, rows: np.ndarray | None) -> np.ndarray:
+    n_cells = source.n_cells if rows is None else len(rows)
+    starts = np.linspace(0, max(0, n_cells - SAMPLE_RUN), SAMPLE_RUNS).astype(np.int64)
+    places = np.unique(starts[:, None] + np.arange(SAMPLE_RUN))
+    places = places[places < n_cells]
+    return places if rows is None else rows[places]
+
+
+def _column_sums(matrix: csr_matrix, source: CellSource) -> np.ndarray | None:
+    """Total of each column, or None when there is none to weigh genes by; values that are not finite count as zero."""
+    if len(matrix.indices) and not 0 <= matrix.indices.min() <= matrix.indices.max() < source.n_genes:
+        raise CorpusError(f"`{source.location}` is damaged: column indices beyond its {source.n_genes} genes.")
+    values = np.where(np.isfinite(matrix.data), matrix.data, 0)
+    sums = np.bincount(matrix.indices, weights=values, minlength=source.n_genes)
+    return sums if sums.sum() > 0 else None
+
+
+def _share(gene_ids: np.ndarray, counts: np.ndarray | None) -> float:
+    weights = np.ones(len(gene_ids)) if counts is None else counts
+    return float(weights[gene_ids >= 0].sum() / weights.sum())
+
+
+def _check(coverage: "GeneCoverage", source: CellSource) -> None:
+    try:
+        coverage.check(_MINIMUM, warn_below=_MINIMUM)
+    except GeneCoverageError as error:
+        raise GeneCoverageError(f"`{source.location}`: {error}") from error
+    if coverage.count_share < _WARN_BELOW:
+        warn(f"`{source.location}`: few of its genes are known to the model: {coverage.summary()}.")
+
+
+def _digest(names: Sequence[str], ensembl_ids: Sequence[str] | None) -> bytes:
+    text = "\0".join([*names, "\1", *("" if ensembl_ids is None else map(str, ensembl_ids))])
+    return blake2b(text.encode(), digest_size=16).digest()

@@ -1,0 +1,174 @@
+"""Windows of an epoch: read, put in order, encoded batch by batch."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from ..errors import SclmError
+from .plan import EpochPlan, Schedule, arrange, cell_ids
+from .sources import csr_from_arrays
+
+if TYPE_CHECKING:
+    from .cell_corpus import CellCorpus
+
+Batch = dict[str, np.ndarray]
+
+
+class Panel(NamedTuple):
+    """Cells whose genes have the same ids, in one matrix."""
+
+    matrix: csr_matrix
+    gene_ids: np.ndarray
+
+
+class Window(NamedTuple):
+    """The cells of a window, in the order of their sources and rows.
+
+    Attributes:
+        panels: the matrices that hold them.
+        panel: (cells,) which panel a cell is in.
+        row: (cells,) which row of its matrix.
+        ids: (cells,) uint64 cell ids.
+        source: (cells,) number of the source.
+        source_row: (cells,) row in the source.
+        columns: what a batch carries along, (cells,) each.
+    """
+
+    panels: list[Panel]
+    panel: np.ndarray
+    row: np.ndarray
+    ids: np.ndarray
+    source: np.ndarray
+    source_row: np.ndarray
+    columns: dict[str, np.ndarray]
+
+
+class WindowReader:
+    """Makes the batches of any window of an epoch that a rank reads.
+
+    Args:
+        corpus: where the cells come from.
+        schedule: the rank's batches.
+        epoch: number of the epoch.
+    """
+
+    def __init__(self, corpus: "CellCorpus", schedule: Schedule, epoch: int) -> None:
+        self._corpus, self._schedule = corpus, schedule
+        self._keys = {"seed": corpus.seed, "epoch": epoch}
+        names = [source.name for source in corpus.sources]
+        sizes = {"block_size": corpus.block_size, "window_size": schedule.window_size}
+        self._plan = EpochPlan(names, corpus.sizes, shuffle=corpus.shuffle, **sizes, **self._keys)
+
+    def batches(self, number: int) -> Iterator[Batch]:
+        """The rank's batches of window `number`, in order."""
+        places = self._schedule.cells(number)
+        if not places:
+            return
+        window = self._read(number)
+        lengths = self._lengths(window) if self._corpus.group_by_length else None
+        group_size = self._schedule.group_size
+        order = arrange(window.ids, lengths, group_size=group_size, shuffle=self._corpus.shuffle, **self._keys)
+        for place in places:
+            yield self._encode(window, order[place])
+
+    def _read(self, number: int) -> Window:
+        positions: dict[int, list[np.ndarray]] = {}
+        for source, start, stop in self._plan.window(number):
+            positions.setdefault(source, []).append(np.arange(start, stop))
+        used = {source: np.concatenate(parts) for source, parts in positions.items()}
+        rows = {source: self._corpus.rows_at(source, at) for source, at in used.items()}
+        members: dict[tuple, list[tuple[int, csr_matrix]]] = {}
+        gene_ids = {}
+        for source in used:
+            genes = self._corpus.gene_ids(source)
+            matrix = self._corpus.opened(source).read(rows[source])
+            # What is one panel must have one type: with another one, stacking would change values.
+            key = (id(genes), matrix.dtype, matrix.indices.dtype)
+            members.setdefault(key, []).append((source, matrix))
+            gene_ids[key] = genes
+        panels = [Panel(_stacked([m for _, m in found]), gene_ids[key]) for key, found in members.items()]
+        # The cells stand in the order of the panels' rows.
+        order = [source for found in members.values() for source, _ in found]
+        sizes = [panel.matrix.shape[0] for panel in panels]
+        return Window(
+            panels=panels,
+            panel=np.repeat(np.arange(len(panels)), sizes),
+            row=np.concatenate([np.arange(size) for size in sizes]),
+            source=np.repeat(order, [len(used[source]) for source in order]),
+            source_row=np.concatenate([rows[source] for source in order]),
+            **self._carried({source: used[source] for source in order}, rows),
+        )
+
+    def _carried(self, used: dict[int, np.ndarray], rows: dict[int, np.ndarray]) -> dict:
+        """Ids and columns of cells, in the order of `used` (source -> positions among the cells used of it)."""
+        names = [source.name for source in self._corpus.sources]
+        ids = np.concatenate([cell_ids(names[source], rows[source]) for source in used])
+        columns = {"cell_ids": ids.view(np.int64)}
+        for name, codes in self._corpus.numbered.items():
+            columns[name] = np.concatenate([codes[source][at] for source, at in used.items()]).astype(np.int64)
+        return {"ids": ids, "columns": columns}
+
+    def _lengths(self, window: Window) -> np.ndarray:
+        """(cells,) tokens of each cell."""
+        try:
+            return np.concatenate([self._corpus.processor.lengths(*panel) for panel in window.panels])
+        except SclmError as error:
+            raise self._located(error, window, np.arange(len(window.ids))) from error
+
+    def _encode(self, window: Window, cells: np.ndarray) -> Batch:
+        try:
+            batch = self._encoded(window, cells)
+        except SclmError as error:
+            raise self._located(error, window, cells) from error
+        return {**batch, **{name: values[cells] for name, values in window.columns.items()}}
+
+    def _encoded(self, window: Window, cells: np.ndarray) -> Batch:
+        """The processor's arrays; cells of different panels are encoded apart and put into one batch."""
+        parts, places = [], []
+        for number in np.unique(window.panel[cells]):
+            place = np.flatnonzero(window.panel[cells] == number)
+            ids, rows = window.ids[cells[place]], window.row[cells[place]]
+            panel = window.panels[number]
+            parts.append(self._corpus.processor.encode(*panel, cell_ids=ids, rows=rows, **self._keys))
+            places.append(place)
+        if len(parts) == 1:
+            return parts[0]
+        batch = {}
+        for name, pad in self._pads(parts[0]).items():
+            batch[name] = np.full((len(cells), max(part[name].shape[1] for part in parts)), pad, parts[0][name].dtype)
+            for part, place in zip(parts, places, strict=True):
+                batch[name][place, : part[name].shape[1]] = part[name]
+        return batch
+
+    def _pads(self, batch: Batch) -> dict[str, float]:
+        """What each array of the processor is padded with."""
+        processor = self._corpus.processor
+        known = {
+            "input_ids": processor.tokenizer.pad_token_id,
+            "expression_values": processor.feature_extractor.pad_value,
+        }
+        return {name: known.get(name, 0) for name in batch}
+
+    def _located(self, error: SclmError, window: Window, cells: np.ndarray) -> SclmError:
+        """The same error with the file and row of the first of `cells` that causes it, or else with the files."""
+        locations = [source.location for source in self._corpus.sources]
+        for cell in cells:
+            try:
+                self._encoded(window, np.array([cell]))
+            except SclmError as found:
+                place = f"`{locations[window.source[cell]]}`, row {window.source_row[cell]} (counted from 0)"
+                return type(found)(f"{place}: {found}")
+        files = ", ".join(f"`{locations[source]}`" for source in np.unique(window.source[cells])[:5])
+        return type(error)(f"{files}: {error}")
+
+
+def _stacked(matrices: list[csr_matrix]) -> csr_matrix:
+    if len(matrices) == 1:
+        return matrices[0]
+    data = np.concatenate([matrix.data for matrix in matrices])
+    indices = np.concatenate([matrix.indices for matrix in matrices])
+    counts = np.concatenate([np.diff(matrix.indptr) for matrix in matrices])
+    indptr = np.concatenate([[0], counts.cumsum(dtype=np.int64)])
+    return csr_from_arrays(data, indices, indptr, matrices[0].shape[1])
