@@ -3,7 +3,7 @@
     python training_scripts/build_gene_table.py FOLDER_WITH_SOURCES
 
 The folder holds the four sources that `sclm_hf/tokenization/data/README.md` names. The same sources give the same
-bytes.
+tables.
 """
 
 import argparse
@@ -37,7 +37,7 @@ class Gene:
 
 
 def read_hgnc(path: Path) -> list[Gene]:
-    """Approved entries. Withdrawn ones are dropped, and phenotypes: a locus known by its trait has no transcript."""
+    """Approved entries; withdrawn ones are dropped."""
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         return [
             Gene(
@@ -47,7 +47,7 @@ def read_hgnc(path: Path) -> list[Gene]:
                 _split(row["Alias symbol"]),
             )
             for row in csv.DictReader(file)
-            if row["Status"] == "Approved" and row["Locus group"] != "phenotype"
+            if row["Status"] == "Approved"
         ]
 
 

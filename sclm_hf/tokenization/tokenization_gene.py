@@ -2,7 +2,7 @@
 
 import copy
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -10,6 +10,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import TokenizersBackend
 
+from ..errors import ConfigurationError, GeneCoverageError
 from .gene_vocabulary import SPECIAL_TOKENS, GeneVocabulary
 
 # `WordLevel` wants a name for unknown words; one that no vocabulary can hold makes them an error.
@@ -22,8 +23,8 @@ class GeneTokenizer(TokenizersBackend):
     """A tokenizer whose words are genes, separated by white space.
 
     Made by `from_genes` or `from_pretrained`. It has no `__init__`: with one, transformers rebuilds the vocabulary on
-    loading and renumbers ids that have gaps. An unknown gene raises; data are mapped once a source with
-    `gene_vocabulary.map_genes`, which reports what it leaves out.
+    loading and renumbers ids that have gaps. An unknown gene raises `GeneCoverageError`; the genes of a data set are
+    mapped once, with `gene_vocabulary.map_genes`, which reports what it leaves out.
     """
 
     model_input_names = ["input_ids", "attention_mask"]
@@ -63,8 +64,12 @@ class GeneTokenizer(TokenizersBackend):
     @property
     def gene_vocabulary(self) -> GeneVocabulary:
         """The vocabulary as a `GeneVocabulary`; its `size` is what the embedding of a model needs."""
-        entries = sorted(self.get_vocab().items(), key=operator.itemgetter(1))
-        return GeneVocabulary(dict(entries), self.all_special_tokens)
+        state = (len(self), tuple(self.all_special_tokens))
+        if getattr(self, "_gene_vocabulary_state", None) != state:
+            entries = sorted(self.get_vocab().items(), key=operator.itemgetter(1))
+            self._gene_vocabulary = GeneVocabulary(dict(entries), self.all_special_tokens)
+            self._gene_vocabulary_state = state
+        return self._gene_vocabulary
 
     def add_genes(self, genes: Iterable[str]) -> "GeneTokenizer":
         """A new tokenizer with `genes` at the ids after the largest one.
@@ -78,3 +83,55 @@ class GeneTokenizer(TokenizersBackend):
         tokenizer = copy.deepcopy(self)
         tokenizer.backend_tokenizer.model = WordLevel(dict(vocabulary), unk_token=_NO_TOKEN)
         return tokenizer
+
+    def convert_tokens_to_ids(self, tokens: str | list[str]) -> int | list[int]:
+        """Ids of genes.
+
+        Raises:
+            GeneCoverageError: a gene is not in the vocabulary.
+        """
+        ids = super().convert_tokens_to_ids(tokens)
+        if ids is None or (isinstance(ids, list) and None in ids):
+            raise self._unknown_genes(tokens)
+        return ids
+
+    def _encode_plus(self, text, text_pair=None, **kwargs):
+        try:
+            return super()._encode_plus(text, text_pair, **kwargs)
+        except Exception as error:  # the backend raises nothing more specific
+            if "WordLevel error" not in str(error):
+                raise
+            raise self._unknown_genes([text, text_pair]) from error
+
+    def _unknown_genes(self, text) -> GeneCoverageError:
+        known = self.get_vocab()
+        examples = ", ".join(f"`{gene}`" for gene in [gene for gene in _words(text) if gene not in known][:5])
+        return GeneCoverageError(
+            f"Not in the vocabulary: {examples}. Leave such genes out, translate names with "
+            "`gene_vocabulary.map_genes`, or add them with `add_genes`."
+        )
+
+    def _add_tokens(self, new_tokens, special_tokens: bool = False) -> int:
+        # The backend numbers new tokens by the count of tokens, an id that may be taken where ids have gaps, and finds
+        # them inside other words: `C` in `C1QA`.
+        unknown = [str(token) for token in new_tokens if self._tokenizer.token_to_id(str(token)) is None]
+        if unknown:
+            raise ConfigurationError(
+                f"{unknown} cannot be added in place: for genes use `tokenizer = tokenizer.add_genes(genes)`, for "
+                "special tokens `GeneTokenizer.from_genes(tokenizer.gene_vocabulary, special_tokens=tokens)`."
+            )
+        return super()._add_tokens(new_tokens, special_tokens=special_tokens)
+
+    @classmethod
+    def _patch_mistral_regex(cls, tokenizer, *args, **kwargs):
+        # transformers asks the Hub whether a vocabulary of more than 100,000 words is Mistral's. Ours never is.
+        return tokenizer
+
+
+def _words(text) -> Iterator[str]:
+    """The words of a text, or of nested lists of texts."""
+    if isinstance(text, str):
+        yield from text.split()
+    elif text is not None:
+        for part in text:
+            yield from _words(part)

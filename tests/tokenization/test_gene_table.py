@@ -72,9 +72,9 @@ def test_a_name_of_several_genes_is_ambiguous_unless_it_is_the_symbol_of_one():
     assert all(name == table.names(table.gene_of[name])[0] for name in symbols_shared)
 
 
-@pytest.mark.parametrize("name", ["Y_RNA", "A1S9T~withdrawn", "AATD"])
-def test_families_withdrawn_entries_and_phenotypes_are_left_out(name):
-    assert human_genes().step_of.get(name, Step.ALIAS) == Step.ALIAS
+@pytest.mark.parametrize("name", ["Y_RNA", "Metazoa_SRP", "A12M1", "ABHD11-AS2"])
+def test_families_and_withdrawn_entries_are_left_out(name):
+    assert name not in human_genes().gene_of
 
 
 def test_mouse_genes_have_human_orthologs_and_the_same_name_goes_first():
@@ -125,9 +125,9 @@ def test_gencode_brings_hgnc_up_to_date(script):
     ]
 
 
-def test_sources_are_read_without_withdrawn_entries_phenotypes_and_shared_symbols(script, tmp_path):
-    header = "Status,Approved symbol,Locus group,Ensembl gene ID,Alias symbol,Previous symbol\n"
-    rows = "Approved,A,other,ENSG1,x|y,z\nEntry Withdrawn,B,other,,,\nApproved,C,phenotype,,,\n"
+def test_sources_are_read_without_withdrawn_entries_and_shared_symbols(script, tmp_path):
+    header = "Status,Approved symbol,Ensembl gene ID,Alias symbol,Previous symbol\n"
+    rows = "Approved,A,ENSG1,x|y,z\nEntry Withdrawn,B,,,\n"
     (tmp_path / "hgnc.csv.gz").write_bytes(gzip.compress((header + rows).encode()))
     assert script.read_hgnc(tmp_path / "hgnc.csv.gz") == [script.Gene("A", ["ENSG1"], ["z"], ["x", "y"])]
     gencode = "ensembl_id,symbol\nENSG1,A\nENSG2,Y_RNA\nENSG3,Y_RNA\nENSG4,ENSG4\n"
@@ -145,8 +145,8 @@ def test_the_sources_give_the_tables_that_ship(script, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["build_gene_table.py", str(SOURCES), "--output", str(tmp_path)])
     script.main()
     for path in TABLES:
-        ours, rebuilt = path.read_bytes(), (tmp_path / path.name).read_bytes()
-        assert gzip.decompress(ours) == gzip.decompress(rebuilt)
+        # The bytes of the archive depend on the version of zlib; its content does not.
+        assert gzip.decompress((tmp_path / path.name).read_bytes()) == gzip.decompress(path.read_bytes())
 
 
 def test_the_script_writes_where_the_package_reads(script):

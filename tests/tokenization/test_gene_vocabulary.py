@@ -1,0 +1,259 @@
+import json
+import os
+import pickle
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sclm_hf import GeneVocabulary
+from sclm_hf.errors import CheckpointError, ConfigurationError, ExpressionError, GeneCoverageError, SclmWarning
+from sclm_hf.tokenization.gene_table import human_genes
+
+SCLM_DATA = Path(os.environ.get("SCLM_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    return GeneVocabulary({"TP53": 7, "MARCH1": 2, "GAPDH": 30, "<pad>": 0, "<cls>": 31})
+
+
+@pytest.fixture(scope="module")
+def pbmc_names():
+    scanpy = pytest.importorskip("scanpy")
+    return list(scanpy.datasets.pbmc68k_reduced().raw.var_names)
+
+
+def test_ids_may_have_gaps_and_special_tokens_are_no_genes(vocabulary):
+    assert (len(vocabulary), vocabulary.size, vocabulary["TP53"]) == (5, 32, 7)
+    assert vocabulary.special_tokens == {"<pad>": 0, "<cls>": 31}
+    mapping = vocabulary.map_genes(["<cls>", "TP53"])
+    assert mapping.gene_ids.tolist() == [-1, 7]
+    assert mapping.coverage.missing == ("<cls>",)
+
+
+def test_from_genes_numbers_special_tokens_first():
+    assert dict(GeneVocabulary.from_genes(["B", "A"])) == {"<pad>": 0, "<cls>": 1, "<eoc>": 2, "B": 3, "A": 4}
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({}, "at least one"),
+        ({"A": 0, "B": 0}, "`A` and `B` share the id 0"),
+        ({"A": -1}, "`A` must be a whole number"),
+        ({"A": 1.5}, "got 1.5"),
+        ({"A": True}, "got True"),
+        ({"A": "1"}, "got '1'"),
+        ({"A B": 1}, "white space"),
+        ({"": 1}, "white space"),
+        ({3: 1}, "must be strings"),
+    ],
+)
+def test_an_unsound_vocabulary_is_refused(entries, message):
+    with pytest.raises(ConfigurationError, match=message):
+        GeneVocabulary(entries)
+
+
+def test_save_and_read_back(vocabulary, tmp_path):
+    vocabulary.save(tmp_path / "vocab.json")
+    read = GeneVocabulary.from_file(tmp_path / "vocab.json")
+    assert read == vocabulary
+    assert read.special_tokens == vocabulary.special_tokens
+    assert list(json.loads((tmp_path / "vocab.json").read_text()).values()) == sorted(vocabulary.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"A": 1, "A": 2}', "`A` is there twice"),
+        ("[1]", "holds a list"),
+        ("{", "no vocabulary"),
+        ('{"A": null}', "None"),
+    ],
+)
+def test_a_file_that_is_no_vocabulary_is_refused_by_name(tmp_path, text, message):
+    (tmp_path / "vocab.json").write_text(text)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        GeneVocabulary.from_file(tmp_path / "vocab.json")
+    assert "vocab.json" in str(caught.value)
+
+
+def test_published_dictionaries_with_float_ids_are_read(tmp_path):
+    (tmp_path / "vocab.json").write_text('{"<pad>": 0, "ENSG00000141510": 2.0}')
+    assert GeneVocabulary.from_file(tmp_path / "vocab.json")["ENSG00000141510"] == 2
+
+
+def test_added_genes_come_after_the_largest_id_and_the_old_stay(vocabulary):
+    larger = vocabulary.add_genes(["ERCC-00002", "transgene"])
+    assert (larger["ERCC-00002"], larger["transgene"], larger.size) == (32, 33, 34)
+    assert {gene: larger[gene] for gene in vocabulary} == dict(vocabulary)
+    assert "transgene" not in vocabulary
+    for genes in (["TP53"], ["A", "A"]):
+        with pytest.raises(ConfigurationError, match=genes[-1]):
+            vocabulary.add_genes(genes)
+
+
+def test_every_name_is_in_one_group_of_the_report():
+    vocabulary = GeneVocabulary({"TP53": 7, "MARCH1": 2, "QARS": 9})
+    names = ["TP53", "MARCHF1", "QARS1", "p53", "NOPE"]
+    mapping = vocabulary.map_genes(names, counts=np.array([5, 1, 2, 1, 1]))
+    coverage = mapping.coverage
+    assert mapping.gene_ids.tolist() == [7, 2, -1, -1, -1]
+    assert mapping.gene_ids.dtype == np.int64
+    assert coverage.matched == ("TP53",)
+    assert coverage.renamed == (("MARCHF1", "MARCH1"),)
+    assert coverage.ambiguous == ("QARS1",)
+    assert coverage.duplicated == ("p53",)
+    assert coverage.missing == ("NOPE",)
+    assert coverage.count_share == pytest.approx(0.6)
+    assert vocabulary.map_genes(names).coverage.count_share == pytest.approx(0.4)
+    assert vocabulary.map_genes(names, counts=np.zeros(5)).coverage.count_share == pytest.approx(0.4)
+    assert json.loads(json.dumps(coverage.to_dict()))["examples"]["renamed"] == [["MARCHF1", "MARCH1"]]
+    assert "2 of 5 genes used (1 under another name), 60.0% of counts" in coverage.summary()
+
+
+@pytest.mark.parametrize(
+    ("names", "counts", "kept"),
+    [
+        (["p53", "TP53"], [9, 1], 1),  # the surer step before more counts
+        (["TP53", "TP53"], [1, 9], 1),  # then more counts
+        (["TP53", "TP53"], [3, 3], 0),  # then the first
+        (["TP53", "TP53"], None, 0),
+        (["LFS1", "p53", "ENSG00000141510"], [5, 6, 0], 2),
+    ],
+)
+def test_one_column_keeps_a_gene(vocabulary, names, counts, kept):
+    mapping = vocabulary.map_genes(names, counts=None if counts is None else np.array(counts))
+    assert np.flatnonzero(mapping.gene_ids >= 0).tolist() == [kept]
+    assert len(mapping.coverage.duplicated) == len(names) - 1
+
+
+def test_unknown_ensembl_ids_may_be_empty_none_or_nan(vocabulary):
+    names = ["a", "b", "GAPDH", "TP53"]
+    mapping = vocabulary.map_genes(names, ensembl_ids=["ENSG00000141510", None, float("nan"), ""])
+    assert mapping.gene_ids.tolist() == [-1, -1, 30, 7]
+    assert mapping.coverage.duplicated == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("names", "arguments", "error", "message"),
+    [
+        ([0, 1], {}, ExpressionError, "column 0 is called 0 .*var_names"),
+        ([b"TP53"], {}, ExpressionError, "bytes"),
+        (["A", float("nan")], {}, ExpressionError, "column 1 is called nan"),
+        ("TP53", {}, ExpressionError, "single string"),
+        (["A", "B"], {"ensembl_ids": ["ENSG00000141510"]}, ExpressionError, "2 gene names and 1 Ensembl ids"),
+        (["A"], {"ensembl_ids": ["GeneID:7157"]}, ExpressionError, "GeneID:7157"),
+        (["A"], {"ensembl_ids": [7157]}, ExpressionError, "7157"),
+        (["A"], {"counts": np.ones(2)}, ExpressionError, r"shape \(2,\)"),
+        (["A"], {"counts": np.array([-1.0])}, ExpressionError, "not negative"),
+        (["A"], {"counts": np.array([np.nan])}, ExpressionError, "finite"),
+        (["A"], {"species": "chicken"}, ConfigurationError, "human, mouse"),
+    ],
+)
+def test_bad_input_is_refused(vocabulary, names, arguments, error, message):
+    with pytest.raises(error, match=message):
+        vocabulary.map_genes(names, **arguments)
+
+
+def test_low_coverage_is_an_error_and_middling_coverage_a_warning(vocabulary):
+    def coverage(covered):
+        return vocabulary.map_genes(["TP53", "x1", "x2"], counts=np.array([covered, 100 - covered, 0])).coverage
+
+    coverage(60).check()
+    with pytest.warns(SclmWarning, match="1 of 3 genes"):
+        coverage(59).check()
+    with pytest.warns(SclmWarning):
+        coverage(30).check()
+    with pytest.raises(GeneCoverageError, match=r"29.0% of counts .* `x1`, `x2`.*ensembl_ids"):
+        coverage(29).check()
+    coverage(29).check(minimum=0.2, warn_below=0.2)
+    with pytest.raises(GeneCoverageError, match="0 of 0 genes"):
+        vocabulary.map_genes([]).coverage.check()
+
+
+@pytest.mark.parametrize(
+    ("names", "species", "remedy"),
+    [
+        (["Actb", "Gapdh", "Trp53"], "human", 'look like mouse genes: pass `species="mouse"`'),
+        (["ENSMUSG00000059552", "ENSMUSG00000029580"], "human", "look like mouse genes"),
+        (["Nope1", "Nope2"], "mouse", "Check that these are gene symbols"),
+        (["0", "1", "2"], "human", "They are numbers"),
+    ],
+)
+def test_the_error_says_what_to_do(vocabulary, names, species, remedy):
+    with pytest.raises(GeneCoverageError, match=remedy):
+        vocabulary.map_genes(names, species=species).coverage.check()
+
+
+def test_mouse_data_meet_a_human_vocabulary_on_request(vocabulary):
+    mapping = vocabulary.map_genes(["Trp53", "Gapdh", "Marchf1", "Gm10000"], species="mouse")
+    assert mapping.gene_ids.tolist() == [7, 30, 2, -1]
+    assert mapping.coverage.to_dict()["species"] == "mouse"
+
+
+def test_real_names_of_2016_meet_vocabularies_of_today(pbmc_names):
+    table = human_genes()
+    symbols = [table.names(gene)[0] for gene in range(len(table.rows))]
+    today = GeneVocabulary.from_genes(symbols)
+    found = today.map_genes(pbmc_names).coverage
+    assert len(found.matched) == sum(name in today for name in pbmc_names) < 0.94 * len(pbmc_names)
+    assert len(found.matched) + len(found.renamed) >= 0.98 * len(pbmc_names)
+    assert ("ATPIF1", "ATP5IF1") in found.renamed
+    by_id = GeneVocabulary.from_genes(name for name in table.gene_of if name.startswith("ENSG"))
+    assert len(by_id.map_genes(pbmc_names).coverage.renamed) >= 0.98 * len(pbmc_names)
+
+
+def test_sixty_thousand_genes_are_mapped_in_less_than_a_second():
+    table = human_genes()
+    known = list(table.gene_of)
+    vocabulary = GeneVocabulary.from_genes(known[:60_000])
+    start = time.process_time()
+    mapping = vocabulary.map_genes(known[40_000:100_000], counts=np.arange(60_000))
+    assert time.process_time() - start < 2.0  # measured 0.5 s, building the index included
+    assert mapping.coverage.renamed
+
+
+def test_a_vocabulary_travels_to_workers(vocabulary):
+    vocabulary.map_genes(["p53"])
+    travelled = pickle.loads(pickle.dumps(vocabulary))
+    assert travelled == vocabulary
+    assert travelled.map_genes(["p53"]).gene_ids.tolist() == [7]
+
+
+# Share of counts covered, measured with the tables that ship: scGPT's Census names, scGPT's default names, Geneformer.
+PUBLIC_COVERAGE = {
+    "covid_balf_liao": (0.995, 0.994, 0.965),
+    "heart_san_multiome_1k": (0.988, 0.990, 0.923),
+    "retina_multiome_1k": (0.964, 0.969, 0.874),
+    "kang_muscat_labelled": (0.998, 0.998, 0.936),
+    "pbmc68k_reduced_counts": (0.997, 0.997, 0.991),
+    "celltypist_sample_559": (0.994, 0.994, 0.929),
+    "mouse_brain_merfish_1k": (0.981, 0.981, 0.975),
+    "spatial_mob_260": (0.906, 0.906, 0.905),
+}
+PUBLIC_VOCABULARIES = (
+    "scgpt_census_vocab.json",
+    "scgpt_default_gene_vocab.json",
+    "geneformer_gc30m_token_dictionary.json",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLIC_COVERAGE)
+def test_public_vocabularies_keep_their_coverage_of_real_data(name):
+    path = SCLM_DATA / "h5ad" / f"{name}.h5ad"
+    if not path.is_file():
+        pytest.skip(f"SCLM_DATA: there is no {path}")
+    adata = pytest.importorskip("anndata").read_h5ad(path)
+    counts = np.asarray(adata.X.sum(axis=0), dtype=np.float64).ravel()
+    species = "mouse" if name in ("mouse_brain_merfish_1k", "spatial_mob_260") else "human"
+    for file, floor in zip(PUBLIC_VOCABULARIES, PUBLIC_COVERAGE[name], strict=True):
+        vocabulary = GeneVocabulary.from_file(SCLM_DATA / "vocab" / file, special_tokens=("<pad>", "<mask>"))
+        coverage = vocabulary.map_genes(adata.var_names, species=species, counts=counts).coverage
+        print(f"{name} × {file}: {coverage.summary()}")
+        as_written = np.array([gene in vocabulary for gene in adata.var_names])
+        assert coverage.count_share >= max(floor, counts[as_written].sum() / counts.sum())
+        assert len(coverage.matched) >= as_written.sum() - len(coverage.duplicated)
