@@ -13,7 +13,8 @@ class Family:
         paper: authors, title, journal, year and DOI.
         repository: where the authors keep the original.
         code_license: licence of the original code.
-        weights_license: licence of the released weights.
+        weights_license: licence of the released weights, as the Hub names it.
+        weights_license_note: where that is known from.
         redistributable: whether converted weights may be hosted again.
         sizes: released checkpoint -> what it is.
         tasks: tasks of `sclm_hf.tasks` that the family serves.
@@ -30,6 +31,7 @@ class Family:
     repository: str
     code_license: str
     weights_license: str
+    weights_license_note: str
     redistributable: bool
     sizes: dict[str, str]
     tasks: tuple[str, ...]
@@ -70,7 +72,8 @@ FAMILIES: dict[str, Family] = {
         ),
         repository="bowang-lab/scGPT",
         code_license="MIT",
-        weights_license="MIT (as the repository; the weight files carry no licence of their own)",
+        weights_license="mit",
+        weights_license_note="The licence of the authors' repository; the weight files carry none of their own.",
         redistributable=True,
         sizes={
             "whole-human": "12 layers, width 512, 8 heads, 60,697 genes; 33 million normal human cells",

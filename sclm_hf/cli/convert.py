@@ -8,14 +8,25 @@ import typer
 
 def convert(
     family: Annotated[str, typer.Argument(help="Family of the checkpoint, for example `scgpt`.")],
-    source: Annotated[Path, typer.Argument(help="Folder with the original release.")],
-    output: Annotated[Path, typer.Argument(help="Folder to write.")],
+    source: Annotated[Path, typer.Argument(help="Folder with the files of the original release.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write; it must be empty or not exist.")],
 ) -> None:
-    """Turn an original checkpoint into a Hugging Face folder."""
+    """Turn an original checkpoint into a Hugging Face folder, and report what became of every tensor."""
     import importlib
 
+    from ..hub.card import CardFacts, write_card
     from ..registry import get_family
 
-    module = importlib.import_module(get_family(family).conversion_module)
-    report = module.convert_checkpoint(source, output)
+    known = get_family(family)
+    report = importlib.import_module(known.conversion_module).convert_checkpoint(source, output)
+    facts = CardFacts(
+        title=f"{known.title} ({source.resolve().name})",
+        family=family,
+        license=known.weights_license,
+        license_note=known.weights_license_note,
+        summary=f"An original {known.title} checkpoint of {known.repository}, converted without changing a number.",
+        settings={"converted from": ", ".join(report.source), "tensors dropped": len(report.dropped)},
+    )
+    card = write_card(facts, output)
     typer.echo(report.summary())
+    typer.echo(f"Wrote {output}, with {card.name} and the full report in loading_report.json.")

@@ -1,0 +1,26 @@
+import json
+
+from typer.testing import CliRunner
+
+from sclm_hf.cli.main import app
+
+from ..modeling.scgpt.golden_scgpt import GOLDEN
+
+
+def test_convert_writes_folder_report_and_card(tmp_path):
+    result = CliRunner().invoke(app, ["convert", "scgpt", str(GOLDEN / "case_a"), str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "renamed: 55" in result.output
+    assert len(json.loads((tmp_path / "out" / "loading_report.json").read_text())["renamed"]) == 55
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: mit" in card
+    assert "library_name: sclm_hf" in card
+    assert "has not been evaluated" in card
+
+
+def test_unknown_family_and_missing_folder_are_one_line(tmp_path):
+    for arguments, message in [(["scgtp", "a"], "There is no family `scgtp`"), (["scgpt", "nowhere"], "is missing")]:
+        result = CliRunner().invoke(app, ["convert", *arguments, str(tmp_path / "out")])
+        assert result.exit_code == 1
+        assert message in result.output
+        assert "Traceback" not in result.output
