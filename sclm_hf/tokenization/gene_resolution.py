@@ -78,7 +78,7 @@ class GeneResolver:
     def _through_ortholog(self, name: str) -> Resolution:
         step, human_symbols = mouse_orthologs().get(name, (None, ()))
         found = [self.resolve(symbol) for symbol in human_symbols]
-        if len(found) == 1:
+        if len(found) == 1 and found[0].token is not None:
             return found[0]._replace(step=step)
         return Resolution(None, ambiguous=any(one.token is not None or one.ambiguous for one in found))
 

@@ -1,4 +1,4 @@
-"""Gene names become ids: the vocabulary of a model, and the report of what it covers."""
+"""Gene names become ids: the vocabulary of a model."""
 
 import functools
 import json
@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError, ConfigurationError, ExpressionError, GeneCoverageError
-from ..logging import warn
+from ..errors import CheckpointError, ConfigurationError, ExpressionError
+from .gene_coverage import GeneCoverage
 from .gene_resolution import GeneResolver, Resolution
 from .gene_table import ensembl_id_of
 
@@ -19,72 +19,6 @@ SPECIAL_TOKENS = ("<pad>", "<cls>", "<eoc>")
 SPECIES = ("human", "mouse")
 
 _NOT_KNOWN = {"", "None", "nan", "<NA>"}
-
-
-@dataclass(frozen=True)
-class GeneCoverage:
-    """What became of the gene names of a data set. Every name is in exactly one of the five groups.
-
-    Attributes:
-        n_genes: number of columns of the data.
-        matched: names found as they are written.
-        renamed: pairs (as given, as in the vocabulary).
-        ambiguous: names that point to several genes; not used.
-        duplicated: names whose gene another column stands for already; not used.
-        missing: names of genes that the vocabulary does not have; not used.
-        count_share: share of the counts that lies in the columns used; share of columns when no counts were given.
-        species: the species that the names were taken for.
-    """
-
-    n_genes: int
-    matched: tuple[str, ...]
-    renamed: tuple[tuple[str, str], ...]
-    ambiguous: tuple[str, ...]
-    duplicated: tuple[str, ...]
-    missing: tuple[str, ...]
-    count_share: float
-    species: str = "human"
-
-    def summary(self) -> str:
-        """One line for people."""
-        used = len(self.matched) + len(self.renamed)
-        return (
-            f"{used:,} of {self.n_genes:,} genes used ({len(self.renamed):,} under another name), "
-            f"{self.count_share:.1%} of counts covered; not used: {len(self.missing):,} missing, "
-            f"{len(self.ambiguous):,} ambiguous, {len(self.duplicated):,} duplicated"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers, and at most ten examples of each group but the first, ready for JSON."""
-        groups = ("matched", "renamed", "ambiguous", "duplicated", "missing")
-        numbers = {f"n_{group}": len(getattr(self, group)) for group in groups}
-        examples = {group: [_plain(item) for item in getattr(self, group)[:10]] for group in groups[1:]}
-        return {
-            "species": self.species,
-            "n_genes": self.n_genes,
-            **numbers,
-            "count_share": self.count_share,
-            "examples": examples,
-        }
-
-    def check(self, minimum: float = 0.30, warn_below: float = 0.60) -> None:
-        """Refuse data that the model hardly knows.
-
-        Args:
-            minimum: smallest share of counts that is accepted.
-            warn_below: share of counts below which the user is warned.
-
-        Raises:
-            GeneCoverageError: less than `minimum` of the counts is covered; the message lists examples and says what
-                to do.
-        """
-        if self.count_share >= warn_below:
-            return
-        message = f"The model knows few of the genes in the data: {self.summary()}."
-        advice = _advice(self.missing + self.ambiguous, self.species)
-        if self.count_share < minimum:
-            raise GeneCoverageError(f"{message} At least {minimum:.0%} of counts must be covered.{advice}")
-        warn(message + advice)
 
 
 @dataclass(frozen=True)
@@ -123,7 +57,7 @@ class GeneVocabulary(Mapping[str, int]):
     def from_genes(cls, genes: Iterable[str], special_tokens: Iterable[str] = SPECIAL_TOKENS) -> "GeneVocabulary":
         """Number the special tokens, then `genes`, in the order given."""
         special_tokens = tuple(special_tokens)
-        return cls(dict(zip(special_tokens, range(len(special_tokens)), strict=True)), special_tokens).add_genes(genes)
+        return cls(_extended({}, (*special_tokens, *_as_names(genes)), start=0), special_tokens)
 
     @classmethod
     def from_file(cls, path: str | Path, special_tokens: Iterable[str] = SPECIAL_TOKENS) -> "GeneVocabulary":
@@ -150,13 +84,9 @@ class GeneVocabulary(Mapping[str, int]):
 
         Raises:
             ConfigurationError: a gene is in the vocabulary already, or twice among `genes`.
+            ExpressionError: `genes` is a single string, or holds something else than strings.
         """
-        entries = dict(self._token_to_id)
-        for index, gene in enumerate(genes, start=self.size):
-            if gene in entries:
-                raise ConfigurationError(f"The gene `{gene}` is already in the vocabulary: add each gene once.")
-            entries[gene] = index
-        return GeneVocabulary(entries, self.special_tokens)
+        return GeneVocabulary(_extended(self._token_to_id, _as_names(genes), start=self.size), self.special_tokens)
 
     def map_genes(
         self,
@@ -219,6 +149,16 @@ class GeneVocabulary(Mapping[str, int]):
         return f"GeneVocabulary({genes:,} genes, special tokens {list(self.special_tokens)}, size {self.size:,})"
 
 
+def _extended(entries: Mapping[str, int], genes: Iterable[str], start: int) -> dict[str, int]:
+    """`entries` and `genes`, these numbered from `start` on."""
+    entries = dict(entries)
+    for index, gene in enumerate(genes, start=start):
+        if gene in entries:
+            raise ConfigurationError(f"The gene `{gene}` is already in the vocabulary: add each gene once.")
+        entries[gene] = index
+    return entries
+
+
 def _checked(token_to_id: Mapping[str, int]) -> dict[str, int]:
     """`token_to_id` as a dict of whole numbers, after the checks that `GeneVocabulary` promises."""
     entries: dict[str, int] = {}
@@ -254,18 +194,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return entries
 
 
-def _plain(item: str | tuple[str, str]) -> str | list[str]:
-    return item if isinstance(item, str) else list(item)
-
-
-def _as_names(names: Sequence[str]) -> list[str]:
+def _as_names(names: Iterable[str]) -> list[str]:
     if isinstance(names, str):
         raise ExpressionError(f"Gene names must be a sequence of strings, got the single string {names!r}.")
     names = list(names)
     for column, name in enumerate(names):
         if not isinstance(name, str):
             raise ExpressionError(
-                f"Gene names must be strings; column {column} is called {name!r} ({type(name).__name__}). If the "
+                f"Gene names must be strings; number {column} is {name!r} ({type(name).__name__}). If the "
                 "names lie in a column of `adata.var`, make it the index: `adata.var_names = adata.var[column]`."
             )
     return names
@@ -327,21 +263,3 @@ def _coverage(
     share = float(weights[used].sum() / weights.sum()) if len(names) else 0.0
     tuples = {group: tuple(members) for group, members in groups.items()}
     return GeneCoverage(n_genes=len(names), count_share=share, species=species, **tuples)
-
-
-def _advice(names: Sequence[str], species: str) -> str:
-    """What to do when most of `names`, which the vocabulary lacks, are not genes of its kind."""
-    if not names:
-        return ""
-    examples = ", ".join(f"`{name}`" for name in names[:5])
-    mouse = sum(name.startswith("ENSMUSG") or (name[:1].isupper() and name[1:2].islower()) for name in names)
-    if sum(name.isdecimal() for name in names) > len(names) / 2:
-        remedy = "They are numbers: make the column of `adata.var` that holds gene names its index."
-    elif mouse > len(names) / 2 and species != "mouse":
-        remedy = 'They look like mouse genes: pass `species="mouse"`.'
-    else:
-        remedy = (
-            "Check that these are gene symbols or Ensembl ids (make the right column of `adata.var` its index, or "
-            'pass `ensembl_ids`), and pass `species="mouse"` for mouse data.'
-        )
-    return f" Not found: {examples}. {remedy}"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sclm_hf import GeneVocabulary
-from sclm_hf.errors import CheckpointError, ConfigurationError, ExpressionError, GeneCoverageError, SclmWarning
+from sclm_hf.errors import CheckpointError, ConfigurationError, ExpressionError
 from sclm_hf.tokenization.gene_table import human_genes
 
 SCLM_DATA = Path(os.environ.get("SCLM_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -35,6 +35,11 @@ def test_ids_may_have_gaps_and_special_tokens_are_no_genes(vocabulary):
 
 def test_from_genes_numbers_special_tokens_first():
     assert dict(GeneVocabulary.from_genes(["B", "A"])) == {"<pad>": 0, "<cls>": 1, "<eoc>": 2, "B": 3, "A": 4}
+    assert dict(GeneVocabulary.from_genes(["B", "A"], special_tokens=())) == {"B": 0, "A": 1}
+    with pytest.raises(ConfigurationError, match="`A` is already"):
+        GeneVocabulary.from_genes(["A", "A"])
+    with pytest.raises(ExpressionError, match="single string"):
+        GeneVocabulary.from_genes("TP53")
 
 
 @pytest.mark.parametrize(
@@ -140,9 +145,9 @@ def test_unknown_ensembl_ids_may_be_empty_none_or_nan(vocabulary):
 @pytest.mark.parametrize(
     ("names", "arguments", "error", "message"),
     [
-        ([0, 1], {}, ExpressionError, "column 0 is called 0 .*var_names"),
+        ([0, 1], {}, ExpressionError, "number 0 is 0 .*var_names"),
         ([b"TP53"], {}, ExpressionError, "bytes"),
-        (["A", float("nan")], {}, ExpressionError, "column 1 is called nan"),
+        (["A", float("nan")], {}, ExpressionError, "number 1 is nan"),
         ("TP53", {}, ExpressionError, "single string"),
         (["A", "B"], {"ensembl_ids": ["ENSG00000141510"]}, ExpressionError, "2 gene names and 1 Ensembl ids"),
         (["A"], {"ensembl_ids": ["GeneID:7157"]}, ExpressionError, "GeneID:7157"),
@@ -156,36 +161,6 @@ def test_unknown_ensembl_ids_may_be_empty_none_or_nan(vocabulary):
 def test_bad_input_is_refused(vocabulary, names, arguments, error, message):
     with pytest.raises(error, match=message):
         vocabulary.map_genes(names, **arguments)
-
-
-def test_low_coverage_is_an_error_and_middling_coverage_a_warning(vocabulary):
-    def coverage(covered):
-        return vocabulary.map_genes(["TP53", "x1", "x2"], counts=np.array([covered, 100 - covered, 0])).coverage
-
-    coverage(60).check()
-    with pytest.warns(SclmWarning, match="1 of 3 genes"):
-        coverage(59).check()
-    with pytest.warns(SclmWarning):
-        coverage(30).check()
-    with pytest.raises(GeneCoverageError, match=r"29.0% of counts .* `x1`, `x2`.*ensembl_ids"):
-        coverage(29).check()
-    coverage(29).check(minimum=0.2, warn_below=0.2)
-    with pytest.raises(GeneCoverageError, match="0 of 0 genes"):
-        vocabulary.map_genes([]).coverage.check()
-
-
-@pytest.mark.parametrize(
-    ("names", "species", "remedy"),
-    [
-        (["Actb", "Gapdh", "Trp53"], "human", 'look like mouse genes: pass `species="mouse"`'),
-        (["ENSMUSG00000059552", "ENSMUSG00000029580"], "human", "look like mouse genes"),
-        (["Nope1", "Nope2"], "mouse", "Check that these are gene symbols"),
-        (["0", "1", "2"], "human", "They are numbers"),
-    ],
-)
-def test_the_error_says_what_to_do(vocabulary, names, species, remedy):
-    with pytest.raises(GeneCoverageError, match=remedy):
-        vocabulary.map_genes(names, species=species).coverage.check()
 
 
 def test_mouse_data_meet_a_human_vocabulary_on_request(vocabulary):
