@@ -8,6 +8,8 @@ from .annotate import annotate
 from .card import card
 from .convert import convert
 from .embed import embed
+from .finetune import finetune
+from .pretrain import pretrain
 
 
 class _Verbs(TyperGroup):
@@ -29,6 +31,10 @@ app = typer.Typer(
 )
 for verb in (annotate, card, convert, embed):
     app.command()(verb)
+for verb in (finetune, pretrain):
+    # their flags are the fields of the settings' dataclasses, which transformers' HfArgumentParser reads
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    app.command(context_settings=settings)(verb)
 
 
 @app.callback()

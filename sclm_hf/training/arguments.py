@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import ConfigurationError, require
 
 PRECISIONS = ("no", "fp16", "bf16")
+SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
 
@@ -42,7 +43,7 @@ class TrainingConfig:
     adam_beta2: float = option(0.999, "AdamW beta 2.")
     adam_epsilon: float = option(1e-8, "AdamW epsilon.")
     max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = never.")
-    lr_scheduler_type: str = option("cosine", "A schedule of `transformers.get_scheduler`, after the warm-up.")
+    lr_scheduler_type: str = option("cosine", f"After the warm-up: {', '.join(SCHEDULES)}.")
     warmup_steps: float = option(0.0, "Steps of linear warm-up; below 1: share of all steps.")
     mixed_precision: str = option("no", "no, fp16 or bf16.")
     gradient_checkpointing: bool = option(False, "Trade speed for memory: recompute activations.")
@@ -95,6 +96,7 @@ class TrainingConfig:
             self._check(getattr(self, name) >= 0, name, "0 or more")
         self._check(self.learning_rate > 0, "learning_rate", "above 0")
         self._check(self.mixed_precision in PRECISIONS, "mixed_precision", f"one of {', '.join(PRECISIONS)}")
+        self._check(self.lr_scheduler_type in SCHEDULES, "lr_scheduler_type", f"one of {', '.join(SCHEDULES)}")
         unknown = set(self.trackers) - set(TRACKERS)
         self._check(not unknown, "report_to", f"some of {', '.join(TRACKERS)}, or none")
 

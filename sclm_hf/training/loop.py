@@ -33,7 +33,7 @@ from .checkpoints import (
 )
 from .optimization import create_optimizer, create_schedule
 from .saving import save_trained
-from .trackers import start_trackers
+from .trackers import check_trackers, start_trackers
 from .validation import ComputeMetrics, evaluate
 from .windows import Window, windows
 
@@ -59,6 +59,18 @@ class TrainingResult:
     metrics: dict[str, float]
     history: list[dict[str, Any]] = field(repr=False)
     stopped_early: bool = False
+
+    def summary(self) -> str:
+        """The result in a few lines."""
+        end = "stopped early" if self.stopped_early else "finished"
+        lines = [f"Training {end} after {self.step} steps; the model is in {self.output_dir}."]
+        losses = [record["loss"] for record in self.history if "loss" in record]
+        if losses:
+            lines.append(f"Training loss: {losses[0]:.4g} at first, {losses[-1]:.4g} at last.")
+        if self.metrics:
+            values = ", ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in self.metrics.items())
+            lines.append(f"Evaluation of the saved weights: {values}.")
+        return "\n".join(lines)
 
 
 def train(
@@ -320,6 +332,7 @@ class _Run:
 
 def create_accelerator(config: TrainingConfig) -> Accelerator:
     """The accelerator of a run; accumulation windows and batches a process are the loop's own business."""
+    check_trackers(config)
     # a process may train several times, with other settings each time
     AcceleratorState._reset_state()
     return Accelerator(

@@ -7,18 +7,22 @@ from .arguments import TrainingConfig
 
 
 def start_trackers(accelerator: Accelerator, config: TrainingConfig) -> None:
-    """Start the trackers that `config.report_to` names. Trackio writes to a local database unless told otherwise.
-
-    Raises:
-        MissingDependencyError: a tracker is not installed.
-    """
+    """Start the trackers that `config.report_to` names. Trackio writes to a local database unless told otherwise."""
     if not config.trackers:
         return
-    for name in config.trackers:
-        require(name, extra="train")
     # TensorBoard takes nothing but numbers, truth values and text
     settings = {
         name: value if isinstance(value, (bool, int, float, str)) else str(value)
         for name, value in config.to_dict().items()
     }
     accelerator.init_trackers(config.project_name, config=settings)
+
+
+def check_trackers(config: TrainingConfig) -> None:
+    """Refuse to train when a tracker is not there, which Accelerate would only warn about.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    for name in config.trackers:
+        require(name, extra="train")

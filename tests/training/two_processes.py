@@ -27,7 +27,11 @@ def main(output_dir: str, batch_size: int, accumulation: int) -> None:
         pad_token_id=PAD, special_token_ids=(CLS, PAD), mask_ratio=(0.2, 0.6), ratio_per="cell"
     )
     result = train(
-        masked_model(hidden_dropout_prob=0.0), CellsInMemory(26), collator, config, eval_corpus=CellsInMemory(7, seed=1)
+        masked_model(hidden_dropout_prob=0.0),
+        CellsInMemory(26),
+        collator,
+        config,
+        eval_corpus=CellsInMemory(7, seed=1),
     )
     print(json.dumps([result.step, result.metrics]))
 

@@ -1,0 +1,15 @@
+"""`sclm-hf finetune --config RECIPE.yaml [--setting value …]`."""
+
+import typer
+
+
+def finetune(context: typer.Context) -> None:
+    """Fine-tune a model to annotate cells, with LoRA by default; `--help` lists all settings."""
+    from ..training.arguments import TrainingConfig, parse_arguments
+    from ..training.data import DataArguments
+    from ..training.finetune import FinetuneArguments
+    from ..training.finetune import finetune as run
+
+    types = (DataArguments, FinetuneArguments, TrainingConfig)
+    result = run(*parse_arguments(types, context.args, prog="sclm-hf finetune"))
+    typer.echo(result.summary())

@@ -1,0 +1,15 @@
+"""`sclm-hf pretrain --config RECIPE.yaml [--setting value …]`."""
+
+import typer
+
+
+def pretrain(context: typer.Context) -> None:
+    """Pre-train a model on h5ad files; `--help` lists all settings."""
+    from ..training.arguments import TrainingConfig, parse_arguments
+    from ..training.data import DataArguments
+    from ..training.pretrain import PretrainArguments
+    from ..training.pretrain import pretrain as run
+
+    types = (DataArguments, PretrainArguments, TrainingConfig)
+    result = run(*parse_arguments(types, context.args, prog="sclm-hf pretrain"))
+    typer.echo(result.summary())

@@ -1,0 +1,119 @@
+"""The cells of a run: which files, and which of their cells are held out for evaluation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoProcessor
+
+from ..corpora.cell_corpus import CellCorpus
+from ..corpora.sources import name_paths, open_source
+from ..errors import CheckpointError, ConfigurationError
+from ..tokenization.encodings.keys import cell_keys, hash_names, uniforms_for
+from ..tokenization.processing_cell import CellProcessor
+from .arguments import option
+
+_HELD_OUT_STREAM = 4
+
+
+@dataclass
+class DataArguments:
+    """Where the cells come from.
+
+    Raises:
+        ConfigurationError: the held-out share is no share.
+    """
+
+    train_files: list[str] = field(metadata={"help": "h5ad files, or folders of them."})
+    eval_files: list[str] | None = field(
+        default=None, metadata={"help": "h5ad files to evaluate on; instead of `eval_share`."}
+    )
+    eval_share: float = option(0.0, "Share of the cells of `train_files` that is held out for evaluation.")
+    layer: str | None = option(None, "Where the counts are; by default layers['counts'], raw, X, in this order.")
+    batch_column: str | None = option(None, "Column of obs with the batch, for models that take batch labels.")
+    species: str = option("human", "human, or mouse to map genes through orthologs.")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eval_share < 1:
+            raise ConfigurationError(f"`eval_share` must be at least 0 and below 1, got {self.eval_share}.")
+        if self.eval_files and self.eval_share:
+            raise ConfigurationError("Give `eval_files` or `eval_share`, not both.")
+
+
+def load_processor(name: str) -> CellProcessor:
+    """The processor saved with a model.
+
+    Raises:
+        CheckpointError: there is none in the folder or repository.
+    """
+    try:
+        return AutoProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"`{name}` holds no model with a processor that can be read: {error}") from error
+
+
+def open_corpora(
+    data: DataArguments, processor: CellProcessor, *, label_column: str | None = None, seed: int = 0
+) -> tuple[CellCorpus, CellCorpus | None]:
+    """The cells to train on, and those to evaluate on, if any; both number their labels alike.
+
+    Raises:
+        CorpusError: a file cannot be read, or lacks a column.
+        GeneCoverageError: the model knows too few genes of a file.
+        ConfigurationError: nothing is left to train on.
+    """
+    options: dict[str, Any] = {
+        "layer": data.layer,
+        "label_column": label_column,
+        "batch_column": data.batch_column,
+        "species": data.species,
+        "seed": seed,
+    }
+    everything = CellCorpus(data.train_files, processor, **options)
+    options |= {"label_names": everything.label_names, "batch_names": everything.batch_names}
+    if data.eval_files:
+        return everything, CellCorpus(data.eval_files, processor, shuffle=False, **options)
+    if not data.eval_share:
+        return everything, None
+    sizes = {source.name: source.n_cells for source in everything.sources}
+    held_out = hold_out(sizes, data.eval_share, seed)
+    kept = {name: ~mask for name, mask in held_out.items()}
+    if not all(any(mask.any() for mask in part.values()) for part in (kept, held_out)):
+        raise ConfigurationError(
+            f"`eval_share` {data.eval_share} of {sum(sizes.values())} cells leaves nothing to train or to evaluate on."
+        )
+    return (
+        CellCorpus(data.train_files, processor, rows=kept, **options),
+        CellCorpus(data.train_files, processor, rows=held_out, shuffle=False, **options),
+    )
+
+
+def hold_out(sizes: Mapping[str, int], share: float, seed: int = 0) -> dict[str, np.ndarray]:
+    """Which cells of each source are held out; a pure function of source name, row and seed.
+
+    Args:
+        sizes: source name -> number of cells.
+        share: expected share of the cells.
+        seed: seed of the choice.
+
+    Returns:
+        Source name -> (cells,) bool.
+    """
+    masks = {}
+    for name, n_cells in sizes.items():
+        keys = cell_keys(np.arange(n_cells), seed=int(hash_names([name])[0]) ^ seed, epoch=0)
+        masks[name] = uniforms_for(keys, _HELD_OUT_STREAM, 1)[:, 0] < share
+    return masks
+
+
+def gene_names(paths: list[str]) -> list[str]:
+    """All gene names of some files, sorted, each once."""
+    named = name_paths([Path(path) for path in paths])
+    names: set[str] = set()
+    for name, path in named.items():
+        source = open_source(name, path, layer=None, expects="counts")
+        names.update(map(str, source.genes()[0]))
+        source.close()
+    return sorted(names)

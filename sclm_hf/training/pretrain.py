@@ -1,0 +1,129 @@
+"""Pre-training from files to a model folder: what `sclm-hf pretrain` runs."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from accelerate.utils import set_seed
+from transformers import AutoConfig, AutoModelForPreTraining, PreTrainedModel
+
+from ..errors import ConfigurationError
+from ..objectives.collation import CellCollator
+from ..objectives.generative_expression import GenerativeExpressionCollator
+from ..objectives.masked_expression import MaskedExpressionCollator
+from ..tokenization.feature_extraction_expression import ExpressionFeatureExtractor
+from ..tokenization.gene_vocabulary import GeneVocabulary
+from ..tokenization.processing_cell import CellProcessor
+from ..tokenization.tokenization_gene import GeneTokenizer
+from .arguments import TrainingConfig, option, unknown_name
+from .data import DataArguments, gene_names, load_processor, open_corpora
+from .loop import TrainingResult, train
+
+
+@dataclass
+class PretrainArguments:
+    """What is pre-trained, and on which objective.
+
+    Raises:
+        ConfigurationError: two settings contradict one another.
+    """
+
+    model_name_or_path: str | None = option(None, "Folder or repository to go on from; by default a new model.")
+    family: str = option("scgpt", "Family of a new model.")
+    vocabulary: str | None = option(None, "Gene vocabulary of a new model; by default all genes of `train_files`.")
+    model_config: str | None = option(None, "Configuration of a new model: a mapping, as JSON on the command line.")
+    encoding: str | None = option(None, "Changes to the family's published encoding: a mapping, as JSON.")
+    objective: Literal["generative", "masked"] = option("generative", "What is predicted.")
+    mask_ratio: list[float] = field(
+        default_factory=lambda: [0.25, 0.5, 0.75],
+        metadata={"help": "Share of the genes to predict; of several, one is drawn."},
+    )
+    ratio_per: Literal["batch", "cell"] = option("batch", "How often one of several ratios is drawn.")
+    second_pass_after: int = option(1000, "Steps before generating from the cell embedding joins in; -1 = never.")
+
+    def __post_init__(self) -> None:
+        if self.model_name_or_path and (self.vocabulary or self.model_config or self.encoding):
+            raise ConfigurationError(
+                "`vocabulary`, `model_config` and `encoding` describe a new model: they do not go with "
+                "`model_name_or_path`, which brings its own."
+            )
+
+
+def pretrain(data: DataArguments, arguments: PretrainArguments, config: TrainingConfig) -> TrainingResult:
+    """Pre-train and save model and processor in `config.output_dir`.
+
+    Raises:
+        SclmError: settings, files or checkpoints do not go together; the subclass tells what.
+    """
+    set_seed(config.seed)
+    processor = create_processor(data, arguments)
+    corpus, eval_corpus = open_corpora(data, processor, seed=config.seed)
+    model = create_model(arguments, processor, n_batches=len(corpus.batch_names or ()))
+    collator = create_collator(arguments, processor, seed=config.seed)
+    return train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
+
+
+def create_processor(data: DataArguments, arguments: PretrainArguments) -> CellProcessor:
+    """The processor of the model to go on from, or one with the family's encoding and the vocabulary asked for."""
+    if arguments.model_name_or_path:
+        return load_processor(arguments.model_name_or_path)
+    if arguments.vocabulary:
+        vocabulary = GeneVocabulary.from_file(arguments.vocabulary)
+    else:
+        vocabulary = GeneVocabulary.from_genes(gene_names(data.train_files))
+    encoding = ExpressionFeatureExtractor.for_family(arguments.family, **_mapping("encoding", arguments.encoding))
+    return CellProcessor(encoding, GeneTokenizer.from_genes(vocabulary))
+
+
+def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_batches: int = 0) -> PreTrainedModel:
+    """The model to go on from, or a new one that fits the processor.
+
+    Args:
+        arguments: which model.
+        processor: its vocabulary and encoding.
+        n_batches: number of batch labels in the corpus.
+
+    Raises:
+        ConfigurationError: `model_config` has a key that the family's configuration does not know.
+    """
+    if arguments.model_name_or_path:
+        return AutoModelForPreTraining.from_pretrained(arguments.model_name_or_path)
+    tokenizer, encoding = processor.tokenizer, processor.feature_extractor
+    fitting = {
+        "vocab_size": tokenizer.gene_vocabulary.size,
+        "pad_token_id": tokenizer.pad_token_id,
+        "cls_token_id": tokenizer.cls_token_id,
+        "num_bins": encoding.n_bins,
+        "pad_value": encoding.pad_value,
+        "mask_value": encoding.mask_value,
+        "num_batch_labels": n_batches,
+    }
+    known = [field.name for field in dataclasses.fields(AutoConfig.for_model(arguments.family))]
+    chosen = _mapping("model_config", arguments.model_config)
+    for name in chosen:
+        if name not in known:
+            raise unknown_name(name, known, " in `model_config`")
+    settings = {name: value for name, value in fitting.items() if name in known} | chosen
+    return AutoModelForPreTraining.from_config(AutoConfig.for_model(arguments.family, **settings))
+
+
+def create_collator(arguments: PretrainArguments, processor: CellProcessor, *, seed: int = 0) -> CellCollator:
+    """The collator of the objective."""
+    settings: dict[str, Any] = {"mask_ratio": arguments.mask_ratio, "ratio_per": arguments.ratio_per, "seed": seed}
+    if arguments.objective == "masked":
+        return MaskedExpressionCollator.from_processor(processor, **settings)
+    after = arguments.second_pass_after
+    return GenerativeExpressionCollator.from_processor(
+        processor, second_pass_after=None if after < 0 else after, **settings
+    )
+
+
+def _mapping(name: str, text: str | None) -> dict[str, Any]:
+    try:
+        mapping = json.loads(text) if text else {}
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(f"`{name}` must be a mapping in JSON, got {text!r}: {error}") from error
+    if not isinstance(mapping, dict):
+        raise ConfigurationError(f"`{name}` must be a mapping, got {text!r}.")
+    return mapping

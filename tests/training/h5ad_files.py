@@ -1,0 +1,24 @@
+"""Small .h5ad files whose labels show in their counts."""
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+GENES = [f"GENE{i}" for i in range(40)]
+LABELS = ("B cell", "NK cell", "T cell")
+
+
+def write_h5ad(path: Path, n_cells: int, *, seed: int = 0, genes: list[str] = GENES) -> Path:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 3, n_cells)
+    rates = np.where(np.arange(len(genes)) % 3 == labels[:, None], 6.0, 0.7)
+    obs = pd.DataFrame(
+        {"cell_type": pd.Categorical([LABELS[i] for i in labels])},
+        index=[f"{path.stem}-{i}" for i in range(n_cells)],
+    )
+    counts = sp.csr_matrix(generator.poisson(rates).astype(np.float32))
+    ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=genes)).write_h5ad(path)
+    return path

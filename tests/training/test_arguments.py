@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sclm_hf.errors import ConfigurationError
+from sclm_hf.training.arguments import TrainingConfig, parse_arguments
+from sclm_hf.training.data import DataArguments
+from sclm_hf.training.finetune import FinetuneArguments
+from sclm_hf.training.pretrain import PretrainArguments
+
+RECIPES = Path(__file__).parents[2] / "training_scripts" / "recipes"
+
+
+def write(path, **settings):
+    path.write_text(yaml.safe_dump(settings))
+    return str(path)
+
+
+def test_yaml_round_trip(tmp_path):
+    config = TrainingConfig(
+        output_dir="somewhere", learning_rate=3e-5, report_to=["tensorboard", "trackio"], greater_is_better=False
+    )
+    config.to_yaml(tmp_path / "recipe.yaml")
+    assert TrainingConfig.from_yaml(tmp_path / "recipe.yaml") == config
+
+
+def test_flags_win_over_the_recipe_and_both_over_the_defaults(tmp_path):
+    recipe = write(tmp_path / "r.yaml", learning_rate="1e-3", max_steps=7, train_files=["a", "b"], use_cpu=True)
+    argv = ["--config", recipe, "--max_steps", "9", "--train-files", "c", "--no_load_best_model_at_end"]
+    data, config = parse_arguments((DataArguments, TrainingConfig), argv)
+    assert data.train_files == ["c"] and config.max_steps == 9
+    assert config.learning_rate == 1e-3 and config.use_cpu and not config.load_best_model_at_end
+    assert config.adam_beta2 == TrainingConfig().adam_beta2
+
+
+def test_a_mapping_in_a_recipe_is_the_json_of_the_flag(tmp_path):
+    recipe = write(tmp_path / "r.yaml", model_config={"hidden_size": 8, "pooling": "cls"})
+    (from_recipe,) = parse_arguments((PretrainArguments,), ["--config", recipe])
+    (from_flag,) = parse_arguments((PretrainArguments,), ["--model_config", '{"hidden_size": 8, "pooling": "cls"}'])
+    assert from_recipe == from_flag
+
+
+def test_unknown_settings_are_refused_with_the_valid_ones(tmp_path):
+    recipe = write(tmp_path / "r.yaml", learning_rat=1e-3)
+    with pytest.raises(ConfigurationError, match=r"`learning_rat`.*Did you mean `learning_rate`.*warmup_steps"):
+        parse_arguments((TrainingConfig,), ["--config", recipe])
+    with pytest.raises(ConfigurationError, match=r"`--max_step`.*Did you mean `--max_steps`"):
+        parse_arguments((TrainingConfig,), ["--max_step", "3"])
+
+
+def test_unreadable_recipes_are_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        TrainingConfig.from_yaml(tmp_path / "nowhere.yaml")
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    with pytest.raises(ConfigurationError, match="mapping"):
+        TrainingConfig.from_yaml(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("per_device_train_batch_size", 0),
+        ("gradient_accumulation_steps", 0),
+        ("learning_rate", 0.0),
+        ("warmup_steps", -1),
+        ("mixed_precision", "fp8"),
+        ("report_to", ["tensorbord"]),
+        ("lr_scheduler_type", "cosinus"),
+    ],
+)
+def test_values_out_of_range_name_the_setting(name, value):
+    with pytest.raises(ConfigurationError, match=name):
+        TrainingConfig(**{name: value})
+
+
+def test_contradictions_are_refused():
+    with pytest.raises(ConfigurationError, match="not both"):
+        DataArguments(["a"], eval_files=["b"], eval_share=0.1)
+    with pytest.raises(ConfigurationError, match="model_name_or_path"):
+        PretrainArguments(model_name_or_path="folder", vocabulary="genes.json")
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_parses(recipe):
+    verb = PretrainArguments if recipe.stem.startswith("pretrain") else FinetuneArguments
+    needed = [] if verb is PretrainArguments else ["--model_name_or_path", "m", "--label_column", "l"]
+    argv = ["--config", str(recipe), "--train_files", "cells.h5ad", *needed]
+    _, _, config = parse_arguments((DataArguments, verb, TrainingConfig), argv)
+    assert config.output_dir.startswith("scgpt-")

@@ -1,0 +1,154 @@
+"""From files to a pre-trained model to an annotating one, as the CLI and the scripts do it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoProcessor
+
+from sclm_hf.adapters.lora import load_adapter
+from sclm_hf.errors import CheckpointError, ConfigurationError
+from sclm_hf.training.arguments import TrainingConfig
+from sclm_hf.training.data import DataArguments, hold_out, open_corpora
+from sclm_hf.training.finetune import FinetuneArguments, finetune
+from sclm_hf.training.pretrain import PretrainArguments, create_model, create_processor, pretrain
+
+from .h5ad_files import GENES, LABELS, write_h5ad
+
+TINY = json.dumps(
+    {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "hidden_dropout_prob": 0,
+    }
+)
+
+
+def config(folder, **settings):
+    defaults = {"output_dir": str(folder), "per_device_train_batch_size": 16, "learning_rate": 3e-3, "use_cpu": True}
+    return TrainingConfig(**(defaults | settings))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cells")
+    # the second file lacks some genes and has others
+    others = GENES[5:] + [f"OTHER{i}" for i in range(3)]
+    return [str(write_h5ad(folder / "a.h5ad", 60)), str(write_h5ad(folder / "b.h5ad", 60, seed=1, genes=others))]
+
+
+@pytest.fixture(scope="module")
+def pretrained(files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "pretrained"
+    arguments = PretrainArguments(model_config=TINY, encoding='{"n_bins": 11}', second_pass_after=5)
+    result = pretrain(DataArguments(files, eval_share=0.2), arguments, config(folder, num_train_epochs=5))
+    return folder, result
+
+
+def test_pretraining_learns_and_leaves_a_whole_folder(pretrained):
+    folder, result = pretrained
+    evaluations = [record["eval_loss"] for record in result.history if "eval_loss" in record]
+    assert len(evaluations) == 5 and evaluations[-1] < evaluations[0]
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder)
+    assert processor.feature_extractor.n_bins == 11 == model.config.num_bins
+    assert set(GENES) | {"OTHER2"} <= set(processor.tokenizer.gene_vocabulary)
+    assert model.get_input_embeddings().num_embeddings == processor.tokenizer.gene_vocabulary.size == 46
+    assert "Evaluation of the saved weights: loss" in result.summary()
+
+
+def test_lora_finetuning_annotates(pretrained, files, tmp_path):
+    arguments = FinetuneArguments(str(pretrained[0]), "cell_type")
+    settings = config(
+        tmp_path / "out",
+        num_train_epochs=30,
+        learning_rate=1e-2,
+        metric_for_best_model="macro_f1",
+    )
+    result = finetune(DataArguments(files, eval_share=0.2), arguments, settings)
+    assert result.metrics["eval_macro_f1"] > 0.7
+    for model in (
+        load_adapter(tmp_path / "out" / "adapter").get_base_model(),
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "out"),
+    ):
+        assert tuple(model.config.id2label.values()) == LABELS
+    encoded = [AutoProcessor.from_pretrained(tmp_path / place).to_dict() for place in ("out", "out/adapter")]
+    assert encoded[0] == encoded[1]
+
+
+def test_full_finetuning_moves_all_layers(pretrained, files, tmp_path):
+    arguments = FinetuneArguments(str(pretrained[0]), "cell_type", lora=False)
+    finetune(DataArguments(files[:1], eval_files=files[1:]), arguments, config(tmp_path, max_steps=2))
+    before, after = (AutoModel.from_pretrained(place).state_dict() for place in (pretrained[0], tmp_path))
+    assert not torch.equal(before["layers.0.linear1.weight"], after["layers.0.linear1.weight"])
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_workers_do_not_change_a_run(files, tmp_path):
+    runs = []
+    for workers in (0, 2):
+        arguments = PretrainArguments(model_config=TINY, objective="masked", mask_ratio=[0.4])
+        settings = config(tmp_path / str(workers), max_steps=4, logging_steps=1, dataloader_num_workers=workers)
+        history = pretrain(DataArguments(files), arguments, settings).history
+        runs.append([record["loss"] for record in history])
+    assert runs[0] == runs[1] and len(runs[0]) == 4
+
+
+def test_a_run_goes_on_exactly_from_files(files, tmp_path):
+    arguments = PretrainArguments(model_config=TINY)
+    whole = pretrain(DataArguments(files), arguments, config(tmp_path / "whole", num_train_epochs=2, logging_steps=1))
+    settings = {"num_train_epochs": 2, "logging_steps": 1, "save_steps": 3}
+    part = config(tmp_path / "part", **settings)
+
+    class Stop(Exception):
+        pass
+
+    def stop(record):
+        if record["step"] == 11:
+            raise Stop
+
+    with pytest.raises(Stop):
+        _pretrain_with_hook(files, arguments, part, stop)
+    part.resume_from_checkpoint = "last"
+    resumed = _pretrain_with_hook(files, arguments, part, None)
+    assert [r["loss"] for r in resumed.history] == [r["loss"] for r in whole.history]
+
+
+def _pretrain_with_hook(files, arguments, settings, on_log):
+    from accelerate.utils import set_seed
+
+    from sclm_hf.training.loop import train
+    from sclm_hf.training.pretrain import create_collator
+
+    set_seed(settings.seed)
+    data = DataArguments(files)
+    processor = create_processor(data, arguments)
+    corpus, _ = open_corpora(data, processor, seed=settings.seed)
+    model = create_model(arguments, processor)
+    return train(model, corpus, create_collator(arguments, processor), settings, processor=processor, on_log=on_log)
+
+
+def test_held_out_cells_are_disjoint_and_belong_to_their_source(files):
+    processor = create_processor(DataArguments(files), PretrainArguments())
+    corpus, held_out = open_corpora(DataArguments(files, eval_share=0.25), processor, label_column="cell_type")
+    ids = [np.concatenate([b["cell_ids"] for b in part.batches(64)]) for part in (corpus, held_out)]
+    assert len(corpus) + len(held_out) == 120 == len(np.unique(np.concatenate(ids)))
+    assert corpus.label_names == held_out.label_names == list(LABELS)
+    alone = hold_out({"a": 1000}, 0.25)["a"]
+    assert 0.2 < alone.mean() < 0.3
+    np.testing.assert_array_equal(alone, hold_out({"b": 7, "a": 1000}, 0.25)["a"])
+    assert not np.array_equal(alone, hold_out({"b": 1000}, 0.25)["b"])
+
+
+def test_unknown_model_settings_and_folders_without_model_are_refused(files, tmp_path):
+    data = DataArguments(files)
+    processor = create_processor(data, PretrainArguments())
+    with pytest.raises(ConfigurationError, match=r"hidden_siz`.*Did you mean `hidden_size`"):
+        create_model(PretrainArguments(model_config='{"hidden_siz": 3}'), processor)
+    with pytest.raises(ConfigurationError, match="JSON"):
+        create_model(PretrainArguments(model_config="hidden_size=3"), processor)
+    with pytest.raises(CheckpointError, match="no model"):
+        finetune(data, FinetuneArguments(str(tmp_path), "cell_type"), config(tmp_path / "out"))
