@@ -40,16 +40,24 @@ def test_features_are_declared(corpus):
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_workers_of_a_data_loader_share_the_cells(corpus, num_workers):
-    loader = DataLoader(corpus.to_dataset(), batch_size=None, num_workers=num_workers)
-    found = [cell["cell_ids"] for cell in loader]
+    loader = DataLoader(corpus.to_dataset().with_format("torch"), batch_size=None, num_workers=num_workers)
+    found = [int(cell["cell_ids"]) for cell in loader]
     assert len(found) == len(set(found)) == 154
 
 
-def test_dataset_resumes_where_it_stopped(corpus):
-    everything = [cell["cell_ids"] for cell in corpus.to_dataset()]
-    dataset = corpus.to_dataset()
+@pytest.mark.parametrize("kind", [None, "numpy", "torch"])
+def test_dataset_resumes_where_it_stopped(corpus, kind):
+    everything = [int(cell["cell_ids"]) for cell in corpus.to_dataset()]
+    dataset = corpus.to_dataset().with_format(kind)
     cells = iter(dataset)
-    first = [next(cells)["cell_ids"] for _ in range(61)]
-    resumed = corpus.to_dataset()
+    first = [int(next(cells)["cell_ids"]) for _ in range(61)]
+    resumed = corpus.to_dataset().with_format(kind)
     resumed.load_state_dict(dataset.state_dict())
-    assert first + [cell["cell_ids"] for cell in resumed] == everything
+    assert first + [int(cell["cell_ids"]) for cell in resumed] == everything
+
+
+def test_formats_give_arrays(corpus):
+    plain, formatted = next(iter(corpus.to_dataset())), next(iter(corpus.to_dataset().with_format("numpy")))
+    assert (formatted["input_ids"].dtype, formatted["expression_values"].dtype) == (np.int64, np.float32)
+    for name, values in plain.items():
+        np.testing.assert_array_equal(formatted[name], values)
