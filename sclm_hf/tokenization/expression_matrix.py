@@ -118,21 +118,25 @@ def read_cells(matrix, tokens: np.ndarray, rows=None, uniforms=None) -> tuple[Ce
     matrix = as_csr(matrix)
     match_length("gene ids", tokens, matrix.shape[1], "column")
     cells = Cells(*_csr_arrays(matrix), _row_numbers(rows, matrix.shape[0]), tokens)
+    numbers = cells.rows
     _check_bounds(cells)
     if uniforms is not None:
         _check_uniforms(uniforms, cells.data.size)
+    elif rows is not None and cells.data.dtype not in (np.float32, np.float64):
+        cells = _taken(cells)
+    cells = cells._replace(data=_kernel_type(cells.data))
     found = survey(cells)
-    refuse_rows(found.problems & OUT_OF_RANGE, cells.rows, "column indices out of range", "the matrix is damaged.")
-    refuse_rows(found.problems & NOT_FINITE, cells.rows, "NaN or infinite values", "all values must be finite.")
+    refuse_rows(found.problems & OUT_OF_RANGE, numbers, "column indices out of range", "the matrix is damaged.")
+    refuse_rows(found.problems & NOT_FINITE, numbers, "NaN or infinite values", "all values must be finite.")
     refuse_rows(
-        found.problems & NEGATIVE, cells.rows, "negative values", "give counts or log-normalised data, nothing scaled."
+        found.problems & NEGATIVE, numbers, "negative values", "give counts or log-normalised data, nothing scaled."
     )
     if (found.problems & UNSORTED).any():
         if uniforms is not None:
             raise ExpressionError("`uniforms` need sorted, distinct column indices: call `sum_duplicates()` first.")
         cells = _canonical(cells)
         found = survey(cells)
-    return cells, found
+    return cells, found._replace(rows=numbers)
 
 
 def check_kind(found: Survey, expects: str, source: str = "the matrix") -> None:
@@ -156,7 +160,7 @@ def check_kind(found: Survey, expects: str, source: str = "the matrix") -> None:
     if expects == "normalized" and n_values and share <= FRACTIONAL_SHARE:
         raise ExpressionError(
             f"The encoding expects normalised data, but {source} holds whole numbers ({share:.1%} fractional): "
-            "normalise first, for example with `scanpy.pp.normalize_total` and `scanpy.pp.log1p`, or name another `layer`."
+            "normalise first (`scanpy.pp.normalize_total`, then `scanpy.pp.log1p`), or name another `layer`."
         )
 
 
@@ -175,14 +179,11 @@ def match_length(what: str, given, expected: int, each: str) -> None:
 
 
 def _kernel_type(array: np.ndarray) -> np.ndarray:
-    """Numbers in a type that kernels read: native, 32 or 64 bits if floating."""
+    """Numbers as float32 or float64, the two types for which kernels are compiled; exact below 2**53."""
     if array.dtype.kind not in "biuf":
         raise ExpressionError(f"Expression values are numbers, got {array.dtype}.")
-    if array.dtype.kind == "b":
-        return array.view(np.uint8)
-    if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
-        return array.astype(np.float32 if array.dtype.itemsize < 4 else np.float64)
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
+    wide = array.dtype.itemsize > (4 if array.dtype.kind == "f" else 2)
+    return array.astype(np.float64 if wide else np.float32, copy=False)
 
 
 def _csr_arrays(matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -192,7 +193,7 @@ def _csr_arrays(matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise ExpressionError("`indptr`, `indices` and `data` of the matrix must be flat, the first two of integers.")
     match_length("row bounds (`indptr`, less one)", indptr[1:], matrix.shape[0], "row")
     match_length("column indices", indices, data.size, "stored value")
-    return indptr, indices, _kernel_type(data)
+    return indptr.astype(np.int64) if indptr.dtype.kind == "u" else indptr, indices, data
 
 
 def _check_bounds(cells: Cells) -> None:
@@ -220,11 +221,19 @@ def _check_uniforms(uniforms, n_values: int) -> None:
         raise ExpressionError("`uniforms` must lie in [0, 1).")
 
 
+def _taken(cells: Cells) -> Cells:
+    """The same cells on a copy of their rows alone."""
+    sizes = np.diff(cells.indptr)[cells.rows].astype(np.int64)
+    indptr = np.concatenate([[0], np.cumsum(sizes)])
+    entries = np.repeat(cells.indptr[cells.rows] - indptr[:-1], sizes) + np.arange(indptr[-1])
+    rows = np.arange(cells.rows.size, dtype=np.int64)
+    return cells._replace(indptr=indptr, indices=cells.indices[entries], data=cells.data[entries], rows=rows)
+
+
 def _canonical(cells: Cells) -> Cells:
-    """A copy of the cells in column order, doubled entries added up."""
-    shape = (cells.indptr.size - 1, cells.tokens.size)
-    taken = scipy.sparse.csr_matrix((cells.data, cells.indices, cells.indptr), shape=shape)[cells.rows]
-    taken.sum_duplicates()
-    return cells._replace(
-        indptr=taken.indptr, indices=taken.indices, data=taken.data, rows=np.arange(cells.rows.size, dtype=np.int64)
-    )
+    """The same cells on a copy of their rows in column order, doubled entries added up."""
+    cells = _taken(cells)
+    shape = (cells.rows.size, cells.tokens.size)
+    matrix = scipy.sparse.csr_matrix((cells.data, cells.indices, cells.indptr), shape=shape)
+    matrix.sum_duplicates()
+    return cells._replace(indptr=matrix.indptr, indices=matrix.indices, data=matrix.data)

@@ -22,8 +22,9 @@ class CellProcessor(ProcessorMixin):
     """The parameters of an encoding and the vocabulary of a model, together: cells in, a batch for the model out.
 
     What is random about a cell (ties between bins, which genes a long cell keeps) depends on its id, `seed` and
-    `epoch` alone, so a cell's tokens are the same in any batch, order, chunking and number of threads; only the padding
-    is the batch's. Genes stand in the order of the matrix's columns (with the encoding `rank`: of their ranks).
+    `epoch` alone, so a cell's tokens are the same in any batch, order, chunking and number of threads; only the
+    padding is the batch's. Genes stand in the order of the matrix's columns, with the encoding `rank` in that of their
+    ranks.
 
     Args:
         feature_extractor: parameters of the encoding.
@@ -106,7 +107,7 @@ class CellProcessor(ProcessorMixin):
             match_length("totals", totals, cells.rows.size, "row")
         if check:
             check_kind(found, self.feature_extractor.expects)
-        refuse_rows(found.genes == 0, cells.rows, "no expressed gene that the model knows", "leave them out.")
+        refuse_rows(found.genes == 0, found.rows, "no expressed gene that the model knows", "leave them out.")
         layout = self._layout()
         width = int(self._token_counts(found, cells).max(initial=0))
         return self._encode(cells, cell_keys(cell_ids, seed, epoch), layout, width, uniforms, totals, num_threads)
@@ -257,8 +258,8 @@ def _factors(vocabulary, gene_medians: dict[str, float] | None) -> np.ndarray:
     missing = [gene for gene in genes if gene not in gene_medians]
     if missing:
         raise ConfigurationError(
-            f"`gene_medians` lacks {len(missing):,} of the tokenizer's {len(genes):,} genes, for example {missing[0]}: give "
-            "a median for every gene."
+            f"`gene_medians` lacks {len(missing):,} of the tokenizer's {len(genes):,} genes, such as {missing[0]}: "
+            "give one for every gene."
         )
     for gene, token in genes.items():
         factors[token] = 1 / gene_medians[gene]

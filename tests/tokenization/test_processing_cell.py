@@ -1,4 +1,7 @@
 import json
+import multiprocessing
+import subprocess
+import sys
 
 import anndata
 import numpy as np
@@ -142,7 +145,7 @@ def test_eos_and_medians_of_ranks(counts):
     assert batch["input_ids"].tolist() == [[1, 5, 3, 2]]
     assert set(batch) == {"input_ids", "attention_mask"}
     del medians["C"]
-    with pytest.raises(ConfigurationError, match="lacks 1 of the tokenizer's 3 genes, for example C"):
+    with pytest.raises(ConfigurationError, match="lacks 1 of the tokenizer's 3 genes, such as C"):
         make(tokenizer, encoding="rank", truncation="head", gene_medians=medians).encode(
             np.array([[3, 20, 8]]), np.array([3, 4, 5]), cell_ids=[0]
         )
@@ -170,13 +173,47 @@ def with_value(counts, row, value):
         (
             lambda x: scipy.sparse.vstack([x[:30], x[30:].multiply([0] * 50 + [1] * 10)]).tocsr(),
             {},
-            r"10 of 40 cells have no expressed gene that the model knows \(rows 30, 31, 32, 33, 34, …\): leave them out",
+            r"10 of 40 cells have no expressed gene that the model knows \(rows 30, 31, 32, 33, 34, …\): leave them",
         ),
     ],
 )
 def test_unfit_cells_are_refused(tokenizer, counts, gene_ids, matrix, arguments, message):
     with pytest.raises(ExpressionError, match=message):
         make(tokenizer).encode(matrix(counts), gene_ids, **{"cell_ids": np.arange(N_CELLS), **arguments})
+
+
+def test_refusals_name_the_rows_of_the_matrix(tokenizer, counts, gene_ids):
+    changed = counts.astype(np.int64)
+    changed.data[changed.indptr[7] : changed.indptr[8]] = 0
+    with pytest.raises(ExpressionError, match=r"1 of 2 cells have no expressed gene .* \(rows 7\)"):
+        make(tokenizer).encode(changed, gene_ids, rows=[3, 7], cell_ids=[3, 7])
+
+
+def test_the_next_process_finds_compiled_kernels(tokenizer, counts, gene_ids):
+    make(tokenizer).encode(counts, gene_ids, cell_ids=np.arange(N_CELLS))
+    done = subprocess.run([sys.executable, "-c", ANOTHER_PROCESS], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "1"]
+
+
+ANOTHER_PROCESS = """
+import numpy as np, scipy.sparse
+from sclm_hf import CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
+from sclm_hf.tokenization.encodings import bins
+processor = CellProcessor(ExpressionFeatureExtractor(), GeneTokenizer.from_genes(["A", "B"]))
+matrix = scipy.sparse.csr_matrix(np.ones((2, 2), np.float32))
+processor.encode(matrix, np.array([3, 4]), cell_ids=np.arange(2))
+stats = bins._encode.stats
+print(sum(stats.cache_misses.values()), sum(stats.cache_hits.values()))
+"""
+
+
+def test_works_in_a_forked_process(tokenizer, counts, gene_ids):
+    processor = make(tokenizer)
+    arguments = {"cell_ids": np.arange(N_CELLS), "num_threads": 2}
+    wanted = processor.encode(counts, gene_ids, **arguments)["expression_values"]
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        found = pool.apply(processor.encode, (counts, gene_ids), arguments)["expression_values"]
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_kind_of_data(tokenizer, counts, gene_ids):

@@ -6,18 +6,18 @@ ones). With `left` edges <= value and `right` edges < value, the bin is `ceil(u 
 [0, 1): a value between edges has one bin, a value on which several edges coincide is spread over theirs. Bins run from
 1 to `n_bins - 1`; 0 is left for genes that are not expressed.
 
-A cell has few distinct values, so edges and bins are worked out on those: small whole numbers through a histogram,
-anything else through a sort.
+Small whole numbers have few distinct values, so their edges and bins are worked out on a histogram; other values are
+sorted.
 """
 
 import numpy as np
 from numba import njit
 
-from .cells import Cells, Layout, gather, run, widest, write_cell
+from .cells import Cells, Layout, gather, locate, run, widest, write_cell
 from .keys import TIES, substream, uniform
 from .sorting import MAX_BUCKETS, stable_sort
 
-_TABLE = 4096
+_SMALL = 4096
 
 
 @njit(cache=True, nogil=True)
@@ -28,23 +28,29 @@ def _between(a, b, t, single):
 
 
 @njit(cache=True, nogil=True)
-def _count_small(values, n, whole, table):
-    """Histogram of whole numbers below the table's size; returns the largest, or -1 when there are others."""
-    top = 0
+def _count_small(values, n, whole, tables):
+    """Histogram of whole numbers below 4096, in two halves; returns the largest, or -1 when there are others.
+
+    Two tables, because an increment must wait for the last one of the same entry, and most counts of a cell are 1.
+    """
     fits = True
     for i in range(n):
-        fits &= values[i] < table.size
+        fits &= values[i] < _SMALL
     if not fits:
         return -1
+    top = np.uint16(0)
     for i in range(n):
-        whole[i] = np.int32(values[i])
+        whole[i] = np.uint16(values[i])
         fits &= whole[i] == values[i]
         top = max(top, whole[i])
     if not fits:
         return -1
-    for i in range(n):
-        table[whole[i]] += 1
-    return top
+    for i in range(n // 2):
+        tables[0, whole[2 * i]] += 1
+        tables[1, whole[2 * i + 1]] += 1
+    if n % 2:
+        tables[0, whole[n - 1]] += 1
+    return np.int64(top)
 
 
 @njit(cache=True, nogil=True)
@@ -65,6 +71,26 @@ def _edges_of_counts(table, n, quantiles, single, edges):
 
 
 @njit(cache=True, nogil=True)
+def _bin_counts(whole, n, top, ties, quantiles, single, tables, edges, lefts, spans, out):
+    """Bins of whole numbers, given their histogram, which is cleared."""
+    for value in range(top + 1):
+        tables[0, value] += tables[1, value]
+        tables[1, value] = 0
+    _edges_of_counts(tables[0], n, quantiles, single, edges)
+    left = right = 0
+    for value in range(top + 1):
+        while left < edges.size and edges[left] <= value:
+            left += 1
+        while right < edges.size and edges[right] < value:
+            right += 1
+        lefts[value] = left
+        spans[value] = left - right if left - right > 1 else 0
+        tables[0, value] = 0
+    for i in range(n):
+        out[i] = np.ceil(lefts[whole[i]] - ties[i] * spans[whole[i]])
+
+
+@njit(cache=True, nogil=True)
 def _edges_of_sorted(ordered, n, quantiles, single, edges):
     for q in range(quantiles.size):
         virtual = (n - 1) * quantiles[q]
@@ -73,32 +99,24 @@ def _edges_of_sorted(ordered, n, quantiles, single, edges):
 
 
 @njit(cache=True, nogil=True)
-def _bin_counts(whole, n, top, ties, edges, table, lefts, spans, out):
-    """Bins of whole numbers; clears the histogram in `table`."""
-    left = right = 0
-    for value in range(top + 1):
-        if table[value] > 0:
-            while left < edges.size and edges[left] <= value:
-                left += 1
-            while right < edges.size and edges[right] < value:
-                right += 1
-            lefts[value] = left
-            spans[value] = left - right if left - right > 1 else 0
-            table[value] = 0
-    for i in range(n):
-        out[i] = np.ceil(lefts[whole[i]] - ties[i] * spans[whole[i]])
-
-
-@njit(cache=True, nogil=True)
 def _bin_sorted(ordered, order, n, ties, edges, out):
-    left = right = 0
-    for i in range(n):
-        while left < edges.size and edges[left] <= ordered[i]:
+    """Bins of sorted values, from edge to edge."""
+    i = left = right = 0
+    while i < n:
+        value = ordered[i]
+        while left < edges.size and edges[left] <= value:
             left += 1
-        while right < edges.size and edges[right] < ordered[i]:
+        while right < edges.size and edges[right] < value:
             right += 1
-        span = left - right if left - right > 1 else 0
-        out[order[i]] = np.ceil(left - ties[order[i]] * span)
+        span = left - right
+        if span > 1:
+            while i < n and ordered[i] == value:
+                out[order[i]] = np.ceil(left - ties[order[i]] * span)
+                i += 1
+        following = edges[left] if left < edges.size else np.inf
+        while i < n and ordered[i] < following:
+            out[order[i]] = left
+            i += 1
 
 
 @njit(cache=True, nogil=True)
@@ -114,13 +132,12 @@ def bin_cell(values, n, ties, quantiles, single, scratch, out):
         scratch: from [`bin_scratch`].
         out: (>= n,) receives the bins.
     """
-    whole, table, lefts, spans, edges, ordered, order, counts = scratch
-    top = _count_small(values, n, whole, table)
+    places, tables, lefts, spans, edges, starts, ordered, order = scratch
+    top = _count_small(values, n, places, tables)
     if top >= 0:
-        _edges_of_counts(table, n, quantiles, single, edges)
-        _bin_counts(whole, n, top, ties, edges, table, lefts, spans, out)
+        _bin_counts(places, n, top, ties, quantiles, single, tables, edges, lefts, spans, out)
         return
-    stable_sort(values.view(np.uint64), n, ordered, order, counts)
+    stable_sort(values.view(np.uint64), n, ordered, order, places, starts)
     _edges_of_sorted(ordered.view(np.float64), n, quantiles, single, edges)
     _bin_sorted(ordered.view(np.float64), order, n, ties, edges, out)
 
@@ -129,41 +146,47 @@ def bin_cell(values, n, ties, quantiles, single, scratch, out):
 def bin_scratch(size, n_edges):
     """What [`bin_cell`] works in, for cells of at most `size` genes."""
     return (
-        np.empty(size, np.int32),
-        np.zeros(_TABLE, np.int32),
-        np.empty(_TABLE, np.float64),
-        np.empty(_TABLE, np.float64),
+        np.empty(size, np.uint16),
+        np.zeros((2, _SMALL), np.int32),
+        np.empty(_SMALL, np.float64),
+        np.empty(_SMALL, np.float64),
         np.empty(n_edges, np.float64),
+        np.empty(MAX_BUCKETS, np.int32),
         np.empty(size, np.uint64),
         np.empty(size, np.int32),
-        np.empty(MAX_BUCKETS + 1, np.int32),
     )
 
 
 @njit(cache=True, nogil=True)
-def _fill_ties(cells, i, key, ids, columns, n, uniforms, ties):
-    if uniforms.size:
-        start = cells.indptr[cells.rows[i]]
-        for j in range(n):
-            ties[j] = uniforms[start + columns[j]]
-    else:
-        stream_key = substream(key, TIES)
-        for j in range(n):
-            ties[j] = uniform(stream_key, ids[j])
+def _given_ties(cells, i, uniforms, n, ties):
+    entries = np.empty(ties.size, np.int64)
+    locate(cells, i, entries)
+    for j in range(n):
+        ties[j] = uniforms[entries[j]]
+
+
+@njit(cache=True, nogil=True)
+def _keyed_ties(key, ids, n, ties):
+    stream_key = substream(key, TIES)
+    for j in range(n):
+        ties[j] = uniform(stream_key, ids[j])
 
 
 @njit(cache=True, nogil=True)
 def _encode(cells, keys, uniforms, quantiles, single, layout, out_ids, out_values, out_mask, start, stop):
     size = widest(cells, start, stop) + 1
-    ids, columns = np.empty(size, np.int32), np.empty(size, np.int32)
-    values, ties, bins = np.empty(size, np.float64), np.empty(size, np.float64), np.empty(size, np.float32)
+    ids, values = np.empty(size, np.int32), np.empty(size, np.float64)
+    ties, bins = np.empty(size, np.float64), np.empty(size, np.float32)
     scratch = bin_scratch(size, quantiles.size)
     for i in range(start, stop):
-        n = gather(cells, i, ids, values, columns)
+        n = gather(cells, i, ids, values)
         if n:
-            _fill_ties(cells, i, keys[i], ids, columns, n, uniforms, ties)
+            if uniforms.size:
+                _given_ties(cells, i, uniforms, n, ties)
+            else:
+                _keyed_ties(keys[i], ids, n, ties)
             bin_cell(values, n, ties, quantiles, single, scratch, bins)
-        write_cell(cells, i, layout, keys[i], ids, bins, columns, n, out_ids, out_values, out_mask)
+        write_cell(cells, i, layout, keys[i], ids, bins, n, out_ids, out_values, out_mask)
 
 
 def encode_bins(

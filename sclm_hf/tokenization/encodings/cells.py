@@ -57,12 +57,14 @@ class Survey(NamedTuple):
     """What [`survey`] found, one entry a cell.
 
     Attributes:
+        rows: number of the cell's row.
         genes: expressed genes that the vocabulary knows.
         values: expressed genes, known or not.
         fractional: how many of those are not whole numbers.
         problems: sum of `OUT_OF_RANGE`, `UNSORTED` (or doubled), `NEGATIVE`, `NOT_FINITE`; 0 = sound.
     """
 
+    rows: np.ndarray
     genes: np.ndarray
     values: np.ndarray
     fractional: np.ndarray
@@ -104,10 +106,9 @@ def _survey(cells, genes, values, fractional, problems):
 
 def survey(cells: Cells) -> Survey:
     """Count the genes of cells and look for values and indices that no encoding can take."""
-    n = cells.rows.size
-    found = Survey(np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.int64))
-    _survey(cells, *found)
-    return found
+    counts = tuple(np.empty(cells.rows.size, np.int64) for _ in range(4))
+    _survey(cells, *counts)
+    return Survey(cells.rows, *counts)
 
 
 @njit(cache=True, nogil=True)
@@ -120,18 +121,26 @@ def widest(cells, start, stop):
 
 
 @njit(cache=True, nogil=True)
-def gather(cells, i, ids, values, columns):
+def gather(cells, i, ids, values):
     """Copy the expressed, known genes of cell `i` into scratch of [`widest`] + 1 entries; returns how many."""
     start, stop = cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]
     indices, data = cells.indices[start:stop], cells.data[start:stop]
-    n = 0
+    n = np.uint32(0)
     for j in range(data.size):
-        token = cells.tokens[indices[j]]
+        token = cells.tokens[np.uint32(indices[j])]
         ids[n] = token
         values[n] = data[j]
-        columns[n] = j
-        n += (token >= 0) & (data[j] != 0)
-    return n
+        n += np.uint32((token >= 0) & (data[j] != 0))
+    return np.int64(n)
+
+
+@njit(cache=True, nogil=True)
+def locate(cells, i, entries):
+    """Where in the matrix's data the genes that [`gather`] copies stand."""
+    place = 0
+    for entry in range(cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]):
+        entries[place] = entry
+        place += (cells.tokens[cells.indices[entry]] >= 0) & (cells.data[entry] != 0)
 
 
 @njit(cache=True, nogil=True)
@@ -140,7 +149,8 @@ def keep(stream_key, ids, n, max_genes, chosen):
     draws, ordered = np.empty(n, np.uint64), np.empty(n, np.uint64)
     for i in range(n):
         draws[i] = draw(stream_key, ids[i])
-    stable_sort(draws, n, ordered, np.empty(n, np.int32), np.empty(MAX_BUCKETS + 1, np.int32))
+    order, places, starts = np.empty(n, np.int32), np.empty(n, np.uint16), np.empty(MAX_BUCKETS, np.int32)
+    stable_sort(draws, n, ordered, order, places, starts)
     for i in range(n):
         chosen[i] = draws[i] < ordered[max_genes]
 
@@ -163,29 +173,28 @@ def write_ids(layout, n, out_ids, out_mask):
 
 
 @njit(cache=True, nogil=True)
-def _with_zeros(cells, i, columns, values, n):
-    """Ids and values of every known column of cell `i`, given those of its `n` expressed genes."""
-    indices = cells.indices[cells.indptr[cells.rows[i]] :]
-    ids, spread = np.empty(cells.tokens.size, np.int32), np.zeros(cells.tokens.size, values.dtype)
+def _with_zeros(cells, ids, values, n):
+    """Ids and values of every known column, given those of a cell's `n` expressed genes, in column order."""
+    all_ids, all_values = np.empty(cells.tokens.size, np.int32), np.zeros(cells.tokens.size, values.dtype)
     place = expressed = 0
-    for column in range(cells.tokens.size):
-        if cells.tokens[column] >= 0:
-            ids[place] = cells.tokens[column]
-            if expressed < n and indices[columns[expressed]] == column:
-                spread[place] = values[expressed]
+    for token in cells.tokens:
+        if token >= 0:
+            all_ids[place] = token
+            if expressed < n and ids[expressed] == token:
+                all_values[place] = values[expressed]
                 expressed += 1
             place += 1
-    return ids, spread, place
+    return all_ids, all_values, place
 
 
 @njit(cache=True, nogil=True)
-def write_cell(cells, i, layout, key, ids, values, columns, n, out_ids, out_values, out_mask):
-    """Write cell `i`, at most `layout.max_genes` of its genes, in column order, into its padded rows.
+def write_cell(cells, i, layout, key, ids, values, n, out_ids, out_values, out_mask):
+    """Write cell `i` into its padded rows: at most `layout.max_genes` of its genes, in column order.
 
-    `ids`, `values` and `columns` describe its `n` expressed genes, as [`gather`] found them.
+    `ids` and `values` are those of its `n` expressed genes.
     """
     if layout.zeros:
-        ids, values, n = _with_zeros(cells, i, columns, values, n)
+        ids, values, n = _with_zeros(cells, ids, values, n)
     out_ids, out_values, out_mask = out_ids[i], out_values[i], out_mask[i]
     kept = min(n, layout.max_genes)
     first = write_ids(layout, kept, out_ids, out_mask)
@@ -196,14 +205,14 @@ def write_cell(cells, i, layout, key, ids, values, columns, n, out_ids, out_valu
         chosen = np.empty(n, np.bool_)
         keep(substream(key, SUBSET), ids, n, kept, chosen)
         place = first
-        for i in range(n):
-            if chosen[i]:
-                out_ids[place], out_values[place] = ids[i], values[i]
+        for j in range(n):
+            if chosen[j]:
+                out_ids[place], out_values[place] = ids[j], values[j]
                 place += 1
     else:
-        for i in range(kept):
-            out_ids[first + i] = ids[i]
-            out_values[first + i] = values[i]
+        for j in range(kept):
+            out_ids[first + j] = ids[j]
+            out_values[first + j] = values[j]
 
 
 @njit(cache=True, nogil=True)

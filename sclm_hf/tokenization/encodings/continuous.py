@@ -12,10 +12,10 @@ from .cells import Cells, Layout, gather, run, widest, write_cell
 @njit(cache=True, nogil=True)
 def _encode(cells, keys, layout, out_ids, out_values, out_mask, start, stop):
     size = widest(cells, start, stop) + 1
-    ids, columns, values = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.float32)
+    ids, values = np.empty(size, np.int32), np.empty(size, np.float32)
     for i in range(start, stop):
-        n = gather(cells, i, ids, values, columns)
-        write_cell(cells, i, layout, keys[i], ids, values, columns, n, out_ids, out_values, out_mask)
+        n = gather(cells, i, ids, values)
+        write_cell(cells, i, layout, keys[i], ids, values, n, out_ids, out_values, out_mask)
 
 
 def encode_continuous(

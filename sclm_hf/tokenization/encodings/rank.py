@@ -15,31 +15,68 @@ from .sorting import MAX_BUCKETS, stable_sort
 
 @njit(cache=True, nogil=True)
 def _row_total(cells, i):
-    total = 0.0
-    for value in cells.data[cells.indptr[cells.rows[i]] : cells.indptr[cells.rows[i] + 1]]:
-        total += value
+    data = cells.data[cells.indptr[cells.rows[i]] : cells.indptr[cells.rows[i] + 1]]
+    # Four sums side by side: one alone waits for each of its additions.
+    sums = (0.0, 0.0, 0.0, 0.0)
+    whole = data.size - data.size % 4
+    for j in range(0, whole, 4):
+        sums = (sums[0] + data[j], sums[1] + data[j + 1], sums[2] + data[j + 2], sums[3] + data[j + 3])
+    total = sums[0] + sums[1] + sums[2] + sums[3]
+    for j in range(whole, data.size):
+        total += data[j]
     return total
+
+
+@njit(cache=True, nogil=True)
+def rank_cell(ids, values, n, total, target_sum, factors, scratch):
+    """Rank the `n` genes of one cell.
+
+    Args:
+        ids: (>= n,) token ids.
+        values: (>= n,) float64, positive and finite.
+        n: how many, at least 1.
+        total: total count of the cell.
+        target_sum, factors: as for [`encode_rank`].
+        scratch: from [`rank_scratch`].
+
+    Returns:
+        (>= n,) int32, where the genes stand in `ids`, from the highest rank down.
+    """
+    scaled, ordered, order, places, starts = scratch
+    keys, share = scaled.view(np.uint64), 1 / total
+    for j in range(n):
+        scaled[j] = values[j] * share * target_sum * factors[np.uint32(ids[j])]
+    for j in range(n):
+        keys[j] = ~keys[j]
+    stable_sort(keys, n, ordered, order, places, starts)
+    return order
+
+
+@njit(cache=True, nogil=True)
+def rank_scratch(size):
+    """What [`rank_cell`] works in, for cells of at most `size` genes."""
+    return (
+        np.empty(size, np.float64),
+        np.empty(size, np.uint64),
+        np.empty(size, np.int32),
+        np.empty(size, np.uint16),
+        np.empty(MAX_BUCKETS, np.int32),
+    )
 
 
 @njit(cache=True, nogil=True)
 def _encode(cells, totals, target_sum, factors, layout, out_ids, out_mask, start, stop):
     size = widest(cells, start, stop) + 1
-    ids, columns, order = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.int32)
-    values, ordered = np.empty(size, np.float64), np.empty(size, np.uint64)
-    counts = np.empty(MAX_BUCKETS + 1, np.int32)
-    keys = values.view(np.uint64)
+    ids, values, scratch = np.empty(size, np.int32), np.empty(size, np.float64), rank_scratch(size)
     for i in range(start, stop):
-        n = gather(cells, i, ids, values, columns)
-        share = 1 / (totals[i] if totals.size else _row_total(cells, i))
-        for j in range(n):
-            values[j] = values[j] * share * target_sum * factors[ids[j]]
-            keys[j] = ~keys[j]
-        if n:
-            stable_sort(keys, n, ordered, order, counts)
+        n = gather(cells, i, ids, values)
         kept = min(n, layout.max_genes)
         first = write_ids(layout, kept, out_ids[i], out_mask[i])
-        for j in range(kept):
-            out_ids[i, first + j] = ids[order[j]]
+        if n:
+            total = totals[i] if totals.size else _row_total(cells, i)
+            order = rank_cell(ids, values, n, total, target_sum, factors, scratch)
+            for j in range(kept):
+                out_ids[i, first + j] = ids[order[j]]
 
 
 def encode_rank(

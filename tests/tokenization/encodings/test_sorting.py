@@ -22,7 +22,7 @@ def test_as_numpy_sorts(case):
     values = np.asarray(CASES[case], np.float64)
     n = values.size
     ordered, order = np.empty(n, np.uint64), np.empty(n, np.int32)
-    places, starts = np.empty(n, np.uint16), np.empty(MAX_BUCKETS + 1, np.int32)
+    places, starts = np.empty(n, np.uint16), np.empty(MAX_BUCKETS, np.int32)
     stable_sort(values.view(np.uint64), n, ordered, order, places, starts)
     np.testing.assert_array_equal(order, np.argsort(values, kind="stable"))
     np.testing.assert_array_equal(ordered.view(np.float64), np.sort(values))
