@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .loading import LoadedModel
 
 # Settings of published models by which a cell's result depends on its batch-mates, and their independent form.
-_INDEPENDENT = {"average_includes_padding": False, "dsbn_batch_domain": "cell"}
+_INDEPENDENT = {"pooling_includes_padding": False, "dsbn_batch_domain": "cell"}
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,9 @@ class ScGPTConfig(PreTrainedConfig):
     pooling (`str`, *optional*, defaults to `"cls"`):
         How the cell embedding is made: `"cls"`, `"avg-pool"`, or `"w-pool"` (weighted by the input values, then
         L2-normalised).
-    average_includes_padding (`bool`, *optional*, defaults to `True`):
-        Quirk of the original: `"avg-pool"` averages padded positions too, so that a cell depends on its batch. False
-        averages real positions, which equals the original at batch size 1; `embed` uses that.
+    pooling_includes_padding (`bool`, *optional*, defaults to `True`):
+        Quirk of the original: `"avg-pool"` and `"w-pool"` take padded positions in, so that a cell depends on its
+        batch. False pools real positions, which equals the original at batch size 1; `embed` uses that.
     cell_embedding_size (`int`, *optional*):
         Width of the cell embedding: always `hidden_size`.
     normalize_cell_embedding (`bool`, *optional*, defaults to `True`):
@@ -126,7 +126,7 @@ class ScGPTConfig(PreTrainedConfig):
     pad_value: float | int = -2.0
     mask_value: float | int = -1.0
     pooling: Literal["cls", "avg-pool", "w-pool"] = "cls"
-    average_includes_padding: bool = True
+    pooling_includes_padding: bool = True
     cell_embedding_size: int | None = None
     normalize_cell_embedding: bool = True
     norm_style: Literal["post", "pre"] = "post"

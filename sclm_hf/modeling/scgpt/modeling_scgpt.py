@@ -414,15 +414,15 @@ class ScGPTModel(ScGPTPreTrainedModel):
         """The cell embedding `(batch, hidden)` of `(batch, genes, hidden)` hidden states, as `config.pooling` says."""
         if self.config.pooling == "cls":
             return hidden_states[:, 0]
-        if self.config.pooling == "w-pool":
-            if expression_values is None:
-                raise ConfigurationError("`pooling='w-pool'` weighs genes by `expression_values`: pass them.")
-            weights = expression_values.unsqueeze(-1).to(hidden_states.dtype)
-            return F.normalize((hidden_states * weights).sum(dim=1), dim=-1)
-        if self.config.average_includes_padding or attention_mask is None:
-            return hidden_states.mean(dim=1)
-        weights = attention_mask.unsqueeze(-1).to(hidden_states.dtype)
-        return (hidden_states * weights).sum(dim=1) / weights.sum(dim=1)
+        pooled = torch.ones_like(hidden_states[..., :1])
+        if attention_mask is not None and not self.config.pooling_includes_padding:
+            pooled = attention_mask.unsqueeze(-1).to(hidden_states.dtype)
+        if self.config.pooling == "avg-pool":
+            return (hidden_states * pooled).sum(dim=1) / pooled.sum(dim=1)
+        if expression_values is None:
+            raise ConfigurationError("`pooling='w-pool'` weighs genes by `expression_values`: pass them.")
+        weights = pooled * expression_values.unsqueeze(-1).to(hidden_states.dtype)
+        return F.normalize((hidden_states * weights).sum(dim=1), dim=-1)
 
     def _normalize_domain(self, hidden_states: Tensor, batch_labels: Tensor | None) -> Tensor:
         return hidden_states if self.domain_norm is None else self.domain_norm(hidden_states, batch_labels)

@@ -142,7 +142,8 @@ def test_domain_norm_equals_torch_batch_norm():
 @pytest.mark.parametrize(
     "settings",
     [
-        {"pooling": "avg-pool", "average_includes_padding": False},
+        {"pooling": "avg-pool", "pooling_includes_padding": False},
+        {"pooling": "w-pool", "pooling_includes_padding": False},
         {"domain_norm": "dsbn", "num_batch_labels": 2, "dsbn_batch_domain": "cell"},
     ],
 )
@@ -153,7 +154,7 @@ def test_deterministic_alternatives_equal_the_original_at_batch_size_one(setting
         model.domain_norm.running_mean.normal_()
         batch["batch_labels"] = torch.arange(BATCH) % 2
     together = model(**batch).cell_embedding
-    model.config.average_includes_padding = True
+    model.config.pooling_includes_padding = True
     model.config.dsbn_batch_domain = "first"
     for row in range(BATCH):
         length = int(batch["attention_mask"][row].sum())
@@ -161,7 +162,7 @@ def test_deterministic_alternatives_equal_the_original_at_batch_size_one(setting
         assert_close(model(**alone).cell_embedding[0], together[row], atol=1e-5, rtol=1e-5)
 
 
-def test_average_includes_padding_by_default():
+def test_pooling_includes_padding_by_default():
     model = ScGPTModel(tiny_config(pooling="avg-pool")).eval()
     batch = tiny_batch()
     encoded = model(**batch)
