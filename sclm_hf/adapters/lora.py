@@ -97,15 +97,8 @@ def save_adapter(model: "peft.PeftModel", directory: str | Path, *, processor: A
     """
     directory = Path(directory)
     base = model.get_base_model()
-    name = base.config._name_or_path
-    if not name:
-        raise ConfigurationError(
-            "An adapter names the folder or repository of its base, and this base was never saved: save it with "
-            "`save_pretrained`, load it with `from_pretrained`, and adapt that."
-        )
     for config in model.peft_config.values():
-        # a relative path would only hold for this working directory
-        config.base_model_name_or_path = str(Path(name).resolve()) if Path(name).is_dir() else name
+        config.base_model_name_or_path = base_reference(model)
         config.revision = getattr(base.config, "_commit_hash", None)
     model.save_pretrained(directory)
     config = copy.deepcopy(base.config)
@@ -113,6 +106,22 @@ def save_adapter(model: "peft.PeftModel", directory: str | Path, *, processor: A
     (directory / ADAPTED_CONFIG).write_text(config.to_json_string(), encoding="utf-8")
     if processor is not None:
         processor.save_pretrained(directory)
+
+
+def base_reference(model: "peft.PeftModel") -> str:
+    """Repository or absolute folder that the base was loaded from.
+
+    Raises:
+        ConfigurationError: it was never saved.
+    """
+    name = model.get_base_model().config._name_or_path
+    if not name:
+        raise ConfigurationError(
+            "An adapter names the folder or repository of its base, and this base was never saved: save it with "
+            "`save_pretrained`, load it with `from_pretrained`, and adapt that."
+        )
+    # a relative path would only hold for this working directory
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
 def load_adapter(

@@ -81,7 +81,9 @@ class CellCollator(ABC):
         counters = counters.numpy() if isinstance(counters, torch.Tensor) else counters
         return torch.as_tensor(uniforms_for(cell_keys(cell_ids.numpy(), self.seed, epoch), stream, counters))
 
-    def choose(self, batch: dict[str, torch.Tensor], epoch: int, allowed: torch.Tensor, ratios: torch.Tensor):
+    def choose(
+        self, batch: dict[str, torch.Tensor], epoch: int, allowed: torch.Tensor, ratios: torch.Tensor
+    ) -> torch.Tensor:
         """Draw `int(ratio × allowed positions)` positions of every cell without replacement.
 
         Args:
@@ -100,7 +102,7 @@ class CellCollator(ABC):
         n_drawn = (allowed.sum(1).double() * ratios).long()
         return scores.argsort(dim=1, stable=True).argsort(dim=1) < n_drawn[:, None]
 
-    def ratios(self, batch: dict[str, torch.Tensor], epoch: int, choices: tuple[float, ...], per: str):
+    def ratios(self, batch: dict[str, torch.Tensor], epoch: int, choices: tuple[float, ...], per: str) -> torch.Tensor:
         """One of `choices` for every cell, (cells,) float64: the same for the whole batch, or drawn `per` cell."""
         cell_ids = require_column(batch, "cell_ids", "they key what is drawn about a cell")
         drawn_for = cell_ids if per == "cell" else cell_ids[:1]

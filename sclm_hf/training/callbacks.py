@@ -1,7 +1,7 @@
 """What watches a run: the log file, early stopping, and the wish to stop in good order."""
 
-import contextlib
 import json
+import math
 import os
 import signal
 import threading
@@ -38,14 +38,9 @@ class LossLog:
             file.write(json.dumps(record) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole records; none before the first."""
-        records = []
-        if not self.path.exists():
-            return records
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                records.append(json.loads(line))
-        return records
+        """All whole records; a last line that a kill cut off is none."""
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def note_evaluation(state: TrainingState, metric: float, config: TrainingConfig) -> bool:
@@ -54,11 +49,12 @@ def note_evaluation(state: TrainingState, metric: float, config: TrainingConfig)
     Returns:
         Whether this is the best evaluation. `state.stopped_early` tells whether patience has run out.
     """
-    gain = float("inf") if state.best_metric is None else metric - state.best_metric
-    if state.best_metric is not None and not config.higher_is_better:
-        gain = -gain
     state.last_evaluation = state.step
-    if gain > config.early_stopping_threshold:
+    if state.best_metric is None:
+        gain = math.inf
+    else:
+        gain = metric - state.best_metric if config.higher_is_better else state.best_metric - metric
+    if math.isfinite(metric) and gain > config.early_stopping_threshold:
         state.best_metric, state.best_step, state.evaluations_without_improvement = metric, state.step, 0
         return True
     state.evaluations_without_improvement += 1

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils.constants import RNG_STATE_NAME
 
 from ..errors import CheckpointError, ConfigurationError
 from ..logging import warn
@@ -194,6 +195,9 @@ def load_checkpoint(accelerator: Accelerator, directory: Path, fresh: TrainingSt
             f"{directory} was written by {state.world_size} processes and is taken up by {fresh.world_size}: "
             "the cells go on where they stopped, the dropout does not."
         )
+    elif not (directory / f"{RNG_STATE_NAME}_{accelerator.process_index}.pkl").is_file():
+        # accelerate would go on with other random numbers
+        raise CheckpointError(f"{directory} lacks the generators of process {accelerator.process_index}.")
     hook = accelerator.register_load_state_pre_hook(lambda models, _: _unwrap(accelerator, models))
     try:
         accelerator.load_state(str(directory), load_kwargs={"weights_only": True})
@@ -221,23 +225,26 @@ def replacing(temporary: Path, final: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: writing failed, for example because the disk is full; `final` is as it was.
     """
+    replaced = temporary.with_name(f"{temporary.name}-replaced")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         yield temporary
         flush(temporary)
         if final.exists():
-            os.replace(final, temporary.with_name(f"{temporary.name}-replaced"))
+            os.replace(final, replaced)
         os.replace(temporary, final)
         flush_entry(final.parent)
     # torch and safetensors report a full disk as errors of their own, which are no OSError
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.exists() and not final.exists():
+            os.replace(replaced, final)
         raise CheckpointError(
             f"Cannot write {final}: {error}. Earlier checkpoints are untouched: make room and resume from "
             "the last one."
         ) from error
-    shutil.rmtree(temporary.with_name(f"{temporary.name}-replaced"), ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def flush(directory: Path) -> None:

@@ -71,7 +71,7 @@ def open_corpora(
         "species": data.species,
         "seed": seed,
     }
-    everything = CellCorpus(data.train_files, processor, **options)
+    everything = CellCorpus(data.train_files, processor, lazy=data.eval_share > 0, **options)
     options |= {"label_names": everything.label_names, "batch_names": everything.batch_names}
     if data.eval_files:
         return everything, CellCorpus(data.eval_files, processor, shuffle=False, **options)

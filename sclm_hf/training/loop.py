@@ -32,7 +32,7 @@ from .checkpoints import (
     save_checkpoint,
 )
 from .optimization import create_optimizer, create_schedule
-from .saving import save_trained
+from .saving import check_savable, save_trained
 from .trackers import check_trackers, start_trackers
 from .validation import ComputeMetrics, evaluate
 from .windows import Window, windows
@@ -118,10 +118,11 @@ class _Run:
         self.config, self.corpus, self.collator = config, corpus, collator
         self.eval_corpus, self.eval_collator, self.compute_metrics = eval_corpus, eval_collator, compute_metrics
         self.on_log = on_log
+        self._check(model)
         self.output_dir = Path(config.output_dir)
         self.accelerator = create_accelerator(config)
         self.world_size, self.is_main = self.accelerator.num_processes, self.accelerator.is_main_process
-        self.total_steps, self.steps_per_epoch = self._count_steps()
+        self.total_steps = self._count_steps()
         self.checkpoints = CheckpointFolder(self.output_dir / "checkpoints", config.save_total_limit)
         self.state = TrainingState(corpus_cells=len(corpus), seed=config.seed, world_size=self.world_size)
         self.saved_state: TrainingState | None = None
@@ -130,7 +131,18 @@ class _Run:
         self._prepare(model)
         self._take_up(find_checkpoint(config, self.checkpoints))
 
-    def _count_steps(self) -> tuple[int, int]:
+    def _check(self, model: nn.Module) -> None:
+        """Find out now what would otherwise be found out after hours."""
+        check_savable(model)
+        if self.eval_corpus is None and self.config.early_stopping_patience > 0:
+            raise ConfigurationError(
+                "`early_stopping_patience` needs cells to evaluate on: pass `eval_corpus` (in recipes `eval_files` or "
+                "`eval_share`), or set it to 0."
+            )
+        if self.eval_corpus is not None and self.compute_metrics is None:
+            watched_metric({"loss": math.nan}, self.config)
+
+    def _count_steps(self) -> int:
         per_device, cells = self.config.per_device_train_batch_size, len(self.corpus)
         if cells <= per_device * (self.world_size - 1):
             raise ConfigurationError(
@@ -138,12 +150,13 @@ class _Run:
                 "more cells, or lower `per_device_train_batch_size`."
             )
         per_epoch = math.ceil(cells / (per_device * self.world_size * self.config.gradient_accumulation_steps))
-        return self.config.max_steps or per_epoch * self.config.num_train_epochs, per_epoch
+        return self.config.max_steps or per_epoch * self.config.num_train_epochs
 
     def _prepare(self, model: nn.Module) -> None:
         set_seed(self.config.seed, device_specific=True)
         if self.config.gradient_checkpointing:
-            model.activation_checkpointing_enable()
+            # its name before transformers 5.23
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         self.divides_by_items = accepts_num_items(model)
         optimizer = create_optimizer(model, self.config)
         # accelerate would step a prepared schedule once for each process

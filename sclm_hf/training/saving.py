@@ -6,6 +6,18 @@ from typing import Any
 from torch import nn
 
 
+def check_savable(model: nn.Module) -> None:
+    """Refuse a model that could not be saved after training.
+
+    Raises:
+        ConfigurationError: an adapter on a base that was never saved.
+    """
+    if hasattr(model, "peft_config"):
+        from ..adapters.lora import base_reference
+
+        base_reference(model)
+
+
 def save_trained(model: nn.Module, directory: Path, processor: Any = None, *, merged: bool = True) -> None:
     """Save model and processor.
 

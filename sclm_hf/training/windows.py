@@ -7,7 +7,8 @@ from itertools import islice
 import torch
 from accelerate import Accelerator
 
-IGNORED = -100
+from ..objectives.collation import IGNORED
+
 Batch = dict[str, torch.Tensor]
 
 
@@ -54,7 +55,9 @@ def windows(
         window = list(islice(batches, size))
         cells = sum(count_cells(batch) for batch in window)
         items = sum(count_items(batch) for batch in window)
-        counts = torch.tensor([[len(window), cells, items, is_interrupted()]], device=accelerator.device)
+        # one process needs no exchange, and a tensor on its accelerator would only wait for the step before
+        device = accelerator.device if accelerator.num_processes > 1 else "cpu"
+        counts = torch.tensor([[len(window), cells, items, is_interrupted()]], device=device)
         counts = accelerator.gather(counts)
         n_batches, cells, items, interrupted = counts.sum(dim=0).tolist()
         if n_batches == 0:

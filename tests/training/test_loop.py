@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from sclm_hf.adapters.lora import add_lora
 from sclm_hf.errors import ConfigurationError, SclmError
 from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTForMaskedExpression, ScGPTForSequenceClassification
 from sclm_hf.objectives.cell_classification import CellClassificationCollator
@@ -153,6 +154,15 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
         next(model.parameters()).fill_(torch.nan)
     with pytest.raises(SclmError, match="learning_rate"):
         train(model, CellsInMemory(), MaskedExpressionCollator(**SPECIAL), config(tmp_path))
+
+
+def test_what_would_fail_in_the_end_is_refused_at_once(tmp_path):
+    cells, collator = CellsInMemory(), CellClassificationCollator(**SPECIAL, num_labels=3)
+    with pytest.raises(ConfigurationError, match="never saved"):
+        train(add_lora(classifier()), cells, collator, config(tmp_path))
+    with pytest.raises(ConfigurationError, match="early_stopping_patience"):
+        train(classifier(), cells, collator, config(tmp_path, early_stopping_patience=1))
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_metric_is_refused(tmp_path):

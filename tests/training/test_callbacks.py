@@ -1,0 +1,50 @@
+import math
+import signal
+
+import pytest
+
+from sclm_hf.training.arguments import TrainingConfig
+from sclm_hf.training.callbacks import Interruption, LossLog, note_evaluation
+from sclm_hf.training.checkpoints import TrainingState
+
+
+def test_a_rewound_log_forgets_later_records_and_a_cut_line(tmp_path):
+    log = LossLog(tmp_path / "log.jsonl")
+    assert log.read() == []
+    log.rewind(3)
+    for step in (1, 2, 3, 4):
+        log.append({"step": step, "loss": 1 / step})
+    with log.path.open("a") as file:
+        file.write('{"step": 5, "lo')
+    assert [record["step"] for record in log.read()] == [1, 2, 3, 4]
+    log.rewind(2)
+    log.append({"step": 3, "loss": 0.5})
+    assert log.read() == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "best"),
+    [("loss", [3.0, 2.0, 2.5, math.nan, 1.9], [1, 2, 2, 2, 5]), ("accuracy", [0.3, 0.2, 0.5], [1, 1, 3])],
+)
+def test_the_best_evaluation_is_remembered(metric, values, best):
+    state, config = TrainingState(), TrainingConfig(metric_for_best_model=metric)
+    for step, (value, expected) in enumerate(zip(values, best, strict=True), start=1):
+        state.step = step
+        assert note_evaluation(state, value, config) == (expected == step)
+        assert state.best_step == expected and state.last_evaluation == step
+
+
+def test_a_first_evaluation_that_is_no_number_is_not_the_best():
+    state = TrainingState(step=1)
+    assert not note_evaluation(state, math.nan, TrainingConfig())
+    state.step = 2
+    assert note_evaluation(state, 5.0, TrainingConfig()) and state.best_step == 2
+
+
+def test_a_second_signal_acts_at_once():
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.is_wished()
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is handler
