@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CorpusError
+from ..errors import ConfigurationError, CorpusError
 from .categories import number_categories
 from .genes import GeneMaps
 from .plan import Schedule
@@ -28,8 +28,9 @@ class CellCorpus:
     """Cells of one or many .h5ad files, streamed in an order that seed and epoch decide.
 
     Every epoch hands out every cell once. The order does not depend on the order of the files, on workers or on ranks,
-    so an epoch can be resumed after any batch with another number of them. Memory does not grow with the corpus, apart
-    from labels (1 or 2 bytes a cell) and `rows`. What is random about a cell is keyed by its source's name and row.
+    so an epoch can be resumed after any batch with another number of them. Memory hardly grows with the corpus: by 1
+    byte a cell for the order, 1 or 2 for each column of labels, 8 for each of `rows` and each cell of the files that
+    are open at the moment. What is random about a cell is keyed by its source's name and row.
 
     Args:
         paths: a file, a folder, a sequence of both, or a mapping source name -> file. Without a mapping, a source is
@@ -220,7 +221,9 @@ class CellCorpus:
         return positions if self._rows[index] is None else self._rows[index][positions]
 
     def _number(self, field: str, column: str | None, names: Sequence[str] | None) -> list[str] | None:
+        if column is None and names is not None:
+            raise ConfigurationError(f"Names for `{field}` were given, but no column of `obs` to read them from.")
         if column is None:
-            return None if names is None else list(names)
+            return None
         names, self.numbered[field] = number_categories(column, self.sources, self._rows, names)
         return names

@@ -23,7 +23,7 @@ _MINIMUM, _WARN_BELOW = 0.30, 0.60
 
 
 class GeneMaps:
-    """Gene ids of sources, each mapped once; sources with the same genes share one mapping.
+    """Gene ids of sources, each mapped once; sources whose columns have the same ids share one array.
 
     Args:
         processor: maps names to ids.
@@ -34,6 +34,7 @@ class GeneMaps:
         self._processor, self._species = processor, species
         self._by_source: dict[str, tuple[np.ndarray, GeneCoverage]] = {}
         self._by_genes: dict[bytes, GeneMapping] = {}
+        self._arrays: dict[bytes, np.ndarray] = {}
 
     def of(self, source: CellSource, rows: np.ndarray | None) -> "tuple[np.ndarray, GeneCoverage]":
         """Gene ids (n_genes,) of a source's columns and the coverage report.
@@ -50,7 +51,8 @@ class GeneMaps:
             mapping = self._map(source, counts)
             coverage = replace(mapping.coverage, count_share=_share(mapping.gene_ids, counts))
             _check(coverage, source)
-            self._by_source[source.name] = mapping.gene_ids, coverage
+            key = blake2b(mapping.gene_ids.tobytes(), digest_size=16).digest()
+            self._by_source[source.name] = self._arrays.setdefault(key, mapping.gene_ids), coverage
         return self._by_source[source.name]
 
     def _map(self, source: CellSource, counts: np.ndarray | None) -> "GeneMapping":

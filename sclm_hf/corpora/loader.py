@@ -50,7 +50,7 @@ class CellLoader:
         return len(self._schedule.numbers)
 
     def __iter__(self) -> Iterator[Batch]:
-        numbers = [number for number in self._schedule.windows() if self._schedule.cells(number)]
+        numbers = self._schedule.windows()
         if not self._num_workers:
             for number in numbers:
                 yield from self._windows.batches(number)

@@ -79,30 +79,37 @@ class WindowReader:
             positions.setdefault(source, []).append(np.arange(start, stop))
         used = {source: np.concatenate(parts) for source, parts in positions.items()}
         rows = {source: self._corpus.rows_at(source, at) for source, at in used.items()}
-        members: dict[tuple, list[tuple[int, csr_matrix]]] = {}
-        gene_ids = {}
-        for source in used:
-            genes = self._corpus.gene_ids(source)
-            matrix = self._corpus.opened(source).read(rows[source])
-            # What is one panel must have one type: with another one, stacking would change values.
-            key = (id(genes), matrix.dtype, matrix.indices.dtype)
-            members.setdefault(key, []).append((source, matrix))
-            gene_ids[key] = genes
-        panels = [Panel(_stacked([m for _, m in found]), gene_ids[key]) for key, found in members.items()]
-        # The cells stand in the order of the panels' rows.
-        order = [source for found in members.values() for source, _ in found]
-        sizes = [panel.matrix.shape[0] for panel in panels]
+        panels, panel_of, first_row = self._panels(rows)
+        counts = [len(positions) for positions in used.values()]
         return Window(
             panels=panels,
-            panel=np.repeat(np.arange(len(panels)), sizes),
-            row=np.concatenate([np.arange(size) for size in sizes]),
-            source=np.repeat(order, [len(used[source]) for source in order]),
-            source_row=np.concatenate([rows[source] for source in order]),
-            **self._carried({source: used[source] for source in order}, rows),
+            panel=np.repeat([panel_of[source] for source in used], counts),
+            row=np.concatenate([first_row[source] + np.arange(len(rows[source])) for source in used]),
+            source=np.repeat(list(used), counts),
+            source_row=np.concatenate(list(rows.values())),
+            **self._carried(used, rows),
         )
 
+    def _panels(self, rows: dict[int, np.ndarray]) -> tuple[list[Panel], dict[int, int], dict[int, int]]:
+        """Read rows (source -> rows); also for each source the number of its panel and the first of its rows there."""
+        members: dict[tuple, list[csr_matrix]] = {}
+        genes, panel_of, first_row = [], {}, {}
+        for source, wanted in rows.items():
+            gene_ids = self._corpus.gene_ids(source)
+            matrix = self._corpus.opened(source).read(wanted)
+            # What is one panel must have one type: stacking would change values otherwise.
+            key = (id(gene_ids), matrix.dtype, matrix.indices.dtype)
+            if key not in members:
+                members[key] = []
+                genes.append(gene_ids)
+            panel_of[source] = list(members).index(key)
+            first_row[source] = sum(other.shape[0] for other in members[key])
+            members[key].append(matrix)
+        matrices = [_stacked(found) for found in members.values()]
+        return [Panel(*pair) for pair in zip(matrices, genes, strict=True)], panel_of, first_row
+
     def _carried(self, used: dict[int, np.ndarray], rows: dict[int, np.ndarray]) -> dict:
-        """Ids and columns of cells, in the order of `used` (source -> positions among the cells used of it)."""
+        """Ids and columns of cells; `used` is source -> positions among the cells used of it."""
         names = [source.name for source in self._corpus.sources]
         ids = np.concatenate([cell_ids(names[source], rows[source]) for source in used])
         columns = {"cell_ids": ids.view(np.int64)}
@@ -113,9 +120,11 @@ class WindowReader:
     def _lengths(self, window: Window) -> np.ndarray:
         """(cells,) tokens of each cell."""
         try:
-            return np.concatenate([self._corpus.processor.lengths(*panel) for panel in window.panels])
+            lengths = [self._corpus.processor.lengths(*panel) for panel in window.panels]
         except SclmError as error:
             raise self._located(error, window, np.arange(len(window.ids))) from error
+        begins = np.cumsum([0, *map(len, lengths)])
+        return np.concatenate(lengths)[begins[window.panel] + window.row]
 
     def _encode(self, window: Window, cells: np.ndarray) -> Batch:
         try:

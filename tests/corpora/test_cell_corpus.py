@@ -1,10 +1,12 @@
+import os
 import pickle
+from pathlib import Path
 
 import anndata
 import numpy as np
 import pytest
 
-from sclm_hf import CellCorpus, CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
+from sclm_hf import CellCorpus, CellProcessor, ExpressionFeatureExtractor, GeneTokenizer, GeneVocabulary
 from sclm_hf.corpora.plan import cell_ids
 from sclm_hf.errors import ConfigurationError, CorpusError, ExpressionError, GeneCoverageError
 
@@ -111,9 +113,11 @@ def test_batches_hold_cells_of_similar_length(folder, processor):
     assert share[0] > 0.85 > share[1]
 
 
-def test_without_shuffling_cells_come_in_the_order_of_sources(folder, processor):
-    corpus = CellCorpus(folder, processor, shuffle=False, group_by_length=False, **SMALL)
-    assert flat(ids_of(corpus.batches(12))) == list(expected_ids(folder))
+@pytest.mark.parametrize("window_size", [48, 154])
+def test_without_shuffling_cells_come_in_the_order_of_sources(folder, processor, window_size):
+    sizes = {**SMALL, "window_size": window_size}
+    corpus = CellCorpus(folder, processor, shuffle=False, group_by_length=False, **sizes)
+    assert flat(ids_of(corpus.batches(11))) == list(expected_ids(folder))
 
 
 def test_rows_choose_cells(folder, processor):
@@ -202,3 +206,23 @@ def test_genes_that_the_model_does_not_know_are_refused_at_once_or_when_lazy_at_
 def test_start_must_be_the_end_of_a_batch(corpus):
     with pytest.raises(ConfigurationError, match="multiple of the batch size 12"):
         corpus.batches(12, start=7)
+
+
+def test_names_without_a_column_are_refused(folder, processor):
+    with pytest.raises(ConfigurationError, match="no column of `obs`"):
+        CellCorpus(folder, processor, label_names=["B", "T"])
+
+
+@pytest.mark.slow
+def test_real_files_stream_as_one_corpus():
+    data = Path(os.environ.get("SCLM_DATA", Path(__file__).parents[2] / "../shared/data"))
+    if not data.exists():
+        pytest.skip(f"`{data}` (SCLM_DATA) does not exist")
+    names = ("covid_balf_liao", "heart_san_multiome_1k", "retina_multiome_1k", "pbmc68k_reduced_counts")
+    vocabulary = GeneVocabulary.from_file(data / "vocab" / "scgpt_census_vocab.json")
+    processor = CellProcessor(ExpressionFeatureExtractor.for_family("scgpt"), GeneTokenizer.from_genes(vocabulary))
+    corpus = CellCorpus([data / "h5ad" / f"{name}.h5ad" for name in names], processor, label_column="cell_type")
+    assert len(corpus) == 3724 + 1000 + 1000 + 700
+    assert min(coverage.count_share for coverage in corpus.coverage.values()) > 0.9
+    cells = [cell for batch in corpus.loader(64, num_workers=2) for cell in batch["cell_ids"].tolist()]
+    assert len(cells) == len(set(cells)) == len(corpus)

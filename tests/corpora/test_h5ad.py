@@ -114,6 +114,25 @@ def test_column_of_old_files(cells, tmp_path):
     assert [column.categories[code] for code in column.codes] == cells.obs["cell_type"].tolist()
 
 
+def test_nullable_strings_may_be_names_and_categories(cells, tmp_path):
+    path = write(cells, tmp_path / "new.h5ad")
+    kind = cells.obs["cell_type"]
+    with h5py.File(path, "r+") as file:
+        for place in ("var/_index", "obs/cell_type/categories"):
+            values = file[place][:]
+            del file[place]
+            group = file.create_group(place)
+            group.attrs.update({"encoding-type": "nullable-string-array", "encoding-version": "0.1.0"})
+            for name, array in (("values", values), ("mask", np.zeros(len(values), bool))):
+                group.create_dataset(name, data=array)
+                kinds = {"values": ("string-array", "0.2.0"), "mask": ("array", "0.2.0")}
+                group[name].attrs.update(dict(zip(("encoding-type", "encoding-version"), kinds[name], strict=True)))
+    source = H5adSource(path)
+    assert list(source.genes()[0]) == GENES
+    column = source.column("cell_type")
+    assert [column.categories[code] for code in column.codes] == kind.tolist()
+
+
 def test_source_is_pickled_without_its_file(cells, tmp_path):
     source = H5adSource(write(cells, tmp_path / "cells.h5ad"))
     source.read(ROWS)
