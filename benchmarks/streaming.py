@@ -55,7 +55,7 @@ def raw_batches(corpus: CellCorpus, epoch: int) -> Iterable[dict]:
             yield {"input_ids": range(corpus.sources[source].read(np.concatenate(parts)).shape[0])}
 
 
-def first_batch(folder: Path, processor: CellProcessor, batch_size: int, **kwargs: float) -> float:
+def first_batch(folder: Path, processor: CellProcessor, batch_size: int, **kwargs: int) -> float:
     """Seconds from the paths to a batch."""
     begin = time.perf_counter()
     next(CellCorpus(folder, processor, lazy=True).batches(batch_size, **kwargs))
@@ -102,6 +102,7 @@ def main() -> None:
         "machine": {"cpus": os.cpu_count(), "processor": platform.machine(), "load": os.getloadavg()[0]},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results, indent=2))
 
