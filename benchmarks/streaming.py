@@ -1,11 +1,11 @@
 """How fast cells stream: raw rows, and tokenised, shuffled, padded batches; first batch; resuming; memory.
 
-    python ../shared/bench/make_corpus.py /tmp/cells --cells 40000 --files 2
-    python benchmarks/streaming.py --corpus /tmp/cells
+    python benchmarks/streaming.py --corpus FOLDER
 
-Any folder of .h5ad files will do. Every figure is the best of `--repeats` runs over a whole epoch, the page cache warm
-and the consumer idle; rates are per second of wall time, `cpu_` rates per second of this process's CPU time, which a
-busy machine disturbs less. Memory is the peak of the process. The results go to `benchmarks/results/streaming.json`.
+Any folder of .h5ad files with raw counts will do. Every figure is the best of `--repeats` runs over a whole epoch, the
+page cache warm and the consumer idle; rates are per second of wall time, `cpu_` rates per second of this process's CPU
+time, which a busy machine disturbs less. The first batch is that of a lazy corpus, in a process that has compiled the
+kernels already. Memory is the peak of the process. The results go to `benchmarks/results/streaming.json`.
 """
 
 import argparse
