@@ -1,4 +1,4 @@
-"""Makes transformers' Auto classes know the families of `registry.FAMILIES`.
+"""Makes transformers' Auto classes, and peft's defaults, know the families of `registry.FAMILIES`.
 
 `register()` is the promise: it registers everything, at the price of importing torch. `install_hook()` is comfort: it
 waits until transformers itself imports the module behind an Auto class and registers only that kind, so that a bare
@@ -63,12 +63,21 @@ def _register_processors(auto: ModuleType) -> None:
             auto.AutoProcessor.register(config, processor, exist_ok=True)
 
 
+def register_lora_targets(constants: ModuleType) -> None:
+    """Tell `peft.utils.constants` which layers a bare `LoraConfig()` adapts in each family."""
+    # in place: peft's tuners hold this very dict
+    targets = constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    targets.update({family.name: list(family.lora_target_modules) for family in FAMILIES.values()})
+
+
+_PEFT = "peft.utils.constants"
 _REGISTRARS: dict[str, Callable[[ModuleType], None]] = {
     _AUTO + "configuration_auto": _register_configs,
     _AUTO + "tokenization_auto": _register_tokenizers,
     _AUTO + "feature_extraction_auto": _register_feature_extractors,
     _AUTO + "processing_auto": _register_processors,
     _AUTO + "modeling_auto": _register_models,
+    _PEFT: register_lora_targets,
 }
 
 # Our modules import parts of transformers that import an Auto module in turn: whichever is done last registers.
@@ -82,9 +91,13 @@ _WAITING_FOR = {
 
 
 def register() -> None:
-    """Register every family with transformers' Auto classes now. Calling it again changes nothing."""
+    """Register every family with transformers' Auto classes now, and with peft if it is loaded.
+
+    Calling it again changes nothing.
+    """
     for name, registrar in _REGISTRARS.items():
-        registrar(importlib.import_module(name))
+        if name != _PEFT or name in sys.modules:
+            registrar(importlib.import_module(name))
 
 
 def _after_import(fullname: str, module: ModuleType) -> None:
@@ -114,7 +127,7 @@ class _RegisteringLoader(importlib.abc.Loader):
 
 
 class _AutoModuleFinder(importlib.abc.MetaPathFinder):
-    """Steps in when one of transformers' Auto modules, or one of ours, is imported for the first time."""
+    """Steps in when a module to register with, or one of ours, is imported for the first time."""
 
     def find_spec(self, fullname, path=None, target=None):
         if fullname not in _REGISTRARS and fullname not in _WAITING_FOR:
@@ -126,7 +139,7 @@ class _AutoModuleFinder(importlib.abc.MetaPathFinder):
 
 
 def install_hook() -> None:
-    """Register each kind when transformers loads its Auto module; at once for those already loaded."""
+    """Register each kind when the module that it registers with is loaded; at once for those already loaded."""
     if any(isinstance(finder, _AutoModuleFinder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _AutoModuleFinder())

@@ -67,6 +67,17 @@ def test_any_order_of_imports(folder, first):
     assert run(f"{first}; import transformers; print({names})").splitlines()[-1] == str(list(EXPECTED.values()))
 
 
+@pytest.mark.parametrize("first", ["import sclm_hf, peft", "import peft, sclm_hf"])
+def test_peft_knows_what_lora_adapts(first):
+    code = (
+        f"{first}; from sclm_hf import ScGPTConfig, ScGPTModel;"
+        "tiny = ScGPTConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,"
+        " intermediate_size=8, pad_token_id=0);"
+        "print(len(peft.get_peft_model(ScGPTModel(tiny), peft.LoraConfig()).targeted_module_names))"
+    )
+    assert run(code).splitlines()[-1] == "4"
+
+
 def test_register_is_enough_and_can_be_repeated(folder):
     code = (
         "import sys, sclm_hf; sys.meta_path = [f for f in sys.meta_path if 'sclm_hf' not in type(f).__module__];"

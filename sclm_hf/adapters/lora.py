@@ -1,6 +1,6 @@
 """LoRA (Hu et al., ICLR 2022) through stock `peft`.
 
-Importing this module tells peft which layers LoRA adapts in our families, so that a bare `LoraConfig()` works as well.
+`import sclm_hf` tells peft which layers LoRA adapts in our families, so that a bare `LoraConfig()` works as well.
 """
 
 import copy
@@ -15,7 +15,7 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from ..errors import CheckpointError, ConfigurationError, require
-from ..registry import FAMILIES, get_family
+from ..registry import get_family
 
 peft = require("peft", extra="train")
 
@@ -24,16 +24,6 @@ ADAPTED_CONFIG = "adapted_config.json"
 
 It is not called `config.json`, because transformers takes an adapter folder with one for a whole model.
 """
-
-
-def _register_with_peft() -> None:
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as targets
-
-    # in place: peft's tuners hold this very dict
-    targets.update({family.name: list(family.lora_target_modules) for family in FAMILIES.values()})
-
-
-_register_with_peft()
 
 
 def lora_config(

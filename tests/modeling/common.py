@@ -195,8 +195,6 @@ class ModelTester:
     def test_lora_default_trains_and_reloads(self, head_class, tmp_path):
         import peft
 
-        import sclm_hf.adapters.lora  # noqa: F401 (teaches peft our families)
-
         base = self.build(head_class)
         model = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig())
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)

@@ -168,7 +168,6 @@ def with_value(counts, row, value):
         (lambda x: x, {"cell_ids": [1, 2]}, "2 cell ids, but 40 rows"),
         (lambda x: x, {"rows": [1, 2]}, "40 cell ids, but 2 rows"),
         (lambda x: x, {"uniforms": np.zeros(3)}, "3 uniforms, but .* stored value"),
-        (lambda x: x, {"totals": np.ones(3)}, "3 totals, but 40 rows"),
         (lambda x: x[:, :5], {}, "60 gene ids, but 5 columns"),
         (
             lambda x: scipy.sparse.vstack([x[:30], x[30:].multiply([0] * 50 + [1] * 10)]).tocsr(),
@@ -180,6 +179,34 @@ def with_value(counts, row, value):
 def test_unfit_cells_are_refused(tokenizer, counts, gene_ids, matrix, arguments, message):
     with pytest.raises(ExpressionError, match=message):
         make(tokenizer).encode(matrix(counts), gene_ids, **{"cell_ids": np.arange(N_CELLS), **arguments})
+
+
+@pytest.mark.parametrize(
+    ("encoding", "arguments", "error", "message"),
+    [
+        ("rank", {"totals": np.ones(3)}, ExpressionError, "3 totals, but 40 rows"),
+        ("rank", {"totals": np.zeros(N_CELLS)}, ExpressionError, "`totals` must be positive"),
+        (
+            "rank",
+            {"uniforms": np.zeros(3)},
+            ConfigurationError,
+            "`uniforms` is for the encoding `bins`, not for `rank`",
+        ),
+        ("bins", {"totals": np.ones(N_CELLS)}, ConfigurationError, "`totals` is for the encoding `rank`"),
+    ],
+)
+def test_unfit_arguments_are_refused(tokenizer, counts, gene_ids, encoding, arguments, error, message):
+    with pytest.raises(error, match=message):
+        make(tokenizer, encoding=encoding, truncation="head").encode(
+            counts, gene_ids, cell_ids=np.arange(N_CELLS), **arguments
+        )
+
+
+def test_no_cells_and_no_genes(tokenizer, counts, gene_ids):
+    processor = make(tokenizer)
+    assert processor.encode(counts[:0], gene_ids, cell_ids=np.empty(0, np.int64))["input_ids"].shape == (0, 0)
+    with pytest.raises(ExpressionError, match="2 of 2 cells have no expressed gene"):
+        processor.encode(np.empty((2, 0)), np.empty(0, np.int64), cell_ids=[1, 2])
 
 
 def test_refusals_name_the_rows_of_the_matrix(tokenizer, counts, gene_ids):

@@ -66,6 +66,11 @@ def test_other_cell_ids_are_refused(ids):
 HASHES = ["0xf52a15e9a9b5e89b", "0xfc59ff7b978ec6b5", "0xf1839c3bd867ef83"]  # from a plain-Python FNV-1a and `mix`
 
 
+def test_counters_of_another_shape_are_refused():
+    with pytest.raises(ExpressionError, match=r"one row for each of the 2 cells, got shape \(3, 4\)"):
+        uniforms_for(cell_keys([1, 2], 0, 0), 3, np.zeros((3, 4), np.int64))
+
+
 def test_hash_names_is_stable():
     assert [hex(value) for value in hash_names(["", "AAAC-1", "Zelle-ü"])] == HASHES
     code = (
