@@ -2,8 +2,8 @@
 
 Cells have 2,000 expressed genes of 20,000. For each encoding and kind of data, two rates: `kernel`, values in and bins
 or ranks out; and `batches`, what `CellProcessor.encode` makes of CSR rows, checks, gene ids and padding included, in
-batches of 64 as data loaders ask for them. Each rate is the best of several rounds, so it says what the machine can do,
-not what it does while others use it.
+batches of 64 as data loaders ask for them. Each rate is the best of several rounds, so it says what the machine can
+do, not what it does while others use it.
 """
 
 import argparse
@@ -27,7 +27,7 @@ N_CELLS, N_GENES, N_EXPRESSED, BATCH = 1024, 20_000, 2_000, 64
 
 
 def make_cells(kind: str) -> scipy.sparse.csr_matrix:
-    """Cells with counts that are mostly ones with a long tail: as they are, log-normalised, or random reals instead."""
+    """Cells with counts that are mostly ones with a long tail: as they are, log-normalised, or random reals."""
     random = np.random.default_rng(0)
     indices = np.concatenate([np.sort(random.choice(N_GENES, N_EXPRESSED, replace=False)) for _ in range(N_CELLS)])
     values = 1 + random.negative_binomial(0.5, 0.15, (N_CELLS, N_EXPRESSED)).astype(np.float32)

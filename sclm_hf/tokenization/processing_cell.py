@@ -88,8 +88,8 @@ class CellProcessor(ProcessorMixin):
             uniforms: (stored entries of `matrix`,) numbers in [0, 1) that spread ties between bins instead of the
                 keyed ones, for comparisons with recorded draws.
             totals: (batch,) total count of each cell, for the encoding `rank`; None for the sum of its row.
-            check: refuse data that are not of the kind that the feature extractor `expects`. (Negative and non-finite
-                values are always refused.)
+            check: refuse data that are not of the kind that the feature extractor `expects`, judged by all rows of
+                this call. (Negative and non-finite values are always refused.)
             num_threads: how many threads share the cells.
 
         Returns:
@@ -99,12 +99,15 @@ class CellProcessor(ProcessorMixin):
         Raises:
             ExpressionError: lengths do not match, values are negative, not finite or of the wrong kind, or a cell has
                 no expressed gene that the model knows.
+            ConfigurationError: `uniforms` or `totals` is given to an encoding that has no use for it, or the tokenizer
+                lacks a special token that the feature extractor asks for.
         """
+        self._refuse_pointless(uniforms, totals)
         cells, found = self._read(matrix, gene_ids, rows, uniforms)
         cell_ids = as_cell_ids(cell_ids)
         match_length("cell ids", cell_ids, cells.rows.size, "row")
         if totals is not None:
-            match_length("totals", totals, cells.rows.size, "row")
+            _check_totals(totals, cells.rows.size)
         if check:
             check_kind(found, self.feature_extractor.expects)
         refuse_rows(found.genes == 0, found.rows, "no expressed gene that the model knows", "leave them out.")
@@ -175,9 +178,9 @@ class CellProcessor(ProcessorMixin):
         match_length("gene names", gene_names, matrix.shape[1], "column")
         if matrix.shape[0] == 0:
             raise ExpressionError("There are no cells to encode: the data have 0 rows.")
-        _, found = read_cells(matrix, np.full(matrix.shape[1], -1, np.int32))
+        read, found = read_cells(matrix, np.full(matrix.shape[1], -1, np.int32))
         check_kind(found, self.feature_extractor.expects, source)
-        counts = np.bincount(matrix.indices, weights=matrix.data, minlength=matrix.shape[1])
+        counts = np.bincount(read.indices, weights=read.data, minlength=matrix.shape[1])
         mapping = self.map_genes(gene_names, ensembl_ids=ensembl_ids, species=species, counts=counts)
         mapping.coverage.check()
         cell_ids = np.arange(matrix.shape[0]) if cell_ids is None else cell_ids
@@ -189,13 +192,19 @@ class CellProcessor(ProcessorMixin):
         tokens = tokens_of_columns(gene_ids, tuple(one for one in special_ids if one is not None))
         return read_cells(matrix, tokens, rows, uniforms)
 
+    def _refuse_pointless(self, uniforms, totals) -> None:
+        encoding = self.feature_extractor.encoding
+        for name, given, use in (("uniforms", uniforms, "bins"), ("totals", totals, "rank")):
+            if given is not None and encoding != use:
+                raise ConfigurationError(f"`{name}` is for the encoding `{use}`, not for `{encoding}`: leave it out.")
+
     def _layout(self) -> Layout:
         extractor, tokenizer = self.feature_extractor, self.tokenizer
         max_length = np.iinfo(np.int64).max if extractor.max_length is None else extractor.max_length
         return Layout(
             cls_id=_special_id(tokenizer, "cls_token") if extractor.add_cls else -1,
             eos_id=_special_id(tokenizer, "eos_token") if extractor.add_eos else -1,
-            pad_id=_special_id(tokenizer, "pad_token"),
+            pad_id=_special_id(tokenizer, "pad_token", always=True),
             cls_value=float(extractor.cls_value),
             pad_value=float(extractor.pad_value),
             max_genes=max_length - extractor.n_special_tokens,
@@ -240,14 +249,22 @@ class CellProcessor(ProcessorMixin):
         return self._factors[1]
 
 
-def _special_id(tokenizer, role: str) -> int:
+def _special_id(tokenizer, role: str, always: bool = False) -> int:
     token_id = getattr(tokenizer, f"{role}_id")
     if token_id is None:
+        otherwise = "" if always else f", or `add_{role[:3]}=False` of the feature extractor"
         raise ConfigurationError(
             f"The feature extractor asks for a `{role}`, which the tokenizer does not have: set `{role}` of the "
-            f"tokenizer, or `add_{role[:3]}=False` of the feature extractor."
+            f"tokenizer{otherwise}."
         )
     return token_id
+
+
+def _check_totals(totals, n_cells: int) -> None:
+    match_length("totals", totals, n_cells, "row")
+    totals = np.asarray(totals)
+    if not ((totals > 0) & np.isfinite(totals)).all():
+        raise ExpressionError("`totals` must be positive and finite: give each cell's total count.")
 
 
 def _factors(vocabulary, gene_medians: dict[str, float] | None) -> np.ndarray:

@@ -217,13 +217,20 @@ def write_cell(cells, i, layout, key, ids, values, n, out_ids, out_values, out_m
 
 @njit(cache=True, nogil=True)
 def _first_bad_column(tokens, gene_ids, special_ids):
-    used = np.zeros(max(tokens.max(), special_ids.max()) + 2, np.bool_)
-    used[special_ids] = True
+    largest = 0
+    for token in tokens:
+        largest = max(largest, token)
+    for token in special_ids:
+        largest = max(largest, token)
+    used = np.zeros(largest + 1, np.bool_)
+    for token in special_ids:
+        used[token] = True
     for column in range(tokens.size):
         token = tokens[column]
         if token < -1 or token != gene_ids[column] or (token >= 0 and used[token]):
             return column
-        used[token] = token >= 0
+        if token >= 0:
+            used[token] = True
     return -1
 
 

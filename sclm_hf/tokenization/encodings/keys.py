@@ -126,9 +126,16 @@ def uniforms_for(keys: np.ndarray, stream: int, counters: int | np.ndarray) -> n
 
     Returns:
         (cells, draws) float64.
+
+    Raises:
+        ExpressionError: `counters` has another shape.
     """
     if isinstance(counters, (int, np.integer)):
         counters = np.broadcast_to(np.arange(counters), (len(keys), counters))
+    if np.ndim(counters) != 2 or len(counters) != len(keys):
+        raise ExpressionError(
+            f"`counters` must have one row for each of the {len(keys):,} cells, got shape {np.shape(counters)}."
+        )
     return _uniforms(np.asarray(keys, np.uint64), np.uint64(stream), np.ascontiguousarray(counters, dtype=np.int64))
 
 

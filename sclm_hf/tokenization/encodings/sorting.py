@@ -84,8 +84,8 @@ def _merge_sort(keys, order):
                 else:
                     merged_keys[place], merged_order[place] = keys[j], order[j]
                     j += 1
-        keys[:] = merged_keys
-        order[:] = merged_order
+        for place in range(n):
+            keys[place], order[place] = merged_keys[place], merged_order[place]
         width *= 2
 
 
