@@ -3,11 +3,12 @@
 Cells have 2,000 expressed genes of 20,000. For each encoding and kind of data, two rates: `kernel`, values in and bins
 or ranks out; and `batches`, what `CellProcessor.encode` makes of CSR rows, checks, gene ids and padding included, in
 batches of 64 as data loaders ask for them. Each rate is the best of several rounds, so it says what the machine can
-do, not what it does while others use it.
+do, not what it does while others use it; `load_before` in the results tells whether they did.
 """
 
 import argparse
 import json
+import os
 import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from sclm_hf import CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
 from sclm_hf.tokenization.encodings.bins import bin_cell, bin_scratch
 from sclm_hf.tokenization.encodings.rank import rank_cell, rank_scratch
 
-N_CELLS, N_GENES, N_EXPRESSED, BATCH = 1024, 20_000, 2_000, 64
+N_CELLS, N_GENES, N_EXPRESSED, BATCH = 256, 20_000, 2_000, 64
 
 
 def make_cells(kind: str) -> scipy.sparse.csr_matrix:
@@ -101,10 +102,10 @@ def rate(work, threads: int, rounds: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "encodings.json")
     arguments = parser.parse_args()
-    results = []
+    results, load = [], os.getloadavg()
     for encoding, kind in (("bins", "counts"), ("bins", "log1p"), ("bins", "reals"), ("rank", "counts")):
         matrix = make_cells(kind)
         for what, make in (("kernel", kernel_of), ("batches", batches_of)):
@@ -119,7 +120,7 @@ def main() -> None:
     report = {
         "genes_per_cell": N_EXPRESSED,
         "versions": {**versions, "numba": numba.__version__},
-        "machine": platform.machine(),
+        "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "load_before": load[0]},
         "results": results,
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
