@@ -124,7 +124,8 @@ class ResultsTable:
         header, rows = self.rows()
         lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
         lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-        return "\n".join([*lines, "", self.caption(), *(f"\n- {note}" for note in self.notes)])
+        notes = ["", *(f"- {note}" for note in self.notes)] if self.notes else []
+        return "\n".join([*lines, "", self.caption(), *notes])
 
     def to_rich(self) -> "Table":
         """A `rich` table to print."""

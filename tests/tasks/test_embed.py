@@ -35,9 +35,10 @@ def test_embedding_is_left_as_it_is_where_the_config_says_so(tmp_path):
     [
         {},
         {"pooling": "avg-pool"},
+        {"pooling": "w-pool"},
         {"domain_norm": "dsbn", "num_batch_labels": 2},
     ],
-    ids=["cls", "avg-pool", "dsbn"],
+    ids=["cls", "avg-pool", "w-pool", "dsbn"],
 )
 def test_a_cell_does_not_depend_on_batch_size_order_or_company(overrides):
     cells = make_cells()
