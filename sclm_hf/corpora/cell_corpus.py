@@ -1,5 +1,6 @@
 """Cells of many files as one shuffled stream of batches."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from .categories import number_categories
 from .genes import GeneMaps
 from .plan import Schedule
 from .sources import CellSource, name_paths, open_source, select_rows
+from .token_budget import TokenSchedule
 from .window_reader import WindowReader
 
 if TYPE_CHECKING:
@@ -130,7 +132,14 @@ class CellCorpus:
         }
 
     def batches(
-        self, batch_size: int, *, epoch: int = 0, start: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        batch_size: int,
+        *,
+        max_tokens_per_batch: int | None = None,
+        epoch: int = 0,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> Iterator[dict[str, np.ndarray]]:
         """Stream an epoch, or the rest of it.
 
@@ -138,8 +147,14 @@ class CellCorpus:
         its end some ranks may have one batch less. Resuming reads the window in which `start` lies again and nothing
         before it.
 
+        With `max_tokens_per_batch`, a window is cut into batches where a limit is reached. Ranks share the batches of
+        each window; a rank for which there is none of the last ones gets `{}` instead, so that all ranks have as many.
+
         Args:
-            batch_size: cells of a batch; only the last one of the epoch may be smaller.
+            batch_size: cells of a batch; only the last one of the epoch may be smaller. With `max_tokens_per_batch`,
+                the most cells of a batch.
+            max_tokens_per_batch: most tokens of a batch, padding included: its cells × the length of the longest; None
+                = no limit.
             epoch: number of the epoch.
             start: cells of the epoch that all ranks together have handed out already.
             rank: number of this process.
@@ -151,11 +166,13 @@ class CellCorpus:
             named.
 
         Raises:
-            ConfigurationError: `start`, `rank` or a size is impossible.
+            ConfigurationError: `start`, `rank` or a size is impossible, or a cell is longer than
+                `max_tokens_per_batch`.
             CorpusError: a file vanished, changed or is damaged.
             ExpressionError: a cell's values are not what the encoding takes; the message names file and row.
         """
-        schedule = self.schedule(batch_size, start=start, rank=rank, world_size=world_size)
+        share = {"start": start, "rank": rank, "world_size": world_size}
+        schedule = self.schedule(batch_size, max_tokens_per_batch=max_tokens_per_batch, **share)
         reader = WindowReader(self, schedule, epoch)
         return (batch for number in schedule.windows() for batch in reader.batches(number))
 
@@ -163,6 +180,7 @@ class CellCorpus:
         self,
         batch_size: int,
         *,
+        max_tokens_per_batch: int | None = None,
         collator: Callable | None = None,
         num_workers: int = 0,
         epoch: int = 0,
@@ -173,16 +191,18 @@ class CellCorpus:
         """Batches of torch tensors in the order of [`batches`], made by `num_workers` processes ahead of their use.
 
         Args:
-            batch_size, epoch, start, rank, world_size: as for [`batches`].
-            collator: called with (batch of arrays, epoch) where the batch is made; returns a dict of tensors.
+            batch_size, max_tokens_per_batch, epoch, start, rank, world_size: as for [`batches`].
+            collator: called with (batch of arrays, epoch) where the batch is made; returns a dict of tensors. A batch
+                without cells stays `{}`.
             num_workers: processes that read and encode; 0 = this one.
 
         Returns:
-            An iterable; its `len` is the number of batches.
+            An iterable; its `len` is the number of batches, where that is known.
         """
         from .loader import CellLoader
 
-        schedule = self.schedule(batch_size, start=start, rank=rank, world_size=world_size)
+        share = {"start": start, "rank": rank, "world_size": world_size}
+        schedule = self.schedule(batch_size, max_tokens_per_batch=max_tokens_per_batch, **share)
         return CellLoader(self, schedule, epoch, collator=collator, num_workers=num_workers)
 
     def to_dataset(self, epoch: int = 0) -> "IterableDataset":
@@ -197,10 +217,34 @@ class CellCorpus:
 
         return cells_dataset(self, epoch)
 
-    def schedule(self, batch_size: int, *, start: int = 0, rank: int = 0, world_size: int = 1) -> Schedule:
+    def schedule(
+        self,
+        batch_size: int,
+        *,
+        max_tokens_per_batch: int | None = None,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Schedule | TokenSchedule:
         """Which batches a rank reads; arguments as for [`batches`]."""
-        sizes = {"group_size": self.group_size, "window_size": self.window_size}
-        return Schedule.make(len(self), batch_size, start=start, rank=rank, world_size=world_size, **sizes)
+        share = {"window_size": self.window_size, "start": start, "rank": rank, "world_size": world_size}
+        if max_tokens_per_batch is None:
+            return Schedule.make(len(self), batch_size, group_size=self.group_size, **share)
+        longest = self.processor.feature_extractor.max_length
+        if longest is not None and max_tokens_per_batch < longest:
+            raise ConfigurationError(
+                f"`max_tokens_per_batch` must be at least {longest}, the `max_length` of the encoding, so that every "
+                f"cell fits into a batch; got {max_tokens_per_batch}."
+            )
+        return TokenSchedule.make(len(self), batch_size, max_tokens_per_batch, **share)
+
+    def order_id(self, batch_size: int, *, max_tokens_per_batch: int | None = None) -> str:
+        """What names the order of cells in an epoch: an epoch can be resumed only where this is the same."""
+        schedule = self.schedule(batch_size, max_tokens_per_batch=max_tokens_per_batch)
+        names = [source.name for source in self.sources]
+        rows = [None if used is None else hashlib.sha256(used.tobytes()).hexdigest() for used in self._rows]
+        how = (self.seed, self.block_size, self.shuffle, self.group_by_length, schedule.order_settings)
+        return hashlib.sha256(repr((names, self.sizes, rows, how)).encode()).hexdigest()[:16]
 
     def opened(self, index: int) -> CellSource:
         """A source that is about to be read; the one unused for longest is closed when too many are open."""

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .plan import Schedule
+from .token_budget import TokenSchedule
 from .window_reader import WindowReader
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class CellLoader:
     def __init__(
         self,
         corpus: "CellCorpus",
-        schedule: Schedule,
+        schedule: Schedule | TokenSchedule,
         epoch: int,
         *,
         collator: Collator | None = None,
@@ -46,8 +47,12 @@ class CellLoader:
         self._windows = _Windows(WindowReader(corpus, schedule, epoch), epoch, collator or _as_tensors)
 
     def __len__(self) -> int:
-        """Number of batches."""
-        return len(self._schedule.numbers)
+        """Number of batches.
+
+        Raises:
+            TypeError: it shows only when the cells have been read, because the tokens of a batch are limited.
+        """
+        return self._schedule.n_batches
 
     def __iter__(self) -> Iterator[Batch]:
         numbers = self._schedule.windows()
@@ -62,6 +67,8 @@ class CellLoader:
             num_workers=self._num_workers,
             prefetch_factor=1,
             collate_fn=_unchanged,
+            # By default a loader draws from torch's own generator: dropout would not be the same after a resume.
+            generator=torch.Generator(),
         )
         for window in packed:
             yield from _unpacked(*window)
@@ -74,7 +81,7 @@ class _Windows(Dataset):
         self._reader, self._epoch, self._collator = reader, epoch, collator
 
     def batches(self, number: int) -> Iterator[Batch]:
-        return (self._collator(batch, self._epoch) for batch in self._reader.batches(number))
+        return (self._collator(batch, self._epoch) if batch else {} for batch in self._reader.batches(number))
 
     def __getitem__(self, number: int) -> _Packed:
         return _packed(list(self.batches(number)))

@@ -6,7 +6,7 @@ sort by keys made from names and numbers, so it depends neither on the order in 
 version of a generator, and any window can be found without walking through those before it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -65,12 +65,8 @@ class Schedule(NamedTuple):
             ConfigurationError: a size is not positive, the rank is not among the ranks, or no batch begins at `start`.
         """
         sizes = {"batch_size": batch_size, "group_size": group_size, "window_size": window_size}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ConfigurationError(f"`{name}` must be at least 1, got {size}.")
-        if not 0 <= rank < world_size:
-            raise ConfigurationError(f"`rank` must lie in 0..{world_size - 1} (`world_size` - 1), got {rank}.")
-        if not 0 <= start <= n_cells or (start % batch_size and start != n_cells):
+        check_share(n_cells, sizes, start=start, rank=rank, world_size=world_size)
+        if start % batch_size and start != n_cells:
             raise ConfigurationError(
                 f"`start` must be a multiple of the batch size {batch_size} from 0 to {n_cells} cells, got {start}: "
                 "an epoch is resumed where a batch ended."
@@ -79,6 +75,16 @@ class Schedule(NamedTuple):
         group_size = -(-max(group_size, batch_size) // batch_size) * batch_size
         window_size = max(1, window_size // group_size) * group_size
         return cls(n_cells, batch_size, group_size, window_size, range(first + rank, last, world_size))
+
+    @property
+    def order_settings(self) -> tuple[int, ...]:
+        """What the order of cells depends on."""
+        return (self.window_size, self.group_size)
+
+    @property
+    def n_batches(self) -> int:
+        """Number of the rank's batches."""
+        return len(self.numbers)
 
     def windows(self) -> range:
         """The windows in which the rank has batches, and perhaps some between them in which it has none."""
@@ -95,6 +101,48 @@ class Schedule(NamedTuple):
         end = max(0, -(-((window + 1) * per_window - self.numbers.start) // step))
         places = [number % per_window * self.batch_size for number in self.numbers[begin:end]]
         return [slice(place, place + self.batch_size) for place in places]
+
+    def reads(self, window: int) -> bool:
+        """Whether the rank has batches in a window."""
+        return bool(self.cells(window))
+
+    def batches(
+        self,
+        window: int,
+        ids: np.ndarray,
+        lengths: np.ndarray | None,
+        *,
+        grouped: bool,
+        shuffle: bool,
+        seed: int,
+        epoch: int,
+    ) -> list[np.ndarray]:
+        """The rank's batches of a window, as positions of cells; arguments as for `arrange`."""
+        lengths = lengths if grouped else None
+        order = arrange(ids, lengths, group_size=self.group_size, shuffle=shuffle, seed=seed, epoch=epoch)
+        return [order[place] for place in self.cells(window)]
+
+
+def check_share(n_cells: int, sizes: Mapping[str, int], *, start: int, rank: int, world_size: int) -> None:
+    """Refuse to share the cells of an epoch in an impossible way.
+
+    Args:
+        n_cells: cells of the corpus.
+        sizes: name of a setting -> its value.
+        start: cells handed out already.
+        rank: number of the rank.
+        world_size: number of ranks.
+
+    Raises:
+        ConfigurationError: a size is not positive, the rank is not among the ranks, or there is no cell `start`.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise ConfigurationError(f"`{name}` must be at least 1, got {size}.")
+    if not 0 <= rank < world_size:
+        raise ConfigurationError(f"`rank` must lie in 0..{world_size - 1} (`world_size` - 1), got {rank}.")
+    if not 0 <= start <= n_cells:
+        raise ConfigurationError(f"`start` must lie in 0..{n_cells} (the cells of the corpus), got {start}.")
 
 
 class EpochPlan:

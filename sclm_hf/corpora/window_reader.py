@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ..errors import SclmError
-from .plan import EpochPlan, Schedule, arrange, cell_ids
+from ..errors import ConfigurationError, SclmError
+from .plan import EpochPlan, Schedule, cell_ids
 from .sources import csr_from_arrays
+from .token_budget import TokenSchedule
 
 if TYPE_CHECKING:
     from .cell_corpus import CellCorpus
@@ -54,24 +55,25 @@ class WindowReader:
         epoch: number of the epoch.
     """
 
-    def __init__(self, corpus: "CellCorpus", schedule: Schedule, epoch: int) -> None:
+    def __init__(self, corpus: "CellCorpus", schedule: Schedule | TokenSchedule, epoch: int) -> None:
         self._corpus, self._schedule = corpus, schedule
+        self._max_tokens = schedule.max_tokens if isinstance(schedule, TokenSchedule) else None
         self._keys = {"seed": corpus.seed, "epoch": epoch}
         names = [source.name for source in corpus.sources]
         sizes = {"block_size": corpus.block_size, "window_size": schedule.window_size}
         self._plan = EpochPlan(names, corpus.sizes, shuffle=corpus.shuffle, **sizes, **self._keys)
 
     def batches(self, number: int) -> Iterator[Batch]:
-        """The rank's batches of window `number`, in order."""
-        places = self._schedule.cells(number)
-        if not places:
+        """The rank's batches of window `number`, in order; `{}` where it has none and other ranks have."""
+        if not self._schedule.reads(number):
             return
-        window = self._read(number)
-        lengths = self._lengths(window) if self._corpus.group_by_length else None
-        group_size = self._schedule.group_size
-        order = arrange(window.ids, lengths, group_size=group_size, shuffle=self._corpus.shuffle, **self._keys)
-        for place in places:
-            yield self._encode(window, order[place])
+        window, grouped = self._read(number), self._corpus.group_by_length
+        lengths = self._lengths(window) if grouped or self._max_tokens else None
+        if self._max_tokens:
+            self._check_budget(window, lengths)
+        how = {"grouped": grouped, "shuffle": self._corpus.shuffle, **self._keys}
+        for cells in self._schedule.batches(number, window.ids, lengths, **how):
+            yield self._encode(window, cells) if len(cells) else {}
 
     def _read(self, number: int) -> Window:
         positions: dict[int, list[np.ndarray]] = {}
@@ -126,6 +128,15 @@ class WindowReader:
         begins = np.cumsum([0, *map(len, lengths)])
         return np.concatenate(lengths)[begins[window.panel] + window.row]
 
+    def _check_budget(self, window: Window, lengths: np.ndarray) -> None:
+        """Refuse a cell that no batch can hold."""
+        longest = int(np.argmax(lengths))
+        if lengths[longest] > self._max_tokens:
+            raise ConfigurationError(
+                f"{self._place(window, longest)}: this cell has {lengths[longest]} tokens, more than "
+                f"`max_tokens_per_batch` {self._max_tokens}: raise it, or give the encoding a `max_length`."
+            )
+
     def _encode(self, window: Window, cells: np.ndarray) -> Batch:
         try:
             batch = self._encoded(window, cells)
@@ -162,15 +173,19 @@ class WindowReader:
 
     def _located(self, error: SclmError, window: Window, cells: np.ndarray) -> SclmError:
         """The same error with the file and row of the first of `cells` that causes it, or else with the files."""
-        locations = [source.location for source in self._corpus.sources]
         for cell in cells:
             try:
                 self._encoded(window, np.array([cell]))
             except SclmError as found:
-                place = f"`{locations[window.source[cell]]}`, row {window.source_row[cell]} (counted from 0)"
-                return type(found)(f"{place}: {found}")
-        files = ", ".join(f"`{locations[source]}`" for source in np.unique(window.source[cells])[:5])
+                return type(found)(f"{self._place(window, cell)}: {found}")
+        sources = [self._corpus.sources[source] for source in np.unique(window.source[cells])[:5]]
+        files = ", ".join(f"`{source.location}`" for source in sources)
         return type(error)(f"{files}: {error}")
+
+    def _place(self, window: Window, cell: int) -> str:
+        """File and row of a cell."""
+        location = self._corpus.sources[window.source[cell]].location
+        return f"`{location}`, row {window.source_row[cell]} (counted from 0)"
 
 
 def _stacked(matrices: list[csr_matrix]) -> csr_matrix:
