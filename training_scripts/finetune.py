@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> None:
         compute_metrics=classification_metrics,
         processor=processor,
     )
-    print(result.summary())
+    if result.is_main_process:
+        print(result.summary())
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ def main(argv: list[str] | None = None) -> None:
     collator = create_collator(arguments, processor, seed=config.seed)
 
     result = train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
-    print(result.summary())
+    if result.is_main_process:
+        print(result.summary())
 
 
 if __name__ == "__main__":

@@ -12,4 +12,5 @@ def finetune(context: typer.Context) -> None:
 
     types = (DataArguments, FinetuneArguments, TrainingConfig)
     result = run(*parse_arguments(types, context.args, prog="sclm-hf finetune"))
-    typer.echo(result.summary())
+    if result.is_main_process:
+        typer.echo(result.summary())

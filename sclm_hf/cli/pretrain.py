@@ -12,4 +12,5 @@ def pretrain(context: typer.Context) -> None:
 
     types = (DataArguments, PretrainArguments, TrainingConfig)
     result = run(*parse_arguments(types, context.args, prog="sclm-hf pretrain"))
-    typer.echo(result.summary())
+    if result.is_main_process:
+        typer.echo(result.summary())

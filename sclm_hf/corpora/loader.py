@@ -1,5 +1,6 @@
 """Batches of tensors, read ahead by worker processes."""
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,7 @@ class CellLoader:
             num_workers=self._num_workers,
             prefetch_factor=1,
             collate_fn=_unchanged,
+            worker_init_fn=_leave_signals_to_main,
             # By default a loader draws from torch's own generator: dropout would not be the same after a resume.
             generator=torch.Generator(),
         )
@@ -89,6 +91,12 @@ class _Windows(Dataset):
 
 def _as_tensors(batch: dict[str, np.ndarray], epoch: int) -> Batch:
     return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+
+def _leave_signals_to_main(worker: int) -> None:
+    """Ctrl-C and SIGTERM often go to all processes of a run; the main one decides when its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _unchanged(packed: _Packed) -> _Packed:

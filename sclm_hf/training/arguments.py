@@ -35,6 +35,11 @@ class TrainingConfig:
     num_train_epochs: int = option(1, "Passes over the corpus; `max_steps` wins.")
     max_steps: int = option(0, "Optimizer steps in total; 0 = as many as `num_train_epochs` takes.")
     per_device_train_batch_size: int = option(32, "Cells a forward pass and process.")
+    max_tokens_per_batch: int = option(
+        0,
+        "Most tokens a forward pass and process, cells × genes of the longest; `per_device_train_batch_size` is then "
+        "the most cells. Needs `max_steps`. 0 = no limit.",
+    )
     per_device_eval_batch_size: int = option(64, "Cells a forward pass and process when evaluating.")
     gradient_accumulation_steps: int = option(1, "Forward passes an optimizer step.")
     learning_rate: float = option(1e-4, "Peak learning rate (AdamW).")
@@ -83,6 +88,7 @@ class TrainingConfig:
             self._check(getattr(self, name) >= 1, name, "at least 1")
         not_negative = (
             "max_steps",
+            "max_tokens_per_batch",
             "weight_decay",
             "max_grad_norm",
             "warmup_steps",
@@ -97,6 +103,11 @@ class TrainingConfig:
         self._check(self.learning_rate > 0, "learning_rate", "above 0")
         self._check(self.mixed_precision in PRECISIONS, "mixed_precision", f"one of {', '.join(PRECISIONS)}")
         self._check(self.lr_scheduler_type in SCHEDULES, "lr_scheduler_type", f"one of {', '.join(SCHEDULES)}")
+        if self.max_tokens_per_batch and not self.max_steps:
+            raise ConfigurationError(
+                "With `max_tokens_per_batch` the lengths of the cells decide how many steps an epoch takes, and the "
+                "schedule of the learning rate needs their number: give `max_steps`."
+            )
         unknown = set(self.trackers) - set(TRACKERS)
         self._check(not unknown, "report_to", f"some of {', '.join(TRACKERS)}, or none")
 

@@ -5,10 +5,13 @@ import math
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ..errors import CheckpointError
 from .arguments import TrainingConfig
 from .checkpoints import TrainingState
 
@@ -18,29 +21,47 @@ class LossLog:
 
     Args:
         path: the file; appended to.
+
+    Raises:
+        CheckpointError: it cannot be written, for example because the disk is full.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def rewind(self, step: int) -> None:
-        """Forget what was logged after `step`, and a last line that a kill cut off: it will be logged again."""
-        kept = [record for record in self.read() if record["step"] <= step]
+    def rewind(self, n_records: int) -> int:
+        """Keep the first `n_records`; what a killed run logged after its checkpoint will be logged again.
+
+        Returns:
+            The number of records that are there.
+        """
         if not self.path.exists():
-            return
-        temporary = self.path.with_suffix(".partial")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        os.replace(temporary, self.path)
+            return 0
+        kept, temporary = self.read()[:n_records], self.path.with_suffix(".partial")
+        with self._explained():
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+            os.replace(temporary, self.path)
+        return len(kept)
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one record; it must name its `step`."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with self._explained(), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
         """All whole records; a last line that a kill cut off is none."""
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"Cannot write {self.path}: {error}. The checkpoints are untouched: make room and resume from the "
+                "last one."
+            ) from error
 
 
 def note_evaluation(state: TrainingState, metric: float, config: TrainingConfig) -> bool:

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -35,8 +35,10 @@ class TrainingState:
         best_step: the step that reached it.
         evaluations_without_improvement: evaluations since then.
         last_evaluation: the step of the last evaluation.
+        log_records: records in the log.
         stopped_early: early stopping has ended the run.
         corpus_cells: number of cells of the corpus.
+        order_id: names the order in which the corpus hands out its cells, empty where it has no name.
         seed: seed of the run.
         world_size: number of processes.
     """
@@ -51,13 +53,24 @@ class TrainingState:
     evaluations_without_improvement: int = 0
     last_evaluation: int | None = None
     stopped_early: bool = False
+    log_records: int = 0
     corpus_cells: int = 0
+    order_id: str = ""
     seed: int = 0
     world_size: int = 1
 
     def save(self, directory: Path) -> None:
-        """Write `training_state.json`."""
-        (directory / STATE_FILE).write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
+        """Write `training_state.json`; one that is there is replaced at once."""
+        temporary = directory / f"{_PARTIAL}{STATE_FILE}"
+        temporary.write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
+        flush_entry(temporary)
+        os.replace(temporary, directory / STATE_FILE)
+        flush_entry(directory)
+
+    def forget_best(self) -> None:
+        """Compare with no earlier evaluation from now on."""
+        self.best_metric = self.best_step = None
+        self.evaluations_without_improvement = 0
 
     @classmethod
     def load(cls, directory: Path) -> "TrainingState":
@@ -140,11 +153,10 @@ def find_checkpoint(config: TrainingConfig, folder: CheckpointFolder) -> Path | 
         return None
     chosen = Path(asked)
     TrainingState.load(chosen)
-    newer = [path for path in folder.all() if path.name > chosen.name]
-    if newer and chosen.resolve().parent == folder.directory.resolve():
+    if last is not None and last.resolve() != chosen.resolve():
         raise ConfigurationError(
-            f"{folder.directory} holds checkpoints newer than {chosen.name}: remove them (the run goes another way "
-            "from there), or choose another `output_dir`."
+            f"{folder.directory} holds checkpoints that are newer than {chosen.name} or of another run: remove them "
+            "(the run goes another way from there), or choose another `output_dir`."
         )
     return chosen
 
@@ -156,7 +168,7 @@ def save_checkpoint(accelerator: Accelerator, folder: CheckpointFolder, state: T
         CheckpointError: writing failed; earlier checkpoints are untouched.
     """
     partial, final = folder.partial(state.step), folder.path(state.step)
-    with replacing(partial, final) if accelerator.is_main_process else nullcontext():
+    with replacing(partial, final) if accelerator.is_main_process else explained(final):
         accelerator.wait_for_everyone()
         hook = accelerator.register_save_state_pre_hook(_without_wrapper_names)
         accelerator.save_state(str(partial))
@@ -167,6 +179,19 @@ def save_checkpoint(accelerator: Accelerator, folder: CheckpointFolder, state: T
     if accelerator.is_main_process:
         folder.prune(state.best_step)
     accelerator.wait_for_everyone()
+
+
+def update_checkpoint(folder: CheckpointFolder, state: TrainingState) -> None:
+    """Note what has happened since the checkpoint of `state.step`, which changed neither weights nor generators.
+
+    Raises:
+        CheckpointError: writing failed; the checkpoint is as it was.
+    """
+    directory = folder.path(state.step)
+    with explained(directory):
+        # a run with another number of processes may have written the generators
+        dataclasses.replace(state, world_size=TrainingState.load(directory).world_size).save(directory)
+    folder.prune(state.best_step)
 
 
 def load_checkpoint(accelerator: Accelerator, directory: Path, fresh: TrainingState) -> TrainingState:
@@ -190,6 +215,11 @@ def load_checkpoint(accelerator: Accelerator, directory: Path, fresh: TrainingSt
                 f"{directory} was written with {getattr(state, name)} as {what}, and this run has "
                 f"{getattr(fresh, name)}: resume with the settings and files of that run."
             )
+    if 0 < state.cells < state.corpus_cells and state.order_id != fresh.order_id:
+        raise CheckpointError(
+            f"{directory} was written in the middle of an epoch, and this run would hand out the cells in another "
+            "order: resume with the files, `per_device_train_batch_size` and `max_tokens_per_batch` of that run."
+        )
     if state.world_size != fresh.world_size:
         warn(
             f"{directory} was written by {state.world_size} processes and is taken up by {fresh.world_size}: "
@@ -205,7 +235,7 @@ def load_checkpoint(accelerator: Accelerator, directory: Path, fresh: TrainingSt
         raise CheckpointError(f"Cannot take up {directory}: {error}") from error
     finally:
         hook.remove()
-    return dataclasses.replace(state, world_size=fresh.world_size)
+    return dataclasses.replace(state, world_size=fresh.world_size, order_id=fresh.order_id)
 
 
 def _without_wrapper_names(models: list, weights: list[dict], directory: str) -> None:
@@ -220,31 +250,38 @@ def _unwrap(accelerator: Accelerator, models: list) -> None:
 
 @contextmanager
 def replacing(temporary: Path, final: Path) -> Iterator[Path]:
-    """Make `final` out of what is written into `temporary`, all of it or nothing.
+    """Make `final`, which does not exist yet, out of what is written into `temporary`: all of it or nothing.
 
     Raises:
-        CheckpointError: writing failed, for example because the disk is full; `final` is as it was.
+        CheckpointError: writing failed, for example because the disk is full.
     """
-    replaced = temporary.with_name(f"{temporary.name}-replaced")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        flush(temporary)
-        if final.exists():
-            os.replace(final, replaced)
-        os.replace(temporary, final)
-        flush_entry(final.parent)
+        with explained(final):
+            temporary.mkdir(parents=True)
+            yield temporary
+            flush(temporary)
+            os.replace(temporary, final)
+            flush_entry(final.parent)
+    except CheckpointError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def explained(place: Path) -> Iterator[None]:
+    """Turn errors of writing to `place` into one that says what is left and what to do.
+
+    Raises:
+        CheckpointError: writing failed.
+    """
+    try:
+        yield
     # torch and safetensors report a full disk as errors of their own, which are no OSError
     except Exception as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if replaced.exists() and not final.exists():
-            os.replace(replaced, final)
         raise CheckpointError(
-            f"Cannot write {final}: {error}. Earlier checkpoints are untouched: make room and resume from "
-            "the last one."
+            f"Cannot write {place}: {error}. The checkpoints are untouched: make room and resume from the last one."
         ) from error
-    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def flush(directory: Path) -> None:

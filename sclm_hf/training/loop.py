@@ -20,21 +20,23 @@ from safetensors.torch import load_model
 from torch import nn
 
 from ..errors import ConfigurationError, SclmError
-from ..logging import get_logger, progress_bar
+from ..logging import get_logger, progress_bar, warn
 from .arguments import TrainingConfig
 from .callbacks import Interruption, LossLog, note_evaluation
 from .checkpoints import (
     WEIGHTS_FILE,
     CheckpointFolder,
     TrainingState,
+    explained,
     find_checkpoint,
     load_checkpoint,
     save_checkpoint,
+    update_checkpoint,
 )
 from .optimization import create_optimizer, create_schedule
-from .saving import check_savable, save_trained
+from .saving import check_model, save_trained
 from .trackers import check_trackers, start_trackers
-from .validation import ComputeMetrics, evaluate
+from .validation import ComputeMetrics, check_loss, evaluate
 from .windows import Window, windows
 
 logger = get_logger(__name__)
@@ -51,6 +53,7 @@ class TrainingResult:
         metrics: the evaluation at that step, or the last one.
         history: the records of the log, in order: `step`, `epoch`, `loss`, `learning_rate`, … or `eval_…`.
         stopped_early: early stopping ended the run.
+        is_main_process: this is the process that should tell about it.
     """
 
     output_dir: Path
@@ -59,6 +62,7 @@ class TrainingResult:
     metrics: dict[str, float]
     history: list[dict[str, Any]] = field(repr=False)
     stopped_early: bool = False
+    is_main_process: bool = True
 
     def summary(self) -> str:
         """The result in a few lines."""
@@ -103,10 +107,11 @@ def train(
         on_log: called in the main process with every record of the log.
 
     Raises:
-        ConfigurationError: settings, corpus and existing checkpoints do not go together.
-        CheckpointError: a checkpoint cannot be written or read.
-        SclmError: the loss is no longer a finite number.
+        ConfigurationError: model, settings, corpus and existing checkpoints do not go together.
+        CheckpointError: a checkpoint, the log or the model cannot be written, or a checkpoint not read.
+        SclmError: the loss or the weights are no longer finite numbers.
     """
+    check_model(model, processor)
     run = _Run(model, corpus, collator, config, eval_corpus, eval_collator or collator, compute_metrics, on_log)
     return run.fit(processor)
 
@@ -118,22 +123,24 @@ class _Run:
         self.config, self.corpus, self.collator = config, corpus, collator
         self.eval_corpus, self.eval_collator, self.compute_metrics = eval_corpus, eval_collator, compute_metrics
         self.on_log = on_log
-        self._check(model)
+        self._check()
         self.output_dir = Path(config.output_dir)
         self.accelerator = create_accelerator(config)
         self.world_size, self.is_main = self.accelerator.num_processes, self.accelerator.is_main_process
         self.total_steps = self._count_steps()
         self.checkpoints = CheckpointFolder(self.output_dir / "checkpoints", config.save_total_limit)
-        self.state = TrainingState(corpus_cells=len(corpus), seed=config.seed, world_size=self.world_size)
+        self.budget = {"max_tokens_per_batch": config.max_tokens_per_batch} if config.max_tokens_per_batch else {}
+        self.state = TrainingState(
+            corpus_cells=len(corpus), order_id=self._order_id(), seed=config.seed, world_size=self.world_size
+        )
         self.saved_state: TrainingState | None = None
         self.log = LossLog(self.output_dir / "training_log.jsonl")
         self.interruption = Interruption()
         self._prepare(model)
         self._take_up(find_checkpoint(config, self.checkpoints))
 
-    def _check(self, model: nn.Module) -> None:
+    def _check(self) -> None:
         """Find out now what would otherwise be found out after hours."""
-        check_savable(model)
         if self.eval_corpus is None and self.config.early_stopping_patience > 0:
             raise ConfigurationError(
                 "`early_stopping_patience` needs cells to evaluate on: pass `eval_corpus` (in recipes `eval_files` or "
@@ -144,6 +151,8 @@ class _Run:
 
     def _count_steps(self) -> int:
         per_device, cells = self.config.per_device_train_batch_size, len(self.corpus)
+        if self.config.max_tokens_per_batch:
+            return self.config.max_steps
         if cells <= per_device * (self.world_size - 1):
             raise ConfigurationError(
                 f"{cells} cells leave some of the {self.world_size} processes without a batch of {per_device}: give "
@@ -151,6 +160,10 @@ class _Run:
             )
         per_epoch = math.ceil(cells / (per_device * self.world_size * self.config.gradient_accumulation_steps))
         return self.config.max_steps or per_epoch * self.config.num_train_epochs
+
+    def _order_id(self) -> str:
+        identify = getattr(self.corpus, "order_id", None)
+        return identify(self.config.per_device_train_batch_size, **self.budget) if identify else ""
 
     def _prepare(self, model: nn.Module) -> None:
         set_seed(self.config.seed, device_specific=True)
@@ -169,11 +182,16 @@ class _Run:
         if checkpoint is not None:
             self.state = load_checkpoint(self.accelerator, checkpoint, self.state)
             logger.info("Resuming from %s", checkpoint)
+            if checkpoint.resolve() == self.checkpoints.path(self.state.step).resolve():
+                self.saved_state = dataclasses.replace(self.state)
+            elif self.state.best_step is not None:
+                warn(f"The best weights so far stay beside {checkpoint}: those of this run compete among themselves.")
+                self.state.forget_best()
         self.loss_sum = torch.tensor(self.state.loss_sum if self.is_main else 0.0, device=self.accelerator.device)
         if self.is_main:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             self.checkpoints.clean()
-            self.log.rewind(self.state.step)
+            self.state.log_records = self.log.rewind(self.state.log_records)
         start_trackers(self.accelerator, self.config)
         self.accelerator.wait_for_everyone()
 
@@ -192,13 +210,15 @@ class _Run:
             self._save_checkpoint()
         if interrupted and not self.done:
             self.accelerator.end_training()
-            logger.warning("Stopped after step %d; resume with `--resume_from_checkpoint last`.", self.state.step)
+            if self.is_main:
+                logger.warning("Stopped after step %d; resume with `--resume_from_checkpoint last`.", self.state.step)
             signal.raise_signal(self.interruption.signal or signal.SIGINT)
         return self._finish(processor)
 
     def _run_epoch(self) -> bool:
         """Train to the end of the epoch, of the run, or until the wish to stop (then True)."""
-        filler = functools.cache(lambda: next(iter(self._loader(self.state.epoch, start=0))))
+        alone = {"num_workers": 0, "rank": 0, "world_size": 1}
+        filler = functools.cache(lambda: next(iter(self._loader(self.state.epoch, start=0, **alone))))
         batches = self._loader(self.state.epoch, self.state.cells)
         accumulation = self.config.gradient_accumulation_steps
         for window in windows(batches, accumulation, self.accelerator, filler, self.interruption.is_wished):
@@ -216,16 +236,14 @@ class _Run:
             self._save_checkpoint()
         return False
 
-    def _loader(self, epoch: int, start: int) -> Any:
-        return self.corpus.loader(
-            self.config.per_device_train_batch_size,
-            collator=self.collator,
-            num_workers=self.config.dataloader_num_workers,
-            epoch=epoch,
-            start=start,
-            rank=self.accelerator.process_index,
-            world_size=self.world_size,
-        )
+    def _loader(self, epoch: int, start: int, **share: int) -> Any:
+        share = share or {
+            "num_workers": self.config.dataloader_num_workers,
+            "rank": self.accelerator.process_index,
+            "world_size": self.world_size,
+        }
+        size = self.config.per_device_train_batch_size
+        return self.corpus.loader(size, collator=self.collator, epoch=epoch, start=start, **self.budget, **share)
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.state.step % every == 0
@@ -239,7 +257,9 @@ class _Run:
         for i, (batch, weight) in enumerate(window.batches):
             is_last = i == len(window.batches) - 1
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                loss = self.model(**send_to_device(batch, self.accelerator.device), **arguments).loss * weight
+                outputs = self.model(**send_to_device(batch, self.accelerator.device), **arguments)
+                check_loss(outputs, self.accelerator.unwrap_model(self.model), batch)
+                loss = outputs.loss * weight
                 loss = loss if self.divides_by_items else loss / window.n_batches
                 # distributed training averages gradients over the processes, and the loss is a sum
                 self.accelerator.backward(loss * self.world_size)
@@ -266,12 +286,15 @@ class _Run:
         """Sum of the losses since the last line of the log, over all processes; from now on the main one keeps it."""
         total = self.accelerator.reduce(self.loss_sum, reduction="sum")
         if not torch.isfinite(total):
-            raise SclmError(
-                f"The loss became {total.item()} before step {self.state.step}: lower `learning_rate`, lengthen "
-                "`warmup_steps` or use `mixed_precision=no`, and resume from an earlier checkpoint."
-            )
+            raise self._diverged(f"The loss became {total.item()}")
         self.loss_sum = total.clone() if self.is_main else torch.zeros_like(total)
         return total.item()
+
+    def _diverged(self, what: str) -> SclmError:
+        return SclmError(
+            f"{what} by step {self.state.step}: lower `learning_rate`, lengthen `warmup_steps` or use "
+            "`mixed_precision=no`, and resume from an earlier checkpoint."
+        )
 
     def _log_step(self) -> None:
         now = time.perf_counter()
@@ -289,6 +312,7 @@ class _Run:
     def _log(self, values: dict[str, Any]) -> None:
         epoch = round(self.state.epoch + self.state.cells / len(self.corpus), 4)
         record = {"step": self.state.step, "epoch": epoch, **values}
+        self.state.log_records += 1
         self.accelerator.log({k: v for k, v in record.items() if k != "step" and v is not None}, step=self.state.step)
         if self.is_main:
             self.log.append(record)
@@ -317,7 +341,13 @@ class _Run:
         self.state.loss_sum = self._collect_loss()
         if self.state == self.saved_state:
             return
-        save_checkpoint(self.accelerator, self.checkpoints, self.state)
+        if self.saved_state is None or self.saved_state.step != self.state.step:
+            # a finite loss can have a gradient that is not
+            if not all(parameter.isfinite().all() for parameter in self.model.parameters() if parameter.requires_grad):
+                raise self._diverged("Weights became infinite or NaN")
+            save_checkpoint(self.accelerator, self.checkpoints, self.state)
+        elif self.is_main:
+            update_checkpoint(self.checkpoints, self.state)
         self.saved_state = dataclasses.replace(self.state)
 
     def _finish(self, processor: Any) -> TrainingResult:
@@ -327,7 +357,8 @@ class _Run:
         if best not in (None, self.state.step) and self.config.load_best_model_at_end:
             load_model(model, self.checkpoints.path(best) / WEIGHTS_FILE, device=str(self.accelerator.device))
         if self.is_main:
-            save_trained(model, self.output_dir, processor, merged=self.config.save_merged)
+            with explained(self.output_dir):
+                save_trained(model, self.output_dir, processor, merged=self.config.save_merged)
         self.accelerator.end_training()
         self.accelerator.free_memory()
         history = self.log.read()
@@ -340,6 +371,7 @@ class _Run:
             metrics={k: v for k, v in metrics[-1].items() if k.startswith("eval_")} if metrics else {},
             history=history,
             stopped_early=self.state.stopped_early,
+            is_main_process=self.is_main,
         )
 
 

@@ -5,17 +5,28 @@ from typing import Any
 
 from torch import nn
 
+from ..errors import ConfigurationError
 
-def check_savable(model: nn.Module) -> None:
-    """Refuse a model that could not be saved after training.
+
+def check_model(model: nn.Module, processor: Any = None) -> None:
+    """Refuse a model that could not be saved after training, or that does not know all ids of its processor.
 
     Raises:
-        ConfigurationError: an adapter on a base that was never saved.
+        ConfigurationError: an adapter on a base that was never saved, or too few gene embeddings.
     """
     if hasattr(model, "peft_config"):
         from ..adapters.lora import base_reference
 
         base_reference(model)
+    if processor is None:
+        return
+    needed = processor.tokenizer.gene_vocabulary.size
+    there = getattr(model.get_input_embeddings(), "num_embeddings", needed)
+    if there < needed:
+        raise ConfigurationError(
+            f"The vocabulary has ids up to {needed - 1}, and the model has {there} gene embeddings: use the processor "
+            f"that was saved with the model, or `model.resize_token_embeddings({needed})`."
+        )
 
 
 def save_trained(model: nn.Module, directory: Path, processor: Any = None, *, merged: bool = True) -> None:

@@ -51,6 +51,7 @@ def evaluate(
         batch_size, collator=collator, num_workers=num_workers, epoch=0, start=0, rank=rank, world_size=world_size
     ):
         result = model(**send_to_device(batch, accelerator.device))
+        check_loss(result, model, batch)
         items = count_items(batch)
         total += torch.stack([result.loss.double() * items, torch.tensor(float(items), device=total.device)])
         if compute_metrics is not None:
@@ -63,6 +64,19 @@ def evaluate(
         logits, labels = zip(*gather_object(outputs), strict=True)
         metrics |= compute_metrics(np.concatenate(logits), np.concatenate(labels))
     return metrics
+
+
+def check_loss(outputs: Any, model: nn.Module, batch: dict[str, torch.Tensor]) -> None:
+    """Refuse a forward pass that gave nothing to train on.
+
+    Raises:
+        ConfigurationError: the outputs have no loss.
+    """
+    if getattr(outputs, "loss", None) is None:
+        raise ConfigurationError(
+            f"`{type(model).__name__}` returned no loss for a batch of {', '.join(sorted(batch))}: train a class with "
+            "a head (`…For…`), with the collator of its objective, which gives it `labels`."
+        )
 
 
 def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -18,7 +18,7 @@ class Window:
 
     Attributes:
         batches: this process's batches, each with its weight in the loss: 1, or 0 for a filler that only keeps the
-            processes in step when the others have one batch more.
+            processes in step where the others have one batch more.
         cells: cells in the window, all processes together.
         items: labels that count (not -100), all processes together; at least 1.
         n_batches: batches in the window, all processes together, fillers left out.
@@ -44,7 +44,7 @@ def windows(
     All processes get the same number of windows with the same number of batches.
 
     Args:
-        batches: what the corpus hands out to this process.
+        batches: what the corpus hands out to this process; `{}` where only other processes have a batch.
         size: batches a window and process.
         accelerator: sums the counts over the processes.
         filler: gives a batch for a process that has run out before the others.
@@ -57,19 +57,20 @@ def windows(
         items = sum(count_items(batch) for batch in window)
         # one process needs no exchange, and a tensor on its accelerator would only wait for the step before
         device = accelerator.device if accelerator.num_processes > 1 else "cpu"
-        counts = torch.tensor([[len(window), cells, items, is_interrupted()]], device=device)
+        n_batches = sum(map(bool, window))
+        counts = torch.tensor([[len(window), n_batches, cells, items, is_interrupted()]], device=device)
         counts = accelerator.gather(counts)
-        n_batches, cells, items, interrupted = counts.sum(dim=0).tolist()
+        _, n_batches, cells, items, interrupted = counts.sum(dim=0).tolist()
         if n_batches == 0:
             return
-        missing = int(counts[:, 0].max()) - len(window)
-        weighted = [(batch, 1.0) for batch in window] + [(filler(), 0.0) for _ in range(missing)]
+        window += [{}] * (int(counts[:, 0].max()) - len(window))
+        weighted = [(batch, 1.0) if batch else (filler(), 0.0) for batch in window]
         yield Window(weighted, cells, max(items, 1), n_batches, bool(interrupted))
 
 
 def count_cells(batch: Batch) -> int:
     """Cells in a batch; the first axis of the mask in every family, also where tokens are cells."""
-    return len(batch["attention_mask"])
+    return len(batch["attention_mask"]) if batch else 0
 
 
 def count_items(batch: Batch) -> int:
