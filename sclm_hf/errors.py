@@ -31,6 +31,10 @@ class ConfigurationError(SclmError, ValueError):
     """Settings contradict one another, or a setting is unknown."""
 
 
+class HubError(SclmError):
+    """The Hugging Face Hub could not be reached, or refused."""
+
+
 class MissingDependencyError(SclmError, ImportError):
     """An optional dependency is needed and not installed."""
 

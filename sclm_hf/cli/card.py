@@ -13,18 +13,25 @@ def card(
     ] = None,
     title: Annotated[str | None, typer.Option(help="Name of the model; otherwise what the facts say.")] = None,
     model: Annotated[str | None, typer.Option(help="Repository id that the card's example loads.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Repository id of the base; an adapter in FOLDER will name it too.")
+    ] = None,
 ) -> None:
     """Render README.md and .eval_results/ from the facts kept in FOLDER/card_facts.json.
 
-    Without that file the card is started from config.json; edit card_facts.json and run the command again to fill it.
+    Without that file the card is started from the folder's configuration; edit card_facts.json and run the command
+    again to fill it.
     """
+    from ..hub.base_model import name_base
     from ..hub.card import FACTS_FILE, CardFacts, start_facts, write_card
 
+    if base_model is not None:
+        name_base(folder, base_model)
     if (folder / FACTS_FILE).exists():
         facts = CardFacts.load(folder / FACTS_FILE)
     else:
         facts = start_facts(folder, license=license)
-    for name, value in {"title": title, "model": model, "license": license}.items():
+    for name, value in {"title": title, "model": model, "base_model": base_model, "license": license}.items():
         if value is not None:
             setattr(facts, name, value)
     typer.echo(f"Wrote {write_card(facts, folder)}.")

@@ -10,6 +10,7 @@ from .convert import convert
 from .embed import embed
 from .finetune import finetune
 from .pretrain import pretrain
+from .push import push
 
 
 class _Verbs(TyperGroup):
@@ -29,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-for verb in (annotate, card, convert, embed):
+for verb in (annotate, card, convert, embed, push):
     app.command()(verb)
 for verb in (finetune, pretrain):
     # their flags are the fields of the settings' dataclasses, which transformers' HfArgumentParser reads

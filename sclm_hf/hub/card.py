@@ -5,15 +5,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError, require
+from ..errors import CheckpointError, ConfigurationError, require
 from ..evaluation.reports import ResultsTable
 from ..registry import get_family
+from .base_model import ADAPTED_CONFIG, ADAPTER_CONFIG, read_settings
 from .evaluation_results import to_model_index, write_evaluation_results
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
 FACTS_FILE = "card_facts.json"
+PLACEHOLDER = "path/to/this/folder"
+"""What the example of a card loads as long as nobody has said where the model is."""
 _TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 _TAGS = ["biology", "single-cell", "transcriptomics", "scRNA-seq"]
 _USAGE = {
@@ -83,7 +86,7 @@ class CardFacts:
     license: str
     summary: str
     task: str = "embed"
-    model: str = "path/to/this/folder"
+    model: str = PLACEHOLDER
     base_model: str | None = None
     is_adapter: bool = False
     license_name: str | None = None
@@ -133,18 +136,21 @@ class CardFacts:
 
 
 def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
-    """The facts that a checkpoint folder shows by itself: family, task and labels from its `config.json`.
+    """The facts that a folder shows by itself: family, task and labels of a model, and the base of an adapter.
 
     Raises:
-        ConfigurationError: there is no readable `config.json`, or no licence was given.
+        ConfigurationError: there is no readable configuration, or no licence was given.
     """
     folder = Path(folder)
+    is_adapter = (folder / ADAPTER_CONFIG).exists()
+    config_file = ADAPTED_CONFIG if is_adapter else "config.json"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_settings(folder / config_file)
         family, architectures = config["model_type"], config.get("architectures") or []
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        base_model = read_settings(folder / ADAPTER_CONFIG)["base_model_name_or_path"] if is_adapter else None
+    except (CheckpointError, KeyError) as error:
         raise ConfigurationError(
-            f"`{folder}` is not a checkpoint folder: expected a `config.json` with a `model_type`."
+            f"`{folder}` is not a checkpoint folder: expected a `{config_file}` with a `model_type`."
         ) from error
     if license is None:
         raise ConfigurationError("A new card needs the licence of the checkpoint, for example `--license mit`.")
@@ -155,6 +161,8 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
         license=license,
         summary=f"A {get_family(family).title} checkpoint.",
         task="annotate" if classifies else "embed",
+        base_model=base_model,
+        is_adapter=is_adapter,
         label_names=list(config.get("id2label", {}).values()) if classifies else [],
     )
 
