@@ -117,7 +117,7 @@ def _weight_files(files: dict[str, Path]) -> set[str]:
     if index not in files:
         return {"model.safetensors"}
     weight_map: Any = read_settings(files[index]).get("weight_map")
-    if not isinstance(weight_map, dict):
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"`{files[index]}` does not say which weights are where: save the model there again.")
     return set(weight_map.values())
 

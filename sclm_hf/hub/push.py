@@ -55,7 +55,7 @@ def push_to_hub(
         revision: branch to push to, created if there is none; `main` unless given.
         token: access token; otherwise the one that `hf auth login` keeps.
         commit_message: title of the commit.
-        create_pr: open a pull request instead of changing the branch.
+        create_pr: open a pull request instead of changing the branch. Repeated, it opens another one.
         force: push a family whose weights may not be hosted again.
 
     Returns:

@@ -55,6 +55,10 @@ def spoil_index(folder):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../elsewhere.safetensors"}}))
 
 
+def garble_index(folder):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": ["b"]}}))
+
+
 def truncate(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
@@ -70,6 +74,7 @@ def truncate(folder):
         (spoil_config, "must hold a JSON object"),
         (lambda folder: (folder / "model.safetensors").unlink(), "there is no `model.safetensors`"),
         (spoil_index, "there is no `../elsewhere.safetensors`"),
+        (garble_index, "does not say which weights are where"),
         (truncate, "model.safetensors` is damaged"),
         (lambda folder: (folder / "pytorch_model.bin").write_bytes(b""), "holds pickles.*`pytorch_model.bin`"),
     ],
