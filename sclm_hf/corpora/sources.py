@@ -42,6 +42,12 @@ class CellSource(Protocol):
     def genes(self) -> tuple[Sequence[str], Sequence[str] | None]:
         """(n_genes,) names of the columns, and their Ensembl ids or None."""
 
+    def column_names(self) -> list[str]:
+        """Names of the columns of `obs`."""
+
+    def obs_names(self) -> np.ndarray:
+        """(n_cells,) names of the cells."""
+
     def column(self, name: str) -> CategoricalColumn:
         """A column of `obs`."""
 
@@ -53,16 +59,19 @@ class CellSource(Protocol):
 
 
 def open_source(name: str, path: str | Path, **options: Any) -> CellSource:
-    """The source behind a path, by its suffix.
+    """The source behind a path: an AnnData zarr folder or an .h5ad file.
 
     Raises:
-        CorpusError: nothing is there, or it is no readable file of cells.
+        CorpusError: nothing is there, or it holds no cells that can be read.
     """
+    from .anndata_zarr import AnnDataZarrSource, is_zarr
     from .h5ad import H5adSource
 
     path = Path(path)
     if not path.exists():
         raise CorpusError(f"`{path}` does not exist.")
+    if is_zarr(path):
+        return AnnDataZarrSource(path, name, **options)
     if path.suffix.lower() not in (".h5ad", ".h5"):
         raise CorpusError(f"`{path}` is no .h5ad file: write it with `adata.write_h5ad(...)` first.")
     return H5adSource(path, name, **options)
@@ -72,7 +81,8 @@ def name_paths(paths: str | Path | Sequence[str | Path] | Mapping[str, str | Pat
     """Give every file its source name: the key of a mapping, else the file name without its suffix.
 
     Args:
-        paths: a file, a folder (all its .h5ad files), a sequence of both, or a mapping name -> file.
+        paths: a file, a folder (all its .h5ad files and AnnData zarr folders), a sequence of both, or a mapping
+            name -> file.
 
     Raises:
         CorpusError: there is no file, or two have the same name.
@@ -127,11 +137,13 @@ def csr_from_arrays(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n
 
 
 def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
+    from .anndata_zarr import is_zarr
+
+    if not path.is_dir() or is_zarr(path):
         return [path]
-    files = sorted(path.glob("*.h5ad"))
+    files = sorted(entry for entry in path.iterdir() if entry.suffix == ".h5ad" or is_zarr(entry))
     if not files:
-        raise CorpusError(f"The folder `{path}` holds no .h5ad file.")
+        raise CorpusError(f"The folder `{path}` holds no .h5ad file and no AnnData zarr folder.")
     return files
 
 

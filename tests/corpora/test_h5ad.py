@@ -200,7 +200,7 @@ def test_files_that_change_or_vanish_are_noticed(cells, tmp_path):
 
 
 def test_large_matrices_stored_by_columns_are_refused(cells, tmp_path, monkeypatch):
-    monkeypatch.setattr("sclm_hf.corpora.h5ad._MAX_CSC_ENTRIES", 10)
+    monkeypatch.setattr("sclm_hf.corpora.anndata_source._MAX_CSC_ENTRIES", 10)
     cells.X = cells.X.tocsc()
     with pytest.raises(CorpusError, match=r"stored by columns.*tocsr"):
         H5adSource(write(cells, tmp_path / "cells.h5ad")).read(ROWS)

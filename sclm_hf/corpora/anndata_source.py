@@ -1,0 +1,226 @@
+"""What .h5ad files and AnnData zarr folders have in common: cells that are read when they are asked for."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csc_matrix, csr_matrix
+
+from ..errors import CorpusError, ExpressionError
+from ..tokenization.processing_cell import select_counts
+from .anndata_elements import column_names, describe, read_column, read_index, view
+from .sources import CategoricalColumn, csr_from_arrays
+
+# A matrix stored by columns has to be turned around in memory: values and indices of that many entries take 2 GB.
+_MAX_CSC_ENTRIES = 2**28
+
+
+class AnnDataSource:
+    """An AnnData on disk whose rows are read when they are asked for; sub-classes open it.
+
+    Opening reads the header only. The store is opened again in every process that reads, so the source can be pickled
+    into the workers of a data loader. CSR (of any chunking and compression) and dense matrices are read by rows; a CSC
+    matrix is turned into CSR in memory when its first rows are read, which costs 8 to 16 bytes an entry and is refused
+    beyond 2**28 entries. While a store is open, 8 bytes a cell are held.
+
+    Args:
+        path: the file or folder.
+        name: source name; the name of the file without its suffix by default.
+        layer: `"X"`, `"raw"`, or the name of a layer. By default the counts are looked for in `layers["counts"]`,
+            `raw` and `X`, in this order.
+        expects: what the encoding takes; for `"normalized"` the default is `X`.
+
+    Raises:
+        CorpusError: it is missing, empty, damaged, of another kind, or has no such matrix or no cell.
+        MissingDependencyError: h5py or zarr is not installed.
+    """
+
+    _max_gap = 16
+    """Two reads cost more than one read of this many cells between them."""
+
+    def __init__(
+        self, path: str | Path, name: str | None = None, *, layer: str | None = None, expects: str = "counts"
+    ) -> None:
+        self.path = Path(path)
+        self.name = self.path.stem if name is None else name
+        self.location = str(self.path)
+        self._layer, self._expects = layer, expects
+        self._open: _OpenStore | None = None
+        self._key = ""
+        self._current_stamp()
+        with self._errors_named():
+            store = self._open_store()
+            try:
+                matrix = select_counts(view(store, genes=False), layer, expects=expects)[0]
+                self._key = matrix.name
+                self._storage, (self.n_cells, self.n_genes) = describe(matrix)
+            finally:
+                self._close_store(store)
+        self._stamp = self._current_stamp()
+        if not self.n_cells or not self.n_genes:
+            raise CorpusError(f"`{self.path}`: `{self._key}` has {self.n_cells} cells and {self.n_genes} genes.")
+
+    def genes(self) -> tuple[Sequence[str], Sequence[str] | None]:
+        """(n_genes,) names of the columns and their Ensembl ids or None, as `select_counts` finds them."""
+        with self._store() as store:
+            _, names, ensembl_ids, _ = select_counts(view(store, genes=True), self._layer, expects=self._expects)
+        if len(names) != self.n_genes:
+            raise CorpusError(f"`{self.path}`: {len(names)} gene names for {self.n_genes} columns of `{self._key}`.")
+        return names, ensembl_ids
+
+    def column_names(self) -> list[str]:
+        """Names of the columns of `obs`."""
+        with self._store() as store:
+            return column_names(store["obs"])
+
+    def obs_names(self) -> np.ndarray:
+        """(n_cells,) names of the cells."""
+        with self._store() as store:
+            return read_index(store["obs"])
+
+    def column(self, name: str) -> CategoricalColumn:
+        """A column of `obs`, whatever its type.
+
+        Raises:
+            CorpusError: there is no such column; the message lists those that exist.
+        """
+        columns = self.column_names()
+        if name not in columns:
+            raise CorpusError(f"`{self.path}` has no obs column `{name}`; it has {sorted(columns)}.")
+        with self._store() as store:
+            column = read_column(store, store["obs"], name)
+        if len(column.codes) != self.n_cells:
+            raise CorpusError(
+                f"`{self.path}`: `obs[{name!r}]` has {len(column.codes)} values for {self.n_cells} cells."
+            )
+        return column
+
+    def read(self, rows: np.ndarray) -> csr_matrix:
+        """Read cells.
+
+        Args:
+            rows: ascending row numbers. Rows that lie close together are read in one go.
+
+        Returns:
+            (len(rows), n_genes) CSR with the values as stored; column indices are not checked.
+
+        Raises:
+            CorpusError: the file vanished, changed since it was opened, or is damaged.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        breaks = np.flatnonzero(np.diff(rows) > self._max_gap) + 1
+        spans = [(int(part[0]), int(part[-1]) + 1) for part in np.split(rows, breaks) if len(part)]
+        with self._store():
+            matrix = self._open.read(spans)
+        if matrix.shape[0] == len(rows):
+            return matrix
+        read = np.concatenate([np.arange(start, stop) for start, stop in spans])
+        return matrix[np.searchsorted(read, rows)]
+
+    def close(self) -> None:
+        """Close the file and forget what was read from it; the next read opens it again."""
+        if self._open is not None and self._open.pid == os.getpid():
+            self._close_store(self._open.store)
+        self._open = None
+
+    def _open_store(self) -> Any:
+        """Open the store for reading: a group of h5py or zarr."""
+        raise NotImplementedError
+
+    def _close_store(self, store: Any) -> None:
+        """Close what `_open_store` returned."""
+        raise NotImplementedError
+
+    def _stamp_paths(self) -> list[Path]:
+        """Files whose sizes and times tell that the store has changed."""
+        return [self.path]
+
+    def _current_stamp(self) -> list[tuple[int, int]]:
+        try:
+            found = [os.stat(path) for path in self._stamp_paths()]
+        except OSError as error:
+            raise CorpusError(f"`{self.path}` cannot be read: {error.filename}: {error.strerror}.") from error
+        return [(status.st_size, status.st_mtime_ns) for status in found]
+
+    @contextmanager
+    def _store(self) -> Iterator[Any]:
+        if self._current_stamp() != self._stamp:
+            raise CorpusError(f"`{self.path}` changed while the corpus was in use: open the corpus again.")
+        with self._errors_named():
+            # A handle that came over a fork shares its state with the parent's.
+            if self._open is None or self._open.pid != os.getpid():
+                self._open = _OpenStore(self._open_store(), self._key, self._storage, (self.n_cells, self.n_genes))
+            yield self._open.store
+
+    @contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except (CorpusError, ExpressionError) as error:
+            if str(self.path) in str(error):
+                raise
+            raise CorpusError(f"`{self.path}`: {error}") from error
+        except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CorpusError(f"`{self.path}` is damaged or no AnnData file: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}
+
+    def __repr__(self) -> str:
+        size = f"{self.n_cells:,} cells × {self.n_genes:,} genes from `{self._key}`"
+        return f"{type(self).__name__}({self.location!r}, {size})"
+
+
+class _OpenStore:
+    """An open store with what is needed to find rows in it."""
+
+    def __init__(self, store: Any, key: str, storage: str, shape: tuple[int, int]) -> None:
+        self.store, self.pid = store, os.getpid()
+        self._matrix, self._storage, self._shape = store[key], storage, shape
+        if storage == "dense":
+            return
+        self._indptr = np.asarray(self._matrix["indptr"][:], dtype=np.int64)
+        self._indices, self._data = self._matrix["indices"], self._matrix["data"]
+        n_lines = shape[0] if storage == "csr" else shape[1]
+        n_entries = int(self._indptr[-1]) if len(self._indptr) else -1
+        sizes = {n_entries, self._indices.shape[0], self._data.shape[0]}
+        if len(self._indptr) != n_lines + 1 or len(sizes) > 1 or self._indptr[0] or (np.diff(self._indptr) < 0).any():
+            raise CorpusError(f"indptr, indices and data of `{key}` do not fit together")
+        if storage == "csc":
+            self._turn_around(key)
+
+    def read(self, spans: list[tuple[int, int]]) -> csr_matrix:
+        """The rows of all `spans` (start, stop), one after the other."""
+        n_genes = self._shape[1]
+        if self._storage == "dense":
+            parts = [self._matrix[start:stop] for start, stop in spans]
+            return csr_matrix(np.concatenate(parts)) if parts else csr_matrix((0, n_genes), dtype=self._matrix.dtype)
+        starts = [int(self._indptr[start]) for start, _ in spans]
+        stops = [int(self._indptr[stop]) for _, stop in spans]
+        counts = [self._indptr[start + 1 : stop + 1] - self._indptr[start:stop] for start, stop in spans]
+        indptr = np.concatenate([[0], *counts]).cumsum(dtype=np.int64)
+        data = np.empty(indptr[-1], self._data.dtype)
+        indices = np.empty(indptr[-1], self._indices.dtype)
+        place = 0
+        for start, stop in zip(starts, stops, strict=True):
+            end = place + stop - start
+            data[place:end] = self._data[start:stop]
+            indices[place:end] = self._indices[start:stop]
+            place = end
+        return csr_from_arrays(data, indices, indptr, n_genes)
+
+    def _turn_around(self, key: str) -> None:
+        if self._data.shape[0] > _MAX_CSC_ENTRIES:
+            raise CorpusError(
+                f"`{key}` is stored by columns (CSC) and too large to be turned around in memory: write it by rows, "
+                "`adata.X = adata.X.tocsr()`"
+            )
+        data, indices = self._data[:], self._indices[:]
+        if indices.size and not 0 <= indices.min() <= indices.max() < self._shape[0]:
+            raise CorpusError(f"`{key}` has row indices beyond its {self._shape[0]} cells")
+        matrix = csc_matrix((data, indices, self._indptr), shape=self._shape).tocsr()
+        self._indptr, self._indices, self._data = matrix.indptr.astype(np.int64), matrix.indices, matrix.data
+        self._storage = "csr"

@@ -1,0 +1,52 @@
+"""One AnnData zarr folder, format 2 or 3, as a lazy source of cells."""
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import CorpusError, require
+from .anndata_source import AnnDataSource
+
+_METADATA = (".zgroup", ".zarray", "zarr.json")
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a zarr group."""
+    return (path / ".zgroup").is_file() or (path / "zarr.json").is_file()
+
+
+class AnnDataZarrSource(AnnDataSource):
+    """A folder that `AnnData.write_zarr` wrote, whose rows are read when they are asked for; see [`AnnDataSource`].
+
+    zarr reads a missing chunk as zeros. So a sparse matrix that lacks a chunk is refused when it is opened, and one
+    whose chunks come or go later counts as changed; of a dense matrix, chunks of zeros may rightly be missing.
+    """
+
+    # A chunk is decompressed anew for each read.
+    _max_gap = 256
+
+    def _open_store(self) -> Any:
+        zarr = require("zarr", extra="corpora")
+        # Chunks are looked at one by one, so consolidated metadata would only be a second, perhaps stale truth.
+        store = zarr.open_group(self.path, mode="r", use_consolidated=False)
+        if self._key:
+            _check_chunks(store[self._key])
+        return store
+
+    def _close_store(self, store: Any) -> None:
+        store.store.close()
+
+    def _stamp_paths(self) -> list[Path]:
+        matrix = self.path / self._key.strip("/")
+        folders = [self.path, matrix, *(matrix / part for part in ("indptr", "indices", "data"))]
+        candidates = [folder / name for folder in folders for name in (*_METADATA, "c")]
+        return [path for path in (*folders, *candidates) if path.exists()] if self.path.exists() else [self.path]
+
+
+def _check_chunks(matrix: Any) -> None:
+    if hasattr(matrix, "shape"):
+        return
+    for name in ("indptr", "indices", "data"):
+        array = matrix[name]
+        missing = array.nchunks - array.nchunks_initialized
+        if missing > 0:
+            raise CorpusError(f"{missing} of the {array.nchunks} chunks of `{array.name}` are missing")
