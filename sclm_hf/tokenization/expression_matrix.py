@@ -7,7 +7,18 @@ import numpy as np
 import scipy.sparse
 
 from ..errors import ExpressionError
-from .encodings.cells import NEGATIVE, NOT_FINITE, OUT_OF_RANGE, UNSORTED, Cells, Survey, survey
+from .encodings.cells import (
+    NEGATIVE,
+    NOT_FINITE,
+    OUT_OF_RANGE,
+    UNSORTED,
+    CellGenes,
+    Cells,
+    Survey,
+    survey,
+    take_genes,
+    taken_entries,
+)
 from .gene_table import ensembl_id_of
 
 FRACTIONAL_SHARE = 0.01
@@ -115,28 +126,26 @@ def read_cells(matrix, tokens: np.ndarray, rows=None, uniforms=None) -> tuple[Ce
     Raises:
         ExpressionError: lengths do not match, an index is out of range, or values are negative or not finite.
     """
-    matrix = as_csr(matrix)
-    match_length("gene ids", tokens, matrix.shape[1], "column")
-    cells = Cells(*_csr_arrays(matrix), _row_numbers(rows, matrix.shape[0]), tokens)
-    numbers = cells.rows
-    _check_bounds(cells)
-    if uniforms is not None:
-        _check_uniforms(uniforms, cells.data.size)
-    elif rows is not None and cells.data.dtype not in (np.float32, np.float64):
-        cells = _taken(cells)
-    cells = cells._replace(data=_kernel_type(cells.data))
+    cells, numbers = _cells_of(matrix, tokens, rows, uniforms)
     found = survey(cells)
-    refuse_rows(found.problems & OUT_OF_RANGE, numbers, "column indices out of range", "the matrix is damaged.")
-    refuse_rows(found.problems & NOT_FINITE, numbers, "NaN or infinite values", "all values must be finite.")
-    refuse_rows(
-        found.problems & NEGATIVE, numbers, "negative values", "give counts or log-normalised data, nothing scaled."
-    )
-    if (found.problems & UNSORTED).any():
-        if uniforms is not None:
-            raise ExpressionError("`uniforms` need sorted, distinct column indices: call `sum_duplicates()` first.")
+    if _unsorted(found, numbers, uniforms):
         cells = _canonical(cells)
         found = survey(cells)
     return cells, found._replace(rows=numbers)
+
+
+def read_genes(matrix, tokens: np.ndarray, rows=None, uniforms=None) -> tuple[CellGenes, Survey, np.ndarray | None]:
+    """The known genes of rows of a matrix, sound in everything but the kind of their values, as encodings take them.
+
+    Arguments and errors are those of [`read_cells`]. Also returns those of the `uniforms` that belong to these genes.
+    """
+    cells, numbers = _cells_of(matrix, tokens, rows, uniforms)
+    genes, found = take_genes(cells)
+    if _unsorted(found, numbers, uniforms):
+        genes, found = take_genes(_canonical(cells))
+    if uniforms is not None:
+        uniforms = np.asarray(uniforms)[taken_entries(cells)]
+    return genes, found._replace(rows=numbers), uniforms
 
 
 def check_kind(found: Survey, expects: str, source: str = "the matrix") -> None:
@@ -178,10 +187,39 @@ def match_length(what: str, given, expected: int, each: str) -> None:
         raise ExpressionError(f"There are {len(given):,} {what}, but {expected:,} {each}s: expected one a {each}.")
 
 
+def _cells_of(matrix, tokens: np.ndarray, rows, uniforms) -> tuple[Cells, np.ndarray]:
+    """Rows of a matrix, and their numbers in it, with bounds and lengths checked."""
+    matrix = as_csr(matrix)
+    match_length("gene ids", tokens, matrix.shape[1], "column")
+    cells = Cells(*_csr_arrays(matrix), _row_numbers(rows, matrix.shape[0]), tokens)
+    numbers = cells.rows
+    _check_bounds(cells)
+    if uniforms is not None:
+        _check_uniforms(uniforms, cells.data.size)
+    elif rows is not None and _kernel_type(cells.data[:0]).dtype != cells.data.dtype:
+        cells = _taken(cells)
+    return cells._replace(data=_kernel_type(cells.data)), numbers
+
+
+def _unsorted(found: Survey, numbers: np.ndarray, uniforms) -> bool:
+    """Whether rows must be put in order first; refuses those that no order mends."""
+    refuse_rows(found.problems & OUT_OF_RANGE, numbers, "column indices out of range", "the matrix is damaged.")
+    refuse_rows(found.problems & NOT_FINITE, numbers, "NaN or infinite values", "all values must be finite.")
+    refuse_rows(
+        found.problems & NEGATIVE, numbers, "negative values", "give counts or log-normalised data, nothing scaled."
+    )
+    unsorted = bool((found.problems & UNSORTED).any())
+    if unsorted and uniforms is not None:
+        raise ExpressionError("`uniforms` need sorted, distinct column indices: call `sum_duplicates()` first.")
+    return unsorted
+
+
 def _kernel_type(array: np.ndarray) -> np.ndarray:
-    """Numbers as float32 or float64, the two types for which kernels are compiled; exact below 2**53."""
+    """Numbers in one of the few types for which kernels are compiled; exact below 2**53."""
     if array.dtype.kind not in "biuf":
         raise ExpressionError(f"Expression values are numbers, got {array.dtype}.")
+    if array.dtype in (np.float32, np.float64, np.int32, np.int64):
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
     wide = array.dtype.itemsize > (4 if array.dtype.kind == "f" else 2)
     return array.astype(np.float64 if wide else np.float32, copy=False)
 
@@ -193,7 +231,7 @@ def _csr_arrays(matrix) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise ExpressionError("`indptr`, `indices` and `data` of the matrix must be flat, the first two of integers.")
     match_length("row bounds (`indptr`, less one)", indptr[1:], matrix.shape[0], "row")
     match_length("column indices", indices, data.size, "stored value")
-    return indptr.astype(np.int64) if indptr.dtype.kind == "u" else indptr, indices, data
+    return indptr.astype(np.int64, copy=False), indices, data
 
 
 def _check_bounds(cells: Cells) -> None:

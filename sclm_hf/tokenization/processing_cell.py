@@ -1,21 +1,49 @@
 """Cells become batches: an AnnData, a matrix or a row in, `input_ids`, `expression_values`, `attention_mask` out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 
 from ..errors import ConfigurationError, ExpressionError
 from .encodings.bins import encode_bins
-from .encodings.cells import Cells, Layout, Survey, tokens_of_columns
+from .encodings.cells import CellGenes, Layout, Rows, Survey, batch_rows, tokens_of_columns
 from .encodings.continuous import encode_continuous
 from .encodings.keys import as_cell_ids, cell_keys, hash_names
 from .encodings.rank import encode_rank
-from .expression_matrix import as_csr, check_kind, match_length, read_cells, refuse_rows, select_counts
+from .expression_matrix import (
+    as_csr,
+    check_kind,
+    match_length,
+    read_cells,
+    read_genes,
+    refuse_rows,
+    select_counts,
+)
 from .feature_extraction_expression import ExpressionFeatureExtractor
 from .gene_vocabulary import GeneCoverage, GeneMapping
 
-__all__ = ["CellProcessor", "select_counts"]
+__all__ = ["CellProcessor", "PreparedCells", "select_counts"]
+
+ARRAYS = {"input_ids": np.int64, "expression_values": np.float32, "attention_mask": np.int64}
+"""The arrays of a batch and their types; the encoding `rank` has no `expression_values`."""
+
+
+class PreparedCells(NamedTuple):
+    """Cells that are read and checked and can be written into batches again and again.
+
+    Attributes:
+        genes: their known genes.
+        keys: (cells,) uint64, what is random about each.
+        lengths: (cells,) int64, the tokens of each.
+        uniforms: what spreads ties instead of the keyed draws.
+    """
+
+    genes: CellGenes
+    keys: np.ndarray
+    lengths: np.ndarray
+    uniforms: np.ndarray | None = None
 
 
 class CellProcessor(ProcessorMixin):
@@ -103,17 +131,67 @@ class CellProcessor(ProcessorMixin):
                 lacks a special token that the feature extractor asks for.
         """
         self._refuse_pointless(uniforms, totals)
-        cells, found = self._read(matrix, gene_ids, rows, uniforms)
-        cell_ids = as_cell_ids(cell_ids)
-        match_length("cell ids", cell_ids, cells.rows.size, "row")
+        keys = {"cell_ids": cell_ids, "seed": seed, "epoch": epoch}
+        cells = self.prepare(matrix, gene_ids, **keys, rows=rows, uniforms=uniforms, check=check)
+        n, width = cells.lengths.size, int(cells.lengths.max(initial=0))
         if totals is not None:
-            _check_totals(totals, cells.rows.size)
+            _check_totals(totals, n)
+        flat = {name: np.empty(n * width, ARRAYS[name]) for name in self.feature_extractor.model_input_names}
+        self.write(cells, batch_rows(n, width), flat, totals=totals, num_threads=num_threads)
+        return {name: values.reshape(n, width) for name, values in flat.items()}
+
+    def prepare(
+        self,
+        matrix,
+        gene_ids: np.ndarray,
+        *,
+        cell_ids,
+        seed: int = 0,
+        epoch: int = 0,
+        rows: np.ndarray | None = None,
+        uniforms: np.ndarray | None = None,
+        check: bool = True,
+    ) -> PreparedCells:
+        """The first half of [`encode`]: read and check cells, once for all batches that they go into.
+
+        Arguments and errors are those of [`encode`].
+        """
+        genes, found, uniforms = read_genes(matrix, self._tokens(gene_ids), rows, uniforms)
+        cell_ids = as_cell_ids(cell_ids)
+        match_length("cell ids", cell_ids, found.rows.size, "row")
         if check:
             check_kind(found, self.feature_extractor.expects)
         refuse_rows(found.genes == 0, found.rows, "no expressed gene that the model knows", "leave them out.")
-        layout = self._layout()
-        width = int(self._token_counts(found, cells).max(initial=0))
-        return self._encode(cells, cell_keys(cell_ids, seed, epoch), layout, width, uniforms, totals, num_threads)
+        lengths = self._token_counts(found, genes.columns.size)
+        return PreparedCells(genes, cell_keys(cell_ids, seed, epoch), lengths, uniforms)
+
+    def write(
+        self,
+        cells: PreparedCells,
+        rows: Rows,
+        out: Mapping[str, np.ndarray],
+        *,
+        totals: np.ndarray | None = None,
+        num_threads: int = 1,
+    ) -> None:
+        """The second half of [`encode`]: write cells into padded rows, of one batch or of many.
+
+        Args:
+            cells: what [`prepare`] returns.
+            rows: which cells, and where their rows stand in the flat arrays `out`.
+            out: the flat arrays of `model_input_names`, of the types [`ARRAYS`].
+            totals, num_threads: as for [`encode`].
+        """
+        extractor, layout = self.feature_extractor, self._layout()
+        arrays = tuple(out[name] for name in extractor.model_input_names)
+        if extractor.encoding == "rank":
+            scale = {"factors": self._rank_factors(), "target_sum": extractor.target_sum, "totals": totals}
+            encode_rank(cells.genes, layout, rows, arrays, **scale, num_threads=num_threads)
+        elif extractor.encoding == "bins":
+            how = {"n_bins": extractor.n_bins, "uniforms": cells.uniforms}
+            encode_bins(cells.genes, cells.keys, layout, rows, arrays, **how, num_threads=num_threads)
+        else:
+            encode_continuous(cells.genes, cells.keys, layout, rows, arrays, num_threads=num_threads)
 
     def lengths(self, matrix, gene_ids: np.ndarray, *, rows: np.ndarray | None = None) -> np.ndarray:
         """How many tokens each cell will have, special tokens included; 0 for a cell that [`encode`] would refuse.
@@ -127,8 +205,8 @@ class CellProcessor(ProcessorMixin):
         Raises:
             ExpressionError: lengths do not match, or values are negative or not finite.
         """
-        cells, found = self._read(matrix, gene_ids, rows)
-        return np.where(found.genes > 0, self._token_counts(found, cells), 0)
+        cells, found = read_cells(matrix, self._tokens(gene_ids), rows)
+        return np.where(found.genes > 0, self._token_counts(found, np.count_nonzero(cells.tokens >= 0)), 0)
 
     def __call__(
         self,
@@ -187,10 +265,9 @@ class CellProcessor(ProcessorMixin):
         batch = self.encode(matrix, mapping.gene_ids, cell_ids=cell_ids, seed=seed, epoch=epoch, check=False)
         return BatchFeature(batch, tensor_type=return_tensors)
 
-    def _read(self, matrix, gene_ids, rows, uniforms=None) -> tuple[Cells, Survey]:
+    def _tokens(self, gene_ids) -> np.ndarray:
         special_ids = (self.tokenizer.pad_token_id, self.tokenizer.cls_token_id, self.tokenizer.eos_token_id)
-        tokens = tokens_of_columns(gene_ids, tuple(one for one in special_ids if one is not None))
-        return read_cells(matrix, tokens, rows, uniforms)
+        return tokens_of_columns(gene_ids, tuple(one for one in special_ids if one is not None))
 
     def _refuse_pointless(self, uniforms, totals) -> None:
         encoding = self.feature_extractor.encoding
@@ -212,34 +289,11 @@ class CellProcessor(ProcessorMixin):
             zeros=extractor.include_zero_genes,
         )
 
-    def _token_counts(self, found: Survey, cells: Cells) -> np.ndarray:
+    def _token_counts(self, found: Survey, n_columns: int) -> np.ndarray:
         extractor = self.feature_extractor
-        genes = found.genes
-        if extractor.include_zero_genes:
-            genes = np.full_like(genes, np.count_nonzero(cells.tokens >= 0))
+        genes = np.full_like(found.genes, n_columns) if extractor.include_zero_genes else found.genes
         tokens = genes + extractor.n_special_tokens
         return tokens if extractor.max_length is None else np.minimum(tokens, extractor.max_length)
-
-    def _encode(self, cells, keys, layout, width, uniforms, totals, num_threads) -> dict[str, np.ndarray]:
-        extractor = self.feature_extractor
-        if extractor.encoding == "rank":
-            ids, mask = encode_rank(
-                cells,
-                layout,
-                width,
-                factors=self._rank_factors(),
-                target_sum=extractor.target_sum,
-                totals=totals,
-                num_threads=num_threads,
-            )
-            return {"input_ids": ids, "attention_mask": mask}
-        if extractor.encoding == "bins":
-            ids, values, mask = encode_bins(
-                cells, keys, layout, width, n_bins=extractor.n_bins, uniforms=uniforms, num_threads=num_threads
-            )
-        else:
-            ids, values, mask = encode_continuous(cells, keys, layout, width, num_threads=num_threads)
-        return {"input_ids": ids, "expression_values": values, "attention_mask": mask}
 
     def _rank_factors(self) -> np.ndarray:
         """One over the medians of genes, by token id."""

@@ -13,9 +13,9 @@ sorted.
 import numpy as np
 from numba import njit
 
-from .cells import Cells, Layout, gather, locate, run, widest, write_cell
+from .cells import CellGenes, Layout, Rows, run, widest, write_cell
 from .keys import TIES, substream, uniform
-from .sorting import MAX_BUCKETS, stable_sort
+from .sorting import sort_scratch, stable_sort
 
 _SMALL = 4096
 
@@ -124,7 +124,7 @@ def bin_cell(values, n, ties, quantiles, single, scratch, out):
     """Bins of the `n` positive, finite `values` of one cell.
 
     Args:
-        values: (>= n,) float64.
+        values: (>= n,) float32 or float64.
         n: how many, at least 1.
         ties: (>= n,) float64 uniforms in [0, 1), one a value.
         quantiles: `linspace(0, 1, n_bins - 1)`.
@@ -132,12 +132,14 @@ def bin_cell(values, n, ties, quantiles, single, scratch, out):
         scratch: from [`bin_scratch`].
         out: (>= n,) receives the bins.
     """
-    places, tables, lefts, spans, edges, starts, ordered, order = scratch
-    top = _count_small(values, n, places, tables)
+    whole, tables, lefts, spans, edges, wide, ordered, order, sorting = scratch
+    top = _count_small(values, n, whole, tables)
     if top >= 0:
-        _bin_counts(places, n, top, ties, quantiles, single, tables, edges, lefts, spans, out)
+        _bin_counts(whole, n, top, ties, quantiles, single, tables, edges, lefts, spans, out)
         return
-    stable_sort(values.view(np.uint64), n, ordered, order, places, starts)
+    for i in range(n):
+        wide[i] = values[i]
+    stable_sort(wide.view(np.uint64), n, ordered, order, sorting)
     _edges_of_sorted(ordered.view(np.float64), n, quantiles, single, edges)
     _bin_sorted(ordered.view(np.float64), order, n, ties, edges, out)
 
@@ -151,18 +153,11 @@ def bin_scratch(size, n_edges):
         np.empty(_SMALL, np.float64),
         np.empty(_SMALL, np.float64),
         np.empty(n_edges, np.float64),
-        np.empty(MAX_BUCKETS, np.int32),
+        np.empty(size, np.float64),
         np.empty(size, np.uint64),
         np.empty(size, np.int32),
+        sort_scratch(size),
     )
-
-
-@njit(cache=True, nogil=True)
-def _given_ties(cells, i, uniforms, n, ties):
-    entries = np.empty(ties.size, np.int64)
-    locate(cells, i, entries)
-    for j in range(n):
-        ties[j] = uniforms[entries[j]]
 
 
 @njit(cache=True, nogil=True)
@@ -173,49 +168,48 @@ def _keyed_ties(key, ids, n, ties):
 
 
 @njit(cache=True, nogil=True)
-def _encode(cells, keys, uniforms, quantiles, single, layout, out_ids, out_values, out_mask, start, stop):
-    size = widest(cells, start, stop) + 1
-    ids, values = np.empty(size, np.int32), np.empty(size, np.float64)
+def _encode(genes, keys, uniforms, quantiles, single, layout, rows, out_ids, out_values, out_mask, start, stop):
+    size = widest(genes, rows, start, stop)
     ties, bins = np.empty(size, np.float64), np.empty(size, np.float32)
     scratch = bin_scratch(size, quantiles.size)
-    for i in range(start, stop):
-        n = gather(cells, i, ids, values)
+    for k in range(start, stop):
+        i = rows.cells[k]
+        first, last = genes.indptr[i], genes.indptr[i + 1]
+        ids, values, n = genes.ids[first:last], genes.values[first:last], last - first
         if n:
             if uniforms.size:
-                _given_ties(cells, i, uniforms, n, ties)
+                ties[:n] = uniforms[first:last]
             else:
                 _keyed_ties(keys[i], ids, n, ties)
             bin_cell(values, n, ties, quantiles, single, scratch, bins)
-        write_cell(cells, i, layout, keys[i], ids, bins, n, out_ids, out_values, out_mask)
+        row = slice(rows.starts[k], rows.starts[k] + rows.widths[k])
+        write_cell(layout, genes.columns, keys[i], ids, bins, n, out_ids[row], out_values[row], out_mask[row])
 
 
 def encode_bins(
-    cells: Cells,
+    genes: CellGenes,
     keys: np.ndarray,
     layout: Layout,
-    width: int,
+    rows: Rows,
+    out: tuple[np.ndarray, np.ndarray, np.ndarray],
     *,
     n_bins: int,
     uniforms: np.ndarray | None = None,
     num_threads: int = 1,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bin the known genes of sound cells (see [`survey`]) and write them as padded rows.
+) -> None:
+    """Bin the genes of cells and write them as padded rows.
 
     Args:
-        cells: which rows, and what their columns are.
+        genes: the genes of sound cells (see [`take_genes`]).
         keys: (cells,) uint64 from `cell_keys`.
         layout: how a row looks.
-        width: length of a row; no cell may need more.
+        rows: which cells to write, and where.
+        out: flat arrays that receive ids (int64), bins (float32) and mask (int64).
         n_bins: number of bins, the one of genes that are not expressed included.
-        uniforms: (stored entries of the matrix,) float64 in [0, 1) to spread ties with, instead of the keyed ones.
+        uniforms: (genes,) float64 in [0, 1) to spread ties with, instead of the keyed ones.
         num_threads: how many threads share the cells; the result does not depend on it.
-
-    Returns:
-        ids (cells, width) int64, bins (cells, width) float32, mask (cells, width) int64.
     """
-    n = cells.rows.size
-    out = np.empty((n, width), np.int64), np.empty((n, width), np.float32), np.empty((n, width), np.int64)
     given = np.empty(0) if uniforms is None else np.ascontiguousarray(uniforms, dtype=np.float64)
-    quantiles, single = np.linspace(0, 1, n_bins - 1), cells.data.dtype == np.float32
-    run(_encode, n, num_threads, cells, keys, given, quantiles, single, layout, *out)
-    return out
+    # numpy.quantile rounds the differences of float32 to float32.
+    quantiles, single = np.linspace(0, 1, n_bins - 1), genes.values.dtype == np.float32
+    run(_encode, rows.cells.size, num_threads, genes, keys, given, quantiles, single, layout, rows, *out)

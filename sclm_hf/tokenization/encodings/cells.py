@@ -1,4 +1,4 @@
-"""What every encoding does around its kernel: read the known genes of CSR rows, keep what fits, write padded rows."""
+"""What every encoding does around its kernel: take the known genes of CSR rows, keep what fits, write padded rows."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ from numba import njit
 
 from ...errors import ExpressionError
 from .keys import SUBSET, draw, substream
-from .sorting import MAX_BUCKETS, stable_sort
+from .sorting import sort_scratch, stable_sort
 
 OUT_OF_RANGE, UNSORTED, NEGATIVE, NOT_FINITE = 1, 2, 4, 8
 """What [`survey`] may find wrong with a row; the numbers add up."""
@@ -30,6 +30,38 @@ class Cells(NamedTuple):
     data: np.ndarray
     rows: np.ndarray
     tokens: np.ndarray
+
+
+class CellGenes(NamedTuple):
+    """The expressed genes of cells that the vocabulary knows, one cell after the other: what encodings work on.
+
+    Attributes:
+        indptr: (cells + 1,) int64, where each cell's genes begin.
+        ids: (genes,) int32 token ids, in column order within a cell.
+        values: (genes,) their values, float32 or float64.
+        totals: (cells,) float64, sum of each cell's row, unknown genes included.
+        columns: (columns used,) int32 token ids of all columns that the vocabulary knows, in column order.
+    """
+
+    indptr: np.ndarray
+    ids: np.ndarray
+    values: np.ndarray
+    totals: np.ndarray
+    columns: np.ndarray
+
+
+class Rows(NamedTuple):
+    """Where padded rows stand in flat arrays, so that one call of a kernel fills batches of different widths.
+
+    Attributes:
+        cells: (rows,) int64, which cell each row is of.
+        starts: (rows,) int64, where it begins.
+        widths: (rows,) int64, how long it is; no cell may need more.
+    """
+
+    cells: np.ndarray
+    starts: np.ndarray
+    widths: np.ndarray
 
 
 class Layout(NamedTuple):
@@ -83,24 +115,30 @@ def _indices_problems(indices, n_columns):
 
 
 @njit(cache=True, nogil=True)
+def _look_at(cells, i, values, fractional, problems):
+    """Fill in what a survey says of the values of cell `i`."""
+    start, stop = cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]
+    data = cells.data[start:stop]
+    n_values = n_fractional = n_negative = n_infinite = 0
+    for j in range(data.size):
+        value = np.float64(data[j])
+        n_values += value != 0
+        n_fractional += value != np.floor(value)
+        n_negative += value < 0
+        n_infinite += value - value != 0
+    values[i], fractional[i] = n_values, n_fractional
+    problems[i] = _indices_problems(cells.indices[start:stop], cells.tokens.size)
+    problems[i] += (NEGATIVE if n_negative else 0) + (NOT_FINITE if n_infinite else 0)
+
+
+@njit(cache=True, nogil=True)
 def _survey(cells, genes, values, fractional, problems):
     for i in range(cells.rows.size):
-        start, stop = cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]
-        indices, data = cells.indices[start:stop], cells.data[start:stop]
-        problems[i] = _indices_problems(indices, cells.tokens.size)
-        n_values = n_fractional = n_negative = n_infinite = 0
-        for j in range(data.size):
-            value = np.float64(data[j])
-            n_values += value != 0
-            n_fractional += value != np.floor(value)
-            n_negative += value < 0
-            n_infinite += value - value != 0
-        values[i], fractional[i] = n_values, n_fractional
-        problems[i] += (NEGATIVE if n_negative else 0) + (NOT_FINITE if n_infinite else 0)
+        _look_at(cells, i, values, fractional, problems)
         n_genes = 0
         if not problems[i] & OUT_OF_RANGE:
-            for j in range(data.size):
-                n_genes += (data[j] != 0) & (cells.tokens[indices[j]] >= 0)
+            for j in range(cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]):
+                n_genes += (cells.data[j] != 0) & (cells.tokens[cells.indices[j]] >= 0)
         genes[i] = n_genes
 
 
@@ -112,35 +150,91 @@ def survey(cells: Cells) -> Survey:
 
 
 @njit(cache=True, nogil=True)
-def widest(cells, start, stop):
-    """The most entries that one of the rows `start:stop` stores; at least 1."""
-    most = 1
-    for i in range(start, stop):
-        most = max(most, cells.indptr[cells.rows[i] + 1] - cells.indptr[cells.rows[i]])
-    return most
+def _total(data):
+    # Four sums side by side: one alone waits for each of its additions.
+    sums = (0.0, 0.0, 0.0, 0.0)
+    whole = data.size - data.size % 4
+    for j in range(0, whole, 4):
+        sums = (sums[0] + data[j], sums[1] + data[j + 1], sums[2] + data[j + 2], sums[3] + data[j + 3])
+    total = sums[0] + sums[1] + sums[2] + sums[3]
+    for j in range(whole, data.size):
+        total += data[j]
+    return total
 
 
 @njit(cache=True, nogil=True)
-def gather(cells, i, ids, values):
-    """Copy the expressed, known genes of cell `i` into scratch of [`widest`] + 1 entries; returns how many."""
-    start, stop = cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]
-    indices, data = cells.indices[start:stop], cells.data[start:stop]
-    n = np.uint32(0)
+def _copy_known(indices, data, tokens, ids, values):
+    """Copy the expressed, known genes of a row; returns how many. What lies behind them is overwritten too."""
+    all_known = True
     for j in range(data.size):
-        token = cells.tokens[np.uint32(indices[j])]
-        ids[n] = token
-        values[n] = data[j]
-        n += np.uint32((token >= 0) & (data[j] != 0))
-    return np.int64(n)
+        token = tokens[np.uint32(indices[j])]
+        ids[j] = token
+        values[j] = data[j]
+        all_known &= (token >= 0) & (data[j] != 0)
+    if all_known:
+        return data.size
+    n = 0
+    for j in range(data.size):
+        known = (ids[j] >= 0) & (values[j] != 0)
+        ids[n] = ids[j]
+        values[n] = values[j]
+        n += known
+    return n
 
 
 @njit(cache=True, nogil=True)
-def locate(cells, i, entries):
-    """Where in the matrix's data the genes that [`gather`] copies stand."""
+def _take(cells, genes, counts, values, fractional, problems):
     place = 0
-    for entry in range(cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]):
-        entries[place] = entry
-        place += (cells.tokens[cells.indices[entry]] >= 0) & (cells.data[entry] != 0)
+    genes.indptr[0] = 0
+    for i in range(cells.rows.size):
+        start, stop = cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]
+        _look_at(cells, i, values, fractional, problems)
+        counts[i] = 0
+        if not problems[i] & OUT_OF_RANGE:
+            indices, data = cells.indices[start:stop], cells.data[start:stop]
+            counts[i] = _copy_known(indices, data, cells.tokens, genes.ids[place:], genes.values[place:])
+        genes.totals[i] = _total(cells.data[start:stop])
+        place += counts[i]
+        genes.indptr[i + 1] = place
+
+
+def take_genes(cells: Cells) -> tuple[CellGenes, Survey]:
+    """Copy what encodings work on, and survey it in the same pass. Rows with problems have no genes worth using."""
+    n = cells.rows.size
+    n_entries = int((cells.indptr[cells.rows + 1] - cells.indptr[cells.rows]).sum())
+    single = cells.data.dtype.itemsize * (1 if cells.data.dtype.kind == "f" else 2) <= 4
+    genes = CellGenes(
+        indptr=np.empty(n + 1, np.int64),
+        ids=np.empty(n_entries, np.int32),
+        values=np.empty(n_entries, np.float32 if single else np.float64),
+        totals=np.empty(n),
+        columns=cells.tokens[cells.tokens >= 0],
+    )
+    counts = tuple(np.empty(n, np.int64) for _ in range(4))
+    _take(cells, genes, *counts)
+    return genes, Survey(cells.rows, *counts)
+
+
+def taken_entries(cells: Cells) -> np.ndarray:
+    """Where in the data of the matrix the genes stand that [`take_genes`] copies."""
+    parts = [np.arange(cells.indptr[row], cells.indptr[row + 1]) for row in cells.rows]
+    entries = np.concatenate([*parts, np.empty(0, np.int64)])
+    return entries[(cells.tokens[cells.indices[entries]] >= 0) & (cells.data[entries] != 0)]
+
+
+def batch_rows(n_cells: int, width: int) -> Rows:
+    """The rows of one batch that holds all cells in their order."""
+    cells = np.arange(n_cells, dtype=np.int64)
+    return Rows(cells, cells * width, np.full(n_cells, width, np.int64))
+
+
+@njit(cache=True, nogil=True)
+def widest(genes, rows, start, stop):
+    """The most genes that a cell of the rows `start:stop` has; at least 1."""
+    most = 1
+    for k in range(start, stop):
+        most = max(most, genes.indptr[rows.cells[k] + 1] - genes.indptr[rows.cells[k]])
+    return most
 
 
 @njit(cache=True, nogil=True)
@@ -149,8 +243,7 @@ def keep(stream_key, ids, n, max_genes, chosen):
     draws, ordered = np.empty(n, np.uint64), np.empty(n, np.uint64)
     for i in range(n):
         draws[i] = draw(stream_key, ids[i])
-    order, places, starts = np.empty(n, np.int32), np.empty(n, np.uint16), np.empty(MAX_BUCKETS, np.int32)
-    stable_sort(draws, n, ordered, order, places, starts)
+    stable_sort(draws, n, ordered, np.empty(n, np.int32), sort_scratch(n))
     for i in range(n):
         chosen[i] = draws[i] < ordered[max_genes]
 
@@ -173,29 +266,25 @@ def write_ids(layout, n, out_ids, out_mask):
 
 
 @njit(cache=True, nogil=True)
-def _with_zeros(cells, ids, values, n):
-    """Ids and values of every known column, given those of a cell's `n` expressed genes, in column order."""
-    all_ids, all_values = np.empty(cells.tokens.size, np.int32), np.zeros(cells.tokens.size, values.dtype)
-    place = expressed = 0
-    for token in cells.tokens:
-        if token >= 0:
-            all_ids[place] = token
-            if expressed < n and ids[expressed] == token:
-                all_values[place] = values[expressed]
-                expressed += 1
-            place += 1
-    return all_ids, all_values, place
+def _with_zeros(columns, ids, values, n):
+    """Values of all `columns`, given ids and values of a cell's `n` expressed genes, in column order."""
+    all_values = np.zeros(columns.size, values.dtype)
+    expressed = 0
+    for place in range(columns.size):
+        if expressed < n and ids[expressed] == columns[place]:
+            all_values[place] = values[expressed]
+            expressed += 1
+    return all_values
 
 
 @njit(cache=True, nogil=True)
-def write_cell(cells, i, layout, key, ids, values, n, out_ids, out_values, out_mask):
-    """Write cell `i` into its padded rows: at most `layout.max_genes` of its genes, in column order.
+def write_cell(layout, columns, key, ids, values, n, out_ids, out_values, out_mask):
+    """Write a cell into its padded rows: at most `layout.max_genes` of its genes, in column order.
 
     `ids` and `values` are those of its `n` expressed genes.
     """
     if layout.zeros:
-        ids, values, n = _with_zeros(cells, ids, values, n)
-    out_ids, out_values, out_mask = out_ids[i], out_values[i], out_mask[i]
+        ids, values, n = columns, _with_zeros(columns, ids, values, n), columns.size
     kept = min(n, layout.max_genes)
     first = write_ids(layout, kept, out_ids, out_mask)
     if layout.cls_id >= 0:
@@ -263,13 +352,13 @@ def tokens_of_columns(gene_ids: np.ndarray, special_ids: tuple[int, ...]) -> np.
     return tokens
 
 
-def run(kernel: Callable, n_cells: int, num_threads: int, *arguments) -> None:
-    """Call `kernel(*arguments, start, stop)` over all cells, in `num_threads` pieces side by side.
+def run(kernel: Callable, n_rows: int, num_threads: int, *arguments) -> None:
+    """Call `kernel(*arguments, start, stop)` over all rows, in `num_threads` pieces side by side.
 
     Threads instead of numba's own parallel loops: those abort a process that was forked after their first use, as
     the workers of a data loader are.
     """
-    bounds = np.linspace(0, n_cells, max(1, min(num_threads, n_cells)) + 1).astype(np.int64)
+    bounds = np.linspace(0, n_rows, max(1, min(num_threads, n_rows)) + 1).astype(np.int64)
     pieces = list(pairwise(bounds))
     if len(pieces) == 1:
         kernel(*arguments, *pieces[0])

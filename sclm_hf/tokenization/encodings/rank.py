@@ -9,22 +9,8 @@ columns.
 import numpy as np
 from numba import njit
 
-from .cells import Cells, Layout, gather, run, widest, write_ids
-from .sorting import MAX_BUCKETS, stable_sort
-
-
-@njit(cache=True, nogil=True)
-def _row_total(cells, i):
-    data = cells.data[cells.indptr[cells.rows[i]] : cells.indptr[cells.rows[i] + 1]]
-    # Four sums side by side: one alone waits for each of its additions.
-    sums = (0.0, 0.0, 0.0, 0.0)
-    whole = data.size - data.size % 4
-    for j in range(0, whole, 4):
-        sums = (sums[0] + data[j], sums[1] + data[j + 1], sums[2] + data[j + 2], sums[3] + data[j + 3])
-    total = sums[0] + sums[1] + sums[2] + sums[3]
-    for j in range(whole, data.size):
-        total += data[j]
-    return total
+from .cells import CellGenes, Layout, Rows, run, widest, write_ids
+from .sorting import sort_scratch, stable_sort
 
 
 @njit(cache=True, nogil=True)
@@ -33,7 +19,7 @@ def rank_cell(ids, values, n, total, target_sum, factors, scratch):
 
     Args:
         ids: (>= n,) token ids.
-        values: (>= n,) float64, positive and finite.
+        values: (>= n,) float32 or float64, positive and finite.
         n: how many, at least 1.
         total: total count of the cell.
         target_sum, factors: as for [`encode_rank`].
@@ -42,13 +28,13 @@ def rank_cell(ids, values, n, total, target_sum, factors, scratch):
     Returns:
         (>= n,) int32, where the genes stand in `ids`, from the highest rank down.
     """
-    scaled, ordered, order, places, starts = scratch
+    scaled, ordered, order, sorting = scratch
     keys, share = scaled.view(np.uint64), 1 / total
     for j in range(n):
         scaled[j] = values[j] * share * target_sum * factors[np.uint32(ids[j])]
     for j in range(n):
         keys[j] = ~keys[j]
-    stable_sort(keys, n, ordered, order, places, starts)
+    stable_sort(keys, n, ordered, order, sorting)
     return order
 
 
@@ -59,52 +45,49 @@ def rank_scratch(size):
         np.empty(size, np.float64),
         np.empty(size, np.uint64),
         np.empty(size, np.int32),
-        np.empty(size, np.uint16),
-        np.empty(MAX_BUCKETS, np.int32),
+        sort_scratch(size),
     )
 
 
 @njit(cache=True, nogil=True)
-def _encode(cells, totals, target_sum, factors, layout, out_ids, out_mask, start, stop):
-    size = widest(cells, start, stop) + 1
-    ids, values, scratch = np.empty(size, np.int32), np.empty(size, np.float64), rank_scratch(size)
-    for i in range(start, stop):
-        n = gather(cells, i, ids, values)
+def _encode(genes, totals, target_sum, factors, layout, rows, out_ids, out_mask, start, stop):
+    scratch = rank_scratch(widest(genes, rows, start, stop))
+    for k in range(start, stop):
+        i = rows.cells[k]
+        first, last = genes.indptr[i], genes.indptr[i + 1]
+        ids, values, n = genes.ids[first:last], genes.values[first:last], last - first
+        row = slice(rows.starts[k], rows.starts[k] + rows.widths[k])
         kept = min(n, layout.max_genes)
-        first = write_ids(layout, kept, out_ids[i], out_mask[i])
+        begin = write_ids(layout, kept, out_ids[row], out_mask[row])
         if n:
-            total = totals[i] if totals.size else _row_total(cells, i)
-            order = rank_cell(ids, values, n, total, target_sum, factors, scratch)
+            order = rank_cell(ids, values, n, totals[i], target_sum, factors, scratch)
+            ranked = out_ids[rows.starts[k] + begin : rows.starts[k] + begin + kept]
             for j in range(kept):
-                out_ids[i, first + j] = ids[order[j]]
+                ranked[j] = ids[np.uint32(order[j])]
 
 
 def encode_rank(
-    cells: Cells,
+    genes: CellGenes,
     layout: Layout,
-    width: int,
+    rows: Rows,
+    out: tuple[np.ndarray, np.ndarray],
     *,
     factors: np.ndarray,
     target_sum: float = 10_000.0,
     totals: np.ndarray | None = None,
     num_threads: int = 1,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rank the known genes of sound cells (see [`survey`]) and write them as padded rows.
+) -> None:
+    """Rank the genes of cells and write them as padded rows.
 
     Args:
-        cells: which rows, and what their columns are.
+        genes: the genes of sound cells (see [`take_genes`]).
         layout: how a row looks; the first `max_genes` ranks are kept.
-        width: length of a row; no cell may need more.
+        rows: which cells to write, and where.
+        out: flat arrays that receive ids (int64) and mask (int64).
         factors: (largest token id + 1,) float64, positive and finite, by token id.
         target_sum: what a cell's counts are scaled to.
         totals: (cells,) float64, each cell's total count; None for the sum of its row, unknown genes included.
         num_threads: how many threads share the cells; the result does not depend on it.
-
-    Returns:
-        ids (cells, width) int64, mask (cells, width) int64.
     """
-    n = cells.rows.size
-    out = np.empty((n, width), np.int64), np.empty((n, width), np.int64)
-    given = np.empty(0) if totals is None else np.ascontiguousarray(totals, dtype=np.float64)
-    run(_encode, n, num_threads, cells, given, float(target_sum), factors, layout, *out)
-    return out
+    totals = genes.totals if totals is None else np.ascontiguousarray(totals, dtype=np.float64)
+    run(_encode, rows.cells.size, num_threads, genes, totals, float(target_sum), factors, layout, rows, *out)

@@ -1,51 +1,68 @@
-"""A stable sort for one cell: one bucket pass, then insertion within what is nearly in order.
+"""A stable sort for one cell: two counting passes over the leading bits of the keys, then insertion where these agree.
 
-Buckets are equal steps of the key. Keys are the bits of positive float64 values (whose order is the values' order), so
-the steps are about logarithmic, which suits expression values; where they do not suit, a merge sort takes over.
+The leading bits are taken of the differences from the smallest key. Keys are the bits of positive float64 values (whose
+order is the values' order), so equal steps of the key are about logarithmic, which suits expression values: hardly any
+two of a cell share their leading 20 bits without being equal. Where they do not suit, a merge sort takes over.
 """
 
 import numpy as np
 from numba import njit
 
-MAX_BUCKETS = 1 << 13
-_MIN_BUCKETS = 1 << 6
+_BITS = 10
+_BUCKETS = 1 << _BITS
+_LOW_BITS = np.uint32(_BUCKETS - 1)
+_SHIFT = np.uint32(_BITS)
 _MOVES_PER_KEY = 8
 
 
 @njit(cache=True, nogil=True)
-def _bucket_step(keys, n):
-    """The smallest key, the shift of (key - smallest) that makes about four buckets a key, and how many these are."""
+def sort_scratch(size):
+    """What [`stable_sort`] works in, for at most `size` keys."""
+    return np.empty(size, np.uint32), np.empty(size, np.int32), np.empty((2, _BUCKETS), np.uint32)
+
+
+@njit(cache=True, nogil=True)
+def _leading_bits(keys, n, digits):
+    """The leading 20 bits of (key - smallest key)."""
     low = high = keys[0]
     for i in range(n):
         low = min(low, keys[i])
         high = max(high, keys[i])
-    buckets = _MIN_BUCKETS
-    while buckets < 4 * n and buckets < MAX_BUCKETS:
-        buckets *= 2
     shift = np.uint64(0)
-    while ((high - low) >> shift) >= np.uint64(buckets):
+    while (high - low) >> shift >= np.uint64(_BUCKETS * _BUCKETS):
         shift += np.uint64(1)
-    return low, shift, np.int64((high - low) >> shift) + 1
+    for i in range(n):
+        digits[i] = (keys[i] - low) >> shift
 
 
 @njit(cache=True, nogil=True)
-def _fill_buckets(keys, n, sorted_keys, order, places, starts):
-    low, shift, buckets = _bucket_step(keys, n)
+def _bucket_starts(digits, n, starts):
+    """Where each bucket of the lower (row 0) and upper (row 1) half of the digits begins."""
+    starts[:] = 0
     for i in range(n):
-        places[i] = (keys[i] - low) >> shift
-    starts[:buckets] = 0
+        starts[0, digits[i] & _LOW_BITS] += np.uint32(1)
+        starts[1, digits[i] >> _SHIFT] += np.uint32(1)
+    low = high = np.uint32(0)
+    for bucket in range(_BUCKETS):
+        low_here, high_here = starts[0, bucket], starts[1, bucket]
+        starts[0, bucket], starts[1, bucket] = low, high
+        low += low_here
+        high += high_here
+
+
+@njit(cache=True, nogil=True)
+def _order_of_digits(digits, n, first, order, starts):
     for i in range(n):
-        starts[places[i]] += 1
-    before = 0
-    for bucket in range(buckets):
-        here = starts[bucket]
-        starts[bucket] = before
-        before += here
-    for i in range(n):
-        rank = starts[places[i]]
-        starts[places[i]] = rank + 1
-        sorted_keys[rank] = keys[i]
-        order[rank] = i
+        bucket = digits[i] & _LOW_BITS
+        place = starts[0, bucket]
+        starts[0, bucket] = place + np.uint32(1)
+        first[place] = i
+    for j in range(n):
+        i = np.uint32(first[j])
+        bucket = digits[i] >> _SHIFT
+        place = starts[1, bucket]
+        starts[1, bucket] = place + np.uint32(1)
+        order[place] = i
 
 
 @njit(cache=True, nogil=True)
@@ -90,7 +107,7 @@ def _merge_sort(keys, order):
 
 
 @njit(cache=True, nogil=True)
-def stable_sort(keys, n, sorted_keys, order, places, starts):
+def stable_sort(keys, n, sorted_keys, order, scratch):
     """Sort the first `n` uint64 `keys` ascending, equal keys in the order given.
 
     Args:
@@ -98,9 +115,13 @@ def stable_sort(keys, n, sorted_keys, order, places, starts):
         n: how many, at least 1.
         sorted_keys: (>= n,) uint64, receives the keys in order.
         order: (>= n,) int32, receives where each of them stood.
-        places: (>= n,) uint16 of scratch.
-        starts: (MAX_BUCKETS,) int32 of scratch.
+        scratch: from [`sort_scratch`].
     """
-    _fill_buckets(keys, n, sorted_keys, order, places, starts)
+    digits, first, starts = scratch
+    _leading_bits(keys, n, digits)
+    _bucket_starts(digits, n, starts)
+    _order_of_digits(digits, n, first, order, starts)
+    for j in range(n):
+        sorted_keys[j] = keys[np.uint32(order[j])]
     if not _insertion_sort(sorted_keys[:n], order[:n]):
         _merge_sort(sorted_keys[:n], order[:n])

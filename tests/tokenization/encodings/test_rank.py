@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from sclm_hf.tokenization.encodings.cells import Cells, Layout
+from sclm_hf.tokenization.encodings.cells import Cells, Layout, batch_rows, take_genes
 from sclm_hf.tokenization.encodings.rank import encode_rank
 
 from ..golden import GOLDEN, csr, load
@@ -42,7 +42,9 @@ def rank(matrix, ids, totals, tokens, medians, max_length):
     columns = np.array([tokens.get(gene, -1) for gene in ids], np.int32)
     cells = Cells(matrix.indptr, matrix.indices, matrix.data, np.arange(matrix.shape[0]), columns)
     width = min(max_length, int(np.diff(matrix.indptr).max()) + 2)
-    found, mask = encode_rank(cells, layout_of(tokens, max_length), width, factors=factors, totals=totals)
+    found, mask = out = np.empty((matrix.shape[0], width), np.int64), np.empty((matrix.shape[0], width), np.int64)
+    flat, rows = tuple(array.reshape(-1) for array in out), batch_rows(*found.shape)
+    encode_rank(take_genes(cells)[0], layout_of(tokens, max_length), rows, flat, factors=factors, totals=totals)
     return [row[real == 1] for row, real in zip(found, mask, strict=True)]
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sclm_hf.tokenization.encodings.sorting import MAX_BUCKETS, stable_sort
+from sclm_hf.tokenization.encodings.sorting import sort_scratch, stable_sort
 
 random = np.random.default_rng(0)
 CASES = {
@@ -22,7 +22,6 @@ def test_as_numpy_sorts(case):
     values = np.asarray(CASES[case], np.float64)
     n = values.size
     ordered, order = np.empty(n, np.uint64), np.empty(n, np.int32)
-    places, starts = np.empty(n, np.uint16), np.empty(MAX_BUCKETS, np.int32)
-    stable_sort(values.view(np.uint64), n, ordered, order, places, starts)
+    stable_sort(values.view(np.uint64), n, ordered, order, sort_scratch(n))
     np.testing.assert_array_equal(order, np.argsort(values, kind="stable"))
     np.testing.assert_array_equal(ordered.view(np.float64), np.sort(values))
