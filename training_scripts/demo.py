@@ -78,7 +78,7 @@ MODEL, TWIN, BASELINE = "scGPT + LoRA", "untrained twin + LoRA", "PCA + logistic
 LIMITS = [
     "A demonstration of the whole way: small, trained for minutes, not meant for research.",
     "Immune cells of two small data sets only; one donor has the labelled cells.",
-    f"The labelled data hold 765 genes, and of a cell at most {MAX_LENGTH - 1} expressed genes are read, drawn at random.",
+    f"The labelled data hold 765 genes; of a cell at most {MAX_LENGTH - 1} expressed genes are read, drawn at random.",
     "Settings were chosen on the splits of seeds 0 to 14, which divide the same 700 cells in other ways.",
 ]
 console = Console()
@@ -195,7 +195,8 @@ def compare_on_splits(output: Path, path: Path, cells: anndata.AnnData, splits: 
         versions=package_versions("torch", "transformers", "peft", "accelerate", "scikit-learn", "scanpy"),
         notes=[
             "Every split trains anew on 560 cells and tests 140; pre-training saw no cell that any split tests.",
-            f"The checkpoint is the run of seed {SEEDS[0]}. The twin differs in one thing: its weights were not pre-trained.",
+            f"The checkpoint is the run of seed {SEEDS[0]}.",
+            "The untrained twin differs in one thing: its weights were not pre-trained.",
         ],
     )
     return table, methods, history
