@@ -3,6 +3,8 @@
 Several splits of one data set test many cells more than once, so split scores are not independent. The bootstrap here
 draws cells: a cell that is drawn brings along its predictions in every split that tested it. Methods compared on the
 same splits get the same draws, so their difference has an interval of its own.
+
+The interval covers the choice of cells to test, not the choice of cells, seeds and settings to train with.
 """
 
 from collections.abc import Sequence
