@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import resolve_revision
 
 from ..errors import CheckpointError, ConfigurationError, require
 from ..registry import get_family
@@ -89,7 +90,6 @@ def save_adapter(model: "peft.PeftModel", directory: str | Path, *, processor: A
     base = model.get_base_model()
     for config in model.peft_config.values():
         config.base_model_name_or_path = base_reference(model)
-        config.revision = getattr(base.config, "_commit_hash", None)
     model.save_pretrained(directory)
     config = copy.deepcopy(base.config)
     config.architectures = [type(base).__name__]
@@ -135,6 +135,8 @@ def load_adapter(
         CheckpointError: the adapter or its base cannot be read, or they do not belong together.
     """
     path = str(path)
+    # one commit for all files
+    revision = resolve_revision(path, revision)
     try:
         adapter = peft.PeftConfig.from_pretrained(path, revision=revision)
         model_class, config = _adapted_class(path, revision)

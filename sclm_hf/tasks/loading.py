@@ -22,7 +22,7 @@ class LoadedModel:
         model: on its device, in its dtype.
         processor: the processor of its vocabulary.
         name: folder or repository; `"in memory"` for a model that was never saved.
-        revision: commit on the Hub; empty for a folder.
+        revision: commit on the Hub; empty for a folder and for a model in memory.
     """
 
     model: "PreTrainedModel"
@@ -58,8 +58,12 @@ def load_model(
             or does not fit the processor's vocabulary.
         ConfigurationError: settings that a loaded model contradicts.
     """
+    from transformers.utils.hub import resolve_revision
+
     if isinstance(model, str) or hasattr(model, "__fspath__"):
         name = str(model)
+        # one commit for all files, and for the record of what ran
+        revision = resolve_revision(name, revision)
         loaded = _from_pretrained(name, task, _dtype(dtype), revision)
         device = device or default_device()
     else:
@@ -78,7 +82,7 @@ def load_model(
     _check_vocabulary(loaded, processor, name)
     if device is not None:
         loaded.to(device)
-    return LoadedModel(loaded, processor, name, getattr(loaded.config, "_commit_hash", None) or "")
+    return LoadedModel(loaded, processor, name, getattr(revision, "resolved", None) or "")
 
 
 def default_device() -> str:

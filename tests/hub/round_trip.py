@@ -31,6 +31,7 @@ def load_everything() -> dict:
     processor = AutoProcessor.from_pretrained("me/model")
     model = AutoModelForSequenceClassification.from_pretrained("me/model")
     encoder = AutoModel.from_pretrained("me/model")
+    annotated = sclm_hf.annotate(make_cells(), "me/adapter")
     results = {
         "classes": [type(one).__name__ for one in (model, encoder, processor)],
         "labels": model.config.id2label,
@@ -38,7 +39,8 @@ def load_everything() -> dict:
         "model": logits(model, processor),
         "sharded": logits(AutoModelForSequenceClassification.from_pretrained("me/model", revision="v2"), processor),
         "load_adapter": logits(load_adapter("me/adapter"), AutoProcessor.from_pretrained("me/adapter")),
-        "annotated": sclm_hf.annotate(make_cells(), "me/adapter").obs["sclm_prediction"].tolist(),
+        "annotated": annotated.obs["sclm_prediction"].tolist(),
+        "revision": annotated.uns["sclm_hf"]["sclm_prediction"]["revision"],
     }
     results["peft"] = logits(peft.PeftModel.from_pretrained(model, "me/adapter"), processor)
     for revision in ("main", "old"):

@@ -1,6 +1,7 @@
 """Pushed from here, loaded in another process."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,7 @@ def test_adapter_through_peft_and_through_ours(loaded, model, adapter):
     assert loaded["peft"] == loaded["load_adapter"]
     np.testing.assert_allclose(loaded["peft"], local, rtol=0, atol=1e-5)
     assert np.abs(np.subtract(local, loaded["model"])).max() > 0.01
+    assert re.fullmatch("[0-9a-f]{40}", loaded["revision"])
     assert loaded["annotated"] == [LABELS[best] for best in np.argmax(local, axis=1)]
 
 
