@@ -191,6 +191,7 @@ class _Run:
         if self.is_main:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             self.checkpoints.clean()
+            self.checkpoints.prune(self.state.best_step)
             self.state.log_records = self.log.rewind(self.state.log_records)
         start_trackers(self.accelerator, self.config)
         self.accelerator.wait_for_everyone()
