@@ -18,6 +18,8 @@ _NAMES = {
     "ExpressionFeatureExtractor": "sclm_hf.tokenization.feature_extraction_expression",
     "CellProcessor": "sclm_hf.tokenization.processing_cell",
     "CellCorpus": "sclm_hf.corpora.cell_corpus",
+    "MixedCorpus": "sclm_hf.corpora.mixture",
+    "mix": "sclm_hf.corpora.mixture",
     "embed": "sclm_hf.tasks.embed",
     "annotate": "sclm_hf.tasks.annotate",
 }

@@ -3,15 +3,17 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from ..errors import ConfigurationError, CorpusError
 from .categories import number_categories
+from .filters import filter_rows
 from .genes import GeneMaps
-from .plan import Schedule
+from .plan import BlockSequence, EpochPlan, Schedule
 from .sources import CellSource, name_paths, open_source, select_rows
+from .splits import Split
 from .token_budget import TokenSchedule
 from .window_reader import WindowReader
 
@@ -27,7 +29,7 @@ _MAX_OPEN_FILES = 128
 
 
 class CellCorpus:
-    """Cells of one or many .h5ad files, streamed in an order that seed and epoch decide.
+    """Cells of one or many files, streamed in an order that seed and epoch decide.
 
     Every epoch hands out every cell once. The order does not depend on the order of the files, on workers or on ranks,
     so an epoch can be resumed after any batch with another number of them. Memory hardly grows with the corpus: by 1
@@ -35,8 +37,8 @@ class CellCorpus:
     are open at the moment. What is random about a cell is keyed by its source's name and row.
 
     Args:
-        paths: a file, a folder, a sequence of both, or a mapping source name -> file. Without a mapping, a source is
-            named after its file.
+        paths: .h5ad files, AnnData zarr folders, folders of such, or folders that `sclm-hf corpus build` wrote; one, a
+            sequence, or a mapping source name -> file. Without a mapping, a source is named after its file.
         processor: turns cells into model inputs; its vocabulary decides which genes are used.
         layer: `"X"`, `"raw"` or the name of a layer; by default counts are looked for in `layers["counts"]`, `raw` and
             `X`, in this order (encodings that expect normalised values: `X`).
@@ -46,6 +48,12 @@ class CellCorpus:
         batch_names: as `label_names`.
         species: `"human"`, or `"mouse"` to map genes through orthologs.
         rows: source name or path -> row numbers or mask, for a part of the cells of some sources.
+        where: conditions on `obs` that a cell must meet, as data: column -> a value, a list of values, or a mapping
+            with some of `in`, `not`, `min` and `max`. A cell without a value meets none.
+        split: `"train"` or `"validation"`: use one side of a split of the cells that meet the conditions.
+        split_by: column of `obs` whose values stay on one side, such as the donor, or `"dataset"` for the names of the
+            sources. The side of a name depends on nothing but the name.
+        validation_share: expected share of the names on the validation side.
         seed: seed of the order and of everything random about cells.
         block_size: consecutive cells that are read together.
         window_size: cells among which the order is fully random (rounded down to whole groups); about 15 kB of memory
@@ -61,6 +69,7 @@ class CellCorpus:
     Attributes:
         label_names, batch_names: the values of the columns in the order of their numbers, None without column.
         sources: the opened sources, sorted by name.
+        dropped: source name -> column -> cells that a condition of `where` left out.
 
     Raises:
         CorpusError: a file is missing, damaged, empty or lacks a column; two sources share a name; a cell used has no
@@ -86,6 +95,10 @@ class CellCorpus:
         batch_names: Sequence[str] | None = None,
         species: str = "human",
         rows: Mapping[str | Path, Any] | None = None,
+        where: Mapping[str, Any] | None = None,
+        split: Literal["train", "validation"] | None = None,
+        split_by: str | None = None,
+        validation_share: float = 0.1,
         seed: int = 0,
         block_size: int = 32,
         window_size: int = 4096,
@@ -100,11 +113,13 @@ class CellCorpus:
         named = dict(sorted(name_paths(paths).items()))
         expects = processor.feature_extractor.expects
         self.sources = [open_source(name, path, layer=layer, expects=expects) for name, path in named.items()]
-        self._rows = select_rows(rows, named, self.sources)
+        chosen = select_rows(rows, named, self.sources)
+        side = Split.asked_for(split, split_by, validation_share)
+        self._rows, self.dropped = filter_rows(self.sources, chosen, where=where, split=side)
         pairs = zip(self.sources, self._rows, strict=True)
         self.sizes = [source.n_cells if used is None else len(used) for source, used in pairs]
         if not len(self):
-            raise CorpusError("`rows` leaves no cell in the corpus.")
+            raise CorpusError("`rows`, `where` or `split` leaves no cell in the corpus.")
         self.numbered: dict[str, list[np.ndarray]] = {}
         self.label_names = self._number("labels", label_column, label_names)
         self.batch_names = self._number("batch_labels", batch_column, batch_names)
@@ -129,6 +144,7 @@ class CellCorpus:
         return {
             source.name: self._genes.of(self.opened(index), self._rows[index])[1]
             for index, source in enumerate(self.sources)
+            if self.sizes[index]
         }
 
     def batches(
@@ -245,6 +261,12 @@ class CellCorpus:
         rows = [None if used is None else hashlib.sha256(used.tobytes()).hexdigest() for used in self._rows]
         how = (self.seed, self.block_size, self.shuffle, self.group_by_length, schedule.order_settings)
         return hashlib.sha256(repr((names, self.sizes, rows, how)).encode()).hexdigest()[:16]
+
+    def plan(self, window_size: int, epoch: int) -> BlockSequence:
+        """Which cells of which source come in which window of an epoch."""
+        names = [source.name for source in self.sources]
+        how = {"seed": self.seed, "epoch": epoch, "block_size": self.block_size, "shuffle": self.shuffle}
+        return EpochPlan(names, self.sizes, window_size=window_size, **how)
 
     def opened(self, index: int) -> CellSource:
         """A source that is about to be read; the one unused for longest is closed when too many are open."""

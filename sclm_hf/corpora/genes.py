@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ..errors import CorpusError, GeneCoverageError
+from ..errors import GeneCoverageError
 from ..logging import warn
+from .soundness import check_indices, check_kind
 from .sources import CellSource
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from ..tokenization.processing_cell import CellProcessor
 
 SAMPLE_RUNS, SAMPLE_RUN = 8, 16
-"""The share of counts covered is estimated from 8 runs of 16 cells, evenly spread over the cells used of a source."""
+"""A source is judged by 8 runs of 16 cells, evenly spread over the cells used of it: the share of counts covered is
+estimated from them, and whether its values are counts."""
 
 _MINIMUM, _WARN_BELOW = 0.30, 0.60
 
@@ -44,10 +46,16 @@ class GeneMaps:
             rows: the rows used of it; None = all.
 
         Raises:
+            CorpusError: the source is damaged.
+            ExpressionError: its values are not of the kind that the encoding expects.
             GeneCoverageError: the model knows less than 30 % of the counts of the source; the message names it.
         """
         if source.name not in self._by_source:
-            counts = _column_sums(source.read(_sample(source, rows)), source)
+            sample = _sample(source, rows)
+            matrix = source.read(sample)
+            check_indices(matrix, source, sample)
+            check_kind(matrix, self._processor.feature_extractor.expects, source)
+            counts = _column_sums(matrix)
             mapping = self._map(source, counts)
             coverage = replace(mapping.coverage, count_share=_share(mapping.gene_ids, counts))
             _check(coverage, source)
@@ -75,12 +83,10 @@ def _sample(source: CellSource, rows: np.ndarray | None) -> np.ndarray:
     return places if rows is None else rows[places]
 
 
-def _column_sums(matrix: csr_matrix, source: CellSource) -> np.ndarray | None:
+def _column_sums(matrix: csr_matrix) -> np.ndarray | None:
     """Total of each column, or None when there is none to weigh genes by; values that are not finite count as zero."""
-    if len(matrix.indices) and not 0 <= matrix.indices.min() <= matrix.indices.max() < source.n_genes:
-        raise CorpusError(f"`{source.location}` is damaged: column indices beyond its {source.n_genes} genes.")
     values = np.where(np.isfinite(matrix.data), matrix.data, 0)
-    sums = np.bincount(matrix.indices, weights=values, minlength=source.n_genes)
+    sums = np.bincount(matrix.indices, weights=values, minlength=matrix.shape[1])
     return sums if sums.sum() > 0 else None
 
 

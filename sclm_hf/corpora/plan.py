@@ -30,6 +30,11 @@ def cell_ids(source_name: str, rows: np.ndarray) -> np.ndarray:
     return _ids(source_name, rows, _CELLS)
 
 
+def block_ids(source_name: str, numbers: np.ndarray) -> np.ndarray:
+    """(blocks,) uint64: what the place of blocks in an epoch is keyed by."""
+    return _ids(source_name, numbers, _BLOCKS)
+
+
 class Schedule(NamedTuple):
     """The batches of an epoch that one rank reads.
 
@@ -145,8 +150,50 @@ def check_share(n_cells: int, sizes: Mapping[str, int], *, start: int, rank: int
         raise ConfigurationError(f"`start` must lie in 0..{n_cells} (the cells of the corpus), got {start}.")
 
 
-class EpochPlan:
-    """Which stretch of which source belongs to which window of an epoch.
+class BlockSequence:
+    """Blocks of consecutive cells, one after the other, cut into windows.
+
+    Args:
+        sources: (blocks,) number of each block's source.
+        starts, stops: (blocks,) its cells, as positions among those used of the source.
+        window_size: cells of a window; only the last one may be smaller.
+
+    Attributes:
+        n_cells, n_windows: how many there are.
+    """
+
+    def __init__(self, sources: np.ndarray, starts: np.ndarray, stops: np.ndarray, window_size: int) -> None:
+        self._sources, self._starts, self._stops = sources, starts, stops
+        self._ends = np.cumsum(stops - starts)
+        self.window_size = window_size
+        self.n_cells = int((stops - starts).sum())
+        self.n_windows = -(-self.n_cells // window_size)
+
+    def blocks(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sources, starts and stops of the blocks that hold the cells `first` to `last` (one at least), the outer cut."""
+        blocks = slice(np.searchsorted(self._ends, first, "right"), np.searchsorted(self._ends, last, "left") + 1)
+        sources, starts, stops = self._sources[blocks], self._starts[blocks].copy(), self._stops[blocks].copy()
+        ends = self._ends[blocks]
+        starts[0] += first - (ends[0] - (stops[0] - starts[0]))
+        stops[-1] -= ends[-1] - last
+        return sources, starts, stops
+
+    def window(self, number: int) -> list[Stretch]:
+        """The stretches of window `number`, sorted by source and position; neighbours are joined."""
+        first = number * self.window_size
+        sources, starts, stops = self.blocks(first, min(first + self.window_size, self.n_cells))
+        stretches: list[Stretch] = []
+        for i in np.lexsort((starts, sources)):
+            source, start, stop = int(sources[i]), int(starts[i]), int(stops[i])
+            if stretches and stretches[-1].source == source and stretches[-1].stop == start:
+                stretches[-1] = stretches[-1]._replace(stop=stop)
+            else:
+                stretches.append(Stretch(source, start, stop))
+        return stretches
+
+
+class EpochPlan(BlockSequence):
+    """The blocks of all sources, shuffled together.
 
     Args:
         names: names of the sources.
@@ -175,32 +222,10 @@ class EpochPlan:
         starts = np.concatenate([*numbers, np.empty(0, np.int64)]).astype(np.int64) * block_size
         stops = np.minimum(starts + block_size, np.asarray(sizes, np.int64)[sources])
         if shuffle:
-            ids = [_ids(name, block, _BLOCKS) for name, block in zip(names, numbers, strict=True)]
+            ids = [block_ids(name, block) for name, block in zip(names, numbers, strict=True)]
             order = np.argsort(cell_keys(np.concatenate(ids), seed, epoch), kind="stable")
             sources, starts, stops = sources[order], starts[order], stops[order]
-        self.window_size = window_size
-        self.n_cells = int(sum(sizes))
-        self.n_windows = -(-self.n_cells // window_size)
-        self._sources, self._starts, self._stops = sources, starts, stops
-        self._ends = np.cumsum(stops - starts)
-
-    def window(self, number: int) -> list[Stretch]:
-        """The stretches of window `number`, sorted by source and position; neighbours are joined."""
-        first = number * self.window_size
-        last = min(first + self.window_size, self.n_cells)
-        blocks = slice(np.searchsorted(self._ends, first, "right"), np.searchsorted(self._ends, last, "left") + 1)
-        sources, starts, stops = self._sources[blocks], self._starts[blocks].copy(), self._stops[blocks].copy()
-        ends = self._ends[blocks]
-        starts[0] += first - (ends[0] - (stops[0] - starts[0]))
-        stops[-1] -= ends[-1] - last
-        stretches: list[Stretch] = []
-        for i in np.lexsort((starts, sources)):
-            source, start, stop = int(sources[i]), int(starts[i]), int(stops[i])
-            if stretches and stretches[-1].source == source and stretches[-1].stop == start:
-                stretches[-1] = stretches[-1]._replace(stop=stop)
-            else:
-                stretches.append(Stretch(source, start, stop))
-        return stretches
+        super().__init__(sources, starts, stops, window_size)
 
 
 def arrange(

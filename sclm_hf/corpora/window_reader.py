@@ -1,14 +1,18 @@
-"""Windows of an epoch: read, put in order, encoded batch by batch."""
+"""Windows of an epoch: read once, put in order, encoded into batches."""
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from ..errors import ConfigurationError, SclmError
-from .plan import EpochPlan, Schedule, cell_ids
-from .sources import csr_from_arrays
+from ..tokenization.encodings.cells import Rows
+from ..tokenization.processing_cell import ARRAYS, PreparedCells
+from .packing import Allocate, Packed, allocate, flat_sizes, unpack
+from .plan import Schedule, cell_ids
+from .soundness import check_indices
 from .token_budget import TokenSchedule
 
 if TYPE_CHECKING:
@@ -16,30 +20,31 @@ if TYPE_CHECKING:
 
 Batch = dict[str, np.ndarray]
 
+# Cells that are read and checked together: few enough that what is read is still in the cache when it is looked at.
+_CELLS_AT_ONCE = 256
 
-class Panel(NamedTuple):
-    """Cells whose genes have the same ids, in one matrix."""
-
-    matrix: csr_matrix
-    gene_ids: np.ndarray
+# Batches that are encoded together where they are handed on one by one.
+_BATCHES_AT_ONCE = 8
 
 
 class Window(NamedTuple):
     """The cells of a window, in the order of their sources and rows.
 
     Attributes:
-        panels: the matrices that hold them.
+        panels: the cells, read and checked, some in each.
         panel: (cells,) which panel a cell is in.
-        row: (cells,) which row of its matrix.
+        place: (cells,) which cell of its panel.
+        lengths: (cells,) tokens of each cell.
         ids: (cells,) uint64 cell ids.
         source: (cells,) number of the source.
         source_row: (cells,) row in the source.
         columns: what a batch carries along, (cells,) each.
     """
 
-    panels: list[Panel]
+    panels: list[PreparedCells]
     panel: np.ndarray
-    row: np.ndarray
+    place: np.ndarray
+    lengths: np.ndarray
     ids: np.ndarray
     source: np.ndarray
     source_row: np.ndarray
@@ -59,21 +64,46 @@ class WindowReader:
         self._corpus, self._schedule = corpus, schedule
         self._max_tokens = schedule.max_tokens if isinstance(schedule, TokenSchedule) else None
         self._keys = {"seed": corpus.seed, "epoch": epoch}
-        names = [source.name for source in corpus.sources]
-        sizes = {"block_size": corpus.block_size, "window_size": schedule.window_size}
-        self._plan = EpochPlan(names, corpus.sizes, shuffle=corpus.shuffle, **sizes, **self._keys)
+        self._plan = corpus.plan(schedule.window_size, epoch)
+        self._thread: ThreadPoolExecutor | None = None
+        self._ahead: dict[int, Future] = {}
 
     def batches(self, number: int) -> Iterator[Batch]:
         """The rank's batches of window `number`, in order; `{}` where it has none and other ranks have."""
         if not self._schedule.reads(number):
             return
-        window, grouped = self._read(number), self._corpus.group_by_length
-        lengths = self._lengths(window) if grouped or self._max_tokens else None
+        window = self._read(number)
+        cells = self._arranged(number, window)
+        for start in range(0, len(cells), _BATCHES_AT_ONCE):
+            yield from unpack(self._encode(window, cells[start : start + _BATCHES_AT_ONCE], allocate))
+
+    def packed(self, number: int, following: int | None = None, allocate: Allocate = allocate) -> Packed:
+        """The rank's batches of window `number`, encoded in one go.
+
+        Args:
+            number: number of the window.
+            following: the window that will be asked for next, if any; it is read meanwhile.
+            allocate: makes the arrays.
+        """
+        if not self._schedule.reads(number):
+            return Packed({}, [])
+        window = self._ahead.pop(number).result() if number in self._ahead else self._read(number)
+        self._ahead.clear()
+        if following is not None and self._schedule.reads(following):
+            self._ahead[following] = self._start_reading(following)
+        return self._encode(window, self._arranged(number, window), allocate)
+
+    def _start_reading(self, number: int) -> Future:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "sclm-read-ahead")
+        return self._thread.submit(self._read, number)
+
+    def _arranged(self, number: int, window: Window) -> list[np.ndarray]:
+        """The rank's batches of a window, as positions of cells."""
         if self._max_tokens:
-            self._check_budget(window, lengths)
-        how = {"grouped": grouped, "shuffle": self._corpus.shuffle, **self._keys}
-        for cells in self._schedule.batches(number, window.ids, lengths, **how):
-            yield self._encode(window, cells) if len(cells) else {}
+            self._check_budget(window, window.lengths)
+        how = {"grouped": self._corpus.group_by_length, "shuffle": self._corpus.shuffle, **self._keys}
+        return self._schedule.batches(number, window.ids, window.lengths, **how)
 
     def _read(self, number: int) -> Window:
         positions: dict[int, list[np.ndarray]] = {}
@@ -81,34 +111,36 @@ class WindowReader:
             positions.setdefault(source, []).append(np.arange(start, stop))
         used = {source: np.concatenate(parts) for source, parts in positions.items()}
         rows = {source: self._corpus.rows_at(source, at) for source, at in used.items()}
-        panels, panel_of, first_row = self._panels(rows)
-        counts = [len(positions) for positions in used.values()]
+        panels = [panel for source, wanted in rows.items() for panel in self._panels(source, wanted)]
+        sizes = [len(panel.lengths) for panel in panels]
         return Window(
             panels=panels,
-            panel=np.repeat([panel_of[source] for source in used], counts),
-            row=np.concatenate([first_row[source] + np.arange(len(rows[source])) for source in used]),
-            source=np.repeat(list(used), counts),
+            panel=np.repeat(np.arange(len(panels)), sizes),
+            place=np.concatenate([np.arange(size) for size in sizes]),
+            lengths=np.concatenate([panel.lengths for panel in panels]),
+            source=np.repeat(list(used), [len(wanted) for wanted in rows.values()]),
             source_row=np.concatenate(list(rows.values())),
             **self._carried(used, rows),
         )
 
-    def _panels(self, rows: dict[int, np.ndarray]) -> tuple[list[Panel], dict[int, int], dict[int, int]]:
-        """Read rows (source -> rows); also for each source the number of its panel and the first of its rows there."""
-        members: dict[tuple, list[csr_matrix]] = {}
-        genes, panel_of, first_row = [], {}, {}
-        for source, wanted in rows.items():
-            gene_ids = self._corpus.gene_ids(source)
+    def _panels(self, source: int, rows: np.ndarray) -> Iterator[PreparedCells]:
+        """Cells of a source, read and checked."""
+        gene_ids, name = self._corpus.gene_ids(source), self._corpus.sources[source].name
+        for start in range(0, len(rows), _CELLS_AT_ONCE):
+            wanted = rows[start : start + _CELLS_AT_ONCE]
             matrix = self._corpus.opened(source).read(wanted)
-            # What is one panel must have one type: stacking would change values otherwise.
-            key = (id(gene_ids), matrix.dtype, matrix.indices.dtype)
-            if key not in members:
-                members[key] = []
-                genes.append(gene_ids)
-            panel_of[source] = list(members).index(key)
-            first_row[source] = sum(other.shape[0] for other in members[key])
-            members[key].append(matrix)
-        matrices = [_stacked(found) for found in members.values()]
-        return [Panel(*pair) for pair in zip(matrices, genes, strict=True)], panel_of, first_row
+            check_indices(matrix, self._corpus.sources[source], wanted)
+            ids = cell_ids(name, wanted)
+            try:
+                yield self._prepared(matrix, gene_ids, ids)
+            except SclmError as error:
+                raise self._located(error, source, wanted, (matrix, gene_ids, ids)) from error
+
+    def _prepared(
+        self, matrix: csr_matrix, gene_ids: np.ndarray, ids: np.ndarray, rows: np.ndarray | None = None
+    ) -> PreparedCells:
+        how = {"cell_ids": ids, "rows": rows, "check": False, **self._keys}
+        return self._corpus.processor.prepare(matrix, gene_ids, **how)
 
     def _carried(self, used: dict[int, np.ndarray], rows: dict[int, np.ndarray]) -> dict:
         """Ids and columns of cells; `used` is source -> positions among the cells used of it."""
@@ -119,15 +151,6 @@ class WindowReader:
             columns[name] = np.concatenate([codes[source][at] for source, at in used.items()]).astype(np.int64)
         return {"ids": ids, "columns": columns}
 
-    def _lengths(self, window: Window) -> np.ndarray:
-        """(cells,) tokens of each cell."""
-        try:
-            lengths = [self._corpus.processor.lengths(*panel) for panel in window.panels]
-        except SclmError as error:
-            raise self._located(error, window, np.arange(len(window.ids))) from error
-        begins = np.cumsum([0, *map(len, lengths)])
-        return np.concatenate(lengths)[begins[window.panel] + window.row]
-
     def _check_budget(self, window: Window, lengths: np.ndarray) -> None:
         """Refuse a cell that no batch can hold."""
         longest = int(np.argmax(lengths))
@@ -137,62 +160,41 @@ class WindowReader:
                 f"`max_tokens_per_batch` {self._max_tokens}: raise it, or give the encoding a `max_length`."
             )
 
-    def _encode(self, window: Window, cells: np.ndarray) -> Batch:
-        try:
-            batch = self._encoded(window, cells)
-        except SclmError as error:
-            raise self._located(error, window, cells) from error
-        return {**batch, **{name: values[cells] for name, values in window.columns.items()}}
-
-    def _encoded(self, window: Window, cells: np.ndarray) -> Batch:
-        """The processor's arrays; cells of different panels are encoded apart and put into one batch."""
-        parts, places = [], []
+    def _encode(self, window: Window, batches: list[np.ndarray], allocate: Allocate) -> Packed:
+        """Batches, given as positions of cells, each padded to its longest cell."""
+        names = self._corpus.processor.model_input_names
+        counts = [len(cells) for cells in batches]
+        widths = [int(window.lengths[cells].max(initial=0)) for cells in batches]
+        shapes = [
+            dict.fromkeys(names, (count, width)) | dict.fromkeys(window.columns, (count,)) if count else {}
+            for count, width in zip(counts, widths, strict=True)
+        ]
+        types = {name: ARRAYS[name] for name in names} | dict.fromkeys(window.columns, np.int64)
+        flat = allocate({name: (types[name], size) for name, size in flat_sizes(shapes).items()})
+        cells = np.concatenate([*batches, np.empty(0, np.int64)])
+        width_of = np.repeat(widths, counts).astype(np.int64)
+        starts = np.cumsum(width_of) - width_of
         for number in np.unique(window.panel[cells]):
-            place = np.flatnonzero(window.panel[cells] == number)
-            ids, rows = window.ids[cells[place]], window.row[cells[place]]
-            panel = window.panels[number]
-            parts.append(self._corpus.processor.encode(*panel, cell_ids=ids, rows=rows, **self._keys))
-            places.append(place)
-        if len(parts) == 1:
-            return parts[0]
-        batch = {}
-        for name, pad in self._pads(parts[0]).items():
-            batch[name] = np.full((len(cells), max(part[name].shape[1] for part in parts)), pad, parts[0][name].dtype)
-            for part, place in zip(parts, places, strict=True):
-                batch[name][place, : part[name].shape[1]] = part[name]
-        return batch
+            there = np.flatnonzero(window.panel[cells] == number)
+            rows = Rows(window.place[cells[there]], starts[there], width_of[there])
+            self._corpus.processor.write(window.panels[number], rows, flat)
+        for name, values in window.columns.items():
+            if name in flat:
+                flat[name][:] = values[cells]
+        return Packed(flat, shapes)
 
-    def _pads(self, batch: Batch) -> dict[str, float]:
-        """What each array of the processor is padded with."""
-        processor = self._corpus.processor
-        known = {
-            "input_ids": processor.tokenizer.pad_token_id,
-            "expression_values": processor.feature_extractor.pad_value,
-        }
-        return {name: known.get(name, 0) for name in batch}
-
-    def _located(self, error: SclmError, window: Window, cells: np.ndarray) -> SclmError:
-        """The same error with the file and row of the first of `cells` that causes it, or else with the files."""
-        for cell in cells:
+    def _located(self, error: SclmError, source: int, rows: np.ndarray, cells: tuple) -> SclmError:
+        """The same error with the file and row of the first cell that causes it, or else with the file."""
+        matrix, gene_ids, ids = cells
+        location = self._corpus.sources[source].location
+        for place, row in enumerate(rows):
             try:
-                self._encoded(window, np.array([cell]))
+                self._prepared(matrix, gene_ids, ids[[place]], np.array([place]))
             except SclmError as found:
-                return type(found)(f"{self._place(window, cell)}: {found}")
-        sources = [self._corpus.sources[source] for source in np.unique(window.source[cells])[:5]]
-        files = ", ".join(f"`{source.location}`" for source in sources)
-        return type(error)(f"{files}: {error}")
+                return type(found)(f"`{location}`, row {row} (counted from 0): {found}")
+        return type(error)(f"`{location}`: {error}")
 
     def _place(self, window: Window, cell: int) -> str:
         """File and row of a cell."""
         location = self._corpus.sources[window.source[cell]].location
         return f"`{location}`, row {window.source_row[cell]} (counted from 0)"
-
-
-def _stacked(matrices: list[csr_matrix]) -> csr_matrix:
-    if len(matrices) == 1:
-        return matrices[0]
-    data = np.concatenate([matrix.data for matrix in matrices])
-    indices = np.concatenate([matrix.indices for matrix in matrices])
-    counts = np.concatenate([np.diff(matrix.indptr) for matrix in matrices])
-    indptr = np.concatenate([[0], counts.cumsum(dtype=np.int64)])
-    return csr_from_arrays(data, indices, indptr, matrices[0].shape[1])

@@ -1,0 +1,68 @@
+"""What every row that a source returns must be before it is encoded, and what kind of values the source holds."""
+
+import numpy as np
+from numba import njit
+from scipy.sparse import csr_matrix
+
+from ..errors import CorpusError
+from ..tokenization.encodings.cells import Survey
+from ..tokenization.expression_matrix import check_kind as refuse_kind
+from .sources import CellSource
+
+
+@njit(cache=True, nogil=True)
+def _first_unsound(indptr, indices, n_columns):
+    """The first row whose indices do not ascend strictly or leave the columns; -1 when there is none."""
+    for i in range(indptr.size - 1):
+        start, stop = indptr[i], indptr[i + 1]
+        ascending = True
+        for j in range(start + 1, stop):
+            ascending &= indices[j - 1] < indices[j]
+        if not ascending or (stop > start and (indices[start] < 0 or indices[stop - 1] >= n_columns)):
+            return i
+    return -1
+
+
+def check_indices(matrix: csr_matrix, source: CellSource, rows: np.ndarray) -> None:
+    """Refuse rows with gene indices out of range, doubled or out of order.
+
+    Args:
+        matrix: (rows, genes) what `source.read(rows)` returned.
+        source: the source.
+        rows: the rows.
+
+    Raises:
+        CorpusError: a row is not as it should be; the message names it.
+    """
+    bad = _first_unsound(matrix.indptr, matrix.indices, source.n_genes)
+    if bad < 0:
+        return
+    indices = matrix.indices[matrix.indptr[bad] : matrix.indptr[bad + 1]]
+    place = f"`{source.location}`, row {rows[bad]} (counted from 0)"
+    if indices.min() < 0 or indices.max() >= source.n_genes:
+        raise CorpusError(f"{place}: column indices beyond its {source.n_genes} genes: the file is damaged.")
+    if len(np.unique(indices)) < len(indices):
+        raise CorpusError(
+            f"{place}: a gene has two values. If they belong together, add them up (`adata.X.sum_duplicates()`) and "
+            "write the file again."
+        )
+    raise CorpusError(
+        f"{place}: column indices are not in order: sort them (`adata.X.sort_indices()`) and write the file again, or "
+        "let `sclm-hf corpus build` do it."
+    )
+
+
+def check_kind(matrix: csr_matrix, expects: str, source: CellSource) -> None:
+    """Refuse a source of normalised values where the encoding expects counts, and the other way round.
+
+    Args:
+        matrix: some rows of the source.
+        expects: `"counts"`, `"normalized"` or `"any"`.
+        source: the source.
+
+    Raises:
+        ExpressionError: the values are of the other kind.
+    """
+    values = matrix.data[np.isfinite(matrix.data) & (matrix.data != 0)]
+    totals = [np.array([number]) for number in (0, 0, len(values), (values != np.floor(values)).sum(), 0)]
+    refuse_kind(Survey(*totals), expects, f"`{source.location}` (judged by {matrix.shape[0]} of its cells)")
