@@ -133,7 +133,7 @@ def _check_alike(corpora: list[CellCorpus]) -> None:
 
 
 def _shares(sizes: list[int], weights: Sequence[float] | None) -> list[int]:
-    """Cells of each corpus in an epoch: as the weights say, rounded down; the first to be used up is handed out whole."""
+    """Cells of each corpus in an epoch: by weight, rounded down; the first to be used up is handed out whole."""
     weights = sizes if weights is None else list(weights)
     if len(weights) != len(sizes) or not all(weight > 0 and np.isfinite(weight) for weight in weights):
         raise ConfigurationError(f"Expected {len(sizes)} positive `weights`, one a corpus, got {weights}.")

@@ -170,7 +170,7 @@ class BlockSequence:
         self.n_windows = -(-self.n_cells // window_size)
 
     def blocks(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Sources, starts and stops of the blocks that hold the cells `first` to `last` (one at least), the outer cut."""
+        """Sources, starts, stops of the blocks that hold cells `first` to `last` (at least one), the outer cut."""
         blocks = slice(np.searchsorted(self._ends, first, "right"), np.searchsorted(self._ends, last, "left") + 1)
         sources, starts, stops = self._sources[blocks], self._starts[blocks].copy(), self._stops[blocks].copy()
         ends = self._ends[blocks]
