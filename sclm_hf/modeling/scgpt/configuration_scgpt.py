@@ -45,8 +45,8 @@ class ScGPTConfig(PreTrainedConfig):
         `x = norm(x); x = x + f(x)`.
     domain_norm (`str`, *optional*):
         Normalisation over batch and positions before the encoder, padding included: `"dsbn"` (one set of running
-        statistics a batch label, no affine part), `"batchnorm"`, `"do_affine"` (a quirk of the original that asks for
-        batch labels and does nothing) or None.
+        statistics a batch label, no affine part), `"batchnorm"`, `"do_affine"` (a value of the original that does
+        nothing) or None.
     dsbn_batch_domain (`str`, *optional*, defaults to `"first"`):
         Quirk of the original: `"first"` normalises the whole batch with the domain of its first cell. `"cell"` uses
         each cell's own domain at inference, which equals the original at batch size 1; `embed` uses that.
@@ -164,8 +164,13 @@ class ScGPTConfig(PreTrainedConfig):
 
     @property
     def needs_batch_labels(self) -> bool:
-        """Whether the forward pass must be given `batch_labels`."""
-        return self.use_batch_labels or self.domain_norm is not None
+        """Whether the encoder must be given `batch_labels`."""
+        return self.domain_norm == "dsbn"
+
+    @property
+    def accepts_batch_labels(self) -> bool:
+        """Whether any part of the model was trained with `batch_labels`."""
+        return self.use_batch_labels or self.use_batch_discriminator or self.domain_norm is not None
 
     def validate_architecture(self):
         """Refuse sizes and options that contradict one another."""

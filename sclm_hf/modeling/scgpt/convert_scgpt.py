@@ -140,14 +140,17 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     model = model_class(config)
     load_strictly(model, weights)
     if not config.use_classifier:
-        report.notes.append(
-            "the file holds no cell classifier: `AutoModelForSequenceClassification` starts it at random"
-        )
+        report.notes.append("it holds no cell classifier: `AutoModelForSequenceClassification` starts it at random")
+    if model_class is ScGPTForPerturbation:
+        report.notes.append("open it as `ScGPTForPerturbation`: other heads start at random")
+    perturbation = model_class is ScGPTForPerturbation
+    processor = build_processor(config, args, vocabulary, perturbation=perturbation)
+    if processor.feature_extractor.expects != "counts":
+        report.notes.append("it takes normalised values, not counts, and its processor checks that")
 
     empty_output(output)
     model.save_pretrained(output)
-    perturbation = model_class is ScGPTForPerturbation
-    build_processor(config, args, vocabulary, perturbation=perturbation).save_pretrained(output)
+    processor.save_pretrained(output)
     report.save(output)
     return report
 
@@ -171,6 +174,8 @@ def read_vocabulary(path: Path, rows: int) -> GeneVocabulary:
 
 def build_config(args: dict[str, Any], tensors: dict[str, Tensor], vocabulary: GeneVocabulary) -> ScGPTConfig:
     """The configuration that `args.json` and the shapes of the tensors tell together."""
+    if args.get("pad_token", "<pad>") != "<pad>":
+        raise CheckpointError(f"`args.json` says `pad_token` is {args['pad_token']!r}; expected '<pad>'.")
     absent = [name for name in ("embsize", "nheads", "d_hid", "nlayers") if name not in args]
     if absent:
         raise CheckpointError(f"`args.json` lacks {', '.join(absent)}: expected the file released with the weights.")
@@ -211,10 +216,15 @@ def build_processor(
         "cls_value": config.pad_value,
         "mask_value": config.mask_value,
     }
+    style = args.get("input_style", "binned")
+    if style not in ("binned", "normed_raw", "log1p"):
+        raise CheckpointError(f"`args.json` says `input_style` is {style!r}: expected binned, normed_raw or log1p.")
     if perturbation:
         settings |= {"encoding": "continuous", "expects": "normalized", "add_cls": False, "include_zero_genes": True}
-    else:
+    elif style == "binned":
         settings["n_bins"] = config.num_bins
+    else:
+        settings |= {"encoding": "continuous", "expects": "normalized"}
     extractor = ExpressionFeatureExtractor.for_family("scgpt", **settings)
     return CellProcessor(extractor, GeneTokenizer.from_genes(vocabulary))
 

@@ -35,8 +35,17 @@ from .configuration_scgpt import ScGPTConfig
 DOMAIN_NORM_EPS = 6.1e-5
 DOMAIN_NORM_MOMENTUM = 0.1
 QUERY_BOTTLENECK = 64
-# one checkpoint may hold them all; each class reads those it has
-HEADS = ("context", "expression_decoder", "cell_expression_decoder", "batch_discriminator", "classifier")
+# one checkpoint may hold several of them; each class reads those it has
+HEADS = (
+    "context",
+    "expression_decoder",
+    "cell_expression_decoder",
+    "batch_discriminator",
+    "classifier",
+    "perturbations",
+    "coefficient_decoder",
+    "bias_decoder",
+)
 
 
 class ScGPTContinuousValues(nn.Module):
@@ -430,10 +439,10 @@ class ScGPTModel(ScGPTPreTrainedModel):
     def _check_batch_labels(self, batch_labels: Tensor | None) -> None:
         if self.config.needs_batch_labels and batch_labels is None:
             raise ConfigurationError(
-                "This scGPT was trained with batch labels (`use_batch_labels` or `domain_norm`): pass `batch_labels`, "
+                "This scGPT normalises each batch by its own statistics (`domain_norm='dsbn'`): pass `batch_labels`, "
                 "one integer a cell."
             )
-        if batch_labels is not None and not (self.config.needs_batch_labels or self.config.use_batch_discriminator):
+        if batch_labels is not None and not self.config.accepts_batch_labels:
             raise ConfigurationError(
                 "`batch_labels` were given to a scGPT that was not trained with them: leave them out."
             )
@@ -452,6 +461,19 @@ class ScGPTModel(ScGPTPreTrainedModel):
             return (key < num_known) | (query == key)
 
         return create_bidirectional_mask(self.config, hidden_states, attention_mask, and_mask_function=known_or_self)
+
+
+def _expression_losses(
+    predictions: dict[str, tuple[Tensor | None, Tensor | None]], labels: Tensor, num_items: Tensor | int | None
+) -> dict[str, Tensor]:
+    """Losses of predicted values, and of the logits of being expressed, that the model has."""
+    terms = {}
+    for prefix, (prediction, nonzero) in predictions.items():
+        if prediction is not None:
+            terms[f"{prefix}expression"] = masked_mse(prediction, labels, num_items)
+        if nonzero is not None:
+            terms[f"{prefix}nonzero"] = masked_nonzero_nll(nonzero, labels, num_items)
+    return terms
 
 
 def _join_masks(
@@ -520,6 +542,8 @@ class ScGPTContext(nn.Module):
         """`(batch, genes, hidden)`, or None where the model has neither."""
         context = None
         if self.batches is not None:
+            if batch_labels is None:
+                raise ConfigurationError("This decoder sees batch labels: pass `batch_labels`, one integer a cell.")
             context = self.batches(batch_labels).unsqueeze(1).expand(-1, num_genes, -1)
         if self.modalities is not None:
             if modality_ids is None:
@@ -617,13 +641,8 @@ class ScGPTForMaskedExpression(ScGPTPreTrainedModel):
 
         terms = {}
         if labels is not None:
-            terms["expression"] = masked_mse(prediction, labels, num_items)
-            if nonzero is not None:
-                terms["nonzero"] = masked_nonzero_nll(nonzero, labels, num_items)
-            if cell_prediction is not None:
-                terms["cell_expression"] = masked_mse(cell_prediction, labels, num_items)
-            if cell_nonzero is not None:
-                terms["cell_nonzero"] = masked_nonzero_nll(cell_nonzero, labels, num_items)
+            predictions = {"": (prediction, nonzero), "cell_": (cell_prediction, cell_nonzero)}
+            terms |= _expression_losses(predictions, labels, num_items)
             if generate_from_cell_embedding:
                 again = self.model(
                     input_ids,
@@ -779,7 +798,7 @@ class ScGPTForPerturbation(ScGPTPreTrainedModel):
         self.perturbations = nn.Embedding(3, config.hidden_size, padding_idx=config.perturbation_pad_id)
         self.coefficient_decoder = ScGPTExpressionDecoder(config, config.hidden_size)
         self.bias_decoder = ScGPTExpressionDecoder(config, config.hidden_size)
-        self.activation = None if config.decoder_activation is None else getattr(nn, config.decoder_activation)()
+        self.activation = _activation(config.decoder_activation)
         self.cell_expression_decoder = None
         if config.mvc_style is not None:
             self.cell_expression_decoder = ScGPTCellExpressionDecoder(config, config.hidden_size, config.hidden_size)
@@ -848,6 +867,16 @@ class ScGPTForPerturbation(ScGPTPreTrainedModel):
         return coefficient * values + bias, nonzero
 
 
+def _activation(name: str | None) -> nn.Module | None:
+    if name is None:
+        return None
+    if name not in nn.modules.activation.__all__:
+        raise ConfigurationError(
+            f"`decoder_activation` must name an activation of `torch.nn`, for example 'Softplus', got {name!r}."
+        )
+    return getattr(nn, name)()
+
+
 def _sample_zeros(prediction: Tensor, nonzero_logits: Tensor | None) -> Tensor:
     """The prediction with zeros drawn from the probability of being expressed (torch's global generator)."""
     if nonzero_logits is None:
@@ -860,17 +889,14 @@ def quantile_bins(values: Tensor, num_bins: int) -> Tensor:
 
     Values that fall on several coinciding bin edges are spread over them at random (torch's global generator).
     """
-    binned = torch.zeros_like(values)
     quantiles = torch.linspace(0, 1, num_bins - 1, dtype=torch.float64, device=values.device)
-    for row, target in zip(values, binned, strict=True):
-        expressed = row != 0
-        nonzero = row[expressed].double()
-        if len(nonzero):
-            edges = torch.quantile(nonzero, quantiles)
-            left, right = torch.searchsorted(edges, nonzero, right=True), torch.searchsorted(edges, nonzero)
-            uniform = torch.rand(len(nonzero), dtype=torch.float64, device=values.device)
-            target[expressed] = torch.ceil(uniform * (left - right).neg() + left).to(values.dtype)
-    return binned
+    expressed = values != 0
+    numbers = values.double()
+    edges = torch.nanquantile(numbers.masked_fill(~expressed, torch.nan), quantiles, dim=1).T.contiguous()
+    left = torch.searchsorted(edges, numbers, right=True)
+    right = torch.searchsorted(edges, numbers)
+    digits = torch.ceil(torch.rand_like(numbers) * (right - left) + left)
+    return torch.where(expressed, digits, 0).to(values.dtype)
 
 
 __all__ = [

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForPreTraining, AutoProcessor, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor, AutoTokenizer, PreTrainedConfig
 
 from sclm_hf import CellProcessor, GeneTokenizer, ScGPTConfig
 from sclm_hf.errors import CheckpointError
@@ -106,6 +106,30 @@ def test_settings_that_do_not_fit(source, tmp_path, name, content, message):
     (source / name).write_text(content)
     with pytest.raises(CheckpointError, match=message):
         convert_checkpoint(source, tmp_path / "out")
+
+
+def test_perturbation_folder_says_what_it_is(tmp_path):
+    folder = convert_case("case_a", tmp_path, weights="pert/pad0.pt", pad_value=0, pert_pad_id=0)
+    extractor = AutoProcessor.from_pretrained(folder).feature_extractor
+    assert (extractor.encoding, extractor.expects, extractor.add_cls) == ("continuous", "normalized", False)
+    notes = json.loads((folder / "loading_report.json").read_text())["notes"]
+    assert any("ScGPTForPerturbation" in note for note in notes)
+    _, info = AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not info["unexpected_keys"]
+    assert not info["missing_keys"]
+
+
+@pytest.mark.parametrize("style", ["log1p", "normed_raw"])
+def test_models_of_normalised_values_get_such_a_processor(tmp_path, style):
+    folder = convert_case("case_a", tmp_path, input_style=style)
+    extractor = AutoProcessor.from_pretrained(folder).feature_extractor
+    assert (extractor.encoding, extractor.expects) == ("continuous", "normalized")
+
+
+@pytest.mark.parametrize(("key", "value"), [("input_style", "ranked"), ("pad_token", "<padding>")])
+def test_unknown_settings_are_refused(tmp_path, key, value):
+    with pytest.raises(CheckpointError, match=key):
+        convert_case("case_a", tmp_path, **{key: value})
 
 
 class Malicious:

@@ -267,28 +267,32 @@ def test_variant(tmp_path, name):
     assert_close(elastic_cell_similarity(output.cell_embedding, 0.3), arrays[f"{name}__loss_ecs"], **TOLERANCE)
 
 
-@pytest.mark.parametrize(
-    ("name", "args"),
-    [
-        ("pad0", {"pert_pad_id": 0}),
-        ("default_mvc_adaptive", {"decoder_adaptive_bias": True}),
-        ("act", {"pert_pad_id": 0, "decoder_activation": "Softplus"}),
-    ],
-)
-def test_perturbation(tmp_path, name, args):
-    folder = convert_case("case_a", tmp_path, weights=f"pert/{name}.pt", pad_value=0, **args)
-    arrays = golden_arrays("case_a/pert/io.npz")
-    model = ScGPTForPerturbation.from_pretrained(folder).eval()
-    batch = {
-        "input_ids": arrays["gene_ids"].expand(4, -1),
-        "expression_values": arrays["ori_gene_values"],
-        "perturbation_ids": arrays["pert_flags"],
-    }
-    output = model(**batch, do_sample=False, labels=torch.zeros_like(arrays["ori_gene_values"]))
+PERTURBATION_ARGS = {
+    "pad0": {"pert_pad_id": 0},
+    "default_mvc_adaptive": {"decoder_adaptive_bias": True},
+    "act": {"pert_pad_id": 0, "decoder_activation": "Softplus"},
+}
+
+
+def perturbation_model(case, name, tmp_path):
+    args = PERTURBATION_ARGS[name]
+    folder = convert_case(case, tmp_path, weights=f"pert/{name}.pt", pad_value=0, **args)
+    return ScGPTForPerturbation.from_pretrained(folder).eval(), golden_arrays(f"{case}/pert/io.npz")
+
+
+@pytest.mark.parametrize("name", PERTURBATION_ARGS)
+def test_perturbation(tmp_path, case, name):
+    model, arrays = perturbation_model(case, name, tmp_path)
+    values, flags = arrays["ori_gene_values"], arrays["pert_flags"]
+    ids = arrays["gene_ids"].expand(len(values), -1)
+    output = model(ids, values, flags, do_sample=False, labels=torch.zeros_like(values))
+    encoded = model.model(ids, values, extra_embeddings=model.perturbations(flags))
+    assert_close(encoded.last_hidden_state, arrays[f"{name}__transformer_output"], **TOLERANCE)
     assert_close(output.expression_prediction, arrays[f"{name}__decoder_pred"], **TOLERANCE)
     for ours, theirs in [
         ("expression_prediction", "mlm_output"),
         ("expression_prediction", "pred_perturb_all"),
+        ("nonzero_probability", "decoder_zero_probs"),
         ("nonzero_probability", "mlm_zero_probs"),
         ("cell_expression_prediction", "mvc_output"),
         ("cell_nonzero_probability", "mvc_zero_probs"),
@@ -297,18 +301,18 @@ def test_perturbation(tmp_path, name, args):
     ]:
         if f"{name}__{theirs}" in arrays:
             assert_close(output[ours], arrays[f"{name}__{theirs}"], **TOLERANCE)
+    if f"{name}__loss_ecs" in arrays:
+        similarity = elastic_cell_similarity(output.cell_embedding, 0.3)
+        assert_close(similarity, arrays[f"{name}__loss_ecs"], **TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ["pad0", "act"])
-def test_perturbation_of_the_genes_of_a_batch(tmp_path, name):
+def test_perturbation_of_the_genes_of_a_batch(tmp_path, case, name):
     """The original's "batch-wise" prediction sees only genes that are non-zero in some cell of the batch."""
-    args = {"pert_pad_id": 0} | ({"decoder_activation": "Softplus"} if name == "act" else {})
-    folder = convert_case("case_a", tmp_path, weights=f"pert/{name}.pt", pad_value=0, **args)
-    arrays = golden_arrays("case_a/pert/io.npz")
-    values = arrays["ori_gene_values"]
+    model, arrays = perturbation_model(case, name, tmp_path)
+    values, flags = arrays["ori_gene_values"], arrays["pert_flags"]
     kept = (values != 0).any(dim=0)
-    model = ScGPTForPerturbation.from_pretrained(folder).eval()
-    output = model(arrays["gene_ids"][kept].expand(4, -1), values[:, kept], arrays["pert_flags"][:, kept])
+    output = model(arrays["gene_ids"][kept].expand(len(values), -1), values[:, kept], flags[:, kept])
     assert_close(output.expression_prediction, arrays[f"{name}__pred_perturb_batch-wise"][:, kept], **TOLERANCE)
 
 

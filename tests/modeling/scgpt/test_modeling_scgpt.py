@@ -119,9 +119,45 @@ def test_batch_labels_are_asked_for_and_refused():
     labels = torch.zeros(BATCH, dtype=torch.long)
     with pytest.raises(ConfigurationError, match="not trained with them"):
         ScGPTModel(tiny_config())(**batch, batch_labels=labels)
-    for settings in ({"use_batch_labels": True}, {"domain_norm": "dsbn"}, {"domain_norm": "do_affine"}):
-        with pytest.raises(ConfigurationError, match="pass `batch_labels`"):
-            ScGPTModel(tiny_config(num_batch_labels=2, **settings))(**batch)
+    with pytest.raises(ConfigurationError, match="dsbn"):
+        ScGPTModel(tiny_config(domain_norm="dsbn", num_batch_labels=2))(**batch)
+    with pytest.raises(ConfigurationError, match="decoder sees batch labels"):
+        ScGPTForMaskedExpression(tiny_config(use_batch_labels=True, num_batch_labels=2))(**batch)
+
+
+@pytest.mark.parametrize("settings", [{"use_batch_labels": True}, {"domain_norm": "batchnorm"}])
+def test_encoder_needs_no_labels_that_it_does_not_read(settings):
+    model = ScGPTModel(tiny_config(num_batch_labels=2, **settings)).eval()
+    batch = tiny_batch()
+    without = model(**batch).cell_embedding
+    assert_close(model(**batch, batch_labels=torch.ones(BATCH, dtype=torch.long)).cell_embedding, without)
+
+
+def test_unknown_decoder_activation_is_refused():
+    with pytest.raises(ConfigurationError, match="decoder_activation"):
+        ScGPTForPerturbation(tiny_config(decoder_activation="Nope"))
+
+
+def test_perturbation_that_bins_compiles_without_graph_breaks():
+    model = ScGPTForPerturbation(tiny_config(num_input_bins=11)).eval()
+    batch = tiny_batch() | {"perturbation_ids": torch.zeros(BATCH, GENES, dtype=torch.long)}
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert compiled(**batch).expression_prediction.shape == (BATCH, GENES)
+
+
+def test_added_genes_are_learnt_from_tokenizer_to_reloaded_model(tmp_path):
+    from sclm_hf import GeneTokenizer
+
+    tokenizer = GeneTokenizer.from_genes([f"GENE{number}" for number in range(VOCAB - 3)])
+    model = ScGPTModel(tiny_config())
+    widened = tokenizer.add_genes(["NEW1", "NEW2"])
+    model.resize_token_embeddings(widened.gene_vocabulary.size)
+    ids = torch.tensor([widened.convert_tokens_to_ids(["<cls>", "GENE5", "NEW2"])])
+    model(ids, torch.ones(1, 3)).cell_embedding[0, 0].backward()
+    assert model.embeddings.genes.weight.grad[ids[0, 2]].abs().sum() > 0
+    model.save_pretrained(tmp_path)
+    reloaded = ScGPTModel.from_pretrained(tmp_path).eval()
+    assert_close(reloaded(ids, torch.ones(1, 3)).cell_embedding, model.eval()(ids, torch.ones(1, 3)).cell_embedding)
 
 
 def test_domain_norm_equals_torch_batch_norm():
