@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,11 @@ def test_no_absolute_paths_of_a_machine():
         if path.suffix in suffixes and path.is_file() and path != Path(__file__):
             text = path.read_text(encoding="utf-8", errors="ignore")
             assert not any(start in text for start in ("/home/", "/Users/", "/root/", "/work/")), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_family_card_is_up_to_date(family):
+    spec = importlib.util.spec_from_file_location("render", ROOT / "model_cards" / "render.py")
+    render = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(render)
+    assert (ROOT / "model_cards" / f"{family}.md").read_text(encoding="utf-8") == render.family_card(family) + "\n"
