@@ -16,11 +16,12 @@ def family_card(name: str) -> str:
         family=name,
         license=family.weights_license,
         license_note=family.weights_license_note,
-        summary=f"The family {family.title}, as it stands in `sclm_hf`; converted checkpoints carry cards of their own.",
+        summary=f"The family {family.title} in `sclm_hf`; converted checkpoints carry cards of their own.",
         model="path/to/converted/checkpoint",
         settings={f"released: {size}": description for size, description in family.sizes.items()},
         limits=[
-            "Trained on human cells; mouse genes go through orthologs (`species='mouse'`); other species are not supported.",
+            "Trained on human cells; mouse genes go through orthologs (`species='mouse'`), other species are not supported"
+            " and not noticed.",
             "No released checkpoint ships with the package: convert one with `sclm-hf convert`.",
         ],
     )
