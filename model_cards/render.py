@@ -20,7 +20,7 @@ def family_card(name: str) -> str:
         model="path/to/converted/checkpoint",
         settings={f"released: {size}": description for size, description in family.sizes.items()},
         limits=[
-            "Trained on human cells; mouse genes go through orthologs (`species='mouse'`), other species are not supported"
+            "Trained on human cells; mouse genes go through orthologs (`species='mouse'`). Others are not supported,"
             " and not noticed.",
             "No released checkpoint ships with the package: convert one with `sclm-hf convert`.",
         ],
