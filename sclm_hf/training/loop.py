@@ -356,7 +356,7 @@ class _Run:
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         best = self.state.best_step
         if best not in (None, self.state.step) and self.config.load_best_model_at_end:
-            load_model(model, self.checkpoints.path(best) / WEIGHTS_FILE, device=str(self.accelerator.device))
+            load_model(model, self.checkpoints.path(best) / WEIGHTS_FILE)
         if self.is_main:
             with explained(self.output_dir):
                 save_trained(model, self.output_dir, processor, merged=self.config.save_merged)

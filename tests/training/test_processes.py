@@ -6,29 +6,43 @@ from pathlib import Path
 
 import pytest
 
+from .h5ad_files import write_h5ad
+
 ROOT = Path(__file__).parents[2]
+MODULE = ("-m", "tests.training.two_processes")
+TWO = ("-m", "accelerate.commands.launch", "--config_file", str(ROOT / "training_scripts/accelerate/two_cpus.yaml"))
 
 
-def launch(*command: str) -> None:
+def launch(*command: object) -> str:
+    """What a program prints."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "SCLM_NO_PROGRESS": "1"}
-    finished = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    command = [sys.executable, *map(str, command)]
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
+    return finished.stdout
 
 
 def log(folder):
     return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_equal_one(tmp_path):
-    module = "tests.training.two_processes"
-    config = ROOT / "training_scripts" / "accelerate" / "two_cpus.yaml"
-    launch("-m", module, str(tmp_path / "one"), "8", "1")
-    launch(
-        *("-m", "accelerate.commands.launch", "--config_file", str(config)),
-        *("-m", module, str(tmp_path / "two"), "4", "1"),
-    )
+# settings are the steps, the most cells and forward passes a process, and the most tokens
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ((8, 8, 1, 0), (8, 4, 1, 0)),
+        pytest.param((50, 8, 1, 0), (50, 4, 1, 0), marks=pytest.mark.slow),
+        pytest.param((50, 12, 4, 300), (50, 12, 2, 300), marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_equal_one(tmp_path, one, two):
+    for seed, name in enumerate(("a", "b", "held_out")):
+        write_h5ad(tmp_path / f"{name}.h5ad", 61, seed=seed)
+    launch(*MODULE, tmp_path / "one", *one)
+    printed = launch(*TWO, *MODULE, tmp_path / "two", *two)
+    assert printed.count("Training finished") == 1
     one, two = log(tmp_path / "one"), log(tmp_path / "two")
-    assert len(one) == len(two) > 16
+    assert len(one) == len(two) > one[-1]["step"] >= 8
     for a, b in zip(one, two, strict=True):
         for name in ("step", "epoch", "loss", "learning_rate", "eval_loss"):
             assert a.get(name) == pytest.approx(b.get(name), abs=1e-5)

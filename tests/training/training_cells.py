@@ -47,17 +47,17 @@ class CellsInMemory:
 
 
 def tiny_config(**settings) -> ScGPTConfig:
-    return ScGPTConfig(
-        vocab_size=20,
-        pad_token_id=PAD,
-        cls_token_id=CLS,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        num_bins=6,
-        **settings,
-    )
+    defaults = {
+        "vocab_size": 20,
+        "pad_token_id": PAD,
+        "cls_token_id": CLS,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "num_bins": 6,
+    }
+    return ScGPTConfig(**(defaults | settings))
 
 
 def masked_model(**settings) -> ScGPTForMaskedExpression:
