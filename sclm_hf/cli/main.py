@@ -7,6 +7,7 @@ from ..errors import SclmError
 from .annotate import annotate
 from .card import card
 from .convert import convert
+from .corpus import corpus
 from .embed import embed
 from .finetune import finetune
 from .pretrain import pretrain
@@ -36,6 +37,7 @@ for verb in (finetune, pretrain):
     # their flags are the fields of the settings' dataclasses, which transformers' HfArgumentParser reads
     settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
     app.command(context_settings=settings)(verb)
+app.add_typer(corpus, name="corpus")
 
 
 @app.callback()

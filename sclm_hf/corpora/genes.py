@@ -51,7 +51,7 @@ class GeneMaps:
             GeneCoverageError: the model knows less than 30 % of the counts of the source; the message names it.
         """
         if source.name not in self._by_source:
-            sample = _sample(source, rows)
+            sample = sample_rows(source, rows)
             matrix = source.read(sample)
             check_indices(matrix, source, sample)
             check_kind(matrix, self._processor.feature_extractor.expects, source)
@@ -75,7 +75,8 @@ class GeneMaps:
         return mapping
 
 
-def _sample(source: CellSource, rows: np.ndarray | None) -> np.ndarray:
+def sample_rows(source: CellSource, rows: np.ndarray | None) -> np.ndarray:
+    """The rows, of those used of a source (None = all), by which it is judged."""
     n_cells = source.n_cells if rows is None else len(rows)
     starts = np.linspace(0, max(0, n_cells - SAMPLE_RUN), SAMPLE_RUNS).astype(np.int64)
     places = np.unique(starts[:, None] + np.arange(SAMPLE_RUN))

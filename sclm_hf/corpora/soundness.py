@@ -23,6 +23,11 @@ def _first_unsound(indptr, indices, n_columns):
     return -1
 
 
+def first_unsound(matrix: csr_matrix) -> int:
+    """The first row whose column indices do not ascend strictly or leave the matrix; -1 when there is none."""
+    return int(_first_unsound(matrix.indptr, matrix.indices, matrix.shape[1]))
+
+
 def check_indices(matrix: csr_matrix, source: CellSource, rows: np.ndarray) -> None:
     """Refuse rows with gene indices out of range, doubled or out of order.
 
@@ -34,7 +39,7 @@ def check_indices(matrix: csr_matrix, source: CellSource, rows: np.ndarray) -> N
     Raises:
         CorpusError: a row is not as it should be; the message names it.
     """
-    bad = _first_unsound(matrix.indptr, matrix.indices, source.n_genes)
+    bad = first_unsound(matrix)
     if bad < 0:
         return
     indices = matrix.indices[matrix.indptr[bad] : matrix.indptr[bad + 1]]
@@ -66,3 +71,40 @@ def check_kind(matrix: csr_matrix, expects: str, source: CellSource) -> None:
     values = matrix.data[np.isfinite(matrix.data) & (matrix.data != 0)]
     totals = [np.array([number]) for number in (0, 0, len(values), (values != np.floor(values)).sum(), 0)]
     refuse_kind(Survey(*totals), expects, f"`{source.location}` (judged by {matrix.shape[0]} of its cells)")
+
+
+def to_counts(matrix: csr_matrix, source: CellSource, rows: np.ndarray) -> csr_matrix:
+    """Whole numbers above 0 in the order of their columns, or a refusal.
+
+    Args:
+        matrix: (rows, genes) what `source.read(rows)` returned.
+        source: the source.
+        rows: the rows.
+
+    Returns:
+        (rows, genes) uint32 counts without stored zeros.
+
+    Raises:
+        CorpusError: an index is out of range or doubled, or a value is negative, not finite, not whole or beyond 32
+            bits; the message names the row.
+    """
+    if first_unsound(matrix) >= 0:
+        if 0 <= matrix.indices.min() <= matrix.indices.max() < source.n_genes:
+            matrix = matrix.copy()
+            matrix.has_sorted_indices = False
+            matrix.sort_indices()
+        check_indices(matrix, source, rows)
+    values = matrix.data
+    largest = np.iinfo(np.uint32).max
+    good = np.isfinite(values) & (values >= 0) & (values <= largest)
+    good[good] = values[good] == np.floor(values[good])
+    if not good.all():
+        bad = int(np.flatnonzero(~good)[0])
+        row = rows[np.searchsorted(matrix.indptr, bad, "right") - 1]
+        raise CorpusError(
+            f"`{source.location}`, row {row} (counted from 0): {values[bad]} is no count: shards hold raw counts, so "
+            "name the layer that has them (`layer=`), or leave the cell out."
+        )
+    counts = csr_matrix((values.astype(np.uint32), matrix.indices, matrix.indptr), shape=matrix.shape)
+    counts.eliminate_zeros()
+    return counts

@@ -59,30 +59,36 @@ class CellSource(Protocol):
 
 
 def open_source(name: str, path: str | Path, **options: Any) -> CellSource:
-    """The source behind a path: an AnnData zarr folder or an .h5ad file.
+    """The source behind a path: a data set of Parquet shards, an AnnData zarr folder or an .h5ad file.
 
     Raises:
         CorpusError: nothing is there, or it holds no cells that can be read.
     """
     from .anndata_zarr import AnnDataZarrSource, is_zarr
     from .h5ad import H5adSource
+    from .parquet import ParquetSource, is_dataset
 
     path = Path(path)
     if not path.exists():
         raise CorpusError(f"`{path}` does not exist.")
     if is_zarr(path):
         return AnnDataZarrSource(path, name, **options)
-    if path.suffix.lower() not in (".h5ad", ".h5"):
+    if is_dataset(path):
+        return ParquetSource(path, name, **options)
+    if path.suffix.lower() == ".parquet":
+        raise CorpusError(f"`{path}` is one shard: name the folder that holds `manifest.json`.")
+    if path.is_dir() or path.suffix.lower() not in (".h5ad", ".h5"):
         raise CorpusError(f"`{path}` is no .h5ad file: write it with `adata.write_h5ad(...)` first.")
     return H5adSource(path, name, **options)
 
 
 def name_paths(paths: str | Path | Sequence[str | Path] | Mapping[str, str | Path]) -> dict[str, Path]:
-    """Give every file its source name: the key of a mapping, else the file name without its suffix.
+    """Give every file its source name: the key of a mapping, else the file name without its suffix or the name of the
+    data set.
 
     Args:
-        paths: a file, a folder (all its .h5ad files and AnnData zarr folders), a sequence of both, or a mapping
-            name -> file.
+        paths: a file, a folder (all its .h5ad files and AnnData zarr folders, or all data sets of its shards), a
+            sequence of both, or a mapping name -> file.
 
     Raises:
         CorpusError: there is no file, or two have the same name.
@@ -92,13 +98,13 @@ def name_paths(paths: str | Path | Sequence[str | Path] | Mapping[str, str | Pat
     else:
         given = [paths] if isinstance(paths, (str, Path)) else list(paths)
         named = {}
-        for path in (file for entry in given for file in _files(Path(entry))):
-            if path.stem in named:
+        for name, path in (pair for entry in given for pair in _files(Path(entry)).items()):
+            if name in named:
                 raise CorpusError(
-                    f"`{named[path.stem]}` and `{path}` would share the name `{path.stem}`, from which the keys of "
-                    "their cells are made: pass a mapping name -> path with different names."
+                    f"`{named[name]}` and `{path}` would share the name `{name}`, from which the keys of their cells "
+                    "are made: pass a mapping name -> path with different names."
                 )
-            named[path.stem] = path
+            named[name] = path
     if not named:
         raise CorpusError("A corpus needs at least one file.")
     return named
@@ -136,15 +142,22 @@ def csr_from_arrays(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n
     return matrix
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path) -> dict[str, Path]:
+    """Source name -> path of what a path holds."""
     from .anndata_zarr import is_zarr
+    from .parquet import datasets_of, is_dataset
 
+    if is_dataset(path):
+        return {path.name: path}
     if not path.is_dir() or is_zarr(path):
-        return [path]
+        return {path.stem: path}
     files = sorted(entry for entry in path.iterdir() if entry.suffix == ".h5ad" or is_zarr(entry))
-    if not files:
-        raise CorpusError(f"The folder `{path}` holds no .h5ad file and no AnnData zarr folder.")
-    return files
+    found = datasets_of(path) or {file.stem: file for file in files}
+    if not found:
+        raise CorpusError(f"The folder `{path}` holds no .h5ad file, no AnnData zarr folder and no `manifest.json`.")
+    if len(found) < len(files):
+        raise CorpusError(f"Two files in `{path}` share a name: pass a mapping name -> path with different names.")
+    return found
 
 
 def _checked_rows(rows: Any, source: CellSource) -> np.ndarray:

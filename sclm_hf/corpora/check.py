@@ -1,0 +1,140 @@
+"""A folder of shards, verified: what `sclm-hf corpus check` runs."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import CorpusError, require
+from ..logging import progress_bar
+from .build import doubled, hash_file
+from .manifest import CARD_FILE, GENES_FILE, Manifest, Shard, ShardedDataset, read_manifest
+from .plan import cell_ids
+from .shards import ShardFacts, open_shard, read_facts, shard_schema, to_matrix
+from .soundness import first_unsound
+
+
+def check_corpus(folder: str | Path) -> list[str]:
+    """Verify everything that a folder of shards promises.
+
+    That is: the manifest; of every shard its size, checksum, schema and gene table, that indices ascend within the
+    gene table and counts are above 0, and that cell ids and data set are those of its place; that no cell name and
+    no gene occurs twice in a data set; the table of genes; and that there is nothing else.
+
+    Returns:
+        One message for everything that is broken, with the file's name; empty when all is well.
+
+    Raises:
+        MissingDependencyError: pyarrow is not installed.
+    """
+    require("pyarrow.parquet", extra="corpora")
+    folder = Path(folder)
+    try:
+        manifest = read_manifest(folder)
+    except CorpusError as error:
+        return [str(error)]
+    problems: list[str] = []
+    facts: list[ShardFacts] = []
+    with progress_bar(total=manifest.n_cells, desc="Checking", unit=" cells") as bar:
+        for name, dataset in manifest.datasets.items():
+            found = _check_dataset(folder, name, dataset, manifest, problems, bar)
+            facts += [found] if found else []
+    problems += _check_others(folder, manifest, facts)
+    return problems
+
+
+def _check_dataset(folder, name: str, dataset: ShardedDataset, manifest: Manifest, problems, bar) -> ShardFacts | None:
+    facts: ShardFacts | None = None
+    names: Counter[str] = Counter()
+    first_row = 0
+    for shard in dataset.shards:
+        try:
+            _check_bytes(folder / shard.file, shard)
+        except CorpusError as error:
+            problems.append(str(error))
+        try:
+            found, cell_names = _check_content(folder / shard.file, shard, name, dataset, manifest, first_row)
+            if facts is not None and found != facts:
+                raise CorpusError("its gene table or origin is not that of the shards before it")
+            facts = facts or found
+            names.update(cell_names)
+        except (CorpusError, OSError, ValueError, KeyError, IndexError) as error:
+            text = str(error)
+            problems.append(text if shard.file in text else f"`{folder / shard.file}`: {text}.")
+        first_row += shard.n_cells
+        bar.update(shard.n_cells)
+    twice = [cell for cell, number in names.items() if number > 1]
+    if twice:
+        problems.append(f"Data set `{name}`: {len(twice)} cell names occur more than once, such as {twice[:3]}.")
+    return facts
+
+
+def _check_bytes(path: Path, shard: Shard) -> None:
+    if not path.is_file():
+        raise CorpusError(f"`{path}` is missing.")
+    size = path.stat().st_size
+    if size != shard.n_bytes:
+        raise CorpusError(f"`{path}` has {size:,} bytes, the manifest says {shard.n_bytes:,}.")
+    if hash_file(path) != shard.sha256:
+        raise CorpusError(f"`{path}` does not have the checksum that the manifest says: its content was changed.")
+
+
+def _check_content(
+    path: Path, shard: Shard, name: str, dataset: ShardedDataset, manifest: Manifest, first_row: int
+) -> tuple[ShardFacts, list[str]]:
+    """What a shard's metadata say and the names of its cells; raises the first thing that is wrong with it."""
+    if not path.is_file():
+        raise CorpusError(f"`{path}` is missing.")
+    with open_shard(path) as file:
+        facts = read_facts(file)
+        _same("data set", facts.dataset, name)
+        _same("number of genes", len(facts.gene_names), dataset.n_genes)
+        pairs = list(zip(facts.gene_names, facts.ensembl_ids or facts.gene_names, strict=True))
+        if len(set(pairs)) < len(pairs):
+            raise CorpusError(f"its gene table holds {doubled(pairs)[:3]} more than once")
+        schema = shard_schema(dataset.n_genes, shard.largest_count, manifest.obs_columns)
+        _same("schema", file.schema_arrow.remove_metadata(), schema)
+        _same("number of cells", file.metadata.num_rows, shard.n_cells)
+        _same("number of row groups", file.num_row_groups, -(-shard.n_cells // manifest.row_group_size))
+        table = file.read(use_threads=False)
+    if table["dataset"].value_counts().to_pylist() not in ([], [{"values": name, "counts": shard.n_cells}]):
+        raise CorpusError(f"not all of its cells are of the data set `{name}`")
+    ids = cell_ids(name, np.arange(first_row, first_row + shard.n_cells)).view(np.int64)
+    if not np.array_equal(table["cell_id"].to_numpy(), ids):
+        raise CorpusError(f"its cell ids are not those of rows {first_row}..{first_row + shard.n_cells - 1}")
+    matrix = to_matrix(table, dataset.n_genes)
+    bad = first_unsound(matrix)
+    if bad >= 0:
+        raise CorpusError(f"row {bad}: gene indices do not ascend, or leave the {dataset.n_genes} genes")
+    if not matrix.data.all():
+        raise CorpusError("it holds counts of 0")
+    _same("largest count", int(matrix.data.max(initial=0)), shard.largest_count)
+    return facts, table["cell_name"].to_pylist()
+
+
+def _same(what: str, found: Any, expected: Any) -> None:
+    if found != expected:
+        raise CorpusError(f"its {what} is {found!s:.300}, expected {expected!s:.300}")
+
+
+def _check_others(folder: Path, manifest: Manifest, facts: list[ShardFacts]) -> list[str]:
+    """The table of genes, the card, and files that belong to nothing."""
+    problems = []
+    try:
+        with open_shard(folder / GENES_FILE) as file:
+            table = file.read(use_threads=False).to_pydict()
+        for one in facts:
+            rows = [number for number, name in enumerate(table["dataset"]) if name == one.dataset]
+            names = [table["gene_name"][row] for row in rows]
+            ids = [table["ensembl_id"][row] for row in rows]
+            if names != one.gene_names or ids != (one.ensembl_ids or [None] * len(names)):
+                problems.append(f"`{folder / GENES_FILE}`: the genes of `{one.dataset}` are not those of its shards.")
+    except (CorpusError, OSError, ValueError, KeyError) as error:
+        problems.append(f"`{folder / GENES_FILE}`: {error}")
+    if not (folder / CARD_FILE).is_file():
+        problems.append(f"`{folder / CARD_FILE}` is missing.")
+    known = {shard.file for dataset in manifest.datasets.values() for shard in dataset.shards}
+    there = sorted(path.relative_to(folder).as_posix() for path in (folder / "data").rglob("*") if path.is_file())
+    problems += [f"`{folder / file}` is not in the manifest." for file in there if file not in known]
+    return problems

@@ -1,0 +1,200 @@
+"""One data set of our Parquet shards as a lazy source of cells."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from ..errors import CorpusError
+from .manifest import MANIFEST_FILE, read_manifest
+from .shards import integer_type, open_shard, read_facts, to_matrix
+from .sources import CategoricalColumn
+
+# The gene table stands in the footer of each shard, and is held while the shard is open.
+_MAX_OPEN_SHARDS = 16
+
+
+def datasets_of(folder: Path) -> dict[str, Path]:
+    """Name -> folder of the data sets of a folder of shards, empty when it is none."""
+    if not (folder / MANIFEST_FILE).exists():
+        return {}
+    return {name: folder / "data" / name for name in read_manifest(folder).datasets}
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether a folder is that of one data set in a folder of shards."""
+    return path.parent.name == "data" and (path.parent.parent / MANIFEST_FILE).exists()
+
+
+class ParquetSource:
+    """The shards of one data set, whose rows are read when they are asked for.
+
+    Opening reads the manifest and looks at the sizes of the shards. A read decodes the row groups that hold its rows,
+    so blocks of a row group (64 cells) or more are read without waste.
+
+    Args:
+        path: folder of the data set, `<folder>/data/<dataset>`.
+        name: source name; the data set's name by default.
+        layer: must be None: shards hold raw counts and nothing else.
+        expects: what the encoding takes; not looked at here.
+
+    Raises:
+        CorpusError: the manifest or a shard is missing or damaged, a layer was asked for, or there are no cells.
+    """
+
+    def __init__(
+        self, path: str | Path, name: str | None = None, *, layer: str | None = None, expects: str = "counts"
+    ) -> None:
+        self.path = Path(path)
+        self.name = self.path.name if name is None else name
+        self.location = str(self.path)
+        if layer is not None:
+            raise CorpusError(f"`{self.path}` holds raw counts and no layer `{layer}`: leave out `layer=`.")
+        folder = self.path.parent.parent
+        manifest = read_manifest(folder)
+        if self.path.name not in manifest.datasets:
+            raise CorpusError(f"`{folder / MANIFEST_FILE}` names no data set `{self.path.name}`.")
+        dataset = manifest.datasets[self.path.name]
+        self._files = [folder / shard.file for shard in dataset.shards]
+        self._begins = np.cumsum([0, *(shard.n_cells for shard in dataset.shards)])
+        self._row_group_size, self.obs_columns = manifest.row_group_size, manifest.obs_columns
+        self.n_cells, self.n_genes = dataset.n_cells, dataset.n_genes
+        self._count_type = integer_type(max((shard.largest_count for shard in dataset.shards), default=0))
+        if not self.n_cells or not self.n_genes or not self._row_group_size:
+            raise CorpusError(f"`{self.path}` has {self.n_cells} cells and {self.n_genes} genes.")
+        self._stamps = [self._stamp(number) for number in range(len(self._files))]
+        for shard, (size, _) in zip(dataset.shards, self._stamps, strict=True):
+            if size != shard.n_bytes:
+                raise CorpusError(
+                    f"`{folder / shard.file}` has {size:,} bytes, but the manifest says {shard.n_bytes:,}: it is "
+                    "truncated or was replaced; `sclm-hf corpus check` names all such files."
+                )
+        self._open: dict[int, Any] = {}
+        self._pid = os.getpid()
+
+    def genes(self) -> tuple[Sequence[str], Sequence[str] | None]:
+        """(n_genes,) names of the genes and their Ensembl ids or None."""
+        facts = self._named(0, read_facts, self._shard(0))
+        if len(facts.gene_names) != self.n_genes:
+            raise CorpusError(
+                f"`{self._files[0]}` has {len(facts.gene_names)} genes, the manifest says {self.n_genes}."
+            )
+        return facts.gene_names, facts.ensembl_ids
+
+    def column_names(self) -> list[str]:
+        """Names of the columns of `obs`."""
+        return list(self.obs_columns)
+
+    def obs_names(self) -> np.ndarray:
+        """(n_cells,) names of the cells."""
+        return np.array(self._column("cell_name").to_pylist(), dtype=object)
+
+    def column(self, name: str) -> CategoricalColumn:
+        """A column of `obs`.
+
+        Raises:
+            CorpusError: there is no such column; the message lists those that exist.
+        """
+        if name not in self.obs_columns:
+            raise CorpusError(f"`{self.path}` has no obs column `{name}`; it has {sorted(self.obs_columns)}.")
+        encoded = self._column(name).combine_chunks().dictionary_encode()
+        categories = tuple(map(str, encoded.dictionary.to_pylist()))
+        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        return CategoricalColumn(codes.astype(np.min_scalar_type(-len(categories) - 1)), categories)
+
+    def read(self, rows: np.ndarray) -> csr_matrix:
+        """Read cells.
+
+        Args:
+            rows: ascending row numbers.
+
+        Returns:
+            (len(rows), n_genes) CSR with the counts; column indices are not checked.
+
+        Raises:
+            CorpusError: a shard vanished, changed since it was opened, or is damaged.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        shards = np.searchsorted(self._begins, rows, "right") - 1
+        parts = [self._read(number, rows[shards == number]) for number in np.unique(shards)]
+        if not parts:
+            return csr_matrix((0, self.n_genes), dtype=self._count_type)
+        counts = [np.diff(part.indptr) for part in parts]
+        matrix = csr_matrix((len(rows), self.n_genes), dtype=self._count_type)
+        matrix.data = np.concatenate([part.data for part in parts]).astype(self._count_type, copy=False)
+        matrix.indices = np.concatenate([part.indices for part in parts])
+        matrix.indptr = np.concatenate([[0], *counts]).cumsum(dtype=np.int64)
+        return matrix
+
+    def close(self) -> None:
+        """Close the shards; the next read opens them again."""
+        for file in self._open.values():
+            file.close()
+        self._open = {}
+
+    def _read(self, number: int, rows: np.ndarray) -> csr_matrix:
+        rows = rows - self._begins[number]
+        groups = rows // self._row_group_size
+        wanted = np.unique(groups)
+        places = np.searchsorted(wanted, groups) * self._row_group_size + rows % self._row_group_size
+        return self._named(number, _read_groups, self._shard(number), wanted.tolist(), self.n_genes)[places]
+
+    def _column(self, name: str) -> Any:
+        import pyarrow as pa
+
+        chunks = []
+        for number in range(len(self._files)):
+            table = self._named(number, _read_column, self._shard(number), name)
+            chunks.extend(table[name].chunks)
+        return pa.chunked_array(chunks, pa.string())
+
+    def _shard(self, number: int) -> Any:
+        """An open shard, checked against the manifest; the one unused for longest is closed when too many are open."""
+        if self._stamp(number) != self._stamps[number]:
+            raise CorpusError(f"`{self._files[number]}` changed while the corpus was in use: open the corpus again.")
+        if self._pid != os.getpid():
+            # A handle that came over a fork shares its place in the file with the parent's.
+            self._open, self._pid = {}, os.getpid()
+        file = self._open.pop(number, None) or open_shard(self._files[number])
+        self._open[number] = file
+        if len(self._open) > _MAX_OPEN_SHARDS:
+            self._open.pop(next(iter(self._open))).close()
+        n_cells = int(self._begins[number + 1] - self._begins[number])
+        if file.metadata.num_rows != n_cells:
+            raise CorpusError(
+                f"`{self._files[number]}` has {file.metadata.num_rows} cells, the manifest says {n_cells}."
+            )
+        return file
+
+    def _stamp(self, number: int) -> tuple[int, int]:
+        try:
+            status = os.stat(self._files[number])
+        except OSError as error:
+            raise CorpusError(f"`{self._files[number]}` cannot be read: {error.strerror}.") from error
+        return status.st_size, status.st_mtime_ns
+
+    def _named(self, number: int, do: Any, *arguments: Any) -> Any:
+        """Call something that reads a shard; errors name the shard."""
+        try:
+            return do(*arguments)
+        except (CorpusError, OSError, ValueError, KeyError, IndexError) as error:
+            raise CorpusError(f"`{self._files[number]}` is damaged: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+    def __repr__(self) -> str:
+        return f"ParquetSource({self.location!r}, {self.n_cells:,} cells × {self.n_genes:,} genes)"
+
+
+def _read_groups(file: Any, groups: list[int], n_genes: int) -> csr_matrix:
+    # Arrow's threads do not survive the fork of a worker, and a worker has one core.
+    table = file.read_row_groups(groups, columns=["gene_index", "counts"], use_threads=False)
+    return to_matrix(table, n_genes)
+
+
+def _read_column(file: Any, name: str) -> Any:
+    return file.read(columns=[name], use_threads=False)
