@@ -1,9 +1,11 @@
 """From what a user names (a folder, a repository, a model in memory) to a model and its processor, ready to run."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, ConfigurationError
+from ..errors import CheckpointError, ConfigurationError, SclmError
+from ..registry import FAMILIES
 
 if TYPE_CHECKING:
     import torch
@@ -107,17 +109,35 @@ def _dtype(dtype: "str | torch.dtype | None") -> "torch.dtype":
 
 def _from_pretrained(name: str, task: str, dtype: "torch.dtype", revision: str | None) -> "PreTrainedModel":
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
     from transformers.utils.peft_utils import find_adapter_config_file
 
+    _check_shard_names(name)
     try:
         if find_adapter_config_file(name, revision=revision) is not None:
             return _from_adapter(name, dtype, revision)
-        auto_class = getattr(transformers, _AUTO_CLASSES[task])
-        model, info = auto_class.from_pretrained(name, dtype=dtype, revision=revision, output_loading_info=True)
-    except OSError as error:
+        _check_family(name, transformers.AutoConfig.from_pretrained(name, revision=revision).model_type)
+        model, info = getattr(transformers, _AUTO_CLASSES[task]).from_pretrained(
+            name,
+            dtype=dtype,
+            revision=revision,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
+        if isinstance(error, SclmError):
+            raise
         raise CheckpointError(
             f"`{name}` is not a checkpoint folder or repository that can be read: {error}"
         ) from error
+    if mismatched := sorted(info["mismatched_keys"]):
+        key, found, expected = mismatched[0]
+        raise CheckpointError(
+            f"`{name}` holds {len(mismatched)} weights of another shape than its configuration says, for example "
+            f"`{key}` {tuple(found)} instead of {tuple(expected)}."
+        )
     if missing := sorted(info["missing_keys"]):
         advice = " Fine-tune it first, for example with `sclm-hf finetune`." if task == "annotate" else ""
         raise CheckpointError(
@@ -125,6 +145,25 @@ def _from_pretrained(name: str, task: str, dtype: "torch.dtype", revision: str |
             f"random.{advice}"
         )
     return model
+
+
+def _check_family(name: str, model_type: str) -> None:
+    if model_type not in FAMILIES:
+        raise CheckpointError(
+            f"`{name}` is a `{model_type}` model; expected one of the families {', '.join(sorted(FAMILIES))}."
+        )
+
+
+def _check_shard_names(name: str) -> None:
+    """Refuse an index of shards whose names lead out of the folder."""
+    from ..modeling.common.legacy import read_json_object
+
+    index = Path(name) / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    shards = set(read_json_object(index).get("weight_map", {}).values())
+    if outside := sorted(str(shard) for shard in shards if Path(str(shard)).name != shard):
+        raise CheckpointError(f"`{index}` names the shard `{outside[0]}`; expected file names without a folder.")
 
 
 def _from_adapter(name: str, dtype: "torch.dtype", revision: str | None) -> "PreTrainedModel":
