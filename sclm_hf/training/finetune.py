@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from accelerate.utils import set_seed
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from ..adapters.lora import add_lora
+from ..corpora.cell_corpus import CellCorpus
+from ..errors import ConfigurationError
+from ..logging import warn
 from ..objectives.cell_classification import CellClassificationCollator
 from .arguments import TrainingConfig, option
 from .data import DataArguments, load_processor, open_corpora
@@ -40,6 +44,7 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
     set_seed(config.seed)
     processor = load_processor(arguments.model_name_or_path)
     corpus, eval_corpus = open_corpora(data, processor, label_column=arguments.label_column, seed=config.seed)
+    check_labels(corpus, arguments.label_column)
     model = adapt(load_classifier(arguments.model_name_or_path, corpus.label_names), arguments)
     collator = CellClassificationCollator.from_processor(processor, num_labels=len(corpus.label_names))
     return train(
@@ -51,6 +56,26 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
         compute_metrics=classification_metrics,
         processor=processor,
     )
+
+
+def check_labels(corpus: CellCorpus, column: str) -> None:
+    """Refuse cells that a classifier cannot learn from, and warn of labels that it cannot learn.
+
+    Raises:
+        ConfigurationError: all cells to train on have the same label.
+    """
+    numbers = np.unique(np.concatenate(corpus.numbered["labels"]))
+    present = [corpus.label_names[number] for number in numbers]
+    if len(present) < 2:
+        raise ConfigurationError(
+            f"All {len(corpus)} cells to train on have the same label in `obs[{column!r}]`, {present[0]!r}: a "
+            "classifier needs at least two; give cells with others, or another `label_column`."
+        )
+    if absent := sorted(set(corpus.label_names) - set(present)):
+        warn(
+            f"No cell to train on has the label {', '.join(map(repr, absent[:10]))} of `obs[{column!r}]`: all such "
+            "cells are held out for evaluation, and the model cannot learn them."
+        )
 
 
 def load_classifier(name: str, label_names: Sequence[str]) -> PreTrainedModel:

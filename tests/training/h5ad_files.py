@@ -11,9 +11,11 @@ GENES = [f"GENE{i}" for i in range(40)]
 LABELS = ("B cell", "NK cell", "T cell")
 
 
-def write_h5ad(path: Path, n_cells: int, *, seed: int = 0, genes: list[str] = GENES) -> Path:
+def write_h5ad(
+    path: Path, n_cells: int, *, seed: int = 0, genes: list[str] = GENES, labels: tuple[int, ...] = (0, 1, 2)
+) -> Path:
     generator = np.random.default_rng(seed)
-    labels = generator.integers(0, 3, n_cells)
+    labels = np.array(labels)[generator.integers(0, len(labels), n_cells)]
     rates = np.where(np.arange(len(genes)) % 3 == labels[:, None], 6.0, 0.7)
     obs = pd.DataFrame(
         {"cell_type": pd.Categorical([LABELS[i] for i in labels])},

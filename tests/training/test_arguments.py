@@ -88,3 +88,9 @@ def test_every_recipe_parses(recipe):
     argv = ["--config", str(recipe), "--train_files", "cells.h5ad", *needed]
     _, _, config = parse_arguments((DataArguments, verb, TrainingConfig), argv)
     assert config.output_dir.startswith("scgpt-")
+
+
+def test_a_token_budget_needs_a_number_of_steps():
+    with pytest.raises(ConfigurationError, match="give `max_steps`"):
+        TrainingConfig(max_tokens_per_batch=1000)
+    assert TrainingConfig(max_tokens_per_batch=1000, max_steps=5).per_device_train_batch_size == 32

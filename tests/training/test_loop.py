@@ -3,10 +3,12 @@ import json
 import pytest
 import torch
 
+from sclm_hf import CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
 from sclm_hf.adapters.lora import add_lora
 from sclm_hf.errors import ConfigurationError, SclmError
 from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTForMaskedExpression, ScGPTForSequenceClassification
 from sclm_hf.objectives.cell_classification import CellClassificationCollator
+from sclm_hf.objectives.collation import CellCollator
 from sclm_hf.objectives.generative_expression import GenerativeExpressionCollator
 from sclm_hf.objectives.masked_expression import MaskedExpressionCollator
 from sclm_hf.training.arguments import TrainingConfig
@@ -111,7 +113,7 @@ def test_accumulation_does_not_change_the_run(tmp_path):
         runs.append((losses(train(model, CellsInMemory(), collator, settings)), model))
     assert runs[0][0] == pytest.approx(runs[1][0], rel=1e-6, abs=1e-6)
     for a, b in zip(runs[0][1].parameters(), runs[1][1].parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
 def test_bfloat16_and_checkpointed_activations_train(tmp_path):
@@ -122,6 +124,19 @@ def test_bfloat16_and_checkpointed_activations_train(tmp_path):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     batch = next(CellsInMemory().loader(4, collator=MaskedExpressionCollator(**SPECIAL)))
     assert model(**batch).expression_prediction.dtype == torch.float32
+
+
+def test_a_lora_trains_in_bfloat16_with_checkpointed_activations(tmp_path):
+    classifier().save_pretrained(tmp_path / "base")
+    model = add_lora(ScGPTForSequenceClassification.from_pretrained(tmp_path / "base"), lora_dropout=0.1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    settings = config(tmp_path, max_steps=30, mixed_precision="bf16", gradient_checkpointing=True)
+    result = train(model, CellsInMemory(), CellClassificationCollator(**SPECIAL), settings)
+    assert sum(losses(result)[-5:]) < 0.95 * sum(losses(result)[:5])
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert moved == trained and any("lora_B" in name for name in moved)
+    assert all(record["grad_norm"] > 0 for record in result.history)
 
 
 def test_gradients_are_clipped(tmp_path):
@@ -154,6 +169,44 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
         next(model.parameters()).fill_(torch.nan)
     with pytest.raises(SclmError, match="learning_rate"):
         train(model, CellsInMemory(), MaskedExpressionCollator(**SPECIAL), config(tmp_path))
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
+    model = masked_model()
+    steps = []
+
+    def explode(gradient):
+        steps.append(1)
+        return gradient * (torch.inf if len(steps) == 3 else 1)
+
+    model.get_input_embeddings().weight.register_hook(explode)
+    settings = config(tmp_path, max_grad_norm=0, save_steps=1)
+    with pytest.raises(SclmError, match="by step 3"):
+        train(model, CellsInMemory(), MaskedExpressionCollator(**SPECIAL), settings)
+    saved = sorted((tmp_path / "out" / "checkpoints").iterdir())
+    assert [path.name for path in saved] == ["step-00000001", "step-00000002"]
+
+
+def test_a_model_without_loss_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"ScGPTModel` returned no loss .*with a head"):
+        train(masked_model().model, CellsInMemory(), Plain(**SPECIAL), config(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"ScGPTForMaskedExpression` returned no loss .*labels"):
+        train(masked_model(), CellsInMemory(), Plain(**SPECIAL), config(tmp_path))
+
+
+class Plain(CellCollator):
+    """Gives what a model without head takes."""
+
+    def collate(self, batch, epoch):
+        return {name: batch[name] for name in ("input_ids", "expression_values", "attention_mask")}
+
+
+def test_a_vocabulary_that_does_not_fit_the_weights_is_refused(tmp_path):
+    genes = GeneTokenizer.from_genes([f"GENE{i}" for i in range(30)])
+    processor = CellProcessor(ExpressionFeatureExtractor(n_bins=6), genes)
+    with pytest.raises(ConfigurationError, match="ids up to 32, and the model has 20 gene embeddings"):
+        train(masked_model(), CellsInMemory(), Plain(**SPECIAL), config(tmp_path), processor=processor)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_would_fail_in_the_end_is_refused_at_once(tmp_path):

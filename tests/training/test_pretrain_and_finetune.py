@@ -8,10 +8,11 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoProcessor
 
 from sclm_hf.adapters.lora import load_adapter
-from sclm_hf.errors import CheckpointError, ConfigurationError
+from sclm_hf.corpora.cell_corpus import CellCorpus
+from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, SclmWarning
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.data import DataArguments, hold_out, open_corpora
-from sclm_hf.training.finetune import FinetuneArguments, finetune
+from sclm_hf.training.finetune import FinetuneArguments, check_labels, finetune
 from sclm_hf.training.pretrain import PretrainArguments, create_model, create_processor, pretrain
 
 from .h5ad_files import GENES, LABELS, write_h5ad
@@ -141,6 +142,30 @@ def test_held_out_cells_are_disjoint_and_belong_to_their_source(files):
     assert 0.2 < alone.mean() < 0.3
     np.testing.assert_array_equal(alone, hold_out({"b": 7, "a": 1000}, 0.25)["a"])
     assert not np.array_equal(alone, hold_out({"b": 1000}, 0.25)["b"])
+
+
+def test_labels_that_cannot_be_learnt_are_refused_before_training(pretrained, files, tmp_path):
+    def attempt(train_files, column="cell_type", **data):
+        arguments = FinetuneArguments(str(pretrained[0]), column)
+        return finetune(DataArguments([*map(str, train_files)], **data), arguments, config(tmp_path / "out"))
+
+    with pytest.raises(CorpusError, match=r"a\.h5ad.*celltype.*cell_type"):
+        attempt(files[:1], "celltype")
+    write_h5ad(tmp_path / "one.h5ad", 30, labels=(1,))
+    with pytest.raises(ConfigurationError, match=r"same label in `obs\['cell_type'\]`, 'NK cell'"):
+        attempt([tmp_path / "one.h5ad"])
+    write_h5ad(tmp_path / "two.h5ad", 30, labels=(0, 1))
+    with pytest.raises(CorpusError, match=r"a\.h5ad.*\['T cell'\], not among the 2 names"):
+        attempt([tmp_path / "two.h5ad"], eval_files=files[:1])
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_are_only_held_out_are_named(files, tmp_path):
+    processor = create_processor(DataArguments(files), PretrainArguments())
+    write_h5ad(tmp_path / "two.h5ad", 30, labels=(0, 1))
+    corpus = CellCorpus(tmp_path / "two.h5ad", processor, label_column="cell_type", label_names=LABELS)
+    with pytest.warns(SclmWarning, match="label 'T cell' of"):
+        check_labels(corpus, "cell_type")
 
 
 def test_unknown_model_settings_and_folders_without_model_are_refused(files, tmp_path):
