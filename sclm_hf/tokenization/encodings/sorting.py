@@ -1,8 +1,9 @@
 """A stable sort for one cell: two counting passes over the leading bits of the keys, then insertion where these agree.
 
-The leading bits are taken of the differences from the smallest key. Keys are the bits of positive float64 values (whose
-order is the values' order), so equal steps of the key are about logarithmic, which suits expression values: hardly any
-two of a cell share their leading 20 bits without being equal. Where they do not suit, a merge sort takes over.
+The leading bits are taken of the differences from the smallest key. Keys are the bits of positive float64 values,
+whose order is the values' order, so equal steps of the key are about logarithmic, which suits expression values:
+hardly any two of a cell share their leading 20 bits without being equal. Where they do not suit, a merge sort takes
+over.
 """
 
 import numpy as np
