@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.utils import load
 from accelerate.utils.constants import RNG_STATE_NAME
 
 from ..errors import CheckpointError, ConfigurationError
@@ -225,11 +226,11 @@ def load_checkpoint(accelerator: Accelerator, directory: Path, fresh: TrainingSt
             f"{directory} was written by {state.world_size} processes and is taken up by {fresh.world_size}: "
             "the cells go on where they stopped, the dropout does not."
         )
-    elif not (directory / f"{RNG_STATE_NAME}_{accelerator.process_index}.pkl").is_file():
-        # accelerate would go on with other random numbers
-        raise CheckpointError(f"{directory} lacks the generators of process {accelerator.process_index}.")
     hook = accelerator.register_load_state_pre_hook(lambda models, _: _unwrap(accelerator, models))
     try:
+        if state.world_size == fresh.world_size:
+            # accelerate would go on with other random numbers where they cannot be read
+            load(directory / f"{RNG_STATE_NAME}_{accelerator.process_index}.pkl")
         accelerator.load_state(str(directory), load_kwargs={"weights_only": True})
     except Exception as error:
         raise CheckpointError(f"Cannot take up {directory}: {error}") from error

@@ -97,7 +97,8 @@ def train(
 
     Args:
         model: a transformers model with a loss, or a PEFT model around one; changed in place.
-        corpus: a `CellCorpus`, or anything with its `__len__` and `loader`.
+        corpus: a `CellCorpus`, or anything with its `__len__` and `loader` (and `order_id`, where the order of cells
+            depends on settings).
         collator: an objective of `sclm_hf.objectives`.
         config: settings.
         eval_corpus: cells to evaluate on; without it there is no best checkpoint and no early stopping.

@@ -146,6 +146,17 @@ def test_an_epoch_is_not_resumed_in_another_order(tmp_path):
     run(tmp_path / "base", tmp_path / "out", Ordered(26), resume_from_checkpoint="last", max_steps=4)
 
 
+def test_a_checkpoint_with_damaged_generators_is_refused(tmp_path):
+    run(tmp_path / "base", tmp_path / "out", max_steps=4)
+    (generators,) = (tmp_path / "out" / "checkpoints" / "step-00000004").glob("random_states_0*")
+    generators.write_bytes(generators.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match=r"Cannot take up .*step-00000004"):
+        run(tmp_path / "base", tmp_path / "out", resume_from_checkpoint="last")
+    generators.unlink()
+    with pytest.raises(CheckpointError, match="random_states_0"):
+        run(tmp_path / "base", tmp_path / "out", resume_from_checkpoint="last")
+
+
 @pytest.mark.parametrize(("change", "message"), [({"seed": 1}, "seed"), ({"corpus": CellsInMemory(25)}, "cells")])
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, change, message):
     run(tmp_path / "base", tmp_path / "out", max_steps=4)

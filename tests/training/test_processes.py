@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from .h5ad_files import write_h5ad
+from .two_processes import main
 
 ROOT = Path(__file__).parents[2]
 MODULE = ("-m", "tests.training.two_processes")
@@ -38,7 +39,7 @@ def log(folder):
 def test_two_processes_equal_one(tmp_path, one, two):
     for seed, name in enumerate(("a", "b", "held_out")):
         write_h5ad(tmp_path / f"{name}.h5ad", 61, seed=seed)
-    launch(*MODULE, tmp_path / "one", *one)
+    main(str(tmp_path / "one"), *one)
     printed = launch(*TWO, *MODULE, tmp_path / "two", *two)
     assert printed.count("Training finished") == 1
     one, two = log(tmp_path / "one"), log(tmp_path / "two")
