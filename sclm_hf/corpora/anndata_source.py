@@ -12,6 +12,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 from ..errors import CorpusError, ExpressionError
 from ..tokenization.processing_cell import select_counts
 from .anndata_elements import column_names, describe, read_column, read_index, view
+from .hdf5_ranges import fill, range_reader
 from .sources import CategoricalColumn, csr_from_arrays
 
 # A matrix stored by columns has to be turned around in memory: values and indices of that many entries take 2 GB.
@@ -183,7 +184,7 @@ class _OpenStore:
         if storage == "dense":
             return
         self._indptr = np.asarray(self._matrix["indptr"][:], dtype=np.int64)
-        self._indices, self._data = self._matrix["indices"], self._matrix["data"]
+        self._indices, self._data = range_reader(self._matrix["indices"]), range_reader(self._matrix["data"])
         n_lines = shape[0] if storage == "csr" else shape[1]
         n_entries = int(self._indptr[-1]) if len(self._indptr) else -1
         sizes = {n_entries, self._indices.shape[0], self._data.shape[0]}
@@ -207,8 +208,8 @@ class _OpenStore:
         place = 0
         for start, stop in zip(starts, stops, strict=True):
             end = place + stop - start
-            data[place:end] = self._data[start:stop]
-            indices[place:end] = self._indices[start:stop]
+            fill(data[place:end], self._data, start)
+            fill(indices[place:end], self._indices, start)
             place = end
         return csr_from_arrays(data, indices, indptr, n_genes)
 

@@ -1,14 +1,19 @@
 """Batches of tensors, read ahead by worker processes."""
 
+import atexit
 import signal
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from .packing import Packed, flat_sizes, unpack
 from .plan import Schedule
+from .shared_memory import Parcel, SharedBuffers, received
 from .token_budget import TokenSchedule
 from .window_reader import WindowReader
 
@@ -17,14 +22,25 @@ if TYPE_CHECKING:
 
 Batch = dict[str, torch.Tensor]
 Collator = Callable[[dict[str, np.ndarray], int], Batch]
-_Packed = tuple[Batch, list[dict[str, torch.Size]]]
+
+
+# Streams that somebody may still hold.
+_streams: weakref.WeakSet = weakref.WeakSet()
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End the workers of streams that were left in the middle; at exit Python would wait for them for ever."""
+    for stream in list(_streams):
+        stream.close()
 
 
 class CellLoader:
     """The batches of one rank and one epoch, as torch tensors, in an order that workers do not change.
 
     A worker makes all batches of a window: the window is read once, whatever the number of workers. Each worker is one
-    window ahead of its use, so about `num_workers + 1` windows of padded batches are in (shared) memory.
+    window ahead of its use and keeps the shared memory of two, so `2 * num_workers` windows of padded batches are in
+    shared memory and one in this process. While a worker encodes a window, a thread of its reads the next one.
 
     Args:
         corpus: where the cells come from.
@@ -45,7 +61,7 @@ class CellLoader:
         num_workers: int = 0,
     ) -> None:
         self._schedule, self._num_workers = schedule, num_workers
-        self._windows = _Windows(WindowReader(corpus, schedule, epoch), epoch, collator or _as_tensors)
+        self._windows = _Windows(WindowReader(corpus, schedule, epoch), epoch, collator)
 
     def __len__(self) -> int:
         """Number of batches.
@@ -56,6 +72,11 @@ class CellLoader:
         return self._schedule.n_batches
 
     def __iter__(self) -> Iterator[Batch]:
+        stream = self._stream()
+        _streams.add(stream)
+        return stream
+
+    def _stream(self) -> Iterator[Batch]:
         numbers = self._schedule.windows()
         if not self._num_workers:
             for number in numbers:
@@ -72,25 +93,42 @@ class CellLoader:
             # By default a loader draws from torch's own generator: dropout would not be the same after a resume.
             generator=torch.Generator(),
         )
-        for window in packed:
-            yield from _unpacked(*window)
+        # Torch maps a worker's memory anew for each window unless somebody here holds on to it.
+        mapped: deque[torch.Tensor] = deque(maxlen=2 * self._num_workers)
+        for parcel in packed:
+            mapped.append(parcel.buffer)
+            yield from unpack(received(parcel))
 
 
 class _Windows(Dataset):
-    """Window number -> its batches, packed."""
+    """Window number -> its batches, packed into shared memory."""
 
-    def __init__(self, reader: WindowReader, epoch: int, collator: Collator) -> None:
+    def __init__(self, reader: WindowReader, epoch: int, collator: Collator | None) -> None:
         self._reader, self._epoch, self._collator = reader, epoch, collator
+        self._shared = SharedBuffers()
 
     def batches(self, number: int) -> Iterator[Batch]:
-        return (self._collator(batch, self._epoch) if batch else {} for batch in self._reader.batches(number))
+        """The batches of a window as the collator makes them, one by one."""
+        return (self._collated(batch) for batch in self._reader.batches(number))
 
-    def __getitem__(self, number: int) -> _Packed:
-        return _packed(list(self.batches(number)))
+    def __getitem__(self, number: int) -> Parcel:
+        following = number + get_worker_info().num_workers
+        if self._collator is None:
+            shapes = self._reader.packed(number, following, self._shared.arrays).shapes
+            return self._shared.parcel(shapes)
+        batches = [self._collated(batch) for batch in unpack(self._reader.packed(number, following))]
+        shapes = [{name: tuple(values.shape) for name, values in batch.items()} for batch in batches]
+        types = {name: values.dtype for batch in batches for name, values in batch.items()}
+        flat = self._shared.tensors({name: (types[name], size) for name, size in flat_sizes(shapes).items()})
+        for batch, place in zip(batches, unpack(Packed(flat, shapes)), strict=True):
+            for name, values in batch.items():
+                place[name].copy_(values)
+        return self._shared.parcel(shapes)
 
-
-def _as_tensors(batch: dict[str, np.ndarray], epoch: int) -> Batch:
-    return {name: torch.from_numpy(values) for name, values in batch.items()}
+    def _collated(self, batch: dict[str, np.ndarray]) -> Batch:
+        if self._collator is None or not batch:
+            return {name: torch.from_numpy(values) for name, values in batch.items()}
+        return self._collator(batch, self._epoch)
 
 
 def _leave_signals_to_main(worker: int) -> None:
@@ -99,27 +137,5 @@ def _leave_signals_to_main(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _unchanged(packed: _Packed) -> _Packed:
-    return packed
-
-
-def _packed(batches: list[Batch]) -> _Packed:
-    """All batches of a window in one tensor a name.
-
-    A tensor that goes to another process takes a file descriptor; those of all batches would exceed the usual limit.
-    """
-    names = dict.fromkeys(name for batch in batches for name in batch)
-    flat = {name: torch.cat([batch[name].reshape(-1) for batch in batches if name in batch]) for name in names}
-    return flat, [{name: values.shape for name, values in batch.items()} for batch in batches]
-
-
-def _unpacked(flat: Batch, shapes: list[dict[str, torch.Size]]) -> Iterator[Batch]:
-    """The batches of a window, as views."""
-    places = dict.fromkeys(flat, 0)
-    for batch in shapes:
-        views = {}
-        for name, shape in batch.items():
-            end = places[name] + shape.numel()
-            views[name] = flat[name][places[name] : end].view(shape)
-            places[name] = end
-        yield views
+def _unchanged(parcel: Parcel) -> Parcel:
+    return parcel

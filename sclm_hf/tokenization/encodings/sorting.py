@@ -1,4 +1,4 @@
-"""A stable sort for one cell: two counting passes over the leading bits of the keys, then insertion where these agree.
+"""A stable sort for one cell: two counting passes over leading bits, then insertion where these agree.
 
 The leading bits are taken of the differences from the smallest key. Keys are the bits of positive float64 values,
 whose order is the values' order, so equal steps of the key are about logarithmic, which suits expression values:
