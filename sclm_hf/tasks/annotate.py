@@ -7,7 +7,7 @@ import numpy as np
 from ..errors import ConfigurationError, require
 from .inference import prepare_cells, run_cells
 from .loading import load_model
-from .provenance import record
+from .provenance import record, take_target
 
 if TYPE_CHECKING:
     import torch
@@ -59,9 +59,10 @@ def annotate(
         raise ConfigurationError(f"`unassigned_threshold` must lie between 0 and 1, got {unassigned_threshold}.")
     pandas = require("pandas", extra="anndata")
     loaded = load_model(model, "annotate", processor=processor, device=device, dtype=dtype, revision=revision)
+    result = take_target(adata, copy=copy)
     config = loaded.model.config
     label_names = [config.id2label[index] for index in range(config.num_labels)]
-    cells = prepare_cells(adata, loaded, layer=layer, species=species, batch_key=batch_key)
+    cells = prepare_cells(result, loaded, layer=layer, species=species, batch_key=batch_key)
     probabilities = run_cells(
         loaded,
         cells,
@@ -74,7 +75,6 @@ def annotate(
     names = np.array([*label_names, UNASSIGNED], dtype=object)
     codes = np.where(confidence < unassigned_threshold, len(label_names), probabilities.argmax(axis=1))
 
-    result = adata.copy() if copy else adata
     categories = list(dict.fromkeys([*label_names, *([UNASSIGNED] if unassigned_threshold > 0 else [])]))
     result.obs[PREDICTION] = pandas.Categorical(names[codes], categories=categories)
     result.obs[CONFIDENCE] = confidence

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from .inference import prepare_cells, run_cells
 from .loading import load_model
-from .provenance import record
+from .provenance import record, take_target
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,9 @@ def embed(
     drawn from its name in `obs_names` and `seed`.
 
     Args:
-        adata: cells; the data are looked for in `layer`, else `layers["counts"]`, `raw`, `X`.
+        adata: cells; the data are looked for in `layer`, else `layers["counts"]`, `raw`, `X`. A backed AnnData
+            (`anndata.read_h5ad(path, backed="r")`) is read in pieces with `copy=False`, as far as its matrix lies on
+            disk by rows; with `copy=True` it is brought into memory first.
         model: folder or repository id of a checkpoint or an adapter; or a loaded model.
         processor: the processor; by default the one saved with the model.
         key_added: name of the embedding in `obsm`; by default `X_<family>`, for example `"X_scgpt"`.
@@ -48,7 +50,7 @@ def embed(
         dtype: `"float32"` (default), `"bfloat16"` or `"float16"`.
         seed: seed of what is random about a cell.
         revision: branch, tag or commit on the Hub.
-        copy: work on a copy; False adds to `adata` itself.
+        copy: add to a copy in memory; False adds to `adata` itself (of a backed one, not to its file).
 
     Returns:
         The AnnData with `obsm[key_added]` (n_cells, cell_embedding_size) float32, divided by its L2 norm where
@@ -57,22 +59,23 @@ def embed(
 
     Raises:
         CheckpointError: the model cannot be read or is incomplete.
+        ConfigurationError: settings do not fit the model or the machine, or nothing can be added to `adata`.
         GeneCoverageError: the model knows too few of the genes.
         ExpressionError: the data are not what the model's encoding expects.
     """
     from torch.nn import functional as F
 
     loaded = load_model(model, "embed", processor=processor, device=device, dtype=dtype, revision=revision)
+    result = take_target(adata, copy=copy)
     config = loaded.model.config
     key_added = key_added or f"X_{config.model_type}"
-    cells = prepare_cells(adata, loaded, layer=layer, species=species, batch_key=batch_key)
+    cells = prepare_cells(result, loaded, layer=layer, species=species, batch_key=batch_key)
 
     def read(output):
         cell_embedding = output.cell_embedding.float()
         return F.normalize(cell_embedding, dim=-1) if config.normalize_cell_embedding else cell_embedding
 
     embedding = run_cells(loaded, cells, read, batch_size=batch_size, seed=seed, description="embed")
-    result = adata.copy() if copy else adata
     result.obsm[key_added] = embedding
     settings = {
         "layer": layer,

@@ -9,12 +9,14 @@ import numpy as np
 
 from ..errors import ConfigurationError, ExpressionError, SclmError
 from ..logging import progress_bar, warn
+from .stored_rows import blocks, open_rows, read_rows
 
 if TYPE_CHECKING:
     import torch
     from anndata import AnnData
     from transformers.utils import ModelOutput
 
+    from ..tokenization.encodings.cells import Survey
     from ..tokenization.gene_vocabulary import GeneCoverage
     from .loading import LoadedModel
 
@@ -27,7 +29,7 @@ class PreparedCells:
     """The cells of an AnnData, found, checked and mapped to a vocabulary.
 
     Attributes:
-        matrix: (n_cells, n_genes) CSR.
+        matrix: (n_cells, n_genes) CSR in memory, or rows on disk that `read_rows` reads.
         gene_ids: (n_genes,) int64, -1 = column not used.
         cell_ids: (n_cells,) uint64, made from the names of the cells.
         lengths: (n_cells,) int64, tokens of each cell.
@@ -68,24 +70,35 @@ def prepare_cells(
         GeneCoverageError: the model knows too few of the genes.
     """
     from ..tokenization.encodings.keys import hash_names
-    from ..tokenization.expression_matrix import as_csr, check_kind, read_cells, refuse_rows, select_counts
+    from ..tokenization.expression_matrix import check_kind, refuse_rows, select_counts
 
     batch_labels = _batch_labels(adata, batch_key, loaded.model.config)
     processor = loaded.processor
     expects = processor.feature_extractor.expects
     matrix, names, ensembl_ids, source = select_counts(adata, layer, expects=expects)
-    matrix = as_csr(matrix)
+    matrix = open_rows(matrix)
     if matrix.shape[0] == 0:
         raise ExpressionError("There are no cells: the AnnData has 0 rows.")
-    _, survey = read_cells(matrix, np.full(matrix.shape[1], -1, np.int32))
-    check_kind(survey, expects, source)
-    counts = np.bincount(matrix.indices, weights=matrix.data, minlength=matrix.shape[1])
+    found, counts = _survey(matrix)
+    check_kind(found, expects, source)
     mapping = processor.map_genes(names, ensembl_ids=ensembl_ids, species=species, counts=counts)
     mapping.coverage.check()
-    lengths = processor.lengths(matrix, mapping.gene_ids)
+    lengths = np.concatenate([processor.lengths(part, mapping.gene_ids, rows=rows) for part, rows in blocks(matrix)])
     refuse_rows(lengths == 0, np.arange(len(lengths)), "no expressed gene that the model knows", "leave them out.")
     cell_ids = hash_names(adata.obs_names)
     return PreparedCells(matrix, mapping.gene_ids, cell_ids, lengths, batch_labels, mapping.coverage, source)
+
+
+def _survey(matrix: Any) -> "tuple[Survey, np.ndarray]":
+    """Survey of all cells, refused where they are unsound, and the (n_genes,) counts of each column."""
+    from ..tokenization.encodings.cells import Survey
+    from ..tokenization.expression_matrix import read_cells
+
+    surveys, counts = [], np.zeros(matrix.shape[1])
+    for part, rows in blocks(matrix):
+        surveys.append(read_cells(part, np.full(matrix.shape[1], -1, np.int32), rows)[1])
+        counts += np.bincount(part.indices, weights=part.data, minlength=matrix.shape[1])
+    return Survey(*map(np.concatenate, zip(*surveys, strict=True))), counts
 
 
 def _batch_labels(adata: "AnnData", batch_key: str | None, config: Any) -> np.ndarray | None:
@@ -168,8 +181,9 @@ def _try_batch(
     import torch
 
     model = loaded.model
+    matrix = read_rows(cells.matrix, rows)
     arrays = loaded.processor.encode(
-        cells.matrix, cells.gene_ids, cell_ids=cells.cell_ids[rows], rows=rows, seed=seed, check=False
+        matrix, cells.gene_ids, cell_ids=cells.cell_ids[rows], rows=rows, seed=seed, check=False
     )
     if cells.batch_labels is not None:
         arrays["batch_labels"] = cells.batch_labels[rows]

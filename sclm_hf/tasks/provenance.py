@@ -1,7 +1,9 @@
 """How a result came about, in a form that every `.h5ad` file can hold."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConfigurationError
 from ..evaluation.reports import package_versions
 
 if TYPE_CHECKING:
@@ -11,6 +13,28 @@ if TYPE_CHECKING:
     from .loading import LoadedModel
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "anndata", "peft")
+
+
+def take_target(adata: "AnnData", *, copy: bool) -> "AnnData":
+    """The AnnData that results will be added to, taken before the work so that nothing is lost when it cannot be.
+
+    Args:
+        adata: the cells.
+        copy: take a copy, which is in memory if `adata` is backed; False takes `adata` itself.
+
+    Raises:
+        ConfigurationError: nothing can be added: `uns["sclm_hf"]` is not ours, or `adata` is a part of a backed one.
+    """
+    there = adata.uns.get("sclm_hf", {})
+    if not isinstance(there, Mapping):
+        raise ConfigurationError(
+            f'`uns["sclm_hf"]` must be a mapping of records, got {type(there).__name__}: rename or delete it.'
+        )
+    if copy:
+        return adata.to_memory() if adata.isbacked else adata.copy()
+    if adata.isbacked and adata.is_view:
+        raise ConfigurationError("Nothing can be added to a part of a backed AnnData: pass `copy=True`.")
+    return adata
 
 
 def record(adata: "AnnData", name: str, loaded: "LoadedModel", cells: "PreparedCells", settings: dict) -> None:

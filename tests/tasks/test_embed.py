@@ -139,3 +139,10 @@ def test_batch_labels_are_asked_for_and_checked():
         embed(cells, model, processor, batch_key="donor")
     with pytest.raises(ConfigurationError, match="without batch labels"):
         embed(cells, make_model(), processor, batch_key="batch")
+
+
+def test_a_foreign_record_is_refused_before_the_model_runs():
+    cells, model = make_cells(), make_model()
+    cells.uns["sclm_hf"], model.forward = "mine", None
+    with pytest.raises(ConfigurationError, match=r'`uns\["sclm_hf"\]` must be a mapping of records, got str'):
+        embed(cells, model, make_processor())
