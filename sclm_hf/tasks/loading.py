@@ -58,10 +58,11 @@ def load_model(
     Raises:
         CheckpointError: the checkpoint cannot be read, lacks weights that the task needs (nothing is left at random),
             or does not fit the processor's vocabulary.
-        ConfigurationError: settings that a loaded model contradicts.
+        ConfigurationError: settings that a loaded model contradicts, or a device that the machine does not have.
     """
     from transformers.utils.hub import resolve_revision
 
+    _check_device(device)
     if isinstance(model, str) or hasattr(model, "__fspath__"):
         name = str(model)
         # one commit for all files, and for the record of what ran
@@ -70,7 +71,9 @@ def load_model(
         device = device or default_device()
     else:
         loaded = model
-        name = getattr(model.config, "_name_or_path", "") or "in memory"
+        config = getattr(model, "config", None)
+        _check_family("The model in memory", getattr(config, "model_type", type(model).__name__))
+        name = getattr(config, "_name_or_path", "") or "in memory"
         if dtype is not None and _dtype(dtype) != model.dtype:
             raise ConfigurationError(
                 f"`dtype` asks for {_dtype(dtype)} and the model in memory is {model.dtype}: convert it (`model.to`)."
@@ -81,6 +84,7 @@ def load_model(
                 "`sclm-hf finetune`, or load it with `AutoModelForSequenceClassification`."
             )
     processor = processor if processor is not None else _load_processor(name, revision)
+    _check_processor(processor, name)
     _check_vocabulary(loaded, processor, name)
     if device is not None:
         loaded.to(device)
@@ -117,7 +121,7 @@ def _from_pretrained(name: str, task: str, dtype: "torch.dtype", revision: str |
     try:
         if find_adapter_config_file(name, revision=revision) is not None:
             return _from_adapter(name, dtype, revision)
-        _check_family(name, transformers.AutoConfig.from_pretrained(name, revision=revision).model_type)
+        _check_family(f"`{name}`", transformers.AutoConfig.from_pretrained(name, revision=revision).model_type)
         model, info = getattr(transformers, _AUTO_CLASSES[task]).from_pretrained(
             name,
             dtype=dtype,
@@ -126,7 +130,7 @@ def _from_pretrained(name: str, task: str, dtype: "torch.dtype", revision: str |
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, StrictDataclassError) as error:
         if isinstance(error, SclmError):
             raise
         raise CheckpointError(
@@ -147,10 +151,10 @@ def _from_pretrained(name: str, task: str, dtype: "torch.dtype", revision: str |
     return model
 
 
-def _check_family(name: str, model_type: str) -> None:
+def _check_family(what: str, model_type: str) -> None:
     if model_type not in FAMILIES:
         raise CheckpointError(
-            f"`{name}` is a `{model_type}` model; expected one of the families {', '.join(sorted(FAMILIES))}."
+            f"{what} is a `{model_type}` model; expected one of the families {', '.join(sorted(FAMILIES))}."
         )
 
 
@@ -186,9 +190,34 @@ def _load_processor(name: str, revision: str | None) -> "CellProcessor":
         )
     try:
         return AutoProcessor.from_pretrained(name, revision=revision)
-    except OSError as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, SclmError):
+            raise
         raise CheckpointError(
             f"`{name}` holds no processor: save one there, or pass `processor`. ({error})"
+        ) from error
+
+
+def _check_processor(processor: Any, name: str) -> None:
+    from ..tokenization.processing_cell import CellProcessor
+
+    if not isinstance(processor, CellProcessor):
+        raise CheckpointError(
+            f"The processor for `{name}` must be a CellProcessor, got {type(processor).__name__}: save one beside the "
+            "model, or pass `processor`."
+        )
+
+
+def _check_device(device: "str | torch.device | None") -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    # torch tells of a missing CUDA by an AssertionError
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        raise ConfigurationError(
+            f"`device={device!r}` cannot be used on this machine ({str(error).splitlines()[0]}): leave it out for "
+            f"`{default_device()}`."
         ) from error
 
 

@@ -1,5 +1,8 @@
+import json
+
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.tasks.loading import load_model
@@ -45,3 +48,35 @@ def test_dtype_is_checked(tmp_path):
         load_model(save_checkpoint(tmp_path), "embed", dtype="int8")
     with pytest.raises(ConfigurationError, match="convert it"):
         load_model(make_model(), "embed", processor=make_processor(), dtype="bfloat16")
+
+
+def test_foreign_models_are_named(tmp_path):
+    folder = save_checkpoint(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for changed, message in (
+        ({"model_type": "bert"}, r"is a `bert` model; expected one of the families .*scgpt"),
+        ({"model_type": "unheard_of"}, "unheard_of"),
+        ({"model_type": None}, r"is not a checkpoint folder or repository that can be read"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | changed))
+        with pytest.raises(CheckpointError, match=message):
+            load_model(folder, "embed")
+    tiny = BertConfig(vocab_size=10, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    for model in (BertModel(tiny), 42, torch.nn.Linear(1, 1)):
+        with pytest.raises(CheckpointError, match=r"in memory is a `(bert|int|Linear)` model"):
+            load_model(model, "embed", processor=make_processor())
+
+
+def test_foreign_processors_are_named(tmp_path):
+    folder = save_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="must be a CellProcessor, got GeneTokenizer"):
+        load_model(folder, "embed", processor=make_processor().tokenizer)
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "Unheard"}')
+    with pytest.raises(CheckpointError, match="must be a CellProcessor"):
+        load_model(folder, "embed")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded(device):
+    with pytest.raises(ConfigurationError, match=rf"`device='{device}'` cannot be used on this machine"):
+        load_model("never looked at", "embed", device=device)
