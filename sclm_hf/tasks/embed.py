@@ -44,7 +44,8 @@ def embed(
         key_added: name of the embedding in `obsm`; by default `X_<family>`, for example `"X_scgpt"`.
         layer: the layer that holds the data; also `"X"` or `"raw"`.
         species: `"human"`, or `"mouse"` to go through orthologs.
-        batch_key: column of `obs` with the numbers of the batches, for models trained with batch labels.
+        batch_key: column of `obs` with the batches, for models trained with batch labels: their names where
+            `config.batch_names` holds these, else their numbers.
         batch_size: cells a batch; halved, with a warning, when memory runs out.
         device: where to run; by default CUDA, else MPS, else CPU.
         dtype: `"float32"` (default), `"bfloat16"` or `"float16"`.

@@ -62,7 +62,8 @@ def prepare_cells(
         loaded: the model and its processor.
         layer: where the data are, as for `select_counts`.
         species: `"human"`, or `"mouse"` to go through orthologs.
-        batch_key: column of `obs` with the numbers of the batches, for models trained with batch labels.
+        batch_key: column of `obs` with the batches, for models trained with batch labels: their names where
+            `config.batch_names` holds these, else their numbers.
 
     Raises:
         ConfigurationError: batch labels are missing, not wanted or out of range.
@@ -72,13 +73,13 @@ def prepare_cells(
     from ..tokenization.encodings.keys import hash_names
     from ..tokenization.expression_matrix import check_kind, refuse_rows, select_counts
 
+    if adata.n_obs == 0:
+        raise ExpressionError("There are no cells: the AnnData has 0 rows.")
     batch_labels = _batch_labels(adata, batch_key, loaded.model.config)
     processor = loaded.processor
     expects = processor.feature_extractor.expects
     matrix, names, ensembl_ids, source = select_counts(adata, layer, expects=expects)
     matrix = open_rows(matrix)
-    if matrix.shape[0] == 0:
-        raise ExpressionError("There are no cells: the AnnData has 0 rows.")
     found, counts = _survey(matrix)
     check_kind(found, expects, source)
     mapping = processor.map_genes(names, ensembl_ids=ensembl_ids, species=species, counts=counts)
@@ -108,12 +109,31 @@ def _batch_labels(adata: "AnnData", batch_key: str | None, config: Any) -> np.nd
         return None
     if not needed:
         raise ConfigurationError("The model was trained without batch labels: leave out `batch_key`.")
+    names = getattr(config, "batch_names", None)
     if batch_key is None or batch_key not in adata.obs:
         raise ConfigurationError(
             f"The model was trained with {config.num_batch_labels} batch labels: name with `batch_key` the column of "
-            f"`obs` that holds their numbers, got {batch_key!r}; there are {list(adata.obs.columns)}."
+            f"`obs` that holds their {'names' if names else 'numbers'}, got {batch_key!r}; there are "
+            f"{list(adata.obs.columns)}."
         )
-    labels = adata.obs[batch_key].to_numpy()
+    values = adata.obs[batch_key].tolist()
+    return _numbers_of(values, names, batch_key) if names else _whole_numbers(values, config, batch_key)
+
+
+def _numbers_of(values: list, names: list[str], batch_key: str) -> np.ndarray:
+    """(n_cells,) int64, the places of the values among the names of the batches."""
+    numbers = {name: number for number, name in enumerate(names)}
+    values = [str(value) for value in values]
+    if unknown := sorted(set(values) - set(numbers)):
+        raise ConfigurationError(
+            f"`obs[{batch_key!r}]` holds {unknown[:5]}: expected names of the {len(names)} batches of the training, "
+            f"{names[:5]}{' …' if len(names) > 5 else ''}. Give cells of other batches the name of one of these."
+        )
+    return np.array([numbers[value] for value in values], np.int64)
+
+
+def _whole_numbers(values: list, config: Any, batch_key: str) -> np.ndarray:
+    labels = np.array(values)
     try:
         numbers = labels.astype(np.int64)
         sound = bool((numbers == labels.astype(float)).all())
@@ -122,7 +142,7 @@ def _batch_labels(adata: "AnnData", batch_key: str | None, config: Any) -> np.nd
     if not sound or numbers.min() < 0 or numbers.max() >= config.num_batch_labels:
         raise ConfigurationError(
             f"`obs[{batch_key!r}]` must hold whole numbers from 0 to {config.num_batch_labels - 1}, as in training; "
-            f"it holds {sorted(set(map(str, labels)))[:5]}."
+            f"it holds {sorted(set(map(str, values)))[:5]}."
         )
     return numbers
 

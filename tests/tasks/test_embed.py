@@ -146,3 +146,23 @@ def test_a_foreign_record_is_refused_before_the_model_runs():
     cells.uns["sclm_hf"], model.forward = "mine", None
     with pytest.raises(ConfigurationError, match=r'`uns\["sclm_hf"\]` must be a mapping of records, got str'):
         embed(cells, model, make_processor())
+
+
+def test_batches_are_named_where_the_model_knows_their_names():
+    model, processor = make_model(domain_norm="dsbn", num_batch_labels=2), make_processor()
+    model.domain_norm.running_mean.normal_()
+    cells = make_cells()
+    by_number = embed(cells, model, processor, batch_key="batch").obsm["X_scgpt"]
+    model.config.batch_names = ["left", "right"]
+    cells.obs["donor"] = [("left", "right")[number] for number in cells.obs["batch"]]
+    for kind in ("object", "category"):
+        cells.obs["donor"] = cells.obs["donor"].astype(kind)
+        np.testing.assert_array_equal(embed(cells, model, processor, batch_key="donor").obsm["X_scgpt"], by_number)
+    with pytest.raises(ConfigurationError, match=r"column of `obs` that holds their names, got None"):
+        embed(cells, model, processor)
+    with pytest.raises(
+        ConfigurationError, match=r"holds \['0', '1'\]: expected names of the 2 batches .*'left', 'rig"
+    ):
+        embed(cells, model, processor, batch_key="batch")
+    with pytest.raises(ExpressionError, match="no cells"):
+        embed(cells[:0], model, processor, batch_key="donor")
