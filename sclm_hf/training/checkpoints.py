@@ -12,6 +12,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import load
 from accelerate.utils.constants import RNG_STATE_NAME
+from safetensors import SafetensorError
 
 from ..errors import CheckpointError, ConfigurationError
 from ..logging import warn
@@ -278,8 +279,8 @@ def explained(place: Path) -> Iterator[None]:
     """
     try:
         yield
-    # torch and safetensors report a full disk as errors of their own, which are no OSError
-    except Exception as error:
+    # a full disk is a RuntimeError to torch, and an error of its own to safetensors
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"Cannot write {place}: {error}. The checkpoints are untouched: make room and resume from the last one."
         ) from error

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from transformers import AutoProcessor
+from transformers.utils import find_adapter_config_file
 
 from ..corpora.cell_corpus import CellCorpus
 from ..corpora.sources import name_paths, open_source
@@ -52,6 +53,20 @@ def load_processor(name: str) -> CellProcessor:
         return AutoProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"`{name}` holds no model with a processor that can be read: {error}") from error
+
+
+def refuse_adapter(name: str) -> None:
+    """Training starts from whole models: an adapter on the model would get lost among the new weights.
+
+    Raises:
+        CheckpointError: the folder or repository holds an adapter.
+    """
+    if find_adapter_config_file(name) is not None:
+        raise CheckpointError(
+            f"`{name}` holds an adapter, and training starts from a whole model: give the folder of the merged model, "
+            "which training writes around `adapter/`, or save `merge_adapter(load_adapter(...))` of "
+            "`sclm_hf.adapters.lora` and give that."
+        )
 
 
 def open_corpora(

@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 from ..logging import warn
 from ..objectives.cell_classification import CellClassificationCollator
 from .arguments import TrainingConfig, option
-from .data import DataArguments, load_processor, open_corpora
+from .data import DataArguments, load_processor, open_corpora, refuse_adapter
 from .loop import TrainingResult, train
 from .validation import classification_metrics
 
@@ -79,7 +79,12 @@ def check_labels(corpus: CellCorpus, column: str) -> None:
 
 
 def load_classifier(name: str, label_names: Sequence[str]) -> PreTrainedModel:
-    """The pre-trained model with a classifier for `label_names`; the classifier starts random if it has none."""
+    """The pre-trained model with a classifier for `label_names`; the classifier starts random if it has none.
+
+    Raises:
+        CheckpointError: `name` is an adapter.
+    """
+    refuse_adapter(name)
     return AutoModelForSequenceClassification.from_pretrained(
         name,
         id2label=dict(enumerate(label_names)),

@@ -206,6 +206,15 @@ def test_a_full_disk_leaves_a_state_to_resume_from(tmp_path, monkeypatch, writer
     assert_same(result, expected)
 
 
+def test_what_is_no_error_of_writing_keeps_its_name(tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("sclm_hf.training.loop.save_trained", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        run(tmp_path / "base", tmp_path / "out", max_steps=2)
+
+
 def attribute(name):
     """What `monkeypatch.setattr` would replace."""
     target, _, last = name.rpartition(".")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoProcessor
 
-from sclm_hf.adapters.lora import load_adapter
+from sclm_hf.adapters.lora import add_lora, load_adapter, save_adapter
 from sclm_hf.corpora.cell_corpus import CellCorpus
 from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, SclmWarning
 from sclm_hf.training.arguments import TrainingConfig
@@ -166,6 +166,21 @@ def test_labels_that_are_only_held_out_are_named(files, tmp_path):
     corpus = CellCorpus(tmp_path / "two.h5ad", processor, label_column="cell_type", label_names=LABELS)
     with pytest.warns(SclmWarning, match="label 'T cell' of"):
         check_labels(corpus, "cell_type")
+
+
+def test_training_does_not_start_from_an_adapter(pretrained, files, tmp_path):
+    adapter = tmp_path / "adapter"
+    save_adapter(
+        add_lora(AutoModel.from_pretrained(pretrained[0])),
+        adapter,
+        processor=AutoProcessor.from_pretrained(pretrained[0]),
+    )
+    data, settings = DataArguments(files), config(tmp_path / "out", max_steps=1)
+    with pytest.raises(CheckpointError, match=r"adapter` holds an adapter.*the merged model"):
+        finetune(data, FinetuneArguments(str(adapter), "cell_type"), settings)
+    with pytest.raises(CheckpointError, match=r"adapter` holds an adapter.*the merged model"):
+        pretrain(data, PretrainArguments(model_name_or_path=str(adapter)), settings)
+    assert not (tmp_path / "out").exists()
 
 
 def test_unknown_model_settings_and_folders_without_model_are_refused(files, tmp_path):
