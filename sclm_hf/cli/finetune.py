@@ -2,9 +2,12 @@
 
 import typer
 
+from ..errors import require
+
 
 def finetune(context: typer.Context) -> None:
     """Fine-tune a model to annotate cells, with LoRA by default; `--help` lists all settings."""
+    require("accelerate", extra="train")
     from ..training.arguments import TrainingConfig, parse_arguments
     from ..training.data import DataArguments
     from ..training.finetune import FinetuneArguments

@@ -2,9 +2,12 @@
 
 import typer
 
+from ..errors import require
+
 
 def pretrain(context: typer.Context) -> None:
     """Pre-train a model on h5ad files; `--help` lists all settings."""
+    require("accelerate", extra="train")
     from ..training.arguments import TrainingConfig, parse_arguments
     from ..training.data import DataArguments
     from ..training.pretrain import PretrainArguments

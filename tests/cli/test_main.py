@@ -1,0 +1,41 @@
+import configparser
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sclm_hf.cli.main import app
+
+
+def run_without(module: str, *arguments: str) -> subprocess.CompletedProcess:
+    """The command of the package in a process where `module` is not installed."""
+    code = f"import sys; sys.modules[{module!r}] = None; sys.argv[0] = 'sclm-hf'; from sclm_hf.cli import run; run()"
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("module", ["typer", "rich"])
+def test_the_command_without_its_extra_says_what_to_install(module):
+    result = run_without(module, "--help")
+    assert result.returncode == 1 and "pip install 'sclm_hf[cli]'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_training_without_its_extra_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    for verb in ("pretrain", "finetune"):
+        result = CliRunner().invoke(app, [verb, "--help"])
+        assert result.exit_code == 1 and "pip install 'sclm_hf[train]'" in result.stderr
+
+
+def test_the_command_that_is_installed_lists_all_verbs():
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).parents[2] / "setup.cfg")
+    module, name = config["options.entry_points"]["console_scripts"].split("=")[1].strip().split(":")
+    assert callable(getattr(importlib.import_module(module), name))
+    result = run_without("torch", "--help")
+    assert result.returncode == 0, result.stderr
+    for verb in ("annotate", "card", "convert", "corpus", "embed", "finetune", "pretrain", "push"):
+        assert verb in result.stdout
