@@ -165,7 +165,10 @@ def _checked(token_to_id: Mapping[str, int]) -> dict[str, int]:
     owners: dict[int, str] = {}
     for token, index in token_to_id.items():
         if not isinstance(token, str) or not token or token.split() != [token]:
-            raise ConfigurationError(f"Gene names must be strings without white space, got {token!r}")
+            raise ConfigurationError(
+                f"Gene names must be strings without white space, got {token!r}: rename or leave out this gene, in "
+                "the data too."
+            )
         whole = _whole_number(index)
         if whole is None or whole < 0:
             raise ConfigurationError(f"The id of `{token}` must be a whole number from 0 on, got {index!r}")

@@ -51,7 +51,7 @@ def test_from_genes_numbers_special_tokens_first():
         ({"A": 1.5}, "got 1.5"),
         ({"A": True}, "got True"),
         ({"A": "1"}, "got '1'"),
-        ({"A B": 1}, "white space"),
+        ({"A B": 1}, "white space, got 'A B': rename or leave out this gene"),
         ({"": 1}, "white space"),
         ({3: 1}, "must be strings"),
     ],
