@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import Layer, Species
+
 corpus = typer.Typer(help="Corpora of cells: build Parquet shards, look at them, check them.", no_args_is_help=True)
 
 _INPUTS = "`.h5ad` files, AnnData zarr folders, folders of them or of shards; NAME=PATH gives one a name."
@@ -19,9 +21,7 @@ def build(
     where: Annotated[
         list[str] | None, typer.Option(help="COLUMN=VALUE that cells must have; repeated for more values or columns.")
     ] = None,
-    layer: Annotated[
-        str | None, typer.Option(help="Layer with the counts, or `X` or `raw`; else layers['counts'], raw, X.")
-    ] = None,
+    layer: Layer = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Most cells of a shard.")] = 16384,
     title: Annotated[str | None, typer.Option(help="Title of the card; else the folder's name.")] = None,
     license: Annotated[str, typer.Option(help="Licence of the data, as the Hub names it.")] = "unknown",
@@ -57,8 +57,8 @@ def info(
     paths: Annotated[list[str], typer.Argument(help=_INPUTS)],
     column: Annotated[list[str] | None, typer.Option(help="Column of obs to count; may be repeated.")] = None,
     model: Annotated[str | None, typer.Option(help="Model or processor whose vocabulary the genes meet.")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer with the data, or `X` or `raw`.")] = None,
-    species: Annotated[str, typer.Option(help="`human`, or `mouse` to go through orthologs.")] = "human",
+    layer: Layer = None,
+    species: Species = "human",
 ) -> None:
     """Show cells, genes and labels of a corpus, and how many of its genes a model knows."""
     from rich.console import Console

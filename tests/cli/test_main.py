@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from sclm_hf.cli.main import app
@@ -39,3 +40,21 @@ def test_the_command_that_is_installed_lists_all_verbs():
     assert result.returncode == 0, result.stderr
     for verb in ("annotate", "card", "convert", "corpus", "embed", "finetune", "pretrain", "push"):
         assert verb in result.stdout
+
+
+def test_shared_options_read_the_same_in_every_verb():
+    verbs = {verb: {option.name: option for option in command.params} for verb, command in commands(app).items()}
+    shared = {name: {verb for verb in verbs if name in verbs[verb]} for name in ("layer", "species", "device", "seed")}
+    assert shared["layer"] == {"annotate", "embed", "corpus build", "corpus info"}
+    assert shared["device"] == shared["seed"] == {"annotate", "embed"}
+    for name, where in shared.items():
+        assert len({(verbs[verb][name].help, verbs[verb][name].default) for verb in where}) == 1, name
+
+
+def commands(application):
+    """Name -> command of every verb, those of groups too."""
+    found = {}
+    for name, command in typer.main.get_command(application).commands.items():
+        inner = getattr(command, "commands", None)
+        found |= {f"{name} {verb}": one for verb, one in inner.items()} if inner else {name: command}
+    return found
