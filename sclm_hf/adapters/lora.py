@@ -47,7 +47,8 @@ def lora_config(
         lora_dropout: dropout before the update.
         target_modules: linear layers to adapt; by default the attention projections that the registry names.
         modules_to_save: modules trained in full and saved with the adapter; by default the head of a classifier.
-        train_gene_embeddings: train the gene embeddings in full too, for example after genes were added.
+        train_gene_embeddings: train the gene embeddings in full too; always so when genes were added to those of the
+            saved base.
         **options: passed to `peft.LoraConfig`.
 
     Raises:
@@ -57,7 +58,7 @@ def lora_config(
     is_classifier = type(model).__name__.endswith("ForSequenceClassification")
     if modules_to_save is None:
         modules_to_save = [family.classification_head] if is_classifier else []
-    if train_gene_embeddings:
+    if train_gene_embeddings or _has_added_genes(model):
         modules_to_save = [*modules_to_save, model._input_embed_layer]
     return peft.LoraConfig(
         task_type=peft.TaskType.SEQ_CLS if is_classifier else None,
@@ -78,6 +79,8 @@ def add_lora(model: PreTrainedModel, **settings: Any) -> "peft.PeftModel":
 def save_adapter(model: "peft.PeftModel", directory: str | Path, *, processor: Any = None) -> None:
     """Save the adapter with what is needed to use it: base reference, configuration with label names, processor.
 
+    A `README.md` with these facts is written unless there is one.
+
     Args:
         model: the adapted model; its base was loaded from a folder or the Hub.
         directory: folder to write.
@@ -90,9 +93,14 @@ def save_adapter(model: "peft.PeftModel", directory: str | Path, *, processor: A
     base = model.get_base_model()
     for config in model.peft_config.values():
         config.base_model_name_or_path = base_reference(model)
-    model.save_pretrained(directory)
+    has_card = (directory / "README.md").exists()
+    # peft would save the gene embeddings a second time
+    model.save_pretrained(directory, save_embedding_layers=False)
     config = copy.deepcopy(base.config)
     config.architectures = [type(base).__name__]
+    if not has_card:
+        # instead of peft's, which is a form to fill in
+        (directory / "README.md").write_text(_card(model.active_peft_config, config), encoding="utf-8")
     (directory / ADAPTED_CONFIG).write_text(config.to_json_string(), encoding="utf-8")
     if processor is not None:
         processor.save_pretrained(directory)
@@ -102,13 +110,21 @@ def base_reference(model: "peft.PeftModel") -> str:
     """Repository or absolute folder that the base was loaded from.
 
     Raises:
-        ConfigurationError: it was never saved.
+        ConfigurationError: it was never saved, or has genes since that neither it nor the adapter would bring along.
     """
-    name = model.get_base_model().config._name_or_path
+    base = model.get_base_model()
+    name = base.config._name_or_path
     if not name:
         raise ConfigurationError(
             "An adapter names the folder or repository of its base, and this base was never saved: save it with "
             "`save_pretrained`, load it with `from_pretrained`, and adapt that."
+        )
+    saved = {module for config in model.peft_config.values() for module in config.modules_to_save or ()}
+    if base._input_embed_layer not in saved and _has_added_genes(base):
+        raise ConfigurationError(
+            f"The model has {base.config.vocab_size} gene embeddings and its base `{name}` another number, so the "
+            "adapter must bring them along: adapt with `add_lora`, or with "
+            f"`modules_to_save=['{base._input_embed_layer}']`."
         )
     # a relative path would only hold for this working directory
     return str(Path(name).resolve()) if Path(name).is_dir() else name
@@ -152,6 +168,39 @@ def merge_adapter(model: "peft.PeftModel") -> PreTrainedModel:
     merged = copy.deepcopy(model).merge_and_unload()
     merged.config.architectures = [type(merged).__name__]
     return merged
+
+
+def _card(adapter: "peft.LoraConfig", config: Any) -> str:
+    """A `README.md` that says what the adapter is; how well it works is for who evaluated it to say."""
+    base, is_local = adapter.base_model_name_or_path, Path(adapter.base_model_name_or_path).is_dir()
+    header = ["library_name: peft", "tags: [lora, single-cell]", *([] if is_local else [f"base_model: {base}"])]
+    layers = adapter.target_modules
+    facts = {
+        "Base": f"`{base}`",
+        "Family": get_family(config.model_type).title,
+        "Class": f"`{config.architectures[0]}`",
+        "Rank and alpha": f"{adapter.r} and {adapter.lora_alpha}",
+        "Adapted layers": layers if isinstance(layers, str) else ", ".join(sorted(layers)),
+        "Trained in full": ", ".join(adapter.modules_to_save or ()) or "nothing",
+    }
+    if config.architectures[0].endswith("ForSequenceClassification"):
+        facts["Labels"] = ", ".join(config.id2label.values())
+    lines = [f"- {name}: {value}" for name, value in facts.items()]
+    use = "Load it with `sclm_hf.adapters.lora.load_adapter`."
+    return "\n".join(["---", *header, "---", "", "# LoRA adapter", "", *lines, "", use, ""])
+
+
+def _has_added_genes(model: PreTrainedModel) -> bool:
+    """Whether the model has another number of gene embeddings than the base it was loaded from."""
+    config = model.config
+    if not config._name_or_path:
+        return False
+    try:
+        saved = AutoConfig.from_pretrained(config._name_or_path, revision=getattr(config, "_commit_hash", None))
+    # a base that is gone is named when the adapter is loaded
+    except OSError:
+        return False
+    return saved.vocab_size != config.vocab_size
 
 
 def _adapted_class(path: str, revision: str | None) -> tuple[type[PreTrainedModel], Any]:

@@ -4,12 +4,17 @@ import numpy as np
 import peft
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from transformers import AutoProcessor
 
 from sclm_hf.adapters.lora import add_lora, load_adapter, lora_config, merge_adapter, save_adapter
 from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.modeling.scgpt.configuration_scgpt import ScGPTConfig
 from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTForMaskedExpression, ScGPTForSequenceClassification, ScGPTModel
+from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
+from sclm_hf.tokenization.processing_cell import CellProcessor
+from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
 
 LABELS = {0: "B", 1: "NK", 2: "T"}
 SIZES = {
@@ -101,6 +106,20 @@ def test_save_and_load_give_the_same_logits_and_labels(base, tmp_path):
     assert all(".lora_" in name or ".classifier." in name for name in saved)
 
 
+def test_the_card_says_what_the_adapter_is_and_one_that_is_there_stays(base, tmp_path):
+    model, card = add_lora(classifier(base), r=3), tmp_path / "adapter" / "README.md"
+    save_adapter(model, tmp_path / "adapter")
+    text = card.read_text(encoding="utf-8")
+    assert "More Information Needed" not in text
+    for fact in (str(base), "scGPT", "Rank and alpha: 3 and 16", "k_proj, o_proj", "in full: classifier", "B, NK, T"):
+        assert fact in text
+    # a folder is no repository of the Hub
+    assert ModelCard(text).data.to_dict() == {"library_name": "peft", "tags": ["lora", "single-cell"]}
+    card.write_text("---\nlicense: mit\n---\n\n# My annotator\n", encoding="utf-8")
+    save_adapter(model, tmp_path / "adapter")
+    assert "# My annotator" in card.read_text(encoding="utf-8") and ModelCard.load(card).data.license == "mit"
+
+
 def test_a_loaded_adapter_can_be_trained_on(base, tmp_path):
     save_adapter(train_a_little(add_lora(classifier(base))), tmp_path / "adapter")
     model = load_adapter(tmp_path / "adapter", is_trainable=True)
@@ -119,13 +138,33 @@ def test_merging_keeps_the_output_and_the_adapted_model(base, tmp_path):
     assert set(merged.state_dict()) == set(classifier(base).state_dict())
 
 
-def test_added_genes_are_saved_with_the_adapter(base, tmp_path):
+def test_added_genes_are_saved_with_the_adapter(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = GeneTokenizer.from_genes([f"GENE{i}" for i in range(20)])
+    ids = {"pad_token_id": tokenizer.pad_token_id, "cls_token_id": tokenizer.cls_token_id}
+    ScGPTForMaskedExpression(ScGPTConfig(**(SIZES | ids))).save_pretrained(tmp_path / "base")
+    tokenizer = tokenizer.add_genes(["NEW1", "NEW2"])
+    model = classifier(tmp_path / "base")
+    model.resize_token_embeddings(tokenizer.gene_vocabulary.size)
+    model = train_a_little(add_lora(model))
+    processor = CellProcessor(ExpressionFeatureExtractor.for_family("scgpt"), tokenizer)
+    save_adapter(model, tmp_path / "adapter", processor=processor)
+    loaded = load_adapter(tmp_path / "adapter")
+    known = AutoProcessor.from_pretrained(tmp_path / "adapter").tokenizer.gene_vocabulary
+    assert known["NEW2"] == 24 == loaded.get_input_embeddings().num_embeddings - 1
+    cells = batch()
+    cells["input_ids"][:, 3] = known["NEW2"]
+    torch.testing.assert_close(loaded(**cells).logits, model(**cells).logits, rtol=0, atol=0)
+    merged = merge_adapter(model)
+    torch.testing.assert_close(merged(**cells).logits, model(**cells).logits, rtol=0, atol=1e-5)
+
+
+def test_an_adapter_that_would_lose_added_genes_is_refused(base, tmp_path):
     model = classifier(base)
     model.resize_token_embeddings(25)
-    model = train_a_little(add_lora(model, train_gene_embeddings=True))
-    save_adapter(model, tmp_path / "adapter")
-    loaded = load_adapter(tmp_path / "adapter")
-    torch.testing.assert_close(loaded(**batch()).logits, model(**batch()).logits, rtol=0, atol=0)
+    adapted = peft.get_peft_model(model, peft.LoraConfig())
+    with pytest.raises(ConfigurationError, match=r"25 gene embeddings.*modules_to_save=\['genes'\]"):
+        save_adapter(adapted, tmp_path / "adapter")
 
 
 def test_a_base_that_moved_is_named_by_the_caller(base, tmp_path):
