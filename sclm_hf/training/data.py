@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from ..corpora.cell_corpus import CellCorpus
 from ..corpora.sources import name_paths, open_source
 from ..errors import CheckpointError, ConfigurationError
 from ..tokenization.encodings.keys import cell_keys, hash_names, uniforms_for
+from ..tokenization.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import option
 
@@ -123,12 +123,20 @@ def hold_out(sizes: Mapping[str, int], share: float, seed: int = 0) -> dict[str,
     return masks
 
 
-def gene_names(paths: list[str]) -> list[str]:
-    """All gene names of some files, sorted, each once."""
-    named = name_paths([Path(path) for path in paths])
-    names: set[str] = set()
-    for name, path in named.items():
-        source = open_source(name, path, layer=None, expects="counts")
-        names.update(map(str, source.genes()[0]))
+def gene_names(data: DataArguments, expects: str) -> list[str]:
+    """All genes of `train_files`, sorted; a gene that files name in different ways has the name of the first file.
+
+    Args:
+        data: the files, and where in them the matrix is.
+        expects: data that the encoding expects, see `ExpressionFeatureExtractor`.
+    """
+    genes = GeneVocabulary.from_genes(())
+    for name, path in name_paths(data.train_files).items():
+        source = open_source(name, path, layer=data.layer, expects=expects)
+        names, ensembl_ids = source.genes()
         source.close()
-    return sorted(names)
+        found = genes.map_genes(names, ensembl_ids=ensembl_ids, species=data.species).gene_ids >= 0
+        # columns that one file holds apart stay apart
+        new = {gene for gene, is_known in zip(names, found, strict=True) if not is_known} - set(genes)
+        genes = genes.add_genes(sorted(new)) if new else genes
+    return sorted(set(genes) - set(genes.special_tokens))

@@ -68,11 +68,11 @@ def create_processor(data: DataArguments, arguments: PretrainArguments) -> CellP
     """The processor of the model to go on from, or one with the family's encoding and the vocabulary asked for."""
     if arguments.model_name_or_path:
         return load_processor(arguments.model_name_or_path)
+    encoding = ExpressionFeatureExtractor.for_family(arguments.family, **_mapping("encoding", arguments.encoding))
     if arguments.vocabulary:
         vocabulary = GeneVocabulary.from_file(arguments.vocabulary)
     else:
-        vocabulary = GeneVocabulary.from_genes(gene_names(data.train_files))
-    encoding = ExpressionFeatureExtractor.for_family(arguments.family, **_mapping("encoding", arguments.encoding))
+        vocabulary = GeneVocabulary.from_genes(gene_names(data, encoding.expects))
     return CellProcessor(encoding, GeneTokenizer.from_genes(vocabulary))
 
 

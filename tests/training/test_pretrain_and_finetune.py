@@ -2,6 +2,7 @@
 
 import json
 
+import anndata as ad
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ from sclm_hf.adapters.lora import add_lora, load_adapter, save_adapter
 from sclm_hf.corpora.cell_corpus import CellCorpus
 from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, SclmWarning
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments, hold_out, open_corpora
+from sclm_hf.training.data import DataArguments, gene_names, hold_out, open_corpora
 from sclm_hf.training.finetune import FinetuneArguments, check_labels, finetune
 from sclm_hf.training.pretrain import PretrainArguments, create_model, create_processor, pretrain
 
@@ -192,3 +193,31 @@ def test_unknown_model_settings_and_folders_without_model_are_refused(files, tmp
         create_model(PretrainArguments(model_config="hidden_size=3"), processor)
     with pytest.raises(CheckpointError, match="no model"):
         finetune(data, FinetuneArguments(str(tmp_path), "cell_type"), config(tmp_path / "out"))
+
+
+def test_a_new_vocabulary_has_a_gene_once_whatever_files_call_it(tmp_path):
+    symbols = ["TP53", "KMT2A", "GAPDH", "ACTB", "CD3E", "NOVEL1"]
+    # KMT2A by its former symbol, GAPDH and CD3E by Ensembl id, and a gene of its own
+    others = ["TP53", "MLL", "ENSG00000111640", "ENSG00000198851.12", "NOVEL2"]
+    files = [write_h5ad(tmp_path / "a.h5ad", 9, genes=symbols), write_h5ad(tmp_path / "b.h5ad", 9, genes=others)]
+    processor = create_processor(DataArguments([*map(str, files)]), PretrainArguments())
+    vocabulary = processor.tokenizer.gene_vocabulary
+    assert sorted(set(vocabulary) - set(vocabulary.special_tokens)) == sorted([*symbols, "NOVEL2"])
+    assert (vocabulary.map_genes(others).gene_ids >= 0).all()
+
+
+def test_columns_that_one_file_holds_apart_stay_apart(tmp_path):
+    write_h5ad(tmp_path / "a.h5ad", 9, genes=["KMT2A", "TP53"])
+    write_h5ad(tmp_path / "b.h5ad", 9, genes=["KMT2A", "MLL"])
+    assert gene_names(DataArguments([str(tmp_path)]), "counts") == ["KMT2A", "MLL", "TP53"]
+
+
+def test_a_new_vocabulary_has_the_genes_of_the_layer_asked_for(tmp_path):
+    whole = ad.read_h5ad(write_h5ad(tmp_path / "whole.h5ad", 9))
+    part = whole[:, :4].copy()
+    part.raw = whole
+    part.layers["counts"] = part.X.copy()
+    part.write_h5ad(tmp_path / "part.h5ad")
+    file = [str(tmp_path / "part.h5ad")]
+    assert gene_names(DataArguments(file), "counts") == sorted(GENES[:4])
+    assert gene_names(DataArguments(file, layer="raw"), "counts") == sorted(GENES)
