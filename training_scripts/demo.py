@@ -2,6 +2,7 @@
 
     make demo
     python training_scripts/demo.py --output demo_output
+    python training_scripts/demo.py --output demo_output --quick    # the same way in few steps; learns nothing
 
 1. writes two `.h5ad` files: 700 labelled PBMCs (scanpy) and 559 whole-transcriptome immune cells (celltypist);
 2. pre-trains a small scGPT on the cells that no split tests;
@@ -11,11 +12,13 @@
 """
 
 import argparse
+import shlex
 import shutil
 import subprocess
 import sys
 import time
 import warnings
+from dataclasses import dataclass
 from importlib.metadata import distribution, version
 from pathlib import Path
 
@@ -60,12 +63,8 @@ from sclm_hf.tasks.files import write_h5ad
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.loop import train
 
-# settings were chosen on the splits of seeds 0 to 14, so the numbers come from others
-SEEDS = range(100, 105)
 BATCH_SIZE = 16
 MAX_LENGTH = 128
-PRETRAINING_STEPS = 800
-FINETUNING_EPOCHS = 10
 ARCHITECTURE = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -82,6 +81,26 @@ LIMITS = [
     "Settings were chosen on the splits of seeds 0 to 14, which divide the same 700 cells in other ways.",
 ]
 console = Console()
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is done.
+
+    Attributes:
+        seeds: one split each. Settings were chosen on the splits of seeds 0 to 14, so the numbers come from others.
+        pretraining_steps: batches that the model is pre-trained on.
+        finetuning_epochs: how often fine-tuning sees its cells.
+        command: the command that does this much.
+    """
+
+    seeds: tuple[int, ...] = tuple(range(100, 105))
+    pretraining_steps: int = 800
+    finetuning_epochs: int = 10
+    command: str = "make demo"
+
+
+QUICK = Extent((100, 101), 20, 1, "python training_scripts/demo.py --quick")
 
 
 def write_cells(folder: Path) -> dict[str, Path]:
@@ -122,11 +141,11 @@ def make_model(processor: CellProcessor) -> ScGPTForMaskedExpression:
     return ScGPTForMaskedExpression(ScGPTConfig(vocab_size=vocabulary.size, **special, **ARCHITECTURE))
 
 
-def pretrain(model: ScGPTForMaskedExpression, corpus: CellCorpus, folder: Path):
+def pretrain(model: ScGPTForMaskedExpression, corpus: CellCorpus, folder: Path, steps: int):
     """Generative pre-training: from some genes of a cell, predict the values of the others."""
     config = TrainingConfig(
         output_dir=str(folder),
-        max_steps=PRETRAINING_STEPS,
+        max_steps=steps,
         per_device_train_batch_size=BATCH_SIZE,
         learning_rate=1e-3,
         warmup_steps=0.1,
@@ -136,7 +155,9 @@ def pretrain(model: ScGPTForMaskedExpression, corpus: CellCorpus, folder: Path):
     return train(model, corpus, collator, config, processor=corpus.processor)
 
 
-def finetune(base: Path, path: Path, rows: np.ndarray, label_names: list[str], folder: Path, seed: int):
+def finetune(
+    base: Path, path: Path, rows: np.ndarray, label_names: list[str], folder: Path, *, seed: int, epochs: int
+):
     """Teach the model saved in `base` the labels of some cells, with LoRA on its attention.
 
     Classifier and gene embeddings are trained in full: a few hundred cells teach a model little about its genes.
@@ -156,7 +177,7 @@ def finetune(base: Path, path: Path, rows: np.ndarray, label_names: list[str], f
     )
     config = TrainingConfig(
         output_dir=str(folder),
-        num_train_epochs=FINETUNING_EPOCHS,
+        num_train_epochs=epochs,
         per_device_train_batch_size=BATCH_SIZE,
         learning_rate=2e-3,
         warmup_steps=0.1,
@@ -167,20 +188,21 @@ def finetune(base: Path, path: Path, rows: np.ndarray, label_names: list[str], f
     return train(add_lora(model, train_gene_embeddings=True), corpus, collator, config, processor=processor)
 
 
-def compare_on_splits(output: Path, path: Path, cells: anndata.AnnData, splits: list[Split]):
+def compare_on_splits(output: Path, path: Path, cells: anndata.AnnData, splits: list[Split], extent: Extent):
     """Predictions of the model, its twin and the baseline for the test cells of every split."""
     labels = cells.obs["cell_type"].to_numpy(str)
     label_names = sorted(set(labels))
     methods = {MODEL: [], TWIN: [], BASELINE: predict_splits(cells.X, labels, splits)}
     history = []
-    for seed, split in zip(SEEDS, splits, strict=True):
+    for seed, split in zip(extent.seeds, splits, strict=True):
         for method, base in ((MODEL, output / "pretrained"), (TWIN, output / "untrained")):
             folder = output / "runs" / f"{base.name}-{seed}"
-            result = finetune(base, path, split.train, label_names, folder, seed)
+            how = {"seed": seed, "epochs": extent.finetuning_epochs}
+            result = finetune(base, path, split.train, label_names, folder, **how)
             predicted = annotate(cells[split.test], folder).obs["sclm_prediction"].to_numpy(str)
             methods[method].append(Predictions(split.name, split.test, labels[split.test], predicted))
             history = history or result.history
-    first = output / "runs" / f"pretrained-{SEEDS[0]}"
+    first = output / "runs" / f"pretrained-{extent.seeds[0]}"
     shutil.copytree(first, output / "checkpoint", ignore=shutil.ignore_patterns("checkpoints"))
     shutil.rmtree(output / "runs")
     table = ResultsTable(
@@ -191,11 +213,11 @@ def compare_on_splits(output: Path, path: Path, cells: anndata.AnnData, splits: 
             *compare(methods, reference=BASELINE),
             *(one for one in compare({MODEL: methods[MODEL], TWIN: methods[TWIN]}, reference=TWIN) if one.reference),
         ],
-        seeds=tuple(SEEDS),
+        seeds=extent.seeds,
         versions=package_versions("torch", "transformers", "peft", "accelerate", "scikit-learn", "scanpy"),
         notes=[
             "Every split trains anew on 560 cells and tests 140; pre-training saw no cell that any split tests.",
-            f"The checkpoint is the run of seed {SEEDS[0]}.",
+            f"The checkpoint is the run of seed {extent.seeds[0]}.",
             "The untrained twin differs in one thing: its weights were not pre-trained.",
         ],
     )
@@ -215,10 +237,15 @@ def draw(output: Path, cells: anndata.AnnData, methods: dict, pretraining: list[
     ):
         plot_cells(umap_layout(cells.obsm[key]), labels, plots / f"umap_{name}.png", title=title)
     matrix = confusion_matrix(methods[MODEL], sorted(set(labels)))
-    plot_confusion(matrix, sorted(set(labels)), plots / "confusion_matrix.png", title="Test cells of five splits")
+    plot_confusion(
+        matrix,
+        sorted(set(labels)),
+        plots / "confusion_matrix.png",
+        title=f"Test cells of {len(methods[MODEL])} splits",
+    )
 
 
-def describe(output: Path, corpus: CellCorpus, table: ResultsTable, label_names: list[str]) -> None:
+def describe(output: Path, corpus: CellCorpus, table: ResultsTable, label_names: list[str], extent: Extent) -> None:
     """Write the cards of the pre-trained model and of the checkpoint."""
     pbmc = f"scanpy {version('scanpy')}", "BSD-3-Clause"
     sources = {"pbmc68k": pbmc, "celltypist": (f"celltypist {version('celltypist')}", "MIT")}
@@ -230,8 +257,8 @@ def describe(output: Path, corpus: CellCorpus, table: ResultsTable, label_names:
         "family": "scgpt",
         "license": "apache-2.0",
         "coverage": {name: coverage.to_dict() for name, coverage in corpus.coverage.items()},
-        "settings": {**ARCHITECTURE, "max_length": MAX_LENGTH, "pre-training steps": PRETRAINING_STEPS},
-        "command": "make demo",
+        "settings": {**ARCHITECTURE, "max_length": MAX_LENGTH, "pre-training steps": extent.pretraining_steps},
+        "command": extent.command,
         "limits": LIMITS,
     }
     pretrained = CardFacts(
@@ -242,14 +269,17 @@ def describe(output: Path, corpus: CellCorpus, table: ResultsTable, label_names:
         **common,
     )
     write_card(pretrained, output / "pretrained")
-    tuned = {"fine-tuning epochs": FINETUNING_EPOCHS, "LoRA rank": 8, "trained in full": "classifier, gene embeddings"}
+    tuned = {
+        "fine-tuning epochs": extent.finetuning_epochs,
+        "LoRA rank": 8,
+        "trained in full": "classifier, gene embeddings",
+    }
     annotator = CardFacts(
         title="Small scGPT for PBMC cell types",
         summary="A small scGPT, pre-trained from scratch and adapted with LoRA to ten PBMC cell types. The adapter "
         "merged into the model is here, the adapter alone in `adapter/`.",
         task="annotate",
         model=str(output / "checkpoint"),
-        base_model=str(output / "pretrained"),
         training_data=[*data, TrainingData("pbmc68k, fine-tuning", 560, 765, *pbmc)],
         label_names=label_names,
         results=[table],
@@ -281,7 +311,7 @@ def reload(output: Path) -> None:
         console.print(f"  {name}: the same to {np.abs(difference).max():.0e}")
 
 
-def main(output: Path) -> None:
+def main(output: Path, extent: Extent) -> None:
     started = time.perf_counter()
     # new classifiers would be reported each time; the FutureWarning is about peft's use of transformers
     logging.set_verbosity_error()
@@ -296,7 +326,7 @@ def main(output: Path) -> None:
     say("Writing two data sets of real cells")
     paths = write_cells(output / "data")
     cells = anndata.read_h5ad(paths["pbmc68k"])
-    splits = stratified_splits(cells.obs["cell_type"], seeds=SEEDS)
+    splits = stratified_splits(cells.obs["cell_type"], seeds=extent.seeds)
 
     untested = np.setdiff1d(np.arange(cells.n_obs), np.concatenate([split.test for split in splits]))
     corpus = CellCorpus(paths, make_processor(paths), rows={"pbmc68k": untested})
@@ -304,18 +334,18 @@ def main(output: Path) -> None:
     model = make_model(corpus.processor)
     model.save_pretrained(output / "untrained")
     corpus.processor.save_pretrained(output / "untrained")
-    pretraining = pretrain(model, corpus, output / "pretrained")
+    pretraining = pretrain(model, corpus, output / "pretrained", extent.pretraining_steps)
 
     logging.disable_progress_bar()
-    say("Teaching cell types with LoRA: five splits, pre-trained and untrained")
-    table, methods, finetuning = compare_on_splits(output, paths["pbmc68k"], cells, splits)
+    say(f"Teaching cell types with LoRA: {len(splits)} splits, pre-trained and untrained")
+    table, methods, finetuning = compare_on_splits(output, paths["pbmc68k"], cells, splits, extent)
 
     say("Embedding, annotating, plots and cards")
     cells = embed(cells, output / "pretrained", key_added="X_pretrained")
     cells = annotate(embed(cells, output / "checkpoint"), output / "checkpoint")
     write_h5ad(cells, output / "annotated.h5ad")
     draw(output, cells, methods, pretraining.history, finetuning)
-    describe(output, corpus, table, sorted(set(cells.obs["cell_type"])))
+    describe(output, corpus, table, sorted(set(cells.obs["cell_type"])), extent)
     table.save(output / "results.json")
 
     say("Reloading everything in a fresh process")
@@ -339,12 +369,19 @@ def summarize(output: Path, table: ResultsTable) -> None:
     }.items():
         places.add_row(str(output / place), what)
     console.print(places)
-    console.print(f"Next: sclm-hf annotate {output}/data/celltypist.h5ad out.h5ad --model {output}/checkpoint")
+    # nothing has put the environment's commands on the PATH
+    example = [Path(sys.executable).with_name("sclm-hf"), "annotate", output / "data" / "celltypist.h5ad", "out.h5ad"]
+    example += ["--model", output / "checkpoint"]
+    console.print(f"Next: {shlex.join(map(str, example))}", soft_wrap=True, markup=False, highlight=False)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder to write or replace")
+    parser.add_argument("--quick", action="store_true", help="few steps: shows that everything runs, learns nothing")
     parser.add_argument("--reload", action="store_true", help="only check the results of an earlier run")
     arguments = parser.parse_args()
-    (reload if arguments.reload else main)(arguments.output)
+    if arguments.reload:
+        reload(arguments.output)
+    else:
+        main(arguments.output, QUICK if arguments.quick else Extent())
