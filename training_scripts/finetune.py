@@ -23,7 +23,13 @@ def main(argv: list[str] | None = None) -> None:
     # the vocabulary and encoding that the model was pre-trained with
     processor = load_processor(arguments.model_name_or_path)
     # labelled cells, with some held out
-    corpus, eval_corpus = open_corpora(data, processor, label_column=arguments.label_column, seed=config.seed)
+    corpus, eval_corpus = open_corpora(
+        data,
+        processor,
+        label_column=arguments.label_column,
+        start_from=arguments.model_name_or_path,
+        seed=config.seed,
+    )
     # the pre-trained model with a new classifier, frozen but for a LoRA unless all weights are trained
     model = adapt(load_classifier(arguments.model_name_or_path, corpus.label_names), arguments)
     collator = CellClassificationCollator.from_processor(processor, num_labels=len(corpus.label_names))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from transformers import AutoProcessor
+from transformers import AutoConfig, AutoProcessor
 from transformers.utils import find_adapter_config_file
 
 from ..corpora.cell_corpus import CellCorpus
@@ -44,35 +44,42 @@ class DataArguments:
 
 
 def load_processor(name: str) -> CellProcessor:
-    """The processor saved with a model.
+    """The processor saved with a model to train.
 
     Raises:
-        CheckpointError: there is none in the folder or repository.
+        CheckpointError: there is none in the folder or repository, or no more than an adapter of a model.
     """
     try:
-        return AutoProcessor.from_pretrained(name)
+        is_adapter = find_adapter_config_file(name) is not None
+        processor = None if is_adapter else AutoProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"`{name}` holds no model with a processor that can be read: {error}") from error
-
-
-def refuse_adapter(name: str) -> None:
-    """Training starts from whole models: an adapter on the model would get lost among the new weights.
-
-    Raises:
-        CheckpointError: the folder or repository holds an adapter.
-    """
-    if find_adapter_config_file(name) is not None:
+    if is_adapter:
+        # loaded with its base, it would get lost among the new weights
         raise CheckpointError(
             f"`{name}` holds an adapter, and training starts from a whole model: give the folder of the merged model, "
             "which training writes around `adapter/`, or save `merge_adapter(load_adapter(...))` of "
             "`sclm_hf.adapters.lora` and give that."
         )
+    return processor
 
 
 def open_corpora(
-    data: DataArguments, processor: CellProcessor, *, label_column: str | None = None, seed: int = 0
+    data: DataArguments,
+    processor: CellProcessor,
+    *,
+    label_column: str | None = None,
+    start_from: str | None = None,
+    seed: int = 0,
 ) -> tuple[CellCorpus, CellCorpus | None]:
     """The cells to train on, and those to evaluate on, if any; both number their labels alike.
+
+    Args:
+        data: the files, and what is held out.
+        processor: encodes the cells.
+        label_column: column of `obs` with the label of each cell.
+        start_from: folder or repository of the model to go on from: batches keep the labels that it knows them by.
+        seed: seed of the order of the cells and of what is held out.
 
     Raises:
         CorpusError: a file cannot be read, or lacks a column.
@@ -83,6 +90,7 @@ def open_corpora(
         "layer": data.layer,
         "label_column": label_column,
         "batch_column": data.batch_column,
+        "batch_names": _known_batches(start_from) if data.batch_column and start_from else None,
         "species": data.species,
         "seed": seed,
     }
@@ -103,6 +111,11 @@ def open_corpora(
         CellCorpus(data.train_files, processor, rows=kept, **options),
         CellCorpus(data.train_files, processor, rows=held_out, shuffle=False, **options),
     )
+
+
+def _known_batches(name: str) -> list[str] | None:
+    """Names of the batches in the order of their labels, None where the model does not say."""
+    return getattr(AutoConfig.from_pretrained(name), "batch_names", None)
 
 
 def hold_out(sizes: Mapping[str, int], share: float, seed: int = 0) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 from ..logging import warn
 from ..objectives.cell_classification import CellClassificationCollator
 from .arguments import TrainingConfig, option
-from .data import DataArguments, load_processor, open_corpora, refuse_adapter
+from .data import DataArguments, load_processor, open_corpora
 from .loop import TrainingResult, train
 from .validation import classification_metrics
 
@@ -43,7 +43,13 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
     """
     set_seed(config.seed)
     processor = load_processor(arguments.model_name_or_path)
-    corpus, eval_corpus = open_corpora(data, processor, label_column=arguments.label_column, seed=config.seed)
+    corpus, eval_corpus = open_corpora(
+        data,
+        processor,
+        label_column=arguments.label_column,
+        start_from=arguments.model_name_or_path,
+        seed=config.seed,
+    )
     check_labels(corpus, arguments.label_column)
     model = adapt(load_classifier(arguments.model_name_or_path, corpus.label_names), arguments)
     collator = CellClassificationCollator.from_processor(processor, num_labels=len(corpus.label_names))
@@ -79,12 +85,7 @@ def check_labels(corpus: CellCorpus, column: str) -> None:
 
 
 def load_classifier(name: str, label_names: Sequence[str]) -> PreTrainedModel:
-    """The pre-trained model with a classifier for `label_names`; the classifier starts random if it has none.
-
-    Raises:
-        CheckpointError: `name` is an adapter.
-    """
-    refuse_adapter(name)
+    """The pre-trained model with a classifier for `label_names`; the classifier starts random if it has none."""
     return AutoModelForSequenceClassification.from_pretrained(
         name,
         id2label=dict(enumerate(label_names)),

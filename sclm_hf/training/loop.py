@@ -34,7 +34,7 @@ from .checkpoints import (
     update_checkpoint,
 )
 from .optimization import create_optimizer, create_schedule
-from .saving import check_model, save_trained
+from .saving import check_model, note_batches, save_trained
 from .trackers import check_trackers, start_trackers
 from .validation import ComputeMetrics, check_loss, evaluate
 from .windows import Window, windows
@@ -113,6 +113,7 @@ def train(
         SclmError: the loss or the weights are no longer finite numbers.
     """
     check_model(model, processor)
+    note_batches(model, getattr(corpus, "batch_names", None))
     run = _Run(model, corpus, collator, config, eval_corpus, eval_collator or collator, compute_metrics, on_log)
     return run.fit(processor)
 

@@ -17,7 +17,7 @@ from ..tokenization.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
 from ..tokenization.tokenization_gene import GeneTokenizer
 from .arguments import TrainingConfig, option, unknown_name
-from .data import DataArguments, gene_names, load_processor, open_corpora, refuse_adapter
+from .data import DataArguments, gene_names, load_processor, open_corpora
 from .loop import TrainingResult, train
 
 
@@ -58,7 +58,7 @@ def pretrain(data: DataArguments, arguments: PretrainArguments, config: Training
     """
     set_seed(config.seed)
     processor = create_processor(data, arguments)
-    corpus, eval_corpus = open_corpora(data, processor, seed=config.seed)
+    corpus, eval_corpus = open_corpora(data, processor, start_from=arguments.model_name_or_path, seed=config.seed)
     model = create_model(arguments, processor, n_batches=len(corpus.batch_names or ()))
     collator = create_collator(arguments, processor, seed=config.seed)
     return train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
@@ -86,10 +86,8 @@ def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_ba
 
     Raises:
         ConfigurationError: `model_config` has a key that the family's configuration does not know.
-        CheckpointError: the model to go on from is an adapter.
     """
     if arguments.model_name_or_path:
-        refuse_adapter(arguments.model_name_or_path)
         return AutoModelForPreTraining.from_pretrained(arguments.model_name_or_path)
     tokenizer, encoding = processor.tokenizer, processor.feature_extractor
     fitting = {

@@ -1,5 +1,6 @@
 """What a run leaves behind: a folder that the Auto classes open."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ def check_model(model: nn.Module, processor: Any = None) -> None:
             f"The vocabulary has ids up to {needed - 1}, and the model has {there} gene embeddings: use the processor "
             f"that was saved with the model, or `model.resize_token_embeddings({needed})`."
         )
+
+
+def note_batches(model: nn.Module, names: Sequence[str] | None) -> None:
+    """Write into the configuration which batches the model's batch labels stand for, where it has a place for them."""
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    if names is not None and hasattr(getattr(inner, "config", None), "batch_names"):
+        inner.config.batch_names = list(names)
 
 
 def save_trained(model: nn.Module, directory: Path, processor: Any = None, *, merged: bool = True) -> None:

@@ -191,8 +191,9 @@ def test_unknown_model_settings_and_folders_without_model_are_refused(files, tmp
         create_model(PretrainArguments(model_config='{"hidden_siz": 3}'), processor)
     with pytest.raises(ConfigurationError, match="JSON"):
         create_model(PretrainArguments(model_config="hidden_size=3"), processor)
-    with pytest.raises(CheckpointError, match="no model"):
-        finetune(data, FinetuneArguments(str(tmp_path), "cell_type"), config(tmp_path / "out"))
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(CheckpointError, match="no model"):
+            finetune(data, FinetuneArguments(str(folder), "cell_type"), config(tmp_path / "out"))
 
 
 def test_a_new_vocabulary_has_a_gene_once_whatever_files_call_it(tmp_path):
@@ -221,3 +222,27 @@ def test_a_new_vocabulary_has_the_genes_of_the_layer_asked_for(tmp_path):
     file = [str(tmp_path / "part.h5ad")]
     assert gene_names(DataArguments(file), "counts") == sorted(GENES[:4])
     assert gene_names(DataArguments(file, layer="raw"), "counts") == sorted(GENES)
+
+
+def test_a_model_knows_its_batches_by_name(tmp_path):
+    def cells(name, donors):
+        adata = ad.read_h5ad(write_h5ad(tmp_path / f"{name}.h5ad", 12))
+        adata.obs["donor"] = [donors[i % len(donors)] for i in range(12)]
+        adata.write_h5ad(tmp_path / f"{name}.h5ad")
+        return DataArguments([str(tmp_path / f"{name}.h5ad")], batch_column="donor")
+
+    settings = json.dumps(json.loads(TINY) | {"use_batch_labels": True})
+    first = PretrainArguments(model_config=settings, objective="masked")
+    pretrain(cells("a", ["x", "y", "z"]), first, config(tmp_path / "out", max_steps=1))
+    assert AutoModel.from_pretrained(tmp_path / "out").config.batch_names == ["x", "y", "z"]
+    known = str(tmp_path / "out")
+    # z keeps its number, though the other batches are gone
+    processor = AutoProcessor.from_pretrained(known)
+    later = cells("b", ["z"])
+    corpus, _ = open_corpora(later, processor, start_from=known)
+    assert next(iter(corpus.batches(12)))["batch_labels"].tolist() == [2] * 12
+    again = PretrainArguments(model_name_or_path=known, objective="masked")
+    pretrain(later, again, config(tmp_path / "again", max_steps=1))
+    assert AutoModel.from_pretrained(tmp_path / "again").config.batch_names == ["x", "y", "z"]
+    with pytest.raises(CorpusError, match=r"\['new'\], not among the 3 names"):
+        pretrain(cells("c", ["new"]), again, config(tmp_path / "third", max_steps=1))

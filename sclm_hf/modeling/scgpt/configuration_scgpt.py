@@ -54,6 +54,8 @@ class ScGPTConfig(PreTrainedConfig):
         Whether the expression decoders see an embedding of the cell's batch label.
     num_batch_labels (`int`, *optional*, defaults to 0):
         Number of batch labels.
+    batch_names (`list[str]`, *optional*):
+        Names of the batches in the order of their labels, where known.
     num_modalities (`int`, *optional*, defaults to 0):
         Rows of the modality table of the multi-omic model, 0 for none.
     modality_pad_token_id (`int`, *optional*):
@@ -134,6 +136,7 @@ class ScGPTConfig(PreTrainedConfig):
     dsbn_batch_domain: Literal["first", "cell"] = "first"
     use_batch_labels: bool = False
     num_batch_labels: int = 0
+    batch_names: list[str] | None = None
     num_modalities: int = 0
     modality_pad_token_id: int | None = None
     multiomic_decoder: bool = False
