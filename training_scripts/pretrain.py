@@ -19,12 +19,12 @@ def main(argv: list[str] | None = None) -> None:
 
     # genes become ids and counts become bins
     processor = create_processor(data, arguments)
+    # batches become inputs and targets
+    collator = create_collator(arguments, processor, seed=config.seed)
     # files become one shuffled stream of batches
     corpus, eval_corpus = open_corpora(data, processor, start_from=arguments.model_name_or_path, seed=config.seed)
     # a new model, or one to go on from
     model = create_model(arguments, processor, n_batches=len(corpus.batch_names or ()))
-    # batches become inputs and targets
-    collator = create_collator(arguments, processor, seed=config.seed)
 
     result = train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
     if result.is_main_process:

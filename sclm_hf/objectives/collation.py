@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -35,6 +35,9 @@ class CellCollator(ABC):
         epoch: epoch used when a call names none; see `set_epoch`.
     """
 
+    predicts_expression: ClassVar[bool] = False
+    """Whether the objective needs the values of an encoding."""
+
     pad_token_id: int = 0
     pad_value: float = -2.0
     special_token_ids: tuple[int, ...] = ()
@@ -43,8 +46,17 @@ class CellCollator(ABC):
 
     @classmethod
     def from_processor(cls, processor: Any, **overrides: Any) -> "CellCollator":
-        """A collator that pads and masks as `processor` encodes; `overrides` are the collator's own arguments."""
+        """A collator that pads and masks as `processor` encodes; `overrides` are the collator's own arguments.
+
+        Raises:
+            ConfigurationError: the objective predicts expression values, and the encoding has none.
+        """
         tokenizer, encoding = processor.tokenizer, processor.feature_extractor
+        if cls.predicts_expression and "expression_values" not in encoding.model_input_names:
+            raise ConfigurationError(
+                f"`{cls.__name__}` predicts expression values, and the encoding {encoding.encoding!r} has none: use "
+                "an encoding with values, such as 'bins'."
+            )
         settings = {
             "pad_token_id": tokenizer.pad_token_id,
             "pad_value": encoding.pad_value,
@@ -103,7 +115,11 @@ class CellCollator(ABC):
         return scores.argsort(dim=1, stable=True).argsort(dim=1) < n_drawn[:, None]
 
     def ratios(self, batch: dict[str, torch.Tensor], epoch: int, choices: tuple[float, ...], per: str) -> torch.Tensor:
-        """One of `choices` for every cell, (cells,) float64: the same for the whole batch, or drawn `per` cell."""
+        """One of `choices` for every cell, (cells,) float64.
+
+        The same for the whole batch, keyed by its first cell, or drawn `per` cell. Only the latter is independent of
+        the batches that cells come in.
+        """
         cell_ids = require_column(batch, "cell_ids", "they key what is drawn about a cell")
         drawn_for = cell_ids if per == "cell" else cell_ids[:1]
         index = (self.uniforms(drawn_for, epoch, RATIO_STREAM, 1)[:, 0] * len(choices)).long()

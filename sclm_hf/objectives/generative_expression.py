@@ -23,7 +23,8 @@ class GenerativeExpressionCollator(CellCollator):
 
     Args:
         mask_ratio: share of the genes to generate, or several shares of which one is drawn.
-        ratio_per: draw among several shares once a `"batch"` (as published) or once a `"cell"`.
+        ratio_per: draw among several shares once a `"batch"` (as published; keyed by its first cell, so that the share
+            depends on which cells share a batch) or once a `"cell"` (whatever the batch).
         second_pass_after: optimizer steps after which the model also generates from its own cell embedding
             (`generate_from_cell_embedding`; published: 1000); None for never.
 
@@ -32,6 +33,8 @@ class GenerativeExpressionCollator(CellCollator):
         `generation_attention_mask` (cells, Q); `labels` (cells, P + Q) float32, -100 on the perception part and on
         padding; `batch_labels` when the batch has them.
     """
+
+    predicts_expression = True
 
     mask_ratio: float | Sequence[float] = (0.25, 0.5, 0.75)
     ratio_per: str = "batch"

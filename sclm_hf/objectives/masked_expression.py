@@ -20,7 +20,8 @@ class MaskedExpressionCollator(CellCollator):
 
     Args:
         mask_ratio: share of the maskable genes, or several shares of which one is drawn.
-        ratio_per: draw among several shares once a `"batch"` (as published) or once a `"cell"`.
+        ratio_per: draw among several shares once a `"batch"` (as published; keyed by its first cell, so that the share
+            depends on which cells share a batch) or once a `"cell"` (whatever the batch).
         mask_value: takes the place of a masked value.
         mask_zeros: whether genes with value 0 may be masked (they exist when the encoding keeps zeros).
 
@@ -28,6 +29,8 @@ class MaskedExpressionCollator(CellCollator):
         The batch without `cell_ids`, its `expression_values` masked, and `labels` (cells, genes) float32: the true
         value where masked, -100 elsewhere.
     """
+
+    predicts_expression = True
 
     mask_ratio: float | Sequence[float] = 0.4
     ratio_per: str = "batch"

@@ -44,24 +44,29 @@ class DataArguments:
 
 
 def load_processor(name: str) -> CellProcessor:
-    """The processor saved with a model to train.
+    """The processor saved with a model.
 
     Raises:
-        CheckpointError: there is none in the folder or repository, or no more than an adapter of a model.
+        CheckpointError: there is none in the folder or repository.
     """
     try:
-        is_adapter = find_adapter_config_file(name) is not None
-        processor = None if is_adapter else AutoProcessor.from_pretrained(name)
+        return AutoProcessor.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"`{name}` holds no model with a processor that can be read: {error}") from error
-    if is_adapter:
-        # loaded with its base, it would get lost among the new weights
+
+
+def refuse_adapter(name: str) -> None:
+    """Training starts from whole models: an adapter, loaded with its base, would get lost among the new weights.
+
+    Raises:
+        CheckpointError: the folder or repository holds an adapter.
+    """
+    if find_adapter_config_file(name) is not None:
         raise CheckpointError(
             f"`{name}` holds an adapter, and training starts from a whole model: give the folder of the merged model, "
             "which training writes around `adapter/`, or save `merge_adapter(load_adapter(...))` of "
             "`sclm_hf.adapters.lora` and give that."
         )
-    return processor
 
 
 def open_corpora(
@@ -85,7 +90,10 @@ def open_corpora(
         CorpusError: a file cannot be read, or lacks a column.
         GeneCoverageError: the model knows too few genes of a file.
         ConfigurationError: nothing is left to train on.
+        CheckpointError: `start_from` is an adapter.
     """
+    if start_from:
+        refuse_adapter(start_from)
     options: dict[str, Any] = {
         "layer": data.layer,
         "label_column": label_column,

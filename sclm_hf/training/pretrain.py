@@ -39,7 +39,7 @@ class PretrainArguments:
         default_factory=lambda: [0.25, 0.5, 0.75],
         metadata={"help": "Share of the genes to predict; of several, one is drawn."},
     )
-    ratio_per: Literal["batch", "cell"] = option("batch", "How often one of several ratios is drawn.")
+    ratio_per: Literal["batch", "cell"] = option("batch", "One of several ratios for each batch or each cell.")
     second_pass_after: int = option(1000, "Steps before generating from the cell embedding joins in; -1 = never.")
 
     def __post_init__(self) -> None:
@@ -58,9 +58,9 @@ def pretrain(data: DataArguments, arguments: PretrainArguments, config: Training
     """
     set_seed(config.seed)
     processor = create_processor(data, arguments)
+    collator = create_collator(arguments, processor, seed=config.seed)
     corpus, eval_corpus = open_corpora(data, processor, start_from=arguments.model_name_or_path, seed=config.seed)
     model = create_model(arguments, processor, n_batches=len(corpus.batch_names or ()))
-    collator = create_collator(arguments, processor, seed=config.seed)
     return train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
 
 
@@ -85,7 +85,8 @@ def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_ba
         n_batches: number of batch labels in the corpus.
 
     Raises:
-        ConfigurationError: `model_config` has a key that the family's configuration does not know.
+        ConfigurationError: `model_config` has a key that the family's configuration does not know, or the model would
+            take the cell from `<cls>`, which the encoding leaves out.
     """
     if arguments.model_name_or_path:
         return AutoModelForPreTraining.from_pretrained(arguments.model_name_or_path)
@@ -105,7 +106,14 @@ def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_ba
         if name not in known:
             raise unknown_name(name, known, " in `model_config`")
     settings = {name: value for name, value in fitting.items() if name in known} | chosen
-    return AutoModelForPreTraining.from_config(AutoConfig.for_model(arguments.family, **settings))
+    model_config = AutoConfig.for_model(arguments.family, **settings)
+    if getattr(model_config, "pooling", None) == "cls" and not encoding.add_cls:
+        raise ConfigurationError(
+            "With `pooling` 'cls' the position of `<cls>` carries the cell, and with `add_cls` false an arbitrary "
+            "gene would be there: leave `add_cls` in `encoding` true, or set `pooling` in `model_config` to "
+            "'avg-pool'."
+        )
+    return AutoModelForPreTraining.from_config(model_config)
 
 
 def create_collator(arguments: PretrainArguments, processor: CellProcessor, *, seed: int = 0) -> CellCollator:

@@ -68,6 +68,19 @@ def test_one_of_several_ratios_is_drawn_per_batch():
     assert low in counts and high in counts
 
 
+def test_a_ratio_per_batch_is_that_of_its_first_cell():
+    batch = cells()
+    alone = [
+        (collator(mask_ratio=(0.25, 0.75))(rows(batch, [i]))["labels"] != IGNORED).sum().item() for i in range(40)
+    ]
+    n_genes = batch["attention_mask"].sum(1) - 1
+    for i in range(4):
+        together = (collator(mask_ratio=(0.25, 0.75))(rows(batch, [i, 7]))["labels"] != IGNORED).sum(1).tolist()
+        ratio = 0.25 if alone[i] == int(n_genes[i] * 0.25) else 0.75
+        assert together == [alone[i], int(n_genes[7] * ratio)]
+    assert len({alone[i] == int(n_genes[i] * 0.25) for i in range(4)}) == 2
+
+
 def test_zeros_are_masked_only_when_asked():
     batch = cells()
     labels = collator(mask_ratio=0.5, mask_zeros=False)(batch)["labels"]

@@ -196,6 +196,25 @@ def test_unknown_model_settings_and_folders_without_model_are_refused(files, tmp
             finetune(data, FinetuneArguments(str(folder), "cell_type"), config(tmp_path / "out"))
 
 
+@pytest.mark.parametrize("objective", ["generative", "masked"])
+def test_objectives_refuse_an_encoding_without_values_before_any_cell_is_read(files, tmp_path, objective):
+    encoding = '{"encoding": "rank", "truncation": "head"}'
+    arguments = PretrainArguments(model_config=TINY, encoding=encoding, objective=objective)
+    with pytest.raises(ConfigurationError, match=r"predicts expression values, and the encoding 'rank' has none"):
+        pretrain(DataArguments(files), arguments, config(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cell_is_not_taken_from_a_token_that_is_not_there(files):
+    data, without = DataArguments(files), '{"add_cls": false}'
+    arguments = PretrainArguments(model_config=TINY, encoding=without)
+    with pytest.raises(ConfigurationError, match=r"`add_cls`.*'avg-pool'"):
+        create_model(arguments, create_processor(data, arguments))
+    pooled = json.dumps(json.loads(TINY) | {"pooling": "avg-pool"})
+    arguments = PretrainArguments(model_config=pooled, encoding=without)
+    assert create_model(arguments, create_processor(data, arguments)).config.pooling == "avg-pool"
+
+
 def test_a_new_vocabulary_has_a_gene_once_whatever_files_call_it(tmp_path):
     symbols = ["TP53", "KMT2A", "GAPDH", "ACTB", "CD3E", "NOVEL1"]
     # KMT2A by its former symbol, GAPDH and CD3E by Ensembl id, and a gene of its own
