@@ -1,8 +1,10 @@
 """Trackers (TensorBoard, Trackio, Weights & Biases) through Accelerate; the log file is written in any case."""
 
+import importlib
+
 from accelerate import Accelerator
 
-from ..errors import require
+from ..errors import MissingDependencyError
 from .arguments import TrainingConfig
 
 
@@ -25,4 +27,9 @@ def check_trackers(config: TrainingConfig) -> None:
         MissingDependencyError: it is not installed.
     """
     for name in config.trackers:
-        require(name, extra="train")
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                f"`report_to` names {name}, which is not installed: run `pip install {name}`, or leave it out."
+            ) from error

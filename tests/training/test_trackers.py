@@ -57,5 +57,5 @@ def test_trackio_writes_to_its_local_database_without_a_network(tmp_path, monkey
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(MissingDependencyError, match="wandb"):
+    with pytest.raises(MissingDependencyError, match="`pip install wandb`"):
         run(tmp_path, ["wandb"])
