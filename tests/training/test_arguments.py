@@ -49,6 +49,19 @@ def test_unknown_settings_are_refused_with_the_valid_ones(tmp_path):
         parse_arguments((TrainingConfig,), ["--max_step", "3"])
 
 
+def test_the_published_recipe_is_what_was_published_but_for_the_precision_it_names():
+    recipe = RECIPES / "pretrain_scgpt.yaml"
+    _, arguments, config = parse_arguments(
+        (DataArguments, PretrainArguments, TrainingConfig), ["--config", str(recipe), "--train_files", "cells.h5ad"]
+    )
+    assert arguments.mask_ratio == [0.25, 0.5, 0.75] and arguments.objective == "generative"
+    assert (config.per_device_train_batch_size, config.num_train_epochs) == (32, 6)
+    assert (config.learning_rate, config.warmup_steps) == (1e-4, 10000)
+    assert config.mixed_precision == "bf16" and arguments.vocabulary is None
+    stated = recipe.read_text().split("family:")[0]
+    assert "bf16 takes the place of the published fp16" in stated and "vocabulary" in stated
+
+
 def test_unreadable_recipes_are_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="nowhere"):
         TrainingConfig.from_yaml(tmp_path / "nowhere.yaml")
