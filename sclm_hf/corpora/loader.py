@@ -1,10 +1,12 @@
 """Batches of tensors, read ahead by worker processes."""
 
 import atexit
+import os
 import signal
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,15 +91,21 @@ class CellLoader:
             num_workers=self._num_workers,
             prefetch_factor=1,
             collate_fn=_unchanged,
-            worker_init_fn=_leave_signals_to_main,
+            worker_init_fn=partial(_begin_worker, main=os.getpid()),
             # By default a loader draws from torch's own generator: dropout would not be the same after a resume.
             generator=torch.Generator(),
         )
         # Torch maps a worker's memory anew for each window unless somebody here holds on to it.
         mapped: deque[torch.Tensor] = deque(maxlen=2 * self._num_workers)
-        for parcel in packed:
-            mapped.append(parcel.buffer)
-            yield from unpack(received(parcel))
+        workers = iter(packed)
+        try:
+            for parcel in workers:
+                mapped.append(parcel.buffer)
+                yield from unpack(received(parcel))
+        finally:
+            # The traceback of an error holds on to the iterator, and Python would wait at exit for its workers, which
+            # ignore SIGTERM, for ever.
+            workers._shutdown_workers()
 
 
 class _Windows(Dataset):
@@ -131,8 +139,11 @@ class _Windows(Dataset):
         return self._collator(batch, self._epoch)
 
 
-def _leave_signals_to_main(worker: int) -> None:
+def _begin_worker(worker: int, main: int) -> None:
     """Ctrl-C and SIGTERM often go to all processes of a run; the main one decides when its workers end."""
+    if os.getppid() != main:
+        # Killed while its workers started: torch would take the process that adopts them for the main one, for ever.
+        os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

@@ -27,10 +27,15 @@ def make_cells(n_cells: int, seed: int = 0, genes: list[str] = GENES) -> anndata
     return anndata.AnnData(sp.csr_matrix(counts.astype(np.float32)), obs=obs, var=pd.DataFrame(index=genes))
 
 
-@pytest.fixture(scope="session")
-def processor() -> CellProcessor:
+def make_processor() -> CellProcessor:
+    """A processor that knows the genes and cuts long cells."""
     extractor = ExpressionFeatureExtractor.for_family("scgpt", max_length=25, n_bins=7)
     return CellProcessor(extractor, GeneTokenizer.from_genes(GENES))
+
+
+@pytest.fixture(scope="session")
+def processor() -> CellProcessor:
+    return make_processor()
 
 
 @pytest.fixture(scope="session")

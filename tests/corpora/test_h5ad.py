@@ -11,6 +11,7 @@ from sclm_hf.corpora.h5ad import H5adSource
 from sclm_hf.errors import CorpusError
 
 from .conftest import GENES, make_cells
+from .old_files import write_compound
 
 ROWS = np.array([0, 1, 2, 5, 30, 31, 59])
 
@@ -204,3 +205,34 @@ def test_large_matrices_stored_by_columns_are_refused(cells, tmp_path, monkeypat
     cells.X = cells.X.tocsc()
     with pytest.raises(CorpusError, match=r"stored by columns.*tocsr"):
         H5adSource(write(cells, tmp_path / "cells.h5ad")).read(ROWS)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_compound_frames_of_anndata_before_07(cells, tmp_path, raw):
+    write_compound(tmp_path / "old.h5ad", cells, raw=raw)
+    source = H5adSource(tmp_path / "old.h5ad")
+    np.testing.assert_array_equal(source.read(ROWS).toarray(), cells.X.toarray()[ROWS])
+    assert list(source.genes()[0]) == GENES
+    assert source.obs_names().tolist() == list(cells.obs_names)
+    assert source.column_names() == ["cell_type", "donor", "score"]
+    for name in ("cell_type", "donor"):
+        column = source.column(name)
+        assert [column.categories[code] for code in column.codes] == cells.obs[name].astype(str).tolist()
+    assert len(source.column("score").categories) == 60
+
+
+def test_codes_beyond_their_categories_are_named(cells, tmp_path):
+    path = write(cells, tmp_path / "cells.h5ad")
+    with h5py.File(path, "r+") as file:
+        file["obs/cell_type/codes"][3] = 9
+    with pytest.raises(CorpusError, match=r"cells\.h5ad.*codes -?\d\.\.9 for 3 categories"):
+        H5adSource(path).column("cell_type")
+
+
+def test_row_indices_out_of_range_of_a_matrix_by_columns_are_noticed(cells, tmp_path):
+    cells.X = cells.X.tocsc()
+    path = write(cells, tmp_path / "cells.h5ad")
+    with h5py.File(path, "r+") as file:
+        file["X/indices"][0] = 60
+    with pytest.raises(CorpusError, match=r"cells\.h5ad.*row indices beyond its 60 cells"):
+        H5adSource(path).read(ROWS)

@@ -1,3 +1,5 @@
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -48,5 +50,6 @@ def test_errors_of_a_worker_keep_their_kind_and_name_the_file(tmp_path, processo
     cells = make_cells(30)
     cells.X.data[cells.X.indptr[4]] = -1
     cells.write_h5ad(tmp_path / "bad.h5ad")
-    with pytest.raises(ExpressionError, match=r"bad\.h5ad`, row 4"):
+    with pytest.raises(ExpressionError, match=r"bad\.h5ad`, row 4") as caught:
         list(CellCorpus(tmp_path, processor, **SMALL).loader(12, num_workers=1))
+    assert caught.tb and not multiprocessing.active_children(), "Python would wait for them at exit"

@@ -15,7 +15,7 @@ def test_name_paths_takes_files_folders_and_mappings(folder):
 def test_name_paths_refuses_doubled_names_and_nothing(folder, tmp_path):
     with pytest.raises(CorpusError, match="would share the name `one`"):
         name_paths([folder, folder / "one.h5ad"])
-    with pytest.raises(CorpusError, match=r"holds no \.h5ad file and no AnnData zarr folder"):
+    with pytest.raises(CorpusError, match=r"holds no \.h5ad file, no AnnData zarr folder"):
         name_paths(tmp_path)
     with pytest.raises(CorpusError, match="at least one file"):
         name_paths([])

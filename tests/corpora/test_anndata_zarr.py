@@ -1,0 +1,111 @@
+import os
+import pickle
+import shutil
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from sclm_hf import CellCorpus
+from sclm_hf.corpora.anndata_zarr import AnnDataZarrSource
+from sclm_hf.errors import CorpusError
+
+from .conftest import GENES, make_cells
+
+ROWS = np.array([0, 1, 2, 5, 30, 31, 59])
+
+
+def write(cells, path, version=3):
+    before = anndata.settings.zarr_write_format
+    anndata.settings.zarr_write_format = version
+    try:
+        cells.write_zarr(path)
+    finally:
+        anndata.settings.zarr_write_format = before
+    return path
+
+
+@pytest.fixture
+def cells():
+    return make_cells(60)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("storage", [sp.csr_matrix, sp.csc_matrix, sp.csr_matrix.toarray])
+def test_read_gives_the_rows_as_stored(cells, tmp_path, storage, version):
+    counts = cells.X.toarray()
+    cells.X = storage(cells.X)
+    source = AnnDataZarrSource(write(cells, tmp_path / "cells.zarr", version))
+    assert (source.n_cells, source.n_genes, source.name) == (60, 40, "cells")
+    assert list(source.genes()[0]) == GENES
+    assert source.obs_names().tolist() == list(cells.obs_names)
+    for rows in (ROWS, np.arange(60), np.array([], int)):
+        np.testing.assert_array_equal(source.read(rows).toarray(), counts[rows])
+    copy = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(copy.read(ROWS).toarray(), counts[ROWS])
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_layers_raw_and_columns_of_any_type(cells, tmp_path, version):
+    cells.raw = cells.copy()
+    cells.layers["counts"] = cells.X * 2
+    cells.obs["nullable"] = pd.array([None, *[3] * 59], dtype="Int64")
+    cells.obs["flag"] = pd.array([None, *[True] * 59], dtype="boolean")
+    cells.obs["fraction"] = [np.nan, *[0.5] * 59]
+    path = write(cells[:, 5:].copy(), tmp_path / "cells.zarr", version)
+    np.testing.assert_array_equal(AnnDataZarrSource(path).read(ROWS).toarray(), cells.X.toarray()[ROWS, 5:] * 2)
+    raw = AnnDataZarrSource(path, layer="raw")
+    np.testing.assert_array_equal(raw.read(ROWS).toarray(), cells.X.toarray()[ROWS])
+    assert list(raw.genes()[0]) == GENES
+    for name in ("cell_type", "donor"):
+        column = raw.column(name)
+        assert [column.categories[code] for code in column.codes] == cells.obs[name].astype(str).tolist()
+    for name, value in (("nullable", "3"), ("flag", "True"), ("fraction", "0.5")):
+        column = raw.column(name)
+        assert column.codes.tolist() == [-1, *[0] * 59] and column.categories == (value,)
+    with pytest.raises(CorpusError, match=r"cells\.zarr` has no obs column `kind`"):
+        raw.column("kind")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_the_same_cells_stream_alike_from_h5ad_and_zarr(folder, tmp_path, processor, num_workers):
+    for name in ("one", "two", "three"):
+        write(anndata.read_h5ad(folder / f"{name}.h5ad"), tmp_path / f"{name}.zarr")
+    sizes = {"block_size": 8, "window_size": 48, "group_size": 12, "label_column": "cell_type"}
+    expected = CellCorpus(folder, processor, **sizes).batches(12)
+    found = CellCorpus(tmp_path, processor, **sizes).loader(12, num_workers=num_workers)
+    for want, have in zip(expected, found, strict=True):
+        for name, values in want.items():
+            np.testing.assert_array_equal(have[name].numpy(), values)
+
+
+@pytest.mark.parametrize(("version", "chunk"), [(2, "X/data/0"), (3, "X/indices/c/0")])
+def test_missing_chunks_are_no_zeros(cells, tmp_path, version, chunk):
+    path = write(cells, tmp_path / "cells.zarr", version)
+    source = AnnDataZarrSource(path)
+    source.read(ROWS)
+    (path / chunk).unlink()
+    with pytest.raises(CorpusError, match=r"cells\.zarr` changed"):
+        source.read(ROWS)
+    with pytest.raises(CorpusError, match=r"cells\.zarr.*1 of the 1 chunks of `/X/\w+` are missing"):
+        AnnDataZarrSource(path).read(ROWS)
+
+
+def test_folders_that_change_vanish_or_are_damaged_are_named(cells, tmp_path):
+    path = write(cells, tmp_path / "cells.zarr")
+    source = AnnDataZarrSource(path)
+    os.utime(path / "X" / "zarr.json", ns=(1, 1))
+    with pytest.raises(CorpusError, match=r"cells\.zarr` changed"):
+        source.read(ROWS)
+    chunk = path / "X" / "data" / "c" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:20])
+    with pytest.raises(CorpusError, match=r"cells\.zarr` is damaged"):
+        AnnDataZarrSource(path).read(ROWS)
+    (path / "obs" / "zarr.json").write_text("{")
+    with pytest.raises(CorpusError, match=r"cells\.zarr` is damaged"):
+        AnnDataZarrSource(path).column("donor")
+    shutil.rmtree(path)
+    with pytest.raises(CorpusError, match=r"cells\.zarr` cannot be read"):
+        source.read(ROWS)

@@ -1,0 +1,98 @@
+import h5py
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from sclm_hf import CellCorpus
+from sclm_hf.corpora.h5ad import H5adSource
+from sclm_hf.corpora.soundness import check_indices, check_kind, to_counts
+from sclm_hf.errors import CorpusError, ExpressionError
+
+from .conftest import make_cells
+
+SMALL = {"block_size": 8, "window_size": 48, "group_size": 12}
+
+
+def change_row(path, row, change):
+    """Write a file in which `change` was applied to the gene indices of a row."""
+    make_cells(300).write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        start, stop = file["X/indptr"][row : row + 2]
+        file["X/indices"][start:stop] = change(file["X/indices"][start:stop])
+    return path
+
+
+def doubled(indices):
+    return np.concatenate([indices[:1], indices[:-1]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (doubled, "a gene has two values"),
+        (lambda indices: indices[::-1], "not in order.*sort_indices"),
+        (lambda indices: indices + 40, "beyond its 40 genes"),
+        (lambda indices: indices - 40, "beyond its 40 genes"),
+    ],
+)
+@pytest.mark.parametrize("row", [5, 30])
+def test_indices_are_checked_at_opening_and_in_mid_stream(tmp_path, processor, change, message, row):
+    """Row 5 is among those by which the source is judged, row 30 is met later."""
+    while make_cells(300).X[row].nnz < 2:
+        row += 1
+    path = change_row(tmp_path / "cells.h5ad", row, change)
+    with pytest.raises(CorpusError, match=rf"cells\.h5ad`, row {row} .*{message}"):
+        list(CellCorpus(path, processor, **SMALL).batches(12))
+
+
+def test_empty_rows_are_sound():
+    matrix = sp.csr_matrix(np.array([[0, 0, 0], [0, 1, 2], [0, 0, 0]]))
+    check_indices(matrix, None, np.arange(3))
+
+
+@pytest.mark.parametrize(("expects", "wrong"), [("counts", "normalised"), ("normalized", "counts")])
+def test_the_kind_of_values_is_that_of_the_source(tmp_path, expects, wrong):
+    cells = make_cells(60)
+    cells.write_h5ad(tmp_path / "counts.h5ad")
+    cells.X = cells.X.log1p()
+    cells.write_h5ad(tmp_path / "normalised.h5ad")
+    for kind in ("counts", "normalised"):
+        source = H5adSource(tmp_path / f"{kind}.h5ad")
+        matrix = source.read(np.arange(50))
+        check_kind(matrix, "any", source)
+        if kind != wrong:
+            check_kind(matrix, expects, source)
+            continue
+        with pytest.raises(ExpressionError, match=rf"{kind}\.h5ad` \(judged by 50 of its cells\)"):
+            check_kind(matrix, expects, source)
+
+
+def test_a_batch_of_whole_numbers_in_normalised_data_is_no_error(tmp_path):
+    """What decides is the source: cells with one gene each have whole numbers by chance."""
+    from sclm_hf import CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
+
+    from .conftest import GENES
+
+    cells = make_cells(300)
+    values = cells.X.log1p().toarray()
+    values[100:164] = 0
+    values[100:164, 3] = 1
+    cells.X = sp.csr_matrix(values)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    extractor = ExpressionFeatureExtractor(encoding="bins", expects="normalized", n_bins=7, max_length=25)
+    processor = CellProcessor(extractor, GeneTokenizer.from_genes(GENES))
+    corpus = CellCorpus(tmp_path, processor, shuffle=False, block_size=4, window_size=4, group_size=4)
+    assert sum(len(batch["cell_ids"]) for batch in corpus.batches(4)) == 300
+
+
+def test_to_counts_sorts_and_refuses(tmp_path):
+    make_cells(5).write_h5ad(tmp_path / "cells.h5ad")
+    source, rows = H5adSource(tmp_path / "cells.h5ad"), np.array([7, 8])
+    indptr = np.array([0, 2, 4])
+    matrix = sp.csr_matrix((np.array([1.0, 2, 0, 4]), np.array([9, 3, 0, 1]), indptr), shape=(2, 40))
+    counts = to_counts(matrix, source, rows)
+    assert (counts.indices.tolist(), counts.data.tolist(), counts.dtype) == ([3, 9, 1], [2, 1, 4], np.uint32)
+    for value in (-1, 0.5, np.nan, np.inf, 2.0**32):
+        matrix = sp.csr_matrix((np.array([1.0, 2, 3, value]), np.array([3, 9, 0, 1]), indptr), shape=(2, 40))
+        with pytest.raises(CorpusError, match=r"cells\.h5ad`, row 8 .*is no count"):
+            to_counts(matrix, source, rows)
