@@ -5,6 +5,7 @@ compound array with the categories of its columns in `uns` (before 0.7), categor
 `__categories` (before 0.8), `raw.X` for `raw/X`, `h5sparse_format` for `encoding-type`.
 """
 
+import functools
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,10 +117,16 @@ def _compact(codes: np.ndarray, categories: np.ndarray) -> CategoricalColumn:
 
 def _as_strings(values: np.ndarray) -> np.ndarray:
     items = values.tolist()
-    if items and all(type(item) is bytes for item in items):
+    if set(map(type, items)) == {bytes}:
         # Decoding all at once is several times faster; no name holds a NUL, which ends strings in HDF5.
-        items = b"\0".join(items).decode().split("\0")
+        return np.array(_decoded(b"\0".join(items)), dtype=object)
     return np.array([str(item) for item in items], dtype=object)
+
+
+@functools.lru_cache(maxsize=4)
+def _decoded(names: bytes) -> tuple[str, ...]:
+    # The files of a corpus often have the same genes.
+    return tuple(names.decode().split("\0"))
 
 
 def _text(value: Any) -> str:

@@ -14,11 +14,11 @@ from .sources import CellSource
 def _first_unsound(indptr, indices, n_columns):
     """The first row whose indices do not ascend strictly or leave the columns; -1 when there is none."""
     for i in range(indptr.size - 1):
-        start, stop = indptr[i], indptr[i + 1]
+        row = indices[indptr[i] : indptr[i + 1]]
         ascending = True
-        for j in range(start + 1, stop):
-            ascending &= indices[j - 1] < indices[j]
-        if not ascending or (stop > start and (indices[start] < 0 or indices[stop - 1] >= n_columns)):
+        for j in range(1, row.size):
+            ascending &= row[j - 1] < row[j]
+        if not ascending or (row.size and (row[0] < 0 or row[-1] >= n_columns)):
             return i
     return -1
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Batch = dict[str, np.ndarray]
 
 # Cells that are read and checked together: few enough that what is read is still in the cache when it is looked at.
-_CELLS_AT_ONCE = 256
+_CELLS_AT_ONCE = 512
 
 # Batches that are encoded together where they are handed on one by one.
 _BATCHES_AT_ONCE = 8

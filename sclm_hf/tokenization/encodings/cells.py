@@ -10,10 +10,13 @@ from numba import njit
 
 from ...errors import ExpressionError
 from .keys import SUBSET, draw, substream
-from .sorting import sort_scratch, stable_sort
 
 OUT_OF_RANGE, UNSORTED, NEGATIVE, NOT_FINITE = 1, 2, 4, 8
 """What [`survey`] may find wrong with a row; the numbers add up."""
+
+
+_BUCKETS = 1 << 10
+_BUCKET_SHIFT = np.uint64(64 - 10)
 
 
 class Cells(NamedTuple):
@@ -238,14 +241,36 @@ def widest(genes, rows, start, stop):
 
 
 @njit(cache=True, nogil=True)
-def keep(stream_key, ids, n, max_genes, chosen):
-    """Mark the `max_genes` of `n` genes with the smallest draws: a random subset that column order does not move."""
-    draws, ordered = np.empty(n, np.uint64), np.empty(n, np.uint64)
+def _smallest(draws, n_smallest):
+    """The number below which exactly `n_smallest` of the different `draws` lie; there are more of them."""
+    counts = np.zeros(_BUCKETS, np.int64)
+    for word in draws:
+        counts[word >> _BUCKET_SHIFT] += 1
+    bucket = below = 0
+    while below + counts[bucket] <= n_smallest:
+        below += counts[bucket]
+        bucket += 1
+    inside = np.empty(counts[bucket], np.uint64)
+    place = 0
+    for word in draws:
+        if word >> _BUCKET_SHIFT == np.uint64(bucket):
+            inside[place] = word
+            place += 1
+    return np.sort(inside)[n_smallest - below]
+
+
+@njit(cache=True, nogil=True)
+def keep(stream_key, ids, n, max_genes):
+    """Where the `max_genes` of `n` genes with the smallest draws stand: a subset that column order does not move."""
+    draws, places = np.empty(n, np.uint64), np.empty(n, np.int32)
     for i in range(n):
         draws[i] = draw(stream_key, ids[i])
-    stable_sort(draws, n, ordered, np.empty(n, np.int32), sort_scratch(n))
+    bound = _smallest(draws, max_genes)
+    kept = np.uint32(0)
     for i in range(n):
-        chosen[i] = draws[i] < ordered[max_genes]
+        places[kept] = i
+        kept += np.uint32(draws[i] < bound)
+    return places[:max_genes]
 
 
 @njit(cache=True, nogil=True)
@@ -291,13 +316,10 @@ def write_cell(layout, columns, key, ids, values, n, out_ids, out_values, out_ma
         out_values[0] = layout.cls_value
     out_values[first + kept :] = layout.pad_value
     if kept < n and layout.sample:
-        chosen = np.empty(n, np.bool_)
-        keep(substream(key, SUBSET), ids, n, kept, chosen)
-        place = first
-        for j in range(n):
-            if chosen[j]:
-                out_ids[place], out_values[place] = ids[j], values[j]
-                place += 1
+        places = keep(substream(key, SUBSET), ids, n, kept)
+        for j in range(kept):
+            out_ids[first + j] = ids[places[j]]
+            out_values[first + j] = values[places[j]]
     else:
         for j in range(kept):
             out_ids[first + j] = ids[j]
