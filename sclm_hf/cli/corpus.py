@@ -48,8 +48,9 @@ def build(
         f"{output} holds {manifest.n_cells:,} cells of {len(manifest.datasets)} data sets in {n_shards} shards."
     )
     for name, dataset in manifest.datasets.items():
-        if dataset.n_empty:
-            typer.echo(f"{name}: {dataset.n_empty:,} cells without counts were left out.")
+        for number, which in ((dataset.n_filtered, "that `--where` excludes"), (dataset.n_empty, "without counts")):
+            if number:
+                typer.echo(f"{name}: {number:,} cells {which} were left out.")
 
 
 @corpus.command()

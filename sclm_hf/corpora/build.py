@@ -65,7 +65,7 @@ def build_corpus(
         obs_columns: columns of `obs` to keep, as text; every input must have them.
         layer: as for `CellCorpus`.
         where: as for `CellCorpus`.
-        shard_size: most cells of a shard, rounded up to whole row groups of 64.
+        shard_size: most cells of a shard, rounded up to whole row groups of 32.
         title: title of the card; the folder's name by default.
         license: licence of the data, an identifier that the Hub knows.
         organism: species of the cells.
@@ -91,6 +91,7 @@ def build_corpus(
             raise ConfigurationError(
                 f"`{folder}` holds shards made from other inputs or settings: remove it, or name another folder."
             )
+        (folder / _STATE_FILE).unlink(missing_ok=True)
         return finished
     return build.run(manifest)
 
@@ -134,16 +135,21 @@ class _Build:
     def manifest(self, **card: str) -> Manifest:
         """The manifest, with data sets that have no shards yet."""
         datasets = {
-            source.name: ShardedDataset(n_genes=source.n_genes, source=self.named[source.name].name)
+            source.name: ShardedDataset(
+                n_genes=source.n_genes,
+                source=self.named[source.name].name,
+                n_filtered=sum(self.dropped[source.name].values()),
+            )
             for source in self.sources
         }
+        settings = {**self.settings, "organism": card["organism"]}
         return Manifest(
             **card,
             obs_columns=self.obs_columns,
             shard_size=self.shard_size,
             row_group_size=ROW_GROUP_SIZE,
             sclm_hf=__version__,
-            build_id=hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16],
+            build_id=hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
             datasets=datasets,
         )
 
@@ -169,7 +175,9 @@ class _Build:
         """Take over the shards that an earlier call has completed."""
         state = self.folder / _STATE_FILE
         if not state.exists():
-            if self.folder.exists() and any(self.folder.iterdir()):
+            there = [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
+            # A build that was killed at its very beginning leaves the state half written.
+            if set(there) - {f".{_STATE_FILE}.tmp"}:
                 raise ConfigurationError(f"`{self.folder}` is not empty: name a new folder.")
             self.folder.mkdir(parents=True, exist_ok=True)
             self._save(manifest, _STATE_FILE)
@@ -212,7 +220,8 @@ class _Build:
         file = f"data/{source.name}/{len(dataset.shards):05d}.parquet"
         with written_whole(self.folder / file) as path:
             obs_values = {name: values.tolist() for name, values in texts.items()}
-            largest = write_shard(path, counts[full], names[rows], obs_values, facts, dataset.n_cells)
+            kept = counts if full.all() else counts[full]
+            largest = write_shard(path, kept, names[rows], obs_values, facts, dataset.n_cells)
         path = self.folder / file
         return Shard(file, len(rows), path.stat().st_size, hash_file(path), int((~full).sum()), largest)
 

@@ -91,10 +91,18 @@ def _facts(manifest: Manifest) -> str:
 
 def _datasets(manifest: Manifest) -> str:
     rows = [
-        [name, f"{one.n_cells:,}", f"{one.n_genes:,}", f"{len(one.shards):,}", one.source, f"{one.n_empty:,}"]
+        [
+            name,
+            f"{one.n_cells:,}",
+            f"{one.n_genes:,}",
+            f"{len(one.shards):,}",
+            one.source,
+            f"{one.n_filtered:,}",
+            f"{one.n_empty:,}",
+        ]
         for name, one in manifest.datasets.items()
     ]
-    head = ("data set", "cells", "genes", "shards", "made from", "cells without counts, left out")
+    head = ("data set", "cells", "genes", "shards", "made from", "left out by filters", "left out without counts")
     return "## Data sets\n\n" + _table(head, rows)
 
 

@@ -57,12 +57,14 @@ class ShardedDataset:
     Attributes:
         n_genes: genes of its gene table.
         source: name of the file that it was made from.
+        n_filtered: cells that conditions on `obs` left out.
         shards: its shards in order.
         labels: column of `obs` -> value -> number of cells.
     """
 
     n_genes: int
     source: str
+    n_filtered: int = 0
     shards: list[Shard] = field(default_factory=list)
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
 

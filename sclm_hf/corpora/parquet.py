@@ -33,7 +33,7 @@ class ParquetSource:
     """The shards of one data set, whose rows are read when they are asked for.
 
     Opening reads the manifest and looks at the sizes of the shards. A read decodes the row groups that hold its rows,
-    so blocks of a row group (64 cells) or more are read without waste.
+    so blocks of a whole number of row groups (32 cells) are read without waste.
 
     Args:
         path: folder of the data set, `<folder>/data/<dataset>`.

@@ -21,8 +21,8 @@ from .sources import csr_from_arrays
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROW_GROUP_SIZE = 64
-"""Cells that have to be decoded together. Blocks of a shuffled epoch have 32 by default."""
+ROW_GROUP_SIZE = 32
+"""Cells that have to be decoded together; a block of a shuffled epoch, by default."""
 
 FIXED_COLUMNS = ("cell_name", "dataset", "cell_id", "gene_index", "counts")
 _METADATA_KEY = "sclm_hf"

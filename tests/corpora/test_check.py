@@ -44,7 +44,7 @@ def change_column(folder, name, change):
     column = pa.array(change(table[name].to_pylist()), table.schema.field(name).type)
     table = table.set_column(table.schema.get_field_index(name), name, column)
     with pq.ParquetWriter(folder / SHARD, table.schema, store_schema=False) as writer:
-        writer.write_table(table, row_group_size=64)
+        writer.write_table(table, row_group_size=32)
         writer.add_key_value_metadata({"sclm_hf": metadata[b"sclm_hf"].decode()})
 
     def update(content):
@@ -138,7 +138,7 @@ def test_paths_that_lead_elsewhere_are_refused(folder, file, processor):
     [
         (lambda content: content["datasets"].update({"../x": content["datasets"].pop("cells")}), "name of a data set"),
         (lambda content: content.update(format="sclm_hf corpus 9"), "does not say `format"),
-        (lambda content: content.update(row_group_size="64"), "`row_group_size` is '64', not int"),
+        (lambda content: content.update(row_group_size="32"), "`row_group_size` is '32', not int"),
         (lambda content: content["datasets"]["cells"]["shards"][0].update(n_cells=-1), "`n_cells` is negative"),
         (lambda content: content["datasets"]["cells"]["shards"][0].pop("sha256"), "sha256"),
         (lambda content: content.update(datasets=[]), "is damaged"),
