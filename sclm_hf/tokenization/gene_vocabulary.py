@@ -241,7 +241,8 @@ def _one_column_each(found: Sequence[Resolution], weights: np.ndarray | None) ->
     if weights is None:
         columns.sort(key=lambda column: found[column].step)
     else:
-        columns.sort(key=lambda column: (found[column].step, -weights[column]))
+        fewer = (-weights).tolist()
+        columns.sort(key=lambda column: (found[column].step, fewer[column]))
     taken: dict[str, int] = {}
     for column in columns:
         taken.setdefault(found[column].token, column)

@@ -1,4 +1,6 @@
 import multiprocessing
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -53,3 +55,17 @@ def test_errors_of_a_worker_keep_their_kind_and_name_the_file(tmp_path, processo
     with pytest.raises(ExpressionError, match=r"bad\.h5ad`, row 4") as caught:
         list(CellCorpus(tmp_path, processor, **SMALL).loader(12, num_workers=1))
     assert caught.tb and not multiprocessing.active_children(), "Python would wait for them at exit"
+
+
+def test_a_stream_left_in_the_middle_does_not_keep_the_program_from_ending(folder, processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    script = (
+        "from sclm_hf import CellCorpus, CellProcessor\n"
+        "if __name__ == '__main__':\n"
+        f"    corpus = CellCorpus({str(folder)!r}, CellProcessor.from_pretrained({str(tmp_path)!r}), window_size=4)\n"
+        "    stream = iter(corpus.loader(4, num_workers=1))\n"
+        "    next(stream)\n"
+    )
+    file = tmp_path / "script.py"
+    file.write_text(script)
+    assert subprocess.run([sys.executable, file], timeout=120).returncode == 0
