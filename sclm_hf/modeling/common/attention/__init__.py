@@ -1,5 +1,29 @@
-"""Attention that the families share, behind transformers' attention interface."""
+"""Attention that the families share: softmax attention behind transformers' interface, and what transformers lacks."""
 
 from .eager import eager_attention_forward
+from .performer import (
+    KeySummary,
+    PerformerFeatures,
+    PerformerRedraw,
+    add_keys,
+    empty_summary,
+    orthogonal_random_features,
+    performer_attention,
+    performer_attention_naive,
+    read_summary,
+    softmax_kernel,
+)
 
-__all__ = ["eager_attention_forward"]
+__all__ = [
+    "KeySummary",
+    "PerformerFeatures",
+    "PerformerRedraw",
+    "add_keys",
+    "eager_attention_forward",
+    "empty_summary",
+    "orthogonal_random_features",
+    "performer_attention",
+    "performer_attention_naive",
+    "read_summary",
+    "softmax_kernel",
+]
