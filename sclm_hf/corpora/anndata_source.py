@@ -10,6 +10,7 @@ import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix
 
 from ..errors import CorpusError, ExpressionError
+from ..tokenization.encodings.scratch import Scratch
 from ..tokenization.processing_cell import select_counts
 from .anndata_elements import column_names, describe, read_column, read_index, view
 from .hdf5_ranges import fill, range_reader
@@ -99,11 +100,12 @@ class AnnDataSource:
             )
         return column
 
-    def read(self, rows: np.ndarray) -> csr_matrix:
+    def read(self, rows: np.ndarray, scratch: Scratch | None = None) -> csr_matrix:
         """Read cells.
 
         Args:
             rows: ascending row numbers. Rows that lie close together are read in one go.
+            scratch: memory to read into; what is returned may lie there, until the scratch is used again.
 
         Returns:
             (len(rows), n_genes) CSR with the values as stored; column indices are not checked.
@@ -115,7 +117,7 @@ class AnnDataSource:
         breaks = np.flatnonzero(np.diff(rows) > self._max_gap) + 1
         spans = [(int(part[0]), int(part[-1]) + 1) for part in np.split(rows, breaks) if len(part)]
         with self._store():
-            matrix = self._open.read(spans)
+            matrix = self._open.read(spans, scratch or Scratch())
         if matrix.shape[0] == len(rows):
             return matrix
         read = np.concatenate([np.arange(start, stop) for start, stop in spans])
@@ -193,7 +195,7 @@ class _OpenStore:
         if storage == "csc":
             self._turn_around(key)
 
-    def read(self, spans: list[tuple[int, int]]) -> csr_matrix:
+    def read(self, spans: list[tuple[int, int]], scratch: Scratch) -> csr_matrix:
         """The rows of all `spans` (start, stop), one after the other."""
         n_genes = self._shape[1]
         if self._storage == "dense":
@@ -203,8 +205,8 @@ class _OpenStore:
         stops = [int(self._indptr[stop]) for _, stop in spans]
         counts = [self._indptr[start + 1 : stop + 1] - self._indptr[start:stop] for start, stop in spans]
         indptr = np.concatenate([[0], *counts]).cumsum(dtype=np.int64)
-        data = np.empty(indptr[-1], self._data.dtype)
-        indices = np.empty(indptr[-1], self._indices.dtype)
+        data = scratch.empty("data", indptr[-1], self._data.dtype)
+        indices = scratch.empty("indices", indptr[-1], self._indices.dtype)
         place = 0
         for start, stop in zip(starts, stops, strict=True):
             end = place + stop - start

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
-from .packing import Packed, flat_sizes, unpack
 from .plan import Schedule
-from .shared_memory import Parcel, SharedBuffers, received
+from .shared_memory import BatchParcel, SharedArrays, SharedBatches, WindowParcel
 from .token_budget import TokenSchedule
 from .window_reader import WindowReader
 
@@ -40,9 +39,9 @@ def _end_workers() -> None:
 class CellLoader:
     """The batches of one rank and one epoch, as torch tensors, in an order that workers do not change.
 
-    A worker makes all batches of a window: the window is read once, whatever the number of workers. Each worker is one
-    window ahead of its use and keeps the shared memory of two, so `2 * num_workers` windows of padded batches are in
-    shared memory and one in this process. While a worker encodes a window, a thread of its reads the next one.
+    A worker reads and encodes a whole window: the window is read once, whatever the number of workers. Each worker is
+    one window ahead of its use and keeps the shared memory of two, so `2 * num_workers` windows are in shared memory:
+    encoded cells without padding, which this process pads batch by batch, or what the collator made of them.
 
     Args:
         corpus: where the cells come from.
@@ -63,7 +62,7 @@ class CellLoader:
         num_workers: int = 0,
     ) -> None:
         self._schedule, self._num_workers = schedule, num_workers
-        self._windows = _Windows(WindowReader(corpus, schedule, epoch), epoch, collator)
+        self._windows = _Windows(corpus, schedule, epoch, collator)
 
     def __len__(self) -> int:
         """Number of batches.
@@ -96,12 +95,12 @@ class CellLoader:
             generator=torch.Generator(),
         )
         # Torch maps a worker's memory anew for each window unless somebody here holds on to it.
-        mapped: deque[torch.Tensor] = deque(maxlen=2 * self._num_workers)
+        mapped: deque[tuple[torch.Tensor, ...]] = deque(maxlen=2 * self._num_workers)
         workers = iter(packed)
         try:
             for parcel in workers:
-                mapped.append(parcel.buffer)
-                yield from unpack(received(parcel))
+                mapped.append(parcel.buffers)
+                yield from self._windows.opened(parcel)
         finally:
             # The traceback of an error holds on to the iterator, and Python would wait at exit for its workers, which
             # ignore SIGTERM, for ever.
@@ -109,34 +108,37 @@ class CellLoader:
 
 
 class _Windows(Dataset):
-    """Window number -> its batches, packed into shared memory."""
+    """Window number -> what a worker hands over of it."""
 
-    def __init__(self, reader: WindowReader, epoch: int, collator: Collator | None) -> None:
-        self._reader, self._epoch, self._collator = reader, epoch, collator
-        self._shared = SharedBuffers()
+    def __init__(
+        self, corpus: "CellCorpus", schedule: Schedule | TokenSchedule, epoch: int, collator: Collator | None
+    ) -> None:
+        self._processor, self._epoch, self._collator = corpus.processor, epoch, collator
+        self._reader = WindowReader(corpus, schedule, epoch)
+        self._shared_arrays, self._shared_batches = SharedArrays(), SharedBatches()
 
     def batches(self, number: int) -> Iterator[Batch]:
         """The batches of a window as the collator makes them, one by one."""
         return (self._collated(batch) for batch in self._reader.batches(number))
 
-    def __getitem__(self, number: int) -> Parcel:
-        following = number + get_worker_info().num_workers
-        if self._collator is None:
-            shapes = self._reader.packed(number, following, self._shared.arrays).shapes
-            return self._shared.parcel(shapes)
-        batches = [self._collated(batch) for batch in unpack(self._reader.packed(number, following))]
-        shapes = [{name: tuple(values.shape) for name, values in batch.items()} for batch in batches]
-        types = {name: values.dtype for batch in batches for name, values in batch.items()}
-        flat = self._shared.tensors({name: (types[name], size) for name, size in flat_sizes(shapes).items()})
-        for batch, place in zip(batches, unpack(Packed(flat, shapes)), strict=True):
-            for name, values in batch.items():
-                place[name].copy_(values)
-        return self._shared.parcel(shapes)
+    def __getitem__(self, number: int) -> WindowParcel | BatchParcel:
+        if self._collator is not None:
+            return self._shared_batches.parcel(list(self.batches(number)))
+        window = self._reader.window(number, self._shared_arrays.allocate)
+        return WindowParcel.wrap(window, self._shared_arrays)
+
+    def opened(self, parcel: WindowParcel | BatchParcel) -> Iterator[Batch]:
+        """The batches of a window that a worker handed over."""
+        if isinstance(parcel, BatchParcel):
+            return parcel.opened()
+        return (_tensors(batch) for batch in parcel.opened().padded(self._processor))
 
     def _collated(self, batch: dict[str, np.ndarray]) -> Batch:
-        if self._collator is None or not batch:
-            return {name: torch.from_numpy(values) for name, values in batch.items()}
-        return self._collator(batch, self._epoch)
+        return _tensors(batch) if self._collator is None or not batch else self._collator(batch, self._epoch)
+
+
+def _tensors(batch: dict[str, np.ndarray]) -> Batch:
+    return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
 def _begin_worker(worker: int, main: int) -> None:
@@ -148,5 +150,5 @@ def _begin_worker(worker: int, main: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _unchanged(parcel: Parcel) -> Parcel:
+def _unchanged(parcel: WindowParcel | BatchParcel) -> WindowParcel | BatchParcel:
     return parcel

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from ..errors import CorpusError
+from ..tokenization.encodings.scratch import Scratch
 from .manifest import MANIFEST_FILE, read_manifest
 from .shards import integer_type, open_shard, read_facts, to_matrix
 from .sources import CategoricalColumn
@@ -105,11 +106,12 @@ class ParquetSource:
         codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
         return CategoricalColumn(codes.astype(np.min_scalar_type(-len(categories) - 1)), categories)
 
-    def read(self, rows: np.ndarray) -> csr_matrix:
+    def read(self, rows: np.ndarray, scratch: Scratch | None = None) -> csr_matrix:
         """Read cells.
 
         Args:
             rows: ascending row numbers.
+            scratch: of no use here: row groups are decoded into memory of their own.
 
         Returns:
             (len(rows), n_genes) CSR with the counts; column indices are not checked.

@@ -1,72 +1,120 @@
-"""How a worker hands the batches of a window to the main process: through shared memory that it fills again and again.
+"""How a worker hands a window to the main process: through shared memory that it fills again and again.
 
-Fresh shared memory costs more than filling it: the system clears every page. So a worker keeps two buffers and fills
-them in turn, while the main process copies what it receives. A worker gets its next window but one only after the main
-process has asked for the batches beyond the first, so no buffer is filled while it is read.
+Fresh shared memory costs more than filling it: the system clears every page. So a worker fills two buffers in turn
+while the main process reads the other one. A worker gets its next window but one only after the main process has asked
+for the batches beyond the first, so no buffer is filled while it is read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from .packing import Packed, Shapes
+from .window_reader import Window
 
 _ALIGNMENT = 64
 _HEADROOM = 1.1
 
+Batch = dict[str, torch.Tensor]
 
-class Parcel(NamedTuple):
-    """Packed batches in a buffer of bytes.
+
+class SharedArrays:
+    """Makes arrays in shared memory, and finds the tensor behind one again."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[int, torch.Tensor] = {}
+
+    def allocate(self, size: int, dtype: type, instead_of: np.ndarray) -> np.ndarray:
+        """A new array in shared memory, which takes the place of another one."""
+        self._tensors.pop(instead_of.ctypes.data, None)
+        tensor = torch.from_numpy(np.empty(0, dtype)).new_empty(size).share_memory_()
+        self._tensors[tensor.data_ptr()] = tensor
+        return tensor.numpy()
+
+    def behind(self, array: np.ndarray) -> torch.Tensor:
+        """The tensor of which `array` is the beginning."""
+        return self._tensors[array.ctypes.data] if array.size else torch.from_numpy(array)
+
+
+class WindowParcel(NamedTuple):
+    """A window whose encoded cells lie in shared memory.
+
+    Attributes:
+        ids, values: tensors in shared memory, longer than what is used of them.
+        sizes: how much of `ids` and of `values` is used.
+        window: the window without them.
+    """
+
+    ids: torch.Tensor
+    values: torch.Tensor
+    sizes: tuple[int, int]
+    window: Window
+
+    @classmethod
+    def wrap(cls, window: Window, shared: SharedArrays) -> "WindowParcel":
+        """A window whose tokens `shared` allocated."""
+        tokens, nothing = window.tokens, np.empty(0)
+        sizes = tokens.ids.size, tokens.values.size
+        light = window._replace(tokens=tokens._replace(ids=nothing, values=nothing))
+        return cls(shared.behind(tokens.ids), shared.behind(tokens.values), sizes, light)
+
+    @property
+    def buffers(self) -> tuple[torch.Tensor, ...]:
+        """What is mapped."""
+        return self.ids, self.values
+
+    def opened(self) -> Window:
+        """The window, read where it lies."""
+        ids, values = (flat.numpy()[:size] for flat, size in zip((self.ids, self.values), self.sizes, strict=True))
+        return self.window._replace(tokens=self.window.tokens._replace(ids=ids, values=values))
+
+
+class BatchParcel(NamedTuple):
+    """Batches of tensors in a buffer of bytes.
 
     Attributes:
         buffer: (bytes,) uint8, shared.
-        table: name -> (type, first byte, number of bytes) of its entries.
-        shapes: as in [`Packed`].
+        tables: name -> (type, shape, first byte), for each batch.
     """
 
     buffer: torch.Tensor
-    table: dict[str, tuple[torch.dtype, int, int]]
-    shapes: Shapes
+    tables: list[dict[str, tuple[torch.dtype, tuple[int, ...], int]]]
+
+    @property
+    def buffers(self) -> tuple[torch.Tensor, ...]:
+        """What is mapped."""
+        return (self.buffer,)
+
+    def opened(self) -> Iterator[Batch]:
+        """The batches, in memory of their own."""
+        for table in self.tables:
+            yield {name: _view(self.buffer, *place).clone() for name, place in table.items()}
 
 
-class SharedBuffers:
-    """Two buffers of shared memory, filled in turn."""
+class SharedBatches:
+    """Two buffers of shared memory for batches, filled in turn."""
 
     def __init__(self) -> None:
         self._buffers = [torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.uint8)]
-        self._table: dict[str, tuple[torch.dtype, int, int]] = {}
 
-    def tensors(self, sizes: Mapping[str, tuple[torch.dtype, int]]) -> dict[str, torch.Tensor]:
-        """Flat tensors, given name -> (type, entries), in the buffer whose turn it is."""
-        self._table, end = {}, 0
-        for name, (dtype, size) in sizes.items():
-            self._table[name] = (dtype, end, size * dtype.itemsize)
-            end += -(-size * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
+    def parcel(self, batches: Sequence[Batch]) -> BatchParcel:
+        """Copy batches into the buffer whose turn it is."""
+        tables, end = [], 0
+        for batch in batches:
+            tables.append({})
+            for name, values in batch.items():
+                tables[-1][name] = (values.dtype, tuple(values.shape), end)
+                end += -(-values.numel() * values.dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
         self._buffers.reverse()
         if self._buffers[0].numel() < end:
             self._buffers[0] = torch.empty(int(end * _HEADROOM), dtype=torch.uint8).share_memory_()
-        return {name: _view(self._buffers[0], *place) for name, place in self._table.items()}
-
-    def arrays(self, sizes: Mapping[str, tuple[type, int]]) -> dict[str, np.ndarray]:
-        """The same as numpy arrays."""
-        types = {name: (torch.from_numpy(np.empty(0, dtype)).dtype, size) for name, (dtype, size) in sizes.items()}
-        return {name: tensor.numpy() for name, tensor in self.tensors(types).items()}
-
-    def parcel(self, shapes: Shapes) -> Parcel:
-        """What was made last, for the main process."""
-        return Parcel(self._buffers[0], self._table if any(shapes) else {}, shapes)
+        for batch, table in zip(batches, tables, strict=True):
+            for name, values in batch.items():
+                _view(self._buffers[0], *table[name]).copy_(values)
+        return BatchParcel(self._buffers[0], tables)
 
 
-def received(parcel: Parcel) -> Packed:
-    """A copy of the batches in memory of this process."""
-    flat = {}
-    for name, (dtype, start, size) in parcel.table.items():
-        # numpy asks for large pages, torch does not: that halves the time.
-        flat[name] = torch.from_numpy(np.empty(size, np.uint8)).copy_(parcel.buffer[start : start + size]).view(dtype)
-    return Packed(flat, parcel.shapes)
-
-
-def _view(buffer: torch.Tensor, dtype: torch.dtype, start: int, size: int) -> torch.Tensor:
-    return buffer[start : start + size].view(dtype)
+def _view(buffer: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], start: int) -> torch.Tensor:
+    size = int(np.prod(shape)) * dtype.itemsize
+    return buffer[start : start + size].view(dtype).view(shape)

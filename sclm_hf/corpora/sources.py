@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from ..errors import ConfigurationError, CorpusError
+from ..tokenization.encodings.scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,11 @@ class CellSource(Protocol):
     def column(self, name: str) -> CategoricalColumn:
         """A column of `obs`."""
 
-    def read(self, rows: np.ndarray) -> csr_matrix:
-        """The cells `rows` (ascending row numbers) with their values as stored."""
+    def read(self, rows: np.ndarray, scratch: Scratch | None = None) -> csr_matrix:
+        """The cells `rows` (ascending row numbers) with their values as stored.
+
+        With a `scratch`, what is returned may lie there, until the scratch is used again.
+        """
 
     def close(self) -> None:
         """Let go of open files; the next read opens them again."""

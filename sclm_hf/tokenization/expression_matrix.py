@@ -19,6 +19,7 @@ from .encodings.cells import (
     take_genes,
     taken_entries,
 )
+from .encodings.scratch import Scratch
 from .gene_table import ensembl_id_of
 
 FRACTIONAL_SHARE = 0.01
@@ -137,15 +138,18 @@ def read_cells(matrix, tokens: np.ndarray, rows=None, uniforms=None) -> tuple[Ce
     return cells, found._replace(rows=numbers)
 
 
-def read_genes(matrix, tokens: np.ndarray, rows=None, uniforms=None) -> tuple[CellGenes, Survey, np.ndarray | None]:
+def read_genes(
+    matrix, tokens: np.ndarray, rows=None, uniforms=None, scratch: Scratch | None = None
+) -> tuple[CellGenes, Survey, np.ndarray | None]:
     """The known genes of rows of a matrix, sound in everything but the kind of their values, as encodings take them.
 
-    Arguments and errors are those of [`read_cells`]. Also returns those of the `uniforms` that belong to these genes.
+    Arguments and errors are those of [`read_cells`]; for `scratch` see [`take_genes`]. Also returns those of the
+    `uniforms` that belong to these genes.
     """
     cells, numbers = _cells_of(matrix, tokens, rows, uniforms)
-    genes, found = take_genes(cells)
+    genes, found = take_genes(cells, scratch)
     if _unsorted(found, numbers, uniforms):
-        genes, found = take_genes(_canonical(cells))
+        genes, found = take_genes(_canonical(cells), scratch)
     if uniforms is not None:
         uniforms = np.asarray(uniforms)[taken_entries(cells)]
     return genes, found._replace(rows=numbers), uniforms

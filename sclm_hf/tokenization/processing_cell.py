@@ -1,17 +1,17 @@
 """Cells become batches: an AnnData, a matrix or a row in, `input_ids`, `expression_values`, `attention_mask` out."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 
 from ..errors import ConfigurationError, ExpressionError
 from .encodings.bins import encode_bins
-from .encodings.cells import CellGenes, Layout, Rows, Survey, batch_rows, tokens_of_columns
+from .encodings.cells import CellGenes, CellTokens, Layout, Survey, pad, tokens_of_columns
 from .encodings.continuous import encode_continuous
 from .encodings.keys import as_cell_ids, cell_keys, hash_names
 from .encodings.rank import encode_rank
+from .encodings.scratch import Scratch
 from .expression_matrix import (
     as_csr,
     check_kind,
@@ -24,26 +24,7 @@ from .expression_matrix import (
 from .feature_extraction_expression import ExpressionFeatureExtractor
 from .gene_vocabulary import GeneCoverage, GeneMapping
 
-__all__ = ["CellProcessor", "PreparedCells", "select_counts"]
-
-ARRAYS = {"input_ids": np.int64, "expression_values": np.float32, "attention_mask": np.int64}
-"""The arrays of a batch and their types; the encoding `rank` has no `expression_values`."""
-
-
-class PreparedCells(NamedTuple):
-    """Cells that are read and checked and can be written into batches again and again.
-
-    Attributes:
-        genes: their known genes.
-        keys: (cells,) uint64, what is random about each.
-        lengths: (cells,) int64, the tokens of each.
-        uniforms: what spreads ties instead of the keyed draws.
-    """
-
-    genes: CellGenes
-    keys: np.ndarray
-    lengths: np.ndarray
-    uniforms: np.ndarray | None = None
+__all__ = ["CellProcessor", "select_counts"]
 
 
 class CellProcessor(ProcessorMixin):
@@ -130,17 +111,17 @@ class CellProcessor(ProcessorMixin):
             ConfigurationError: `uniforms` or `totals` is given to an encoding that has no use for it, or the tokenizer
                 lacks a special token that the feature extractor asks for.
         """
-        self._refuse_pointless(uniforms, totals)
-        keys = {"cell_ids": cell_ids, "seed": seed, "epoch": epoch}
-        cells = self.prepare(matrix, gene_ids, **keys, rows=rows, uniforms=uniforms, check=check)
-        n, width = cells.lengths.size, int(cells.lengths.max(initial=0))
-        if totals is not None:
-            _check_totals(totals, n)
-        flat = {name: np.empty(n * width, ARRAYS[name]) for name in self.feature_extractor.model_input_names}
-        self.write(cells, batch_rows(n, width), flat, totals=totals, num_threads=num_threads)
-        return {name: values.reshape(n, width) for name, values in flat.items()}
+        how = {
+            "cell_ids": cell_ids,
+            "seed": seed,
+            "epoch": epoch,
+            "rows": rows,
+            "uniforms": uniforms,
+            "totals": totals,
+        }
+        return self.pad(self.tokens(matrix, gene_ids, **how, check=check, num_threads=num_threads))
 
-    def prepare(
+    def tokens(
         self,
         matrix,
         gene_ids: np.ndarray,
@@ -150,48 +131,48 @@ class CellProcessor(ProcessorMixin):
         epoch: int = 0,
         rows: np.ndarray | None = None,
         uniforms: np.ndarray | None = None,
+        totals: np.ndarray | None = None,
         check: bool = True,
-    ) -> PreparedCells:
-        """The first half of [`encode`]: read and check cells, once for all batches that they go into.
+        num_threads: int = 1,
+        scratch: Scratch | None = None,
+    ) -> CellTokens:
+        """The first half of [`encode`]: the tokens of cells, without padding.
 
         Arguments and errors are those of [`encode`].
+
+        Args:
+            scratch: memory to work in; what is returned then lies there too, until the scratch is used again.
         """
-        genes, found, uniforms = read_genes(matrix, self._tokens(gene_ids), rows, uniforms)
+        self._refuse_pointless(uniforms, totals)
+        scratch = scratch or Scratch()
+        genes, found, uniforms = read_genes(matrix, self._tokens(gene_ids), rows, uniforms, scratch)
         cell_ids = as_cell_ids(cell_ids)
         match_length("cell ids", cell_ids, found.rows.size, "row")
         if check:
             check_kind(found, self.feature_extractor.expects)
         refuse_rows(found.genes == 0, found.rows, "no expressed gene that the model knows", "leave them out.")
-        lengths = self._token_counts(found, genes.columns.size)
-        return PreparedCells(genes, cell_keys(cell_ids, seed, epoch), lengths, uniforms)
+        if totals is not None:
+            _check_totals(totals, found.rows.size)
+        out = self._room(self._token_counts(found, genes.columns.size), scratch)
+        how = {"uniforms": uniforms, "totals": totals, "num_threads": num_threads}
+        self._write(genes, cell_keys(cell_ids, seed, epoch), out, **how)
+        return out
 
-    def write(
-        self,
-        cells: PreparedCells,
-        rows: Rows,
-        out: Mapping[str, np.ndarray],
-        *,
-        totals: np.ndarray | None = None,
-        num_threads: int = 1,
-    ) -> None:
-        """The second half of [`encode`]: write cells into padded rows, of one batch or of many.
+    def pad(self, tokens: CellTokens, cells: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """The second half of [`encode`]: a batch of encoded cells, padded to the longest of them.
 
         Args:
-            cells: what [`prepare`] returns.
-            rows: which cells, and where their rows stand in the flat arrays `out`.
-            out: the flat arrays of `model_input_names`, of the types [`ARRAYS`].
-            totals, num_threads: as for [`encode`].
+            tokens: encoded cells.
+            cells: (batch,) which of them; None for all.
+
+        Returns:
+            What [`encode`] returns, in memory of its own.
         """
-        extractor, layout = self.feature_extractor, self._layout()
-        arrays = tuple(out[name] for name in extractor.model_input_names)
-        if extractor.encoding == "rank":
-            scale = {"factors": self._rank_factors(), "target_sum": extractor.target_sum, "totals": totals}
-            encode_rank(cells.genes, layout, rows, arrays, **scale, num_threads=num_threads)
-        elif extractor.encoding == "bins":
-            how = {"n_bins": extractor.n_bins, "uniforms": cells.uniforms}
-            encode_bins(cells.genes, cells.keys, layout, rows, arrays, **how, num_threads=num_threads)
-        else:
-            encode_continuous(cells.genes, cells.keys, layout, rows, arrays, num_threads=num_threads)
+        cells = np.arange(tokens.lengths.size) if cells is None else cells
+        pad_id = _special_id(self.tokenizer, "pad_token", always=True)
+        ids, values, mask = pad(tokens, cells, pad_id, self.feature_extractor.pad_value)
+        found = {"input_ids": ids, "expression_values": values, "attention_mask": mask}
+        return {name: found[name] for name in self.model_input_names}
 
     def lengths(self, matrix, gene_ids: np.ndarray, *, rows: np.ndarray | None = None) -> np.ndarray:
         """How many tokens each cell will have, special tokens included; 0 for a cell that [`encode`] would refuse.
@@ -264,6 +245,28 @@ class CellProcessor(ProcessorMixin):
         cell_ids = np.arange(matrix.shape[0]) if cell_ids is None else cell_ids
         batch = self.encode(matrix, mapping.gene_ids, cell_ids=cell_ids, seed=seed, epoch=epoch, check=False)
         return BatchFeature(batch, tensor_type=return_tensors)
+
+    def _room(self, lengths: np.ndarray, scratch: Scratch) -> CellTokens:
+        """Where cells of given lengths are written, one after the other."""
+        total = int(lengths.sum())
+        has_values = "expression_values" in self.model_input_names
+        return CellTokens(
+            ids=scratch.empty("token_ids", total, np.int32),
+            values=scratch.empty("token_values", total if has_values else 0, np.float32),
+            starts=np.cumsum(lengths) - lengths,
+            lengths=lengths,
+        )
+
+    def _write(self, genes: CellGenes, keys: np.ndarray, out: CellTokens, *, uniforms, totals, num_threads) -> None:
+        extractor, layout = self.feature_extractor, self._layout()
+        if extractor.encoding == "rank":
+            scale = {"factors": self._rank_factors(), "target_sum": extractor.target_sum, "totals": totals}
+            encode_rank(genes, layout, out, **scale, num_threads=num_threads)
+        elif extractor.encoding == "bins":
+            how = {"n_bins": extractor.n_bins, "uniforms": uniforms}
+            encode_bins(genes, keys, layout, out, **how, num_threads=num_threads)
+        else:
+            encode_continuous(genes, keys, layout, out, num_threads=num_threads)
 
     def _tokens(self, gene_ids) -> np.ndarray:
         special_ids = (self.tokenizer.pad_token_id, self.tokenizer.cls_token_id, self.tokenizer.eos_token_id)

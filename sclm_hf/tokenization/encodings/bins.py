@@ -13,7 +13,7 @@ sorted.
 import numpy as np
 from numba import njit
 
-from .cells import CellGenes, Layout, Rows, run, widest, write_cell
+from .cells import CellGenes, CellTokens, Layout, run, widest, write_cell
 from .keys import TIES, substream, uniform
 from .sorting import sort_scratch, stable_sort
 
@@ -29,10 +29,11 @@ def _between(a, b, t, single):
 
 @njit(cache=True, nogil=True)
 def _count_small(values, n, whole, tables):
-    """Histogram of whole numbers below 4096, in two halves; returns the largest, or -1 when there are others.
+    """Histogram of whole numbers below 4096, in four parts; returns the largest, or -1 when there are others.
 
-    Two tables, because an increment must wait for the last one of the same entry, and most counts of a cell are 1.
+    Four tables, because an increment must wait for the last one of the same entry, and most counts of a cell are 1.
     """
+    values, whole = values[:n], whole[:n]
     fits = True
     for i in range(n):
         fits &= values[i] < _SMALL
@@ -45,11 +46,14 @@ def _count_small(values, n, whole, tables):
         top = max(top, whole[i])
     if not fits:
         return -1
-    for i in range(n // 2):
-        tables[0, whole[2 * i]] += 1
-        tables[1, whole[2 * i + 1]] += 1
-    if n % 2:
-        tables[0, whole[n - 1]] += 1
+    fours = n - n % 4
+    for i in range(0, fours, 4):
+        tables[0, whole[i]] += 1
+        tables[1, whole[i + 1]] += 1
+        tables[2, whole[i + 2]] += 1
+        tables[3, whole[i + 3]] += 1
+    for i in range(fours, n):
+        tables[0, whole[i]] += 1
     return np.int64(top)
 
 
@@ -74,8 +78,8 @@ def _edges_of_counts(table, n, quantiles, single, edges):
 def _bin_counts(whole, n, top, ties, quantiles, single, tables, edges, lefts, spans, out):
     """Bins of whole numbers, given their histogram, which is cleared."""
     for value in range(top + 1):
-        tables[0, value] += tables[1, value]
-        tables[1, value] = 0
+        tables[0, value] += tables[1, value] + tables[2, value] + tables[3, value]
+        tables[1, value] = tables[2, value] = tables[3, value] = 0
     _edges_of_counts(tables[0], n, quantiles, single, edges)
     left = right = 0
     for value in range(top + 1):
@@ -149,7 +153,7 @@ def bin_scratch(size, n_edges):
     """What [`bin_cell`] works in, for cells of at most `size` genes."""
     return (
         np.empty(size, np.uint16),
-        np.zeros((2, _SMALL), np.int32),
+        np.zeros((4, _SMALL), np.int32),
         np.empty(_SMALL, np.float64),
         np.empty(_SMALL, np.float64),
         np.empty(n_edges, np.float64),
@@ -168,12 +172,11 @@ def _keyed_ties(key, ids, n, ties):
 
 
 @njit(cache=True, nogil=True)
-def _encode(genes, keys, uniforms, quantiles, single, layout, rows, out_ids, out_values, out_mask, start, stop):
-    size = widest(genes, rows, start, stop)
+def _encode(genes, keys, uniforms, quantiles, single, layout, out, start, stop):
+    size = widest(genes, start, stop)
     ties, bins = np.empty(size, np.float64), np.empty(size, np.float32)
     scratch = bin_scratch(size, quantiles.size)
-    for k in range(start, stop):
-        i = rows.cells[k]
+    for i in range(start, stop):
         first, last = genes.indptr[i], genes.indptr[i + 1]
         ids, values, n = genes.ids[first:last], genes.values[first:last], last - first
         if n:
@@ -182,29 +185,27 @@ def _encode(genes, keys, uniforms, quantiles, single, layout, rows, out_ids, out
             else:
                 _keyed_ties(keys[i], ids, n, ties)
             bin_cell(values, n, ties, quantiles, single, scratch, bins)
-        row = slice(rows.starts[k], rows.starts[k] + rows.widths[k])
-        write_cell(layout, genes.columns, keys[i], ids, bins, n, out_ids[row], out_values[row], out_mask[row])
+        row = slice(out.starts[i], out.starts[i] + out.lengths[i])
+        write_cell(layout, genes.columns, keys[i], ids, bins, n, out.ids[row], out.values[row])
 
 
 def encode_bins(
     genes: CellGenes,
     keys: np.ndarray,
     layout: Layout,
-    rows: Rows,
-    out: tuple[np.ndarray, np.ndarray, np.ndarray],
+    out: CellTokens,
     *,
     n_bins: int,
     uniforms: np.ndarray | None = None,
     num_threads: int = 1,
 ) -> None:
-    """Bin the genes of cells and write them as padded rows.
+    """Bin the genes of cells and write them as tokens.
 
     Args:
         genes: the genes of sound cells (see [`take_genes`]).
         keys: (cells,) uint64 from `cell_keys`.
         layout: how a row looks.
-        rows: which cells to write, and where.
-        out: flat arrays that receive ids (int64), bins (float32) and mask (int64).
+        out: where each cell's tokens go, and how many it has.
         n_bins: number of bins, the one of genes that are not expressed included.
         uniforms: (genes,) float64 in [0, 1) to spread ties with, instead of the keyed ones.
         num_threads: how many threads share the cells; the result does not depend on it.
@@ -212,4 +213,4 @@ def encode_bins(
     given = np.empty(0) if uniforms is None else np.ascontiguousarray(uniforms, dtype=np.float64)
     # numpy.quantile rounds the differences of float32 to float32.
     quantiles, single = np.linspace(0, 1, n_bins - 1), genes.values.dtype == np.float32
-    run(_encode, rows.cells.size, num_threads, genes, keys, given, quantiles, single, layout, rows, *out)
+    run(_encode, keys.size, num_threads, genes, keys, given, quantiles, single, layout, out)

@@ -9,7 +9,7 @@ columns.
 import numpy as np
 from numba import njit
 
-from .cells import CellGenes, Layout, Rows, run, widest, write_ids
+from .cells import CellGenes, CellTokens, Layout, run, widest, write_ids
 from .sorting import sort_scratch, stable_sort
 
 
@@ -50,18 +50,17 @@ def rank_scratch(size):
 
 
 @njit(cache=True, nogil=True)
-def _encode(genes, totals, target_sum, factors, layout, rows, out_ids, out_mask, start, stop):
-    scratch = rank_scratch(widest(genes, rows, start, stop))
-    for k in range(start, stop):
-        i = rows.cells[k]
+def _encode(genes, totals, target_sum, factors, layout, out, start, stop):
+    scratch = rank_scratch(widest(genes, start, stop))
+    for i in range(start, stop):
         first, last = genes.indptr[i], genes.indptr[i + 1]
         ids, values, n = genes.ids[first:last], genes.values[first:last], last - first
-        row = slice(rows.starts[k], rows.starts[k] + rows.widths[k])
+        row = out.ids[out.starts[i] : out.starts[i] + out.lengths[i]]
         kept = min(n, layout.max_genes)
-        begin = write_ids(layout, kept, out_ids[row], out_mask[row])
+        begin = write_ids(layout, kept, row)
         if n:
             order = rank_cell(ids, values, n, totals[i], target_sum, factors, scratch)
-            ranked = out_ids[rows.starts[k] + begin : rows.starts[k] + begin + kept]
+            ranked = row[begin : begin + kept]
             for j in range(kept):
                 ranked[j] = ids[np.uint32(order[j])]
 
@@ -69,25 +68,23 @@ def _encode(genes, totals, target_sum, factors, layout, rows, out_ids, out_mask,
 def encode_rank(
     genes: CellGenes,
     layout: Layout,
-    rows: Rows,
-    out: tuple[np.ndarray, np.ndarray],
+    out: CellTokens,
     *,
     factors: np.ndarray,
     target_sum: float = 10_000.0,
     totals: np.ndarray | None = None,
     num_threads: int = 1,
 ) -> None:
-    """Rank the genes of cells and write them as padded rows.
+    """Rank the genes of cells and write them as tokens.
 
     Args:
         genes: the genes of sound cells (see [`take_genes`]).
         layout: how a row looks; the first `max_genes` ranks are kept.
-        rows: which cells to write, and where.
-        out: flat arrays that receive ids (int64) and mask (int64).
+        out: where each cell's tokens go, and how many it has.
         factors: (largest token id + 1,) float64, positive and finite, by token id.
         target_sum: what a cell's counts are scaled to.
         totals: (cells,) float64, each cell's total count; None for the sum of its row, unknown genes included.
         num_threads: how many threads share the cells; the result does not depend on it.
     """
     totals = genes.totals if totals is None else np.ascontiguousarray(totals, dtype=np.float64)
-    run(_encode, rows.cells.size, num_threads, genes, totals, float(target_sum), factors, layout, rows, *out)
+    run(_encode, totals.size, num_threads, genes, totals, float(target_sum), factors, layout, out)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sclm_hf.tokenization.encodings.bins import bin_cell, bin_scratch, encode_bins
-from sclm_hf.tokenization.encodings.cells import Cells, Layout, batch_rows, take_genes, taken_entries
+from sclm_hf.tokenization.encodings.cells import Cells, CellTokens, Layout, pad, take_genes, taken_entries
 from sclm_hf.tokenization.encodings.keys import cell_keys
 
 from ..golden import csr, load, recorded_uniforms
@@ -69,11 +69,13 @@ def test_rows_binned_by_scgpt(case, n_bins):
     )
     uniforms = recorded_uniforms(meta["seed"] + n_bins, matrix.nnz)
     layout, shape = BARE._replace(zeros=True), matrix.shape
-    out = np.empty(shape, np.int64), np.empty(shape, np.float32), np.empty(shape, np.int64)
-    flat, rows = tuple(array.reshape(-1) for array in out), batch_rows(*shape)
+    lengths = np.full(shape[0], shape[1])
+    out = CellTokens(
+        np.empty(matrix.shape[0] * shape[1], "i4"), np.empty(lengths.sum(), "f4"), lengths.cumsum() - shape[1], lengths
+    )
     genes, keys = take_genes(cells)[0], cell_keys(cells.rows, 0, 0)
-    encode_bins(genes, keys, layout, rows, flat, n_bins=n_bins, uniforms=uniforms[taken_entries(cells)])
-    ids, bins, mask = out
+    encode_bins(genes, keys, layout, out, n_bins=n_bins, uniforms=uniforms[taken_entries(cells)])
+    ids, bins, mask = pad(out, np.arange(shape[0]), 0, 0.0)
     np.testing.assert_array_equal(bins, golden[f"binning__nb{n_bins}__result_np"])
     np.testing.assert_array_equal(ids, np.broadcast_to(cells.tokens, ids.shape))
     assert (mask == 1).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from sclm_hf.tokenization.encodings.cells import Cells, Layout, batch_rows, take_genes
+from sclm_hf.tokenization.encodings.cells import Cells, CellTokens, Layout, take_genes
 from sclm_hf.tokenization.encodings.rank import encode_rank
 
 from ..golden import GOLDEN, csr, load
@@ -34,6 +34,11 @@ def layout_of(tokens, max_length):
     )
 
 
+def room_for(lengths):
+    starts = np.cumsum(lengths) - lengths
+    return CellTokens(np.empty(lengths.sum(), np.int32), np.empty(0, np.float32), starts, lengths)
+
+
 def rank(matrix, ids, totals, tokens, medians, max_length):
     factors = np.ones(max(tokens.values()) + 1)
     for gene, median in medians.items():
@@ -41,11 +46,11 @@ def rank(matrix, ids, totals, tokens, medians, max_length):
             factors[tokens[gene]] = 1 / median
     columns = np.array([tokens.get(gene, -1) for gene in ids], np.int32)
     cells = Cells(matrix.indptr, matrix.indices, matrix.data, np.arange(matrix.shape[0]), columns)
-    width = min(max_length, int(np.diff(matrix.indptr).max()) + 2)
-    found, mask = out = np.empty((matrix.shape[0], width), np.int64), np.empty((matrix.shape[0], width), np.int64)
-    flat, rows = tuple(array.reshape(-1) for array in out), batch_rows(*found.shape)
-    encode_rank(take_genes(cells)[0], layout_of(tokens, max_length), rows, flat, factors=factors, totals=totals)
-    return [row[real == 1] for row, real in zip(found, mask, strict=True)]
+    genes, layout = take_genes(cells)[0], layout_of(tokens, max_length)
+    specials = (layout.cls_id >= 0) + (layout.eos_id >= 0)
+    out = room_for(np.minimum(np.diff(genes.indptr), layout.max_genes) + specials)
+    encode_rank(genes, layout, out, factors=factors, totals=totals)
+    return np.split(out.ids, out.starts[1:])
 
 
 def recorded(golden, name):

@@ -1,0 +1,43 @@
+import numpy as np
+
+from sclm_hf.corpora.token_buffer import TokenBuffer
+from sclm_hf.tokenization.encodings.cells import CellTokens
+
+
+def cells(*lengths, first=0):
+    lengths = np.array(lengths)
+    ids = np.arange(first, first + lengths.sum(), dtype=np.int32)
+    return CellTokens(ids, ids / np.float32(2), lengths.cumsum() - lengths, lengths)
+
+
+def test_cells_put_in_any_order_are_found_at_their_places():
+    buffer = TokenBuffer()
+    buffer.clear(5)
+    buffer.put(cells(4, 1, first=100), slice(3, 5))
+    buffer.put(cells(2, 3, 1), slice(0, 3))
+    tokens = buffer.tokens
+    found = [tokens.ids[start : start + n].tolist() for start, n in zip(tokens.starts, tokens.lengths, strict=True)]
+    assert found == [[0, 1], [2, 3, 4], [5], [100, 101, 102, 103], [104]]
+    np.testing.assert_array_equal(tokens.values, tokens.ids / 2)
+
+
+def test_memory_is_used_again_and_grows_once_where_cells_are_alike():
+    sizes = []
+
+    def allocate(size, dtype, instead_of):
+        sizes.append(size)
+        return np.empty(size, dtype)
+
+    buffer = TokenBuffer(allocate)
+    for _ in range(3):
+        buffer.clear(10)
+        for place in range(0, 10, 2):
+            buffer.put(cells(6, 7), slice(place, place + 2))
+    assert len(sizes) == 2 and min(sizes) >= 65
+
+
+def test_ids_without_values():
+    buffer = TokenBuffer()
+    buffer.clear(2)
+    buffer.put(cells(3, 2)._replace(values=np.empty(0, np.float32)), slice(0, 2))
+    assert buffer.tokens.values.size == 0 and buffer.tokens.ids.tolist() == [0, 1, 2, 3, 4]
