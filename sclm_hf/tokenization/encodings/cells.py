@@ -16,8 +16,8 @@ OUT_OF_RANGE, UNSORTED, NEGATIVE, NOT_FINITE = 1, 2, 4, 8
 """What [`survey`] may find wrong with a row; the numbers add up."""
 
 
-_BUCKETS = 1 << 10
-_BUCKET_SHIFT = np.uint64(64 - 10)
+_DEVIATIONS = 4.0
+_RANGE, _BELOW_1 = 2.0**64, 1 - 2.0**-53
 
 
 class Cells(NamedTuple):
@@ -257,34 +257,38 @@ def widest(genes, start, stop):
 @njit(cache=True, nogil=True)
 def _smallest(draws, n_smallest):
     """The number below which exactly `n_smallest` of the different `draws` lie; there are more of them."""
-    counts = np.zeros(_BUCKETS, np.int64)
+    n = draws.size
+    share = n_smallest / n
+    # Draws are uniform: the number sought lies within a few standard deviations of this share of their range.
+    spread = _DEVIATIONS * np.sqrt(share * (1 - share) / n)
+    low = np.uint64(max(share - spread, 0.0) * _RANGE)
+    high = np.uint64(min(share + spread, _BELOW_1) * _RANGE)
+    below = np.int32(0)
     for word in draws:
-        counts[word >> _BUCKET_SHIFT] += 1
-    bucket = below = 0
-    while below + counts[bucket] <= n_smallest:
-        below += counts[bucket]
-        bucket += 1
-    inside = np.empty(counts[bucket], np.uint64)
-    place = 0
-    for word in draws:
-        if word >> _BUCKET_SHIFT == np.uint64(bucket):
-            inside[place] = word
-            place += 1
-    return np.sort(inside)[n_smallest - below]
+        below += np.int32(word < low)
+    inside, n_inside = np.empty(n, np.uint64), np.uint32(0)
+    for i in range(n):
+        inside[n_inside] = draws[i]
+        n_inside += np.uint32((draws[i] >= low) & (draws[i] < high))
+    if below <= n_smallest < below + n_inside:
+        return np.partition(inside[:n_inside], n_smallest - below)[n_smallest - below]
+    return np.partition(draws, n_smallest)[n_smallest]
 
 
 @njit(cache=True, nogil=True)
-def keep(stream_key, ids, n, max_genes):
-    """Where the `max_genes` of `n` genes with the smallest draws stand: a subset that column order does not move."""
-    draws, places = np.empty(n, np.uint64), np.empty(n, np.int32)
+def _copy_subset(stream_key, ids, values, n, n_kept, out_ids, out_values):
+    """Copy the `n_kept` of `n` genes with the smallest draws: a subset that column order does not move."""
+    draws = np.empty(n, np.uint64)
     for i in range(n):
         draws[i] = draw(stream_key, ids[i])
-    bound = _smallest(draws, max_genes)
+    bound = _smallest(draws, n_kept)
     kept = np.uint32(0)
     for i in range(n):
-        places[kept] = i
+        # What is not kept is overwritten; behind the last gene there may be no room for it.
+        if kept < n_kept:
+            out_ids[kept] = ids[i]
+            out_values[kept] = values[i]
         kept += np.uint32(draws[i] < bound)
-    return places[:max_genes]
 
 
 @njit(cache=True, nogil=True)
@@ -326,10 +330,7 @@ def write_cell(layout, columns, key, ids, values, n, out_ids, out_values):
     if layout.eos_id >= 0:
         out_values[first + kept] = layout.pad_value
     if kept < n and layout.sample:
-        places = keep(substream(key, SUBSET), ids, n, kept)
-        for j in range(kept):
-            out_ids[first + j] = ids[places[j]]
-            out_values[first + j] = values[places[j]]
+        _copy_subset(substream(key, SUBSET), ids, values, n, kept, out_ids[first:], out_values[first:])
     else:
         for j in range(kept):
             out_ids[first + j] = ids[j]
