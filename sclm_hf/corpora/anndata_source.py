@@ -13,7 +13,7 @@ from ..errors import CorpusError, ExpressionError
 from ..tokenization.encodings.scratch import Scratch
 from ..tokenization.processing_cell import select_counts
 from .anndata_elements import column_names, describe, read_column, read_index, view
-from .hdf5_ranges import fill, range_reader
+from .hdf5_ranges import RangeReader
 from .sources import CategoricalColumn, csr_from_arrays
 
 # A matrix stored by columns has to be turned around in memory: values and indices of that many entries take 2 GB.
@@ -186,7 +186,7 @@ class _OpenStore:
         if storage == "dense":
             return
         self._indptr = np.asarray(self._matrix["indptr"][:], dtype=np.int64)
-        self._indices, self._data = range_reader(self._matrix["indices"]), range_reader(self._matrix["data"])
+        self._indices, self._data = RangeReader(self._matrix["indices"]), RangeReader(self._matrix["data"])
         n_lines = shape[0] if storage == "csr" else shape[1]
         n_entries = int(self._indptr[-1]) if len(self._indptr) else -1
         sizes = {n_entries, self._indices.shape[0], self._data.shape[0]}
@@ -210,8 +210,8 @@ class _OpenStore:
         place = 0
         for start, stop in zip(starts, stops, strict=True):
             end = place + stop - start
-            fill(data[place:end], self._data, start)
-            fill(indices[place:end], self._indices, start)
+            self._data.read_into(data[place:end], start)
+            self._indices.read_into(indices[place:end], start)
             place = end
         return csr_from_arrays(data, indices, indptr, n_genes)
 
@@ -221,9 +221,10 @@ class _OpenStore:
                 f"`{key}` is stored by columns (CSC) and too large to be turned around in memory: write it by rows, "
                 "`adata.X = adata.X.tocsr()`"
             )
-        data, indices = self._data[:], self._indices[:]
+        data, indices = self._data.all(), self._indices.all()
         if indices.size and not 0 <= indices.min() <= indices.max() < self._shape[0]:
             raise CorpusError(f"`{key}` has row indices beyond its {self._shape[0]} cells")
         matrix = csc_matrix((data, indices, self._indptr), shape=self._shape).tocsr()
-        self._indptr, self._indices, self._data = matrix.indptr.astype(np.int64), matrix.indices, matrix.data
+        self._indptr = matrix.indptr.astype(np.int64)
+        self._indices, self._data = RangeReader(matrix.indices), RangeReader(matrix.data)
         self._storage = "csr"

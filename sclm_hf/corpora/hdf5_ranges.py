@@ -6,26 +6,38 @@ from typing import Any
 import numpy as np
 
 
-def range_reader(dataset: Any) -> Any:
-    """What reads ranges of a dataset: [`PlainRanges`] where its bytes lie in the file uncompressed, else the dataset.
+# Finding out where all chunks lie costs about as much as some reads through h5py: not worth it for a file among many.
+_READS_BEFORE_LOOKING = 16
+
+
+class RangeReader:
+    """Reads ranges of a dataset: straight from the file where its bytes lie there uncompressed, else as it does itself.
 
     h5py copies chunk by chunk through a cache, which takes twice as long as the system call.
 
     Args:
         dataset: one-dimensional; of h5py or anything that is sliced.
     """
-    if not hasattr(os, "preadv") or type(dataset).__module__.partition(".")[0] != "h5py":
-        return dataset
-    chunks = _plain_chunks(dataset)
-    return dataset if chunks is None else PlainRanges(dataset, *chunks)
 
+    def __init__(self, dataset: Any) -> None:
+        self.shape, self.dtype = dataset.shape, dataset.dtype
+        self._dataset, self._plain, self._n_reads = dataset, None, 0
+        self._looks = hasattr(os, "preadv") and type(dataset).__module__.partition(".")[0] == "h5py"
 
-def fill(out: np.ndarray, ranges: Any, start: int) -> None:
-    """Fill `out` with the entries from `start` on of what [`range_reader`] returned."""
-    if isinstance(ranges, PlainRanges):
-        ranges.read_into(out, start)
-    else:
-        out[:] = ranges[start : start + out.size]
+    def read_into(self, out: np.ndarray, start: int) -> None:
+        """Fill `out` with the entries from `start` on."""
+        self._n_reads += 1
+        if self._looks and self._n_reads > _READS_BEFORE_LOOKING:
+            chunks = _plain_chunks(self._dataset)
+            self._looks, self._plain = False, chunks and PlainRanges(self._dataset, *chunks)
+        if self._plain is None:
+            out[:] = self._dataset[start : start + out.size]
+        else:
+            self._plain.read_into(out, start)
+
+    def all(self) -> np.ndarray:
+        """All entries."""
+        return self._dataset[:]
 
 
 class PlainRanges:
@@ -38,18 +50,12 @@ class PlainRanges:
     """
 
     def __init__(self, dataset: Any, offsets: np.ndarray, size: int) -> None:
-        self.shape, self.dtype = dataset.shape, dataset.dtype
+        self.dtype = dataset.dtype
         self._file = dataset.file.id.get_vfd_handle()
         self._offsets, self._size = offsets, size
         follows = np.diff(offsets) == size * self.dtype.itemsize
         # For each chunk, the one after the last that follows it in the file without a gap.
         self._run_ends = np.append(np.flatnonzero(~follows) + 1, len(offsets))
-
-    def __getitem__(self, entries: slice) -> np.ndarray:
-        start, stop, _ = entries.indices(self.shape[0])
-        out = np.empty(max(stop - start, 0), self.dtype)
-        self.read_into(out, start)
-        return out
 
     def read_into(self, out: np.ndarray, start: int) -> None:
         """Fill `out` with the entries from `start` on.
@@ -81,14 +87,12 @@ def _plain_chunks(dataset: Any) -> tuple[np.ndarray, int] | None:
     if dataset.chunks is None:
         offset = dataset.id.get_offset()
         return None if offset is None else (np.array([offset]), dataset.size)
-    size = dataset.chunks[0]
+    size, chunks = dataset.chunks[0], []
+    dataset.id.chunk_iter(chunks.append)
     offsets = np.full(-(-dataset.size // size), -1, np.int64)
-
-    def note(chunk: Any) -> None:
-        if chunk.chunk_offset[0] < dataset.size:
+    for chunk in chunks:
+        if chunk.chunk_offset[0] // size < offsets.size:
             offsets[chunk.chunk_offset[0] // size] = chunk.byte_offset
-
-    dataset.id.chunk_iter(note)
     return (offsets, size) if (offsets >= 0).all() else None
 
 

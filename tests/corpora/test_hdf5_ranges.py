@@ -2,7 +2,7 @@ import h5py
 import numpy as np
 import pytest
 
-from sclm_hf.corpora.hdf5_ranges import PlainRanges, fill, range_reader
+from sclm_hf.corpora.hdf5_ranges import RangeReader
 
 VALUES = np.arange(1000, dtype=np.int32)
 PLAIN = {"contiguous": {}, "chunked": {"chunks": (64,)}, "growing": {"chunks": (300,), "maxshape": (None,)}}
@@ -19,14 +19,20 @@ def test_any_range_of_any_storage_is_read(tmp_path, kind):
             file.create_dataset("x", data=data, **(PLAIN | OTHER).get(kind, {}))
             file.create_dataset("y", data=VALUES, **(PLAIN | OTHER).get(kind, {}))
     with h5py.File(tmp_path / "file.h5") as file:
-        reader = range_reader(file["x"])
-        assert isinstance(reader, PlainRanges) == (kind in PLAIN)
-        expected = file["x"][:]
-        for start, stop in [(0, 1000), (0, 1), (63, 65), (128, 128), (299, 701), (999, 1000)]:
+        reader, expected = RangeReader(file["x"]), file["x"][:]
+        for start, stop in 4 * [(0, 1000), (0, 1), (63, 65), (128, 128), (299, 701), (999, 1000)]:
             out = np.empty(stop - start, np.int32)
-            fill(out, reader, start)
+            reader.read_into(out, start)
             np.testing.assert_array_equal(out, expected[start:stop])
-            np.testing.assert_array_equal(reader[start:stop], expected[start:stop])
+        assert (reader._plain is not None) == (kind in PLAIN)
+        np.testing.assert_array_equal(reader.all(), expected)
+
+
+def test_an_array_is_read_too():
+    out = np.empty(5, np.int32)
+    for _ in range(20):
+        RangeReader(VALUES).read_into(out, 7)
+    assert out.tolist() == [7, 8, 9, 10, 11]
 
 
 def test_a_file_cut_short_after_opening_is_an_error(tmp_path):
@@ -34,8 +40,10 @@ def test_a_file_cut_short_after_opening_is_an_error(tmp_path):
     with h5py.File(path, "w") as file:
         file.create_dataset("x", data=np.arange(100_000))
     with h5py.File(path) as file:
-        reader = range_reader(file["x"])
+        reader, out = RangeReader(file["x"]), np.empty(100_000, np.int64)
+        for _ in range(20):
+            reader.read_into(out[:5], 0)
         with open(path, "r+b") as cut:
             cut.truncate(50_000)
         with pytest.raises(OSError, match="the file ends before"):
-            reader[0:100_000]
+            reader.read_into(out, 0)
