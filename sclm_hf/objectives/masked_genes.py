@@ -24,8 +24,8 @@ masked like a gene."""
 class MaskedGenesCollator(CellCollator):
     """Replaces tokens and asks for the true ones in `labels`.
 
-    Every maskable token is chosen with probability `mask_ratio`, keyed by (cell, gene, seed, epoch): the same cell gets
-    the same mask in whatever batch and order it arrives. Of the chosen, `replace_ratio` become `<mask>`, a share
+    Every maskable token is chosen with probability `mask_ratio`, keyed by (cell, gene, seed, epoch): the same cell
+    gets the same mask in whatever batch and order it arrives. Of the chosen, `replace_ratio` become `<mask>`, a share
     `random_ratio` of the rest any token of the vocabulary, and the others stay as they are. Published for Geneformer:
     15 %, of which 80 % masked, 10 % random, 10 % kept.
 

@@ -2,9 +2,11 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +36,75 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in loaded):
         loaded = {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
     return dict(loaded)
+
+
+def read_pickle(path: Path) -> Any:
+    """Read a pickle of plain data: dictionaries, lists, tuples, sets, strings, numbers and numpy's numbers.
+
+    Of the names that a pickle may ask Python for only numpy's two for a number are known, and even these are replaced
+    by readers of our own: nothing that the file names is ever imported or called. Numpy's numbers come back as
+    Python's.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds anything else.
+    """
+    require_file(path)
+    try:
+        with path.open("rb") as file:
+            loaded = _PlainUnpickler(file).load()
+        _check_plain(loaded)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"`{path}` was refused, and nothing of it was run: {error}. Expected a pickle of dictionaries, lists, "
+            "strings and numbers."
+        ) from error
+    # a damaged pickle raises almost anything
+    except Exception as error:
+        raise CheckpointError(f"`{path}` cannot be read as a pickle ({error}): download it again.") from error
+    return loaded
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Knows numpy's numbers and no other class or function."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        # new functions every time: a pickle may set attributes of what it gets
+        if (module, name) == ("numpy", "dtype"):
+            return lambda code, *flags: _NumberType(code)
+        if (module, name) in (("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar")):
+            return lambda kind, data: kind.read(data)
+        raise pickle.UnpicklingError(f"it asks for `{module}.{name}`")
+
+
+class _NumberType:
+    """What a pickle says of a numpy number: its kind and size, then the order of its bytes."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: str) -> None:
+        if re.fullmatch("[iuf][1248]|b1", code) is None:
+            raise pickle.UnpicklingError(f"it holds numpy data of the type {code!r}")
+        self.code = code
+
+    def __setstate__(self, state: tuple) -> None:
+        if state[1] in ("<", ">"):
+            self.code = state[1] + self.code
+
+    def read(self, data: bytes) -> int | float | bool:
+        return np.frombuffer(data, self.code).item()
+
+
+def _check_plain(loaded: Any) -> None:
+    """Refuse anything but plain data; a container that holds itself is looked at once."""
+    waiting, seen = [loaded], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, (dict, list, tuple, set, frozenset)):
+            if id(value) not in seen:
+                seen.add(id(value))
+                waiting += [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        elif not isinstance(value, (str, int, float, bool, type(None))):
+            raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
