@@ -15,14 +15,18 @@ from types import ModuleType
 from .registry import FAMILIES, Family
 
 _AUTO = "transformers.models.auto."
+_LAYERS = "transformers.modeling_layers"
+"""Imports the Auto models before it has what our models need of it."""
 
 
 def _load(module_name: str, name: str) -> type | None:
     """The class `name`, or None while its module is still being imported (it registers itself when it is done)."""
     module = importlib.import_module(module_name)
-    if getattr(module.__spec__, "_initializing", False):
-        return None
-    return getattr(module, name)
+    return None if _is_loading(module_name) else getattr(module, name)
+
+
+def _is_loading(module_name: str) -> bool:
+    return getattr(getattr(sys.modules.get(module_name), "__spec__", None), "_initializing", False)
 
 
 def _config(family: Family) -> type | None:
@@ -36,6 +40,8 @@ def _register_configs(auto: ModuleType) -> None:
 
 
 def _register_models(auto: ModuleType) -> None:
+    if _is_loading(_LAYERS):
+        return
     for family in FAMILIES.values():
         for auto_class, model_name in family.auto_classes.items():
             if model := _load(family.modeling_module, model_name):
@@ -82,6 +88,7 @@ _REGISTRARS: dict[str, Callable[[ModuleType], None]] = {
 
 # Our modules import parts of transformers that import an Auto module in turn: whichever is done last registers.
 _WAITING_FOR = {
+    _LAYERS: _AUTO + "modeling_auto",
     "sclm_hf.tokenization.tokenization_gene": _AUTO + "tokenization_auto",
     "sclm_hf.tokenization.feature_extraction_expression": _AUTO + "feature_extraction_auto",
     "sclm_hf.tokenization.processing_cell": _AUTO + "processing_auto",
@@ -103,7 +110,7 @@ def register() -> None:
 def _after_import(fullname: str, module: ModuleType) -> None:
     auto_name = _WAITING_FOR.get(fullname, fullname)
     auto = sys.modules.get(auto_name)
-    if auto is None or (auto is not module and getattr(auto.__spec__, "_initializing", False)):
+    if auto is None or (auto is not module and _is_loading(auto_name)):
         return
     module.__spec__._initializing = False
     _REGISTRARS[auto_name](auto)

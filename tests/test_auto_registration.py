@@ -97,3 +97,10 @@ def test_public_names_exist():
     for family in FAMILIES.values():
         assert {family.config, *family.models} <= set(sclm_hf.__all__)
         assert set(family.auto_classes.values()) <= set(family.models)
+
+
+def test_layers_of_transformers_may_be_imported_first():
+    """They import the Auto models, which register ours, which import the layers."""
+    code = "import sclm_hf, transformers.modeling_layers\nfrom transformers import AutoModel, AutoConfig\n"
+    code += "print(type(AutoModel.from_config(AutoConfig.for_model('scgpt', num_hidden_layers=1, vocab_size=60697))))"
+    assert "ScGPTModel" in run(code)

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -35,21 +36,24 @@ def padding_mask():
     return mask
 
 
-@pytest.mark.parametrize("chunk_size", [1, 4, 10, TOKENS, None])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("chunk_size", [1, 4, None])
 @pytest.mark.parametrize("key_maximum", ["batch", "sequence", "head"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("grad", [False, True])
-def test_chunks_equal_the_formula(chunk_size, key_maximum, masked, grad):
-    query, key, value, projection = tensors(requires_grad=grad)
+def test_chunks_equal_the_formula(dtype, chunk_size, key_maximum, masked, grad):
+    query, key, value, projection = tensors(dtype=dtype, requires_grad=grad)
+    projection = projection.to(dtype)
+    close = CLOSE if dtype == torch.float32 else {"atol": 1e-12, "rtol": 1e-10}
     settings = {"key_maximum": key_maximum, "key_mask": padding_mask() if masked else None}
     expected = performer_attention_naive(query, key, value, projection, **settings)
     result = performer_attention(query, key, value, projection, **settings, chunk_size=chunk_size)
-    assert_close(result, expected, **CLOSE)
+    assert_close(result, expected, **close)
     if grad:
-        weights = torch.randn(expected.shape)
+        weights = torch.randn_like(expected)
         theirs = torch.autograd.grad((expected * weights).sum(), (query, key, value))
         ours = torch.autograd.grad((result * weights).sum(), (query, key, value))
-        assert_close(ours, theirs, **CLOSE)
+        assert_close(ours, theirs, **close)
 
 
 def test_masked_keys_do_not_exist():
@@ -119,9 +123,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_memory_does_not_grow_with_features_times_tokens(mode):
     tokens = 120_000
     command = [sys.executable, "-c", MEMORY, str(tokens), mode]
-    kilobytes = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    # what the C library keeps of freed memory is not what is asked about
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    kilobytes = int(result.stdout)
     features = tokens * 4 * 160 * 4 // 1024  # of the queries alone: 300 MB, and several such in the naive formula
-    assert kilobytes < (0.6 if mode == "infer" else 2) * features
+    assert kilobytes < (0.6 if mode == "infer" else 1.5) * features
 
 
 @pytest.mark.parametrize(("rows", "columns", "seed"), [(266, 64, 0), (44, 16, 7)])

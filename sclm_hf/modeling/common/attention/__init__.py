@@ -10,6 +10,7 @@ from .performer import (
     orthogonal_random_features,
     performer_attention,
     performer_attention_naive,
+    performer_attention_weights,
     read_summary,
     softmax_kernel,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "orthogonal_random_features",
     "performer_attention",
     "performer_attention_naive",
+    "performer_attention_weights",
     "read_summary",
     "softmax_kernel",
 ]

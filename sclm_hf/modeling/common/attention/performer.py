@@ -91,7 +91,7 @@ class PerformerRedraw(nn.Module):
 
 
 class KeySummary(NamedTuple):
-    """Keys and values of the tokens seen so far, summed up; every tensor is float32.
+    """Keys and values of the tokens seen so far, summed up in single precision at least.
 
     Attributes:
         maximum: `(1 or batch, 1 or heads, 1, 1)` largest projected key so far.
@@ -111,7 +111,9 @@ class KeySummary(NamedTuple):
 def _project(x: Tensor, projection: Tensor) -> tuple[Tensor, Tensor]:
     """Projected vectors `(…, features)` and half their squared lengths `(…, 1)`, both of `x / head_dim ** 0.25`."""
     scale = x.shape[-1] ** -0.25
-    half_squares = x.float().square().sum(dim=-1, keepdim=True) * (scale**2 / 2)
+    half_squares = x.to(torch.promote_types(x.dtype, torch.float32)).square().sum(dim=-1, keepdim=True) * (
+        scale**2 / 2
+    )
     return x @ (projection.to(x.dtype).T * scale), half_squares
 
 
@@ -136,17 +138,16 @@ def softmax_kernel(
     return projection.shape[0] ** -0.5 * (torch.exp(projected - half_squares - maximum) + eps)
 
 
-def performer_attention_naive(
+def performer_attention_weights(
     query: Tensor,
     key: Tensor,
-    value: Tensor,
     projection: Tensor,
     *,
     key_mask: Tensor | None = None,
     key_maximum: KeyMaximum = "batch",
     eps: float = FEATURE_EPS,
 ) -> Tensor:
-    """[`performer_attention`] as the formula says it, with all features in memory at once."""
+    """The weights `(batch, heads, tokens, keys)` that [`performer_attention`] gives to keys without computing them."""
     query_features = softmax_kernel(query, projection, is_query=True, eps=eps)
     if key_mask is None:
         key_features = softmax_kernel(key, projection, is_query=False, key_maximum=key_maximum, eps=eps)
@@ -156,13 +157,20 @@ def performer_attention_naive(
         maximum = projected.masked_fill(~real, -torch.inf).amax(dim=_MAXIMUM_DIMS[key_maximum], keepdim=True)
         key_features = torch.where(real, torch.exp(projected - half_squares - maximum) + eps, 0.0)
     weights = query_features @ key_features.transpose(-1, -2)
-    return weights @ value / weights.sum(dim=-1, keepdim=True)
+    return weights / weights.sum(dim=-1, keepdim=True)
 
 
-def empty_summary(key: Tensor, num_features: int, key_maximum: KeyMaximum = "batch") -> KeySummary:
-    """A summary of no tokens yet, for keys `(batch, heads, tokens, head_dim)`."""
-    batch, heads, _, head_dim = key.shape
-    zeros = {"dtype": torch.float32, "device": key.device}
+def performer_attention_naive(
+    query: Tensor, key: Tensor, value: Tensor, projection: Tensor, **settings: Any
+) -> Tensor:
+    """[`performer_attention`] as the formula says it; `settings` are those of [`performer_attention_weights`]."""
+    return performer_attention_weights(query, key, projection, **settings) @ value
+
+
+def empty_summary(batch: int, heads: int, projection: Tensor, key_maximum: KeyMaximum = "batch") -> KeySummary:
+    """A summary of no tokens yet."""
+    num_features, head_dim = projection.shape
+    zeros = {"dtype": torch.promote_types(projection.dtype, torch.float32), "device": projection.device}
     reduced = _MAXIMUM_DIMS[key_maximum]
     shape = [1 if dim in reduced else size for dim, size in enumerate((batch, heads, 1, 1))]
     return KeySummary(
@@ -195,7 +203,7 @@ def add_keys(
         projected = projected.masked_fill(~real, -torch.inf)
         value = value.masked_fill(~real, 0.0)
     dims = [dim for dim, size in enumerate(summary.maximum.shape) if size == 1]
-    largest = projected.amax(dim=dims, keepdim=True).float()
+    largest = projected.amax(dim=dims, keepdim=True).to(summary.maximum.dtype)
     maximum = torch.maximum(summary.maximum, largest)
     # a sequence may begin with nothing but padding
     shift = maximum.masked_fill(maximum == -torch.inf, 0.0)
@@ -204,9 +212,9 @@ def add_keys(
     tokens = key.shape[2] if key_mask is None else real.sum(dim=2, keepdim=True)
     return KeySummary(
         maximum=maximum,
-        context=summary.context * rescale + (features.transpose(-1, -2) @ value).float(),
-        normalizer=summary.normalizer * rescale + features.sum(dim=2, dtype=torch.float32).unsqueeze(-1),
-        values=summary.values + value.sum(dim=2, keepdim=True, dtype=torch.float32),
+        context=summary.context * rescale + features.transpose(-1, -2) @ value,
+        normalizer=summary.normalizer * rescale + features.sum(dim=2, dtype=maximum.dtype).unsqueeze(-1),
+        values=summary.values + value.sum(dim=2, keepdim=True, dtype=maximum.dtype),
         count=summary.count + tokens,
     )
 
@@ -233,11 +241,15 @@ def default_chunk_size(batch: int, heads: int, num_features: int) -> int:
     return max(FEWEST_TOKENS, FEATURES_PER_CHUNK // (batch * heads * num_features))
 
 
+def run_directly(function: Callable, *arguments: Any) -> Any:
+    return function(*arguments)
+
+
 def recomputed(function: Callable, *arguments: Any) -> Any:
     """`function(*arguments)`; what it would keep for gradients is computed again when they are asked for."""
     if not torch.is_grad_enabled():
         return function(*arguments)
-    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(function, *arguments, use_reentrant=False)
 
 
 def performer_attention(
@@ -270,15 +282,11 @@ def performer_attention(
     """
     batch, heads, tokens, _ = query.shape
     chunk_size = chunk_size or default_chunk_size(batch, heads, projection.shape[0])
-    call = recomputed if max(tokens, key.shape[2]) > chunk_size else _call
+    call = recomputed if max(tokens, key.shape[2]) > chunk_size else run_directly
     key_parts, value_parts = key.split(chunk_size, dim=2), value.split(chunk_size, dim=2)
     masks = [None] * len(key_parts) if key_mask is None else key_mask.split(chunk_size, dim=1)
-    summary = empty_summary(key, projection.shape[0], key_maximum)
+    summary = empty_summary(batch, heads, projection, key_maximum)
     for keys, values, mask in zip(key_parts, value_parts, masks, strict=True):
         summary = call(add_keys, summary, keys, values, projection, mask)
     outputs = [call(read_summary, part, summary, projection, eps) for part in query.split(chunk_size, dim=2)]
     return torch.cat(outputs, dim=2)
-
-
-def _call(function: Callable, *arguments: Any) -> Any:
-    return function(*arguments)
