@@ -46,7 +46,9 @@ Paths = Mapping[str, Path]
 
 def make_processor(folder: Path, encoding: str, max_length: int) -> CellProcessor:
     names, _ = open_source("first", next(iter(name_paths(folder).values()))).genes()
-    ranks = {"truncation": "head"} if encoding == "rank" else {}
+    # As Geneformer ranks: by counts over each gene's median, here drawn at random.
+    medians = dict(zip(names, np.random.default_rng(0).lognormal(size=len(names)).tolist(), strict=True))
+    ranks = {"truncation": "head", "gene_medians": medians} if encoding == "rank" else {}
     extractor = ExpressionFeatureExtractor(encoding=encoding, max_length=max_length, **ranks)
     return CellProcessor(extractor, GeneTokenizer.from_genes(names))
 
