@@ -13,6 +13,15 @@ EXPECTED_DATA = ("counts", "normalized", "any")
 TRUNCATIONS = ("sample", "head")
 
 PUBLISHED: dict[str, dict[str, Any]] = {
+    "geneformer": {
+        "encoding": "rank",
+        "expects": "counts",
+        "max_length": 4096,
+        "truncation": "head",
+        "add_cls": True,
+        "add_eos": True,
+        "target_sum": 10_000.0,
+    },
     "scgpt": {
         "encoding": "bins",
         "expects": "counts",
@@ -29,6 +38,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 | family | the published pipeline takes | and makes of it |
 |---|---|---|
+| geneformer | counts; a cell's total is that of all its genes, those outside the dictionary included | genes in order of `count / total × 10,000 / median of the gene`, the median being over its non-zero values in the pre-training corpus (`gene_medians`, which a converted checkpoint brings along); V2: `<cls>` first, `<eos>` last, 4,096 tokens; V1: `max_length=2048, add_cls=False, add_eos=False` |
 | scgpt | counts as they are (pre-training and embedding); its fine-tuning examples normalise to 10,000 and take `log1p` first, which leaves the order within a cell, and so the bins, as they are but for ties and rounding | 51 quantile bins over the expressed genes of the cell; `<cls>` first with value -2 (its fine-tuning examples give `<cls>` the value 0: `cls_value=0.0`); a random subset of cells with more than 1,199 genes |
 """  # noqa: E501
 

@@ -16,7 +16,7 @@ from .gene_vocabulary import SPECIAL_TOKENS, GeneVocabulary
 # `WordLevel` wants a name for unknown words; one that no vocabulary can hold makes them an error.
 _NO_TOKEN = " "
 
-_ROLES = {"<pad>": "pad_token", "<cls>": "cls_token", "<mask>": "mask_token"}
+_ROLES = {"<pad>": "pad_token", "<cls>": "cls_token", "<mask>": "mask_token", "<eos>": "eos_token"}
 
 
 class GeneTokenizer(TokenizersBackend):
