@@ -21,9 +21,18 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file is missing, damaged, holds other things than tensors, or would run code.
     """
+    return as_state_dict(read_torch_file(path), path)
+
+
+def read_torch_file(path: Path) -> Any:
+    """Read a `torch.save` file of tensors, numbers, strings and containers of them, with `weights_only=True`.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or would run code.
+    """
     require_file(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"`{path}` holds Python objects other than tensors and was refused; nothing of it was run. Expected a "
@@ -31,6 +40,14 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise CheckpointError(f"`{path}` cannot be read as a torch file ({error}): download it again.") from error
+
+
+def as_state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """`loaded`, a part of the torch file `path`, if it is a flat state dict; without the prefix `module.`.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointError(f"`{path}` is not a flat state dict: expected names that map to tensors.")
     if all(name.startswith("module.") for name in loaded):

@@ -32,6 +32,12 @@ def masked_nonzero_nll(logits: Tensor, labels: Tensor, num_items_in_batch: Tenso
     return mean_over_targets(nll, labels != IGNORE, num_items_in_batch)
 
 
+def cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Mean cross entropy over the targets; `logits` are `(targets, classes)`, `labels` `(targets,)` class numbers."""
+    nll = F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=IGNORE)
+    return mean_over_targets(nll, labels != IGNORE, num_items_in_batch)
+
+
 def masked_relative_error(prediction: Tensor, labels: Tensor) -> Tensor:
     """Mean of `|prediction - label| / (label + 1e-6)` over the targets (a metric, not a loss)."""
     error = (prediction - labels).abs() / (labels + 1e-6)

@@ -7,13 +7,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from sclm_hf.modeling.common.attention import performer
 from sclm_hf.modeling.common.attention.performer import (
     PerformerFeatures,
     PerformerRedraw,
     default_chunk_size,
+    mean_attention,
     orthogonal_random_features,
     performer_attention,
     performer_attention_naive,
+    performer_attention_weights,
 )
 
 from ..golden import GOLDEN
@@ -82,6 +85,16 @@ def test_it_approximates_softmax_attention():
     projection = orthogonal_random_features(4096, 8, generator=generator)
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value)
     assert (performer_attention(query, key, value, projection) - expected).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_mean_attention_is_the_mean_of_the_weights(masked, monkeypatch):
+    monkeypatch.setattr(performer, "default_chunk_size", lambda *_: 5)
+    query, key, _, projection = tensors()
+    mask = padding_mask() if masked else torch.ones(BATCH, TOKENS)
+    weights = performer_attention_weights(query, key, projection, key_mask=mask)
+    expected = (weights * mask[:, None, :, None]).sum(2) / mask.sum(1)[:, None, None]
+    assert_close(mean_attention(query, key, projection, mask=mask), expected, **CLOSE)
 
 
 def test_large_keys_overflow_nothing():

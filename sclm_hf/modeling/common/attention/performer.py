@@ -223,11 +223,16 @@ def read_summary(query: Tensor, summary: KeySummary, projection: Tensor, eps: fl
     """What queries `(batch, heads, tokens, head_dim)` attend to, of the same shape, given all keys and values."""
     context = (summary.context + eps * summary.values) / summary.count
     normalizer = summary.normalizer / summary.count + eps
+    features = _query_features(query, projection, eps)
+    return (features @ context.to(features.dtype)) / (features @ normalizer.to(features.dtype))
+
+
+def _query_features(query: Tensor, projection: Tensor, eps: float) -> Tensor:
+    """[`softmax_kernel`] of queries but for a constant factor, which attention does not see."""
     projected, half_squares = _project(query, projection)
     maximum = projected.amax(dim=-1, keepdim=True)
     features = _exp_of_difference(projected, half_squares + maximum)
-    features = features + eps if torch.is_grad_enabled() else features.add_(eps)
-    return (features @ context.to(features.dtype)) / (features @ normalizer.to(features.dtype))
+    return features + eps if torch.is_grad_enabled() else features.add_(eps)
 
 
 def _exp_of_difference(projected: Tensor, shift: Tensor) -> Tensor:
@@ -290,3 +295,45 @@ def performer_attention(
         summary = call(add_keys, summary, keys, values, projection, mask)
     outputs = [call(read_summary, part, summary, projection, eps) for part in query.split(chunk_size, dim=2)]
     return torch.cat(outputs, dim=2)
+
+
+@torch.no_grad()
+def mean_attention(
+    query: Tensor,
+    key: Tensor,
+    projection: Tensor,
+    *,
+    mask: Tensor | None = None,
+    key_maximum: KeyMaximum = "batch",
+    eps: float = FEATURE_EPS,
+) -> Tensor:
+    """The share `(batch, heads, tokens)` of attention that each token gets, averaged over the tokens that give it.
+
+    Weights of pairs never exist: features of queries are averaged first.
+
+    Args:
+        query, key: `(batch, heads, tokens, head_dim)`.
+        projection: `(features, head_dim)`.
+        mask: `(batch, tokens)`, 0 = a token that does not exist.
+        key_maximum: see [`KeyMaximum`].
+        eps: added to every feature.
+    """
+    batch, heads, tokens, _ = query.shape
+    chunk_size = default_chunk_size(batch, heads, projection.shape[0])
+    mask = torch.ones(batch, tokens, device=query.device) if mask is None else mask
+    chunks = [slice(start, start + chunk_size) for start in range(0, tokens, chunk_size)]
+    summary = empty_summary(batch, heads, projection, key_maximum)
+    for part in chunks:
+        summary = add_keys(summary, key[:, :, part], key[:, :, part], projection, mask[:, part])
+    normalizer = summary.normalizer / summary.count + eps
+    given = torch.zeros_like(summary.normalizer)
+    for part in chunks:
+        features = _query_features(query[:, :, part], projection, eps).to(given.dtype)
+        shares = features / (features @ normalizer) * mask[:, None, part, None]
+        given += shares.sum(dim=2).unsqueeze(-1)
+    received = []
+    for part in chunks:
+        projected, half_squares = _project(key[:, :, part], projection)
+        features = _exp_of_difference(projected, half_squares + summary.maximum).add_(eps)
+        received.append((features.to(given.dtype) @ given).squeeze(-1) * mask[:, None, part])
+    return torch.cat(received, dim=2) / summary.count.squeeze(-1) ** 2
