@@ -15,6 +15,7 @@ from types import ModuleType
 from .registry import FAMILIES, Family
 
 _AUTO = "transformers.models.auto."
+_MODELS = _AUTO + "modeling_auto"
 _LAYERS = "transformers.modeling_layers"
 """Imports the Auto models before it has what our models need of it."""
 
@@ -30,7 +31,8 @@ def _is_loading(module_name: str) -> bool:
 
 
 def _config(family: Family) -> type | None:
-    return _load(family.configuration_module, family.config)
+    # transformers' own configurations, which some of ours build on, cannot be imported before that
+    return None if _is_loading(_MODELS) else _load(family.configuration_module, family.config)
 
 
 def _register_configs(auto: ModuleType) -> None:
@@ -42,6 +44,9 @@ def _register_configs(auto: ModuleType) -> None:
 def _register_models(auto: ModuleType) -> None:
     if _is_loading(_LAYERS):
         return
+    for name in _KINDS_WITHOUT_MODELS:
+        if name in sys.modules and not _is_loading(name):
+            _REGISTRARS[name](sys.modules[name])
     for family in FAMILIES.values():
         for auto_class, model_name in family.auto_classes.items():
             if model := _load(family.modeling_module, model_name):
@@ -82,18 +87,19 @@ _REGISTRARS: dict[str, Callable[[ModuleType], None]] = {
     _AUTO + "tokenization_auto": _register_tokenizers,
     _AUTO + "feature_extraction_auto": _register_feature_extractors,
     _AUTO + "processing_auto": _register_processors,
-    _AUTO + "modeling_auto": _register_models,
+    _MODELS: _register_models,
     _PEFT: register_lora_targets,
 }
+_KINDS_WITHOUT_MODELS = tuple(name for name in _REGISTRARS if name not in (_MODELS, _PEFT))
 
 # Our modules import parts of transformers that import an Auto module in turn: whichever is done last registers.
 _WAITING_FOR = {
-    _LAYERS: _AUTO + "modeling_auto",
+    _LAYERS: _MODELS,
     "sclm_hf.tokenization.tokenization_gene": _AUTO + "tokenization_auto",
     "sclm_hf.tokenization.feature_extraction_expression": _AUTO + "feature_extraction_auto",
     "sclm_hf.tokenization.processing_cell": _AUTO + "processing_auto",
     **{family.configuration_module: _AUTO + "configuration_auto" for family in FAMILIES.values()},
-    **{family.modeling_module: _AUTO + "modeling_auto" for family in FAMILIES.values()},
+    **{family.modeling_module: _MODELS for family in FAMILIES.values()},
 }
 
 

@@ -199,7 +199,7 @@ def find_vocabulary(source: Path, rows: int) -> tuple[Path, GeneVocabulary]:
     if len({tuple(sorted(tokens.items())) for tokens in found.values()}) > 1:
         raise CheckpointError(
             f"Several dictionaries fit the {rows:,} gene embeddings: {', '.join(map(str, found))}. Leave the right one "
-            "only."
+            "only the right one."
         )
     file, tokens = next(iter(found.items()))
     if "<pad>" not in tokens or "<mask>" not in tokens or ("<cls>" in tokens) != ("<eos>" in tokens):
