@@ -8,7 +8,7 @@ from transformers import FeatureExtractionMixin
 
 from ..errors import ConfigurationError
 
-ENCODINGS = ("bins", "continuous", "rank")
+ENCODINGS = ("bins", "continuous", "log_bins", "rank")
 EXPECTED_DATA = ("counts", "normalized", "any")
 TRUNCATIONS = ("sample", "head")
 
@@ -21,6 +21,17 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "add_cls": True,
         "add_eos": True,
         "target_sum": 10_000.0,
+    },
+    "scbert": {
+        "encoding": "log_bins",
+        "expects": "counts",
+        "n_bins": 6,
+        "target_sum": 10_000.0,
+        "include_zero_genes": True,
+        "add_cls": True,
+        "cls_value": 0.0,
+        "pad_value": 6.0,
+        "mask_value": 6.0,
     },
     "scgpt": {
         "encoding": "bins",
@@ -39,6 +50,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 | family | the published pipeline takes | and makes of it |
 |---|---|---|
 | geneformer | counts; a cell's total is that of all its genes, those outside the dictionary included | genes in order of `count / total × 10,000 / median of the gene`, the median being over its non-zero values in the pre-training corpus (`gene_medians`, which a converted checkpoint brings along); V2: `<cls>` first, `<eos>` last, 4,096 tokens; V1: `max_length=2048, add_cls=False, add_eos=False` |
+| scbert | counts, of cells with at least 200 of its genes expressed (scanpy's `filter_cells`, left to the user) | all 16,906 genes in their order, genes that the data lack as not expressed, then `<cls>` with bin 0; bins are `log2(1 + count / total × 10,000)`, the total being over the model's genes, cut down to whole numbers of at most 5 |
 | scgpt | counts as they are (pre-training and embedding); its fine-tuning examples normalise to 10,000 and take `log1p` first, which leaves the order within a cell, and so the bins, as they are but for ties and rounding | 51 quantile bins over the expressed genes of the cell; `<cls>` first with value -2 (its fine-tuning examples give `<cls>` the value 0: `cls_value=0.0`); a random subset of cells with more than 1,199 genes |
 """  # noqa: E501
 
@@ -52,10 +64,11 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
     Args:
         family: the family of models whose pipeline this is; None for one of your own.
         encoding: `"bins"` (quantile bins within the cell), `"rank"` (genes in order of their scaled expression; no
-            values) or `"continuous"` (values as they are).
+            values), `"continuous"` (values as they are) or `"log_bins"` (whole parts of log2 of the scaled counts, of
+            all genes of the vocabulary in the order of their ids, `<cls>` among them).
         expects: `"counts"` (at most 1 % of the values may be fractional), `"normalized"` (more than 1 % must be), or
             `"any"` (not negative, finite).
-        n_bins: number of bins, the bin 0 of genes that are not expressed included. Only for `"bins"`.
+        n_bins: number of bins, the bin 0 of genes that are not expressed included. Only for `"bins"` and `"log_bins"`.
         max_length: most tokens a cell may have, special tokens included; None for no limit.
         truncation: what a longer cell keeps: `"sample"`, a random subset keyed by the cell (column order is kept), or
             `"head"`, the first genes. `"rank"` keeps the top ranks and wants `"head"`.
@@ -65,7 +78,8 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         pad_value: the value that goes with `<pad>` and with the `eos_token`.
         mask_value: the value that objectives put where they hide one.
         include_zero_genes: genes that are not expressed are tokens too, with value 0. Not for `"rank"`.
-        target_sum: what a cell's counts are scaled to before ranking. Only for `"rank"`.
+        target_sum: what a cell's counts are scaled to before ranking or binning. Only for `"rank"`, and for
+            `"log_bins"` where it `expects` counts; it takes other values for logarithms.
         gene_medians: name of a gene, as in the tokenizer -> positive number by which its expression is divided before
             ranking; None for no such division. Only for `"rank"`.
         **kwargs: only what transformers adds on saving.
@@ -161,6 +175,12 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
             raise ConfigurationError("Genes that are not expressed have no rank: `include_zero_genes` must be False.")
         if self.encoding == "rank" and self.truncation != "head":
             raise ConfigurationError("The encoding `rank` keeps the top ranks: `truncation` must be 'head'.")
+        fixed = {"max_length": None, "include_zero_genes": True, "cls_value": 0}
+        if self.encoding == "log_bins" and any(getattr(self, name) != value for name, value in fixed.items()):
+            raise ConfigurationError(
+                "The encoding `log_bins` has all genes of the vocabulary, and bin 0 for `<cls>`: `max_length` must be "
+                "None, `include_zero_genes` True and `cls_value` 0."
+            )
         if self.encoding != "rank" and self.gene_medians is not None:
             raise ConfigurationError(f"`gene_medians` is for the encoding `rank`, not for `{self.encoding}`.")
 

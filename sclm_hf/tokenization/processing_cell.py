@@ -10,6 +10,7 @@ from .encodings.bins import encode_bins
 from .encodings.cells import CellGenes, CellTokens, Layout, Survey, pad, tokens_of_columns
 from .encodings.continuous import encode_continuous
 from .encodings.keys import as_cell_ids, cell_keys, hash_names
+from .encodings.log_bins import encode_log_bins
 from .encodings.rank import encode_rank
 from .encodings.scratch import Scratch
 from .expression_matrix import (
@@ -265,6 +266,10 @@ class CellProcessor(ProcessorMixin):
         elif extractor.encoding == "bins":
             how = {"n_bins": extractor.n_bins, "uniforms": uniforms}
             encode_bins(genes, keys, layout, out, **how, num_threads=num_threads)
+        elif extractor.encoding == "log_bins":
+            target_sum = extractor.target_sum if extractor.expects == "counts" else None
+            how = {"n_bins": extractor.n_bins, "target_sum": target_sum}
+            encode_log_bins(genes, self._all_tokens(), out, **how, num_threads=num_threads)
         else:
             encode_continuous(genes, keys, layout, out, num_threads=num_threads)
 
@@ -294,9 +299,19 @@ class CellProcessor(ProcessorMixin):
 
     def _token_counts(self, found: Survey, n_columns: int) -> np.ndarray:
         extractor = self.feature_extractor
+        if extractor.encoding == "log_bins":
+            return np.full_like(found.genes, self._all_tokens().size)
         genes = np.full_like(found.genes, n_columns) if extractor.include_zero_genes else found.genes
         tokens = genes + extractor.n_special_tokens
         return tokens if extractor.max_length is None else np.minimum(tokens, extractor.max_length)
+
+    def _all_tokens(self) -> np.ndarray:
+        """(tokens,) int32, the ids of all genes, and of `<cls>` where it is added, in order."""
+        vocabulary = self.tokenizer.gene_vocabulary
+        special = set(vocabulary.special_tokens.values())
+        if self.feature_extractor.add_cls:
+            special.discard(_special_id(self.tokenizer, "cls_token"))
+        return np.array(sorted(set(vocabulary.values()) - special), np.int32)
 
     def _rank_factors(self) -> np.ndarray:
         """One over the medians of genes, by token id."""

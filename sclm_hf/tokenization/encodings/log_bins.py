@@ -1,0 +1,61 @@
+"""Bins of the logarithm, for all genes of the vocabulary: the encoding of scBERT.
+
+Source: Yang et al., scBERT, Nature Machine Intelligence 4 (2022): counts scaled to 10,000 a cell, log2(1 + x), cut
+down to whole numbers of which the largest stands for all above.
+"""
+
+import numpy as np
+from numba import njit
+
+from .cells import CellGenes, CellTokens, run
+
+_LN2 = np.log(2.0)
+
+
+@njit(cache=True, nogil=True)
+def _bin(value, divisor, top):
+    # each step is rounded as in the published pipeline, so that values on the edge of a bin fall on the same side
+    value = np.float32(value)
+    if divisor > 0:
+        value = np.float32(np.float64(np.log1p(np.float32(value / divisor))) / _LN2)
+    return np.float32(int(min(value, top)))
+
+
+@njit(cache=True, nogil=True)
+def _encode(genes, tokens, places, n_bins, target_sum, out, start, stop):
+    top = np.float32(n_bins - 1)
+    for i in range(start, stop):
+        first, last = genes.indptr[i], genes.indptr[i + 1]
+        out_values = out.values[out.starts[i] : out.starts[i] + out.lengths[i]]
+        out.ids[out.starts[i] : out.starts[i] + out.lengths[i]] = tokens
+        out_values[:] = 0
+        total = 0.0
+        for value in genes.values[first:last]:
+            total += value
+        divisor = np.float32(np.float32(total) / np.float32(target_sum)) if target_sum > 0 else np.float32(0)
+        for j in range(first, last):
+            out_values[places[genes.ids[j]]] = _bin(genes.values[j], divisor, top)
+
+
+def encode_log_bins(
+    genes: CellGenes,
+    tokens: np.ndarray,
+    out: CellTokens,
+    *,
+    n_bins: int,
+    target_sum: float | None,
+    num_threads: int = 1,
+) -> None:
+    """Write every cell as one token for each of `tokens`, with its bin; genes that the data lack are not expressed.
+
+    Args:
+        genes: the expressed genes of the cells.
+        tokens: (tokens,) ids in the order wanted; each cell gets all of them.
+        out: where to write.
+        n_bins: number of bins, bin 0 of genes that are not expressed (or too little) included.
+        target_sum: what the counts of a cell's known genes are scaled to; None for values that are logarithms already.
+        num_threads: how many threads share the cells.
+    """
+    places = np.full(int(tokens.max(initial=0)) + 1, -1, np.int64)
+    places[tokens] = np.arange(tokens.size)
+    run(_encode, out.lengths.size, num_threads, genes, tokens, places, n_bins, target_sum or 0.0, out)
