@@ -23,6 +23,8 @@ class Family:
         models: every public model class of the family.
         lora_target_modules: the linear layers that LoRA adapts unless told otherwise.
         classification_head: module trained in full beside a LoRA for classification.
+        embed_overrides: settings of the configuration by which `embed` and `annotate` make each cell independent of
+            those that share a batch with it.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Family:
     feature_extractor: str = "ExpressionFeatureExtractor"
     processor: str = "CellProcessor"
     notes: dict[str, str] = field(default_factory=dict)
+    embed_overrides: dict[str, object] = field(default_factory=dict)
 
     @property
     def package(self) -> str:
@@ -102,6 +105,31 @@ FAMILIES: dict[str, Family] = {
         ),
         lora_target_modules=("query", "key", "value", "attention.output.dense"),
     ),
+    "scbert": Family(
+        name="scbert",
+        title="scBERT",
+        paper=(
+            "Yang et al. scBERT as a large-scale pretrained deep language model for cell type annotation of "
+            "single-cell RNA-seq data. Nature Machine Intelligence 4, 852-866 (2022). doi:10.1038/s42256-022-00534-z"
+        ),
+        repository="TencentAILabHealthcare/scBERT",
+        code_license="GPL-3.0",
+        weights_license="other",
+        weights_license_note="The authors name no licence for the weights; their code is under GPL-3.0.",
+        redistributable=False,
+        sizes={"panglao": "6 layers, width 200, 10 heads of 64, 16,906 genes; 1.1 million human cells of PanglaoDB"},
+        tasks=("embed", "annotate"),
+        config="ScBERTConfig",
+        auto_classes={
+            "AutoModel": "ScBERTModel",
+            "AutoModelForPreTraining": "ScBERTForMaskedExpression",
+            "AutoModelForMaskedLM": "ScBERTForMaskedExpression",
+            "AutoModelForSequenceClassification": "ScBERTForSequenceClassification",
+        },
+        models=("ScBERTModel", "ScBERTForMaskedExpression", "ScBERTForSequenceClassification"),
+        lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
+        embed_overrides={"key_maximum": "sequence"},
+    ),
     "scgpt": Family(
         name="scgpt",
         title="scGPT",
@@ -127,6 +155,7 @@ FAMILIES: dict[str, Family] = {
         },
         models=("ScGPTModel", "ScGPTForMaskedExpression", "ScGPTForSequenceClassification", "ScGPTForPerturbation"),
         lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
+        embed_overrides={"pooling_includes_padding": False, "dsbn_batch_domain": "cell"},
     ),
 }
 

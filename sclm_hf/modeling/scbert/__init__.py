@@ -1,0 +1,1 @@
+"""scBERT (Yang et al., Nature Machine Intelligence 2022)."""
