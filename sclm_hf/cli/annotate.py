@@ -37,14 +37,16 @@ def annotate(
     revision: Revision = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Add predicted labels, their probabilities and how they were made to a copy of an .h5ad file."""
-    from ..tasks.annotate import annotate as run
-    from ..tasks.files import check_output, read_h5ad, write_h5ad
-    from .coverage_table import print_coverage
+    """Add predicted labels, and how they were made, to a copy of an .h5ad file, or of each in a folder.
 
-    check_output(output, overwrite=overwrite)
-    result = run(
-        read_h5ad(input),
+    A run that was stopped goes on where it was when it is repeated.
+    """
+    from ..tasks.big_files import annotate_files
+    from .coverage_table import print_results
+
+    written = annotate_files(
+        input,
+        output,
         model,
         unassigned_threshold=unassigned_threshold,
         layer=layer,
@@ -55,10 +57,7 @@ def annotate(
         dtype=dtype,
         seed=seed,
         revision=revision,
-        copy=False,
+        overwrite=overwrite,
     )
-    write_h5ad(result, output)
-    print_coverage(result)
-    for label, number in result.obs["sclm_prediction"].value_counts().items():
-        typer.echo(f"{number:>8,}  {label}")
-    typer.echo(f"Wrote {output} with {result.n_obs:,} cells.")
+    for path, key_written in written:
+        print_results(path, key_written)

@@ -1,17 +1,29 @@
-"""How the genes of a file met the vocabulary of a model, for the terminal."""
+"""What was added to a file, for the terminal."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from anndata import AnnData
+from pathlib import Path
 
 
-def print_coverage(adata: "AnnData") -> None:
-    """Print the coverage in the newest record of `uns["sclm_hf"]` as a table."""
+def print_results(path: str | Path, key: str) -> None:
+    """Print how the genes of a file met the vocabulary of the model, and how many cells have which label.
+
+    Args:
+        path: the file; its data are not read.
+        key: name of the record in `uns["sclm_hf"]`.
+    """
+    from ..tasks.big_files import read_record
+
+    record, n_cells, labels = read_record(path, key)
+    _print_coverage(record)
+    if labels is not None:
+        for label, number in labels.value_counts().sort_values(ascending=False).items():
+            print(f"{number:>8,}  {label}")
+    print(f"Wrote {path} with {n_cells:,} cells.")
+
+
+def _print_coverage(record: dict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    record = list(adata.uns["sclm_hf"].values())[-1]
     coverage = record["coverage"]
     table = Table(title=f"Genes of {record['data']} in the vocabulary of {record['model']}", title_justify="left")
     table.add_column("genes")

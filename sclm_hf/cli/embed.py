@@ -35,14 +35,16 @@ def embed(
     revision: Revision = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Add the cells' embeddings, and how they were made, to a copy of an .h5ad file."""
-    from ..tasks.embed import embed as run
-    from ..tasks.files import check_output, read_h5ad, write_h5ad
-    from .coverage_table import print_coverage
+    """Add the cells' embeddings, and how they were made, to a copy of an .h5ad file, or of each in a folder.
 
-    check_output(output, overwrite=overwrite)
-    result = run(
-        read_h5ad(input),
+    A run that was stopped goes on where it was when it is repeated.
+    """
+    from ..tasks.big_files import embed_files
+    from .coverage_table import print_results
+
+    written = embed_files(
+        input,
+        output,
         model,
         key_added=key,
         layer=layer,
@@ -53,8 +55,7 @@ def embed(
         dtype=dtype,
         seed=seed,
         revision=revision,
-        copy=False,
+        overwrite=overwrite,
     )
-    write_h5ad(result, output)
-    print_coverage(result)
-    typer.echo(f"Wrote {output} with {result.n_obs:,} cells.")
+    for path, key_written in written:
+        print_results(path, key_written)

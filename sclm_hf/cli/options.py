@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
-Input = Annotated[Path, typer.Argument(help="`.h5ad` file with raw counts.")]
-Output = Annotated[Path, typer.Argument(help="`.h5ad` file to write.")]
+Input = Annotated[
+    Path, typer.Argument(help="`.h5ad` file with raw counts, zarr or Parquet corpus, or a folder of .h5ad files.")
+]
+Output = Annotated[Path, typer.Argument(help="`.h5ad` file to write; for a folder, a folder.")]
 Model = Annotated[str, typer.Option(help="Folder or repository id of a checkpoint or an adapter.")]
 Layer = Annotated[
     str | None, typer.Option(help="Layer with the data, or `X` or `raw`; else layers['counts'], raw, X.")

@@ -61,9 +61,14 @@ class AnnDataSource:
                 self._storage, (self.n_cells, self.n_genes) = describe(matrix)
             finally:
                 self._close_store(store)
-        self._stamp = self._current_stamp()
+        self.stamp = self._current_stamp()
         if not self.n_cells or not self.n_genes:
             raise CorpusError(f"`{self.path}`: `{self._key}` has {self.n_cells} cells and {self.n_genes} genes.")
+
+    @property
+    def data_name(self) -> str:
+        """Where in the store the data lie, such as `"/layers/counts"`."""
+        return self._key
 
     def genes(self) -> tuple[Sequence[str], Sequence[str] | None]:
         """(n_genes,) names of the columns and their Ensembl ids or None, as `select_counts` finds them."""
@@ -150,7 +155,7 @@ class AnnDataSource:
 
     @contextmanager
     def _store(self) -> Iterator[Any]:
-        if self._current_stamp() != self._stamp:
+        if self._current_stamp() != self.stamp:
             raise CorpusError(f"`{self.path}` changed while the corpus was in use: open the corpus again.")
         with self._errors_named():
             # A handle that came over a fork shares its state with the parent's.

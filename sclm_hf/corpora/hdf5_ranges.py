@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 
-
 # Finding out where all chunks lie costs about as much as some reads through h5py: not worth it for a file among many.
 _READS_BEFORE_LOOKING = 16
 
 
 class RangeReader:
-    """Reads ranges of a dataset: straight from the file where its bytes lie there uncompressed, else as it does itself.
+    """Reads ranges of a dataset, straight from the file where its bytes lie there uncompressed.
 
     h5py copies chunk by chunk through a cache, which takes twice as long as the system call.
 

@@ -66,8 +66,8 @@ class ParquetSource:
         self._count_type = integer_type(max((shard.largest_count for shard in dataset.shards), default=0))
         if not self.n_cells or not self.n_genes or not self._row_group_size:
             raise CorpusError(f"`{self.path}` has {self.n_cells} cells and {self.n_genes} genes.")
-        self._stamps = [self._stamp(number) for number in range(len(self._files))]
-        for shard, (size, _) in zip(dataset.shards, self._stamps, strict=True):
+        self.stamp = [self._stamp(number) for number in range(len(self._files))]
+        for shard, (size, _) in zip(dataset.shards, self.stamp, strict=True):
             if size != shard.n_bytes:
                 raise CorpusError(
                     f"`{folder / shard.file}` has {size:,} bytes, but the manifest says {shard.n_bytes:,}: it is "
@@ -75,6 +75,9 @@ class ParquetSource:
                 )
         self._open: dict[int, Any] = {}
         self._pid = os.getpid()
+
+    data_name = "counts"
+    """Where in the shards the data lie."""
 
     def genes(self) -> tuple[Sequence[str], Sequence[str] | None]:
         """(n_genes,) names of the genes and their Ensembl ids or None."""
@@ -155,7 +158,7 @@ class ParquetSource:
 
     def _shard(self, number: int) -> Any:
         """An open shard, checked against the manifest; the one unused for longest is closed when too many are open."""
-        if self._stamp(number) != self._stamps[number]:
+        if self._stamp(number) != self.stamp[number]:
             raise CorpusError(f"`{self._files[number]}` changed while the corpus was in use: open the corpus again.")
         if self._pid != os.getpid():
             # A handle that came over a fork shares its place in the file with the parent's.

@@ -33,12 +33,16 @@ class CellSource(Protocol):
         location: where the cells are, for messages.
         n_cells: number of rows.
         n_genes: number of columns of the matrices that `read` returns.
+        data_name: where in the store they lie.
+        stamp: (size, time) of the files, which change when the cells do.
     """
 
     name: str
     location: str
     n_cells: int
     n_genes: int
+    data_name: str
+    stamp: list[tuple[int, int]]
 
     def genes(self) -> tuple[Sequence[str], Sequence[str] | None]:
         """(n_genes,) names of the columns, and their Ensembl ids or None."""

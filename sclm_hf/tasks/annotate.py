@@ -12,6 +12,8 @@ from .provenance import record, take_target
 if TYPE_CHECKING:
     import torch
     from anndata import AnnData
+    from pandas import Categorical
+    from transformers.utils import ModelOutput
 
     from ..tokenization.processing_cell import CellProcessor
 
@@ -55,29 +57,14 @@ def annotate(
         GeneCoverageError: the model knows too few of the genes.
         ExpressionError: the data are not what the model's encoding expects.
     """
-    if not 0 <= unassigned_threshold <= 1:
-        raise ConfigurationError(f"`unassigned_threshold` must lie between 0 and 1, got {unassigned_threshold}.")
-    pandas = require("pandas", extra="anndata")
+    check_threshold(unassigned_threshold)
     loaded = load_model(model, "annotate", processor=processor, device=device, dtype=dtype, revision=revision)
     result = take_target(adata, copy=copy)
-    config = loaded.model.config
-    label_names = [config.id2label[index] for index in range(config.num_labels)]
     cells = prepare_cells(result, loaded, layer=layer, species=species, batch_key=batch_key)
-    probabilities = run_cells(
-        loaded,
-        cells,
-        lambda output: output.logits.float().softmax(dim=-1),
-        batch_size=batch_size,
-        seed=seed,
-        description="annotate",
-    )
-    confidence = probabilities.max(axis=1)
-    names = np.array([*label_names, UNASSIGNED], dtype=object)
-    codes = np.where(confidence < unassigned_threshold, len(label_names), probabilities.argmax(axis=1))
-
-    categories = list(dict.fromkeys([*label_names, *([UNASSIGNED] if unassigned_threshold > 0 else [])]))
-    result.obs[PREDICTION] = pandas.Categorical(names[codes], categories=categories)
-    result.obs[CONFIDENCE] = confidence
+    how = {"batch_size": batch_size, "seed": seed, "description": "annotate"}
+    probabilities = run_cells(loaded, cells, probabilities_of, **how)
+    label_names = label_names_of(loaded.model.config)
+    result.obs[PREDICTION], result.obs[CONFIDENCE] = predictions(probabilities, label_names, unassigned_threshold)
     result.obsm[PROBABILITIES] = probabilities
     settings = {
         "layer": layer,
@@ -90,3 +77,37 @@ def annotate(
     record(result, PREDICTION, loaded, cells, settings)
     result.uns["sclm_hf"][PREDICTION]["label_names"] = np.array(label_names, dtype=object)
     return result
+
+
+def check_threshold(unassigned_threshold: float) -> None:
+    """Refuse a threshold that is no probability."""
+    if not 0 <= unassigned_threshold <= 1:
+        raise ConfigurationError(f"`unassigned_threshold` must lie between 0 and 1, got {unassigned_threshold}.")
+
+
+def label_names_of(config: Any) -> list[str]:
+    """The labels that a model was trained for, in the order of its classes."""
+    return [config.id2label[index] for index in range(config.num_labels)]
+
+
+def probabilities_of(output: "ModelOutput") -> "torch.Tensor":
+    """(batch, n_labels) probabilities of the labels."""
+    return output.logits.float().softmax(dim=-1)
+
+
+def predictions(
+    probabilities: np.ndarray, label_names: list[str], unassigned_threshold: float
+) -> "tuple[Categorical, np.ndarray]":
+    """The label of each cell (`"unassigned"` where none is probable enough) and its probability.
+
+    Args:
+        probabilities: (n_cells, n_labels).
+        label_names: names of the columns.
+        unassigned_threshold: as for [`annotate`].
+    """
+    pandas = require("pandas", extra="anndata")
+    confidence = probabilities.max(axis=1)
+    names = np.array([*label_names, UNASSIGNED], dtype=object)
+    codes = np.where(confidence < unassigned_threshold, len(label_names), probabilities.argmax(axis=1))
+    categories = list(dict.fromkeys([*label_names, *([UNASSIGNED] if unassigned_threshold > 0 else [])]))
+    return pandas.Categorical(names[codes], categories=categories), confidence

@@ -1,5 +1,6 @@
 """`embed`: one vector a cell."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .inference import prepare_cells, run_cells
@@ -9,6 +10,7 @@ from .provenance import record, take_target
 if TYPE_CHECKING:
     import torch
     from anndata import AnnData
+    from transformers.utils import ModelOutput
 
     from ..tokenization.processing_cell import CellProcessor
 
@@ -64,20 +66,13 @@ def embed(
         GeneCoverageError: the model knows too few of the genes.
         ExpressionError: the data are not what the model's encoding expects.
     """
-    from torch.nn import functional as F
-
     loaded = load_model(model, "embed", processor=processor, device=device, dtype=dtype, revision=revision)
     result = take_target(adata, copy=copy)
     config = loaded.model.config
     key_added = key_added or f"X_{config.model_type}"
     cells = prepare_cells(result, loaded, layer=layer, species=species, batch_key=batch_key)
-
-    def read(output):
-        cell_embedding = output.cell_embedding.float()
-        return F.normalize(cell_embedding, dim=-1) if config.normalize_cell_embedding else cell_embedding
-
-    embedding = run_cells(loaded, cells, read, batch_size=batch_size, seed=seed, description="embed")
-    result.obsm[key_added] = embedding
+    how = {"batch_size": batch_size, "seed": seed, "description": "embed"}
+    result.obsm[key_added] = run_cells(loaded, cells, embedding_reader(config), **how)
     settings = {
         "layer": layer,
         "species": species,
@@ -88,3 +83,14 @@ def embed(
     }
     record(result, key_added, loaded, cells, settings)
     return result
+
+
+def embedding_reader(config: Any) -> "Callable[[ModelOutput], torch.Tensor]":
+    """What takes the embeddings, (batch, cell_embedding_size), from the output of a model with this `config`."""
+    from torch.nn import functional as F
+
+    def read(output: "ModelOutput") -> "torch.Tensor":
+        cell_embedding = output.cell_embedding.float()
+        return F.normalize(cell_embedding, dim=-1) if config.normalize_cell_embedding else cell_embedding
+
+    return read

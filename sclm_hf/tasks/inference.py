@@ -11,6 +11,9 @@ from ..errors import ConfigurationError, ExpressionError, SclmError
 from ..logging import progress_bar, warn
 from .stored_rows import blocks, open_rows, read_rows
 
+BLOCK_SIZE = 4096
+"""Cells that are run one block after the other."""
+
 if TYPE_CHECKING:
     import torch
     from anndata import AnnData
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from ..tokenization.encodings.cells import Survey
     from ..tokenization.gene_vocabulary import GeneCoverage
     from .loading import LoadedModel
+    from .pieces import Pieces
 
 # Settings of published models by which a cell's result depends on its batch-mates, and their independent form.
 _INDEPENDENT = {"pooling_includes_padding": False, "dsbn_batch_domain": "cell"}
@@ -151,14 +155,32 @@ def run_cells(
     loaded: "LoadedModel",
     cells: PreparedCells,
     read: "Callable[[ModelOutput], torch.Tensor]",
+    **how: Any,
+) -> np.ndarray:
+    """Run every cell and collect what `read` takes from the model's output.
+
+    Arguments and errors are those of [`run_blocks`].
+
+    Returns:
+        (n_cells, …) float32, in the order of the cells.
+    """
+    return np.concatenate([values for _, values in run_blocks(loaded, cells, read, **how)])
+
+
+def run_blocks(
+    loaded: "LoadedModel",
+    cells: PreparedCells,
+    read: "Callable[[ModelOutput], torch.Tensor]",
     *,
     batch_size: int = 64,
     seed: int = 0,
     description: str,
-) -> np.ndarray:
-    """Run every cell and collect what `read` takes from the model's output.
+    pieces: "Pieces | None" = None,
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Run the cells block by block.
 
-    The longest cells go first, so that a batch that does not fit in memory shows at once. Then the batch is halved.
+    Of a block the longest cells go first, so that a batch that does not fit in memory shows at once. Then the batch is
+    halved.
 
     Args:
         loaded: the model and its processor.
@@ -167,31 +189,49 @@ def run_cells(
         batch_size: cells a batch to begin with.
         seed: seed of what is random about a cell.
         description: what the progress bar says.
+        pieces: keeps the results of blocks; those that it has are not computed again.
 
     Returns:
-        (n_cells, …) float32, in the order of the cells.
+        An iterator over (cells of the block, their (cells, …) float32 results), in the order of the cells.
 
     Raises:
-        SclmError: a single cell does not fit in memory.
+        SclmError: a single cell does not fit in memory, or a piece cannot be kept.
     """
     if batch_size < 1:
         raise ConfigurationError(f"`batch_size` must be at least 1, got {batch_size}.")
-    order = np.argsort(-cells.lengths, kind="stable")
+    n_cells = len(cells.lengths)
+    with _independent(loaded.model), progress_bar(total=n_cells, desc=description, unit="cell") as bar:
+        for number, start in enumerate(range(0, n_cells, BLOCK_SIZE)):
+            block = slice(start, min(start + BLOCK_SIZE, n_cells))
+            values = None if pieces is None else pieces.load(number, block.stop - block.start)
+            if values is None:
+                values, batch_size = _run_block(loaded, cells, block, read, batch_size, seed, bar)
+                if pieces is not None:
+                    pieces.save(number, values)
+            else:
+                bar.update(len(values))
+            yield block, values
+
+
+def _run_block(
+    loaded: "LoadedModel", cells: PreparedCells, block: slice, read: Callable, batch_size: int, seed: int, bar: Any
+) -> tuple[np.ndarray, int]:
+    """Results of the cells of a block, and the batch size that memory allowed."""
+    order = block.start + np.argsort(-cells.lengths[block], kind="stable")
     results: np.ndarray | None = None
     done = 0
-    with _independent(loaded.model), progress_bar(total=len(order), desc=description, unit="cell") as bar:
-        while done < len(order):
-            rows = order[done : done + batch_size]
-            values = _try_batch(loaded, cells, rows, seed, read)
-            if values is None:
-                batch_size = _halved(min(batch_size, len(rows)), int(cells.lengths[rows].max()))
-                continue
-            if results is None:
-                results = np.empty((len(order), *values.shape[1:]), np.float32)
-            results[rows] = values
-            done += len(rows)
-            bar.update(len(rows))
-    return results
+    while done < len(order):
+        rows = order[done : done + batch_size]
+        values = _try_batch(loaded, cells, rows, seed, read)
+        if values is None:
+            batch_size = _halved(min(batch_size, len(rows)), int(cells.lengths[rows].max()))
+            continue
+        if results is None:
+            results = np.empty((len(order), *values.shape[1:]), np.float32)
+        results[rows - block.start] = values
+        done += len(rows)
+        bar.update(len(rows))
+    return results, batch_size
 
 
 def _try_batch(

@@ -42,6 +42,12 @@ def record(adata: "AnnData", name: str, loaded: "LoadedModel", cells: "PreparedC
 
     Records of other names stay; the newest stands last.
     """
+    others = {key: value for key, value in adata.uns.get("sclm_hf", {}).items() if key != name}
+    adata.uns["sclm_hf"] = {**others, name: make_record(loaded, cells, settings)}
+
+
+def make_record(loaded: "LoadedModel", cells: "PreparedCells", settings: dict) -> dict[str, Any]:
+    """Model, revision, versions, settings and coverage of the genes, in types that every `.h5ad` file can hold."""
     entry = {
         "model": loaded.name,
         "revision": loaded.revision,
@@ -53,8 +59,7 @@ def record(adata: "AnnData", name: str, loaded: "LoadedModel", cells: "PreparedC
         "versions": package_versions(*_PACKAGES),
         "coverage": cells.coverage.to_dict(),
     }
-    others = {key: value for key, value in adata.uns.get("sclm_hf", {}).items() if key != name}
-    adata.uns["sclm_hf"] = {**others, name: _writable(entry)}
+    return _writable(entry)
 
 
 def _writable(value: Any) -> Any:

@@ -1,0 +1,353 @@
+"""`embed` and `annotate` from file to file: larger than memory, kept in pieces, continued after a stop."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..errors import ConfigurationError, SclmError, require
+from ..evaluation.reports import package_versions
+from ..logging import get_logger
+from . import annotate as annotation
+from .embed import embedding_reader
+from .inference import PreparedCells, prepare_cells, run_blocks
+from .loading import LoadedModel, load_model
+from .pieces import Pieces
+from .provenance import make_record
+from .stored_cells import StoredCells
+
+if TYPE_CHECKING:
+    import torch
+    from pandas import Categorical
+
+    from ..tokenization.processing_cell import CellProcessor
+
+logger = get_logger(__name__)
+
+
+class Written(NamedTuple):
+    """A finished file, and the name of its record in `uns["sclm_hf"]`."""
+
+    path: Path
+    key: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is done to each file.
+
+    Attributes:
+        task: `"embed"` or `"annotate"`.
+        key: name of the record in `uns["sclm_hf"]`.
+        array_key: name of the results in `obsm`.
+        read: takes them from the model's output.
+        columns: (n_cells, …) results -> what else stands in `obs`.
+        settings: what the results depend on.
+        extra: what else stands in the record.
+    """
+
+    task: str
+    key: str
+    array_key: str
+    read: Callable
+    settings: dict[str, Any]
+    columns: Callable[[np.ndarray], dict[str, Any]] = lambda results: {}
+    extra: dict[str, Any] | None = None
+
+
+def embed_files(
+    source: str | Path,
+    destination: str | Path,
+    model: Any,
+    processor: "CellProcessor | None" = None,
+    *,
+    key_added: str | None = None,
+    layer: str | None = None,
+    species: str = "human",
+    batch_key: str | None = None,
+    batch_size: int = 64,
+    device: "str | torch.device | None" = None,
+    dtype: "str | torch.dtype | None" = None,
+    seed: int = 0,
+    revision: str | None = None,
+    overwrite: bool = False,
+) -> list[Written]:
+    """Write a copy of a file with the embeddings that `model` gives to its cells; its data are never in memory whole.
+
+    Results are kept block by block in the folder `<destination>.partial`: a run that was stopped, in whatever way,
+    goes on there when it is repeated. The copy takes its name when it is complete.
+
+    Args:
+        source: an .h5ad file, an AnnData zarr folder, a data set of Parquet shards; or a folder of .h5ad files.
+        destination: the .h5ad file to write; for a folder, the folder to write to. Of zarr and Parquet the result
+            holds `obs` names and results, not the data.
+        model, processor, key_added, layer, species, batch_key, batch_size, device, dtype, seed, revision: as for
+            `embed`.
+        overwrite: replace results of other settings, and pieces of them.
+
+    Returns:
+        The files written or found finished.
+
+    Raises:
+        ConfigurationError: the destination holds something else, or is the source.
+        CorpusError: the source cannot be read.
+        SclmError: no space is left; what was computed stays.
+        Others as for `embed`.
+    """
+    pairs = _checked_pairs(source, destination, overwrite)
+    loaded = load_model(model, "embed", processor=processor, device=device, dtype=dtype, revision=revision)
+    config = loaded.model.config
+    key = key_added or f"X_{config.model_type}"
+    settings = _settings(layer, species, batch_key, batch_size, seed)
+    settings["normalized"] = config.normalize_cell_embedding
+    job = _Job("embed", key, key, embedding_reader(config), settings)
+    return [Written(_run_file(*pair, loaded, job, overwrite), job.key) for pair in pairs]
+
+
+def annotate_files(
+    source: str | Path,
+    destination: str | Path,
+    model: Any,
+    processor: "CellProcessor | None" = None,
+    *,
+    unassigned_threshold: float = 0.0,
+    layer: str | None = None,
+    species: str = "human",
+    batch_key: str | None = None,
+    batch_size: int = 64,
+    device: "str | torch.device | None" = None,
+    dtype: "str | torch.dtype | None" = None,
+    seed: int = 0,
+    revision: str | None = None,
+    overwrite: bool = False,
+) -> list[Written]:
+    """Write a copy of a file with the labels that a fine-tuned `model` predicts, as [`embed_files`] writes embeddings.
+
+    Args:
+        source, destination, overwrite: as for [`embed_files`].
+        model, processor, unassigned_threshold, layer, species, batch_key, batch_size, device, dtype, seed, revision:
+            as for `annotate`.
+
+    Returns:
+        The files written or found finished.
+    """
+    annotation.check_threshold(unassigned_threshold)
+    pairs = _checked_pairs(source, destination, overwrite)
+    loaded = load_model(model, "annotate", processor=processor, device=device, dtype=dtype, revision=revision)
+    names = annotation.label_names_of(loaded.model.config)
+    settings = _settings(layer, species, batch_key, batch_size, seed)
+    settings["unassigned_threshold"] = unassigned_threshold
+
+    def columns(probabilities: np.ndarray) -> dict[str, Any]:
+        labels, confidence = annotation.predictions(probabilities, names, unassigned_threshold)
+        return {annotation.PREDICTION: labels, annotation.CONFIDENCE: confidence}
+
+    extra = {"label_names": np.array(names, dtype=object)}
+    keys = ("annotate", annotation.PREDICTION, annotation.PROBABILITIES)
+    job = _Job(*keys, annotation.probabilities_of, settings, columns, extra)
+    return [Written(_run_file(*pair, loaded, job, overwrite), job.key) for pair in pairs]
+
+
+def read_record(path: str | Path, key: str) -> "tuple[dict[str, Any], int, Categorical | None]":
+    """The record `key` of a finished file, its number of cells, and the column `key` of its `obs` if there is one."""
+    h5py, io = require("h5py", extra="anndata"), require("anndata", extra="anndata").io
+    with h5py.File(path) as file:
+        obs = file["obs"]
+        labels = io.read_elem(obs[key]) if key in obs else None
+        return io.read_elem(file[f"uns/sclm_hf/{key}"]), len(obs[obs.attrs["_index"]]), labels
+
+
+def _settings(layer: str | None, species: str, batch_key: str | None, batch_size: int, seed: int) -> dict[str, Any]:
+    return {"layer": layer, "species": species, "batch_key": batch_key, "batch_size": batch_size, "seed": seed}
+
+
+def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path]]:
+    """Each file with the one to write."""
+    from ..corpora.anndata_zarr import is_zarr
+    from ..corpora.parquet import is_dataset
+    from ..corpora.sources import name_paths
+
+    source, destination = Path(source), Path(destination)
+    if not source.is_dir() or is_zarr(source) or is_dataset(source):
+        return [(source, destination)]
+    if destination.is_file():
+        raise ConfigurationError(f"`{source}` is a folder and `{destination}` a file: name a folder to write to.")
+    destination.mkdir(parents=True, exist_ok=True)
+    return [(path, destination / f"{name}.h5ad") for name, path in name_paths(source).items()]
+
+
+def _checked_pairs(source: str | Path, destination: str | Path, overwrite: bool) -> list[tuple[Path, Path]]:
+    """Each file with the one to write, refused where that is clearly something else."""
+    pairs = _pairs(source, destination)
+    for path, result in pairs:
+        if result.exists() and result.resolve() == path.resolve():
+            raise ConfigurationError(f"`{result}` is the source itself: name another file to write.")
+        folder = result.resolve().parent
+        if result.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ConfigurationError(f"`{result}` cannot be written: it is a folder, or its folder is not writable.")
+        if result.exists() and not overwrite and not _records(result):
+            raise _in_the_way(result)
+    return pairs
+
+
+def _in_the_way(destination: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"`{destination}` exists and is not the result of this command: choose another name, or pass `overwrite` "
+        "(`--overwrite`)."
+    )
+
+
+def _records(path: Path) -> dict[str, str]:
+    """Name of each record in a file -> its fingerprint."""
+    h5py = require("h5py", extra="anndata")
+    try:
+        with h5py.File(path) as file:
+            records = file["uns/sclm_hf"]
+            return {
+                name: records[name]["fingerprint"].asstr()[()] for name in records if "fingerprint" in records[name]
+            }
+    except (OSError, KeyError, AttributeError, TypeError):
+        return {}
+
+
+def _run_file(source: Path, destination: Path, loaded: LoadedModel, job: _Job, overwrite: bool) -> Path:
+    expects = loaded.processor.feature_extractor.expects
+    cells = StoredCells(source, layer=job.settings["layer"], expects=expects)
+    fingerprint = _fingerprint(source, cells, loaded, job)
+    if _is_finished(source, destination, fingerprint, job, overwrite):
+        logger.info("%s is finished.", destination)
+        return destination
+    how = {"species": job.settings["species"], "batch_key": job.settings["batch_key"]}
+    prepared = replace(prepare_cells(cells, loaded, **how), source=cells.data_name)
+    pieces = Pieces(destination.with_name(f"{destination.name}.partial"), fingerprint, overwrite=overwrite)
+    how = {"batch_size": job.settings["batch_size"], "seed": job.settings["seed"], "description": job.task}
+    for _ in run_blocks(loaded, prepared, job.read, **how, pieces=pieces):
+        pass
+    results = run_blocks(loaded, prepared, job.read, **how, pieces=pieces)
+    record = {**make_record(loaded, prepared, job.settings), **(job.extra or {}), "fingerprint": _hash(fingerprint)}
+    with _complete_or_absent(source, destination, cells) as file:
+        _add(file, results, prepared, job, record)
+    pieces.remove()
+    return destination
+
+
+def _fingerprint(source: Path, cells: StoredCells, loaded: LoadedModel, job: _Job) -> dict[str, Any]:
+    """Everything that the results depend on."""
+    weights = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(loaded.model.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().flatten().view(dtype=_bytes()).numpy())
+    return {
+        "source": source.name,
+        "source files": cells.stamp,
+        "model": weights.hexdigest(),
+        "processor": hashlib.blake2b(_processor_text(loaded).encode(), digest_size=16).hexdigest(),
+        "task": [job.task, job.key, str(loaded.model.dtype)],
+        **job.settings,
+        "versions": package_versions("sclm_hf"),
+    }
+
+
+def _bytes() -> "torch.dtype":
+    import torch
+
+    return torch.uint8
+
+
+def _processor_text(loaded: LoadedModel) -> str:
+    extractor, tokenizer = loaded.processor.feature_extractor, loaded.processor.tokenizer
+    return json.dumps([extractor.to_dict(), tokenizer.get_vocab()], sort_keys=True, default=str)
+
+
+def _hash(fingerprint: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(fingerprint, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _is_finished(source: Path, destination: Path, fingerprint: dict, job: _Job, overwrite: bool) -> bool:
+    """Whether the destination holds these results; refuses one that holds something else."""
+    if destination.exists():
+        if _records(destination).get(job.key) == _hash(fingerprint):
+            return True
+        if not overwrite:
+            raise _in_the_way(destination)
+    _check_source(source)
+    return False
+
+
+def _check_source(source: Path) -> None:
+    """Refuse an .h5ad file to which nothing can be added, before the work."""
+    if not source.is_file():
+        return
+    h5py = require("h5py", extra="anndata")
+    with h5py.File(source) as file:
+        groups = [file.get(name) for name in ("obs", "obsm", "uns")]
+    if not all(isinstance(group, h5py.Group) for group in groups):
+        raise ConfigurationError(
+            f"`{source}` was written by an old version of anndata, whose files cannot be added to: read it and write "
+            "it again, `anndata.read_h5ad(old).write_h5ad(new)`."
+        )
+
+
+@contextmanager
+def _complete_or_absent(source: Path, destination: Path, cells: StoredCells) -> Iterator[Any]:
+    """An open .h5ad file to add to, a copy of the source; it takes the name `destination` when all went well."""
+    h5py, unfinished = require("h5py", extra="anndata"), destination.with_name(f".{destination.name}.tmp")
+    try:
+        if source.is_file():
+            shutil.copyfile(source, unfinished)
+            cells.check_unchanged()
+        else:
+            anndata, pandas = require("anndata", extra="anndata"), require("pandas", extra="anndata")
+            anndata.AnnData(obs=pandas.DataFrame(index=cells.obs_names)).write_h5ad(unfinished)
+        with h5py.File(unfinished, "r+") as file:
+            yield file
+            file.flush()
+        with open(unfinished, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(unfinished, destination)
+    except OSError as error:
+        raise SclmError(
+            f"`{destination}` cannot be written: {error}. The results computed so far stay: make room and repeat the "
+            "command to go on."
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _add(
+    file: Any, results: Iterator[tuple[slice, np.ndarray]], cells: PreparedCells, job: _Job, record: dict
+) -> None:
+    """Write results, columns and the record into an open .h5ad file, block by block."""
+    io = require("anndata", extra="anndata").io
+    columns: dict[str, list] = {}
+    dataset, obsm, uns = None, file["obsm"], file["uns"]
+    if job.array_key in obsm:
+        del obsm[job.array_key]
+    for block, values in results:
+        if dataset is None:
+            dataset = obsm.create_dataset(job.array_key, (len(cells.lengths), *values.shape[1:]), values.dtype)
+            dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        dataset[block] = values
+        for name, column in job.columns(values).items():
+            columns.setdefault(name, []).append(column)
+    for name, parts in columns.items():
+        _add_column(file["obs"], name, parts, io.write_elem)
+    others = io.read_elem(uns["sclm_hf"]) if "sclm_hf" in uns else {}
+    io.write_elem(uns, "sclm_hf", {key: value for key, value in others.items() if key != job.key} | {job.key: record})
+
+
+def _add_column(obs: Any, name: str, parts: list, write_elem: Callable) -> None:
+    """Write a column of `obs`, or replace it."""
+    from pandas import Categorical
+    from pandas.api.types import union_categoricals
+
+    write_elem(obs, name, union_categoricals(parts) if isinstance(parts[0], Categorical) else np.concatenate(parts))
+    order = [other for other in obs.attrs["column-order"] if other != name]
+    obs.attrs["column-order"] = np.array([*order, name], dtype=object)

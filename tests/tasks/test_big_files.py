@@ -1,0 +1,195 @@
+import os
+import shutil
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from sclm_hf import ScGPTForSequenceClassification, annotate, embed
+from sclm_hf.corpora.build import build_corpus
+from sclm_hf.errors import ConfigurationError, SclmError
+from sclm_hf.tasks import big_files, inference, pieces
+from sclm_hf.tasks.big_files import annotate_files, embed_files
+
+from .tiny import make_cells, make_model, make_processor, save_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(inference, "BLOCK_SIZE", 5)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("model"), ScGPTForSequenceClassification)
+
+
+@pytest.fixture
+def source(tmp_path):
+    cells = make_cells()
+    cells.obs["kind"] = pd.Categorical(["a", "b", "c"] * 7 + ["a", "b"])
+    cells.obsm["X_pca"] = np.ones((23, 2))
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    return tmp_path / "in.h5ad"
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Numbers of cells that went through the model, batch by batch."""
+    counted, run = [], inference._try_batch
+    monkeypatch.setattr(inference, "_try_batch", lambda *args: counted.append(len(args[2])) or run(*args))
+    return counted
+
+
+def test_a_file_gets_what_the_function_gives_and_keeps_what_it_had(source, model, tmp_path):
+    expected = embed(anndata.read_h5ad(source), model)
+    ((path, _),) = embed_files(source, tmp_path / "out.h5ad", model)
+    written = anndata.read_h5ad(path)
+    np.testing.assert_array_equal(written.obsm["X_scgpt"], expected.obsm["X_scgpt"])
+    np.testing.assert_array_equal(written.X.toarray(), expected.X.toarray())
+    pd.testing.assert_frame_equal(written.obs, expected.obs)
+    assert set(written.obsm) == {"X_pca", "X_scgpt"}
+    record = written.uns["sclm_hf"]["X_scgpt"]
+    assert record["settings"] == expected.uns["sclm_hf"]["X_scgpt"]["settings"] and record["data"] == "/X"
+    assert record["coverage"] == expected.uns["sclm_hf"]["X_scgpt"]["coverage"]
+    assert sorted(os.listdir(tmp_path)) == ["in.h5ad", "out.h5ad"]
+
+
+def test_labels_stand_in_obs_beside_what_was_there(source, model, tmp_path):
+    expected = annotate(anndata.read_h5ad(source), model, unassigned_threshold=0.4)
+    ((path, _),) = annotate_files(source, tmp_path / "out.h5ad", model, unassigned_threshold=0.4)
+    written = anndata.read_h5ad(path)
+    pd.testing.assert_frame_equal(written.obs, expected.obs)
+    np.testing.assert_array_equal(written.obsm["sclm_probabilities"], expected.obsm["sclm_probabilities"])
+    assert list(written.uns["sclm_hf"]["sclm_prediction"]["label_names"]) == ["B cell", "CD4+/CD25 T Reg", "NK"]
+    embed_files(path, tmp_path / "both.h5ad", model)
+    assert set(anndata.read_h5ad(tmp_path / "both.h5ad").uns["sclm_hf"]) == {"sclm_prediction", "X_scgpt"}
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3, 4])
+def test_a_stopped_run_goes_on_where_it_was(source, model, tmp_path, runs, monkeypatch, stop):
+    save = pieces.Pieces.save
+
+    def save_or_stop(self, number, piece):
+        if number == stop:
+            raise KeyboardInterrupt
+        save(self, number, piece)
+
+    monkeypatch.setattr(pieces.Pieces, "save", save_or_stop)
+    with pytest.raises(KeyboardInterrupt):
+        embed_files(source, tmp_path / "out.h5ad", model)
+    assert not (tmp_path / "out.h5ad").exists()
+    monkeypatch.setattr(pieces.Pieces, "save", save)
+    runs.clear()
+    embed_files(source, tmp_path / "out.h5ad", model)
+    assert sum(runs) == 23 - 5 * stop
+    expected = embed(anndata.read_h5ad(source), model).obsm["X_scgpt"]
+    np.testing.assert_array_equal(anndata.read_h5ad(tmp_path / "out.h5ad").obsm["X_scgpt"], expected)
+
+
+@pytest.mark.parametrize("call", ["copyfile", "replace"])
+def test_no_space_for_the_copy_loses_no_result(source, model, tmp_path, runs, monkeypatch, call):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    module = big_files.shutil if call == "copyfile" else big_files.os
+    with monkeypatch.context() as patched, pytest.raises(SclmError, match="No space left"):
+        original = getattr(module, call)
+        patched.setattr(module, call, lambda a, b: full() if "out.h5ad.partial" not in str(b) else original(a, b))
+        embed_files(source, tmp_path / "out.h5ad", model)
+    assert sorted(os.listdir(tmp_path)) == ["in.h5ad", "out.h5ad.partial"]
+    runs.clear()
+    embed_files(source, tmp_path / "out.h5ad", model)
+    assert not runs and (tmp_path / "out.h5ad").exists()
+
+
+def test_no_space_for_a_piece_is_told_and_the_others_stay(source, model, tmp_path, runs, monkeypatch):
+    fsync, calls = os.fsync, []
+
+    def fsync_or_full(file):
+        calls.append(file)
+        if len(calls) == 4:
+            raise OSError(28, "No space left on device")
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", fsync_or_full)
+    with pytest.raises(SclmError, match="make room"):
+        embed_files(source, tmp_path / "out.h5ad", model)
+    runs.clear()
+    embed_files(source, tmp_path / "out.h5ad", model)
+    assert sum(runs) == 23 - 10
+
+
+def test_a_damaged_piece_is_computed_again(source, model, tmp_path, runs, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(SclmError):
+        patched.setattr(big_files.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        embed_files(source, tmp_path / "out.h5ad", model)
+    piece = tmp_path / "out.h5ad.partial" / "00000002.npy"
+    piece.write_bytes(piece.read_bytes()[:-7])
+    runs.clear()
+    embed_files(source, tmp_path / "out.h5ad", model)
+    assert sum(runs) == 5
+
+
+@pytest.mark.parametrize("change", ["seed", "source", "model"])
+def test_pieces_of_another_run_are_refused(source, model, tmp_path, monkeypatch, change):
+    with monkeypatch.context() as patched, pytest.raises(SclmError):
+        patched.setattr(big_files.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        embed_files(source, tmp_path / "out.h5ad", model)
+    how = {"seed": 1} if change == "seed" else {}
+    if change == "source":
+        make_cells(seed=1).write_h5ad(source)
+    if change == "model":
+        other = make_model(ScGPTForSequenceClassification)
+        other.base_model.get_input_embeddings().weight.data[5] += 1
+        other.save_pretrained(tmp_path / "other")
+        make_processor().save_pretrained(tmp_path / "other")
+        model = tmp_path / "other"
+    with pytest.raises(ConfigurationError, match=change):
+        embed_files(source, tmp_path / "out.h5ad", model, **how)
+    embed_files(source, tmp_path / "out.h5ad", model, **how, overwrite=True)
+
+
+def test_of_a_folder_only_the_unfinished_files_are_done(source, model, tmp_path, runs):
+    folder, results = tmp_path / "cells", tmp_path / "results"
+    folder.mkdir()
+    for name in ("a", "b"):
+        shutil.copy(source, folder / f"{name}.h5ad")
+    written = embed_files(folder, results, model)
+    assert [path for path, _ in written] == [results / "a.h5ad", results / "b.h5ad"] and sum(runs) == 46
+    runs.clear()
+    assert embed_files(folder, results, model) == written and not runs
+    make_cells(9).write_h5ad(folder / "b.h5ad")
+    with pytest.raises(ConfigurationError, match=r"b\.h5ad"):
+        embed_files(folder, results, model)
+    embed_files(folder, results, model, overwrite=True)
+    assert sum(runs) == 9
+
+
+def test_zarr_and_shards_give_results_without_the_data(source, model, tmp_path):
+    cells = anndata.read_h5ad(source)
+    expected = embed(cells, model).obsm["X_scgpt"]
+    cells.write_zarr(tmp_path / "in.zarr")
+    build_corpus(source, tmp_path / "shards")
+    for number, path in enumerate((tmp_path / "in.zarr", tmp_path / "shards" / "data" / "in")):
+        embed_files(path, tmp_path / f"{number}.h5ad", model)
+        written = anndata.read_h5ad(tmp_path / f"{number}.h5ad")
+        assert written.X is None and list(written.obs_names) == list(cells.obs_names)
+        np.testing.assert_array_equal(written.obsm["X_scgpt"], expected)
+
+
+def test_data_are_read_in_blocks_only(source, model, tmp_path, monkeypatch):
+    from sclm_hf.corpora.h5ad import H5adSource
+    from sclm_hf.tasks import stored_rows
+
+    monkeypatch.setattr(stored_rows, "BLOCK_SIZE", 5)
+    sizes, read = [], H5adSource.read
+    monkeypatch.setattr(H5adSource, "read", lambda self, rows, *a: sizes.append(len(rows)) or read(self, rows, *a))
+    embed_files(source, tmp_path / "out.h5ad", model, batch_size=4)
+    assert max(sizes) <= 5
+
+
+def test_the_source_is_never_written_to(source, model):
+    with pytest.raises(ConfigurationError, match="source itself"):
+        embed_files(source, source, model, overwrite=True)
