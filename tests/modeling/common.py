@@ -19,7 +19,9 @@ from sclm_hf.registry import FAMILIES
 BATCH, GENES, VOCAB = 13, 7, 99
 
 # (family, test) -> why the family cannot promise it
-EXCEPTIONS: dict[tuple[str, str], str] = {}
+EXCEPTIONS: dict[tuple[str, str], str] = {
+    ("scbert", "test_eager_equals_sdpa"): "its attention is the Performer's: one implementation, and its formula",
+}
 
 
 class ModelTester:
@@ -125,7 +127,11 @@ class ModelTester:
     def pad(self, batch: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
         """The batch with `count` more padded positions on the right."""
         config = self.config()
-        fill = {"input_ids": config.pad_token_id, "attention_mask": 0, "expression_values": config.pad_value}
+        fill = {
+            "input_ids": config.pad_token_id,
+            "attention_mask": 0,
+            "expression_values": getattr(config, "pad_value", 0),
+        }
         padded = dict(batch)
         for name, tensor in batch.items():
             if tensor.ndim == 2 and tensor.shape[1] == GENES:
@@ -186,7 +192,10 @@ class ModelTester:
         batch = self.inputs(head_class)
         before = model(**batch)
         model.resize_token_embeddings(VOCAB + 5)
-        self.assert_same_output(before, model(**batch))
+        after = model(**batch)
+        if "logits" in after and after.logits.shape[-1] == VOCAB + 5:
+            after.logits = after.logits[..., :VOCAB]
+        self.assert_same_output(before, after)
         batch["input_ids"][0, -1] = VOCAB + 4
         assert torch.isfinite(model(**batch)[0]).all()
         model.save_pretrained(tmp_path)

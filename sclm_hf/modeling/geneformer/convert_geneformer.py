@@ -198,8 +198,8 @@ def find_vocabulary(source: Path, rows: int) -> tuple[Path, GeneVocabulary]:
         )
     if len({tuple(sorted(tokens.items())) for tokens in found.values()}) > 1:
         raise CheckpointError(
-            f"Several dictionaries fit the {rows:,} gene embeddings: {', '.join(map(str, found))}. Leave the right one "
-            "only the right one."
+            f"Several dictionaries fit the {rows:,} gene embeddings: {', '.join(map(str, found))}. Leave the one of "
+            "these weights."
         )
     file, tokens = next(iter(found.items()))
     if "<pad>" not in tokens or "<mask>" not in tokens or ("<cls>" in tokens) != ("<eos>" in tokens):

@@ -98,7 +98,7 @@ class GeneformerPreTrainedModel(SclmModelMixin, BertPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, GeneformerAttentionPooling):
+        if isinstance(module, GeneformerWeightedMean):
             init.normal_(module.attention_weights, std=self.config.initializer_range)
 
 
@@ -323,7 +323,7 @@ class GeneformerForTokenClassification(GeneformerPreTrainedModel):
         )
 
 
-class GeneformerAttentionPooling(nn.Module):
+class GeneformerWeightedMean(nn.Module):
     """A weighted mean over positions whose weights are the softmax of a learned score."""
 
     def __init__(self, config: GeneformerConfig):
@@ -353,7 +353,7 @@ class GeneformerForMultiTaskClassification(GeneformerPreTrainedModel):
                 "task, for example [3, 2]."
             )
         self.bert = GeneformerModel(config)
-        self.attention_pool = GeneformerAttentionPooling(config) if config.multitask_pooling == "attention" else None
+        self.attention_pool = GeneformerWeightedMean(config) if config.multitask_pooling == "attention" else None
         self.dropout = nn.Dropout(classifier_dropout(config))
         self.classification_heads = nn.ModuleList(
             nn.Linear(config.hidden_size, classes) for classes in config.num_labels_per_task
