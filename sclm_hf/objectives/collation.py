@@ -94,15 +94,22 @@ class CellCollator(ABC):
         return torch.as_tensor(uniforms_for(cell_keys(cell_ids.numpy(), self.seed, epoch), stream, counters))
 
     def choose(
-        self, batch: dict[str, torch.Tensor], epoch: int, allowed: torch.Tensor, ratios: torch.Tensor
+        self,
+        batch: dict[str, torch.Tensor],
+        epoch: int,
+        allowed: torch.Tensor,
+        ratios: torch.Tensor,
+        rounding: str = "down",
     ) -> torch.Tensor:
-        """Draw `int(ratio × allowed positions)` positions of every cell without replacement.
+        """Draw `ratio × allowed positions` of the positions of every cell without replacement.
 
         Args:
             batch: the tensors of the batch.
             epoch: current epoch.
             allowed: (cells, genes) bool, positions that may be drawn.
             ratios: (cells,) share of them to draw.
+            rounding: `"down"` in double precision, as Python's `int(n * ratio)`, or `"up"` in single precision, as
+                `torch.ceil(n * ratio)`.
 
         Returns:
             (cells, genes) bool.
@@ -110,8 +117,9 @@ class CellCollator(ABC):
         cell_ids = require_column(batch, "cell_ids", "they key what is drawn about a cell")
         scores = self.uniforms(cell_ids, epoch, MASK_STREAM, batch["input_ids"])
         scores = scores.masked_fill(~allowed, torch.inf)
-        # in double precision, so that it is Python's int(n * ratio)
-        n_drawn = (allowed.sum(1).double() * ratios).long()
+        n_allowed = allowed.sum(1)
+        up = rounding == "up"
+        n_drawn = (n_allowed.float() * ratios.float()).ceil() if up else (n_allowed.double() * ratios).floor()
         return scores.argsort(dim=1, stable=True).argsort(dim=1) < n_drawn[:, None]
 
     def ratios(self, batch: dict[str, torch.Tensor], epoch: int, choices: tuple[float, ...], per: str) -> torch.Tensor:

@@ -1,22 +1,31 @@
 """Masked expression: hide the values of some genes, predict them from the others.
 
-Source: Cui et al., scGPT, Nature Methods 21 (2024), the fine-tuning objective "gene expression prediction".
+Sources: Cui et al., scGPT, Nature Methods 21 (2024), the fine-tuning objective "gene expression prediction"; Yang et
+al., scBERT, Nature Machine Intelligence 4 (2022), pre-training.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from ..errors import ConfigurationError
 from .collation import IGNORED, CellCollator, check_ratios
+
+REPLACE_STREAM = 8
+"""Stream of the keyed generator: which of the masked values are replaced."""
+
+PUBLISHED = {"scbert": {"mask_ratio": 0.15, "mask_zeros": False, "replace_ratio": 0.9, "rounding": "up"}}
+"""Family -> what its published masking does other than the defaults, which are scGPT's."""
 
 
 @dataclass
 class MaskedExpressionCollator(CellCollator):
     """Replaces values by `mask_value` and asks for them in `labels`.
 
-    Of the maskable genes of a cell, `int(n × ratio)` are drawn without replacement, keyed by (cell, seed, epoch): the
-    same cell gets the same mask in whatever batch it arrives, unless several ratios are drawn per batch.
+    Of the n maskable genes of a cell, `int(n × ratio)` are drawn without replacement, keyed by (cell, seed, epoch):
+    the same cell gets the same mask in whatever batch it arrives, unless several ratios are drawn per batch.
 
     Args:
         mask_ratio: share of the maskable genes, or several shares of which one is drawn.
@@ -24,10 +33,12 @@ class MaskedExpressionCollator(CellCollator):
             depends on which cells share a batch) or once a `"cell"` (whatever the batch).
         mask_value: takes the place of a masked value.
         mask_zeros: whether genes with value 0 may be masked (they exist when the encoding keeps zeros).
+        replace_ratio: probability that a drawn value is replaced; the others are asked for and stay to be seen.
+        rounding: `"down"` draws `int(n × ratio)` genes, `"up"` the next larger number.
 
     Gives:
         The batch without `cell_ids`, its `expression_values` masked, and `labels` (cells, genes) float32: the true
-        value where masked, -100 elsewhere.
+        value where drawn, -100 elsewhere.
     """
 
     predicts_expression = True
@@ -36,17 +47,34 @@ class MaskedExpressionCollator(CellCollator):
     ratio_per: str = "batch"
     mask_value: float = -1.0
     mask_zeros: bool = True
+    replace_ratio: float = 1.0
+    rounding: str = "down"
 
     def __post_init__(self) -> None:
         self._choices = check_ratios(self.mask_ratio, self.ratio_per)
+        if not 0 < self.replace_ratio <= 1:
+            raise ConfigurationError(f"`replace_ratio` must be above 0 and at most 1, got {self.replace_ratio}.")
+        if self.rounding not in ("down", "up"):
+            raise ConfigurationError(f"`rounding` is 'down' or 'up', got {self.rounding!r}.")
+
+    @classmethod
+    def from_processor(cls, processor: Any, **overrides: Any) -> "MaskedExpressionCollator":
+        """A collator that masks as was published for the processor's family; see [`CellCollator.from_processor`]."""
+        published = PUBLISHED.get(processor.feature_extractor.family, {})
+        return super().from_processor(processor, **(published | overrides))
 
     def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
         values = batch["expression_values"]
         maskable = self.not_special(batch)
         if not self.mask_zeros:
             maskable &= values != 0
-        masked = self.choose(batch, epoch, maskable, self.ratios(batch, epoch, self._choices, self.ratio_per))
+        ratios = self.ratios(batch, epoch, self._choices, self.ratio_per)
+        drawn = self.choose(batch, epoch, maskable, ratios, self.rounding)
+        masked = drawn
+        if self.replace_ratio < 1:
+            draws = self.uniforms(batch["cell_ids"], epoch, REPLACE_STREAM, batch["input_ids"])
+            masked = drawn & (draws < self.replace_ratio)
         inputs = {name: tensor for name, tensor in batch.items() if name not in ("cell_ids", "labels")}
         inputs["expression_values"] = values.masked_fill(masked, self.mask_value)
-        inputs["labels"] = values.float().masked_fill(~masked, IGNORED)
+        inputs["labels"] = values.float().masked_fill(~drawn, IGNORED)
         return inputs

@@ -27,17 +27,18 @@ class ScBERTConfig(PreTrainedConfig):
     num_bins (`int`, *optional*, defaults to 6):
         Expression bins, bin 0 (not expressed, and below 1 after normalisation) included. The original calls 5 of them
         `bin_num`.
-    mask_value (`int`, *optional*):
+    mask_value (`float`, *optional*):
         Bin at masked positions: `num_bins` by default.
-    pad_value (`int`, *optional*):
+    pad_value (`float`, *optional*):
         Bin at padded positions, which are not attended to: `mask_value` by default.
     cls_token_id (`int`, *optional*, defaults to 16906):
         Id of `<cls>`, the last position of the original; its gene embedding is zero and its value bin 0.
     num_positions (`int`, *optional*):
-        Positions that the cell classifier reads: genes and `<cls>`, the `cls_token_id + 1` first rows of the gene
-        table by default; genes that are added later are not among them.
+        Rows of the gene table that the cell classifier reads, by default all but a `<pad>` at the end; genes that are
+        added later are not among them.
     freeze_gene_embeddings (`bool`, *optional*, defaults to `True`):
         Whether the gene table, gene2vec (Du et al., BMC Genomics 2019) in the original, is left as it is in training.
+        A new model's table is zero: False learns it.
     key_maximum (`str`, *optional*, defaults to `"batch"`):
         Quirk of the original: `"batch"` takes the maximum that stabilises the keys' exponentials over the whole batch,
         so that a cell depends on its batch-mates. `"sequence"` takes it over the cell, which equals the original at
@@ -67,8 +68,8 @@ class ScBERTConfig(PreTrainedConfig):
     classifier_dropout: float | int = 0.0
     layer_norm_eps: float = 1e-5
     num_bins: int = 6
-    mask_value: int | None = None
-    pad_value: int | None = None
+    mask_value: float | int | None = None
+    pad_value: float | int | None = None
     pad_token_id: int | None = 16907
     cls_token_id: int | None = 16906
     num_positions: int | None = None
@@ -87,7 +88,7 @@ class ScBERTConfig(PreTrainedConfig):
         if self.pad_value is None:
             self.pad_value = self.mask_value
         if self.num_positions is None:
-            self.num_positions = self.cls_token_id + 1
+            self.num_positions = self.vocab_size - (self.pad_token_id == self.vocab_size - 1)
         if self.cell_embedding_size is None:
             self.cell_embedding_size = self.hidden_size
         super().__post_init__(**kwargs)

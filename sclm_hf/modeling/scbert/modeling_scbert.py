@@ -43,8 +43,13 @@ class ScBERTEmbeddings(nn.Module):
         super().__init__()
         self.values = nn.Embedding(config.num_bins + 1, config.hidden_size)
         self.genes = ScBERTGeneEmbedding(config.vocab_size, config.hidden_size)
-        self.genes.weight.requires_grad_(not config.freeze_gene_embeddings)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.freeze = config.freeze_gene_embeddings
+        self.freeze_genes()
+
+    def freeze_genes(self) -> None:
+        if self.freeze:
+            self.genes.weight.requires_grad_(False)
 
     def forward(self, gene_embeddings: Tensor, expression_values: Tensor) -> Tensor:
         return self.dropout(self.values(expression_values.long()) + gene_embeddings)
@@ -61,6 +66,15 @@ class ScBERTPreTrainedModel(SclmPreTrainedModel):
     _supports_flash_attn = False
     _supports_flex_attn = False
     _supports_attention_backend = False
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        # loading makes every parameter trainable
+        for module in (loaded[0] if isinstance(loaded, tuple) else loaded).modules():
+            if isinstance(module, ScBERTEmbeddings):
+                module.freeze_genes()
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -83,7 +97,7 @@ class ScBERTPreTrainedModel(SclmPreTrainedModel):
 
 @auto_docstring(custom_intro="The bare scBERT encoder: bins of all genes in, one vector a gene and one a cell out.")
 class ScBERTModel(ScBERTPreTrainedModel):
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = [r"^expression_decoder\.", r"^classifier\."]
 
     def __init__(self, config: ScBERTConfig):
         super().__init__(config)
@@ -225,7 +239,7 @@ class ScBERTForMaskedExpression(ScBERTPreTrainedModel):
     def __init__(self, config: ScBERTConfig):
         super().__init__(config)
         self.model = ScBERTModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.num_bins + 1)
+        self.expression_decoder = nn.Linear(config.hidden_size, config.num_bins + 1)
         self.post_init()
 
     @can_return_tuple
@@ -250,7 +264,7 @@ class ScBERTForMaskedExpression(ScBERTPreTrainedModel):
         """
         num_items = kwargs.pop("num_items_in_batch", None)
         encoded = self.model(input_ids, expression_values, attention_mask, **kwargs)
-        logits = self.lm_head(encoded.last_hidden_state)
+        logits = self.expression_decoder(encoded.last_hidden_state)
         return ScBERTExpressionOutput(
             loss=None if labels is None else cross_entropy(logits.flatten(0, 1), labels.flatten().long(), num_items),
             logits=logits,
@@ -291,7 +305,7 @@ class ScBERTClassifier(nn.Module):
 
 @auto_docstring(custom_intro="scBERT with the classifier of cells of its fine-tuning.")
 class ScBERTForSequenceClassification(ScBERTPreTrainedModel):
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]
+    _keys_to_ignore_on_load_unexpected = [r"^expression_decoder\."]
 
     def __init__(self, config: ScBERTConfig):
         super().__init__(config)
