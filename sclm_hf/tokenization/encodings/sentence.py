@@ -1,0 +1,326 @@
+"""Cell sentences: a cell is the names of its expressed genes, from the most to the least expressed, and back.
+
+Source: Levine et al., "Cell2Sentence: Teaching Large Language Models the Language of Biology", ICML 2024. There,
+counts are scaled to a common total, `log10(1 + x)` is taken, names are written in upper case, ties stand in random
+order, and expression comes back from the place of a gene by a line fitted to `log10(1 + rank)`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+from numba import njit
+
+from ...errors import ConfigurationError, ExpressionError
+from ..expression_matrix import as_csr, match_length, read_genes
+from .cells import CellGenes, run, widest
+from .keys import TIES, cell_keys, draw, hash_names, substream
+from .scratch import Scratch
+from .sorting import sort_scratch, stable_sort
+
+NOT_A_GENE = "NOT_A_GENE"
+"""What stands in a parsed sentence for a word that is no gene."""
+
+CASES = ("upper", "keep")
+TIE_RULES = ("keyed", "published", "stable")
+
+
+def gene_words(names: Sequence[str], *, case: str = "upper") -> list[str]:
+    """The words that stand for genes in sentences.
+
+    Args:
+        names: names of the columns.
+        case: `"upper"`, as published, or `"keep"`, which tells mouse genes from human ones.
+
+    Raises:
+        ExpressionError: a name is empty or holds white space, or two names become the same word.
+        ConfigurationError: `case` is neither of these.
+    """
+    _check_choice("case", case, CASES)
+    words = [str(name).upper() if case == "upper" else str(name) for name in names]
+    first: dict[str, int] = {}
+    for column, word in enumerate(words):
+        if word.split() != [word]:
+            raise ExpressionError(f"The gene {names[column]!r} cannot be a word, being empty or with white space.")
+        if first.setdefault(word, column) != column:
+            raise ExpressionError(
+                f"The genes {names[first[word]]!r} and {names[column]!r} are both written {word!r}: leave one out, "
+                "rename it" + (", or say `case='keep'`." if names[first[word]] != names[column] else ".")
+            )
+    return words
+
+
+def count_cells(matrix, names: Sequence[str], *, case: str = "upper") -> dict[str, int]:
+    """In how many cells each gene is expressed, by word, in the order of the columns.
+
+    Args:
+        matrix: (cells, genes) CSR or dense.
+        names, case: as for [`gene_words`].
+    """
+    words = gene_words(names, case=case)
+    genes, _ = _genes_of(matrix, len(words))
+    return dict(zip(words, np.bincount(genes.ids, minlength=len(words)).tolist(), strict=True))
+
+
+def log10_normalize(matrix, target_sum: float = 10_000.0) -> scipy.sparse.csr_matrix:
+    """`log10(1 + count / total × target_sum)`, (cells, genes) float32; a cell without counts stays empty.
+
+    The original scales to the median total by default, which is `target_sum=np.median(matrix.sum(axis=1))`.
+
+    Args:
+        matrix: (cells, genes) counts, CSR or dense.
+        target_sum: what each cell's counts are scaled to.
+    """
+    counts = scipy.sparse.csr_matrix(as_csr(matrix), dtype=np.float64, copy=True)
+    totals = np.repeat(np.asarray(counts.sum(axis=1)).ravel(), np.diff(counts.indptr))
+    counts.data = np.log10(1 + counts.data / totals * target_sum)
+    return counts.astype(np.float32)
+
+
+@njit(cache=True, nogil=True)
+def _order(genes, keys, draws_of, keyed, out, start, stop):
+    size = widest(genes, start, stop)
+    sorted_keys, order, scratch = np.empty(size, np.uint64), np.empty(size, np.int32), sort_scratch(size)
+    shuffled, draws = np.empty(size, np.int32), np.empty(size, np.uint64)
+    scaled = np.empty(size, np.float64)
+    value_keys = scaled.view(np.uint64)
+    for i in range(start, stop):
+        first, n = genes.indptr[i], genes.indptr[i + 1] - genes.indptr[i]
+        if n == 0:
+            continue
+        ids, values = genes.ids[first : first + n], genes.values[first : first + n]
+        shuffled[:n] = np.arange(n)
+        if keyed:
+            stream_key = substream(keys[i], TIES)
+            for j in range(n):
+                draws[j] = draw(stream_key, draws_of[ids[j]])
+            stable_sort(draws, n, sorted_keys, shuffled, scratch)
+        for j in range(n):
+            scaled[j] = values[shuffled[j]]
+            value_keys[j] = ~value_keys[j]
+        stable_sort(value_keys, n, sorted_keys, order, scratch)
+        for j in range(n):
+            out[first + j] = ids[shuffled[order[j]]]
+
+
+def order_genes(
+    matrix,
+    words: Sequence[str],
+    *,
+    ties: str = "keyed",
+    cell_ids=None,
+    seed: int = 0,
+    epoch: int = 0,
+    num_threads: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Columns of the expressed genes of each cell, from the highest value down.
+
+    Args:
+        matrix: (cells, genes) CSR or dense, not negative; zeros that are stored count as not expressed.
+        words: (genes,) from [`gene_words`].
+        ties: the order of equal values: `"keyed"`, random by (cell, gene, seed, epoch); `"published"`, drawn from
+            `numpy.random.RandomState(seed)` one row after the other, so that it depends on the rows before; or
+            `"stable"`, that of the columns.
+        cell_ids: (cells,) integers that key the draws; row numbers unless given.
+        seed: seed of what is drawn.
+        epoch: varies what is drawn; not for `"published"`.
+        num_threads: how many threads share the cells.
+
+    Returns:
+        indptr (cells + 1,) int64 and columns (expressed genes,) int32, one cell after the other.
+
+    Raises:
+        ExpressionError: lengths do not match, or values are negative or not finite.
+        ConfigurationError: `ties` is none of these.
+    """
+    _check_choice("ties", ties, TIE_RULES)
+    genes, n_cells = _genes_of(matrix, len(words))
+    if ties == "published":
+        return genes.indptr, _published_order(genes, seed)
+    cell_ids = np.arange(n_cells) if cell_ids is None else cell_ids
+    match_length("cell ids", cell_ids, n_cells, "row")
+    columns = np.empty(genes.indptr[-1], np.int32)
+    keys = cell_keys(cell_ids, seed, epoch)
+    run(_order, n_cells, num_threads, genes, keys, hash_names(words), ties == "keyed", columns)
+    return genes.indptr, columns
+
+
+def _published_order(genes: CellGenes, seed: int) -> np.ndarray:
+    random, columns = np.random.RandomState(seed), np.empty(genes.indptr[-1], np.int32)
+    for first, stop in zip(genes.indptr[:-1], genes.indptr[1:], strict=True):
+        shuffled = np.arange(stop - first)
+        random.shuffle(shuffled)
+        order = shuffled[np.argsort(-genes.values[first:stop][shuffled], kind="stable")]
+        columns[first:stop] = genes.ids[first:stop][order]
+    return columns
+
+
+def cell_sentences(
+    matrix,
+    names: Sequence[str],
+    *,
+    n_genes: int | None = None,
+    case: str = "upper",
+    ties: str = "keyed",
+    cell_ids=None,
+    seed: int = 0,
+    epoch: int = 0,
+    num_threads: int = 1,
+) -> list[str]:
+    """One sentence a cell: words between single spaces; a cell without expressed genes is the empty string.
+
+    Args:
+        matrix: (cells, genes) CSR or dense. The original takes [`log10_normalize`] of counts; counts themselves give
+            the same order but where rounding makes ties.
+        names: (genes,) names of the columns.
+        n_genes: keep so many words; all unless given. (The published models took 100, 200 or more.)
+        case: as for [`gene_words`].
+        ties, cell_ids, seed, epoch, num_threads: as for [`order_genes`].
+
+    Raises:
+        ExpressionError: as [`gene_words`] and [`order_genes`].
+        ConfigurationError: an option is none of those there are.
+    """
+    if n_genes is not None and n_genes < 1:
+        raise ConfigurationError(f"`n_genes` must be at least 1, or None for all genes, got {n_genes}.")
+    words = gene_words(names, case=case)
+    how = {"ties": ties, "cell_ids": cell_ids, "seed": seed, "epoch": epoch, "num_threads": num_threads}
+    indptr, columns = order_genes(matrix, words, **how)
+    stops = indptr[1:] if n_genes is None else np.minimum(indptr[1:], indptr[:-1] + n_genes)
+    table = np.array(words, dtype=object)
+    return [" ".join(table[columns[first:stop]]) for first, stop in zip(indptr[:-1], stops, strict=True)]
+
+
+@dataclass(frozen=True)
+class RankFit:
+    """The line `expression = intercept + slope × log10(1 + rank)`, ranks from 0, and how well it fits.
+
+    Attributes:
+        slope, intercept: of the line, by ordinary least squares.
+        r_squared, pearson_r, spearman_r: of expression with what the line says, over all expressed genes, those left
+            out of the fit included.
+    """
+
+    slope: float
+    intercept: float
+    r_squared: float
+    pearson_r: float
+    spearman_r: float
+
+
+def fit_ranks(ranks: np.ndarray, values: np.ndarray, *, below: float = 3.0) -> RankFit:
+    """Fit expression to the logarithm of ranks.
+
+    Args:
+        ranks: (expressed genes,) ranks within their cells, from 0, for example from [`rank_pairs`].
+        values: (expressed genes,) normalised expression.
+        below: fit only where `log10(1 + rank)` is below it; 3 leaves out ranks from 999 on, as published.
+
+    Raises:
+        ExpressionError: lengths do not match, or there are fewer than two different ranks to fit.
+    """
+    from scipy.stats import linregress, pearsonr, spearmanr
+
+    match_length("values", values, len(ranks), "rank")
+    x, y = np.log10(1 + np.asarray(ranks, np.float64)), np.asarray(values, np.float64)
+    fitted = x < below
+    if np.unique(x[fitted]).size < 2:
+        raise ExpressionError("A line needs genes of at least two different ranks: give cells with more genes.")
+    line = linregress(x[fitted], y[fitted])
+    predicted = line.intercept + line.slope * x
+    r_squared = 1 - ((y - predicted) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+    correlations = float(pearsonr(predicted, y).statistic), float(spearmanr(predicted, y).statistic)
+    return RankFit(float(line.slope), float(line.intercept), float(r_squared), *correlations)
+
+
+def rank_pairs(matrix, names: Sequence[str], *, case: str = "upper", **how) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks from 0 and values of all expressed genes, one cell after the other: what [`fit_ranks`] takes.
+
+    Args:
+        matrix: (cells, genes) normalised expression, for example from [`log10_normalize`].
+        names, case: as for [`gene_words`].
+        **how: `ties`, `cell_ids`, `seed`, `epoch`, as for [`order_genes`].
+    """
+    indptr, columns = order_genes(matrix, gene_words(names, case=case), **how)
+    rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    values = np.asarray(scipy.sparse.csr_matrix(as_csr(matrix))[rows, columns]).ravel()
+    return np.arange(len(columns)) - indptr[rows], values
+
+
+def expression_from_sentences(
+    sentences: Sequence[str | Sequence[str]],
+    words: Sequence[str],
+    *,
+    slope: float,
+    intercept: float,
+    rank_offset: int = 0,
+) -> scipy.sparse.csr_matrix:
+    """The inverse: `intercept + slope × log10(1 + rank)` for each gene of a sentence, zero for all others.
+
+    Words that are no genes keep their places; of a gene that occurs twice the last place counts; nothing is clipped,
+    so late genes of long sentences may come out negative. Case matters: see [`parse_sentence`].
+
+    Args:
+        sentences: sentences, or lists of their words.
+        words: (genes,) the genes in the order of the columns wanted, from [`gene_words`].
+        slope, intercept: from [`fit_ranks`].
+        rank_offset: rank of the first word; 0 as published, 1 in scMMGPT.
+
+    Returns:
+        (cells, genes) float32.
+    """
+    column_of = {word: column for column, word in enumerate(words)}
+    indptr, columns, values = [0], [], []
+    for sentence in sentences:
+        listed = sentence.split(" ") if isinstance(sentence, str) else sentence
+        place = {column_of[word]: p for p, word in enumerate(listed) if word in column_of}
+        columns.append(np.array(sorted(place), np.int32))
+        ranks = np.array([place[column] for column in columns[-1]], np.float64) + rank_offset
+        values.append((intercept + slope * np.log10(1 + ranks)).astype(np.float32))
+        indptr.append(indptr[-1] + len(place))
+    data, indices = (
+        np.concatenate([np.empty(0, np.float32), *values]),
+        np.concatenate([np.empty(0, np.int32), *columns]),
+    )
+    return scipy.sparse.csr_matrix((data, indices, np.array(indptr)), shape=(len(indptr) - 1, len(column_of)))
+
+
+def parse_sentence(sentence: str, words: Sequence[str], *, case: str = "upper") -> tuple[list[str], int]:
+    """The genes of a sentence that a model wrote, each once.
+
+    Words are what stands between single spaces, punctuation included; a word that is no gene becomes `NOT_A_GENE` and
+    keeps its place. A gene that occurs more than once moves to the mean of its places, rounded down; one gene after
+    the other, in the order in which they first occur, as published.
+
+    Args:
+        sentence: the text.
+        words: the genes, from [`gene_words`].
+        case: `"upper"` writes the sentence in upper case first; `"keep"` takes it as it is.
+
+    Returns:
+        The words, and how many of the sentence were no genes.
+    """
+    _check_choice("case", case, CASES)
+    known = frozenset(words)
+    listed = (sentence.upper() if case == "upper" else sentence).split(" ")
+    listed = [word if word in known else NOT_A_GENE for word in listed]
+    n_unknown = listed.count(NOT_A_GENE)
+    for gene in dict.fromkeys(listed):
+        places = [place for place, word in enumerate(listed) if word == gene]
+        if gene != NOT_A_GENE and len(places) > 1:
+            listed = [word for word in listed if word != gene]
+            listed.insert(sum(places) // len(places), gene)
+    return listed, n_unknown
+
+
+def _genes_of(matrix, n_genes: int) -> tuple[CellGenes, int]:
+    matrix = as_csr(matrix)
+    match_length("gene names", range(n_genes), matrix.shape[1], "column")
+    genes, _, _ = read_genes(matrix, np.arange(n_genes, dtype=np.int32), None, None, Scratch())
+    return genes, matrix.shape[0]
+
+
+def _check_choice(name: str, given: str, choices: tuple[str, ...]) -> None:
+    if given not in choices:
+        raise ConfigurationError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {given!r}.")
