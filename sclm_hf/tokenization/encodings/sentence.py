@@ -271,19 +271,17 @@ def expression_from_sentences(
         (cells, genes) float32.
     """
     column_of = {word: column for column, word in enumerate(words)}
-    indptr, columns, values = [0], [], []
-    for sentence in sentences:
-        listed = sentence.split(" ") if isinstance(sentence, str) else sentence
-        place = {column_of[word]: p for p, word in enumerate(listed) if word in column_of}
-        columns.append(np.array(sorted(place), np.int32))
-        ranks = np.array([place[column] for column in columns[-1]], np.float64) + rank_offset
-        values.append((intercept + slope * np.log10(1 + ranks)).astype(np.float32))
-        indptr.append(indptr[-1] + len(place))
-    data, indices = (
-        np.concatenate([np.empty(0, np.float32), *values]),
-        np.concatenate([np.empty(0, np.int32), *columns]),
-    )
-    return scipy.sparse.csr_matrix((data, indices, np.array(indptr)), shape=(len(indptr) - 1, len(column_of)))
+    listed = [sentence.split(" ") if isinstance(sentence, str) else sentence for sentence in sentences]
+    rows, columns, ranks = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0)]
+    for row, sentence in enumerate(listed):
+        found = np.fromiter((column_of.get(word, -1) for word in reversed(sentence)), np.int64, len(sentence))
+        genes, from_the_end = np.unique(found, return_index=True)
+        columns.append(genes[genes >= 0])
+        ranks.append(len(sentence) - 1.0 - from_the_end[genes >= 0])
+        rows.append(np.full(columns[-1].size, row))
+    values = (intercept + slope * np.log10(1 + rank_offset + np.concatenate(ranks))).astype(np.float32)
+    places = np.concatenate(rows), np.concatenate(columns)
+    return scipy.sparse.csr_matrix((values, places), shape=(len(listed), len(column_of)))
 
 
 def parse_sentence(sentence: str, words: Sequence[str], *, case: str = "upper") -> tuple[list[str], int]:
