@@ -130,6 +130,40 @@ FAMILIES: dict[str, Family] = {
         lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
         embed_overrides={"key_maximum": "sequence"},
     ),
+    "scfoundation": Family(
+        name="scfoundation",
+        title="scFoundation",
+        paper=(
+            "Hao et al. Large-scale foundation model on single-cell transcriptomics. Nature Methods 21, 1481-1491 "
+            "(2024). doi:10.1038/s41592-024-02305-7"
+        ),
+        repository="biomap-research/scFoundation",
+        code_license="Apache-2.0",
+        weights_license="other",
+        weights_license_note=(
+            "The authors' MODEL_LICENSE: non-commercial research only. Their code is Apache-2.0, the weights are not."
+        ),
+        redistributable=False,
+        sizes={
+            "models.ckpt: cell": "12 layers, width 768, 12 heads, 19,264 genes; for cell embeddings",
+            "models.ckpt: gene": "the same; its decoder (6 layers, width 512) embeds genes; also to fine-tune",
+            "models.ckpt: rde": "the same; read-depth enhancement",
+        },
+        tasks=("embed", "annotate"),
+        config="ScFoundationConfig",
+        auto_classes={
+            "AutoModel": "ScFoundationModel",
+            "AutoModelForPreTraining": "ScFoundationForMaskedExpression",
+            "AutoModelForSequenceClassification": "ScFoundationForSequenceClassification",
+        },
+        models=(
+            "ScFoundationModel",
+            "ScFoundationForMaskedExpression",
+            "ScFoundationForSequenceClassification",
+        ),
+        lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
+        embed_overrides={"key_maximum": "sequence", "pooling_includes_padding": False},
+    ),
     "scgpt": Family(
         name="scgpt",
         title="scGPT",

@@ -27,6 +27,7 @@ def convert(
         summary=f"An original {known.title} checkpoint of {known.repository}, converted without changing a number.",
         settings={"converted from": ", ".join(report.source), "tensors dropped": len(report.dropped)},
     )
-    card = write_card(facts, output)
+    cards = [write_card(facts, output / folder) for folder in report.folders]
     typer.echo(report.summary())
-    typer.echo(f"Wrote {output}, with {card.name} and the full report in loading_report.json.")
+    written = ", ".join(str(output / folder) for folder in report.folders)
+    typer.echo(f"Wrote {written}, with {cards[0].name} and the full report in loading_report.json.")

@@ -7,8 +7,9 @@ from typing import Any
 from transformers import FeatureExtractionMixin
 
 from ..errors import ConfigurationError
+from .encodings.depth import is_target_depth
 
-ENCODINGS = ("bins", "continuous", "log_bins", "rank")
+ENCODINGS = ("bins", "continuous", "depth", "log_bins", "rank")
 EXPECTED_DATA = ("counts", "normalized", "any")
 TRUNCATIONS = ("sample", "head")
 
@@ -33,6 +34,15 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "pad_value": 6.0,
         "mask_value": 6.0,
     },
+    "scfoundation": {
+        "encoding": "depth",
+        "expects": "counts",
+        "target_depth": "t4",
+        "target_sum": 10_000.0,
+        "add_cls": False,
+        "pad_value": 103.0,
+        "mask_value": 102.0,
+    },
     "scgpt": {
         "encoding": "bins",
         "expects": "counts",
@@ -51,6 +61,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 |---|---|---|
 | geneformer | counts; a cell's total is that of all its genes, those outside the dictionary included | genes in order of `count / total × 10,000 / median of the gene`, the median being over its non-zero values in the pre-training corpus (`gene_medians`, which a converted checkpoint brings along); V2: `<cls>` first, `<eos>` last, 4,096 tokens; V1: `max_length=2048, add_cls=False, add_eos=False` |
 | scbert | counts, of cells with at least 200 of its genes expressed (scanpy's `filter_cells`, left to the user) | all 16,906 genes in their order, genes that the data lack as not expressed, then `<cls>` with bin 0; bins are `log2(1 + count / total × 10,000)`, the total being over the model's genes, cut down to whole numbers of at most 5 |
+| scfoundation | counts (its `pre_normalized` F); `expects="normalized"` takes values that are log-normalised already: with their sum for the total (T, a quirk), or with the totals that `encode` is given (A). Bulk samples: normalised, with `target_depth="f1"` (bulk F) or `"sum"` (bulk T) | the expressed ones of its 19,264 genes, those that the data lack as not expressed; `ln(1 + count / total × 10,000)`, the total being over the model's genes; then `<T>` with the log10 of the total asked for, and `<S>` with that of the total. In the original's default, `"t4"`, cells are embedded as if 10,000 counts were asked for |
 | scgpt | counts as they are (pre-training and embedding); its fine-tuning examples normalise to 10,000 and take `log1p` first, which leaves the order within a cell, and so the bins, as they are but for ties and rounding | 51 quantile bins over the expressed genes of the cell; `<cls>` first with value -2 (its fine-tuning examples give `<cls>` the value 0: `cls_value=0.0`); a random subset of cells with more than 1,199 genes |
 """  # noqa: E501
 
@@ -64,7 +75,8 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
     Args:
         family: the family of models whose pipeline this is; None for one of your own.
         encoding: `"bins"` (quantile bins within the cell), `"rank"` (genes in order of their scaled expression; no
-            values), `"continuous"` (values as they are) or `"log_bins"` (whole parts of log2 of the scaled counts, of
+            values), `"continuous"` (values as they are), `"depth"` (log-normalised values, then the tokens `<T>` and
+            `<S>`, which tell total counts) or `"log_bins"` (whole parts of log2 of the scaled counts, of
             all genes of the vocabulary in the order of their ids, `<cls>` among them).
         expects: `"counts"` (at most 1 % of the values may be fractional), `"normalized"` (more than 1 % must be), or
             `"any"` (not negative, finite).
@@ -78,8 +90,10 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         pad_value: the value that goes with `<pad>` and with the `eos_token`.
         mask_value: the value that objectives put where they hide one.
         include_zero_genes: genes that are not expressed are tokens too, with value 0. Not for `"rank"`.
-        target_sum: what a cell's counts are scaled to before ranking or binning. Only for `"rank"`, and for
-            `"log_bins"` where it `expects` counts; it takes other values for logarithms.
+        target_sum: what a cell's counts are scaled to before ranking, binning or the logarithm. Only for `"rank"`, and
+            for `"depth"` and `"log_bins"` where they `expect` counts; they take other values for logarithms.
+        target_depth: what `<T>` asks for: `"t4"` a log10 total of 4, `"f2"` twice the cell's total, `"a5"` a log10
+            total larger by 5, with any number; `"sum"` gives `<T>` and `<S>` the total itself. Only for `"depth"`.
         gene_medians: name of a gene, as in the tokenizer -> positive number by which its expression is divided before
             ranking; None for no such division. Only for `"rank"`.
         **kwargs: only what transformers adds on saving.
@@ -104,6 +118,7 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         include_zero_genes: bool = False,
         target_sum: float = 10_000.0,
         gene_medians: Mapping[str, float] | None = None,
+        target_depth: str = "t4",
         **kwargs: Any,
     ) -> None:
         unknown = sorted(set(kwargs) - set(_BOOKKEEPING))
@@ -127,6 +142,7 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         self.include_zero_genes = include_zero_genes
         self.target_sum = target_sum
         self.gene_medians = None if gene_medians is None else dict(gene_medians)
+        self.target_depth = target_depth
         self._validate()
 
     @classmethod
@@ -152,7 +168,7 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
     @property
     def n_special_tokens(self) -> int:
         """How many tokens of a cell are no genes."""
-        return int(self.add_cls) + int(self.add_eos)
+        return int(self.add_cls) + int(self.add_eos) + (2 if self.encoding == "depth" else 0)
 
     def _validate(self) -> None:
         self._one_of("encoding", ENCODINGS)
@@ -180,6 +196,13 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
             raise ConfigurationError(
                 "The encoding `log_bins` has all genes of the vocabulary, and bin 0 for `<cls>`: `max_length` must be "
                 "None, `include_zero_genes` True and `cls_value` 0."
+            )
+        sound = isinstance(self.target_depth, str) and is_target_depth(self.target_depth)
+        self._require("target_depth", sound, "'sum', or a letter of t, f and a with a number, such as 't4'")
+        if self.encoding == "depth" and (self.add_cls or self.add_eos or self.include_zero_genes):
+            raise ConfigurationError(
+                "The encoding `depth` has expressed genes and its own two tokens: `add_cls`, `add_eos` and "
+                "`include_zero_genes` must be False."
             )
         if self.encoding != "rank" and self.gene_medians is not None:
             raise ConfigurationError(f"`gene_medians` is for the encoding `rank`, not for `{self.encoding}`.")

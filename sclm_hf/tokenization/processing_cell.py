@@ -9,6 +9,7 @@ from ..errors import ConfigurationError, ExpressionError
 from .encodings.bins import encode_bins
 from .encodings.cells import CellGenes, CellTokens, Layout, Survey, pad, tokens_of_columns
 from .encodings.continuous import encode_continuous
+from .encodings.depth import DEPTH_TOKENS, depths, encode_depth, known_totals
 from .encodings.keys import as_cell_ids, cell_keys, hash_names
 from .encodings.log_bins import encode_log_bins
 from .encodings.rank import encode_rank
@@ -97,7 +98,8 @@ class CellProcessor(ProcessorMixin):
             rows: (batch,) rows of the matrix to take, in this order; None for all.
             uniforms: (stored entries of `matrix`,) numbers in [0, 1) that spread ties between bins instead of the
                 keyed ones, for comparisons with recorded draws.
-            totals: (batch,) total count of each cell, for the encoding `rank`; None for the sum of its row.
+            totals: (batch,) total count of each cell, for the encodings `rank` (None for the sum of its row) and
+                `depth` (None for the sum of its known genes).
             check: refuse data that are not of the kind that the feature extractor `expects`, judged by all rows of
                 this call. (Negative and non-finite values are always refused.)
             num_threads: how many threads share the cells.
@@ -154,6 +156,8 @@ class CellProcessor(ProcessorMixin):
         refuse_rows(found.genes == 0, found.rows, "no expressed gene that the model knows", "leave them out.")
         if totals is not None:
             _check_totals(totals, found.rows.size)
+        if self.feature_extractor.encoding == "depth":
+            self._refuse_shallow(genes, found.rows, totals)
         out = self._room(self._token_counts(found, genes.columns.size), scratch)
         how = {"uniforms": uniforms, "totals": totals, "num_threads": num_threads}
         self._write(genes, cell_keys(cell_ids, seed, epoch), out, **how)
@@ -187,8 +191,14 @@ class CellProcessor(ProcessorMixin):
         Raises:
             ExpressionError: lengths do not match, or values are negative or not finite.
         """
-        cells, found = read_cells(matrix, self._tokens(gene_ids), rows)
-        return np.where(found.genes > 0, self._token_counts(found, np.count_nonzero(cells.tokens >= 0)), 0)
+        tokens = self._tokens(gene_ids)
+        if self.feature_extractor.encoding == "depth":
+            genes, found, _ = read_genes(matrix, tokens, rows)
+            sound = (found.genes > 0) & ~self._shallow(genes, None)
+        else:
+            _, found = read_cells(matrix, tokens, rows)
+            sound = found.genes > 0
+        return np.where(sound, self._token_counts(found, np.count_nonzero(tokens >= 0)), 0)
 
     def __call__(
         self,
@@ -263,6 +273,8 @@ class CellProcessor(ProcessorMixin):
         if extractor.encoding == "rank":
             scale = {"factors": self._rank_factors(), "target_sum": extractor.target_sum, "totals": totals}
             encode_rank(genes, layout, out, **scale, num_threads=num_threads)
+        elif extractor.encoding == "depth":
+            self._write_depth(genes, keys, layout, out, totals=totals, num_threads=num_threads)
         elif extractor.encoding == "bins":
             how = {"n_bins": extractor.n_bins, "uniforms": uniforms}
             encode_bins(genes, keys, layout, out, **how, num_threads=num_threads)
@@ -273,14 +285,39 @@ class CellProcessor(ProcessorMixin):
         else:
             encode_continuous(genes, keys, layout, out, num_threads=num_threads)
 
+    def _write_depth(
+        self, genes: CellGenes, keys: np.ndarray, layout: Layout, out: CellTokens, *, totals, num_threads
+    ):
+        extractor = self.feature_extractor
+        totals = known_totals(genes) if totals is None else np.asarray(totals, np.float64)
+        encode_depth(
+            genes,
+            keys,
+            layout,
+            out,
+            scales=extractor.target_sum / totals if extractor.expects == "counts" else np.zeros_like(totals),
+            depth_ids=tuple(_special_id_of(self.tokenizer, token) for token in DEPTH_TOKENS),
+            depth_values=depths(totals, extractor.target_depth),
+            num_threads=num_threads,
+        )
+
+    def _shallow(self, genes: CellGenes, totals) -> np.ndarray:
+        """(cells,) bool: cells of which `<T>` or `<S>` would say nothing."""
+        totals = known_totals(genes) if totals is None else np.asarray(totals, np.float64)
+        return (depths(totals, self.feature_extractor.target_depth) <= 0).any(axis=1)
+
+    def _refuse_shallow(self, genes: CellGenes, rows: np.ndarray, totals) -> None:
+        what = "so small a total (of 1 or less, in the genes that the model knows) that its logarithm is not positive"
+        refuse_rows(self._shallow(genes, totals), rows, what, "leave them out.")
+
     def _tokens(self, gene_ids) -> np.ndarray:
-        special_ids = (self.tokenizer.pad_token_id, self.tokenizer.cls_token_id, self.tokenizer.eos_token_id)
-        return tokens_of_columns(gene_ids, tuple(one for one in special_ids if one is not None))
+        return tokens_of_columns(gene_ids, tuple(self.tokenizer.gene_vocabulary.special_tokens.values()))
 
     def _refuse_pointless(self, uniforms, totals) -> None:
         encoding = self.feature_extractor.encoding
-        for name, given, use in (("uniforms", uniforms, "bins"), ("totals", totals, "rank")):
-            if given is not None and encoding != use:
+        for name, given, uses in (("uniforms", uniforms, ("bins",)), ("totals", totals, ("rank", "depth"))):
+            if given is not None and encoding not in uses:
+                use = "` and `".join(uses)
                 raise ConfigurationError(f"`{name}` is for the encoding `{use}`, not for `{encoding}`: leave it out.")
 
     def _layout(self) -> Layout:
@@ -328,6 +365,16 @@ def _special_id(tokenizer, role: str, always: bool = False) -> int:
         raise ConfigurationError(
             f"The feature extractor asks for a `{role}`, which the tokenizer does not have: set `{role}` of the "
             f"tokenizer{otherwise}."
+        )
+    return token_id
+
+
+def _special_id_of(tokenizer, token: str) -> int:
+    token_id = tokenizer.gene_vocabulary.special_tokens.get(token)
+    if token_id is None:
+        raise ConfigurationError(
+            f"The encoding `depth` asks for a special token `{token}`, which the tokenizer does not have: name it "
+            "among the `special_tokens` of `GeneTokenizer.from_genes`."
         )
     return token_id
 

@@ -41,6 +41,7 @@ class LoadingReport:
         renamed: original name -> our names.
         dropped: original name -> why it was left out on purpose.
         notes: what else the user should know.
+        folders: where below the output the checkpoints lie; several for a file that holds several models.
     """
 
     family: str
@@ -50,6 +51,7 @@ class LoadingReport:
     renamed: dict[str, list[str]] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=lambda: ["."])
 
     def summary(self) -> str:
         """A few lines for people."""

@@ -1,0 +1,1 @@
+"""scFoundation (Hao et al., Nature Methods 2024)."""
