@@ -18,6 +18,8 @@ _AUTO = "transformers.models.auto."
 _MODELS = _AUTO + "modeling_auto"
 _LAYERS = "transformers.modeling_layers"
 """Imports the Auto models before it has what our models need of it."""
+_COMMON = "sclm_hf.modeling.common."
+"""What our models need may be what brings transformers in."""
 
 
 def _load(module_name: str, name: str) -> type | None:
@@ -42,7 +44,7 @@ def _register_configs(auto: ModuleType) -> None:
 
 
 def _register_models(auto: ModuleType) -> None:
-    if _is_loading(_LAYERS):
+    if _is_loading(_LAYERS) or any(_is_loading(name) for name in list(sys.modules) if name.startswith(_COMMON)):
         return
     for name in _KINDS_WITHOUT_MODELS:
         if name in sys.modules and not _is_loading(name):
@@ -114,7 +116,7 @@ def register() -> None:
 
 
 def _after_import(fullname: str, module: ModuleType) -> None:
-    auto_name = _WAITING_FOR.get(fullname, fullname)
+    auto_name = _AUTO + "modeling_auto" if fullname.startswith(_COMMON) else _WAITING_FOR.get(fullname, fullname)
     auto = sys.modules.get(auto_name)
     if auto is None or (auto is not module and _is_loading(auto_name)):
         return
@@ -143,7 +145,7 @@ class _AutoModuleFinder(importlib.abc.MetaPathFinder):
     """Steps in when a module to register with, or one of ours, is imported for the first time."""
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname not in _REGISTRARS and fullname not in _WAITING_FOR:
+        if fullname not in _REGISTRARS and fullname not in _WAITING_FOR and not fullname.startswith(_COMMON):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:

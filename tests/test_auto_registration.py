@@ -99,8 +99,9 @@ def test_public_names_exist():
         assert set(family.auto_classes.values()) <= set(family.models)
 
 
-def test_layers_of_transformers_may_be_imported_first():
-    """They import the Auto models, which register ours, which import the layers."""
-    code = "import sclm_hf, transformers.modeling_layers\nfrom transformers import AutoModel, AutoConfig\n"
+@pytest.mark.parametrize("first", ["transformers.modeling_layers", "sclm_hf.modeling.common.performer"])
+def test_what_models_need_may_be_imported_first(first):
+    """It imports the Auto models, which register ours, which import it."""
+    code = f"import sclm_hf, {first}\nfrom transformers import AutoModel, AutoConfig\n"
     code += "print(type(AutoModel.from_config(AutoConfig.for_model('scgpt', num_hidden_layers=1, vocab_size=60697))))"
     assert "ScGPTModel" in run(code)

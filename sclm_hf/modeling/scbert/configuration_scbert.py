@@ -42,7 +42,8 @@ class ScBERTConfig(PreTrainedConfig):
     key_maximum (`str`, *optional*, defaults to `"batch"`):
         Quirk of the original: `"batch"` takes the maximum that stabilises the keys' exponentials over the whole batch,
         so that a cell depends on its batch-mates. `"sequence"` takes it over the cell, which equals the original at
-        batch size 1; `embed` and `annotate` use that.
+        batch size 1; `embed` and `annotate` use that. `"head"` takes it over each head of the cell, as later
+        Performers do.
     redraw_interval (`int`, *optional*, defaults to 1000):
         Training forwards after which random features are drawn anew, in fine-tuning too; None for never.
     pooling (`str`, *optional*, defaults to `"mean"`):
@@ -74,7 +75,7 @@ class ScBERTConfig(PreTrainedConfig):
     cls_token_id: int | None = 16906
     num_positions: int | None = None
     freeze_gene_embeddings: bool = True
-    key_maximum: Literal["batch", "sequence"] = "batch"
+    key_maximum: Literal["batch", "sequence", "head"] = "batch"
     redraw_interval: int | None = 1000
     pooling: Literal["mean", "cls"] = "mean"
     cell_embedding_size: int | None = None
