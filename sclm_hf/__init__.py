@@ -22,6 +22,7 @@ _NAMES = {
     "mix": "sclm_hf.corpora.mixture",
     "embed": "sclm_hf.tasks.embed",
     "annotate": "sclm_hf.tasks.annotate",
+    "perturb": "sclm_hf.tasks.perturb",
 }
 for _family in FAMILIES.values():
     _NAMES[_family.config] = _family.configuration_module

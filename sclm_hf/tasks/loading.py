@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ..tokenization.processing_cell import CellProcessor
 
-_AUTO_CLASSES = {"embed": "AutoModel", "annotate": "AutoModelForSequenceClassification"}
+_AUTO_CLASSES = {"embed": "AutoModel", "annotate": "AutoModelForSequenceClassification", "perturb": "AutoModel"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def load_model(
 
     Args:
         model: folder or repository id of a checkpoint or of an adapter; or a loaded model.
-        task: `"embed"` or `"annotate"`.
+        task: `"embed"`, `"annotate"` or `"perturb"`.
         processor: the processor; by default the one saved with the model.
         device: where to run; by default CUDA, else MPS, else CPU, and for a loaded model where it is. A loaded model
             is moved there and stays there, as with transformers' pipelines.

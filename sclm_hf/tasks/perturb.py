@@ -1,0 +1,412 @@
+"""`perturb`: what deleting or over-expressing genes does to cells, in silico."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ConfigurationError, GeneCoverageError, require
+from ..logging import progress_bar
+from ..registry import FAMILIES
+from .inference import PreparedCells, _independent, prepare_cells, run_cells
+from .loading import LoadedModel, load_model
+from .perturbation_runs import PerturbationRunner, Run, RunResult
+from .perturbed_tokens import MODES, TokenCell
+from .provenance import make_record
+from .stored_rows import blocks
+
+if TYPE_CHECKING:
+    import torch
+    from anndata import AnnData
+    from pandas import DataFrame
+
+    from ..tokenization.processing_cell import CellProcessor
+
+Genes = str | Sequence[str] | Mapping[str, Sequence[str]]
+
+_MOST_REFERENCE_VALUES = 100_000
+"""As many values of all perturbations each one is tested against, as published."""
+
+
+@dataclass(frozen=True)
+class States:
+    """Cells go from one state towards others.
+
+    Args:
+        key: column of `obs` with the states.
+        start: only cells of this state are perturbed.
+        goal: the state that they should move to.
+        others: further states to measure against.
+        embeddings: state -> (cell_embedding_size,); by default the mean over the cells of the state.
+    """
+
+    key: str
+    start: str
+    goal: str
+    others: tuple[str, ...] = ()
+    embeddings: Mapping[str, np.ndarray] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.start, self.goal, *self.others)
+
+
+def perturb(
+    adata: "AnnData",
+    model: Any,
+    processor: "CellProcessor | None" = None,
+    *,
+    genes: Genes = "all",
+    mode: str = "delete",
+    combine: int = 1,
+    anchor: str | None = None,
+    states: States | None = None,
+    similarity: str | None = None,
+    gene_effects: bool = False,
+    max_cells: int | None = None,
+    layer: str | None = None,
+    species: str = "human",
+    batch_size: int = 64,
+    device: "str | torch.device | None" = None,
+    dtype: "str | torch.dtype | None" = None,
+    seed: int = 0,
+    revision: str | None = None,
+) -> "AnnData":
+    """Perturb genes of cells in silico, and measure how far the model moves each cell.
+
+    As in Theodoris et al., Nature 618, 616-624 (2023): a deleted gene leaves the cell, an over-expressed one goes to
+    the top of its ranking, expressed or not. A deletion is run in the cells that hold all of its genes, an
+    over-expression in all cells. With an encoding that has values, an over-expressed gene gets the cell's highest.
+
+    Args:
+        adata: cells; the data are looked for in `layer`, else `layers["counts"]`, `raw`, `X`.
+        model: folder or repository id of a checkpoint or an adapter; or a loaded model.
+        processor: the processor; by default the one saved with the model.
+        genes: `"all"`, each gene that a cell expresses by itself (over-expression leaves out the top one, which stays
+            where it is); or names of genes; or name of a group -> names of genes to perturb together.
+        mode: `"delete"` or `"overexpress"`.
+        combine: perturb all combinations of so many of `genes` together.
+        anchor: a gene that is perturbed together with each of `genes`.
+        states: cell states; the result then has the shifts towards each, and only cells of the first are perturbed.
+        similarity: what is compared before and after: `"genes"`, the mean similarity of the genes that were not
+            perturbed, or `"cell"`, the cell embedding. By default as published for the model: `"genes"` where the cell
+            embedding is a mean over genes, else `"cell"`.
+        gene_effects: add the effects on single genes.
+        max_cells: take so many of the cells; `seed=42` takes those that the authors' code takes.
+        layer, species, batch_size, device, dtype, seed, revision: as for `embed`.
+
+    Returns:
+        A new AnnData of the perturbed cells and the perturbations that were run. `X` holds cosine similarities of each
+        cell to itself before, NaN where a perturbation was not run; `layers["shift_<state>"]` the similarity to a
+        state, minus the one before; `var` the genes, the number of cells and means, with states also `p_value`
+        (Wilcoxon's rank sum of the shifts to the goal against those of all perturbations) and `fdr` (Benjamini and
+        Hochberg); `uns["gene_effects"]` for each perturbation and other gene the number of cells and the mean
+        similarity; `uns["sclm_hf"]["perturb"]` model, versions, settings and coverage.
+
+    Raises:
+        ConfigurationError: settings contradict one another, the model or `obs`; or no cell can be perturbed so.
+        GeneCoverageError: the model does not know a gene to perturb, or too few of the data's.
+        CheckpointError: the model cannot be read or is incomplete.
+        ExpressionError: the data are not what the model's encoding expects.
+    """
+    _check_settings(genes, mode, combine, similarity)
+    loaded = load_model(model, "perturb", processor=processor, device=device, dtype=dtype, revision=revision)
+    _check_family(loaded)
+    cells = prepare_cells(adata, loaded, layer=layer, species=species)
+    perturbations = _perturbations(adata, loaded, cells, genes, combine, anchor, layer, species)
+    tokens = _token_cells(loaded, cells, seed)
+    plan = _Plan(perturbations, tokens, mode, genes == "all", loaded.processor)
+    chosen = _choose_cells(adata, plan, states, max_cells, seed)
+    similarity = similarity or ("genes" if getattr(loaded.model.config, "pooling", None) == "mean" else "cell")
+    runner = PerturbationRunner(
+        loaded,
+        tokens,
+        mode,
+        similarity,
+        states=_state_embeddings(adata, loaded, cells, states, batch_size, seed),
+        gene_effects=gene_effects,
+        batch_size=batch_size,
+    )
+    settings = {
+        "genes": genes if isinstance(genes, str) else "; ".join(genes),
+        "mode": mode,
+        "combine": combine,
+        "anchor": anchor,
+        "states": None if states is None else "; ".join((states.key, *states.names)),
+        "similarity": similarity,
+        "max_cells": max_cells,
+        "layer": layer,
+        "species": species,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    table = _Table(adata, perturbations, chosen, runner.states, loaded.processor)
+    with _independent(loaded.model), progress_bar(total=len(chosen), desc="perturb", unit="cell") as bar:
+        done = -1
+        for result in runner(plan.runs(chosen)):
+            table.add(result)
+            bar.update(result.run.cell != done)
+            done = result.run.cell
+    return table.finish(None if states is None else states.goal, make_record(loaded, cells, settings))
+
+
+class _Plan:
+    """Which perturbation is run in which cell."""
+
+    def __init__(
+        self,
+        perturbations: list[tuple[str, tuple[int, ...]]],
+        cells: list[TokenCell],
+        mode: str,
+        expressed_only: bool,
+        processor: "CellProcessor",
+    ) -> None:
+        self._perturbations, self._cells, self._mode = perturbations, cells, mode
+        self._special = np.array(list(processor.tokenizer.gene_vocabulary.special_tokens.values()), np.int64)
+        # by the gene that tells perturbations of expressed genes apart
+        self._number_of = {tokens[-1]: n for n, (_, tokens) in enumerate(perturbations)} if expressed_only else None
+
+    def of_cell(self, cell: int) -> Iterator[Run]:
+        ids = self._cells[cell].ids
+        genes = ids[~np.isin(ids, self._special)]
+        present = set(genes.tolist())
+        if self._number_of is None:
+            numbers = range(len(self._perturbations))
+        else:
+            ranked = genes[1:] if self._mode == "overexpress" else genes
+            numbers = [self._number_of[gene] for gene in ranked.tolist() if gene in self._number_of]
+        for number in numbers:
+            tokens = self._perturbations[number][1]
+            if self._mode == "overexpress" or present.issuperset(tokens):
+                yield Run(cell, number, tokens)
+
+    def runs(self, cells: Sequence[int]) -> Iterator[Run]:
+        """The runs of `cells`, the longest cell first."""
+        for cell in sorted(cells, key=lambda number: -self._cells[number].ids.size):
+            yield from self.of_cell(cell)
+
+    def has_runs(self, cell: int) -> bool:
+        return next(self.of_cell(cell), None) is not None
+
+    @property
+    def n_cells(self) -> int:
+        return len(self._cells)
+
+
+class _Table:
+    """Collects results, and makes the AnnData of them."""
+
+    def __init__(
+        self,
+        adata: "AnnData",
+        perturbations: list[tuple[str, tuple[int, ...]]],
+        chosen: list[int],
+        states: Mapping[str, np.ndarray],
+        processor: "CellProcessor",
+    ) -> None:
+        self._obs = adata.obs.iloc[chosen]
+        self._perturbations = perturbations
+        self._row_of = {cell: row for row, cell in enumerate(chosen)}
+        names = ("X", *states)
+        self._values = {name: np.full((len(chosen), len(perturbations)), np.nan, np.float32) for name in names}
+        self._effects: dict[tuple[int, int], list[float]] = {}
+        self._gene_of = {token: gene for gene, token in processor.tokenizer.gene_vocabulary.items()}
+
+    def add(self, result: RunResult) -> None:
+        place = self._row_of[result.run.cell], result.run.perturbation
+        self._values["X"][place] = result.similarity
+        for state, shift in result.shifts.items():
+            self._values[state][place] = shift
+        if result.genes is not None:
+            pairs = zip(result.genes.tolist(), result.gene_similarities.tolist(), strict=True)
+            for gene, similarity in pairs:
+                sums = self._effects.setdefault((result.run.perturbation, gene), [0, 0.0])
+                sums[0] += 1
+                sums[1] += similarity
+
+    def finish(self, goal: str | None, entry: dict[str, Any]) -> "AnnData":
+        anndata = require("anndata", extra="anndata")
+        ran = ~np.isnan(self._values["X"]).all(axis=0)
+        values = {name: matrix[:, ran] for name, matrix in self._values.items()}
+        shifts = {f"shift_{name}": matrix for name, matrix in values.items() if name != "X"}
+        var = self._summary(np.flatnonzero(ran), values["X"], shifts)
+        if goal is not None:
+            var["p_value"], var["fdr"] = rank_sum_tests(values[goal])
+        result = anndata.AnnData(values["X"], obs=self._obs.copy(), var=var, layers=shifts)
+        result.uns["sclm_hf"] = {"perturb": entry}
+        if self._effects:
+            result.uns["gene_effects"] = self._gene_effects()
+        return result
+
+    def _summary(self, numbers: np.ndarray, similarities: np.ndarray, shifts: dict[str, np.ndarray]) -> "DataFrame":
+        pandas = require("pandas", extra="anndata")
+        chosen = [self._perturbations[number] for number in numbers]
+        columns = {
+            "genes": ["; ".join(self._gene_of[token] for token in tokens) for _, tokens in chosen],
+            "n_cells": (~np.isnan(similarities)).sum(axis=0),
+            "similarity": np.nanmean(similarities, axis=0),
+        }
+        columns |= {name: np.nanmean(matrix, axis=0) for name, matrix in shifts.items()}
+        return pandas.DataFrame(columns, index=[name for name, _ in chosen])
+
+    def _gene_effects(self) -> "DataFrame":
+        pandas = require("pandas", extra="anndata")
+        return pandas.DataFrame(
+            {
+                "perturbation": [self._perturbations[number][0] for number, _ in self._effects],
+                "gene": [self._gene_of[gene] for _, gene in self._effects],
+                "n_cells": [n for n, _ in self._effects.values()],
+                "similarity": [total / n for n, total in self._effects.values()],
+            }
+        )
+
+
+def rank_sum_tests(shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """p values and false discovery rates of the columns of (cells, perturbations) shifts; NaN = not run.
+
+    Each column's values are compared with those of all columns, or with 100,000 of them, drawn once.
+    """
+    from scipy.stats import false_discovery_control, ranksums
+
+    everything = shifts[~np.isnan(shifts)]
+    if everything.size > _MOST_REFERENCE_VALUES:
+        everything = np.random.default_rng(42).choice(everything, _MOST_REFERENCE_VALUES, replace=False)
+    columns = [column[~np.isnan(column)] for column in shifts.T]
+    p_values = np.array([ranksums(column, everything).pvalue for column in columns])
+    return p_values, false_discovery_control(p_values, method="bh")
+
+
+def _check_settings(genes: Genes, mode: str, combine: int, similarity: str | None) -> None:
+    if mode not in MODES:
+        raise ConfigurationError(f"`mode` must be one of {', '.join(MODES)}, got {mode!r}.")
+    if similarity not in (None, "genes", "cell"):
+        raise ConfigurationError(f"`similarity` must be 'genes' or 'cell', got {similarity!r}.")
+    if isinstance(genes, str) and genes != "all":
+        raise ConfigurationError(f"`genes` must be 'all' or a list of names, got {genes!r}: write [{genes!r}].")
+    if len(genes) == 0:
+        raise ConfigurationError("`genes` is empty: name the genes to perturb, or say 'all'.")
+    if combine < 1 or (combine > 1 and not isinstance(genes, Sequence | str)):
+        raise ConfigurationError(f"`combine` must be 1 with groups of genes, and at least 1, got {combine}.")
+    if combine > 1 and (genes == "all" or combine > len(genes)):
+        raise ConfigurationError(f"`combine={combine}` needs at least as many names in `genes`.")
+
+
+def _check_family(loaded: LoadedModel) -> None:
+    name = loaded.model.config.model_type
+    if "perturb" not in FAMILIES[name].tasks:
+        able = ", ".join(sorted(family.name for family in FAMILIES.values() if "perturb" in family.tasks))
+        raise ConfigurationError(
+            f"Cells of {FAMILIES[name].title} cannot be perturbed token by token; those of {able} can."
+        )
+
+
+def _perturbations(
+    adata: "AnnData",
+    loaded: LoadedModel,
+    cells: PreparedCells,
+    genes: Genes,
+    combine: int,
+    anchor: str | None,
+    layer: str | None,
+    species: str,
+) -> list[tuple[str, tuple[int, ...]]]:
+    """Name and tokens of each perturbation."""
+    from ..tokenization.expression_matrix import select_counts
+
+    front = () if anchor is None else (anchor,)
+    token_of = _token_finder(loaded.processor, species)
+    anchored = tuple(token_of(front))
+    if genes == "all":
+        names = select_counts(adata, layer, expects=loaded.processor.feature_extractor.expects)[1]
+        known = np.flatnonzero(cells.gene_ids >= 0)
+        groups = [(str(names[column]), (int(cells.gene_ids[column]),)) for column in known]
+        groups = [(name, tokens) for name, tokens in groups if tokens != anchored]
+    elif isinstance(genes, Mapping):
+        groups = [(name, tuple(token_of(members))) for name, members in genes.items()]
+    else:
+        tokens = dict(zip(genes, token_of(genes), strict=True))
+        groups = [("+".join(some), tuple(tokens[gene] for gene in some)) for some in combinations(genes, combine)]
+    named = [("+".join((*front, name)), (*anchored, *tokens)) for name, tokens in groups]
+    if twice := [name for name, tokens in named if len(set(tokens)) < len(tokens)]:
+        raise ConfigurationError(f"The perturbation `{twice[0]}` names one gene twice: leave one out.")
+    return named
+
+
+def _token_finder(processor: "CellProcessor", species: str):
+    vocabulary = processor.tokenizer.gene_vocabulary
+
+    def find(names: Sequence[str]) -> list[int]:
+        found = [int(vocabulary.map_genes([name], species=species).gene_ids[0]) for name in names]
+        if missing := [name for name, token in zip(names, found, strict=True) if token < 0]:
+            raise GeneCoverageError(
+                f"The model does not know {len(missing)} of the genes to perturb: {', '.join(missing[:5])}. Use names "
+                "or Ensembl ids of its vocabulary."
+            )
+        return found
+
+    return find
+
+
+def _token_cells(loaded: LoadedModel, cells: PreparedCells, seed: int) -> list[TokenCell]:
+    """The tokens of every cell."""
+    found = []
+    for part, rows in blocks(cells.matrix):
+        ids = cells.cell_ids if rows is None else cells.cell_ids[rows]
+        tokens = loaded.processor.tokens(part, cells.gene_ids, cell_ids=ids, rows=rows, seed=seed, check=False)
+        for start, length in zip(tokens.starts, tokens.lengths, strict=True):
+            place = slice(start, start + length)
+            found.append(TokenCell(tokens.ids[place], tokens.values[place] if tokens.values.size else None))
+    return found
+
+
+def _choose_cells(adata: "AnnData", plan: _Plan, states: States | None, max_cells: int | None, seed: int) -> list[int]:
+    """Numbers of the cells to perturb, in order."""
+    candidates = range(plan.n_cells)
+    if states is not None:
+        _check_states(adata, states)
+        candidates = np.flatnonzero((adata.obs[states.key].astype(str) == states.start).to_numpy()).tolist()
+    able = [cell for cell in candidates if plan.has_runs(cell)]
+    if not able:
+        raise ConfigurationError(
+            f"None of the {len(candidates):,} cells holds the genes to perturb among its tokens: nothing can be run."
+        )
+    if max_cells is not None and max_cells < len(able):
+        able = np.array(able)[np.random.default_rng(seed).permutation(len(able))[:max_cells]].tolist()
+    return sorted(able)
+
+
+def _check_states(adata: "AnnData", states: States) -> None:
+    if states.key not in adata.obs:
+        raise ConfigurationError(
+            f"`obs` has no column {states.key!r} with states: expected one of {list(adata.obs.columns)}."
+        )
+    if len(set(states.names)) < len(states.names):
+        raise ConfigurationError(f"Start, goal and other states must differ, got {', '.join(states.names)}.")
+    there = set(adata.obs[states.key].astype(str))
+    needed = {states.start} if states.embeddings is not None else set(states.names)
+    if absent := sorted(needed - there):
+        raise ConfigurationError(
+            f"`obs[{states.key!r}]` has no cell of the state {absent[0]!r}: it holds {', '.join(sorted(there)[:10])}."
+        )
+    if states.embeddings is not None and (lacking := [name for name in states.names if name not in states.embeddings]):
+        raise ConfigurationError(f"`embeddings` of the states lacks {', '.join(lacking)}.")
+
+
+def _state_embeddings(
+    adata: "AnnData",
+    loaded: LoadedModel,
+    cells: PreparedCells,
+    states: States | None,
+    batch_size: int,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    if states is None:
+        return {}
+    if states.embeddings is not None:
+        return {name: np.asarray(states.embeddings[name], np.float32) for name in states.names}
+    how = {"batch_size": batch_size, "seed": seed, "description": "states"}
+    embedding = run_cells(loaded, cells, lambda output: output.cell_embedding, **how)
+    of_cell = adata.obs[states.key].astype(str).to_numpy()
+    return {name: embedding[of_cell == name].mean(axis=0) for name in states.names}

@@ -1,0 +1,193 @@
+"""Perturbed cells through a model: how far each moves from the cell as it was, and towards which state."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..errors import SclmError
+from ..logging import warn
+from .perturbed_tokens import PerturbedCell, TokenCell, perturb_cell
+
+if TYPE_CHECKING:
+    import torch
+
+    from .loading import LoadedModel
+
+
+class Run(NamedTuple):
+    """One perturbation of one cell.
+
+    Attributes:
+        cell: number of the cell.
+        perturbation: number of the perturbation.
+        tokens: genes to perturb together.
+    """
+
+    cell: int
+    perturbation: int
+    tokens: tuple[int, ...]
+
+
+class RunResult(NamedTuple):
+    """What a run gave.
+
+    Attributes:
+        run: the run.
+        similarity: cosine similarity to the cell as it was.
+        shifts: state -> similarity to it, minus that of the cell as it was.
+        genes: (genes,) tokens that were not perturbed; None unless asked for.
+        gene_similarities: (genes,) their cosine similarities to themselves before.
+    """
+
+    run: Run
+    similarity: float
+    shifts: dict[str, float]
+    genes: np.ndarray | None
+    gene_similarities: np.ndarray | None
+
+
+class _Encoded(NamedTuple):
+    """Results of one cell: (genes, hidden) on the model's device, or None, and (hidden,)."""
+
+    genes: "torch.Tensor | None"
+    cell: "torch.Tensor"
+
+
+@dataclass
+class PerturbationRunner:
+    """Runs perturbations of cells in batches.
+
+    Args:
+        loaded: the model and its processor.
+        cells: tokens of every cell.
+        mode: `"delete"` or `"overexpress"`.
+        similarity: `"genes"`, the mean over genes of their similarities, or `"cell"`, that of the cell embeddings.
+        states: state -> (hidden,) cell embedding.
+        gene_effects: whether to give similarities of genes.
+        batch_size: cells a batch to begin with; halved when memory runs out.
+    """
+
+    loaded: "LoadedModel"
+    cells: list[TokenCell]
+    mode: str
+    similarity: str
+    states: Mapping[str, np.ndarray] = field(default_factory=dict)
+    gene_effects: bool = False
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        processor = self.loaded.processor
+        self._special = np.array(list(processor.tokenizer.gene_vocabulary.special_tokens.values()), np.int64)
+        self._max_length = processor.feature_extractor.max_length or np.iinfo(np.int64).max
+        self._references: dict[tuple[int, int], _Encoded] = {}
+
+    def __call__(self, runs: Iterable[Run]) -> Iterator[RunResult]:
+        """Results of `runs`, in their order; runs of one cell are best given one after the other.
+
+        Raises:
+            SclmError: a single cell does not fit in memory.
+        """
+        runs = iter(runs)
+        while batch := list(islice(runs, self.batch_size)):
+            edited = [
+                perturb_cell(self.cells[run.cell], run.tokens, self.mode, self._special, self._max_length)
+                for run in batch
+            ]
+            self._encode_references(batch, edited)
+            after = self._encode([one.cell for one in edited])
+            for run, one, encoded in zip(batch, edited, after, strict=True):
+                yield self._compare(run, one, encoded, self._references[run.cell, one.n_pushed_out])
+
+    def _encode_references(self, batch: list[Run], edited: list[PerturbedCell]) -> None:
+        """Encode the references of a batch, but for those that the batch before had."""
+        wanted = {(run.cell, one.n_pushed_out): one.reference for run, one in zip(batch, edited, strict=True)}
+        known = {key: self._references[key] for key in wanted if key in self._references}
+        new = [key for key in wanted if key not in known]
+        self._references = known | dict(zip(new, self._encode([wanted[key] for key in new]), strict=True))
+
+    def _compare(self, run: Run, one: PerturbedCell, after: _Encoded, before: _Encoded) -> RunResult:
+        from torch.nn.functional import cosine_similarity
+
+        shifts = {}
+        for state, embedding in self.states.items():
+            target = after.cell.new_tensor(embedding)
+            moved = cosine_similarity(after.cell, target, dim=0) - cosine_similarity(before.cell, target, dim=0)
+            shifts[state] = float(moved)
+        genes = None
+        if after.genes is not None:
+            genes = cosine_similarity(after.genes[one.positions], before.genes[one.reference_positions], dim=-1)
+        by_genes = self.similarity == "genes"
+        similarity = genes.mean() if by_genes else cosine_similarity(after.cell, before.cell, dim=0)
+        if not self.gene_effects:
+            return RunResult(run, float(similarity), shifts, None, None)
+        return RunResult(run, float(similarity), shifts, one.cell.ids[one.positions], genes.cpu().numpy())
+
+    def _encode(self, cells: list[TokenCell]) -> list[_Encoded]:
+        encoded: list[_Encoded] = []
+        # the longest first, so that a batch that does not fit in memory shows at once
+        order = sorted(range(len(cells)), key=lambda i: -cells[i].ids.size)
+        while len(encoded) < len(cells):
+            chosen = [cells[i] for i in order[len(encoded) : len(encoded) + self.batch_size]]
+            found = self._try(chosen)
+            if found is None:
+                self._halve(len(chosen), chosen[0].ids.size)
+            else:
+                encoded += found
+        return [one for _, one in sorted(zip(order, encoded, strict=True), key=lambda pair: pair[0])]
+
+    def _try(self, cells: list[TokenCell]) -> list[_Encoded] | None:
+        """Run a batch; None when memory ran out."""
+        import torch
+
+        from .inference import _is_out_of_memory
+
+        model = self.loaded.model
+        arrays = self.loaded.processor.pad(_ragged(cells))
+        wants_genes = self.similarity == "genes" or self.gene_effects
+        try:
+            with torch.inference_mode():
+                batch = {name: torch.from_numpy(array).to(model.device) for name, array in arrays.items()}
+                output = model(**batch, output_hidden_states=wants_genes)
+                genes = _gene_states(output, model.config).float() if wants_genes else None
+                vectors = output.cell_embedding.float()
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            return None
+        # clones: a view would keep the whole batch in memory
+        return [
+            _Encoded(None if genes is None else genes[i, : cell.ids.size].clone(), vectors[i].clone())
+            for i, cell in enumerate(cells)
+        ]
+
+    def _halve(self, n_cells: int, n_tokens: int) -> None:
+        if n_cells == 1:
+            raise SclmError(
+                f"Memory ran out with a single cell of {n_tokens:,} tokens: use a smaller `max_length` of the "
+                "processor, `dtype='bfloat16'`, or a device with more memory."
+            )
+        self.batch_size = n_cells // 2
+        warn(f"Memory ran out with {n_cells} cells of {n_tokens:,} tokens: going on with {self.batch_size} a batch.")
+
+
+def _gene_states(output: Any, config: Any) -> "torch.Tensor":
+    """(batch, tokens, hidden) of the layer that the cell embedding is made of."""
+    layer = getattr(config, "cell_embedding_layer", -1)
+    return output.last_hidden_state if layer in (None, -1) else output.hidden_states[layer]
+
+
+def _ragged(cells: list[TokenCell]) -> Any:
+    """The cells as `CellProcessor.pad` takes them."""
+    from ..tokenization.encodings.cells import CellTokens
+
+    lengths = np.array([cell.ids.size for cell in cells], np.int64)
+    values = [cell.values for cell in cells if cell.values is not None]
+    return CellTokens(
+        ids=np.concatenate([cell.ids for cell in cells]).astype(np.int32),
+        values=np.concatenate(values).astype(np.float32) if values else np.empty(0, np.float32),
+        starts=np.cumsum(lengths) - lengths,
+        lengths=lengths,
+    )
