@@ -205,7 +205,7 @@ class ModelTester:
         import peft
 
         base = self.build(head_class)
-        model = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig())
+        model = peft.get_peft_model(copy.deepcopy(base), peft.LoraConfig(**self.lora_settings(head_class)))
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
         before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
         for _ in range(2):
@@ -214,13 +214,23 @@ class ModelTester:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        assert len(trained) == 2 * self.config().num_hidden_layers * len(FAMILIES[self.family].lora_target_modules)
+        adapters = [name for name in trained if "lora_" in name]
+        expected = 2 * self.num_lora_layers(head_class) * len(FAMILIES[self.family].lora_target_modules)
+        assert len(adapters) == expected
         still = [name for name, parameter in trained.items() if torch.equal(parameter, before[name])]
         assert not still
         model.save_pretrained(tmp_path)
         reloaded = peft.PeftModel.from_pretrained(base, tmp_path)
         batch = self.inputs(head_class)
         self.assert_same_output(model.eval()(**batch), reloaded.eval()(**batch))
+
+    def lora_settings(self, head_class) -> dict:
+        """What this head needs beside the default `LoraConfig()`."""
+        return {}
+
+    def num_lora_layers(self, head_class) -> int:
+        """Layers of the head's model that LoRA adapts."""
+        return self.config().num_hidden_layers
 
     def test_bfloat16_is_finite(self, head_class):
         model = self.build(head_class).to(torch.bfloat16)
