@@ -25,6 +25,7 @@ class Family:
         classification_head: module trained in full beside a LoRA for classification.
         embed_overrides: settings of the configuration by which `embed` and `annotate` make each cell independent of
             those that share a batch with it.
+        processor_module: module of `sclm_hf.tokenization` that holds the processor.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Family:
     processor: str = "CellProcessor"
     notes: dict[str, str] = field(default_factory=dict)
     embed_overrides: dict[str, object] = field(default_factory=dict)
+    processor_module: str = "processing_cell"
 
     @property
     def package(self) -> str:
@@ -180,7 +182,7 @@ FAMILIES: dict[str, Family] = {
             "whole-human": "12 layers, width 512, 8 heads, 60,697 genes; 33 million normal human cells",
             "brain, blood, heart, lung, kidney, pan-cancer, continual": "the same architecture, other cells",
         },
-        tasks=("embed", "annotate"),
+        tasks=("embed", "annotate", "perturb"),
         config="ScGPTConfig",
         auto_classes={
             "AutoModel": "ScGPTModel",
@@ -190,6 +192,36 @@ FAMILIES: dict[str, Family] = {
         models=("ScGPTModel", "ScGPTForMaskedExpression", "ScGPTForSequenceClassification", "ScGPTForPerturbation"),
         lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
         embed_overrides={"pooling_includes_padding": False, "dsbn_batch_domain": "cell"},
+    ),
+    "uce": Family(
+        name="uce",
+        title="UCE",
+        paper=(
+            "Rosen et al. Universal Cell Embeddings: a foundation model for cell biology. bioRxiv (2023). "
+            "doi:10.1101/2023.11.28.568918"
+        ),
+        repository="snap-stanford/UCE",
+        code_license="MIT",
+        weights_license="mit",
+        weights_license_note="The licence of the authors' repository; the weight files carry none of their own.",
+        redistributable=True,
+        sizes={
+            "4-layer": "4 layers, width 1280, 20 heads, 145,469 proteins and chromosomes of 8 species; 104 million "
+            "weights beside the protein table (3 GB)",
+            "33-layer": "33 layers; otherwise as the 4-layer model, with 675 million weights",
+        },
+        tasks=("embed", "annotate"),
+        config="UCEConfig",
+        auto_classes={
+            "AutoModel": "UCEModel",
+            "AutoModelForPreTraining": "UCEForMaskedExpression",
+            "AutoModelForSequenceClassification": "UCEForSequenceClassification",
+        },
+        models=("UCEModel", "UCEForMaskedExpression", "UCEForSequenceClassification"),
+        lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
+        processor="ChromosomeProcessor",
+        processor_module="processing_chromosomes",
+        embed_overrides={"padding_is_additive": False},
     ),
 }
 

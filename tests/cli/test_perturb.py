@@ -1,0 +1,64 @@
+import anndata
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from sclm_hf import perturb
+from sclm_hf.cli.main import app
+
+from ..tasks.tiny import make_cells, save_checkpoint
+
+
+@pytest.fixture
+def files(tmp_path):
+    cells = make_cells()
+    cells.obs["state"] = ["ill", "well"] * 11 + ["ill"]
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    return str(tmp_path / "in.h5ad"), str(tmp_path / "out.h5ad"), save_checkpoint(tmp_path / "model")
+
+
+def test_perturb_writes_what_the_function_gives(files):
+    source, target, model = files
+    arguments = ["perturb", source, target, "--model", model, "--mode", "overexpress", "--gene", "GENE1"]
+    result = CliRunner().invoke(app, [*arguments, "--gene", "GENE2"])
+    assert result.exit_code == 0, result.output
+    expected = perturb(anndata.read_h5ad(source), model, genes=["GENE1", "GENE2"], mode="overexpress")
+    written = anndata.read_h5ad(target)
+    np.testing.assert_allclose(written.X, expected.X, atol=1e-6)
+    assert written.var_names.tolist() == ["GENE1", "GENE2"]
+    assert "counts covered" in result.output and "GENE2" in result.output
+
+
+def test_groups_and_states(files):
+    source, target, model = files
+    states = ["--state-key", "state", "--start-state", "ill", "--goal-state", "well"]
+    arguments = [
+        "perturb",
+        source,
+        target,
+        "--model",
+        model,
+        "--group",
+        "pathway=GENE1, GENE2",
+        "--mode",
+        "overexpress",
+    ]
+    result = CliRunner().invoke(app, [*arguments, *states])
+    assert result.exit_code == 0, result.output
+    written = anndata.read_h5ad(target)
+    assert written.var.loc["pathway", "genes"] == "GENE1; GENE2"
+    assert set(written.layers) == {"shift_ill", "shift_well"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gene", "GENE1", "--group", "a=GENE1"], "exclude"),
+        (["--group", "GENE1,GENE2"], "NAME=GENE,GENE"),
+        (["--state-key", "state"], "--start-state"),
+    ],
+)
+def test_arguments_that_do_not_go_together(files, arguments, message):
+    source, target, _ = files
+    result = CliRunner().invoke(app, ["perturb", source, target, "--model", "never looked at", *arguments])
+    assert result.exit_code == 1 and message in result.stderr

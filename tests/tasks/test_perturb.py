@@ -1,0 +1,204 @@
+import dataclasses
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import torch
+
+from sclm_hf import (
+    FAMILIES,
+    CellProcessor,
+    ExpressionFeatureExtractor,
+    GeneformerConfig,
+    GeneformerModel,
+    GeneTokenizer,
+    embed,
+    perturb,
+)
+from sclm_hf.errors import ConfigurationError, GeneCoverageError
+from sclm_hf.tasks.perturb import States, rank_sum_tests
+from sclm_hf.tasks.perturbed_tokens import TokenCell, perturb_cell
+
+from .tiny import GENES, make_cells, make_model, make_processor
+
+SPECIAL = np.array([0, 1, 2, 3])
+
+
+def edited(ids, tokens, mode, max_length=99, values=None):
+    values = None if values is None else np.array(values, np.float32)
+    return perturb_cell(TokenCell(np.array(ids), values), tokens, mode, SPECIAL, max_length)
+
+
+@pytest.mark.parametrize(
+    ("ids", "tokens", "mode", "max_length", "expected", "reference"),
+    [
+        ([2, 7, 8, 9, 3], (8,), "delete", 5, [2, 7, 9, 3], [2, 7, 8, 9, 3]),
+        ([7, 8, 9], (9, 7), "delete", 3, [8], [7, 8, 9]),
+        ([2, 7, 8, 9, 3], (9,), "overexpress", 5, [2, 9, 7, 8, 3], [2, 7, 8, 9, 3]),
+        ([7, 8, 9], (9, 5), "overexpress", 9, [9, 5, 7, 8], [7, 8, 9]),
+        ([7, 8, 9], (5,), "overexpress", 3, [5, 7, 8], [7, 8]),
+        ([2, 7, 8, 9, 3], (5, 6), "overexpress", 5, [2, 5, 6, 7, 3], [2, 7, 3]),
+        ([2, 7, 8, 9, 3], (9, 5), "overexpress", 5, [2, 9, 5, 7, 3], [2, 7, 9, 3]),
+    ],
+)
+def test_token_lists(ids, tokens, mode, max_length, expected, reference):
+    one = edited(ids, tokens, mode, max_length)
+    assert one.cell.ids.tolist() == expected
+    assert one.reference.ids.tolist() == reference
+    compared = one.cell.ids[one.positions]
+    assert compared.tolist() == one.reference.ids[one.reference_positions].tolist()
+    assert set(compared.tolist()) == set(expected) - set(tokens) - set(SPECIAL.tolist())
+
+
+def test_values_of_over_expressed_genes_are_the_highest():
+    one = edited([2, 7, 8, 9], (9, 5), "overexpress", values=[-2, 4, 1, 2])
+    assert dict(zip(one.cell.ids.tolist(), one.cell.values.tolist(), strict=True)) == {2: -2, 9: 4, 5: 4, 7: 4, 8: 1}
+    one = edited([2, 7, 8], (7,), "delete", values=[-2, 4, 1])
+    assert (one.cell.ids.tolist(), one.cell.values.tolist()) == ([2, 8], [-2, 1])
+
+
+def geneformer(**changes):
+    torch.manual_seed(0)
+    tokenizer = GeneTokenizer.from_genes(GENES, special_tokens=("<pad>", "<mask>", "<cls>", "<eos>"))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = GeneformerConfig(
+        vocab_size=tokenizer.gene_vocabulary.size,
+        max_position_embeddings=48,
+        initializer_range=0.3,
+        **sizes,
+        **changes,
+    )
+    extractor = ExpressionFeatureExtractor.for_family("geneformer", max_length=48)
+    return GeneformerModel(config), CellProcessor(extractor, tokenizer)
+
+
+MODELS = {"geneformer": geneformer, "scgpt": lambda: (make_model(), make_processor())}
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("mode", ["delete", "overexpress"])
+def test_result_does_not_depend_on_batches_and_other_cells(family, mode):
+    cells, (model, processor) = make_cells(), MODELS[family]()
+    how = {"genes": GENES[:3], "mode": mode, "gene_effects": True}
+    result = perturb(cells, model, processor, batch_size=64, **how)
+    assert result.var_names.tolist() == GENES[:3] == result.var["genes"].tolist()
+    np.testing.assert_allclose(
+        result.X, perturb(cells, model, processor, batch_size=2, **how)[result.obs_names].X, atol=1e-5
+    )
+    alone = perturb(cells[result.obs_names[:2]], model, processor, **how)
+    np.testing.assert_allclose(alone.X, result[alone.obs_names, alone.var_names].X, atol=1e-5)
+    assert result.uns["sclm_hf"]["perturb"]["settings"]["mode"] == mode
+    n_run = (~np.isnan(result.X)).sum(axis=0)
+    assert result.var["n_cells"].tolist() == n_run.tolist()
+    if mode == "overexpress":
+        assert n_run.tolist() == [cells.n_obs] * 3
+    effects = result.uns["gene_effects"]
+    assert not (effects["perturbation"] == effects["gene"]).any()
+    assert effects["n_cells"].max() <= n_run.max()
+
+
+def test_deletion_equals_embedding_a_cell_without_the_gene():
+    cells, (model, processor) = make_cells(), geneformer()
+    # short cells, of which nothing is cut off
+    cells = cells[np.asarray((cells.X > 0).sum(axis=1)).ravel() < 30].copy()
+    result = perturb(cells, model, processor, genes=["GENE0"])
+    without = cells[result.obs_names].copy()
+    dense = without.X.toarray()
+    dense[:, without.var_names.get_loc("GENE0")] = 0
+    without.X = dense
+    before = embed(cells[result.obs_names], model, processor).obsm["X_geneformer"]
+    after = embed(without, model, processor).obsm["X_geneformer"]
+    expected = torch.cosine_similarity(torch.tensor(before), torch.tensor(after))
+    np.testing.assert_allclose(result.X[:, 0], expected, atol=1e-5)
+
+
+def test_all_genes_combinations_groups_and_anchors():
+    cells, (model, processor) = make_cells(6), geneformer()
+    everything = perturb(cells, model, processor, max_cells=2)
+    assert everything.n_obs == 2
+    held = (cells[everything.obs_names, everything.var_names].X > 0).toarray()
+    assert not (~np.isnan(everything.X) & ~held).any()
+    assert everything.n_vars == len([g for g in GENES if g in everything.var_names]) > 10
+
+    pairs = perturb(cells, model, processor, genes=GENES[:3], combine=2, mode="overexpress")
+    assert pairs.var_names.tolist() == ["GENE0+GENE1", "GENE0+GENE2", "GENE1+GENE2"]
+    groups = perturb(cells, model, processor, genes={"a pair": ["GENE1", "GENE0"]}, mode="delete")
+    assert groups.var.loc["a pair", "genes"] == "GENE1; GENE0"
+    anchored = perturb(cells, model, processor, anchor="GENE0", genes=["GENE1"], mode="delete")
+    np.testing.assert_allclose(anchored[groups.obs_names].X, groups.X, atol=1e-6)
+    assert anchored.var_names.tolist() == ["GENE0+GENE1"]
+    with_all = perturb(cells, model, processor, anchor="GENE0", mode="delete")
+    assert "GENE0+GENE0" not in with_all.var_names
+    np.testing.assert_allclose(with_all[anchored.obs_names, "GENE0+GENE1"].X, anchored.X, atol=1e-6)
+
+
+def stated_cells():
+    cells = make_cells()
+    cells.obs["state"] = pd.Categorical(["ill", "well", "other"] * 7 + ["ill", "well"])
+    return cells
+
+
+def test_shifts_towards_states(tmp_path):
+    cells, (model, processor) = stated_cells(), geneformer()
+    states = States("state", "ill", "well", ("other",))
+    result = perturb(cells, model, processor, genes=GENES[:4], mode="overexpress", states=states)
+    assert (result.obs["state"] == "ill").all() and result.n_obs == 8
+    embedding = embed(cells, model, processor).obsm["X_geneformer"]
+    means = {name: embedding[(cells.obs["state"] == name).to_numpy()].mean(0) for name in states.names}
+    given = States("state", "ill", "well", ("other",), embeddings=means)
+    again = perturb(cells, model, processor, genes=GENES[:4], mode="overexpress", states=given)
+    for name in ("shift_ill", "shift_well", "shift_other"):
+        np.testing.assert_allclose(result.layers[name], again.layers[name], atol=1e-6)
+        np.testing.assert_allclose(result.var[name], result.layers[name].mean(axis=0), atol=1e-6)
+    assert ((result.var["p_value"] >= 0) & (result.var["p_value"] <= result.var["fdr"])).all()
+    result.write_h5ad(tmp_path / "result.h5ad")
+    np.testing.assert_array_equal(anndata.read_h5ad(tmp_path / "result.h5ad").X, result.X)
+
+
+def test_rank_sums_against_all_values():
+    generator = np.random.default_rng(0)
+    shifts = generator.normal(size=(30, 50))
+    shifts[:, 2] += 2
+    shifts[10:, 3] = np.nan
+    p_values, rates = rank_sum_tests(shifts)
+    everything = shifts[~np.isnan(shifts)]
+    for number in range(50):
+        column = shifts[~np.isnan(shifts[:, number]), number]
+        assert p_values[number] == pytest.approx(scipy.stats.ranksums(column, everything).pvalue)
+    assert np.flatnonzero(rates < 0.05).tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"mode": "inhibit"}, ConfigurationError, "delete, overexpress"),
+        ({"genes": "GENE1"}, ConfigurationError, r"\['GENE1'\]"),
+        ({"genes": []}, ConfigurationError, "empty"),
+        ({"genes": ["GENE1"], "combine": 2}, ConfigurationError, "combine=2"),
+        ({"combine": 2}, ConfigurationError, "combine=2"),
+        ({"similarity": "euclid"}, ConfigurationError, "similarity"),
+        ({"genes": ["NOGENE"]}, GeneCoverageError, "NOGENE"),
+        ({"genes": ["GENE1"], "anchor": "GENE1"}, ConfigurationError, "twice"),
+        ({"genes": {"all of them": GENES}}, ConfigurationError, "nothing can be run"),
+        ({"states": States("stat", "ill", "well")}, ConfigurationError, "no column 'stat'"),
+        ({"states": States("state", "ill", "cured")}, ConfigurationError, "no cell of the state 'cured'"),
+        ({"states": States("state", "ill", "ill")}, ConfigurationError, "must differ"),
+        (
+            {"states": States("state", "ill", "well", embeddings={"ill": np.ones(32)})},
+            ConfigurationError,
+            "lacks well",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_refused(settings, error, message):
+    with pytest.raises(error, match=message):
+        perturb(stated_cells(), *geneformer(), **settings)
+
+
+def test_families_that_cannot_serve_it_are_named(monkeypatch):
+    unable = dataclasses.replace(FAMILIES["scgpt"], tasks=("embed",))
+    monkeypatch.setitem(FAMILIES, "scgpt", unable)
+    with pytest.raises(ConfigurationError, match=r"scGPT cannot be perturbed.*geneformer"):
+        perturb(make_cells(), make_model(), make_processor())
