@@ -1,7 +1,7 @@
 """The saved parameters of a value encoding: what a cell's numbers must be, and what is made of them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import FeatureExtractionMixin
@@ -9,7 +9,7 @@ from transformers import FeatureExtractionMixin
 from ..errors import ConfigurationError
 from .encodings.depth import is_target_depth
 
-ENCODINGS = ("bins", "continuous", "depth", "log_bins", "rank")
+ENCODINGS = ("bins", "chromosomes", "continuous", "depth", "log_bins", "rank")
 EXPECTED_DATA = ("counts", "normalized", "any")
 TRUNCATIONS = ("sample", "head")
 
@@ -54,6 +54,13 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "pad_value": -2.0,
         "mask_value": -1.0,
     },
+    "uce": {
+        "encoding": "chromosomes",
+        "expects": "counts",
+        "max_length": 1536,
+        "n_draws": 1024,
+        "whole_counts": True,
+    },
 }
 """What each family's published pipeline does, as parameters of `ExpressionFeatureExtractor`.
 
@@ -63,6 +70,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 | scbert | counts, of cells with at least 200 of its genes expressed (scanpy's `filter_cells`, left to the user) | all 16,906 genes in their order, genes that the data lack as not expressed, then `<cls>` with bin 0; bins are `log2(1 + count / total × 10,000)`, the total being over the model's genes, cut down to whole numbers of at most 5 |
 | scfoundation | counts (its `pre_normalized` F); `expects="normalized"` takes values that are log-normalised already: with their sum for the total (T, a quirk), or with the totals that `encode` is given (A). Bulk samples: normalised, with `target_depth="f1"` (bulk F) or `"sum"` (bulk T) | the expressed ones of its 19,264 genes, those that the data lack as not expressed; `ln(1 + count / total × 10,000)`, the total being over the model's genes; then `<T>` with the log10 of the total asked for, and `<S>` with that of the total. In the original's default, `"t4"`, cells are embedded as if 10,000 counts were asked for |
 | scgpt | counts as they are (pre-training and embedding); its fine-tuning examples normalise to 10,000 and take `log1p` first, which leaves the order within a cell, and so the bins, as they are but for ties and rounding | 51 quantile bins over the expressed genes of the cell; `<cls>` first with value -2 (its fine-tuning examples give `<cls>` the value 0: `cls_value=0.0`); a random subset of cells with more than 1,199 genes |
+| uce | counts, fractions cut off, of genes in at least 10 cells and of cells with at least 25 genes (`published_filter`, left to the user) | 1,024 genes drawn with replacement by log1p of their counts, between the tokens of their chromosomes (`gene_places`, which a converted checkpoint brings along); the draws are not seeded there, and keyed by the cell here |
 """  # noqa: E501
 
 # transformers writes these beside the parameters; they are no parameters of ours.
@@ -76,7 +84,8 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         family: the family of models whose pipeline this is; None for one of your own.
         encoding: `"bins"` (quantile bins within the cell), `"rank"` (genes in order of their scaled expression; no
             values), `"continuous"` (values as they are), `"depth"` (log-normalised values, then the tokens `<T>` and
-            `<S>`, which tell total counts) or `"log_bins"` (whole parts of log2 of the scaled counts, of
+            `<S>`, which tell total counts), `"chromosomes"` (genes drawn by their expression, in genomic order; no
+            values; see `ChromosomeProcessor`) or `"log_bins"` (whole parts of log2 of the scaled counts, of
             all genes of the vocabulary in the order of their ids, `<cls>` among them).
         expects: `"counts"` (at most 1 % of the values may be fractional), `"normalized"` (more than 1 % must be), or
             `"any"` (not negative, finite).
@@ -96,6 +105,10 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
             total larger by 5, with any number; `"sum"` gives `<T>` and `<S>` the total itself. Only for `"depth"`.
         gene_medians: name of a gene, as in the tokenizer -> positive number by which its expression is divided before
             ranking; None for no such division. Only for `"rank"`.
+        n_draws: how many genes are drawn, with replacement. Only for `"chromosomes"`.
+        whole_counts: cut values down to whole numbers before genes are drawn. Only for `"chromosomes"`.
+        gene_places: species -> name of a gene, in capitals -> its chromosome and where it starts there. Only for
+            `"chromosomes"`, whose processor needs it.
         **kwargs: only what transformers adds on saving.
 
     Raises:
@@ -119,6 +132,9 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         target_sum: float = 10_000.0,
         gene_medians: Mapping[str, float] | None = None,
         target_depth: str = "t4",
+        n_draws: int = 1024,
+        whole_counts: bool = False,
+        gene_places: Mapping[str, Mapping[str, Sequence]] | None = None,
         **kwargs: Any,
     ) -> None:
         unknown = sorted(set(kwargs) - set(_BOOKKEEPING))
@@ -143,6 +159,9 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         self.target_sum = target_sum
         self.gene_medians = None if gene_medians is None else dict(gene_medians)
         self.target_depth = target_depth
+        self.n_draws = n_draws
+        self.whole_counts = whole_counts
+        self.gene_places = None if gene_places is None else dict(gene_places)
         self._validate()
 
     @classmethod
@@ -162,7 +181,7 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
     @property
     def model_input_names(self) -> list[str]:
         """What a model gets: ids and mask, and values unless the order of the ids says it all."""
-        values = [] if self.encoding == "rank" else ["expression_values"]
+        values = [] if self.encoding in ("chromosomes", "rank") else ["expression_values"]
         return ["input_ids", *values, "attention_mask"]
 
     @property
@@ -174,7 +193,7 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         self._one_of("encoding", ENCODINGS)
         self._one_of("expects", EXPECTED_DATA)
         self._one_of("truncation", TRUNCATIONS)
-        for name in ("add_cls", "add_eos", "include_zero_genes"):
+        for name in ("add_cls", "add_eos", "include_zero_genes", "whole_counts"):
             self._one_of(name, (True, False))
         for name in ("cls_value", "pad_value", "mask_value", "target_sum"):
             self._require(name, _is_number(getattr(self, name)), "a finite number")
@@ -197,6 +216,11 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
                 "The encoding `log_bins` has all genes of the vocabulary, and bin 0 for `<cls>`: `max_length` must be "
                 "None, `include_zero_genes` True and `cls_value` 0."
             )
+        self._require("n_draws", _is_whole(self.n_draws) and self.n_draws >= 1, "a whole number, at least 1")
+        sound = self.gene_places is None or _are_places(self.gene_places)
+        self._require("gene_places", sound, "None, or species with genes, each with [chromosome, start]")
+        if self.encoding != "chromosomes" and self.gene_places is not None:
+            raise ConfigurationError(f"`gene_places` is for the encoding `chromosomes`, not for `{self.encoding}`.")
         sound = isinstance(self.target_depth, str) and is_target_depth(self.target_depth)
         self._require("target_depth", sound, "'sum', or a letter of t, f and a with a number, such as 't4'")
         if self.encoding == "depth" and (self.add_cls or self.add_eos or self.include_zero_genes):
@@ -223,6 +247,17 @@ def parameter_names() -> tuple[str, ...]:
     """The parameters of `ExpressionFeatureExtractor`, in order."""
     code = ExpressionFeatureExtractor.__init__.__code__
     return code.co_varnames[1 : code.co_argcount]
+
+
+def _are_places(value: Any) -> bool:
+    """Whether it is species -> gene -> (chromosome, start)."""
+    if not isinstance(value, dict) or not all(isinstance(genes, Mapping) for genes in value.values()):
+        return False
+    return all(
+        isinstance(place, (list, tuple)) and len(place) == 2 and isinstance(place[0], str) and _is_whole(place[1])
+        for genes in value.values()
+        for place in genes.values()
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -149,18 +149,14 @@ class CellProcessor(ProcessorMixin):
         self._refuse_pointless(uniforms, totals)
         scratch = scratch or Scratch()
         genes, found, uniforms = read_genes(matrix, self._tokens(gene_ids), rows, uniforms, scratch)
-        cell_ids = as_cell_ids(cell_ids)
-        match_length("cell ids", cell_ids, found.rows.size, "row")
-        if check:
-            check_kind(found, self.feature_extractor.expects)
-        refuse_rows(found.genes == 0, found.rows, "no expressed gene that the model knows", "leave them out.")
+        keys = self._keys(found, cell_ids, seed, epoch, check)
         if totals is not None:
             _check_totals(totals, found.rows.size)
         if self.feature_extractor.encoding == "depth":
             self._refuse_shallow(genes, found.rows, totals)
         out = self._room(self._token_counts(found, genes.columns.size), scratch)
         how = {"uniforms": uniforms, "totals": totals, "num_threads": num_threads}
-        self._write(genes, cell_keys(cell_ids, seed, epoch), out, **how)
+        self._write(genes, keys, out, **how)
         return out
 
     def pad(self, tokens: CellTokens, cells: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -256,6 +252,15 @@ class CellProcessor(ProcessorMixin):
         cell_ids = np.arange(matrix.shape[0]) if cell_ids is None else cell_ids
         batch = self.encode(matrix, mapping.gene_ids, cell_ids=cell_ids, seed=seed, epoch=epoch, check=False)
         return BatchFeature(batch, tensor_type=return_tensors)
+
+    def _keys(self, found: Survey, cell_ids, seed: int, epoch: int, check: bool) -> np.ndarray:
+        """Keys of cells that can be encoded; others are refused."""
+        cell_ids = as_cell_ids(cell_ids)
+        match_length("cell ids", cell_ids, found.rows.size, "row")
+        if check:
+            check_kind(found, self.feature_extractor.expects)
+        refuse_rows(found.genes == 0, found.rows, "no expressed gene that the model knows", "leave them out.")
+        return cell_keys(cell_ids, seed, epoch)
 
     def _room(self, lengths: np.ndarray, scratch: Scratch) -> CellTokens:
         """Where cells of given lengths are written, one after the other."""

@@ -56,7 +56,7 @@ def test_unknown_parameters_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"encoding": "bin"}, "`encoding`.*one of 'bins', 'continuous', .*; got 'bin'"),
+        ({"encoding": "bin"}, "`encoding`.*one of 'bins', 'chromosomes', .*; got 'bin'"),
         ({"expects": "raw"}, "`expects`.*'counts', 'normalized', 'any'"),
         ({"truncation": None}, "`truncation`.*'sample', 'head'"),
         ({"n_bins": "51"}, "`n_bins`.*whole number, at least 2; got '51'"),

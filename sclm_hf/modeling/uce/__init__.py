@@ -1,0 +1,1 @@
+"""UCE (Rosen et al., bioRxiv 2023)."""

@@ -1,0 +1,228 @@
+"""Cells become sentences of genes in genomic order: the processor of models that know genes by their proteins."""
+
+import dataclasses
+import functools
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from ..errors import ConfigurationError
+from .encodings.cells import CellGenes, CellTokens
+from .encodings.chromosomes import (
+    Draws,
+    Genome,
+    Sentence,
+    compact,
+    encode_chromosomes,
+    most_tokens,
+    published_draws,
+)
+from .encodings.scratch import Scratch
+from .expression_matrix import read_genes, refuse_rows
+from .gene_resolution import GeneResolver, Resolution
+from .gene_table import Step
+from .gene_vocabulary import GeneMapping, GeneVocabulary
+from .processing_cell import CellProcessor
+
+CLOSE_TOKEN = "</chromosome>"
+SPECIAL_TOKENS = ("<pad>", "<chromosome>", CLOSE_TOKEN, "<cls>")
+"""The first four tokens; `<chromosome>` is a place that is kept and not used."""
+
+_FIRST_SPECIES = "human"
+
+
+def gene_token(species: str, gene: str) -> str:
+    """The token of a gene: of human genes their symbol, of others `species:SYMBOL`."""
+    return gene if species == _FIRST_SPECIES else f"{species}:{gene}"
+
+
+def chromosome_token(species: str, chromosome: str) -> str:
+    """The token of a chromosome, such as `<human:7>`."""
+    return f"<{species}:{chromosome}>"
+
+
+class ChromosomeProcessor(CellProcessor):
+    """The processor of UCE: genes drawn by their expression, chromosome by chromosome.
+
+    Which genes are drawn depends on the cell's id, `seed` and `epoch` alone. Genes are found by the symbols of the
+    cells' own species, capitals or not; human ones by their other names too. A gene needs a place in the genome.
+
+    Args:
+        feature_extractor: with the encoding `chromosomes` and `gene_places`.
+        tokenizer: the tokens of genes and chromosomes, see [`gene_token`] and [`chromosome_token`].
+
+    Raises:
+        ConfigurationError: the feature extractor is of another encoding, or lacks `gene_places`.
+    """
+
+    def __init__(self, feature_extractor, tokenizer) -> None:
+        super().__init__(feature_extractor, tokenizer)
+        if feature_extractor.encoding != "chromosomes" or not feature_extractor.gene_places:
+            raise ConfigurationError(
+                "A `ChromosomeProcessor` needs a feature extractor with the encoding `chromosomes` and `gene_places`, "
+                "which tell where genes lie: take the one that the model was converted with."
+            )
+
+    @property
+    def species(self) -> tuple[str, ...]:
+        """The species whose genes it knows."""
+        return tuple(self.feature_extractor.gene_places)
+
+    def map_genes(
+        self,
+        names: Sequence[str],
+        *,
+        ensembl_ids: Sequence[str] | None = None,
+        species: str = _FIRST_SPECIES,
+        counts: np.ndarray | None = None,
+    ) -> GeneMapping:
+        """Find the ids of a data set's genes among those of `species`.
+
+        Arguments and errors are those of [`CellProcessor.map_genes`], but `species` may be any of [`species`], and
+        none of them goes through orthologs. Ensembl ids serve human genes only.
+        """
+        vocabulary = self._vocabulary(species)
+        mapping = vocabulary.map_genes(names, ensembl_ids=ensembl_ids, counts=counts)
+        coverage = dataclasses.replace(mapping.coverage, species=species)
+        self.last_coverage = coverage
+        return dataclasses.replace(mapping, coverage=coverage)
+
+    def encode(
+        self,
+        matrix,
+        gene_ids: np.ndarray,
+        *,
+        random_state: np.random.RandomState | None = None,
+        check: bool = True,
+        num_threads: int = 1,
+        **which,
+    ) -> dict[str, np.ndarray]:
+        """Turn rows of a matrix into a padded batch.
+
+        Arguments and errors are those of [`CellProcessor.encode`], and:
+
+        Args:
+            random_state: numpy's legacy generator, from which the draws are taken cell by cell as the published
+                procedure takes them; None for draws keyed by the cell.
+
+        Returns:
+            `input_ids` and `attention_mask`, (batch, tokens) int64.
+        """
+        return self.pad(
+            self.tokens(matrix, gene_ids, random_state=random_state, check=check, num_threads=num_threads, **which)
+        )
+
+    def tokens(
+        self,
+        matrix,
+        gene_ids: np.ndarray,
+        *,
+        cell_ids,
+        seed: int = 0,
+        epoch: int = 0,
+        rows: np.ndarray | None = None,
+        uniforms: np.ndarray | None = None,
+        totals: np.ndarray | None = None,
+        check: bool = True,
+        num_threads: int = 1,
+        scratch: Scratch | None = None,
+        random_state: np.random.RandomState | None = None,
+    ) -> CellTokens:
+        """The first half of [`encode`]: the tokens of cells, without padding."""
+        self._refuse_pointless(uniforms, totals)
+        scratch = scratch or Scratch()
+        genes, found, _ = read_genes(matrix, self._tokens(gene_ids), rows, None, scratch)
+        keys = self._keys(found, cell_ids, seed, epoch, check)
+        out = self._room(self._token_counts(found, genes.columns.size), scratch)
+        draws = None if random_state is None else self._published_draws(genes, random_state)
+        encode_chromosomes(genes, keys, self._genome, self._sentence, out, draws=draws, num_threads=num_threads)
+        refuse_rows(out.lengths == 0, found.rows, "no known gene with a count of 1 or more", "leave them out.")
+        longest = self.feature_extractor.max_length
+        if longest is not None:
+            what = f"more than `max_length` {longest} tokens"
+            refuse_rows(out.lengths > longest, found.rows, what, "draw fewer genes (`n_draws`).")
+        return compact(out)
+
+    def lengths(self, matrix, gene_ids: np.ndarray, *, rows: np.ndarray | None = None) -> np.ndarray:
+        """How many tokens each cell will have at most, see [`CellProcessor.lengths`].
+
+        On how many chromosomes a cell's genes lie shows when they are drawn.
+        """
+        return super().lengths(matrix, gene_ids, rows=rows)
+
+    def _published_draws(self, genes: CellGenes, random_state: np.random.RandomState) -> Draws:
+        return published_draws(genes, self._genome, self._sentence, random_state)
+
+    def _token_counts(self, found, n_columns: int) -> np.ndarray:
+        return most_tokens(found.genes, self.feature_extractor.n_draws, self._n_chromosomes)
+
+    @functools.cached_property
+    def _sentence(self) -> Sentence:
+        extractor = self.feature_extractor
+        close_id = self.tokenizer.convert_tokens_to_ids(CLOSE_TOKEN)
+        return Sentence(extractor.n_draws, self.tokenizer.cls_token_id, close_id, extractor.whole_counts)
+
+    @functools.cached_property
+    def _genome(self) -> Genome:
+        """Where genes lie; genes that start at the same place are in the order of their ids."""
+        ids = self.tokenizer.get_vocab()
+        size = self.tokenizer.gene_vocabulary.size
+        chromosomes, starts = np.full(size, -1, np.int32), np.zeros(size, np.int64)
+        for species, genes in self.feature_extractor.gene_places.items():
+            for gene, (chromosome, start) in genes.items():
+                token = ids[gene_token(species, gene)]
+                chromosomes[token], starts[token] = ids[chromosome_token(species, chromosome)], start
+        places = np.empty(size, np.int64)
+        places[np.lexsort((np.arange(size), starts, chromosomes))] = np.arange(size)
+        return Genome(chromosomes, places)
+
+    @functools.cached_property
+    def _n_chromosomes(self) -> int:
+        return len(np.unique(self._genome.chromosomes)) - 1
+
+    def _vocabulary(self, species: str) -> "SpeciesVocabulary":
+        known = self.feature_extractor.gene_places
+        if species not in known:
+            raise ConfigurationError(
+                f"The processor knows no genes of the species `{species}`: expected one of {', '.join(known)}."
+            )
+        if species not in self._vocabularies:
+            ids = self.tokenizer.get_vocab()
+            genes = {gene: ids[gene_token(species, gene)] for gene in known[species]}
+            self._vocabularies[species] = SpeciesVocabulary(genes, species)
+        return self._vocabularies[species]
+
+    @functools.cached_property
+    def _vocabularies(self) -> dict[str, "SpeciesVocabulary"]:
+        return {}
+
+
+class SpeciesVocabulary(GeneVocabulary):
+    """The genes of one species, named in capitals.
+
+    Args:
+        token_to_id: name of a gene -> id.
+        species: whose genes they are.
+    """
+
+    def __init__(self, token_to_id: dict[str, int], species: str) -> None:
+        super().__init__(token_to_id, special_tokens=())
+        self.species = species
+
+    @functools.cached_property
+    def _resolver(self) -> GeneResolver:
+        return _SpeciesResolver(dict(self), has_other_names=self.species == _FIRST_SPECIES)
+
+
+class _SpeciesResolver(GeneResolver):
+    """Finds genes by their symbol in capitals, then, where other names are known, by these."""
+
+    def __init__(self, genes: Collection[str], *, has_other_names: bool) -> None:
+        super().__init__(genes)
+        self._has_other_names = has_other_names
+
+    def resolve(self, name: str, ensembl_id: str = "") -> Resolution:
+        written = name.strip().upper()
+        if written in self._genes:
+            return Resolution(written, Step.AS_WRITTEN)
+        return super().resolve(name, ensembl_id) if self._has_other_names else Resolution(None)
