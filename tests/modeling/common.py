@@ -21,6 +21,12 @@ BATCH, GENES, VOCAB = 13, 7, 99
 # (family, test) -> why the family cannot promise it
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("scbert", "test_eager_equals_sdpa"): "its attention is the Performer's: one implementation, and its formula",
+    (
+        "uce",
+        "test_compiles_without_graph_breaks",
+    ): "rows of the protein table are read from disk, outside of the graph",
+    ("uce", "test_padding_invariance"): "the original favours padding; with `padding_is_additive=False` it holds",
+    ("uce", "test_resize_token_embeddings"): "a new gene needs the embedding of its protein: `set_protein_embeddings`",
 }
 
 
