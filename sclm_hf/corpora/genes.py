@@ -93,7 +93,7 @@ def _column_sums(matrix: csr_matrix) -> np.ndarray | None:
 
 def _share(gene_ids: np.ndarray, counts: np.ndarray | None) -> float:
     weights = np.ones(len(gene_ids)) if counts is None else counts
-    return float(weights[gene_ids >= 0].sum() / weights.sum())
+    return float(weights[gene_ids != -1].sum() / weights.sum())
 
 
 def _check(coverage: "GeneCoverage", source: CellSource) -> None:

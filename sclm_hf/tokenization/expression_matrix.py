@@ -115,6 +115,31 @@ def as_csr(matrix):
     return scipy.sparse.csr_matrix(_kernel_type(np.atleast_2d(dense)))
 
 
+def merge_columns(matrix, gene_ids: np.ndarray) -> tuple[Any, np.ndarray]:
+    """Move the entries of columns that add to another one there, where reading adds them up.
+
+    Args:
+        matrix: as for [`as_csr`].
+        gene_ids: (columns,) integers, `-2 - other` for a column that adds to column `other`.
+
+    Returns:
+        The matrix, and (columns,) gene ids of which those that added are -1. Both are what was given when no column
+        adds to another.
+    """
+    gene_ids = np.asarray(gene_ids)
+    adds = gene_ids < -1 if gene_ids.dtype.kind == "i" else np.zeros(gene_ids.shape, bool)
+    targets = np.where(adds, -2 - gene_ids, np.arange(gene_ids.size)) if adds.any() else None
+    if targets is None or not (targets < gene_ids.size).all():
+        return matrix, gene_ids
+    matrix = as_csr(matrix)
+    indices = np.asarray(matrix.indices)
+    if indices.size and not (0 <= indices.min() <= indices.max() < gene_ids.size):
+        # what reads it will say so
+        return matrix, np.where(adds, -1, gene_ids)
+    parts = (matrix.data, targets.astype(indices.dtype)[indices], matrix.indptr)
+    return scipy.sparse.csr_matrix(parts, shape=matrix.shape), np.where(adds, -1, gene_ids)
+
+
 def read_cells(matrix, tokens: np.ndarray, rows=None, uniforms=None) -> tuple[Cells, Survey]:
     """Rows of a matrix in the form that kernels read, sound in everything but the kind of their values.
 

@@ -12,6 +12,7 @@ from .encodings.depth import is_target_depth
 ENCODINGS = ("bins", "chromosomes", "continuous", "depth", "log_bins", "rank")
 EXPECTED_DATA = ("counts", "normalized", "any")
 TRUNCATIONS = ("sample", "head")
+DUPLICATES = ("best", "sum")
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "geneformer": {
@@ -22,6 +23,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "add_cls": True,
         "add_eos": True,
         "target_sum": 10_000.0,
+        "duplicates": "sum",
     },
     "scbert": {
         "encoding": "log_bins",
@@ -99,6 +101,8 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         pad_value: the value that goes with `<pad>` and with the `eos_token`.
         mask_value: the value that objectives put where they hide one.
         include_zero_genes: genes that are not expressed are tokens too, with value 0. Not for `"rank"`.
+        duplicates: of several columns that mean one gene, `"best"` takes the one whose name says so most surely and
+            reports the others; `"sum"` adds up those that say so by the vocabulary's own name or an Ensembl id.
         target_sum: what a cell's counts are scaled to before ranking, binning or the logarithm. Only for `"rank"`, and
             for `"depth"` and `"log_bins"` where they `expect` counts; they take other values for logarithms.
         target_depth: what `<T>` asks for: `"t4"` a log10 total of 4, `"f2"` twice the cell's total, `"a5"` a log10
@@ -129,6 +133,7 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         pad_value: float = -2.0,
         mask_value: float = -1.0,
         include_zero_genes: bool = False,
+        duplicates: str = "best",
         target_sum: float = 10_000.0,
         gene_medians: Mapping[str, float] | None = None,
         target_depth: str = "t4",
@@ -156,6 +161,7 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         self.pad_value = pad_value
         self.mask_value = mask_value
         self.include_zero_genes = include_zero_genes
+        self.duplicates = duplicates
         self.target_sum = target_sum
         self.gene_medians = None if gene_medians is None else dict(gene_medians)
         self.target_depth = target_depth
@@ -193,6 +199,7 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         self._one_of("encoding", ENCODINGS)
         self._one_of("expects", EXPECTED_DATA)
         self._one_of("truncation", TRUNCATIONS)
+        self._one_of("duplicates", DUPLICATES)
         for name in ("add_cls", "add_eos", "include_zero_genes", "whole_counts"):
             self._one_of(name, (True, False))
         for name in ("cls_value", "pad_value", "mask_value", "target_sum"):

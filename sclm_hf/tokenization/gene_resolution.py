@@ -1,7 +1,7 @@
 """The rule by which a gene of the data finds its name in the vocabulary of a model."""
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from .gene_table import AMBIGUOUS, Step, ensembl_id_of, human_genes, mouse_orthologs
@@ -30,10 +30,12 @@ class GeneResolver:
 
     Args:
         genes: names of the genes in the vocabulary; of several names for a gene the surest counts, then the first.
+        aliases: further Ensembl ids (or names) -> name in the vocabulary, as the model's authors give them.
     """
 
-    def __init__(self, genes: Collection[str]) -> None:
+    def __init__(self, genes: Collection[str], aliases: Mapping[str, str] | None = None) -> None:
         self._genes = genes
+        self._aliases = aliases or {}
 
     def resolve(self, name: str, ensembl_id: str = "") -> Resolution:
         """Find a human gene by its name and, where known, its Ensembl id; white space around them is ignored."""
@@ -53,7 +55,7 @@ class GeneResolver:
         ambiguous = False
         for candidate in (ensembl_id_of(ensembl_id.strip()), ensembl_id_of(name) or name):
             if candidate:
-                token = self._token_of_id.get(candidate)
+                token = self._token_of_id.get(candidate) or self._aliases.get(candidate)
                 found = find(candidate) if token is None else Resolution(token, Step.ENSEMBL_ID)
                 if found.token is not None:
                     return found

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import CheckpointError, ConfigurationError, ExpressionError
 from .gene_coverage import GeneCoverage
 from .gene_resolution import GeneResolver, Resolution
-from .gene_table import ensembl_id_of
+from .gene_table import Step, ensembl_id_of
 
 SPECIAL_TOKENS = ("<pad>", "<cls>", "<eoc>")
 SPECIES = ("human", "mouse")
@@ -26,7 +26,8 @@ class GeneMapping:
     """Columns of a data set in terms of a vocabulary.
 
     Attributes:
-        gene_ids: (n_genes,) int64, the id of each column; -1 = the column is not used.
+        gene_ids: (n_genes,) int64, the id of each column; -1 = the column is not used, `-2 - other` = it is added to
+            column `other`.
         coverage: what became of the names.
     """
 
@@ -40,14 +41,26 @@ class GeneVocabulary(Mapping[str, int]):
     Args:
         token_to_id: name of a gene (or special token) -> id. Ids may have gaps.
         special_tokens: names that are no genes; only those present count.
+        aliases: further Ensembl ids (or names) of genes -> their name in the vocabulary, as the model's authors give
+            them; used where an id is not in the vocabulary itself.
 
     Raises:
         ConfigurationError: the vocabulary is empty, a name is not a string or holds white space, an id is not a whole
-            number from 0 on, or two names share an id.
+            number from 0 on, two names share an id, or an alias is of a gene that is not there.
     """
 
-    def __init__(self, token_to_id: Mapping[str, int], special_tokens: Iterable[str] = SPECIAL_TOKENS) -> None:
+    def __init__(
+        self,
+        token_to_id: Mapping[str, int],
+        special_tokens: Iterable[str] = SPECIAL_TOKENS,
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
         self._token_to_id = _checked(token_to_id)
+        self.aliases = dict(aliases or {})
+        if lost := [alias for alias, name in self.aliases.items() if name not in self._token_to_id]:
+            raise ConfigurationError(
+                f"The alias `{lost[0]}` is of `{self.aliases[lost[0]]}`, which is not in the vocabulary: leave it out."
+            )
         self.size = max(self._token_to_id.values()) + 1
         self.special_tokens = {
             token: self._token_to_id[token] for token in dict.fromkeys(special_tokens) if token in self._token_to_id
@@ -86,7 +99,8 @@ class GeneVocabulary(Mapping[str, int]):
             ConfigurationError: a gene is in the vocabulary already, or twice among `genes`.
             ExpressionError: `genes` is a single string, or holds something else than strings.
         """
-        return GeneVocabulary(_extended(self._token_to_id, _as_names(genes), start=self.size), self.special_tokens)
+        entries = _extended(self._token_to_id, _as_names(genes), start=self.size)
+        return GeneVocabulary(entries, self.special_tokens, self.aliases)
 
     def map_genes(
         self,
@@ -95,6 +109,7 @@ class GeneVocabulary(Mapping[str, int]):
         ensembl_ids: Sequence[str] | None = None,
         species: str = "human",
         counts: np.ndarray | None = None,
+        add_duplicates: bool = False,
     ) -> GeneMapping:
         """Find the id of each column of a data set.
 
@@ -109,6 +124,7 @@ class GeneVocabulary(Mapping[str, int]):
                 None or NaN.
             species: `"human"`, or `"mouse"` to go through orthologs.
             counts: (n_genes,) total counts of each column; decides among duplicates and weighs the coverage.
+            add_duplicates: of columns that mean one gene by its name as written or by an Ensembl id, add up all.
 
         Returns:
             The ids and the coverage report. Nothing is checked against a threshold: see `GeneCoverage.check`.
@@ -127,12 +143,18 @@ class GeneVocabulary(Mapping[str, int]):
         used = _one_column_each(found, weights)
         gene_ids = np.full(len(names), -1, dtype=np.int64)
         gene_ids[used] = [self._token_to_id[found[column].token] for column in used]
-        return GeneMapping(gene_ids, _coverage(names, found, gene_ids >= 0, weights, species))
+        if add_duplicates:
+            keeper = {found[column].token: column for column in used}
+            for column, resolution in enumerate(found):
+                if gene_ids[column] == -1 and resolution.token is not None and resolution.step <= Step.ENSEMBL_ID:
+                    gene_ids[column] = -2 - keeper[resolution.token]
+        return GeneMapping(gene_ids, _coverage(names, found, gene_ids != -1, weights, species))
 
     @functools.cached_property
     def _resolver(self) -> GeneResolver:
         return GeneResolver(
-            {token: index for token, index in self._token_to_id.items() if token not in self.special_tokens}
+            {token: index for token, index in self._token_to_id.items() if token not in self.special_tokens},
+            self.aliases,
         )
 
     def __getitem__(self, token: str) -> int:

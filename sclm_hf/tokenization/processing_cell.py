@@ -18,6 +18,7 @@ from .expression_matrix import (
     as_csr,
     check_kind,
     match_length,
+    merge_columns,
     read_cells,
     read_genes,
     refuse_rows,
@@ -64,7 +65,11 @@ class CellProcessor(ProcessorMixin):
         Worth doing once a data set: the result's `gene_ids` serve every call of [`encode`].
         """
         mapping = self.tokenizer.gene_vocabulary.map_genes(
-            names, ensembl_ids=ensembl_ids, species=species, counts=counts
+            names,
+            ensembl_ids=ensembl_ids,
+            species=species,
+            counts=counts,
+            add_duplicates=self.feature_extractor.duplicates == "sum",
         )
         self.last_coverage = mapping.coverage
         return mapping
@@ -91,7 +96,8 @@ class CellProcessor(ProcessorMixin):
         Args:
             matrix: (cells, genes) CSR matrix, any object with `indptr`, `indices`, `data` and `shape`, or a dense
                 array; other sparse formats are converted first, on every call.
-            gene_ids: (genes,) integers, token id of each column, -1 = column not used.
+            gene_ids: (genes,) integers, token id of each column; -1 = column not used, `-2 - other` = its counts are
+                added to those of column `other`.
             cell_ids: (batch,) integers that name the cells of the batch, for example from `hash_names`.
             seed: seed of what is random.
             epoch: varies what is random from epoch to epoch.
@@ -148,6 +154,7 @@ class CellProcessor(ProcessorMixin):
         """
         self._refuse_pointless(uniforms, totals)
         scratch = scratch or Scratch()
+        matrix, gene_ids = merge_columns(matrix, gene_ids)
         genes, found, uniforms = read_genes(matrix, self._tokens(gene_ids), rows, uniforms, scratch)
         keys = self._keys(found, cell_ids, seed, epoch, check)
         if totals is not None:
@@ -187,6 +194,7 @@ class CellProcessor(ProcessorMixin):
         Raises:
             ExpressionError: lengths do not match, or values are negative or not finite.
         """
+        matrix, gene_ids = merge_columns(matrix, gene_ids)
         tokens = self._tokens(gene_ids)
         if self.feature_extractor.encoding == "depth":
             genes, found, _ = read_genes(matrix, tokens, rows)

@@ -51,6 +51,7 @@ class GeneTokenizer(TokenizersBackend):
         special_tokens = tuple(special_tokens)
         if isinstance(genes, GeneVocabulary):
             special_tokens = (*genes.special_tokens, *special_tokens)
+            kwargs = {"gene_aliases": genes.aliases, **kwargs} if genes.aliases else kwargs
         elif not isinstance(genes, Mapping):
             genes = GeneVocabulary.from_genes(genes, special_tokens)
         vocabulary = GeneVocabulary(genes, special_tokens)
@@ -67,7 +68,8 @@ class GeneTokenizer(TokenizersBackend):
         state = (len(self), tuple(self.all_special_tokens))
         if getattr(self, "_gene_vocabulary_state", None) != state:
             entries = sorted(self.get_vocab().items(), key=operator.itemgetter(1))
-            self._gene_vocabulary = GeneVocabulary(dict(entries), self.all_special_tokens)
+            aliases = self.init_kwargs.get("gene_aliases")
+            self._gene_vocabulary = GeneVocabulary(dict(entries), self.all_special_tokens, aliases)
             self._gene_vocabulary_state = state
         return self._gene_vocabulary
 

@@ -6,7 +6,7 @@ import scipy.sparse
 
 from sclm_hf.errors import ExpressionError
 from sclm_hf.tokenization.encodings.cells import tokens_of_columns
-from sclm_hf.tokenization.expression_matrix import as_csr, read_cells, select_counts
+from sclm_hf.tokenization.expression_matrix import as_csr, merge_columns, read_cells, select_counts
 
 ENSEMBL = ["ENSG00000141510", "ENSG00000012048", "ENSG00000139618"]
 SYMBOLS = ["TP53", "BRCA1", "BRCA2"]
@@ -165,3 +165,13 @@ def test_gene_ids_that_no_mapping_makes_are_refused(gene_ids):
 def test_as_csr_leaves_csr_alone():
     matrix = scipy.sparse.csr_matrix(DENSE)
     assert as_csr(matrix) is matrix
+
+
+def test_columns_that_add_to_another_are_moved_there():
+    matrix = scipy.sparse.csr_matrix(np.array([[1, 2, 0, 4], [0, 5, 6, 0]]))
+    merged, gene_ids = merge_columns(matrix, np.array([7, -2, -1, -3]))
+    np.testing.assert_array_equal(merged.toarray(), [[3, 4, 0, 0], [5, 0, 6, 0]])
+    np.testing.assert_array_equal(gene_ids, [7, -1, -1, -1])
+    same, gene_ids = merge_columns(matrix, np.array([7, 8, -1, 9]))
+    assert same is matrix
+    np.testing.assert_array_equal(gene_ids, [7, 8, -1, 9])

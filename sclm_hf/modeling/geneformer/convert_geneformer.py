@@ -167,6 +167,12 @@ def build_processor(
             f"{absent[0]}: take both from the same release."
         )
     report.source += [tokens_file.name, medians_file.name]
+    if (mapping_file := _beside(tokens_file, "mapping")) is not None:
+        report.source.append(mapping_file.name)
+    else:
+        report.notes.append(
+            f"`{DICTIONARIES['mapping']}*.pkl` is not there: outdated Ensembl ids go through HGNC only"
+        )
     special = config.has_special_tokens
     extractor = ExpressionFeatureExtractor.for_family(
         "geneformer",
@@ -206,7 +212,14 @@ def find_vocabulary(source: Path, rows: int) -> tuple[Path, GeneVocabulary]:
         raise CheckpointError(
             f"`{file}` must name `<pad>` and `<mask>`, and `<cls>` and `<eos>` together or not at all."
         )
-    return file, GeneVocabulary(tokens, special_tokens=SPECIAL_TOKENS)
+    return file, GeneVocabulary(tokens, special_tokens=SPECIAL_TOKENS, aliases=_other_ids(file, tokens))
+
+
+def _other_ids(tokens_file: Path, tokens: dict[str, int]) -> dict[str, str]:
+    """Older Ensembl ids of the dictionary's genes, where the release maps them."""
+    mapping_file = _beside(tokens_file, "mapping")
+    mapping = {} if mapping_file is None else _dictionary(mapping_file, str, str)
+    return {old: gene for old, gene in mapping.items() if gene in tokens and old not in tokens}
 
 
 def _folders(source: Path) -> list[Path]:
