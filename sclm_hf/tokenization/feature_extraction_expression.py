@@ -25,6 +25,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "target_sum": 10_000.0,
         "duplicates": "sum",
     },
+    "iseeek": {
+        "encoding": "rank",
+        "expects": "any",
+        "max_length": 128,
+        "truncation": "head",
+        "add_cls": True,
+        "add_eos": True,
+    },
     "scbert": {
         "encoding": "log_bins",
         "expects": "counts",
@@ -56,6 +64,15 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "pad_value": -2.0,
         "mask_value": -1.0,
     },
+    "tgpt": {
+        "encoding": "rank",
+        "expects": "any",
+        "max_length": 64,
+        "truncation": "head",
+        "add_cls": True,
+        "add_eos": True,
+        "add_token_types": True,
+    },
     "uce": {
         "encoding": "chromosomes",
         "expects": "counts",
@@ -69,9 +86,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 | family | the published pipeline takes | and makes of it |
 |---|---|---|
 | geneformer | counts; a cell's total is that of all its genes, those outside the dictionary included | genes in order of `count / total × 10,000 / median of the gene`, the median being over its non-zero values in the pre-training corpus (`gene_medians`, which a converted checkpoint brings along); V2: `<cls>` first, `<eos>` last, 4,096 tokens; V1: `max_length=2048, add_cls=False, add_eos=False` |
+| iseeek | rankings of genes; how they were made is not published. Here: any expression that is not negative, as within a cell only its order counts | the 126 most expressed genes, equal ones in column order, between `[CLS]` and `[SEP]` |
 | scbert | counts, of cells with at least 200 of its genes expressed (scanpy's `filter_cells`, left to the user) | all 16,906 genes in their order, genes that the data lack as not expressed, then `<cls>` with bin 0; bins are `log2(1 + count / total × 10,000)`, the total being over the model's genes, cut down to whole numbers of at most 5 |
 | scfoundation | counts (its `pre_normalized` F); `expects="normalized"` takes values that are log-normalised already: with their sum for the total (T, a quirk), or with the totals that `encode` is given (A). Bulk samples: normalised, with `target_depth="f1"` (bulk F) or `"sum"` (bulk T) | the expressed ones of its 19,264 genes, those that the data lack as not expressed; `ln(1 + count / total × 10,000)`, the total being over the model's genes; then `<T>` with the log10 of the total asked for, and `<S>` with that of the total. In the original's default, `"t4"`, cells are embedded as if 10,000 counts were asked for |
 | scgpt | counts as they are (pre-training and embedding); its fine-tuning examples normalise to 10,000 and take `log1p` first, which leaves the order within a cell, and so the bins, as they are but for ties and rounding | 51 quantile bins over the expressed genes of the cell; `<cls>` first with value -2 (its fine-tuning examples give `<cls>` the value 0: `cls_value=0.0`); a random subset of cells with more than 1,199 genes |
+| tgpt | as iseeek | the 62 most expressed genes, equal ones in column order, between `</b>` and `</s>`; token types, all 0, which the model adds as the vector of `<pad>` |
 | uce | counts, fractions cut off, of genes in at least 10 cells and of cells with at least 25 genes (`published_filter`, left to the user) | 1,024 genes drawn with replacement by log1p of their counts, between the tokens of their chromosomes (`gene_places`, which a converted checkpoint brings along); the draws are not seeded there, and keyed by the cell here |
 """  # noqa: E501
 
@@ -97,6 +116,7 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
             `"head"`, the first genes. `"rank"` keeps the top ranks and wants `"head"`.
         add_cls: put `<cls>` first.
         add_eos: put the tokenizer's `eos_token` last.
+        add_token_types: give `token_type_ids` as well, all 0.
         cls_value: the value that goes with `<cls>`.
         pad_value: the value that goes with `<pad>` and with the `eos_token`.
         mask_value: the value that objectives put where they hide one.
@@ -137,6 +157,7 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         target_sum: float = 10_000.0,
         gene_medians: Mapping[str, float] | None = None,
         target_depth: str = "t4",
+        add_token_types: bool = False,
         n_draws: int = 1024,
         whole_counts: bool = False,
         gene_places: Mapping[str, Mapping[str, Sequence]] | None = None,
@@ -165,9 +186,10 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         self.target_sum = target_sum
         self.gene_medians = None if gene_medians is None else dict(gene_medians)
         self.target_depth = target_depth
+        self.add_token_types = add_token_types
         self.n_draws = n_draws
         self.whole_counts = whole_counts
-        self.gene_places = None if gene_places is None else dict(gene_places)
+        self.gene_places = dict(gene_places) if isinstance(gene_places, Mapping) else gene_places
         self._validate()
 
     @classmethod
@@ -186,9 +208,10 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """What a model gets: ids and mask, and values unless the order of the ids says it all."""
+        """What a model gets: ids and mask, values unless the order of the ids says it all, and token types."""
         values = [] if self.encoding in ("chromosomes", "rank") else ["expression_values"]
-        return ["input_ids", *values, "attention_mask"]
+        token_types = ["token_type_ids"] if self.add_token_types else []
+        return ["input_ids", *values, *token_types, "attention_mask"]
 
     @property
     def n_special_tokens(self) -> int:
@@ -200,7 +223,7 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         self._one_of("expects", EXPECTED_DATA)
         self._one_of("truncation", TRUNCATIONS)
         self._one_of("duplicates", DUPLICATES)
-        for name in ("add_cls", "add_eos", "include_zero_genes", "whole_counts"):
+        for name in ("add_cls", "add_eos", "add_token_types", "include_zero_genes", "whole_counts"):
             self._one_of(name, (True, False))
         for name in ("cls_value", "pad_value", "mask_value", "target_sum"):
             self._require(name, _is_number(getattr(self, name)), "a finite number")

@@ -7,9 +7,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from ..errors import ConfigurationError
-from .encodings.cells import CellGenes, CellTokens
+from .encodings.cells import CellTokens
 from .encodings.chromosomes import (
-    Draws,
     Genome,
     Sentence,
     compact,
@@ -134,8 +133,9 @@ class ChromosomeProcessor(CellProcessor):
         genes, found, _ = read_genes(matrix, self._tokens(gene_ids), rows, None, scratch)
         keys = self._keys(found, cell_ids, seed, epoch, check)
         out = self._room(self._token_counts(found, genes.columns.size), scratch)
-        draws = None if random_state is None else self._published_draws(genes, random_state)
-        encode_chromosomes(genes, keys, self._genome, self._sentence, out, draws=draws, num_threads=num_threads)
+        how = self._genome, self._sentence
+        draws = None if random_state is None else published_draws(genes, *how, random_state)
+        encode_chromosomes(genes, keys, *how, out, draws=draws, num_threads=num_threads)
         refuse_rows(out.lengths == 0, found.rows, "no known gene with a count of 1 or more", "leave them out.")
         longest = self.feature_extractor.max_length
         if longest is not None:
@@ -148,10 +148,9 @@ class ChromosomeProcessor(CellProcessor):
 
         On how many chromosomes a cell's genes lie shows when they are drawn.
         """
-        return super().lengths(matrix, gene_ids, rows=rows)
-
-    def _published_draws(self, genes: CellGenes, random_state: np.random.RandomState) -> Draws:
-        return published_draws(genes, self._genome, self._sentence, random_state)
+        at_most = super().lengths(matrix, gene_ids, rows=rows)
+        longest = self.feature_extractor.max_length
+        return at_most if longest is None else np.minimum(at_most, longest)
 
     def _token_counts(self, found, n_columns: int) -> np.ndarray:
         return most_tokens(found.genes, self.feature_extractor.n_draws, self._n_chromosomes)
