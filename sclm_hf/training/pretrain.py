@@ -12,6 +12,7 @@ from ..errors import ConfigurationError
 from ..objectives.collation import CellCollator
 from ..objectives.generative_expression import GenerativeExpressionCollator
 from ..objectives.masked_expression import MaskedExpressionCollator
+from ..objectives.read_depth import ReadDepthCollator
 from ..tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from ..tokenization.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
@@ -34,7 +35,7 @@ class PretrainArguments:
     vocabulary: str | None = option(None, "Gene vocabulary of a new model; by default all genes of `train_files`.")
     model_config: str | None = option(None, "Configuration of a new model: a mapping, as JSON on the command line.")
     encoding: str | None = option(None, "Changes to the family's published encoding: a mapping, as JSON.")
-    objective: Literal["generative", "masked"] = option("generative", "What is predicted.")
+    objective: Literal["generative", "masked", "read_depth"] = option("generative", "What is predicted.")
     mask_ratio: list[float] = field(
         default_factory=lambda: [0.25, 0.5, 0.75],
         metadata={"help": "Share of the genes to predict; of several, one is drawn."},
@@ -118,6 +119,8 @@ def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_ba
 
 def create_collator(arguments: PretrainArguments, processor: CellProcessor, *, seed: int = 0) -> CellCollator:
     """The collator of the objective."""
+    if arguments.objective == "read_depth":
+        return ReadDepthCollator.from_processor(processor, seed=seed)
     settings: dict[str, Any] = {"mask_ratio": arguments.mask_ratio, "ratio_per": arguments.ratio_per, "seed": seed}
     if arguments.objective == "masked":
         return MaskedExpressionCollator.from_processor(processor, **settings)
