@@ -10,15 +10,16 @@ from .attention.performer import (
     KeySummary,
     PerformerFeatures,
     add_keys,
+    attention_table,
     default_chunk_size,
     empty_summary,
     performer_attention_weights,
-    read_summary,
+    read_table,
     recomputed,
     run_directly,
 )
 
-FEED_FORWARD_TOKENS = 2048
+FEED_FORWARD_TOKENS = 1024
 
 
 class PerformerAttention(nn.Module):
@@ -64,7 +65,8 @@ class PerformerAttention(nn.Module):
         summary = empty_summary(batch, self.num_heads, self.features.projection, key_maximum)
         for chunk, mask in zip(chunks, masks, strict=True):
             summary = call(self.add, summary, chunk, mask)
-        attended = torch.cat([call(self.read, chunk, summary) for chunk in chunks], dim=1)
+        table = attention_table(summary)
+        attended = torch.cat([call(self.read, chunk, table) for chunk in chunks], dim=1)
         weights = self.weights(hidden_states, key_mask, key_maximum) if output_attentions else None
         return attended, weights
 
@@ -72,8 +74,8 @@ class PerformerAttention(nn.Module):
         key, value = self.heads(self.k_proj(chunk)), self.heads(self.v_proj(chunk))
         return add_keys(summary, key, value, self.features.projection, mask)
 
-    def read(self, chunk: Tensor, summary: KeySummary) -> Tensor:
-        attended = read_summary(self.heads(self.q_proj(chunk)), summary, self.features.projection)
+    def read(self, chunk: Tensor, table: Tensor) -> Tensor:
+        attended = read_table(self.heads(self.q_proj(chunk)), table, self.features.projection)
         return self.o_proj(attended.transpose(1, 2).flatten(2))
 
     def weights(self, hidden_states: Tensor, key_mask: Tensor | None, key_maximum: KeyMaximum) -> Tensor:

@@ -6,13 +6,14 @@ from .performer import (
     PerformerFeatures,
     PerformerRedraw,
     add_keys,
+    attention_table,
     empty_summary,
     mean_attention,
     orthogonal_random_features,
     performer_attention,
     performer_attention_naive,
     performer_attention_weights,
-    read_summary,
+    read_table,
     softmax_kernel,
 )
 
@@ -21,6 +22,7 @@ __all__ = [
     "PerformerFeatures",
     "PerformerRedraw",
     "add_keys",
+    "attention_table",
     "eager_attention_forward",
     "empty_summary",
     "mean_attention",
@@ -28,6 +30,6 @@ __all__ = [
     "performer_attention",
     "performer_attention_naive",
     "performer_attention_weights",
-    "read_summary",
+    "read_table",
     "softmax_kernel",
 ]

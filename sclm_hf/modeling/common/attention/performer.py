@@ -20,7 +20,7 @@ At batch size 1 `"batch"` and `"sequence"` are the same.
 """
 
 FEATURE_EPS = 1e-4
-FEATURES_PER_CHUNK = 2**21
+FEATURES_PER_CHUNK = 2**20
 FEWEST_TOKENS = 64
 
 _MAXIMUM_DIMS: dict[str, tuple[int, ...]] = {"batch": (0, 1, 2, 3), "sequence": (1, 2, 3), "head": (2, 3)}
@@ -219,20 +219,23 @@ def add_keys(
     )
 
 
-def read_summary(query: Tensor, summary: KeySummary, projection: Tensor, eps: float = FEATURE_EPS) -> Tensor:
-    """What queries `(batch, heads, tokens, head_dim)` attend to, of the same shape, given all keys and values."""
-    context = (summary.context + eps * summary.values) / summary.count
-    normalizer = summary.normalizer / summary.count + eps
-    features = _query_features(query, projection, eps)
-    return (features @ context.to(features.dtype)) / (features @ normalizer.to(features.dtype))
+def attention_table(summary: KeySummary, eps: float = FEATURE_EPS) -> Tensor:
+    """What a feature of a query reads: `(batch, heads, features, head_dim + 1)`, means over the tokens.
+
+    The last column is the normalizer, so that one product gives numerator and denominator of attention.
+    """
+    table = torch.cat([summary.context + eps * summary.values, summary.normalizer + eps * summary.count], dim=-1)
+    return table / summary.count
 
 
-def _query_features(query: Tensor, projection: Tensor, eps: float) -> Tensor:
-    """[`softmax_kernel`] of queries but for a constant factor, which attention does not see."""
+def read_table(query: Tensor, table: Tensor, projection: Tensor, eps: float = FEATURE_EPS) -> Tensor:
+    """What queries `(batch, heads, tokens, head_dim)` attend to, of the same shape."""
     projected, half_squares = _project(query, projection)
     maximum = projected.amax(dim=-1, keepdim=True)
     features = _exp_of_difference(projected, half_squares + maximum)
-    return features + eps if torch.is_grad_enabled() else features.add_(eps)
+    # eps is added to the product, which is smaller than the features
+    read = features @ table.to(features.dtype) + eps * table.sum(dim=2, keepdim=True).to(features.dtype)
+    return read[..., :-1] / read[..., -1:]
 
 
 def _exp_of_difference(projected: Tensor, shift: Tensor) -> Tensor:
@@ -293,7 +296,8 @@ def performer_attention(
     summary = empty_summary(batch, heads, projection, key_maximum)
     for keys, values, mask in zip(key_parts, value_parts, masks, strict=True):
         summary = call(add_keys, summary, keys, values, projection, mask)
-    outputs = [call(read_summary, part, summary, projection, eps) for part in query.split(chunk_size, dim=2)]
+    table = attention_table(summary, eps)
+    outputs = [call(read_table, part, table, projection, eps) for part in query.split(chunk_size, dim=2)]
     return torch.cat(outputs, dim=2)
 
 
@@ -328,7 +332,7 @@ def mean_attention(
     normalizer = summary.normalizer / summary.count + eps
     given = torch.zeros_like(summary.normalizer)
     for part in chunks:
-        features = _query_features(query[:, :, part], projection, eps).to(given.dtype)
+        features = softmax_kernel(query[:, :, part], projection, is_query=True, eps=eps).to(given.dtype)
         shares = features / (features @ normalizer) * mask[:, None, part, None]
         given += shares.sum(dim=2).unsqueeze(-1)
     received = []
