@@ -17,6 +17,7 @@ _NAMES = {
     "GeneTokenizer": "sclm_hf.tokenization.tokenization_gene",
     "ExpressionFeatureExtractor": "sclm_hf.tokenization.feature_extraction_expression",
     "CellProcessor": "sclm_hf.tokenization.processing_cell",
+    "ChromosomeProcessor": "sclm_hf.tokenization.processing_chromosomes",
     "CellCorpus": "sclm_hf.corpora.cell_corpus",
     "MixedCorpus": "sclm_hf.corpora.mixture",
     "mix": "sclm_hf.corpora.mixture",
