@@ -15,6 +15,8 @@ def family_card(name: str) -> str:
         title=family.title,
         family=name,
         license=family.weights_license,
+        license_name=family.weights_license_name,
+        license_link=family.weights_license_link,
         license_note=family.weights_license_note,
         summary=f"The family {family.title} in `sclm_hf`; converted checkpoints carry cards of their own.",
         model="path/to/converted/checkpoint",

@@ -15,6 +15,8 @@ class Family:
         code_license: licence of the original code.
         weights_license: licence of the released weights, as the Hub names it.
         weights_license_note: where that is known from.
+        weights_license_name: name of a licence that the Hub does not know, where `weights_license` is `"other"`.
+        weights_license_link: where it can be read.
         redistributable: whether converted weights may be hosted again.
         sizes: released checkpoint -> what it is.
         tasks: tasks of `sclm_hf.tasks` that the family serves.
@@ -47,6 +49,8 @@ class Family:
     feature_extractor: str = "ExpressionFeatureExtractor"
     processor: str = "CellProcessor"
     notes: dict[str, str] = field(default_factory=dict)
+    weights_license_name: str | None = None
+    weights_license_link: str | None = None
     embed_overrides: dict[str, object] = field(default_factory=dict)
     processor_module: str = "processing_cell"
 
@@ -118,6 +122,7 @@ FAMILIES: dict[str, Family] = {
         code_license="GPL-3.0",
         weights_license="other",
         weights_license_note="The authors name no licence for the weights; their code is under GPL-3.0.",
+        weights_license_name="none-stated",
         redistributable=False,
         sizes={"panglao": "6 layers, width 200, 10 heads of 64, 16,906 genes; 1.1 million human cells of PanglaoDB"},
         tasks=("embed", "annotate"),
@@ -145,6 +150,8 @@ FAMILIES: dict[str, Family] = {
         weights_license_note=(
             "The authors' MODEL_LICENSE: non-commercial research only. Their code is Apache-2.0, the weights are not."
         ),
+        weights_license_name="scfoundation-non-commercial",
+        weights_license_link="https://github.com/biomap-research/scFoundation/blob/main/MODEL_LICENSE",
         redistributable=False,
         sizes={
             "models.ckpt: cell": "12 layers, width 768, 12 heads, 19,264 genes; for cell embeddings",

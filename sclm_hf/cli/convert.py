@@ -23,6 +23,8 @@ def convert(
         title=f"{known.title} ({source.resolve().name})",
         family=family,
         license=known.weights_license,
+        license_name=known.weights_license_name,
+        license_link=known.weights_license_link,
         license_note=known.weights_license_note,
         summary=f"An original {known.title} checkpoint of {known.repository}, converted without changing a number.",
         settings={"converted from": ", ".join(report.source), "tensors dropped": len(report.dropped)},
