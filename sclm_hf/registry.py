@@ -111,6 +111,36 @@ FAMILIES: dict[str, Family] = {
         ),
         lora_target_modules=("query", "key", "value", "attention.output.dense"),
     ),
+    "iseeek": Family(
+        name="iseeek",
+        title="iSEEEK",
+        paper=(
+            "Shen et al. A universal approach for integrating super large-scale single-cell transcriptomes by "
+            "exploring gene rankings. Briefings in Bioinformatics 23, bbab573 (2022). doi:10.1093/bib/bbab573"
+        ),
+        repository="lixiangchun/iSEEEK",
+        code_license="Apache-2.0",
+        weights_license="apache-2.0",
+        weights_license_note="The licence of the authors' repository; the weight files carry none of their own.",
+        redistributable=True,
+        sizes={"transcriptome-iseeek": "width 576; 126 ranks between `[CLS]` and `[SEP]`"},
+        tasks=("embed", "annotate"),
+        config="ISEEEKConfig",
+        auto_classes={
+            "AutoModel": "ISEEEKModel",
+            "AutoModelForPreTraining": "ISEEEKForMaskedLM",
+            "AutoModelForMaskedLM": "ISEEEKForMaskedLM",
+            "AutoModelForSequenceClassification": "ISEEEKForSequenceClassification",
+            "AutoModelForTokenClassification": "ISEEEKForTokenClassification",
+        },
+        models=(
+            "ISEEEKModel",
+            "ISEEEKForMaskedLM",
+            "ISEEEKForSequenceClassification",
+            "ISEEEKForTokenClassification",
+        ),
+        lora_target_modules=("query", "key", "value", "attention.output.dense"),
+    ),
     "scbert": Family(
         name="scbert",
         title="scBERT",
@@ -199,6 +229,35 @@ FAMILIES: dict[str, Family] = {
         models=("ScGPTModel", "ScGPTForMaskedExpression", "ScGPTForSequenceClassification", "ScGPTForPerturbation"),
         lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
         embed_overrides={"pooling_includes_padding": False, "dsbn_batch_domain": "cell"},
+    ),
+    "tgpt": Family(
+        name="tgpt",
+        title="tGPT",
+        paper=(
+            "Shen et al. Generative pretraining from large-scale transcriptomes for single-cell deciphering. "
+            "iScience 26, 106536 (2023). doi:10.1016/j.isci.2023.106536"
+        ),
+        repository="deeplearningplus/tGPT",
+        code_license="GPL-3.0",
+        weights_license="other",
+        weights_license_note="The authors name no licence for the weights; their code is under GPL-3.0.",
+        weights_license_name="none-stated",
+        redistributable=False,
+        sizes={
+            "transcriptome-gpt-1024-8-16-64": "8 layers, width 1024, 16 heads, 21,150 tokens; 62 ranks between "
+            "`</b>` and `</s>`",
+        },
+        tasks=("embed", "annotate"),
+        config="TGPTConfig",
+        auto_classes={
+            "AutoModel": "TGPTModel",
+            "AutoModelForPreTraining": "TGPTForCausalLM",
+            "AutoModelForCausalLM": "TGPTForCausalLM",
+            "AutoModelForSequenceClassification": "TGPTForSequenceClassification",
+            "AutoModelForTokenClassification": "TGPTForTokenClassification",
+        },
+        models=("TGPTModel", "TGPTForCausalLM", "TGPTForSequenceClassification", "TGPTForTokenClassification"),
+        lora_target_modules=("c_attn", "attn.c_proj"),
     ),
     "uce": Family(
         name="uce",

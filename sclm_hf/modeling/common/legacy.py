@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from sclm_hf.errors import CheckpointError
@@ -40,6 +42,22 @@ def read_torch_file(path: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise CheckpointError(f"`{path}` cannot be read as a torch file ({error}): download it again.") from error
+
+
+def read_weights(folder: Path) -> tuple[str, dict[str, Tensor]]:
+    """Name and tensors of the weights in a folder of transformers: `model.safetensors`, else `pytorch_model.bin`.
+
+    Raises:
+        CheckpointError: there are none, or they cannot be read.
+    """
+    name = "model.safetensors"
+    if not (folder / name).is_file() and (folder / "pytorch_model.bin").is_file():
+        return "pytorch_model.bin", read_state_dict(folder / "pytorch_model.bin")
+    require_file(folder / name)
+    try:
+        return name, load_file(folder / name)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"`{folder / name}` cannot be read as safetensors ({error}).") from error
 
 
 def as_state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:

@@ -52,3 +52,27 @@ class CellClassifierOutput(ModelOutput):
     cell_embedding: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class GenesOutput(ModelOutput):
+    """What a head over genes returns.
+
+    Args:
+        loss (`torch.FloatTensor`, *optional*):
+            Scalar, when labels were given.
+        logits (`torch.FloatTensor`, *optional*):
+            `(batch, genes, vocab_size)` of predicted genes, `(batch, genes, num_labels)` of classified ones.
+        cell_embedding (`torch.FloatTensor`, *optional*):
+            `(batch, cell_embedding_size)`.
+        hidden_states (`tuple[torch.FloatTensor]`, *optional*):
+            One `(batch, genes, hidden)` a layer, when asked for.
+        attentions (`tuple[torch.FloatTensor]`, *optional*):
+            One `(batch, heads, genes, genes)` a layer, when asked for.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    cell_embedding: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None

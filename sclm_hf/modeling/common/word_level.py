@@ -1,0 +1,26 @@
+"""Vocabularies of original tokenizers whose words are genes."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from sclm_hf.errors import CheckpointError
+from sclm_hf.modeling.common.legacy import read_json_object
+
+
+def read_word_level(path: Path, special_tokens: Iterable[str]) -> dict[str, int]:
+    """Word -> id of a `tokenizer.json` that looks words up and nothing else.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of another kind, or lacks one of `special_tokens`.
+    """
+    settings = read_json_object(path)
+    model = settings.get("model")
+    words = model.get("vocab") if isinstance(model, dict) and model.get("type") == "WordLevel" else None
+    sound = isinstance(words, dict) and all(type(number) is int and number >= 0 for number in words.values())
+    if not sound or settings.get("normalizer") is not None:
+        raise CheckpointError(f"`{path}` is no tokenizer of whole words: take it from the release of the weights.")
+    added = settings.get("added_tokens") or []
+    words = words | {token["content"]: token["id"] for token in added}
+    if lost := [token for token in special_tokens if token not in words]:
+        raise CheckpointError(f"`{path}` lacks `{lost[0]}`: take it from the release of the weights.")
+    return dict(sorted(words.items(), key=lambda pair: pair[1]))

@@ -1,0 +1,1 @@
+"""iSEEEK (Shen et al., Briefings in Bioinformatics 2022)."""

@@ -1,0 +1,116 @@
+"""Reads a released iSEEEK folder: a BERT of transformers 4 with its tokenizer."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sclm_hf.errors import CheckpointError
+from sclm_hf.modeling.common.conversion import (
+    Dropped,
+    LoadingReport,
+    WeightMap,
+    convert_weights,
+    empty_output,
+    load_strictly,
+)
+from sclm_hf.modeling.common.legacy import read_json_object, read_weights
+from sclm_hf.modeling.common.word_level import read_word_level
+from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
+from sclm_hf.tokenization.processing_cell import CellProcessor
+from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
+from sclm_hf.tokenization.written_names import names_with_underscores
+
+from .configuration_iseeek import ISEEEKConfig
+from .modeling_iseeek import ISEEEKForMaskedLM
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+_LAYER = "bert.encoder.layer.{}."
+_DECODER = "cls.predictions.decoder"
+_TIED = {
+    f"{_DECODER}.weight": "bert.embeddings.word_embeddings.weight",
+    f"{_DECODER}.bias": "cls.predictions.bias",
+}
+_SAME = (
+    *(f"bert.embeddings.{table}_embeddings.weight" for table in ("word", "position", "token_type")),
+    *(
+        f"{module}.{kind}"
+        for kind in ("weight", "bias")
+        for module in (
+            "bert.embeddings.LayerNorm",
+            *(_LAYER + f"attention.self.{part}" for part in ("query", "key", "value")),
+            *(_LAYER + part for part in ("attention.output.dense", "attention.output.LayerNorm")),
+            *(_LAYER + part for part in ("intermediate.dense", "output.dense", "output.LayerNorm")),
+            *("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", _DECODER),
+        )
+    ),
+    "cls.predictions.bias",
+)
+WEIGHT_MAP: WeightMap = {
+    **{name: name for name in _SAME},
+    "bert.embeddings.position_ids": Dropped("0, 1, 2, …: transformers makes them itself since version 4.31"),
+    **{f"bert.pooler.dense.{kind}": Dropped("the pooler, which nothing here uses") for kind in ("weight", "bias")},
+}
+
+
+def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
+    """Convert a released iSEEEK folder into one that `Auto*.from_pretrained` opens, processor included.
+
+    Args:
+        source: folder with `config.json`, `pytorch_model.bin` or `model.safetensors`, and `tokenizer.json`.
+        output: folder to write: configuration, safetensors, tokenizer, processor and `loading_report.json`.
+
+    Returns:
+        What became of every tensor.
+
+    Raises:
+        CheckpointError: a file is missing, unsafe or damaged; a tensor is unknown, missing or of another shape; the
+            tokenizer does not fit the weights.
+    """
+    source, output = Path(source), Path(output)
+    settings = read_json_object(source / "config.json")
+    weights_file, tensors = read_weights(source)
+    tokens = read_word_level(source / "tokenizer.json", SPECIAL_TOKENS)
+    report = LoadingReport("iseeek", ["config.json", weights_file, "tokenizer.json"], ISEEEKForMaskedLM.__name__)
+    config = build_config(settings, report)
+    weights = convert_weights(tensors, WEIGHT_MAP, report)
+    for name, tied in _TIED.items():
+        if tied in weights and not torch.equal(weights.setdefault(name, weights[tied]), weights[tied]):
+            raise CheckpointError(f"`{name}` differs from `{tied}`, which iSEEEK ties: the file is damaged.")
+    if max(tokens.values()) >= config.vocab_size:
+        raise CheckpointError(
+            f"`tokenizer.json` has ids up to {max(tokens.values())}, and the model has {config.vocab_size} gene "
+            "embeddings: take both from the same release."
+        )
+    model = ISEEEKForMaskedLM(config)
+    load_strictly(model, weights)
+    processor = build_processor(tokens)
+    report.notes.append("it holds no classifier: `AutoModelForSequenceClassification` starts one at random")
+
+    empty_output(output)
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
+    report.save(output)
+    return report
+
+
+def build_config(settings: dict[str, Any], report: LoadingReport) -> ISEEEKConfig:
+    """The configuration that `config.json` tells."""
+    # bookkeeping of transformers, written anew on saving
+    ignored = {"model_type", "architectures", "transformers_version", "torch_dtype", "dtype", "_name_or_path"}
+    ignored |= {"position_embedding_type", "gradient_checkpointing"}
+    known = {field.name for field in fields(ISEEEKConfig)}
+    unused = sorted(settings.keys() - known - ignored)
+    if unused:
+        report.notes.append(f"settings of `config.json` without a meaning here: {', '.join(unused)}")
+    return ISEEEKConfig(**{name: value for name, value in settings.items() if name in known - ignored})
+
+
+def build_processor(tokens: dict[str, int]) -> CellProcessor:
+    """The processor of the published procedure: `[CLS]`, the 126 most expressed genes, `[SEP]`."""
+    aliases = names_with_underscores(name for name in tokens if name not in SPECIAL_TOKENS)
+    roles = {"pad_token": "[PAD]", "cls_token": "[CLS]", "eos_token": "[SEP]", "mask_token": "[MASK]"}
+    tokenizer = GeneTokenizer.from_genes(tokens, special_tokens=SPECIAL_TOKENS, gene_aliases=aliases, **roles)
+    return CellProcessor(ExpressionFeatureExtractor.for_family("iseeek"), tokenizer)

@@ -1,0 +1,1 @@
+"""tGPT (Shen et al., iScience 2023)."""

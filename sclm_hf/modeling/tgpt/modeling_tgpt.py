@@ -1,0 +1,300 @@
+"""tGPT: transformers' GPT-2 over genes in order of their rank, with the published cell embedding.
+
+Source: Shen et al., "Generative pretraining from large-scale transcriptomes for single-cell deciphering", iScience 26,
+106536 (2023), doi:10.1016/j.isci.2023.106536. Tensors are named as in transformers' GPT-2, so that its classes read
+our folders and ours read theirs.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, GenerationMixin
+from transformers.models.gpt2.modeling_gpt2 import GPT2Model, GPT2PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
+
+from sclm_hf.errors import ConfigurationError, ExpressionError
+from sclm_hf.modeling.common.base import SclmModelMixin
+from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, GenesOutput
+
+from .configuration_tgpt import TGPTConfig
+
+
+@dataclass
+class TGPTModelOutput(CellModelOutput):
+    """What the decoder without a head returns.
+
+    Args:
+        past_key_values (`Cache`, *optional*):
+            Keys and values of the genes read so far, with `use_cache`; there is no `cell_embedding` then.
+    """
+
+    past_key_values: Cache | None = None
+
+
+@dataclass
+class TGPTCausalLMOutput(GenesOutput):
+    """What the prediction of next genes returns.
+
+    Args:
+        past_key_values (`Cache`, *optional*):
+            Keys and values of the genes read so far, with `use_cache`; there is no `cell_embedding` then.
+    """
+
+    past_key_values: Cache | None = None
+
+
+@auto_docstring
+class TGPTPreTrainedModel(SclmModelMixin, GPT2PreTrainedModel):
+    config: TGPTConfig
+    main_input_name = "input_ids"
+    _input_embed_layer = "wte"
+    # what another class of the family has beside the decoder, and masks of old versions of transformers
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^classifier\.", r"attn\.bias$", r"attn\.masked_bias$"]
+
+
+def mean_over_genes(hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean over the genes of each cell, (batch, hidden): the first and the last real position are no genes.
+
+    Args:
+        hidden_states: (batch, genes, hidden).
+        attention_mask: (batch, genes), 1 at real positions.
+
+    Raises:
+        ExpressionError: a cell has no genes. (The original gives NaN there; compiled, it is zeros here.)
+    """
+    order = attention_mask.cumsum(1)
+    is_gene = attention_mask.bool() & (order > 1) & (order < order[:, -1:])
+    count = is_gene.sum(1, keepdim=True)
+    if not torch.compiler.is_compiling() and (count == 0).any():
+        empty = (count[:, 0] == 0).nonzero()[:5, 0].tolist()
+        raise ExpressionError(
+            f"Cells without genes between `</b>` and `</s>` have no embedding: numbers {empty} of the batch. Leave "
+            "them out."
+        )
+    return torch.where(is_gene[..., None], hidden_states, 0.0).sum(1) / count.clamp(min=1)
+
+
+@auto_docstring(
+    custom_intro="""
+    The decoder of tGPT. It gives the last hidden state of every gene, and the cell embedding as published: its mean
+    over the genes, `</b>` and `</s>` left out.
+    """
+)
+class TGPTModel(TGPTPreTrainedModel, GPT2Model):
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TGPTModelOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+            Gene ids from the highest rank down, between `</b>` and `</s>`.
+        attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
+            1 at real positions.
+        token_type_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
+            Tokens whose vectors are added, zeros when left out; see `config.embed_token_types`.
+        use_cache (`bool`, *optional*, defaults to `False`):
+            Whether to return keys and values, to go on with further genes.
+        """
+        already_read = 0 if past_key_values is None else past_key_values.get_seq_length()
+        if already_read + input_ids.shape[1] > self.config.n_positions:
+            raise ConfigurationError(
+                f"Cells of {already_read + input_ids.shape[1]:,} tokens do not fit the model, which reads "
+                f"{self.config.n_positions:,}: set `max_length` of the processor to that."
+            )
+        if not self.config.embed_token_types:
+            token_type_ids = None
+        elif token_type_ids is None:
+            token_type_ids = torch.zeros_like(input_ids)
+        use_cache = bool(use_cache)
+        decoded = super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        cell_embedding = None
+        if not use_cache and past_key_values is None:
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            cell_embedding = mean_over_genes(decoded.last_hidden_state, mask)
+        return TGPTModelOutput(
+            last_hidden_state=decoded.last_hidden_state,
+            cell_embedding=cell_embedding,
+            gene_embeddings=self.wte(input_ids),
+            hidden_states=decoded.hidden_states,
+            attentions=decoded.attentions,
+            past_key_values=decoded.past_key_values,
+        )
+
+
+@auto_docstring(custom_intro="tGPT that predicts the next gene of the ranking, as in pre-training.")
+class TGPTForCausalLM(TGPTPreTrainedModel, GenerationMixin):
+    _tied_weights_keys = {"lm_head.weight": "transformer.wte.weight"}
+
+    def __init__(self, config: TGPTConfig):
+        super().__init__(config)
+        self.transformer = TGPTModel(config)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TGPTCausalLMOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+            Gene ids from the highest rank down, after `</b>`.
+        attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
+            1 at real positions.
+        token_type_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
+            Tokens whose vectors are added, zeros when left out; see `config.embed_token_types`.
+        use_cache (`bool`, *optional*, defaults to `False`):
+            Whether to return keys and values, to go on with further genes.
+        labels (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
+            The ids themselves, -100 where they are not to be predicted: each is predicted from those before it.
+        """
+        num_items = kwargs.pop("num_items_in_batch", None)
+        decoded = self.transformer(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(decoded.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            size = {"vocab_size": self.config.vocab_size}
+            loss = self.loss_function(logits, labels, **size, num_items_in_batch=num_items)
+        return TGPTCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            cell_embedding=decoded.cell_embedding,
+            hidden_states=decoded.hidden_states,
+            attentions=decoded.attentions,
+            past_key_values=decoded.past_key_values,
+        )
+
+
+@auto_docstring(custom_intro="tGPT with a linear classifier of cells on the cell embedding. The paper has none.")
+class TGPTForSequenceClassification(TGPTPreTrainedModel):
+    def __init__(self, config: TGPTConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.transformer = TGPTModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.n_embd, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CellClassifierOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+            Gene ids from the highest rank down, between `</b>` and `</s>`.
+        attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
+            1 at real positions.
+        token_type_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
+            Tokens whose vectors are added, zeros when left out; see `config.embed_token_types`.
+        labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
+            Cell types, -100 is ignored; numbers when `config.num_labels` is 1.
+        """
+        num_items = kwargs.pop("num_items_in_batch", None)
+        decoded = self.transformer(input_ids, attention_mask, token_type_ids, **kwargs)
+        logits = self.classifier(self.dropout(decoded.cell_embedding))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels, logits, self.config, num_items_in_batch=num_items)
+        return CellClassifierOutput(
+            loss=loss,
+            logits=logits,
+            cell_embedding=decoded.cell_embedding,
+            hidden_states=decoded.hidden_states,
+            attentions=decoded.attentions,
+        )
+
+
+@auto_docstring(custom_intro="tGPT with a linear classifier of genes. The paper has none.")
+class TGPTForTokenClassification(TGPTPreTrainedModel):
+    def __init__(self, config: TGPTConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.transformer = TGPTModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.n_embd, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        attention_mask: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> GenesOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+            Gene ids from the highest rank down, between `</b>` and `</s>`.
+        attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
+            1 at real positions.
+        token_type_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
+            Tokens whose vectors are added, zeros when left out; see `config.embed_token_types`.
+        labels (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
+            Classes of genes, -100 where there is none.
+        """
+        num_items = kwargs.pop("num_items_in_batch", None)
+        decoded = self.transformer(input_ids, attention_mask, token_type_ids, **kwargs)
+        logits = self.classifier(self.dropout(decoded.last_hidden_state))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, self.config, num_items_in_batch=num_items)
+        return GenesOutput(
+            loss=loss,
+            logits=logits,
+            cell_embedding=decoded.cell_embedding,
+            hidden_states=decoded.hidden_states,
+            attentions=decoded.attentions,
+        )
+
+
+__all__ = [
+    "TGPTForCausalLM",
+    "TGPTForSequenceClassification",
+    "TGPTForTokenClassification",
+    "TGPTModel",
+    "TGPTPreTrainedModel",
+]
