@@ -20,6 +20,8 @@ _LAYERS = "transformers.modeling_layers"
 """Imports the Auto models before it has what our models need of it."""
 _COMMON = "sclm_hf.modeling.common."
 """What our models need may be what brings transformers in."""
+_BUILT_ON = tuple(f"transformers.models.{name}.modeling_{name}" for name in ("bert", "gpt2"))
+"""What some of our models build on; each brings the Auto models in before it is complete itself."""
 
 
 def _load(module_name: str, name: str) -> type | None:
@@ -44,7 +46,8 @@ def _register_configs(auto: ModuleType) -> None:
 
 
 def _register_models(auto: ModuleType) -> None:
-    if _is_loading(_LAYERS) or any(_is_loading(name) for name in list(sys.modules) if name.startswith(_COMMON)):
+    common = [name for name in sys.modules if name.startswith(_COMMON)]
+    if any(_is_loading(name) for name in (_LAYERS, *_BUILT_ON, *common)):
         return
     for name in _KINDS_WITHOUT_MODELS:
         if name in sys.modules and not _is_loading(name):
@@ -96,7 +99,7 @@ _KINDS_WITHOUT_MODELS = tuple(name for name in _REGISTRARS if name not in (_MODE
 
 # Our modules import parts of transformers that import an Auto module in turn: whichever is done last registers.
 _WAITING_FOR = {
-    _LAYERS: _MODELS,
+    **dict.fromkeys((_LAYERS, *_BUILT_ON), _MODELS),
     "sclm_hf.tokenization.tokenization_gene": _AUTO + "tokenization_auto",
     "sclm_hf.tokenization.feature_extraction_expression": _AUTO + "feature_extraction_auto",
     **{f"sclm_hf.tokenization.{family.processor_module}": _AUTO + "processing_auto" for family in FAMILIES.values()},
