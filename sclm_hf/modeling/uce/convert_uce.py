@@ -274,10 +274,13 @@ def _proteins(
     report: LoadingReport,
 ) -> tuple[Tensor, int]:
     """The protein table, and the row at which chromosomes begin in it."""
-    n_chromosomes = len({(species, place[0]) for (species, _), place in chromosomes.items()})
-    offset = settings.get("CHROM_TOKEN_OFFSET", released.shape[0] - n_chromosomes)
-    if released.shape[0] == _RELEASED_ROWS:
-        offset = _RELEASED_CHROMOSOME_OFFSET
+    offset = settings.get("CHROM_TOKEN_OFFSET")
+    if offset is None and released.shape[0] != _RELEASED_ROWS:
+        raise CheckpointError(
+            f"A protein table of {released.shape[0]:,} rows is not the released one, and does not tell where "
+            f'chromosomes begin: put {{"CHROM_TOKEN_OFFSET": …}} into a `{SETTINGS_FILE}` beside the weights.'
+        )
+    offset = _RELEASED_CHROMOSOME_OFFSET if offset is None else offset
     if not (source / TOKENS_FILE).exists():
         return released, offset
     tokens = read_torch_file(source / TOKENS_FILE)
@@ -289,6 +292,8 @@ def _proteins(
             f"`{TOKENS_FILE}` has the proteins that the weights have: the table is that of the weights"
         )
         return released, offset
+    n_chromosomes = len({(species, place[0]) for (species, _), place in chromosomes.items()})
+    n_chromosomes = max(n_chromosomes, released.shape[0] - offset)
     generator = torch.Generator().manual_seed(_CHROMOSOME_SEED)
     drawn = torch.normal(0.0, 1.0, (n_chromosomes, tokens.shape[1]), generator=generator)
     report.notes.append(

@@ -60,16 +60,17 @@ def test_configuration_has_no_unknown_keys(source, tmp_path):
 
 
 def test_settings_of_the_release_are_the_defaults(source, tmp_path):
-    (source / "config.json").write_text('{"nhead": 4}')
+    (source / "config.json").write_text('{"nhead": 4, "CHROM_TOKEN_OFFSET": 131}')
     convert_checkpoint(source, tmp_path / "out")
     extractor = AutoProcessor.from_pretrained(tmp_path / "out").feature_extractor
     assert (extractor.n_draws, extractor.max_length) == (1024, 1536)
     assert AutoConfig.from_pretrained(tmp_path / "out").hidden_dropout_prob == 0.05
 
 
-def test_heads_that_nothing_tells_are_asked_for(source, tmp_path):
-    (source / "config.json").unlink()
-    with pytest.raises(CheckpointError, match="nhead"):
+@pytest.mark.parametrize(("settings", "asked"), [("{}", "nhead"), ('{"nhead": 4}', "CHROM_TOKEN_OFFSET")])
+def test_what_nothing_tells_is_asked_for(source, tmp_path, settings, asked):
+    (source / "config.json").write_text(settings)
+    with pytest.raises(CheckpointError, match=asked):
         convert_checkpoint(source, tmp_path / "out")
 
 
@@ -97,8 +98,8 @@ def test_table_with_the_proteins_of_a_new_species(source, tmp_path):
     assert gene_ids.tolist() == [132, 131]
     model = AutoModel.from_pretrained(tmp_path / "out").eval()
     generator = torch.Generator().manual_seed(23)
-    drawn = torch.normal(0.0, 1.0, (10, 40), generator=generator)
-    assert_close(model.get_input_embeddings()(torch.arange(143)), torch.cat([tokens, drawn]), rtol=0, atol=0)
+    drawn = torch.normal(0.0, 1.0, (8, 40), generator=generator)
+    assert_close(model.get_input_embeddings()(torch.arange(141)), torch.cat([tokens, drawn]), rtol=0, atol=0)
     batch = processor.encode(np.array([[4, 2]]), gene_ids, cell_ids=[0])
     assert processor.tokenizer.convert_tokens_to_ids("<axolotl:3p>") == 133
     assert torch.isfinite(model(torch.from_numpy(batch["input_ids"])).cell_embedding).all()
@@ -153,7 +154,7 @@ def test_weights_that_do_not_fit(source, tmp_path, change, message):
         ("species_offsets.pkl", pickle.dumps({"mouse": 4}), "`human`, which `species_offsets.pkl` does not have"),
         ("species_offsets.pkl", pickle.dumps({"human": 20}), "take the rows up to 140"),
         ("species_chrom.csv", b"species,gene_symbol\nhuman,GN001\n", "must hold the columns"),
-        ("config.json", b'{"nhead": 4, "CHROM_TOKEN_OFFSET": 135}', "names 8 chromosomes"),
+        ("config.json", b'{"nhead": 4, "CHROM_TOKEN_OFFSET": 136}', "names 5 chromosomes"),
     ],
 )
 def test_tables_that_do_not_fit(source, tmp_path, name, content, message):
