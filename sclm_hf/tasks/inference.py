@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import ConfigurationError, ExpressionError, SclmError
 from ..logging import progress_bar, warn
+from ..registry import get_family
 from .stored_rows import blocks, open_rows, read_rows
 
 BLOCK_SIZE = 4096
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from ..tokenization.gene_vocabulary import GeneCoverage
     from .loading import LoadedModel
     from .pieces import Pieces
-
-# Settings of published models by which a cell's result depends on its batch-mates, and their independent form.
-_INDEPENDENT = {"pooling_includes_padding": False, "dsbn_batch_domain": "cell"}
 
 
 @dataclass(frozen=True)
@@ -283,11 +281,12 @@ def _halved(batch_size: int, n_tokens: int) -> int:
 @contextlib.contextmanager
 def _independent(model: Any) -> Iterator[None]:
     """Evaluation mode, and every cell independent of its batch-mates; afterwards all is as before."""
-    saved = {name: getattr(model.config, name) for name in _INDEPENDENT if hasattr(model.config, name)}
+    overrides = get_family(model.config.model_type).embed_overrides
+    saved = {name: getattr(model.config, name) for name in overrides}
     training = model.training
     model.eval()
     for name in saved:
-        setattr(model.config, name, _INDEPENDENT[name])
+        setattr(model.config, name, overrides[name])
     try:
         yield
     finally:
