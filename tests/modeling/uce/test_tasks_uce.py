@@ -1,0 +1,61 @@
+"""A converted UCE from AnnData to AnnData, and fine-tuned."""
+
+import json
+
+import numpy as np
+import pytest
+from anndata import AnnData
+from safetensors.numpy import load_file
+
+from sclm_hf import UCEForSequenceClassification, annotate, embed
+from sclm_hf.modeling.uce.modeling_uce import PROTEIN_FILE
+from sclm_hf.training.arguments import TrainingConfig
+from sclm_hf.training.data import DataArguments
+from sclm_hf.training.finetune import FinetuneArguments, finetune
+
+from .golden_uce import convert_case, recorded
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    return convert_case("case_a", tmp_path_factory.mktemp("uce"))
+
+
+@pytest.fixture
+def cells():
+    arrays = recorded("case_a")
+    adata = AnnData(arrays["raw_x"])
+    adata.var_names = [str(name) for name in arrays["raw_var"]]
+    adata.obs["cell_type"] = np.where(np.arange(adata.n_obs) % 2, "B", "T")
+    return adata
+
+
+def test_embed_does_not_depend_on_the_batch(converted, cells):
+    together = embed(cells, converted).obsm["X_uce"]
+    alone = embed(cells, converted, batch_size=1).obsm["X_uce"]
+    some = embed(cells[[7, 3]].copy(), converted).obsm["X_uce"]
+    np.testing.assert_allclose(alone, together, atol=1e-5)
+    np.testing.assert_allclose(some, together[[7, 3]], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    assert np.abs(embed(cells, converted, seed=1).obsm["X_uce"] - together).max() > 1e-3
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_finetune_and_annotate(converted, cells, tmp_path, lora):
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    config = TrainingConfig(output_dir=str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=4)
+    arguments = FinetuneArguments(model_name_or_path=str(converted), label_column="cell_type", lora=lora)
+    finetune(DataArguments(train_files=[str(tmp_path / "cells.h5ad")]), arguments, config)
+    annotated = annotate(cells, tmp_path / "out")
+    assert set(annotated.obs["sclm_prediction"]) <= {"B", "T"}
+    model = UCEForSequenceClassification.from_pretrained(tmp_path / "out")
+    tables = [load_file(folder / PROTEIN_FILE)["weight"] for folder in (converted, tmp_path / "out")]
+    np.testing.assert_array_equal(*tables)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["padding_is_additive"]
+    assert model.config.num_labels == 2
+    if lora:
+        adapter = tmp_path / "out" / "adapter"
+        assert not (adapter / PROTEIN_FILE).exists()
+        np.testing.assert_allclose(
+            annotate(cells, adapter).obsm["sclm_probabilities"], annotated.obsm["sclm_probabilities"], atol=1e-5
+        )
