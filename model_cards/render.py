@@ -22,8 +22,7 @@ def family_card(name: str) -> str:
         model="path/to/converted/checkpoint",
         settings={f"released: {size}": description for size, description in family.sizes.items()},
         limits=[
-            "Trained on human cells; mouse genes go through orthologs (`species='mouse'`). Others are not supported,"
-            " and not noticed.",
+            family.cells,
             "No released checkpoint ships with the package: convert one with `sclm-hf convert`.",
         ],
     )

@@ -24,10 +24,12 @@ class Family:
         auto_classes: transformers Auto class -> our class.
         models: every public model class of the family.
         lora_target_modules: the linear layers that LoRA adapts unless told otherwise.
-        classification_head: module trained in full beside a LoRA for classification.
+        classification_head: modules trained in full beside a LoRA for classification.
         embed_overrides: settings of the configuration by which `embed` and `annotate` make each cell independent of
             those that share a batch with it.
         processor_module: module of `sclm_hf.tokenization` that holds the processor.
+        cells: which cells it is for.
+        special_tokens: tokens of a new vocabulary that are no genes.
     """
 
     name: str
@@ -44,7 +46,7 @@ class Family:
     auto_classes: dict[str, str]
     models: tuple[str, ...]
     lora_target_modules: tuple[str, ...]
-    classification_head: str = "classifier"
+    classification_head: tuple[str, ...] = ("classifier",)
     tokenizer: str = "GeneTokenizer"
     feature_extractor: str = "ExpressionFeatureExtractor"
     processor: str = "CellProcessor"
@@ -53,6 +55,11 @@ class Family:
     weights_license_link: str | None = None
     embed_overrides: dict[str, object] = field(default_factory=dict)
     processor_module: str = "processing_cell"
+    cells: str = (
+        "Trained on human cells; mouse genes go through orthologs (`species='mouse'`). Others are not supported, and "
+        "not noticed."
+    )
+    special_tokens: tuple[str, ...] = ("<pad>", "<cls>", "<eoc>")
 
     @property
     def package(self) -> str:
@@ -110,6 +117,9 @@ FAMILIES: dict[str, Family] = {
             "GeneformerForMultiTaskClassification",
         ),
         lora_target_modules=("query", "key", "value", "attention.output.dense"),
+        classification_head=("pooler", "classifier"),
+        embed_overrides={"attention_pooling_includes_padding": False},
+        special_tokens=("<pad>", "<mask>", "<cls>", "<eos>"),
     ),
     "iseeek": Family(
         name="iseeek",
@@ -287,6 +297,11 @@ FAMILIES: dict[str, Family] = {
         lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
         processor="ChromosomeProcessor",
         processor_module="processing_chromosomes",
+        cells=(
+            "Trained on cells of human, mouse, mouse lemur, pig, rhesus and crab-eating macaque, zebrafish and tropical "
+            "clawed frog; `species` says whose genes the data have. A cell is a random sample of its genes, keyed by "
+            "its name and `seed`."
+        ),
         embed_overrides={"padding_is_additive": False},
     ),
 }
