@@ -94,8 +94,8 @@ class GeneResolver:
         table = human_genes()
         tokens: dict[int, str] = {}
         steps: dict[int, Step] = {}
-        for token in self._genes:
-            name = ensembl_id_of(token) or token
+        names = [(ensembl_id_of(token) or token, token) for token in self._genes]
+        for name, token in [*names, *self._aliases.items()]:
             gene = table.gene_of.get(name, AMBIGUOUS)
             if gene != AMBIGUOUS and (gene not in tokens or table.step_of[name] < steps[gene]):
                 tokens[gene] = token

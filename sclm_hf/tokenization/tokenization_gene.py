@@ -106,8 +106,9 @@ class GeneTokenizer(TokenizersBackend):
             raise self._unknown_genes([text, text_pair]) from error
 
     def _unknown_genes(self, text) -> GeneCoverageError:
-        known = self.get_vocab()
-        examples = ", ".join(f"`{gene}`" for gene in [gene for gene in _words(text) if gene not in known][:5])
+        known, written = self.get_vocab(), self.backend_tokenizer.normalizer
+        genes = (gene if written is None else written.normalize_str(gene) for gene in _words(text))
+        examples = ", ".join(f"`{gene}`" for gene in [gene for gene in genes if gene not in known][:5])
         return GeneCoverageError(
             f"Not in the vocabulary: {examples}. Leave such genes out, translate names with "
             "`gene_vocabulary.map_genes`, or add them with `add_genes`."

@@ -12,7 +12,10 @@ from ..errors import ConfigurationError
 from ..objectives.collation import CellCollator
 from ..objectives.generative_expression import GenerativeExpressionCollator
 from ..objectives.masked_expression import MaskedExpressionCollator
+from ..objectives.masked_genes import MaskedGenesCollator
+from ..objectives.next_gene import NextGeneCollator
 from ..objectives.read_depth import ReadDepthCollator
+from ..registry import get_family
 from ..tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from ..tokenization.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
@@ -35,7 +38,9 @@ class PretrainArguments:
     vocabulary: str | None = option(None, "Gene vocabulary of a new model; by default all genes of `train_files`.")
     model_config: str | None = option(None, "Configuration of a new model: a mapping, as JSON on the command line.")
     encoding: str | None = option(None, "Changes to the family's published encoding: a mapping, as JSON.")
-    objective: Literal["generative", "masked", "read_depth"] = option("generative", "What is predicted.")
+    objective: Literal["generative", "masked", "masked_genes", "next_gene", "read_depth"] = option(
+        "generative", "What is predicted."
+    )
     mask_ratio: list[float] = field(
         default_factory=lambda: [0.25, 0.5, 0.75],
         metadata={"help": "Share of the genes to predict; of several, one is drawn."},
@@ -70,11 +75,12 @@ def create_processor(data: DataArguments, arguments: PretrainArguments) -> CellP
     if arguments.model_name_or_path:
         return load_processor(arguments.model_name_or_path)
     encoding = ExpressionFeatureExtractor.for_family(arguments.family, **_mapping("encoding", arguments.encoding))
+    special_tokens = get_family(arguments.family).special_tokens
     if arguments.vocabulary:
-        vocabulary = GeneVocabulary.from_file(arguments.vocabulary)
+        vocabulary = GeneVocabulary.from_file(arguments.vocabulary, special_tokens)
     else:
-        vocabulary = GeneVocabulary.from_genes(gene_names(data, encoding.expects))
-    return CellProcessor(encoding, GeneTokenizer.from_genes(vocabulary))
+        vocabulary = GeneVocabulary.from_genes(gene_names(data, encoding.expects), special_tokens)
+    return CellProcessor(encoding, GeneTokenizer.from_genes(vocabulary, special_tokens=special_tokens))
 
 
 def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_batches: int = 0) -> PreTrainedModel:
@@ -100,7 +106,10 @@ def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_ba
         "pad_value": encoding.pad_value,
         "mask_value": encoding.mask_value,
         "num_batch_labels": n_batches,
+        "has_special_tokens": encoding.add_cls,
     }
+    if encoding.max_length is not None:
+        fitting["max_position_embeddings"] = encoding.max_length
     known = [field.name for field in dataclasses.fields(AutoConfig.for_model(arguments.family))]
     chosen = _mapping("model_config", arguments.model_config)
     for name in chosen:
@@ -119,8 +128,8 @@ def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_ba
 
 def create_collator(arguments: PretrainArguments, processor: CellProcessor, *, seed: int = 0) -> CellCollator:
     """The collator of the objective."""
-    if arguments.objective == "read_depth":
-        return ReadDepthCollator.from_processor(processor, seed=seed)
+    if arguments.objective in _COLLATORS:
+        return _COLLATORS[arguments.objective].from_processor(processor, seed=seed)
     settings: dict[str, Any] = {"mask_ratio": arguments.mask_ratio, "ratio_per": arguments.ratio_per, "seed": seed}
     if arguments.objective == "masked":
         return MaskedExpressionCollator.from_processor(processor, **settings)
@@ -128,6 +137,14 @@ def create_collator(arguments: PretrainArguments, processor: CellProcessor, *, s
     return GenerativeExpressionCollator.from_processor(
         processor, second_pass_after=None if after < 0 else after, **settings
     )
+
+
+_COLLATORS: dict[str, type[CellCollator]] = {
+    "masked_genes": MaskedGenesCollator,
+    "next_gene": NextGeneCollator,
+    "read_depth": ReadDepthCollator,
+}
+"""Objectives without settings of their own."""
 
 
 def _mapping(name: str, text: str | None) -> dict[str, Any]:

@@ -19,8 +19,7 @@ from sclm_hf.modeling.common.legacy import read_json_object, read_weights
 from sclm_hf.modeling.common.word_level import read_word_level
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from sclm_hf.tokenization.processing_cell import CellProcessor
-from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
-from sclm_hf.tokenization.written_names import names_with_underscores
+from sclm_hf.tokenization.ranking_tokenizer import ranking_tokenizer
 
 from .configuration_iseeek import ISEEEKConfig
 from .modeling_iseeek import ISEEEKForMaskedLM
@@ -110,7 +109,6 @@ def build_config(settings: dict[str, Any], report: LoadingReport) -> ISEEEKConfi
 
 def build_processor(tokens: dict[str, int]) -> CellProcessor:
     """The processor of the published procedure: `[CLS]`, the 126 most expressed genes, `[SEP]`."""
-    aliases = names_with_underscores(name for name in tokens if name not in SPECIAL_TOKENS)
-    roles = {"pad_token": "[PAD]", "cls_token": "[CLS]", "eos_token": "[SEP]", "mask_token": "[MASK]"}
-    tokenizer = GeneTokenizer.from_genes(tokens, special_tokens=SPECIAL_TOKENS, gene_aliases=aliases, **roles)
+    roles = {"pad_token": "[PAD]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    tokenizer = ranking_tokenizer(tokens, SPECIAL_TOKENS, first="[CLS]", last="[SEP]", **roles)
     return CellProcessor(ExpressionFeatureExtractor.for_family("iseeek"), tokenizer)

@@ -19,8 +19,7 @@ from sclm_hf.modeling.common.legacy import read_json_object, read_weights
 from sclm_hf.modeling.common.word_level import read_word_level
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from sclm_hf.tokenization.processing_cell import CellProcessor
-from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
-from sclm_hf.tokenization.written_names import names_with_underscores
+from sclm_hf.tokenization.ranking_tokenizer import ranking_tokenizer
 
 from .configuration_tgpt import TGPTConfig
 from .modeling_tgpt import TGPTForCausalLM
@@ -102,7 +101,14 @@ def build_config(settings: dict[str, Any], report: LoadingReport) -> TGPTConfig:
 
 def build_processor(tokens: dict[str, int]) -> CellProcessor:
     """The processor of the published procedure: `</b>`, the 62 most expressed genes, `</s>`."""
-    aliases = names_with_underscores(name for name in tokens if name not in SPECIAL_TOKENS)
-    roles = {"pad_token": "<pad>", "cls_token": "</b>", "bos_token": "</b>", "eos_token": "</s>"}
-    tokenizer = GeneTokenizer.from_genes(tokens, special_tokens=SPECIAL_TOKENS, gene_aliases=aliases, **roles)
-    return CellProcessor(ExpressionFeatureExtractor.for_family("tgpt"), tokenizer)
+    special_tokens = (*SPECIAL_TOKENS, *(token for token in tokens if token.startswith("extra_id_")))
+    extractor = ExpressionFeatureExtractor.for_family("tgpt")
+    tokenizer = ranking_tokenizer(
+        tokens,
+        special_tokens,
+        first="</b>",
+        last="</s>",
+        bos_token="</b>",
+        model_input_names=extractor.model_input_names,
+    )
+    return CellProcessor(extractor, tokenizer)

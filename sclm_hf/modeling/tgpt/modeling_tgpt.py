@@ -51,7 +51,7 @@ class TGPTPreTrainedModel(SclmModelMixin, GPT2PreTrainedModel):
     main_input_name = "input_ids"
     _input_embed_layer = "wte"
     # what another class of the family has beside the decoder, and masks of old versions of transformers
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^classifier\.", r"attn\.bias$", r"attn\.masked_bias$"]
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^classifier\.", r"\.attn\.(masked_)?bias$"]
 
 
 def mean_over_genes(hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
