@@ -57,7 +57,7 @@ def lora_config(
     family = get_family(model.config.model_type)
     is_classifier = type(model).__name__.endswith("ForSequenceClassification")
     if modules_to_save is None:
-        modules_to_save = [family.classification_head] if is_classifier else []
+        modules_to_save = list(family.classification_head) if is_classifier else []
     if train_gene_embeddings or _has_added_genes(model):
         modules_to_save = [*modules_to_save, model._input_embed_layer]
     return peft.LoraConfig(

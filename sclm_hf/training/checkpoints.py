@@ -172,7 +172,7 @@ def save_checkpoint(accelerator: Accelerator, folder: CheckpointFolder, state: T
     partial, final = folder.partial(state.step), folder.path(state.step)
     with replacing(partial, final) if accelerator.is_main_process else explained(final):
         accelerator.wait_for_everyone()
-        hook = accelerator.register_save_state_pre_hook(_without_wrapper_names)
+        hook = accelerator.register_save_state_pre_hook(_bare_weights)
         accelerator.save_state(str(partial))
         hook.remove()
         accelerator.wait_for_everyone()
@@ -240,10 +240,16 @@ def load_checkpoint(accelerator: Accelerator, directory: Path, fresh: TrainingSt
     return dataclasses.replace(state, world_size=fresh.world_size, order_id=fresh.order_id)
 
 
-def _without_wrapper_names(models: list, weights: list[dict], directory: str) -> None:
-    """Save names as the bare model has them, so that any number of processes can read them."""
+def _bare_weights(models: list, weights: list[dict], directory: str) -> None:
+    """Save names as the bare model has them, so that any number of processes can read them, and tied weights once."""
     for i, names in enumerate(weights):
-        weights[i] = {name.removeprefix("module."): tensor for name, tensor in names.items()}
+        kept, places = {}, set()
+        for name, tensor in names.items():
+            place = (tensor.device, tensor.data_ptr(), tensor.shape)
+            if tensor.numel() == 0 or place not in places:
+                kept[name.removeprefix("module.")] = tensor
+            places.add(place)
+        weights[i] = kept
 
 
 def _unwrap(accelerator: Accelerator, models: list) -> None:
