@@ -1,5 +1,6 @@
 """`embed` and `annotate` from file to file: larger than memory, kept in pieces, continued after a stop."""
 
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from . import annotate as annotation
 from .embed import embedding_reader
 from .inference import PreparedCells, prepare_cells, run_blocks
 from .loading import LoadedModel, load_model
-from .pieces import Pieces
+from .pieces import Pieces, remove_left_over
 from .provenance import make_record
 from .stored_cells import StoredCells
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from ..tokenization.processing_cell import CellProcessor
 
 logger = get_logger(__name__)
+
+_COLUMNS, _RECORD = 32, 2**20
+"""Bytes that the columns of a cell, and all that does not grow with the cells, take at most."""
 
 
 class Written(NamedTuple):
@@ -221,18 +225,20 @@ def _run_file(source: Path, destination: Path, loaded: LoadedModel, job: _Job, o
     expects = loaded.processor.feature_extractor.expects
     cells = StoredCells(source, layer=job.settings["layer"], expects=expects)
     fingerprint = _fingerprint(source, cells, loaded, job)
+    folder = destination.with_name(f"{destination.name}.partial")
     if _is_finished(source, destination, fingerprint, job, overwrite):
         logger.info("%s is finished.", destination)
+        remove_left_over(folder, fingerprint)
         return destination
     how = {"species": job.settings["species"], "batch_key": job.settings["batch_key"]}
     prepared = replace(prepare_cells(cells, loaded, **how), source=cells.data_name)
-    pieces = Pieces(destination.with_name(f"{destination.name}.partial"), fingerprint, overwrite=overwrite)
+    pieces = Pieces(folder, fingerprint, overwrite=overwrite)
     how = {"batch_size": job.settings["batch_size"], "seed": job.settings["seed"], "description": job.task}
     for _ in run_blocks(loaded, prepared, job.read, **how, pieces=pieces):
         pass
     results = run_blocks(loaded, prepared, job.read, **how, pieces=pieces)
     record = {**make_record(loaded, prepared, job.settings), **(job.extra or {}), "fingerprint": _hash(fingerprint)}
-    with _complete_or_absent(source, destination, cells) as file:
+    with _complete_or_absent(source, destination, cells, pieces.n_bytes) as file:
         _add(file, results, prepared, job, record)
     pieces.remove()
     return destination
@@ -240,7 +246,10 @@ def _run_file(source: Path, destination: Path, loaded: LoadedModel, job: _Job, o
 
 def _fingerprint(source: Path, cells: StoredCells, loaded: LoadedModel, job: _Job) -> dict[str, Any]:
     """Everything that the results depend on."""
+    config = loaded.model.config.to_dict()
+    config = {name: config[name] for name in sorted(config) if name not in ("_name_or_path", "transformers_version")}
     weights = hashlib.blake2b(digest_size=16)
+    weights.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(loaded.model.state_dict().items()):
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().flatten().view(dtype=_bytes()).numpy())
@@ -296,7 +305,7 @@ def _check_source(source: Path) -> None:
 
 
 @contextmanager
-def _complete_or_absent(source: Path, destination: Path, cells: StoredCells) -> Iterator[Any]:
+def _complete_or_absent(source: Path, destination: Path, cells: StoredCells, n_bytes: int) -> Iterator[Any]:
     """An open .h5ad file to add to, a copy of the source; it takes the name `destination` when all went well."""
     h5py, unfinished = require("h5py", extra="anndata"), destination.with_name(f".{destination.name}.tmp")
     try:
@@ -306,6 +315,9 @@ def _complete_or_absent(source: Path, destination: Path, cells: StoredCells) -> 
         else:
             anndata, pandas = require("anndata", extra="anndata"), require("pandas", extra="anndata")
             anndata.AnnData(obs=pandas.DataFrame(index=cells.obs_names)).write_h5ad(unfinished)
+        # HDF5 does not survive a full disk: the process would end with a segmentation fault
+        if shutil.disk_usage(unfinished.parent).free < n_bytes + _COLUMNS * cells.n_obs + _RECORD:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with h5py.File(unfinished, "r+") as file:
             yield file
             file.flush()

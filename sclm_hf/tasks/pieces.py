@@ -1,8 +1,10 @@
 """Results of a long run, kept on disk block by block, so that a run that was stopped goes on where it was."""
 
+import contextlib
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,8 @@ class Pieces:
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self.folder, self._known = folder, json.loads(json.dumps(fingerprint))
-        if folder.exists() and (found := self._found()) != self._known:
+        # without pieces there is nothing to lose: a run may stop before its fingerprint is there
+        if any(folder.glob("*.npz")) and (found := self._found()) != self._known:
             if not overwrite:
                 differs = [key for key in {**found, **self._known} if found.get(key) != self._known.get(key)]
                 raise ConfigurationError(
@@ -40,10 +43,12 @@ class Pieces:
         self._write(_FINGERPRINT, lambda file: file.write(json.dumps(self._known, indent=2).encode()))
 
     def load(self, number: int, n_cells: int) -> np.ndarray | None:
-        """(n_cells, …) piece `number`; None where it is missing or not whole."""
+        """(n_cells, …) piece `number`; None where it is missing or damaged."""
         try:
-            piece = np.load(self._path(number), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            # a zip file holds a checksum, which reading compares
+            with np.load(self._path(number), allow_pickle=False) as file:
+                piece = file["piece"]
+        except (OSError, ValueError, EOFError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile):
             return None
         return piece if piece.ndim and len(piece) == n_cells else None
 
@@ -53,14 +58,21 @@ class Pieces:
         Raises:
             SclmError: it cannot be written; those before it stay.
         """
-        self._write(self._path(number).name, lambda file: np.save(file, piece, allow_pickle=False))
+        self._write(self._path(number).name, lambda file: np.savez(file, piece=piece))
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all pieces."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.npz"))
 
     def remove(self) -> None:
-        """Forget everything."""
+        """Forget everything; stopped halfway, it leaves pieces that know whose they are, or none."""
+        for piece in self.folder.glob("*.npz"):
+            piece.unlink()
         shutil.rmtree(self.folder)
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"{number:08d}.npy"
+        return self.folder / f"{number:08d}.npz"
 
     def _found(self) -> dict[str, Any]:
         try:
@@ -83,3 +95,10 @@ class Pieces:
                 f"`{self.folder / name}` cannot be written: {error.strerror or error}. What is there stays: make room "
                 "and repeat the command to go on."
             ) from error
+
+
+def remove_left_over(folder: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Remove the pieces of a run that was stopped after its results were written; those of other runs stay."""
+    if folder.is_dir():
+        with contextlib.suppress(ConfigurationError):
+            Pieces(folder, fingerprint).remove()

@@ -49,3 +49,15 @@ def test_an_existing_file_is_not_touched_before_or_after_the_work(files, verb):
     assert Path(target).read_text() == "precious"
     assert CliRunner().invoke(app, [verb, source, target, "--model", model, "--overwrite"]).exit_code == 0
     assert anndata.read_h5ad(target).n_obs == 23
+
+
+def test_a_command_that_is_repeated_does_nothing_and_with_other_settings_asks(files):
+    source, target, model = files
+    arguments = ["embed", source, target, "--model", model]
+    first = CliRunner().invoke(app, arguments)
+    written = Path(target).stat().st_mtime_ns
+    again = CliRunner().invoke(app, arguments)
+    assert (first.exit_code, again.exit_code, again.stdout) == (0, 0, first.stdout)
+    assert Path(target).stat().st_mtime_ns == written
+    changed = CliRunner().invoke(app, [*arguments, "--seed", "1"])
+    assert changed.exit_code == 1 and "--overwrite" in changed.stderr

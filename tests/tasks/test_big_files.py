@@ -1,5 +1,10 @@
+import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import anndata
 import numpy as np
@@ -104,6 +109,15 @@ def test_no_space_for_the_copy_loses_no_result(source, model, tmp_path, runs, mo
     assert not runs and (tmp_path / "out.h5ad").exists()
 
 
+def test_no_space_for_the_results_is_told_before_hdf5_writes(source, model, tmp_path, runs, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(SclmError, match="make room"):
+        patched.setattr(big_files.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+        embed_files(source, tmp_path / "out.h5ad", model)
+    assert sorted(os.listdir(tmp_path)) == ["in.h5ad", "out.h5ad.partial"]
+    runs.clear()
+    assert embed_files(source, tmp_path / "out.h5ad", model) and not runs
+
+
 def test_no_space_for_a_piece_is_told_and_the_others_stay(source, model, tmp_path, runs, monkeypatch):
     fsync, calls = os.fsync, []
 
@@ -121,15 +135,83 @@ def test_no_space_for_a_piece_is_told_and_the_others_stay(source, model, tmp_pat
     assert sum(runs) == 23 - 10
 
 
-def test_a_damaged_piece_is_computed_again(source, model, tmp_path, runs, monkeypatch):
+@pytest.mark.parametrize("damage", ["cut", "flipped", "emptied"])
+def test_a_damaged_piece_is_computed_again(source, model, tmp_path, runs, monkeypatch, damage):
+    expected = embed(anndata.read_h5ad(source), model).obsm["X_scgpt"]
     with monkeypatch.context() as patched, pytest.raises(SclmError):
         patched.setattr(big_files.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
         embed_files(source, tmp_path / "out.h5ad", model)
-    piece = tmp_path / "out.h5ad.partial" / "00000002.npy"
-    piece.write_bytes(piece.read_bytes()[:-7])
+    piece = tmp_path / "out.h5ad.partial" / "00000002.npz"
+    content, middle = piece.read_bytes(), piece.stat().st_size // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    piece.write_bytes({"cut": content[:-7], "flipped": flipped, "emptied": b""}[damage])
     runs.clear()
     embed_files(source, tmp_path / "out.h5ad", model)
     assert sum(runs) == 5
+    np.testing.assert_array_equal(anndata.read_h5ad(tmp_path / "out.h5ad").obsm["X_scgpt"], expected)
+
+
+_KILLED = """
+import os, signal, sys
+from sclm_hf.tasks import big_files, inference
+source, destination, model, after = sys.argv[1:]
+inference.BLOCK_SIZE, replace = 5, os.replace
+def replace_and_die(old, new):
+    if after == "copy" and str(new) == destination:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(old, new)
+    if str(new).endswith({"piece": "01.npz", "rename": "/out.h5ad"}.get(after, "?")):
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace_and_die
+big_files.embed_files(source, destination, model)
+"""
+
+
+@pytest.mark.parametrize(("after", "left"), [("piece", 13), ("copy", 0), ("rename", 0)])
+def test_a_killed_run_goes_on_where_it_was(source, model, tmp_path, runs, after, left):
+    path = tmp_path / "out.h5ad"
+    root = str(Path(big_files.__file__).parents[2])
+    killed = subprocess.run([sys.executable, "-c", _KILLED, source, path, model, after], cwd=root)
+    assert killed.returncode == -signal.SIGKILL and path.exists() == (after == "rename")
+    embed_files(source, path, model)
+    assert sum(runs) == left and sorted(os.listdir(tmp_path)) == ["in.h5ad", "out.h5ad"]
+    expected = embed(anndata.read_h5ad(source), model).obsm["X_scgpt"]
+    np.testing.assert_allclose(anndata.read_h5ad(path).obsm["X_scgpt"], expected, atol=1e-6)
+
+
+def test_a_run_killed_before_its_fingerprint_is_no_other_run(source, model, tmp_path):
+    (tmp_path / "out.h5ad.partial").mkdir()
+    assert embed_files(source, tmp_path / "out.h5ad", model)
+
+
+def test_pieces_of_another_run_stay_when_the_file_is_finished(source, model, tmp_path):
+    embed_files(source, tmp_path / "out.h5ad", model)
+    other = tmp_path / "out.h5ad.partial"
+    pieces.Pieces(other, {"seed": 1}).save(0, np.ones((5, 2)))
+    embed_files(source, tmp_path / "out.h5ad", model)
+    assert (other / "00000000.npz").exists()
+
+
+def test_a_model_with_other_labels_is_another_model(source, model, tmp_path):
+    other = Path(shutil.copytree(model, tmp_path / "other"))
+    annotate_files(source, tmp_path / "out.h5ad", model)
+    config = json.loads((other / "config.json").read_text())
+    config |= {"id2label": {"0": "x", "1": "y", "2": "z"}, "label2id": {"x": 0, "y": 1, "z": 2}}
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigurationError, match="overwrite"):
+        annotate_files(source, tmp_path / "out.h5ad", other)
+
+
+def test_data_of_a_block_are_read_once(source, model, tmp_path, monkeypatch):
+    from sclm_hf.tasks.stored_cells import StoredMatrix
+
+    read, get = [], StoredMatrix.__getitem__
+    monkeypatch.setattr(StoredMatrix, "__getitem__", lambda self, rows: read.append(rows) or get(self, rows))
+    embed_files(source, tmp_path / "one.h5ad", model, batch_size=64)
+    n_reads = len(read)
+    read.clear()
+    embed_files(source, tmp_path / "two.h5ad", model, batch_size=1)
+    assert len(read) == n_reads
 
 
 @pytest.mark.parametrize("change", ["seed", "source", "model"])
