@@ -298,9 +298,9 @@ FAMILIES: dict[str, Family] = {
         processor="ChromosomeProcessor",
         processor_module="processing_chromosomes",
         cells=(
-            "Trained on cells of human, mouse, mouse lemur, pig, rhesus and crab-eating macaque, zebrafish and tropical "
-            "clawed frog; `species` says whose genes the data have. A cell is a random sample of its genes, keyed by "
-            "its name and `seed`."
+            "Trained on cells of human, mouse, mouse lemur, pig, rhesus and crab-eating macaque, zebrafish and "
+            "tropical clawed frog; `species` says whose genes the data have. A cell is a random sample of its genes, "
+            "keyed by its name and `seed`."
         ),
         embed_overrides={"padding_is_additive": False},
     ),
