@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -215,7 +215,6 @@ def _run_block(
     loaded: "LoadedModel", cells: PreparedCells, block: slice, read: Callable, batch_size: int, seed: int, bar: Any
 ) -> tuple[np.ndarray, int]:
     """Results of the cells of a block, and the batch size that memory allowed."""
-    cells = replace(cells, matrix=read_rows(cells.matrix, np.arange(block.start, block.stop)))
     order = block.start + np.argsort(-cells.lengths[block], kind="stable")
     results: np.ndarray | None = None
     done = 0

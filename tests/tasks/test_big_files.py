@@ -202,18 +202,6 @@ def test_a_model_with_other_labels_is_another_model(source, model, tmp_path):
         annotate_files(source, tmp_path / "out.h5ad", other)
 
 
-def test_data_of_a_block_are_read_once(source, model, tmp_path, monkeypatch):
-    from sclm_hf.tasks.stored_cells import StoredMatrix
-
-    read, get = [], StoredMatrix.__getitem__
-    monkeypatch.setattr(StoredMatrix, "__getitem__", lambda self, rows: read.append(rows) or get(self, rows))
-    embed_files(source, tmp_path / "one.h5ad", model, batch_size=64)
-    n_reads = len(read)
-    read.clear()
-    embed_files(source, tmp_path / "two.h5ad", model, batch_size=1)
-    assert len(read) == n_reads
-
-
 @pytest.mark.parametrize("change", ["seed", "source", "model"])
 def test_pieces_of_another_run_are_refused(source, model, tmp_path, monkeypatch, change):
     with monkeypatch.context() as patched, pytest.raises(SclmError):
