@@ -134,7 +134,7 @@ FAMILIES: dict[str, Family] = {
         weights_license_note="The licence of the authors' repository; the weight files carry none of their own.",
         redistributable=True,
         sizes={"transcriptome-iseeek": "width 576; 126 ranks between `[CLS]` and `[SEP]`"},
-        tasks=("embed", "annotate"),
+        tasks=("embed", "annotate", "perturb"),
         config="ISEEEKConfig",
         auto_classes={
             "AutoModel": "ISEEEKModel",
@@ -150,6 +150,7 @@ FAMILIES: dict[str, Family] = {
             "ISEEEKForTokenClassification",
         ),
         lora_target_modules=("query", "key", "value", "attention.output.dense"),
+        special_tokens=("<pad>", "<mask>", "<cls>", "<eos>"),
     ),
     "scbert": Family(
         name="scbert",
@@ -257,7 +258,7 @@ FAMILIES: dict[str, Family] = {
             "transcriptome-gpt-1024-8-16-64": "8 layers, width 1024, 16 heads, 21,150 tokens; 62 ranks between "
             "`</b>` and `</s>`",
         },
-        tasks=("embed", "annotate"),
+        tasks=("embed", "annotate", "perturb"),
         config="TGPTConfig",
         auto_classes={
             "AutoModel": "TGPTModel",
@@ -268,6 +269,7 @@ FAMILIES: dict[str, Family] = {
         },
         models=("TGPTModel", "TGPTForCausalLM", "TGPTForSequenceClassification", "TGPTForTokenClassification"),
         lora_target_modules=("c_attn", "attn.c_proj"),
+        special_tokens=("<pad>", "<cls>", "<eos>"),
     ),
     "uce": Family(
         name="uce",

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import resolve_revision
@@ -60,6 +61,8 @@ def lora_config(
         modules_to_save = list(family.classification_head) if is_classifier else []
     if train_gene_embeddings or _has_added_genes(model):
         modules_to_save = [*modules_to_save, model._input_embed_layer]
+    # GPT-2 keeps its matrices transposed; peft finds out by itself, with a warning
+    options = {"fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()), **options}
     return peft.LoraConfig(
         task_type=peft.TaskType.SEQ_CLS if is_classifier else None,
         r=r,
