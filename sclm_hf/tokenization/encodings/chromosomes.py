@@ -87,10 +87,23 @@ def _shares(values, whole_counts):
 
 @njit(cache=True, nogil=True)
 def _draw_genes(shares, uniforms):
-    """(genes,) how often each gene is drawn."""
-    counts = np.zeros(shares.size, np.int32)
+    """(genes,) how often each gene is drawn: the first whose share lies above the number."""
+    n = shares.size
+    # where to begin looking: at the first share above the number, rounded down to a multiple of 1 / n
+    begin, j = np.empty(n, np.int64), 0
+    for step in range(n):
+        while shares[j] <= step / n:
+            j += 1
+        begin[step] = j
+    counts = np.zeros(n, np.int32)
     for number in uniforms:
-        counts[np.searchsorted(shares, number, side="right")] += 1
+        j = begin[int(number * n)]
+        # the product may be rounded up
+        while j > 0 and shares[j - 1] > number:
+            j -= 1
+        while shares[j] <= number:
+            j += 1
+        counts[j] += 1
     return counts
 
 
