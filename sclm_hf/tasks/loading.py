@@ -1,5 +1,8 @@
 """From what a user names (a folder, a repository, a model in memory) to a model and its processor, ready to run."""
 
+import functools
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +115,6 @@ def _dtype(dtype: "str | torch.dtype | None") -> "torch.dtype":
 
 
 def _from_pretrained(name: str, task: str, dtype: "torch.dtype", revision: str | None) -> "PreTrainedModel":
-    import transformers
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers.utils.peft_utils import find_adapter_config_file
@@ -121,8 +123,7 @@ def _from_pretrained(name: str, task: str, dtype: "torch.dtype", revision: str |
     try:
         if find_adapter_config_file(name, revision=revision) is not None:
             return _from_adapter(name, dtype, revision)
-        _check_family(f"`{name}`", transformers.AutoConfig.from_pretrained(name, revision=revision).model_type)
-        model, info = getattr(transformers, _AUTO_CLASSES[task]).from_pretrained(
+        model, info = _opener(name, _AUTO_CLASSES[task], revision)(
             name,
             dtype=dtype,
             revision=revision,
@@ -151,10 +152,32 @@ def _from_pretrained(name: str, task: str, dtype: "torch.dtype", revision: str |
     return model
 
 
+def _opener(name: str, auto_class: str, revision: str | None) -> Callable:
+    """`from_pretrained` of the Auto class; of ours, for a stock folder whose processor names the family."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(name, revision=revision)
+    if config.model_type in FAMILIES:
+        return getattr(transformers, auto_class).from_pretrained
+    try:
+        encoding = _load_processor(name, revision).feature_extractor
+        family = FAMILIES[encoding.family]
+        model_class = getattr(importlib.import_module(family.modeling_module), family.auto_classes[auto_class])
+        is_ours = issubclass(model_class.config_class, type(config))
+    except (CheckpointError, AttributeError, KeyError):
+        is_ours = False
+    if not is_ours:
+        _check_family(f"`{name}`", config.model_type)
+    # a stock configuration cannot say so
+    says = hasattr(model_class.config_class, "has_special_tokens")
+    return functools.partial(model_class.from_pretrained, **({"has_special_tokens": encoding.add_cls} if says else {}))
+
+
 def _check_family(what: str, model_type: str) -> None:
     if model_type not in FAMILIES:
         raise CheckpointError(
-            f"{what} is a `{model_type}` model; expected one of the families {', '.join(sorted(FAMILIES))}."
+            f"{what} is a `{model_type}` model; expected one of the families {', '.join(sorted(FAMILIES))}, or a "
+            "stock model beside the processor of one that builds on it."
         )
 
 

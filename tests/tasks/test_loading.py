@@ -2,12 +2,13 @@ import json
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertForMaskedLM, BertModel
 
+from sclm_hf import CellProcessor, ExpressionFeatureExtractor, GeneformerModel, GeneTokenizer, embed
 from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.tasks.loading import load_model
 
-from .tiny import make_model, make_processor, save_checkpoint
+from .tiny import GENES, make_cells, make_model, make_processor, save_checkpoint
 
 
 def test_folder_brings_its_processor(tmp_path):
@@ -80,3 +81,22 @@ def test_foreign_processors_are_named(tmp_path):
 def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded(device):
     with pytest.raises(ConfigurationError, match=rf"`device='{device}'` cannot be used on this machine"):
         load_model("never looked at", "embed", device=device)
+
+
+def test_a_stock_folder_opens_as_the_family_that_its_processor_names(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = GeneTokenizer.from_genes(GENES, special_tokens=("<pad>", "<mask>", "<cls>", "<eos>"))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    vocab_size = tokenizer.gene_vocabulary.size
+    stock = BertForMaskedLM(BertConfig(vocab_size=vocab_size, max_position_embeddings=48, **sizes))
+    stock.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"`bert` model.*beside the processor"):
+        load_model(tmp_path, "embed")
+    for special in (True, False):
+        settings = {"max_length": 48, "add_cls": special, "add_eos": special}
+        extractor = ExpressionFeatureExtractor.for_family("geneformer", **settings)
+        CellProcessor(extractor, tokenizer).save_pretrained(tmp_path)
+        loaded = load_model(tmp_path, "embed")
+        assert type(loaded.model) is GeneformerModel
+        assert loaded.model.config.pooling == ("cls" if special else "mean")
+    assert embed(make_cells(), tmp_path).obsm["X_geneformer"].shape == (23, 32)
