@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +19,12 @@ from .encodings.chromosomes import (
 )
 from .encodings.scratch import Scratch
 from .expression_matrix import read_genes, refuse_rows
+from .feature_extraction_expression import ExpressionFeatureExtractor
 from .gene_resolution import GeneResolver, Resolution
 from .gene_table import Step
 from .gene_vocabulary import GeneMapping, GeneVocabulary
 from .processing_cell import CellProcessor
+from .tokenization_gene import GeneTokenizer
 
 CLOSE_TOKEN = "</chromosome>"
 SPECIAL_TOKENS = ("<pad>", "<chromosome>", CLOSE_TOKEN, "<cls>")
@@ -61,6 +64,19 @@ class ChromosomeProcessor(CellProcessor):
                 "A `ChromosomeProcessor` needs a feature extractor with the encoding `chromosomes` and `gene_places`, "
                 "which tell where genes lie: take the one that the model was converted with."
             )
+
+    @classmethod
+    def example(cls, genes: Sequence[str], **settings: Any) -> "ChromosomeProcessor":
+        """A processor for tests and examples, whose human `genes` lie in this order on one made-up chromosome.
+
+        Args:
+            genes: symbols.
+            **settings: parameters of the feature extractor other than the published ones.
+        """
+        places = {gene.upper(): ("1", number) for number, gene in enumerate(genes)}
+        special = (*SPECIAL_TOKENS, chromosome_token(_FIRST_SPECIES, "1"))
+        extractor = ExpressionFeatureExtractor.for_family("uce", gene_places={_FIRST_SPECIES: places}, **settings)
+        return cls(extractor, GeneTokenizer.from_genes(list(places), special_tokens=special))
 
     @property
     def species(self) -> tuple[str, ...]:

@@ -147,6 +147,15 @@ def test_save_and_load(processor, tmp_path):
     assert sentences(reloaded) == sentences(processor)
 
 
+def test_example():
+    processor = ChromosomeProcessor.example(["Myc", "TP53", "C1orf112"], n_draws=4)
+    gene_ids = processor.map_genes(["C1orf112", "MYC"]).gene_ids
+    encoded = processor.encode(np.array([[1, 1]]), gene_ids, cell_ids=[0])
+    tokens = processor.tokenizer.convert_ids_to_tokens(encoded["input_ids"][0])
+    assert tokens[:3] == ["<cls>", "<human:1>", "MYC"]
+    assert len(tokens) == 7
+
+
 def test_call(processor):
     batch = processor(COUNTS, gene_names=GENES, return_tensors="pt")
     assert set(batch) == {"input_ids", "attention_mask"}
