@@ -1,5 +1,6 @@
 """Attention that the families share: softmax attention behind transformers' interface, and what transformers lacks."""
 
+from .chunked import attention_interface, chunked_attention_forward
 from .eager import eager_attention_forward
 from .performer import (
     KeySummary,
@@ -22,6 +23,8 @@ __all__ = [
     "PerformerFeatures",
     "PerformerRedraw",
     "add_keys",
+    "attention_interface",
+    "chunked_attention_forward",
     "attention_table",
     "eager_attention_forward",
     "empty_summary",

@@ -20,7 +20,7 @@ At batch size 1 `"batch"` and `"sequence"` are the same.
 """
 
 FEATURE_EPS = 1e-4
-FEATURES_PER_CHUNK = 2**20
+FEATURES_PER_CHUNK = 2**21
 FEWEST_TOKENS = 64
 
 _MAXIMUM_DIMS: dict[str, tuple[int, ...]] = {"batch": (0, 1, 2, 3), "sequence": (1, 2, 3), "head": (2, 3)}
