@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 import torch
 
+import sclm_hf
 from sclm_hf import (
     FAMILIES,
     CellProcessor,
@@ -59,22 +60,33 @@ def test_values_of_over_expressed_genes_are_the_highest():
     assert (one.cell.ids.tolist(), one.cell.values.tolist()) == ([2, 8], [-2, 1])
 
 
-def geneformer(**changes):
+def geneformer():
     torch.manual_seed(0)
     tokenizer = GeneTokenizer.from_genes(GENES, special_tokens=("<pad>", "<mask>", "<cls>", "<eos>"))
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    config = GeneformerConfig(
-        vocab_size=tokenizer.gene_vocabulary.size,
-        max_position_embeddings=48,
-        initializer_range=0.3,
-        **sizes,
-        **changes,
-    )
+    sizes = {"vocab_size": tokenizer.gene_vocabulary.size, "max_position_embeddings": 48, **BERT}
+    config = GeneformerConfig(initializer_range=0.3, **sizes)
     extractor = ExpressionFeatureExtractor.for_family("geneformer", max_length=48)
     return GeneformerModel(config), CellProcessor(extractor, tokenizer)
 
 
-MODELS = {"geneformer": geneformer, "scgpt": lambda: (make_model(), make_processor())}
+def ranked(family, **sizes):
+    """A model and a processor of a family that reads ranks, as published but for the sizes."""
+    torch.manual_seed(0)
+    known = FAMILIES[family]
+    tokenizer = GeneTokenizer.from_genes(GENES, special_tokens=known.special_tokens)
+    sizes |= {"vocab_size": tokenizer.gene_vocabulary.size, "initializer_range": 0.3}
+    model_class, config_class = (getattr(sclm_hf, name) for name in (known.auto_classes["AutoModel"], known.config))
+    extractor = ExpressionFeatureExtractor.for_family(family)
+    return model_class(config_class(**sizes)), CellProcessor(extractor, tokenizer)
+
+
+BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+MODELS = {
+    "geneformer": geneformer,
+    "iseeek": lambda: ranked("iseeek", **BERT, max_position_embeddings=128),
+    "scgpt": lambda: (make_model(), make_processor()),
+    "tgpt": lambda: ranked("tgpt", n_embd=32, n_layer=2, n_head=4, n_inner=48, n_positions=64),
+}
 
 
 @pytest.mark.parametrize("family", MODELS)

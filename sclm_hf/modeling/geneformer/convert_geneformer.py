@@ -79,8 +79,8 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
 
     Args:
         source: folder with `config.json` and `model.safetensors` or `pytorch_model.bin`: pre-trained, fine-tuned for
-            cells or genes, or multi-task. The pickled dictionaries are looked for in it, then in the folder
-            `geneformer` in it or beside it, where the release keeps them.
+            cells or genes, or multi-task. The pickled dictionaries are looked for in it, then in a folder `geneformer`
+            in it, beside it or beside its parent, where the release keeps them.
         output: folder to write: configuration, safetensors, tokenizer, processor and `loading_report.json`.
 
     Returns:
@@ -224,7 +224,7 @@ def _other_ids(tokens_file: Path, tokens: dict[str, int]) -> dict[str, str]:
 
 def _folders(source: Path) -> list[Path]:
     """Where the release keeps dictionaries, seen from a folder of weights, nearest first."""
-    package = [source / "geneformer", source.resolve().parent / "geneformer"]
+    package = [folder / "geneformer" for folder in (source, *source.resolve().parents[:2])]
     near = [source, *package, *(folder / "gene_dictionaries_30m" for folder in package)]
     return [folder for folder in near if folder.is_dir()]
 
