@@ -209,3 +209,16 @@ def test_nothing_is_overwritten(source, tmp_path):
     (tmp_path / "out" / "precious").touch()
     with pytest.raises(CheckpointError, match="not an empty folder"):
         convert_checkpoint(source, tmp_path / "out")
+
+
+def test_older_ids_of_the_release_lead_to_its_genes(source, dictionaries, tmp_path):
+    mapping = {"ENSG90000000005": "ENSG00000000005", "ENSG00000000005": "ENSG00000000005", "ENSG9": "not there"}
+    (dictionaries / "ensembl_mapping_dict_gc104M.pkl").write_bytes(pickle.dumps(mapping))
+    report = convert_checkpoint(source, tmp_path / "out")
+    assert "ensembl_mapping_dict_gc104M.pkl" in report.source
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    assert processor.tokenizer.gene_vocabulary.aliases == {"ENSG90000000005": "ENSG00000000005"}
+    ids = processor.map_genes(["ENSG90000000005.2", "ENSG00000000003", "ENSG00000000005"]).gene_ids
+    tokens = processor.tokenizer.gene_vocabulary
+    # the older column is added to the one under today's id
+    assert ids.tolist() == [-2 - 2, tokens["ENSG00000000003"], tokens["ENSG00000000005"]]
