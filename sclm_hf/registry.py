@@ -30,6 +30,8 @@ class Family:
         processor_module: module of `sclm_hf.tokenization` that holds the processor.
         cells: which cells it is for.
         special_tokens: tokens of a new vocabulary that are no genes.
+        genes_first: whether genes come before these in a new vocabulary.
+        tiny: configuration of a model small enough for tests and examples, without what a vocabulary tells.
     """
 
     name: str
@@ -60,6 +62,8 @@ class Family:
         "not noticed."
     )
     special_tokens: tuple[str, ...] = ("<pad>", "<cls>", "<eoc>")
+    genes_first: bool = False
+    tiny: dict[str, object] = field(default_factory=dict)
 
     @property
     def package(self) -> str:
@@ -120,6 +124,7 @@ FAMILIES: dict[str, Family] = {
         classification_head=("pooler", "classifier"),
         embed_overrides={"attention_pooling_includes_padding": False},
         special_tokens=("<pad>", "<mask>", "<cls>", "<eos>"),
+        tiny={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48},
     ),
     "iseeek": Family(
         name="iseeek",
@@ -151,6 +156,7 @@ FAMILIES: dict[str, Family] = {
         ),
         lora_target_modules=("query", "key", "value", "attention.output.dense"),
         special_tokens=("<pad>", "<mask>", "<cls>", "<eos>"),
+        tiny={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48},
     ),
     "scbert": Family(
         name="scbert",
@@ -177,6 +183,16 @@ FAMILIES: dict[str, Family] = {
         models=("ScBERTModel", "ScBERTForMaskedExpression", "ScBERTForSequenceClassification"),
         lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
         embed_overrides={"key_maximum": "sequence"},
+        special_tokens=("<cls>", "<pad>"),
+        genes_first=True,
+        tiny={
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "head_dim": 8,
+            "intermediate_size": 48,
+            "freeze_gene_embeddings": False,
+        },
     ),
     "scfoundation": Family(
         name="scfoundation",
@@ -213,6 +229,20 @@ FAMILIES: dict[str, Family] = {
         ),
         lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
         embed_overrides={"key_maximum": "sequence", "pooling_includes_padding": False},
+        special_tokens=("<T>", "<S>", "<pad>"),
+        genes_first=True,
+        tiny={
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "decoder_hidden_size": 24,
+            "num_decoder_layers": 2,
+            "num_decoder_attention_heads": 4,
+            "decoder_head_dim": 8,
+            "classifier_hidden_size": 16,
+            "classifier_pad_position_id": None,
+        },
     ),
     "scgpt": Family(
         name="scgpt",
@@ -240,6 +270,7 @@ FAMILIES: dict[str, Family] = {
         models=("ScGPTModel", "ScGPTForMaskedExpression", "ScGPTForSequenceClassification", "ScGPTForPerturbation"),
         lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
         embed_overrides={"pooling_includes_padding": False, "dsbn_batch_domain": "cell"},
+        tiny={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48},
     ),
     "tgpt": Family(
         name="tgpt",
@@ -270,6 +301,7 @@ FAMILIES: dict[str, Family] = {
         models=("TGPTModel", "TGPTForCausalLM", "TGPTForSequenceClassification", "TGPTForTokenClassification"),
         lora_target_modules=("c_attn", "attn.c_proj"),
         special_tokens=("<pad>", "<cls>", "<eos>"),
+        tiny={"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48},
     ),
     "uce": Family(
         name="uce",
@@ -305,6 +337,17 @@ FAMILIES: dict[str, Family] = {
             "keyed by its name and `seed`."
         ),
         embed_overrides={"padding_is_additive": False},
+        tiny={
+            "protein_embedding_size": 16,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "max_position_embeddings": 128,
+            "decoder_size": 32,
+            "cell_embedding_size": 24,
+            "expression_decoder_sizes": [16, 8],
+        },
     ),
 }
 
