@@ -99,7 +99,15 @@ def test_public_names_exist():
         assert set(family.auto_classes.values()) <= set(family.models)
 
 
-@pytest.mark.parametrize("first", ["transformers.modeling_layers", "sclm_hf.modeling.common.performer"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        "transformers.modeling_layers",
+        "transformers.models.bert.modeling_bert",
+        "transformers.models.gpt2.modeling_gpt2",
+        "sclm_hf.modeling.common.performer",
+    ],
+)
 def test_what_models_need_may_be_imported_first(first):
     """It imports the Auto models, which register ours, which import it."""
     code = f"import sclm_hf, {first}\nfrom transformers import AutoModel, AutoConfig\n"
