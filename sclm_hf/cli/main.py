@@ -10,6 +10,7 @@ from .convert import convert
 from .corpus import corpus
 from .embed import embed
 from .finetune import finetune
+from .models import models
 from .perturb import perturb
 from .pretrain import pretrain
 from .push import push
@@ -32,7 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-for verb in (annotate, card, convert, embed, perturb, push):
+for verb in (annotate, card, convert, embed, models, perturb, push):
     app.command()(verb)
 for verb in (finetune, pretrain):
     # their flags are the fields of the settings' dataclasses, which transformers' HfArgumentParser reads

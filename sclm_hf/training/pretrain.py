@@ -1,12 +1,11 @@
 """Pre-training from files to a model folder: what `sclm-hf pretrain` runs."""
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from accelerate.utils import set_seed
-from transformers import AutoConfig, AutoModelForPreTraining, PreTrainedModel
+from transformers import AutoModelForPreTraining, PreTrainedModel
 
 from ..errors import ConfigurationError
 from ..objectives.collation import CellCollator
@@ -19,10 +18,10 @@ from ..registry import get_family
 from ..tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from ..tokenization.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
-from ..tokenization.tokenization_gene import GeneTokenizer
-from .arguments import TrainingConfig, option, unknown_name
+from .arguments import TrainingConfig, option
 from .data import DataArguments, gene_names, load_processor, open_corpora
 from .loop import TrainingResult, train
+from .new_model import new_config, new_tokenizer
 
 
 @dataclass
@@ -75,12 +74,11 @@ def create_processor(data: DataArguments, arguments: PretrainArguments) -> CellP
     if arguments.model_name_or_path:
         return load_processor(arguments.model_name_or_path)
     encoding = ExpressionFeatureExtractor.for_family(arguments.family, **_mapping("encoding", arguments.encoding))
-    special_tokens = get_family(arguments.family).special_tokens
     if arguments.vocabulary:
-        vocabulary = GeneVocabulary.from_file(arguments.vocabulary, special_tokens)
+        genes = GeneVocabulary.from_file(arguments.vocabulary, get_family(arguments.family).special_tokens)
     else:
-        vocabulary = GeneVocabulary.from_genes(gene_names(data, encoding.expects), special_tokens)
-    return CellProcessor(encoding, GeneTokenizer.from_genes(vocabulary, special_tokens=special_tokens))
+        genes = gene_names(data, encoding.expects)
+    return CellProcessor(encoding, new_tokenizer(arguments.family, genes))
 
 
 def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_batches: int = 0) -> PreTrainedModel:
@@ -97,27 +95,9 @@ def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_ba
     """
     if arguments.model_name_or_path:
         return AutoModelForPreTraining.from_pretrained(arguments.model_name_or_path)
-    tokenizer, encoding = processor.tokenizer, processor.feature_extractor
-    fitting = {
-        "vocab_size": tokenizer.gene_vocabulary.size,
-        "pad_token_id": tokenizer.pad_token_id,
-        "cls_token_id": tokenizer.cls_token_id,
-        "num_bins": encoding.n_bins,
-        "pad_value": encoding.pad_value,
-        "mask_value": encoding.mask_value,
-        "num_batch_labels": n_batches,
-        "has_special_tokens": encoding.add_cls,
-    }
-    if encoding.max_length is not None:
-        fitting["max_position_embeddings"] = encoding.max_length
-    known = [field.name for field in dataclasses.fields(AutoConfig.for_model(arguments.family))]
-    chosen = _mapping("model_config", arguments.model_config)
-    for name in chosen:
-        if name not in known:
-            raise unknown_name(name, known, " in `model_config`")
-    settings = {name: value for name, value in fitting.items() if name in known} | chosen
-    model_config = AutoConfig.for_model(arguments.family, **settings)
-    if getattr(model_config, "pooling", None) == "cls" and not encoding.add_cls:
+    settings = _mapping("model_config", arguments.model_config)
+    model_config = new_config(arguments.family, processor, settings, n_batches=n_batches)
+    if getattr(model_config, "pooling", None) == "cls" and not processor.feature_extractor.add_cls:
         raise ConfigurationError(
             "With `pooling` 'cls' the position of `<cls>` carries the cell, and with `add_cls` false an arbitrary "
             "gene would be there: leave `add_cls` in `encoding` true, or set `pooling` in `model_config` to "

@@ -1,0 +1,75 @@
+"""`sclm-hf models`."""
+
+from typing import Annotated
+
+import typer
+
+
+def models(
+    family: Annotated[str | None, typer.Argument(help="One family; all unless given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """List the families: released sizes, tasks, licences, and whether converted weights may be hosted again."""
+    import json
+
+    from ..registry import FAMILIES, get_family
+
+    chosen = [FAMILIES[name] for name in sorted(FAMILIES)] if family is None else [get_family(family)]
+    if as_json:
+        typer.echo(json.dumps([_facts(one) for one in chosen], indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+
+    # a pipe gets whole lines: a table cut to a width that nobody asked for loses words
+    console = Console() if Console().is_terminal else Console(width=160)
+    console.print(_overview(chosen))
+    for one in chosen:
+        console.print(_sizes(one))
+
+
+def _facts(family) -> dict:
+    return {
+        "family": family.name,
+        "title": family.title,
+        "paper": family.paper,
+        "repository": family.repository,
+        "tasks": list(family.tasks),
+        "sizes": family.sizes,
+        "code_license": family.code_license,
+        "weights_license": _license(family),
+        "weights_license_note": family.weights_license_note,
+        "weights_license_link": family.weights_license_link,
+        "redistributable": family.redistributable,
+        "auto_classes": family.auto_classes,
+    }
+
+
+def _license(family) -> str:
+    return family.weights_license_name or family.weights_license
+
+
+def _overview(families):
+    from rich.table import Table
+
+    table = Table(title="Families (`sclm-hf convert FAMILY SOURCE OUTPUT`)", title_justify="left")
+    columns = ("family", "model", "tasks", "original", "licence of the code", "of the weights", "may be hosted again")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for one in families:
+        hosted = "yes" if one.redistributable else "no"
+        licenses = (one.code_license, _license(one), hosted)
+        table.add_row(one.name, one.title, ", ".join(one.tasks), one.repository, *licenses)
+    return table
+
+
+def _sizes(family):
+    from rich.table import Table
+
+    table = Table(title=f"{family.title}: {family.paper}", title_justify="left")
+    table.add_column("released checkpoint", overflow="fold")
+    table.add_column("what it is", overflow="fold")
+    for name, what in family.sizes.items():
+        table.add_row(name, what)
+    if family.weights_license_note:
+        table.caption, table.caption_justify = family.weights_license_note, "left"
+    return table

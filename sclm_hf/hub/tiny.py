@@ -1,0 +1,91 @@
+"""Tiny checkpoints of every family, for tests and examples: made in a moment, random, and of no other use."""
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import ConfigurationError
+from ..registry import Family, get_family
+
+MAX_LENGTH = 64
+"""Most tokens of a cell, where the published encoding has a limit above it."""
+
+LABELS = ("B cell", "Monocyte", "T cell")
+
+_GENES = (
+    "ACTB B2M CCL5 CD14 CD19 CD2 CD27 CD3D CD3E CD4 CD40LG CD69 CD74 CD79A CD79B CD8A CD8B CST3 CTSS CTSW FCER1A "
+    "FCER1G FCGR3A FCN1 FOS FTH1 FTL GNLY GZMA GZMB GZMH GZMK HLA-A HLA-B HLA-C HLA-DPA1 HLA-DPB1 HLA-DQA1 HLA-DRA "
+    "HLA-DRB1 IL32 IL7R JUN KLRB1 LEF1 LST1 LTB LYZ MALAT1 MS4A1 MS4A7 NKG7 PF4 PPBP PRF1 S100A4 S100A8 S100A9 SELL "
+    "TCF7 TMSB4X TPT1 TYROBP VIM"
+)
+"""Some genes of blood cells."""
+
+_AUTO_CLASSES = {
+    None: "AutoModel",
+    "embed": "AutoModel",
+    "pretrain": "AutoModelForPreTraining",
+    "annotate": "AutoModelForSequenceClassification",
+}
+
+
+def make_tiny_checkpoint(
+    family: str,
+    folder: str | Path,
+    *,
+    task: str | None = None,
+    genes: Iterable[str] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Save a tiny random model of `family` with its processor, ready for `Auto*` and for every command.
+
+    Args:
+        family: name of the family, as `sclm-hf models` lists it.
+        folder: folder to write.
+        task: `"embed"` (the bare model, also if None), `"annotate"` (with a classifier of three labels) or
+            `"pretrain"` (with the head of the pre-training).
+        genes: symbols that the model knows; some genes of blood cells unless given.
+        seed: seed of the weights.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigurationError: there is no such family or task.
+    """
+    import torch
+    import transformers
+
+    from ..training.new_model import new_config
+
+    known = get_family(family)
+    if task not in _AUTO_CLASSES:
+        there = ", ".join(repr(name) for name in _AUTO_CLASSES if name)
+        raise ConfigurationError(f"`task` must be one of {there}, or None, got {task!r}.")
+    processor = _processor(known, _GENES.split() if genes is None else list(genes))
+    config = new_config(family, processor, known.tiny)
+    if task == "annotate":
+        config.id2label = dict(enumerate(LABELS))
+        config.label2id = {label: number for number, label in enumerate(LABELS)}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = getattr(transformers, _AUTO_CLASSES[task]).from_config(config)
+    folder = Path(folder)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _processor(family: Family, genes: list[str]):
+    from ..tokenization.feature_extraction_expression import PUBLISHED, ExpressionFeatureExtractor
+    from ..training.new_model import new_tokenizer
+
+    limit = PUBLISHED[family.name].get("max_length")
+    short = {} if limit is None else {"max_length": min(limit, MAX_LENGTH)}
+    module = importlib.import_module(f"sclm_hf.tokenization.{family.processor_module}")
+    processor_class = getattr(module, family.processor)
+    # what it needs beyond names of genes, it makes up itself
+    if hasattr(processor_class, "example"):
+        return processor_class.example(genes)
+    return processor_class(
+        ExpressionFeatureExtractor.for_family(family.name, **short), new_tokenizer(family.name, genes)
+    )

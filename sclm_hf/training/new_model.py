@@ -1,0 +1,65 @@
+"""What a new model of a family starts from: a tokenizer for its genes, and a configuration that fits them."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from ..registry import get_family
+from ..tokenization.gene_vocabulary import GeneVocabulary
+from ..tokenization.processing_cell import CellProcessor
+from ..tokenization.tokenization_gene import GeneTokenizer
+from .arguments import unknown_name
+
+
+def new_tokenizer(family: str, genes: Iterable[str] | GeneVocabulary) -> GeneTokenizer:
+    """A tokenizer of `genes`, numbered in their order, with the special tokens where the family has them.
+
+    Args:
+        family: name of the family.
+        genes: names in order; or a vocabulary, whose numbers are kept.
+
+    Raises:
+        ConfigurationError: there is no such family, or a gene occurs twice.
+    """
+    known = get_family(family)
+    if known.genes_first and not isinstance(genes, GeneVocabulary):
+        genes = GeneVocabulary.from_genes(genes, ()).add_genes(known.special_tokens)
+    return GeneTokenizer.from_genes(genes, special_tokens=known.special_tokens)
+
+
+def new_config(
+    family: str, processor: CellProcessor, settings: Mapping[str, Any], *, n_batches: int = 0
+) -> PreTrainedConfig:
+    """A configuration of `family` that fits a processor.
+
+    Args:
+        family: name of the family.
+        processor: its vocabulary and encoding.
+        settings: what the configuration says beyond them; they win.
+        n_batches: number of batch labels.
+
+    Raises:
+        ConfigurationError: the family's configuration has no such setting.
+    """
+    tokenizer, encoding = processor.tokenizer, processor.feature_extractor
+    vocabulary = tokenizer.gene_vocabulary
+    fitting = {
+        "vocab_size": vocabulary.size,
+        "num_genes": len(vocabulary) - len(vocabulary.special_tokens),
+        "pad_token_id": tokenizer.pad_token_id,
+        "cls_token_id": tokenizer.cls_token_id,
+        "num_bins": encoding.n_bins if encoding.encoding in ("bins", "log_bins") else None,
+        "pad_value": encoding.pad_value,
+        "mask_value": encoding.mask_value,
+        "num_batch_labels": n_batches,
+        "has_special_tokens": encoding.add_cls,
+        "max_position_embeddings": encoding.max_length,
+    }
+    known = [field.name for field in dataclasses.fields(AutoConfig.for_model(family))]
+    for name in settings:
+        if name not in known:
+            raise unknown_name(name, known, " in `model_config`")
+    chosen = {name: value for name, value in fitting.items() if name in known and value is not None}
+    return AutoConfig.for_model(family, **(chosen | dict(settings)))

@@ -1,0 +1,42 @@
+import json
+import subprocess
+import sys
+
+from typer.testing import CliRunner
+
+from sclm_hf.cli.main import app
+from sclm_hf.registry import FAMILIES
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["models", *arguments])
+
+
+def test_tables_name_every_family_and_size():
+    shown = run().output
+    for family in FAMILIES.values():
+        for word in (family.name, family.title, *family.sizes):
+            assert word in shown
+
+
+def test_json_says_what_may_be_hosted_again():
+    facts = {one["family"]: one for one in json.loads(run("--json").output)}
+    assert set(facts) == set(FAMILIES)
+    assert facts["scgpt"]["redistributable"] is True and facts["scbert"]["redistributable"] is False
+    for one in facts.values():
+        assert one["sizes"] and one["tasks"] and one["repository"] and one["weights_license"]
+
+
+def test_one_family_and_unknown_ones():
+    shown = run("scgpt").output
+    assert "bowang-lab/scGPT" in shown and "Geneformer" not in shown
+    wrong = run("scgtp")
+    assert wrong.exit_code == 1 and "There is no family `scgtp`" in wrong.output
+
+
+def test_reads_the_registry_only():
+    code = (
+        "import sys; from typer.testing import CliRunner; from sclm_hf.cli.main import app; "
+        "assert CliRunner().invoke(app, ['models']).exit_code == 0; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
