@@ -28,6 +28,7 @@ from sclm_hf.modeling.scbert.convert_scbert import WEIGHT_MAP
 POSITIONS = 16_907
 GOALS = {"float32": 2.0, "bfloat16": 3.5}
 COSINE_GOAL, MEMORY_GOAL_MB = 0.999, 250
+FEWEST_ROUNDS = 2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -91,7 +92,7 @@ def _kilobytes(status: Path, key: str) -> int:
     return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(key))
 
 
-def time_all(rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+def time_all(rounds: int, budget: float) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Seconds of every round of both sides, and how alike the encodings are."""
     cell, sides, encodings = one_cell(), {}, {}
     for name, dtype in DTYPES.items():
@@ -100,7 +101,10 @@ def time_all(rounds: int) -> tuple[dict[str, list[float]], dict[str, float]]:
         sides[f"ours {name}"] = lambda model=ours: model.model(expression_values=cell).last_hidden_state
         sides[f"peer {name}"] = lambda model=peer: model(cell, return_encodings=True)
     seconds = {name: [] for name in sides}
-    for _ in range(rounds):
+    stop = time.perf_counter() + budget
+    for number in range(rounds):
+        if number >= FEWEST_ROUNDS and time.perf_counter() > stop:
+            break
         for name, run in sides.items():
             start = time.perf_counter()
             encodings[name] = run().float()
@@ -129,7 +133,8 @@ def judge(best: dict[str, float], alike: dict[str, float], memory: dict[str, flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=120, help="no further round is begun after so many seconds")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--memory-of", choices=DTYPES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -140,7 +145,7 @@ def main() -> None:
         return
     load_before = os.getloadavg()[0]
     memory = {name: memory_of(name, arguments.threads) for name in DTYPES}
-    seconds, alike = time_all(arguments.rounds)
+    seconds, alike = time_all(arguments.rounds, arguments.seconds)
     best = {name: min(rounds) for name, rounds in seconds.items()}
     results = {
         "positions": POSITIONS,

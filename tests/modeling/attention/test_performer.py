@@ -113,7 +113,7 @@ def test_bfloat16_is_close():
 
 
 def test_chunks_stay_small():
-    assert default_chunk_size(1, 10, 266) * 10 * 266 <= 2**20
+    assert default_chunk_size(1, 10, 266) * 10 * 266 <= 2**21
     assert default_chunk_size(10**6, 10, 266) >= 1
 
 

@@ -1,11 +1,10 @@
-"""Softmax attention a head and some queries at a time: what is fastest for long cells in bfloat16 on a processor.
+"""Softmax attention some queries at a time: what is fastest for long cells in bfloat16 on a processor.
 
 There torch's fused attention does its products in single precision; plain products use the processor's own bfloat16,
 and a chunk's weights stay in its cache. Measured with 2,000 tokens of 12 heads on a Zen 4: 1.4 times as fast.
 """
 
 from collections.abc import Callable
-from itertools import product
 from typing import Any
 
 import torch
@@ -59,12 +58,12 @@ def chunked_attention_forward(
     scaling = head_dim**-0.5 if scaling is None else scaling
     hidden = None if attention_mask is None else ~attention_mask.expand(batch, 1, tokens, -1)
     context = query.new_empty(batch, tokens, heads, head_dim)
-    for cell, head in product(range(batch), range(heads)):
-        queries, keys, values = (tensor[cell, head].contiguous() for tensor in (query, key, value))
+    for cell in range(batch):
+        queries, keys, values = (tensor[cell].contiguous() for tensor in (query, key, value))
         for start in range(0, tokens, QUERIES_PER_CHUNK):
             chunk = slice(start, start + QUERIES_PER_CHUNK)
-            scores = (queries[chunk] * scaling) @ keys.T
+            scores = (queries[:, chunk] * scaling) @ keys.transpose(1, 2)
             if hidden is not None:
                 scores.masked_fill_(hidden[cell, 0, chunk], -torch.inf)
-            context[cell, chunk, head] = torch.softmax(scores, dim=-1) @ values
+            context[cell, chunk] = (torch.softmax(scores, dim=-1) @ values).transpose(0, 1)
     return context, None

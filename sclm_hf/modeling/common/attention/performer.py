@@ -213,7 +213,7 @@ def add_keys(
     return KeySummary(
         maximum=maximum,
         context=summary.context * rescale + features.transpose(-1, -2) @ value,
-        normalizer=summary.normalizer * rescale + features.sum(dim=2, dtype=maximum.dtype).unsqueeze(-1),
+        normalizer=summary.normalizer * rescale + features.sum(dim=2).unsqueeze(-1),
         values=summary.values + value.sum(dim=2, keepdim=True, dtype=maximum.dtype),
         count=summary.count + tokens,
     )
@@ -241,7 +241,12 @@ def read_table(query: Tensor, table: Tensor, projection: Tensor, eps: float = FE
 def _exp_of_difference(projected: Tensor, shift: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         return torch.exp(projected - shift).to(projected.dtype)
-    return projected.sub_(shift).exp_()
+    # a difference of two types would be taken in a copy of the larger one
+    rounded = shift.to(projected.dtype)
+    projected.sub_(rounded)
+    if rounded.dtype != shift.dtype:
+        projected.sub_((shift - rounded).to(projected.dtype))
+    return projected.exp_()
 
 
 def default_chunk_size(batch: int, heads: int, num_features: int) -> int:
