@@ -71,11 +71,12 @@ class ChromosomeProcessor(CellProcessor):
 
         Args:
             genes: symbols.
-            **settings: parameters of the feature extractor other than the published ones.
+            **settings: parameters of the feature extractor other than the published ones; 32 genes are drawn.
         """
         places = {gene.upper(): ("1", number) for number, gene in enumerate(genes)}
         special = (*SPECIAL_TOKENS, chromosome_token(_FIRST_SPECIES, "1"))
-        extractor = ExpressionFeatureExtractor.for_family("uce", gene_places={_FIRST_SPECIES: places}, **settings)
+        settings = {"n_draws": 32, "gene_places": {_FIRST_SPECIES: places}, **settings}
+        extractor = ExpressionFeatureExtractor.for_family("uce", **settings)
         return cls(extractor, GeneTokenizer.from_genes(list(places), special_tokens=special))
 
     @property
