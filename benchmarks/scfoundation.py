@@ -153,7 +153,7 @@ def measure(num_cells: int, rounds: int, threads: int, layers: int) -> dict:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, default=4)
+    parser.add_argument("--cells", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3, help="the best of so many is taken")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--layers", type=int, default=12, help="fewer for a quick look")

@@ -215,7 +215,7 @@ FAMILIES: dict[str, Family] = {
             "models.ckpt: gene": "the same; its decoder (6 layers, width 512) embeds genes; also to fine-tune",
             "models.ckpt: rde": "the same; read-depth enhancement",
         },
-        tasks=("embed", "annotate"),
+        tasks=("embed", "annotate", "perturb"),
         config="ScFoundationConfig",
         auto_classes={
             "AutoModel": "ScFoundationModel",
