@@ -40,13 +40,14 @@ def processor():
 
 
 GENES = ["XIST", "MYC", "TP53", "NAT2"]
-COUNTS = np.random.default_rng(0).poisson(1.0, (9, 4)) + np.eye(9, 4, dtype=int)
+COUNTS = np.random.default_rng(0).poisson(1.0, (9, 4)) + np.eye(9, 4)
+COUNTS = COUNTS.astype(np.float32)
 
 
 def sentences(processor, matrix=COUNTS, cell_ids=None, **how) -> list[list[str]]:
     cell_ids = np.arange(len(matrix)) if cell_ids is None else cell_ids
     gene_ids = processor.map_genes(GENES).gene_ids
-    encoded = processor.encode(scipy.sparse.csr_matrix(matrix), gene_ids, cell_ids=cell_ids, **how)
+    encoded = processor.encode(scipy.sparse.csr_matrix(matrix, dtype=np.float32), gene_ids, cell_ids=cell_ids, **how)
     return [
         processor.tokenizer.convert_ids_to_tokens(ids[mask == 1])
         for ids, mask in zip(encoded["input_ids"], encoded["attention_mask"], strict=True)
@@ -118,7 +119,7 @@ def test_genes_of_a_species(processor):
 
 def test_mouse_cells(processor):
     gene_ids = processor.map_genes(["Trp53", "Myc"], species="mouse").gene_ids
-    encoded = processor.encode(np.array([[5, 1]]), gene_ids, cell_ids=[0])
+    encoded = processor.encode(np.array([[5, 1]], np.float32), gene_ids, cell_ids=[0])
     tokens = set(processor.tokenizer.convert_ids_to_tokens(encoded["input_ids"][0]))
     assert tokens == {"<cls>", "</chromosome>", "<mouse:11>", "<mouse:15>", "mouse:TRP53", "mouse:MYC"}
 
@@ -150,7 +151,7 @@ def test_save_and_load(processor, tmp_path):
 def test_example():
     processor = ChromosomeProcessor.example(["Myc", "TP53", "C1orf112"], n_draws=4)
     gene_ids = processor.map_genes(["C1orf112", "MYC"]).gene_ids
-    encoded = processor.encode(np.array([[1, 1]]), gene_ids, cell_ids=[0])
+    encoded = processor.encode(np.array([[1, 1]], np.float32), gene_ids, cell_ids=[0])
     tokens = processor.tokenizer.convert_ids_to_tokens(encoded["input_ids"][0])
     assert tokens[:3] == ["<cls>", "<human:1>", "MYC"]
     assert len(tokens) == 7

@@ -100,7 +100,7 @@ def test_table_with_the_proteins_of_a_new_species(source, tmp_path):
     generator = torch.Generator().manual_seed(23)
     drawn = torch.normal(0.0, 1.0, (8, 40), generator=generator)
     assert_close(model.get_input_embeddings()(torch.arange(141)), torch.cat([tokens, drawn]), rtol=0, atol=0)
-    batch = processor.encode(np.array([[4, 2]]), gene_ids, cell_ids=[0])
+    batch = processor.encode(np.array([[4, 2]], np.float32), gene_ids, cell_ids=[0])
     assert processor.tokenizer.convert_tokens_to_ids("<axolotl:3p>") == 133
     assert torch.isfinite(model(torch.from_numpy(batch["input_ids"])).cell_embedding).all()
 
