@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -22,7 +23,9 @@ from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.common.attention import (
     PerformerFeatures,
     PerformerRedraw,
-    attention_interface,
+    chunked_attention_forward,
+    chunked_is_faster,
+    eager_attention_forward,
     orthogonal_random_features,
 )
 from sclm_hf.modeling.common.base import SclmPreTrainedModel
@@ -101,7 +104,9 @@ class ScFoundationAttention(nn.Module):
         query = self.q_proj(hidden_states).view(per_head).transpose(1, 2)
         key = self.k_proj(hidden_states).view(per_head).transpose(1, 2)
         value = self.v_proj(hidden_states).view(per_head).transpose(1, 2)
-        attend = attention_interface(self.config, query)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        if chunked_is_faster(self.config, query):
+            attend = chunked_attention_forward
         dropout = self.config.hidden_dropout_prob if self.training else 0.0
         context, weights = attend(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from sclm_hf.modeling.common.attention import chunked
-from sclm_hf.modeling.common.attention.chunked import attention_interface, chunked_attention_forward
+from sclm_hf.modeling.common.attention.chunked import chunked_attention_forward, chunked_is_faster
 
 SDPA, EAGER = SimpleNamespace(_attn_implementation="sdpa"), SimpleNamespace(_attn_implementation="eager")
 
@@ -30,10 +30,10 @@ def test_equals_fused_attention(monkeypatch, masked, scaling):
 def test_is_chosen_where_it_is_faster_only():
     long = torch.zeros(1, 1, chunked.FEWEST_TOKENS, 4, dtype=torch.bfloat16)
     with torch.no_grad():
-        assert attention_interface(SDPA, long) is chunked_attention_forward
+        assert chunked_is_faster(SDPA, long)
         for config, query in ((EAGER, long), (SDPA, long.float()), (SDPA, long[:, :, 1:])):
-            assert attention_interface(config, query) is not chunked_attention_forward
-    assert attention_interface(SDPA, long) is not chunked_attention_forward
+            assert not chunked_is_faster(config, query)
+    assert not chunked_is_faster(SDPA, long)
 
 
 def test_bfloat16_is_as_close_as_fused_attention():

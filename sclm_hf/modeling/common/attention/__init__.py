@@ -1,6 +1,6 @@
 """Attention that the families share: softmax attention behind transformers' interface, and what transformers lacks."""
 
-from .chunked import attention_interface, chunked_attention_forward
+from .chunked import chunked_attention_forward, chunked_is_faster
 from .eager import eager_attention_forward
 from .performer import (
     KeySummary,
@@ -23,8 +23,8 @@ __all__ = [
     "PerformerFeatures",
     "PerformerRedraw",
     "add_keys",
-    "attention_interface",
     "chunked_attention_forward",
+    "chunked_is_faster",
     "attention_table",
     "eager_attention_forward",
     "empty_summary",
