@@ -281,14 +281,14 @@ class ScBERTClassifier(nn.Module):
         super().__init__()
         first, second = CLASSIFIER_WIDTHS
         self.num_positions = config.num_positions
-        self.gene_score = nn.Linear(config.hidden_size, 1)
+        self.gene_reduction = nn.Linear(config.hidden_size, 1)
         self.linear1 = nn.Linear(config.num_positions, first)
         self.linear2 = nn.Linear(first, second)
         self.output = nn.Linear(second, config.num_labels)
         self.dropout = nn.Dropout(config.classifier_dropout)
 
     def forward(self, hidden_states: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
-        scores = F.relu(self.gene_score(hidden_states)).squeeze(-1)
+        scores = F.relu(self.gene_reduction(hidden_states)).squeeze(-1)
         hidden = self.dropout(F.relu(self.linear1(self._by_gene(scores, input_ids, attention_mask))))
         return self.output(self.dropout(F.relu(self.linear2(hidden))))
 
