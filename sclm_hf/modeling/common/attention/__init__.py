@@ -1,7 +1,9 @@
 """Attention that the families share: softmax attention behind transformers' interface, and what transformers lacks."""
 
 from .chunked import chunked_attention_forward, chunked_is_faster
+from .cosformer import cosformer_attention, cosformer_attention_naive
 from .eager import eager_attention_forward
+from .flow import flow_attention, flow_attention_naive
 from .performer import (
     KeySummary,
     PerformerFeatures,
@@ -24,10 +26,14 @@ __all__ = [
     "PerformerRedraw",
     "add_keys",
     "chunked_attention_forward",
+    "cosformer_attention",
+    "cosformer_attention_naive",
     "chunked_is_faster",
     "attention_table",
     "eager_attention_forward",
     "empty_summary",
+    "flow_attention",
+    "flow_attention_naive",
     "mean_attention",
     "orthogonal_random_features",
     "performer_attention",
