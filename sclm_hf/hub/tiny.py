@@ -61,7 +61,7 @@ def make_tiny_checkpoint(
     if task not in _AUTO_CLASSES:
         there = ", ".join(repr(name) for name in _AUTO_CLASSES if name)
         raise ConfigurationError(f"`task` must be one of {there}, or None, got {task!r}.")
-    processor = _processor(known, _GENES.split() if genes is None else list(genes))
+    processor = make_processor(family, _GENES.split() if genes is None else list(genes), **_shortened(known))
     config = new_config(family, processor, known.tiny)
     if task == "annotate":
         config.id2label = dict(enumerate(LABELS))
@@ -75,17 +75,32 @@ def make_tiny_checkpoint(
     return folder
 
 
-def _processor(family: Family, genes: list[str]):
-    from ..tokenization.feature_extraction_expression import PUBLISHED, ExpressionFeatureExtractor
+def make_processor(family: str, genes: list[str], **changes):
+    """A processor with the published encoding of `family` for `genes`; what else it needs, it makes up.
+
+    Args:
+        family: name of the family.
+        genes: symbols.
+        **changes: to the parameters of the encoding.
+    """
+    from ..tokenization.feature_extraction_expression import ExpressionFeatureExtractor
     from ..training.new_model import new_tokenizer
 
-    limit = PUBLISHED[family.name].get("max_length")
-    short = {} if limit is None else {"max_length": min(limit, MAX_LENGTH)}
-    module = importlib.import_module(f"sclm_hf.tokenization.{family.processor_module}")
-    processor_class = getattr(module, family.processor)
-    # what it needs beyond names of genes, it makes up itself
+    known = get_family(family)
+    module = importlib.import_module(f"sclm_hf.tokenization.{known.processor_module}")
+    processor_class = getattr(module, known.processor)
     if hasattr(processor_class, "example"):
-        return processor_class.example(genes)
-    return processor_class(
-        ExpressionFeatureExtractor.for_family(family.name, **short), new_tokenizer(family.name, genes)
-    )
+        return processor_class.example(genes, **changes)
+    extractor = ExpressionFeatureExtractor.for_family(family, **changes)
+    return processor_class(extractor, new_tokenizer(family, genes))
+
+
+def _shortened(family: Family) -> dict[str, int]:
+    from ..tokenization.feature_extraction_expression import PUBLISHED
+
+    limits = {"max_length": MAX_LENGTH, "n_draws": MAX_LENGTH // 2}
+    return {
+        name: min(PUBLISHED[family.name][name], most)
+        for name, most in limits.items()
+        if PUBLISHED[family.name].get(name) is not None
+    }
