@@ -1,12 +1,12 @@
 """Batches of tensors, read ahead by worker processes."""
 
 import atexit
+import multiprocessing
 import os
 import signal
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,7 +90,7 @@ class CellLoader:
             num_workers=self._num_workers,
             prefetch_factor=1,
             collate_fn=_unchanged,
-            worker_init_fn=partial(_begin_worker, main=os.getpid()),
+            worker_init_fn=_begin_worker,
             # By default a loader draws from torch's own generator: dropout would not be the same after a resume.
             generator=torch.Generator(),
         )
@@ -141,9 +141,12 @@ def _tensors(batch: dict[str, np.ndarray]) -> Batch:
     return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
-def _begin_worker(worker: int, main: int) -> None:
+def _begin_worker(worker: int) -> None:
     """Ctrl-C and SIGTERM often go to all processes of a run; the main one decides when its workers end."""
-    if os.getppid() != main:
+    main = multiprocessing.parent_process()
+    # A forked worker sees `main` alive while its siblings live; one of a fork server is not the main process's child.
+    forked = multiprocessing.get_start_method() == "fork"
+    if (os.getppid() != main.pid) if forked else not main.is_alive():
         # Killed while its workers started: torch would take the process that adopts them for the main one, for ever.
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -115,6 +115,8 @@ class WindowReader:
         finally:
             for part in parts:
                 part.cancel()
+            # After an error nobody may go on reading the files: others may close them, or read them without the lock.
+            wait(parts)
         return buffer.tokens
 
     def _encode(self, part: _Cells, buffer: TokenBuffer) -> None:

@@ -57,6 +57,17 @@ def test_errors_of_a_worker_keep_their_kind_and_name_the_file(tmp_path, processo
     assert caught.tb and not multiprocessing.active_children(), "Python would wait for them at exit"
 
 
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_workers_may_be_started_in_other_ways(corpus, monkeypatch, method):
+    monkeypatch.setattr(
+        multiprocessing.context._default_context, "_actual_context", multiprocessing.get_context(method)
+    )
+    expected, found = list(corpus.batches(12)), list(corpus.loader(12, num_workers=1))
+    assert len(expected) == len(found)
+    for want, have in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(have["input_ids"].numpy(), want["input_ids"])
+
+
 def test_a_stream_left_in_the_middle_does_not_keep_the_program_from_ending(folder, processor, tmp_path):
     processor.save_pretrained(tmp_path)
     script = (
