@@ -83,14 +83,14 @@ def make_processor(family: str, genes: list[str], **changes):
         genes: symbols.
         **changes: to the parameters of the encoding.
     """
-    from ..tokenization.feature_extraction_expression import ExpressionFeatureExtractor
+    from ..tokenization.feature_extraction_expression import PUBLISHED, ExpressionFeatureExtractor
     from ..training.new_model import new_tokenizer
 
     known = get_family(family)
     module = importlib.import_module(f"sclm_hf.tokenization.{known.processor_module}")
     processor_class = getattr(module, known.processor)
     if hasattr(processor_class, "example"):
-        return processor_class.example(genes, **changes)
+        return processor_class.example(genes, **(PUBLISHED[family] | changes))
     extractor = ExpressionFeatureExtractor.for_family(family, **changes)
     return processor_class(extractor, new_tokenizer(family, genes))
 
