@@ -13,7 +13,7 @@ from ..errors import CorpusError, ExpressionError
 from ..tokenization.encodings.scratch import Scratch
 from ..tokenization.processing_cell import select_counts
 from .anndata_elements import column_names, describe, read_column, read_index, view
-from .hdf5_ranges import RangeReader
+from .hdf5_ranges import RangeReader, memory_type
 from .sources import CategoricalColumn, csr_from_arrays
 
 # A matrix stored by columns has to be turned around in memory: values and indices of that many entries take 2 GB.
@@ -204,8 +204,9 @@ class _OpenStore:
         """The rows of all `spans` (start, stop), one after the other."""
         n_genes = self._shape[1]
         if self._storage == "dense":
-            parts = [self._matrix[start:stop] for start, stop in spans]
-            return csr_matrix(np.concatenate(parts)) if parts else csr_matrix((0, n_genes), dtype=self._matrix.dtype)
+            dtype = memory_type(self._matrix.dtype)
+            parts = [self._matrix[start:stop].astype(dtype, copy=False) for start, stop in spans]
+            return csr_matrix(np.concatenate(parts)) if parts else csr_matrix((0, n_genes), dtype=dtype)
         starts = [int(self._indptr[start]) for start, _ in spans]
         stops = [int(self._indptr[stop]) for _, stop in spans]
         counts = [self._indptr[start + 1 : stop + 1] - self._indptr[start:stop] for start, stop in spans]

@@ -9,6 +9,11 @@ import numpy as np
 _READS_BEFORE_LOOKING = 16
 
 
+def memory_type(stored: np.dtype) -> np.dtype:
+    """The type of stored numbers in memory: scipy and compiled code know neither big-endian ones nor float16."""
+    return np.dtype(np.float32) if stored.kind == "f" and stored.itemsize == 2 else stored.newbyteorder("=")
+
+
 class RangeReader:
     """Reads ranges of a dataset, straight from the file where its bytes lie there uncompressed.
 
@@ -16,12 +21,17 @@ class RangeReader:
 
     Args:
         dataset: one-dimensional; of h5py or anything that is sliced.
+
+    Attributes:
+        shape: (entries,).
+        dtype: the type to read into.
     """
 
     def __init__(self, dataset: Any) -> None:
-        self.shape, self.dtype = dataset.shape, dataset.dtype
+        self.shape, self.dtype = dataset.shape, memory_type(dataset.dtype)
         self._dataset, self._plain, self._n_reads = dataset, None, 0
-        self._looks = hasattr(os, "preadv") and type(dataset).__module__.partition(".")[0] == "h5py"
+        of_h5py = type(dataset).__module__.partition(".")[0] == "h5py"
+        self._looks = hasattr(os, "preadv") and of_h5py and dataset.dtype == self.dtype
 
     def read_into(self, out: np.ndarray, start: int) -> None:
         """Fill `out` with the entries from `start` on."""
@@ -36,7 +46,7 @@ class RangeReader:
 
     def all(self) -> np.ndarray:
         """All entries."""
-        return self._dataset[:]
+        return self._dataset[:].astype(self.dtype, copy=False)
 
 
 class PlainRanges:

@@ -39,6 +39,25 @@ def test_read_gives_the_rows_as_stored(cells, tmp_path, storage, compression):
         np.testing.assert_array_equal(matrix.toarray(), counts[rows])
 
 
+@pytest.mark.parametrize("storage", [sp.csr_matrix, sp.csc_matrix, sp.csr_matrix.toarray])
+@pytest.mark.parametrize(("values", "numbers"), [(">f4", ">i4"), (">i4", ">i8"), ("f2", "i4")])
+def test_types_that_scipy_and_kernels_do_not_know_are_read_as_others(cells, tmp_path, storage, values, numbers):
+    counts = cells.X.toarray()
+    cells.X = storage(cells.X)
+    path = write(cells, tmp_path / "cells.h5ad")
+    with h5py.File(path, "r+") as file:
+        stored = {"X": values} if storage is sp.csr_matrix.toarray else {"X/data": values, "X/indices": numbers}
+        for name, dtype in stored.items():
+            data, attributes = file[name][:].astype(dtype), dict(file[name].attrs)
+            del file[name]
+            file.create_dataset(name, data=data).attrs.update(attributes)
+    source = H5adSource(path)
+    for _ in range(20):
+        matrix = source.read(ROWS)
+        assert matrix.dtype.isnative and matrix.indices.dtype.isnative
+        np.testing.assert_array_equal(matrix.toarray(), counts[ROWS])
+
+
 @pytest.mark.parametrize("chunks", [None, 7, 4096])
 def test_read_copes_with_any_chunks_and_types(cells, tmp_path, chunks):
     path = write(cells, tmp_path / "cells.h5ad")
