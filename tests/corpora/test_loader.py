@@ -1,12 +1,14 @@
 import multiprocessing
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from sclm_hf import CellCorpus
+from sclm_hf.corpora.window_reader import WindowReader
 from sclm_hf.errors import ExpressionError
 
 from .conftest import make_cells
@@ -66,6 +68,25 @@ def test_workers_may_be_started_in_other_ways(corpus, monkeypatch, method):
     assert len(expected) == len(found)
     for want, have in zip(expected, found, strict=True):
         np.testing.assert_array_equal(have["input_ids"].numpy(), want["input_ids"])
+
+
+def test_after_an_error_no_thread_goes_on(tmp_path, processor, monkeypatch):
+    cells, running, encode = make_cells(600), [], WindowReader._encode
+    cells.X.data[0] = -1
+    cells.write_h5ad(tmp_path / "bad.h5ad")
+
+    def slowly(self, part, buffer):
+        running.append(part.places.start)
+        time.sleep(0.3 if part.places.start else 0.1)
+        try:
+            encode(self, part, buffer)
+        finally:
+            running.remove(part.places.start)
+
+    monkeypatch.setattr(WindowReader, "_encode", slowly)
+    with pytest.raises(ExpressionError, match="row 0"):
+        next(CellCorpus(tmp_path, processor).batches(12))
+    assert not running
 
 
 def test_a_stream_left_in_the_middle_does_not_keep_the_program_from_ending(folder, processor, tmp_path):
