@@ -93,7 +93,7 @@ def test_the_tables_are_read_once_and_fast():
     human_genes.cache_clear()
     start = time.process_time()
     table = human_genes()
-    assert time.process_time() - start < 1.0  # measured 0.15 s; the rest is for a busy machine
+    assert time.process_time() - start < 2.0  # measured 0.15 s; the rest is for a busy machine
     assert human_genes() is table
 
 

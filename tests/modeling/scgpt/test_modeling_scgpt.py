@@ -139,6 +139,7 @@ def test_unknown_decoder_activation_is_refused():
 
 
 def test_perturbation_that_bins_compiles_without_graph_breaks():
+    torch.compiler.reset()
     model = ScGPTForPerturbation(tiny_config(num_input_bins=11)).eval()
     batch = tiny_batch() | {"perturbation_ids": torch.zeros(BATCH, GENES, dtype=torch.long)}
     compiled = torch.compile(model, fullgraph=True, backend="eager")
