@@ -180,8 +180,10 @@ class CellProcessor(ProcessorMixin):
         pad_id = _special_id(self.tokenizer, "pad_token", always=True)
         ids, values, mask = pad(tokens, cells, pad_id, self.feature_extractor.pad_value)
         found = {"input_ids": ids, "expression_values": values, "attention_mask": mask}
-        found["token_type_ids"] = np.zeros_like(ids)
-        return {name: found[name] for name in self.model_input_names}
+        names = self.model_input_names
+        if "token_type_ids" in names:
+            found["token_type_ids"] = np.zeros_like(ids)
+        return {name: found[name] for name in names}
 
     def lengths(self, matrix, gene_ids: np.ndarray, *, rows: np.ndarray | None = None) -> np.ndarray:
         """How many tokens each cell will have, special tokens included; 0 for a cell that [`encode`] would refuse.

@@ -350,8 +350,10 @@ def _pad(ids, values, starts, lengths, width, pad_id, pad_value, out_ids, out_va
         row_mask[:n] = 1
         row_mask[n:] = 0
         if out_values.size:
-            out_values[row][:n] = values[start : start + n]
-            out_values[row][n:] = pad_value
+            row_values, cell_values = out_values[row], values[start : start + n]
+            for j in range(n):
+                row_values[j] = cell_values[j]
+            row_values[n:] = pad_value
 
 
 def pad(
@@ -369,10 +371,20 @@ def pad(
     """
     starts, lengths = tokens.starts[cells], tokens.lengths[cells]
     n, width = len(cells), int(lengths.max(initial=0))
-    ids, mask = np.empty(n * width, np.int64), np.empty(n * width, np.int64)
-    values = np.empty(n * width if tokens.values.size else 0, np.float32)
+    ids, mask, values = _side_by_side(n * width, n * width if tokens.values.size else 0)
     _pad(tokens.ids, tokens.values, starts, lengths, width, pad_id, np.float32(pad_value), ids, values, mask)
     return ids.reshape(n, width), values.reshape(n, width) if values.size else values, mask.reshape(n, width)
+
+
+def _side_by_side(size: int, n_values: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Room for ids, mask and values in one piece of memory.
+
+    The C library gives memory back to the system, and clears it for the next batch, where several large arrays are
+    freed one after the other; it keeps a single one.
+    """
+    room = np.empty(16 * size + 4 * n_values, np.uint8)
+    wide = room[: 16 * size].view(np.int64)
+    return wide[:size], wide[size:], room[16 * size :].view(np.float32)
 
 
 @njit(cache=True, nogil=True)
