@@ -198,7 +198,7 @@ def run_blocks(
     if batch_size < 1:
         raise ConfigurationError(f"`batch_size` must be at least 1, got {batch_size}.")
     n_cells = len(cells.lengths)
-    with _independent(loaded.model), progress_bar(total=n_cells, desc=description, unit="cell") as bar:
+    with independent_cells(loaded.model), progress_bar(total=n_cells, desc=description, unit="cell") as bar:
         for number, start in enumerate(range(0, n_cells, BLOCK_SIZE)):
             block = slice(start, min(start + BLOCK_SIZE, n_cells))
             values = None if pieces is None else pieces.load(number, block.stop - block.start)
@@ -222,7 +222,7 @@ def _run_block(
         rows = order[done : done + batch_size]
         values = _try_batch(loaded, cells, rows, seed, read)
         if values is None:
-            batch_size = _halved(min(batch_size, len(rows)), int(cells.lengths[rows].max()))
+            batch_size = halved(min(batch_size, len(rows)), int(cells.lengths[rows].max()))
             continue
         if results is None:
             results = np.empty((len(order), *values.shape[1:]), np.float32)
@@ -250,7 +250,7 @@ def _try_batch(
             batch = {name: torch.from_numpy(array).to(model.device) for name, array in arrays.items()}
             return read(model(**batch)).float().cpu().numpy()
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
     # outside of the handler, which would keep the batch's tensors alive
     if model.device.type == "cuda":
@@ -258,7 +258,8 @@ def _try_batch(
     return None
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the computer, ran out of memory."""
     import torch
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
@@ -268,7 +269,12 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _halved(batch_size: int, n_tokens: int) -> int:
+def halved(batch_size: int, n_tokens: int) -> int:
+    """Half of a batch size that memory did not allow, with a warning.
+
+    Raises:
+        SclmError: it is a single cell.
+    """
     if batch_size == 1:
         raise SclmError(
             f"Memory ran out with a single cell of {n_tokens:,} tokens: use a smaller `max_length` of the processor, "
@@ -279,7 +285,7 @@ def _halved(batch_size: int, n_tokens: int) -> int:
 
 
 @contextlib.contextmanager
-def _independent(model: Any) -> Iterator[None]:
+def independent_cells(model: Any) -> Iterator[None]:
     """Evaluation mode, and every cell independent of its batch-mates; afterwards all is as before."""
     overrides = get_family(model.config.model_type).embed_overrides
     saved = {name: getattr(model.config, name) for name in overrides}

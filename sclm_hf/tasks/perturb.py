@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ConfigurationError, GeneCoverageError, require
 from ..logging import progress_bar
 from ..registry import FAMILIES
-from .inference import PreparedCells, _independent, prepare_cells, run_cells
+from .inference import PreparedCells, independent_cells, prepare_cells, run_cells
 from .loading import LoadedModel, load_model
 from .perturbation_runs import PerturbationRunner, Run, RunResult
 from .perturbed_tokens import MODES, TokenCell
@@ -143,7 +143,7 @@ def perturb(
         "seed": seed,
     }
     table = _Table(adata, perturbations, chosen, runner.states, loaded.processor)
-    with _independent(loaded.model), progress_bar(total=len(chosen), desc="perturb", unit="cell") as bar:
+    with independent_cells(loaded.model), progress_bar(total=len(chosen), desc="perturb", unit="cell") as bar:
         done = -1
         for result in runner(plan.runs(chosen)):
             table.add(result)

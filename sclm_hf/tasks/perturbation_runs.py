@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..errors import SclmError
-from ..logging import warn
+from .inference import halved, is_out_of_memory
 from .perturbed_tokens import PerturbedCell, TokenCell, perturb_cell
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ class PerturbationRunner:
             chosen = [cells[i] for i in order[len(encoded) : len(encoded) + self.batch_size]]
             found = self._try(chosen)
             if found is None:
-                self._halve(len(chosen), chosen[0].ids.size)
+                self.batch_size = halved(len(chosen), chosen[0].ids.size)
             else:
                 encoded += found
         return [one for _, one in sorted(zip(order, encoded, strict=True), key=lambda pair: pair[0])]
@@ -141,8 +140,6 @@ class PerturbationRunner:
     def _try(self, cells: list[TokenCell]) -> list[_Encoded] | None:
         """Run a batch; None when memory ran out."""
         import torch
-
-        from .inference import _is_out_of_memory
 
         model = self.loaded.model
         arrays = self.loaded.processor.pad(_ragged(cells))
@@ -154,7 +151,7 @@ class PerturbationRunner:
                 genes = _gene_states(output, model.config).float() if wants_genes else None
                 vectors = output.cell_embedding.float()
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return None
         # clones: a view would keep the whole batch in memory
@@ -162,15 +159,6 @@ class PerturbationRunner:
             _Encoded(None if genes is None else genes[i, : cell.ids.size].clone(), vectors[i].clone())
             for i, cell in enumerate(cells)
         ]
-
-    def _halve(self, n_cells: int, n_tokens: int) -> None:
-        if n_cells == 1:
-            raise SclmError(
-                f"Memory ran out with a single cell of {n_tokens:,} tokens: use a smaller `max_length` of the "
-                "processor, `dtype='bfloat16'`, or a device with more memory."
-            )
-        self.batch_size = n_cells // 2
-        warn(f"Memory ran out with {n_cells} cells of {n_tokens:,} tokens: going on with {self.batch_size} a batch.")
 
 
 def _gene_states(output: Any, config: Any) -> "torch.Tensor":
