@@ -10,7 +10,7 @@ def print_results(path: str | Path, key: str) -> None:
         path: the file; its data are not read.
         key: name of the record in `uns["sclm_hf"]`.
     """
-    from ..tasks.big_files import read_record
+    from ..tasks.result_files import read_record
 
     record, n_cells, labels = read_record(path, key)
     _print_coverage(record)

@@ -1,39 +1,33 @@
 """`embed` and `annotate` from file to file: larger than memory, kept in pieces, continued after a stop."""
 
-import errno
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..errors import ConfigurationError, SclmError, require
+from ..errors import ConfigurationError
 from ..evaluation.reports import package_versions
 from ..logging import get_logger
 from . import annotate as annotation
 from .embed import embedding_reader
-from .inference import PreparedCells, prepare_cells, run_blocks
+from .inference import prepare_cells, run_blocks
 from .loading import LoadedModel, load_model
 from .pieces import Pieces, remove_left_over
 from .provenance import make_record
+from .result_files import add_results, check_can_be_added_to, complete_or_absent, exists_already, read_fingerprints
 from .stored_cells import StoredCells
 
 if TYPE_CHECKING:
     import torch
-    from pandas import Categorical
 
     from ..tokenization.processing_cell import CellProcessor
 
 logger = get_logger(__name__)
-
-_COLUMNS, _RECORD = 32, 2**20
-"""Bytes that the columns of a cell, and all that does not grow with the cells, take at most."""
 
 
 class Written(NamedTuple):
@@ -159,15 +153,6 @@ def annotate_files(
     return [Written(_run_file(*pair, loaded, job, overwrite), job.key) for pair in pairs]
 
 
-def read_record(path: str | Path, key: str) -> "tuple[dict[str, Any], int, Categorical | None]":
-    """The record `key` of a finished file, its number of cells, and the column `key` of its `obs` if there is one."""
-    h5py, io = require("h5py", extra="anndata"), require("anndata", extra="anndata").io
-    with h5py.File(path) as file:
-        obs = file["obs"]
-        labels = io.read_elem(obs[key]) if key in obs else None
-        return io.read_elem(file[f"uns/sclm_hf/{key}"]), len(obs[obs.attrs["_index"]]), labels
-
-
 def _settings(layer: str | None, species: str, batch_key: str | None, batch_size: int, seed: int) -> dict[str, Any]:
     return {"layer": layer, "species": species, "batch_key": batch_key, "batch_size": batch_size, "seed": seed}
 
@@ -196,29 +181,9 @@ def _checked_pairs(source: str | Path, destination: str | Path, overwrite: bool)
         folder = result.resolve().parent
         if result.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
             raise ConfigurationError(f"`{result}` cannot be written: it is a folder, or its folder is not writable.")
-        if result.exists() and not overwrite and not _records(result):
-            raise _in_the_way(result)
+        if result.exists() and not overwrite and not read_fingerprints(result):
+            raise exists_already(result)
     return pairs
-
-
-def _in_the_way(destination: Path) -> ConfigurationError:
-    return ConfigurationError(
-        f"`{destination}` exists and is not the result of this command: choose another name, or pass `overwrite` "
-        "(`--overwrite`)."
-    )
-
-
-def _records(path: Path) -> dict[str, str]:
-    """Name of each record in a file -> its fingerprint."""
-    h5py = require("h5py", extra="anndata")
-    try:
-        with h5py.File(path) as file:
-            records = file["uns/sclm_hf"]
-            return {
-                name: records[name]["fingerprint"].asstr()[()] for name in records if "fingerprint" in records[name]
-            }
-    except (OSError, KeyError, AttributeError, TypeError):
-        return {}
 
 
 def _run_file(source: Path, destination: Path, loaded: LoadedModel, job: _Job, overwrite: bool) -> Path:
@@ -238,8 +203,8 @@ def _run_file(source: Path, destination: Path, loaded: LoadedModel, job: _Job, o
         pass
     results = run_blocks(loaded, prepared, job.read, **how, pieces=pieces)
     record = {**make_record(loaded, prepared, job.settings), **(job.extra or {}), "fingerprint": _hash(fingerprint)}
-    with _complete_or_absent(source, destination, cells, pieces.n_bytes) as file:
-        _add(file, results, prepared, job, record)
+    with complete_or_absent(source, destination, cells, pieces.n_bytes) as file:
+        add_results(file, results, cells.n_obs, job.array_key, job.columns, job.key, record)
     pieces.remove()
     return destination
 
@@ -282,84 +247,9 @@ def _hash(fingerprint: dict[str, Any]) -> str:
 def _is_finished(source: Path, destination: Path, fingerprint: dict, job: _Job, overwrite: bool) -> bool:
     """Whether the destination holds these results; refuses one that holds something else."""
     if destination.exists():
-        if _records(destination).get(job.key) == _hash(fingerprint):
+        if read_fingerprints(destination).get(job.key) == _hash(fingerprint):
             return True
         if not overwrite:
-            raise _in_the_way(destination)
-    _check_source(source)
+            raise exists_already(destination)
+    check_can_be_added_to(source)
     return False
-
-
-def _check_source(source: Path) -> None:
-    """Refuse an .h5ad file to which nothing can be added, before the work."""
-    if not source.is_file():
-        return
-    h5py = require("h5py", extra="anndata")
-    with h5py.File(source) as file:
-        groups = [file.get(name) for name in ("obs", "obsm", "uns")]
-    if not all(isinstance(group, h5py.Group) for group in groups):
-        raise ConfigurationError(
-            f"`{source}` was written by an old version of anndata, whose files cannot be added to: read it and write "
-            "it again, `anndata.read_h5ad(old).write_h5ad(new)`."
-        )
-
-
-@contextmanager
-def _complete_or_absent(source: Path, destination: Path, cells: StoredCells, n_bytes: int) -> Iterator[Any]:
-    """An open .h5ad file to add to, a copy of the source; it takes the name `destination` when all went well."""
-    h5py, unfinished = require("h5py", extra="anndata"), destination.with_name(f".{destination.name}.tmp")
-    try:
-        if source.is_file():
-            shutil.copyfile(source, unfinished)
-            cells.check_unchanged()
-        else:
-            anndata, pandas = require("anndata", extra="anndata"), require("pandas", extra="anndata")
-            anndata.AnnData(obs=pandas.DataFrame(index=cells.obs_names)).write_h5ad(unfinished)
-        # HDF5 does not survive a full disk: the process would end with a segmentation fault
-        if shutil.disk_usage(unfinished.parent).free < n_bytes + _COLUMNS * cells.n_obs + _RECORD:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with h5py.File(unfinished, "r+") as file:
-            yield file
-            file.flush()
-        with open(unfinished, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(unfinished, destination)
-    except OSError as error:
-        raise SclmError(
-            f"`{destination}` cannot be written: {error}. The results computed so far stay: make room and repeat the "
-            "command to go on."
-        ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _add(
-    file: Any, results: Iterator[tuple[slice, np.ndarray]], cells: PreparedCells, job: _Job, record: dict
-) -> None:
-    """Write results, columns and the record into an open .h5ad file, block by block."""
-    io = require("anndata", extra="anndata").io
-    columns: dict[str, list] = {}
-    dataset, obsm, uns = None, file["obsm"], file["uns"]
-    if job.array_key in obsm:
-        del obsm[job.array_key]
-    for block, values in results:
-        if dataset is None:
-            dataset = obsm.create_dataset(job.array_key, (len(cells.lengths), *values.shape[1:]), values.dtype)
-            dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        dataset[block] = values
-        for name, column in job.columns(values).items():
-            columns.setdefault(name, []).append(column)
-    for name, parts in columns.items():
-        _add_column(file["obs"], name, parts, io.write_elem)
-    others = io.read_elem(uns["sclm_hf"]) if "sclm_hf" in uns else {}
-    io.write_elem(uns, "sclm_hf", {key: value for key, value in others.items() if key != job.key} | {job.key: record})
-
-
-def _add_column(obs: Any, name: str, parts: list, write_elem: Callable) -> None:
-    """Write a column of `obs`, or replace it."""
-    from pandas import Categorical
-    from pandas.api.types import union_categoricals
-
-    write_elem(obs, name, union_categoricals(parts) if isinstance(parts[0], Categorical) else np.concatenate(parts))
-    order = [other for other in obs.attrs["column-order"] if other != name]
-    obs.attrs["column-order"] = np.array([*order, name], dtype=object)

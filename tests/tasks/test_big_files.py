@@ -14,7 +14,7 @@ import pytest
 from sclm_hf import ScGPTForSequenceClassification, annotate, embed
 from sclm_hf.corpora.build import build_corpus
 from sclm_hf.errors import ConfigurationError, SclmError
-from sclm_hf.tasks import big_files, inference, pieces
+from sclm_hf.tasks import big_files, inference, pieces, result_files
 from sclm_hf.tasks.big_files import annotate_files, embed_files
 
 from .tiny import make_cells, make_model, make_processor, save_checkpoint
@@ -98,7 +98,7 @@ def test_no_space_for_the_copy_loses_no_result(source, model, tmp_path, runs, mo
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    module = big_files.shutil if call == "copyfile" else big_files.os
+    module = result_files.shutil if call == "copyfile" else result_files.os
     with monkeypatch.context() as patched, pytest.raises(SclmError, match="No space left"):
         original = getattr(module, call)
         patched.setattr(module, call, lambda a, b: full() if "out.h5ad.partial" not in str(b) else original(a, b))
@@ -111,7 +111,7 @@ def test_no_space_for_the_copy_loses_no_result(source, model, tmp_path, runs, mo
 
 def test_no_space_for_the_results_is_told_before_hdf5_writes(source, model, tmp_path, runs, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(SclmError, match="make room"):
-        patched.setattr(big_files.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+        patched.setattr(result_files.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
         embed_files(source, tmp_path / "out.h5ad", model)
     assert sorted(os.listdir(tmp_path)) == ["in.h5ad", "out.h5ad.partial"]
     runs.clear()
@@ -139,7 +139,7 @@ def test_no_space_for_a_piece_is_told_and_the_others_stay(source, model, tmp_pat
 def test_a_damaged_piece_is_computed_again(source, model, tmp_path, runs, monkeypatch, damage):
     expected = embed(anndata.read_h5ad(source), model).obsm["X_scgpt"]
     with monkeypatch.context() as patched, pytest.raises(SclmError):
-        patched.setattr(big_files.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        patched.setattr(result_files.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
         embed_files(source, tmp_path / "out.h5ad", model)
     piece = tmp_path / "out.h5ad.partial" / "00000002.npz"
     content, middle = piece.read_bytes(), piece.stat().st_size // 2
@@ -205,7 +205,7 @@ def test_a_model_with_other_labels_is_another_model(source, model, tmp_path):
 @pytest.mark.parametrize("change", ["seed", "source", "model"])
 def test_pieces_of_another_run_are_refused(source, model, tmp_path, monkeypatch, change):
     with monkeypatch.context() as patched, pytest.raises(SclmError):
-        patched.setattr(big_files.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        patched.setattr(result_files.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
         embed_files(source, tmp_path / "out.h5ad", model)
     how = {"seed": 1} if change == "seed" else {}
     if change == "source":
