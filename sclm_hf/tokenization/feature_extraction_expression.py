@@ -15,6 +15,11 @@ TRUNCATIONS = ("sample", "head")
 DUPLICATES = ("best", "sum")
 
 PUBLISHED: dict[str, dict[str, Any]] = {
+    "cellplm": {
+        "encoding": "continuous",
+        "expects": "counts",
+        "add_cls": False,
+    },
     "geneformer": {
         "encoding": "rank",
         "expects": "counts",
@@ -85,6 +90,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 | family | the published pipeline takes | and makes of it |
 |---|---|---|
+| cellplm | counts; cells of one sample together | the counts of its genes as they are, and of a sample the matrix of its cells and genes; the model takes `ln(1 + count)` of them, not scaled to the cell's total |
 | geneformer | counts; a cell's total is that of all its genes, those outside the dictionary included | genes in order of `count / total × 10,000 / median of the gene`, the median being over its non-zero values in the pre-training corpus (`gene_medians`, which a converted checkpoint brings along); V2: `<cls>` first, `<eos>` last, 4,096 tokens; V1: `max_length=2048, add_cls=False, add_eos=False` |
 | iseeek | rankings of genes; how they were made is not published. Here: any expression that is not negative, as within a cell only its order counts | the 126 most expressed genes, equal ones in column order, between `[CLS]` and `[SEP]` |
 | scbert | counts, of cells with at least 200 of its genes expressed (scanpy's `filter_cells`, left to the user) | all 16,906 genes in their order, genes that the data lack as not expressed, then `<cls>` with bin 0; bins are `log2(1 + count / total × 10,000)`, the total being over the model's genes, cut down to whole numbers of at most 5 |

@@ -41,7 +41,12 @@ class CellProcessor(ProcessorMixin):
     Args:
         feature_extractor: parameters of the encoding.
         tokenizer: the model's genes.
+
+    Attributes:
+        context: what the model sees at a time: `"cell"`, or `"sample"` where the cells of a batch belong together.
     """
+
+    context = "cell"
 
     def __init__(self, feature_extractor: ExpressionFeatureExtractor, tokenizer) -> None:
         super().__init__(feature_extractor, tokenizer)
