@@ -21,6 +21,14 @@ def test_imports_go_down_the_floors():
     assert result.returncode == 0, result.stdout
 
 
+def test_no_module_imports_what_another_keeps_private():
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.level or node.module.startswith("sclm_hf")):
+                private = [alias.name for alias in node.names if alias.name.startswith("_") and node.module]
+                assert not private or node.module == "_version", f"{path.name}: {private}"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_family_folder_holds_its_four_files(family):
     folder = PACKAGE / "modeling" / family

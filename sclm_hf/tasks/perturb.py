@@ -1,18 +1,19 @@
 """`perturb`: what deleting or over-expressing genes does to cells, in silico."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ConfigurationError, GeneCoverageError, require
+from ..errors import ConfigurationError
 from ..logging import progress_bar
 from ..registry import FAMILIES
 from .inference import PreparedCells, independent_cells, prepare_cells, run_cells
 from .loading import LoadedModel, load_model
-from .perturbation_runs import PerturbationRunner, Run, RunResult
+from .perturbation_plan import Genes, PerturbationPlan, named_perturbations
+from .perturbation_runs import PerturbationRunner
+from .perturbation_table import PerturbationTable
 from .perturbed_tokens import MODES, TokenCell
 from .provenance import make_record
 from .stored_rows import blocks
@@ -20,14 +21,8 @@ from .stored_rows import blocks
 if TYPE_CHECKING:
     import torch
     from anndata import AnnData
-    from pandas import DataFrame
 
     from ..tokenization.processing_cell import CellProcessor
-
-Genes = str | Sequence[str] | Mapping[str, Sequence[str]]
-
-_MOST_REFERENCE_VALUES = 100_000
-"""As many values of all perturbations each one is tested against, as published."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +110,9 @@ def perturb(
     loaded = load_model(model, "perturb", processor=processor, device=device, dtype=dtype, revision=revision)
     _check_family(loaded)
     cells = prepare_cells(adata, loaded, layer=layer, species=species)
-    perturbations = _perturbations(adata, loaded, cells, genes, combine, anchor, layer, species)
+    perturbations = named_perturbations(adata, loaded, cells, genes, combine, anchor, layer, species)
     tokens = _token_cells(loaded, cells, seed)
-    plan = _Plan(perturbations, tokens, mode, genes == "all", loaded.processor)
+    plan = PerturbationPlan(perturbations, tokens, mode, genes == "all", loaded.processor)
     chosen = _choose_cells(adata, plan, states, max_cells, seed)
     similarity = similarity or ("genes" if getattr(loaded.model.config, "pooling", None) == "mean" else "cell")
     runner = PerturbationRunner(
@@ -142,7 +137,7 @@ def perturb(
         "batch_size": batch_size,
         "seed": seed,
     }
-    table = _Table(adata, perturbations, chosen, runner.states, loaded.processor)
+    table = PerturbationTable(adata, perturbations, chosen, runner.states, loaded.processor)
     with independent_cells(loaded.model), progress_bar(total=len(chosen), desc="perturb", unit="cell") as bar:
         done = -1
         for result in runner(plan.runs(chosen)):
@@ -150,132 +145,6 @@ def perturb(
             bar.update(result.run.cell != done)
             done = result.run.cell
     return table.finish(None if states is None else states.goal, make_record(loaded, cells, settings))
-
-
-class _Plan:
-    """Which perturbation is run in which cell."""
-
-    def __init__(
-        self,
-        perturbations: list[tuple[str, tuple[int, ...]]],
-        cells: list[TokenCell],
-        mode: str,
-        expressed_only: bool,
-        processor: "CellProcessor",
-    ) -> None:
-        self._perturbations, self._cells, self._mode = perturbations, cells, mode
-        self._special = np.array(list(processor.tokenizer.gene_vocabulary.special_tokens.values()), np.int64)
-        # by the gene that tells perturbations of expressed genes apart
-        self._number_of = {tokens[-1]: n for n, (_, tokens) in enumerate(perturbations)} if expressed_only else None
-
-    def of_cell(self, cell: int) -> Iterator[Run]:
-        ids = self._cells[cell].ids
-        genes = ids[~np.isin(ids, self._special)]
-        present = set(genes.tolist())
-        if self._number_of is None:
-            numbers = range(len(self._perturbations))
-        else:
-            ranked = genes[1:] if self._mode == "overexpress" else genes
-            numbers = [self._number_of[gene] for gene in ranked.tolist() if gene in self._number_of]
-        for number in numbers:
-            tokens = self._perturbations[number][1]
-            if self._mode == "overexpress" or present.issuperset(tokens):
-                yield Run(cell, number, tokens)
-
-    def runs(self, cells: Sequence[int]) -> Iterator[Run]:
-        """The runs of `cells`, the longest cell first."""
-        for cell in sorted(cells, key=lambda number: -self._cells[number].ids.size):
-            yield from self.of_cell(cell)
-
-    def has_runs(self, cell: int) -> bool:
-        return next(self.of_cell(cell), None) is not None
-
-    @property
-    def n_cells(self) -> int:
-        return len(self._cells)
-
-
-class _Table:
-    """Collects results, and makes the AnnData of them."""
-
-    def __init__(
-        self,
-        adata: "AnnData",
-        perturbations: list[tuple[str, tuple[int, ...]]],
-        chosen: list[int],
-        states: Mapping[str, np.ndarray],
-        processor: "CellProcessor",
-    ) -> None:
-        self._obs = adata.obs.iloc[chosen]
-        self._perturbations = perturbations
-        self._row_of = {cell: row for row, cell in enumerate(chosen)}
-        names = ("X", *states)
-        self._values = {name: np.full((len(chosen), len(perturbations)), np.nan, np.float32) for name in names}
-        self._effects: dict[tuple[int, int], list[float]] = {}
-        self._gene_of = {token: gene for gene, token in processor.tokenizer.gene_vocabulary.items()}
-
-    def add(self, result: RunResult) -> None:
-        place = self._row_of[result.run.cell], result.run.perturbation
-        self._values["X"][place] = result.similarity
-        for state, shift in result.shifts.items():
-            self._values[state][place] = shift
-        if result.genes is not None:
-            pairs = zip(result.genes.tolist(), result.gene_similarities.tolist(), strict=True)
-            for gene, similarity in pairs:
-                sums = self._effects.setdefault((result.run.perturbation, gene), [0, 0.0])
-                sums[0] += 1
-                sums[1] += similarity
-
-    def finish(self, goal: str | None, entry: dict[str, Any]) -> "AnnData":
-        anndata = require("anndata", extra="anndata")
-        ran = ~np.isnan(self._values["X"]).all(axis=0)
-        values = {name: matrix[:, ran] for name, matrix in self._values.items()}
-        shifts = {f"shift_{name}": matrix for name, matrix in values.items() if name != "X"}
-        var = self._summary(np.flatnonzero(ran), values["X"], shifts)
-        if goal is not None:
-            var["p_value"], var["fdr"] = rank_sum_tests(values[goal])
-        result = anndata.AnnData(values["X"], obs=self._obs.copy(), var=var, layers=shifts)
-        result.uns["sclm_hf"] = {"perturb": entry}
-        if self._effects:
-            result.uns["gene_effects"] = self._gene_effects()
-        return result
-
-    def _summary(self, numbers: np.ndarray, similarities: np.ndarray, shifts: dict[str, np.ndarray]) -> "DataFrame":
-        pandas = require("pandas", extra="anndata")
-        chosen = [self._perturbations[number] for number in numbers]
-        columns = {
-            "genes": ["; ".join(self._gene_of[token] for token in tokens) for _, tokens in chosen],
-            "n_cells": (~np.isnan(similarities)).sum(axis=0),
-            "similarity": np.nanmean(similarities, axis=0),
-        }
-        columns |= {name: np.nanmean(matrix, axis=0) for name, matrix in shifts.items()}
-        return pandas.DataFrame(columns, index=[name for name, _ in chosen])
-
-    def _gene_effects(self) -> "DataFrame":
-        pandas = require("pandas", extra="anndata")
-        return pandas.DataFrame(
-            {
-                "perturbation": [self._perturbations[number][0] for number, _ in self._effects],
-                "gene": [self._gene_of[gene] for _, gene in self._effects],
-                "n_cells": [n for n, _ in self._effects.values()],
-                "similarity": [total / n for n, total in self._effects.values()],
-            }
-        )
-
-
-def rank_sum_tests(shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """p values and false discovery rates of the columns of (cells, perturbations) shifts; NaN = not run.
-
-    Each column's values are compared with those of all columns, or with 100,000 of them, drawn once.
-    """
-    from scipy.stats import false_discovery_control, ranksums
-
-    everything = shifts[~np.isnan(shifts)]
-    if everything.size > _MOST_REFERENCE_VALUES:
-        everything = np.random.default_rng(42).choice(everything, _MOST_REFERENCE_VALUES, replace=False)
-    columns = [column[~np.isnan(column)] for column in shifts.T]
-    p_values = np.array([ranksums(column, everything).pvalue for column in columns])
-    return p_values, false_discovery_control(p_values, method="bh")
 
 
 def _check_settings(genes: Genes, mode: str, combine: int, similarity: str | None) -> None:
@@ -302,53 +171,6 @@ def _check_family(loaded: LoadedModel) -> None:
         )
 
 
-def _perturbations(
-    adata: "AnnData",
-    loaded: LoadedModel,
-    cells: PreparedCells,
-    genes: Genes,
-    combine: int,
-    anchor: str | None,
-    layer: str | None,
-    species: str,
-) -> list[tuple[str, tuple[int, ...]]]:
-    """Name and tokens of each perturbation."""
-    from ..tokenization.expression_matrix import select_counts
-
-    front = () if anchor is None else (anchor,)
-    token_of = _token_finder(loaded.processor, species)
-    anchored = tuple(token_of(front))
-    if genes == "all":
-        names = select_counts(adata, layer, expects=loaded.processor.feature_extractor.expects)[1]
-        known = np.flatnonzero(cells.gene_ids >= 0)
-        groups = [(str(names[column]), (int(cells.gene_ids[column]),)) for column in known]
-        groups = [(name, tokens) for name, tokens in groups if tokens != anchored]
-    elif isinstance(genes, Mapping):
-        groups = [(name, tuple(token_of(members))) for name, members in genes.items()]
-    else:
-        tokens = dict(zip(genes, token_of(genes), strict=True))
-        groups = [("+".join(some), tuple(tokens[gene] for gene in some)) for some in combinations(genes, combine)]
-    named = [("+".join((*front, name)), (*anchored, *tokens)) for name, tokens in groups]
-    if twice := [name for name, tokens in named if len(set(tokens)) < len(tokens)]:
-        raise ConfigurationError(f"The perturbation `{twice[0]}` names one gene twice: leave one out.")
-    return named
-
-
-def _token_finder(processor: "CellProcessor", species: str):
-    vocabulary = processor.tokenizer.gene_vocabulary
-
-    def find(names: Sequence[str]) -> list[int]:
-        found = [int(vocabulary.map_genes([name], species=species).gene_ids[0]) for name in names]
-        if missing := [name for name, token in zip(names, found, strict=True) if token < 0]:
-            raise GeneCoverageError(
-                f"The model does not know {len(missing)} of the genes to perturb: {', '.join(missing[:5])}. Use names "
-                "or Ensembl ids of its vocabulary."
-            )
-        return found
-
-    return find
-
-
 def _token_cells(loaded: LoadedModel, cells: PreparedCells, seed: int) -> list[TokenCell]:
     """The tokens of every cell."""
     found = []
@@ -361,7 +183,9 @@ def _token_cells(loaded: LoadedModel, cells: PreparedCells, seed: int) -> list[T
     return found
 
 
-def _choose_cells(adata: "AnnData", plan: _Plan, states: States | None, max_cells: int | None, seed: int) -> list[int]:
+def _choose_cells(
+    adata: "AnnData", plan: PerturbationPlan, states: States | None, max_cells: int | None, seed: int
+) -> list[int]:
     """Numbers of the cells to perturb, in order."""
     candidates = range(plan.n_cells)
     if states is not None:

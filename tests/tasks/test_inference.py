@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sclm_hf import embed
+from sclm_hf import embed, perturb
 from sclm_hf.errors import ConfigurationError, SclmError, SclmWarning
 
 from .tiny import make_cells, make_model, make_processor
@@ -38,6 +38,15 @@ def test_the_batch_is_halved_when_memory_runs_out(error):
         "going on with 11 a batch.", "going on with 5 a batch.",
     ]  # fmt: skip
     np.testing.assert_allclose(result.obsm["X_scgpt"], expected, atol=1e-5)
+
+
+def test_batches_of_perturbed_cells_are_halved_likewise():
+    how = {"genes": ["GENE0", "GENE1"], "mode": "overexpress", "batch_size": 8}
+    expected = perturb(make_cells(), make_model(), make_processor(), **how)
+    with pytest.warns(SclmWarning, match="going on with 4 a batch"):
+        error = torch.OutOfMemoryError("CUDA out of memory.")
+        result = perturb(make_cells(), forgetful(make_model(), 5, error), make_processor(), **how)
+    np.testing.assert_allclose(result.X, expected.X, atol=1e-5)
 
 
 def test_a_cell_that_does_not_fit_alone_is_an_error():

@@ -19,7 +19,8 @@ from sclm_hf import (
     perturb,
 )
 from sclm_hf.errors import ConfigurationError, GeneCoverageError
-from sclm_hf.tasks.perturb import States, rank_sum_tests
+from sclm_hf.tasks.perturb import States
+from sclm_hf.tasks.perturbation_table import rank_sum_tests
 from sclm_hf.tasks.perturbed_tokens import TokenCell, perturb_cell
 
 from .tiny import GENES, make_cells, make_model, make_processor

@@ -1,0 +1,126 @@
+"""Which perturbations there are, and in which cells each is run."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import ConfigurationError, GeneCoverageError
+from .inference import PreparedCells
+from .loading import LoadedModel
+from .perturbation_runs import Run
+from .perturbed_tokens import TokenCell
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from ..tokenization.processing_cell import CellProcessor
+
+Genes = str | Sequence[str] | Mapping[str, Sequence[str]]
+
+
+def named_perturbations(
+    adata: "AnnData",
+    loaded: LoadedModel,
+    cells: PreparedCells,
+    genes: Genes,
+    combine: int,
+    anchor: str | None,
+    layer: str | None,
+    species: str,
+) -> list[tuple[str, tuple[int, ...]]]:
+    """Name and tokens of each perturbation; the arguments are those of `perturb`.
+
+    Raises:
+        ConfigurationError: a perturbation names one gene twice.
+        GeneCoverageError: the model does not know a gene.
+    """
+    from ..tokenization.expression_matrix import select_counts
+
+    front = () if anchor is None else (anchor,)
+    token_of = _token_finder(loaded.processor, species)
+    anchored = tuple(token_of(front))
+    if genes == "all":
+        names = select_counts(adata, layer, expects=loaded.processor.feature_extractor.expects)[1]
+        known = np.flatnonzero(cells.gene_ids >= 0)
+        groups = [(str(names[column]), (int(cells.gene_ids[column]),)) for column in known]
+        groups = [(name, tokens) for name, tokens in groups if tokens != anchored]
+    elif isinstance(genes, Mapping):
+        groups = [(name, tuple(token_of(members))) for name, members in genes.items()]
+    else:
+        tokens = dict(zip(genes, token_of(genes), strict=True))
+        groups = [("+".join(some), tuple(tokens[gene] for gene in some)) for some in combinations(genes, combine)]
+    named = [("+".join((*front, name)), (*anchored, *tokens)) for name, tokens in groups]
+    if twice := [name for name, tokens in named if len(set(tokens)) < len(tokens)]:
+        raise ConfigurationError(f"The perturbation `{twice[0]}` names one gene twice: leave one out.")
+    return named
+
+
+def _token_finder(processor: "CellProcessor", species: str):
+    vocabulary = processor.tokenizer.gene_vocabulary
+
+    def find(names: Sequence[str]) -> list[int]:
+        found = [int(vocabulary.map_genes([name], species=species).gene_ids[0]) for name in names]
+        if missing := [name for name, token in zip(names, found, strict=True) if token < 0]:
+            raise GeneCoverageError(
+                f"The model does not know {len(missing)} of the genes to perturb: {', '.join(missing[:5])}. Use names "
+                "or Ensembl ids of its vocabulary."
+            )
+        return found
+
+    return find
+
+
+class PerturbationPlan:
+    """Which perturbation is run in which cell.
+
+    Args:
+        perturbations: name and tokens of each.
+        cells: tokens of every cell.
+        mode: `"delete"`, run in the cells that hold all of the genes; or `"overexpress"`, run in all.
+        expressed_only: run a perturbation only where its last gene is expressed, over-expression not of the top gene.
+        processor: its vocabulary tells genes from special tokens.
+    """
+
+    def __init__(
+        self,
+        perturbations: list[tuple[str, tuple[int, ...]]],
+        cells: list[TokenCell],
+        mode: str,
+        expressed_only: bool,
+        processor: "CellProcessor",
+    ) -> None:
+        self._perturbations, self._cells, self._mode = perturbations, cells, mode
+        self._special = np.array(list(processor.tokenizer.gene_vocabulary.special_tokens.values()), np.int64)
+        # by the gene that tells perturbations of expressed genes apart
+        self._number_of = {tokens[-1]: n for n, (_, tokens) in enumerate(perturbations)} if expressed_only else None
+
+    def of_cell(self, cell: int) -> Iterator[Run]:
+        """The runs of one cell."""
+        ids = self._cells[cell].ids
+        genes = ids[~np.isin(ids, self._special)]
+        present = set(genes.tolist())
+        if self._number_of is None:
+            numbers = range(len(self._perturbations))
+        else:
+            ranked = genes[1:] if self._mode == "overexpress" else genes
+            numbers = [self._number_of[gene] for gene in ranked.tolist() if gene in self._number_of]
+        for number in numbers:
+            tokens = self._perturbations[number][1]
+            if self._mode == "overexpress" or present.issuperset(tokens):
+                yield Run(cell, number, tokens)
+
+    def runs(self, cells: Sequence[int]) -> Iterator[Run]:
+        """The runs of `cells`, the longest cell first."""
+        for cell in sorted(cells, key=lambda number: -self._cells[number].ids.size):
+            yield from self.of_cell(cell)
+
+    def has_runs(self, cell: int) -> bool:
+        """Whether any perturbation is run in a cell."""
+        return next(self.of_cell(cell), None) is not None
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self._cells)
