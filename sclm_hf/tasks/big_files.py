@@ -215,7 +215,8 @@ def _fingerprint(source: Path, cells: StoredCells, loaded: LoadedModel, job: _Jo
     config = {name: config[name] for name in sorted(config) if name not in ("_name_or_path", "transformers_version")}
     weights = hashlib.blake2b(digest_size=16)
     weights.update(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(loaded.model.state_dict().items()):
+    tensors = {**loaded.model.state_dict(), **loaded.model.frozen_tables()}
+    for name, tensor in sorted(tensors.items()):
         weights.update(name.encode())
         weights.update(tensor.detach().cpu().contiguous().flatten().view(dtype=_bytes()).numpy())
     return {

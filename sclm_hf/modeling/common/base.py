@@ -1,5 +1,6 @@
 """Base class of every model of the package."""
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 
@@ -13,6 +14,10 @@ class SclmModelMixin:
         conversions backwards and writes half-converted names.
         """
         return super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
+
+    def frozen_tables(self) -> dict[str, Tensor]:
+        """Tensors that outputs depend on and that are not among the weights, by name."""
+        return {}
 
 
 class SclmPreTrainedModel(SclmModelMixin, PreTrainedModel):

@@ -295,6 +295,9 @@ class UCEPreTrainedModel(SclmPreTrainedModel):
         if is_main_process:
             self.get_input_embeddings().the_table().save(Path(save_directory))
 
+    def frozen_tables(self) -> dict[str, Tensor]:
+        return {"protein_embeddings": self.get_input_embeddings().the_table().rows}
+
     def set_protein_embeddings(self, rows: Tensor) -> None:
         """Replace the protein table, for example by one with the proteins of a new species.
 

@@ -1,14 +1,18 @@
 """A converted UCE from AnnData to AnnData, and fine-tuned."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from anndata import AnnData
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from sclm_hf import UCEForSequenceClassification, annotate, embed
+from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.uce.modeling_uce import PROTEIN_FILE
+from sclm_hf.tasks.big_files import embed_files
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.data import DataArguments
 from sclm_hf.training.finetune import FinetuneArguments, finetune
@@ -38,6 +42,19 @@ def test_embed_does_not_depend_on_the_batch(converted, cells):
     np.testing.assert_allclose(some, together[[7, 3]], atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
     assert np.abs(embed(cells, converted, seed=1).obsm["X_uce"] - together).max() > 1e-3
+
+
+def test_files_of_another_protein_table_are_not_taken_for_finished(converted, cells, tmp_path):
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    other = Path(shutil.copytree(converted, tmp_path / "other"))
+    table = load_file(other / PROTEIN_FILE)["weight"].copy()
+    # the row of <cls>, which every cell has
+    table[3] += 1
+    save_file({"weight": table}, other / PROTEIN_FILE)
+    embed_files(tmp_path / "in.h5ad", tmp_path / "out.h5ad", converted)
+    embed_files(tmp_path / "in.h5ad", tmp_path / "out.h5ad", converted)
+    with pytest.raises(ConfigurationError, match="overwrite"):
+        embed_files(tmp_path / "in.h5ad", tmp_path / "out.h5ad", other)
 
 
 @pytest.mark.parametrize("lora", [True, False])
