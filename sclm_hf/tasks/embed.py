@@ -48,7 +48,7 @@ def embed(
         species: `"human"`, or `"mouse"` to go through orthologs.
         batch_key: column of `obs` with the batches, for models trained with batch labels: their names where
             `config.batch_names` holds these, else their numbers.
-        batch_size: cells a batch; halved, with a warning, when memory runs out.
+        batch_size: cells a batch; fewer of very long cells, and halved, with a warning, when memory runs out.
         device: where to run; by default CUDA, else MPS, else CPU.
         dtype: `"float32"` (default), `"bfloat16"` or `"float16"`.
         seed: seed of what is random about a cell.

@@ -15,6 +15,9 @@ from .stored_rows import blocks, open_rows, read_rows
 BLOCK_SIZE = 4096
 """Cells that are run one block after the other."""
 
+MAX_TOKENS = 2**17
+"""Tokens a batch, unless a single cell has more: batches of long cells get smaller, results stay the same."""
+
 if TYPE_CHECKING:
     import torch
     from anndata import AnnData
@@ -184,7 +187,7 @@ def run_blocks(
         loaded: the model and its processor.
         cells: the cells.
         read: output of the model -> (batch, …) tensor.
-        batch_size: cells a batch to begin with.
+        batch_size: cells a batch to begin with; fewer where they have more than `MAX_TOKENS` tokens together.
         seed: seed of what is random about a cell.
         description: what the progress bar says.
         pieces: keeps the results of blocks; those that it has are not computed again.
@@ -219,10 +222,11 @@ def _run_block(
     results: np.ndarray | None = None
     done = 0
     while done < len(order):
-        rows = order[done : done + batch_size]
+        longest = int(cells.lengths[order[done]])
+        rows = order[done : done + min(batch_size, max(1, MAX_TOKENS // longest))]
         values = _try_batch(loaded, cells, rows, seed, read)
         if values is None:
-            batch_size = halved(min(batch_size, len(rows)), int(cells.lengths[rows].max()))
+            batch_size = halved(len(rows), longest)
             continue
         if results is None:
             results = np.empty((len(order), *values.shape[1:]), np.float32)

@@ -4,6 +4,7 @@ import torch
 
 from sclm_hf import embed, perturb
 from sclm_hf.errors import ConfigurationError, SclmError, SclmWarning
+from sclm_hf.tasks import inference
 
 from .tiny import make_cells, make_model, make_processor
 
@@ -66,6 +67,22 @@ def test_batches_hold_cells_of_like_length():
     model.forward = lambda **batch: widths.append(batch["input_ids"].shape[1]) or forward(**batch)
     embed(make_cells(), model, make_processor(), batch_size=4)
     assert widths == sorted(widths, reverse=True) and widths[0] > widths[-1]
+
+
+def test_batches_of_long_cells_are_smaller(monkeypatch):
+    expected = embed(make_cells(), make_model(), make_processor()).obsm["X_scgpt"]
+    shapes, model = [], make_model()
+    forward = model.forward
+    model.forward = lambda **batch: shapes.append(batch["input_ids"].shape) or forward(**batch)
+    monkeypatch.setattr(inference, "MAX_TOKENS", 100)
+    result = embed(make_cells(), model, make_processor(), batch_size=8)
+    assert all(count * length <= 100 for count, length in shapes)
+    assert shapes[0][0] == 100 // shapes[0][1] and max(count for count, _ in shapes) > shapes[0][0]
+    np.testing.assert_allclose(result.obsm["X_scgpt"], expected, atol=1e-5)
+    monkeypatch.setattr(inference, "MAX_TOKENS", 1)
+    shapes.clear()
+    embed(make_cells(), model, make_processor())
+    assert {count for count, _ in shapes} == {1}
 
 
 def test_batch_size_must_be_positive():
