@@ -12,6 +12,7 @@ from .categories import number_categories
 from .filters import filter_rows
 from .genes import GeneMaps
 from .plan import BlockSequence, EpochPlan, Schedule
+from .samples import SamplePlan, Samples, SampleSchedule
 from .sources import CellSource, name_paths, open_source, select_rows
 from .splits import Split
 from .token_budget import TokenSchedule
@@ -35,6 +36,11 @@ class CellCorpus:
     so an epoch can be resumed after any batch with another number of them. Memory hardly grows with the corpus: by 1
     byte a cell for the order, 1 or 2 for each column of labels, 8 for each of `rows` and each cell of the files that
     are open at the moment. What is random about a cell is keyed by its source's name and row.
+
+    With a processor whose `context` is `"sample"`, every batch is one sample: the cells of a source with the same
+    value in `batch_column`, else in `obs["batch"]`, else all of them. Samples are neither split nor put together; they
+    come in shuffled order, their cells in that of the rows. The batch size is then the most cells that an epoch takes
+    of a sample, drawn anew in each; `block_size`, `window_size`, `group_size` and `group_by_length` have no effect.
 
     Args:
         paths: .h5ad files, AnnData zarr folders, folders of such, or folders that `sclm-hf corpus build` wrote; one, a
@@ -69,6 +75,7 @@ class CellCorpus:
     Attributes:
         label_names, batch_names: the values of the columns in the order of their numbers, None without column.
         sources: the opened sources, sorted by name.
+        samples: which cells belong together, None where each stands alone.
         dropped: source name -> column -> cells that a condition of `where` left out.
 
     Raises:
@@ -82,6 +89,8 @@ class CellCorpus:
         >>> for batch in corpus.loader(64, num_workers=2, epoch=0):
         ...     print(batch["input_ids"].shape, batch["labels"])
     """
+
+    samples: Samples | None = None
 
     def __init__(
         self,
@@ -123,6 +132,8 @@ class CellCorpus:
         self.numbered: dict[str, list[np.ndarray]] = {}
         self.label_names = self._number("labels", label_column, label_names)
         self.batch_names = self._number("batch_labels", batch_column, batch_names)
+        if processor.context == "sample":
+            self.samples = Samples(self.sources, self._rows, batch_column)
         self._genes = GeneMaps(processor, species)
         self._open: dict[int, None] = {}
         if not lazy:
@@ -188,7 +199,7 @@ class CellCorpus:
             ExpressionError: a cell's values are not what the encoding takes; the message names file and row.
         """
         share = {"start": start, "rank": rank, "world_size": world_size}
-        schedule = self.schedule(batch_size, max_tokens_per_batch=max_tokens_per_batch, **share)
+        schedule = self.schedule(batch_size, max_tokens_per_batch=max_tokens_per_batch, epoch=epoch, **share)
         reader = WindowReader(self, schedule, epoch)
         return (batch for number in schedule.windows() for batch in reader.batches(number))
 
@@ -218,7 +229,7 @@ class CellCorpus:
         from .loader import CellLoader
 
         share = {"start": start, "rank": rank, "world_size": world_size}
-        schedule = self.schedule(batch_size, max_tokens_per_batch=max_tokens_per_batch, **share)
+        schedule = self.schedule(batch_size, max_tokens_per_batch=max_tokens_per_batch, epoch=epoch, **share)
         return CellLoader(self, schedule, epoch, collator=collator, num_workers=num_workers)
 
     def to_dataset(self, epoch: int = 0) -> "IterableDataset":
@@ -228,7 +239,10 @@ class CellCorpus:
 
         Raises:
             MissingDependencyError: `datasets` is not installed.
+            ConfigurationError: cells belong together in samples.
         """
+        if self.samples:
+            raise ConfigurationError("A model of samples cannot learn from single cells: use `batches` or `loader`.")
         from .dataset import cells_dataset
 
         return cells_dataset(self, epoch)
@@ -238,11 +252,20 @@ class CellCorpus:
         batch_size: int,
         *,
         max_tokens_per_batch: int | None = None,
+        epoch: int = 0,
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
-    ) -> Schedule | TokenSchedule:
+    ) -> Schedule | TokenSchedule | SampleSchedule:
         """Which batches a rank reads; arguments as for [`batches`]."""
+        if self.samples:
+            if max_tokens_per_batch is not None:
+                raise ConfigurationError(
+                    "`max_tokens_per_batch` is for models of single cells: a batch is one sample, of at most as many "
+                    "cells as the batch size says."
+                )
+            how = {"seed": self.seed, "epoch": epoch, "shuffle": self.shuffle}
+            return SampleSchedule.make(self.samples, batch_size, **how, start=start, rank=rank, world_size=world_size)
         share = {"window_size": self.window_size, "start": start, "rank": rank, "world_size": world_size}
         if max_tokens_per_batch is None:
             return Schedule.make(len(self), batch_size, group_size=self.group_size, **share)
@@ -254,6 +277,10 @@ class CellCorpus:
             )
         return TokenSchedule.make(len(self), batch_size, max_tokens_per_batch, **share)
 
+    def n_batches(self, batch_size: int) -> int:
+        """Number of batches of an epoch, of all ranks together."""
+        return self.schedule(batch_size).n_batches
+
     def order_id(self, batch_size: int, *, max_tokens_per_batch: int | None = None) -> str:
         """What names the order of cells in an epoch: an epoch can be resumed only where this is the same."""
         schedule = self.schedule(batch_size, max_tokens_per_batch=max_tokens_per_batch)
@@ -262,11 +289,13 @@ class CellCorpus:
         how = (self.seed, self.block_size, self.shuffle, self.group_by_length, schedule.order_settings)
         return hashlib.sha256(repr((names, self.sizes, rows, how)).encode()).hexdigest()[:16]
 
-    def plan(self, window_size: int, epoch: int) -> BlockSequence:
+    def plan(self, window_size: int, epoch: int) -> BlockSequence | SamplePlan:
         """Which cells of which source come in which window of an epoch."""
+        how = {"seed": self.seed, "epoch": epoch, "shuffle": self.shuffle}
+        if self.samples:
+            return SamplePlan(self.samples, window_size, **how)
         names = [source.name for source in self.sources]
-        how = {"seed": self.seed, "epoch": epoch, "block_size": self.block_size, "shuffle": self.shuffle}
-        return EpochPlan(names, self.sizes, window_size=window_size, **how)
+        return EpochPlan(names, self.sizes, window_size=window_size, block_size=self.block_size, **how)
 
     def opened(self, index: int) -> CellSource:
         """A source that is about to be read; the one unused for longest is closed when too many are open."""

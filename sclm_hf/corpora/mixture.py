@@ -112,6 +112,10 @@ class MixedCorpus(CellCorpus):
 def _check_alike(corpora: list[CellCorpus]) -> None:
     if not corpora:
         raise ConfigurationError("There is no corpus to mix.")
+    if any(corpus.samples for corpus in corpora):
+        raise ConfigurationError(
+            "Corpora of whole samples cannot be mixed: open one `CellCorpus` on the files of all of them."
+        )
     for number, corpus in enumerate(corpora):
         if not corpus.shuffle or isinstance(corpus, MixedCorpus):
             kind = "a mixture" if isinstance(corpus, MixedCorpus) else "not shuffled"

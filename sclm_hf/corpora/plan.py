@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import ConfigurationError
 from ..tokenization.encodings.keys import cell_keys, hash_names
 
-_CELLS, _BLOCKS = 0, 1
+_CELLS, _BLOCKS, _SAMPLES = 0, 1, 2
 
 
 class Stretch(NamedTuple):
@@ -33,6 +33,11 @@ def cell_ids(source_name: str, rows: np.ndarray) -> np.ndarray:
 def block_ids(source_name: str, numbers: np.ndarray) -> np.ndarray:
     """(blocks,) uint64: what the place of blocks in an epoch is keyed by."""
     return _ids(source_name, numbers, _BLOCKS)
+
+
+def sample_ids(source_name: str, sample_names: Sequence[str]) -> np.ndarray:
+    """(samples,) uint64: what the place of samples in an epoch is keyed by."""
+    return _ids(source_name, hash_names(sample_names), _SAMPLES)
 
 
 class Schedule(NamedTuple):

@@ -1,0 +1,227 @@
+"""Samples: the cells that a model whose tokens are cells must see together, and their order in an epoch."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import ConfigurationError, CorpusError
+from ..logging import get_logger, warn
+from ..tokenization.encodings.keys import cell_keys
+from .categories import number_categories
+from .plan import Stretch, cell_ids, check_share, sample_ids
+from .sources import CellSource
+
+SAMPLE_COLUMN = "batch"
+"""Column of `obs` that tells samples apart unless another one is named."""
+
+logger = get_logger(__name__)
+
+
+class Sample(NamedTuple):
+    """Cells of one source that belong together.
+
+    Attributes:
+        source: number of the source.
+        positions: (cells,) ascending positions among the cells that the corpus uses of it.
+        name: where it is, for messages.
+    """
+
+    source: int
+    positions: np.ndarray
+    name: str
+
+
+class Samples:
+    """The samples of a corpus: the cells of a source with the same value of a column.
+
+    The same value in two sources means two samples. A source without the column is one sample.
+
+    Args:
+        sources: the sources.
+        rows: the rows used of each; None = all.
+        column: column of `obs`; None = `obs["batch"]` of the sources that have it.
+
+    Raises:
+        CorpusError: a source lacks the column that was named, a cell used has no value in it, or it has another value
+            for each cell.
+    """
+
+    def __init__(
+        self, sources: Sequence[CellSource], rows: Sequence[np.ndarray | None], column: str | None = None
+    ) -> None:
+        self._sources, self._rows = sources, rows
+        self._samples: list[Sample] = []
+        ids = [self._add(index, column) for index in range(len(sources))]
+        self.ids = np.concatenate(ids)
+        self.sizes = np.array([len(sample.positions) for sample in self._samples])
+        self._warned_of: set[int] = set()
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self._samples)
+
+    def __getitem__(self, number: int) -> Sample:
+        return self._samples[number]
+
+    def rows_of(self, number: int) -> np.ndarray:
+        """(cells,) rows of a sample in its source."""
+        sample = self._samples[number]
+        used = self._rows[sample.source]
+        return sample.positions if used is None else used[sample.positions]
+
+    def order(self, *, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
+        """(samples,) int64: the samples of an epoch, one after the other."""
+        if not shuffle:
+            return np.arange(len(self))
+        return np.argsort(cell_keys(self.ids, seed, epoch), kind="stable")
+
+    def warn_of_larger(self, most_cells: int) -> None:
+        """Say once that some samples have more cells than an epoch takes of them."""
+        larger = np.flatnonzero(self.sizes > most_cells)
+        if not larger.size or most_cells in self._warned_of:
+            return
+        self._warned_of.add(most_cells)
+        largest = int(self.sizes.argmax())
+        warn(
+            f"{larger.size} of {len(self)} samples have more than {most_cells} cells, the batch size; the largest is "
+            f"{self._samples[largest].name} with {self.sizes[largest]:,}. Of these an epoch takes {most_cells} cells, "
+            "drawn anew in each: raise the batch size for whole samples."
+        )
+
+    def chosen(self, number: int, most_cells: int, *, seed: int, epoch: int) -> np.ndarray:
+        """The positions of at most `most_cells` cells of a sample, ascending; which ones is drawn by their ids."""
+        positions = self._samples[number].positions
+        if len(positions) <= most_cells:
+            return positions
+        ids = cell_ids(self._sources[self._samples[number].source].name, self.rows_of(number))
+        drawn = np.argsort(cell_keys(ids, seed, epoch), kind="stable")[:most_cells]
+        return np.sort(positions[drawn])
+
+    def digest(self) -> str:
+        """What names the samples: the same for the same cells in the same samples."""
+        found = hashlib.sha256(self.ids.tobytes())
+        for sample in self._samples:
+            found.update(sample.positions.tobytes())
+        return found.hexdigest()[:16]
+
+    def _add(self, index: int, column: str | None) -> np.ndarray:
+        """Note the samples of a source; returns their ids."""
+        source, used = self._sources[index], self._rows[index]
+        n_cells = source.n_cells if used is None else len(used)
+        if not n_cells:
+            return np.empty(0, np.uint64)
+        if column is None and SAMPLE_COLUMN not in source.column_names():
+            source.close()
+            logger.warning(
+                f"`{source.location}` has no `obs[{SAMPLE_COLUMN!r}]`: its {n_cells:,} cells are taken for one "
+                "sample; name the column that tells samples apart with `batch_column`."
+            )
+            self._samples.append(Sample(index, np.arange(n_cells), f"`{source.location}`"))
+            return sample_ids(source.name, [""])
+        column = column or SAMPLE_COLUMN
+        names, (codes,) = number_categories(column, [source], [used], None)
+        if len(names) == n_cells > 1:
+            raise CorpusError(
+                f"`{source.location}`: `obs[{column!r}]` has another value for each of the {n_cells:,} cells, and no "
+                "sample would have more than one: name with `batch_column` the column that tells samples apart."
+            )
+        ends = np.cumsum(np.bincount(codes))
+        for name, positions in zip(names, np.split(np.argsort(codes, kind="stable"), ends[:-1]), strict=True):
+            self._samples.append(Sample(index, positions, f"`{source.location}`, `obs[{column!r}]` {name!r}"))
+        return sample_ids(source.name, names)
+
+
+class SamplePlan:
+    """Which sample comes when in an epoch: each window is one.
+
+    Args:
+        samples: the samples.
+        most_cells: most cells that are taken of one.
+        seed, epoch, shuffle: what the order depends on.
+    """
+
+    def __init__(self, samples: Samples, most_cells: int, *, seed: int, epoch: int, shuffle: bool) -> None:
+        self._samples, self._most_cells = samples, most_cells
+        self._keys = {"seed": seed, "epoch": epoch}
+        self._order = samples.order(shuffle=shuffle, **self._keys)
+
+    def window(self, number: int) -> list[Stretch]:
+        """The cells of a sample, in the order of their positions."""
+        number = int(self._order[number])
+        positions = self._samples.chosen(number, self._most_cells, **self._keys)
+        ends = np.flatnonzero(np.diff(positions, append=positions[-1] + 2) != 1)
+        starts = np.concatenate([[0], ends[:-1] + 1])
+        source = self._samples[number].source
+        return [
+            Stretch(source, start, stop + 1)
+            for start, stop in zip(positions[starts].tolist(), positions[ends].tolist(), strict=True)
+        ]
+
+
+class SampleSchedule(NamedTuple):
+    """The samples of an epoch that one rank reads; each is a window, and a batch.
+
+    Attributes:
+        window_size: most cells of a sample.
+        numbers: the rank's samples, counted over all ranks from the beginning of the epoch.
+        digest: names the samples.
+    """
+
+    window_size: int
+    numbers: range
+    digest: str
+
+    @classmethod
+    def make(
+        cls,
+        samples: Samples,
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int,
+        shuffle: bool,
+        start: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> "SampleSchedule":
+        """Share the samples of an epoch from cell `start` on among the ranks.
+
+        Raises:
+            ConfigurationError: a size is not positive, the rank is not among the ranks, or no sample begins at
+                `start`.
+        """
+        sizes = np.minimum(samples.sizes, batch_size)[samples.order(seed=seed, epoch=epoch, shuffle=shuffle)]
+        check_share(int(sizes.sum()), {"batch_size": batch_size}, start=start, rank=rank, world_size=world_size)
+        begins = np.concatenate([[0], np.cumsum(sizes)])
+        first = int(np.searchsorted(begins, start))
+        if begins[first] != start:
+            raise ConfigurationError(
+                f"No sample begins at cell {start} of the epoch: an epoch is resumed where a batch ended, with the "
+                "samples and the batch size that it began with."
+            )
+        samples.warn_of_larger(batch_size)
+        return cls(batch_size, range(first + rank, len(samples), world_size), samples.digest())
+
+    @property
+    def order_settings(self) -> tuple[int, str]:
+        """What the order of cells depends on."""
+        return (self.window_size, self.digest)
+
+    @property
+    def n_batches(self) -> int:
+        """Number of the rank's samples."""
+        return len(self.numbers)
+
+    def windows(self) -> range:
+        """The rank's samples."""
+        return self.numbers
+
+    def reads(self, window: int) -> bool:
+        """Whether a sample is the rank's."""
+        return window in self.numbers
+
+    def batches(self, window: int, ids: np.ndarray, lengths: np.ndarray | None, **how) -> list[np.ndarray]:
+        """The one batch of a window: all its cells in their order."""
+        return [np.arange(len(ids))]

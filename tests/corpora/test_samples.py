@@ -1,0 +1,165 @@
+"""Whole samples as batches."""
+
+import logging
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+
+from sclm_hf import CellCorpus, ExpressionFeatureExtractor, GeneTokenizer
+from sclm_hf.corpora.mixture import mix
+from sclm_hf.errors import ConfigurationError, CorpusError, SclmWarning
+from sclm_hf.objectives.cell_classification import CellClassificationCollator
+from sclm_hf.tokenization.processing_sample import SampleProcessor
+
+from .conftest import GENES, make_cells
+
+ALL = 1000
+"""A batch size that no sample reaches."""
+
+
+@pytest.fixture(scope="module")
+def processor() -> SampleProcessor:
+    tokenizer = GeneTokenizer.from_genes(GENES, special_tokens=())
+    return SampleProcessor(ExpressionFeatureExtractor.for_family("cellplm"), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> tuple[Path, dict[str, anndata.AnnData]]:
+    """A folder of two files with interleaved samples, and one without the column; and what they hold."""
+    rng = np.random.default_rng(0)
+    folder, cells = tmp_path_factory.mktemp("samples"), {}
+    for name, n_cells, samples in (("one", 70, "abc"), ("two", 33, "ab"), ("three", 21, "")):
+        cells[name] = make_cells(n_cells, len(cells))
+        if samples:
+            cells[name].obs["batch"] = rng.choice(list(samples), n_cells)
+        cells[name].write_h5ad(folder / f"{name}.h5ad")
+    return folder, cells
+
+
+@pytest.fixture
+def corpus(files, processor):
+    return CellCorpus(files[0], processor, label_column="cell_type", seed=5)
+
+
+def cells_of(batches) -> list[list[int]]:
+    return [np.asarray(batch["cell_ids"]).tolist() for batch in batches]
+
+
+def test_a_batch_is_a_sample_as_the_processor_encodes_it(files, processor, corpus):
+    expected = {}
+    for name, cells in files[1].items():
+        batches = cells.obs["batch"].to_numpy() if "batch" in cells.obs else np.full(cells.n_obs, "")
+        for batch in np.unique(batches):
+            part = cells[batches == batch]
+            gene_ids = processor.map_genes(list(part.var_names)).gene_ids
+            sample = processor.encode(part.X, gene_ids, cell_ids=np.arange(part.n_obs))
+            expected[name, batch] = sample | {"cell_type": part.obs["cell_type"].tolist()}
+    assert len(corpus.samples) == len(expected) == 6
+    seen = 0
+    for batch in corpus.batches(ALL):
+        labels = [corpus.label_names[label] for label in batch["labels"]]
+        (sample,) = [one for one in expected.values() if one["cell_type"] == labels]
+        for name in ("input_ids", "expression_values", "attention_mask"):
+            np.testing.assert_array_equal(batch[name], sample[name])
+            assert batch[name].dtype == sample[name].dtype
+        seen += 1
+    assert seen == corpus.n_batches(ALL) == 6
+
+
+def test_order_depends_on_seed_and_epoch_alone(files, processor, corpus):
+    order = cells_of(corpus.batches(ALL))
+    assert order == cells_of(CellCorpus(files[0], processor, seed=5).batches(ALL))
+    paths = [files[0] / f"{name}.h5ad" for name in ("two", "three", "one")]
+    assert order == cells_of(CellCorpus(paths, processor, seed=5).batches(ALL))
+    for other in (corpus.batches(ALL, epoch=1), CellCorpus(files[0], processor, seed=6).batches(ALL)):
+        other = cells_of(other)
+        assert other != order and sorted(other) == sorted(order)
+
+
+def test_without_shuffling_samples_come_sorted(files, processor):
+    corpus = CellCorpus(files[0], processor, shuffle=False)
+    assert [len(cells) for cells in cells_of(corpus.batches(ALL))] == corpus.samples.sizes.tolist()
+    assert cells_of(corpus.batches(ALL, epoch=1)) == cells_of(corpus.batches(ALL))
+
+
+@pytest.mark.parametrize("batch_size", [10, ALL])
+def test_an_epoch_resumes_after_any_sample_with_any_number_of_ranks(corpus, batch_size):
+    if batch_size < ALL:
+        corpus.samples.warn_of_larger = lambda most_cells: None
+    whole = cells_of(corpus.batches(batch_size, epoch=2))
+    for done in range(len(whole) + 1):
+        start = sum(map(len, whole[:done]))
+        for world_size in (1, 4):
+            share = {"epoch": 2, "start": start, "world_size": world_size}
+            ranks = [cells_of(corpus.batches(batch_size, rank=rank, **share)) for rank in range(world_size)]
+            assert ranks == [whole[done:][rank::world_size] for rank in range(world_size)]
+    with pytest.raises(ConfigurationError, match="No sample begins at cell 1 "):
+        corpus.batches(batch_size, start=1)
+
+
+@pytest.mark.parametrize("collator", [None, CellClassificationCollator(num_labels=3)])
+def test_workers_change_nothing(corpus, collator):
+    batches = list(corpus.loader(ALL, collator=collator))
+    assert len(batches) == len(corpus.loader(ALL, num_workers=2)) == 6
+    for mine, theirs in zip(batches, corpus.loader(ALL, collator=collator, num_workers=2), strict=True):
+        assert mine.keys() == theirs.keys()
+        assert all(values.equal(theirs[name]) for name, values in mine.items())
+
+
+def test_large_samples_give_a_subset_that_changes_with_the_epoch(corpus):
+    whole = {cells[0]: set(cells) for cells in cells_of(corpus.batches(ALL))}
+    with pytest.warns(SclmWarning, match=r"of 6 samples have more than 12 cells.*one.h5ad.*raise the batch size"):
+        first = cells_of(corpus.batches(12))
+    assert first == cells_of(corpus.batches(12))
+    assert sorted(map(len, first)) == sorted(min(12, len(cells)) for cells in whole.values())
+    assert all(any(set(cells) <= sample for sample in whole.values()) for cells in first)
+    second = cells_of(corpus.batches(12, epoch=1))
+    assert not {tuple(cells) for cells in first} & {tuple(cells) for cells in second if len(cells) == 12}
+
+
+def test_batch_column_names_the_samples_and_labels_them(files, processor):
+    corpus = CellCorpus(files[0], processor, batch_column="donor")
+    assert len(corpus.samples) == 6 and corpus.batch_names == ["d1", "d2"]
+    for batch in corpus.batches(ALL):
+        assert len(set(batch["batch_labels"])) == 1
+
+
+def test_rows_leave_samples_with_what_is_left_of_them(files, processor):
+    rows = {"one": np.arange(0, 70, 2), "two": np.arange(5), "three": []}
+    corpus = CellCorpus(files[0], processor, rows=rows)
+    whole = CellCorpus(files[0], processor)
+    kept = {tuple(cells) for cells in cells_of(corpus.batches(ALL))}
+    assert sum(map(len, kept)) == len(corpus) == 40
+    parts = [set(cells) for cells in cells_of(whole.batches(ALL))]
+    assert all(any(set(cells) <= part for part in parts) for cells in kept)
+
+
+def test_one_sample_where_nothing_tells_them_apart(files, processor, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("sclm_hf"), "propagate", True)
+    with caplog.at_level(logging.WARNING, logger="sclm_hf"):
+        corpus = CellCorpus(files[0] / "three.h5ad", processor)
+    assert len(corpus.samples) == 1 and "21 cells are taken for one sample" in caplog.text
+
+
+def test_order_id_tells_samples_apart(files, processor, corpus):
+    by_donor = CellCorpus(files[0], processor, seed=5, batch_column="donor")
+    ids = {corpus.order_id(ALL), by_donor.order_id(ALL), corpus.order_id(ALL + 1)}
+    assert len(ids) == 3 and corpus.order_id(ALL) == CellCorpus(files[0], processor, seed=5).order_id(ALL)
+
+
+def test_what_makes_no_samples_is_refused(files, processor, corpus, tmp_path):
+    with pytest.raises(CorpusError, match="no obs column `site`"):
+        CellCorpus(files[0], processor, batch_column="site")
+    cells = make_cells(9)
+    cells.obs["barcode"] = cells.obs_names
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(CorpusError, match=r"another value for each of the 9 cells.*name with `batch_column`"):
+        CellCorpus(tmp_path, processor, batch_column="barcode")
+    with pytest.raises(ConfigurationError, match="`max_tokens_per_batch` is for models of single cells"):
+        corpus.batches(ALL, max_tokens_per_batch=100)
+    with pytest.raises(ConfigurationError, match="cannot learn from single cells"):
+        corpus.to_dataset()
+    with pytest.raises(ConfigurationError, match="whole samples cannot be mixed"):
+        mix([corpus])
