@@ -14,6 +14,7 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     BertForMaskedLM,
+    BertModel,
 )
 
 from sclm_hf import CellProcessor, GeneformerConfig, GeneTokenizer
@@ -111,6 +112,24 @@ def test_converted_folder_is_read_by_the_stock_class(tmp_path):
         assert torch.equal(tensor, ours.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("case", ["case_a", "case_b"])
+def test_one_processor_serves_our_class_and_the_stock_one(case, tmp_path):
+    """Also when the stock class reads the folder as released."""
+    folder = convert_case(case, "model", tmp_path)
+    processor = AutoProcessor.from_pretrained(folder)
+    genes = list(processor.feature_extractor.gene_medians)[:30]
+    counts = np.random.default_rng(0).poisson(1.0, (5, 30))
+    batch = processor(counts, gene_names=genes, return_tensors="pt")
+    real = batch["attention_mask"].bool()
+    assert not real.all()
+    released = AutoModel.from_pretrained(GOLDEN / case / "model")
+    assert type(released) is BertModel
+    models = released, BertModel.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    stock, reread, ours = (model.eval()(**batch).last_hidden_state[real] for model in models)
+    torch.testing.assert_close(reread, stock, rtol=0, atol=0)
+    torch.testing.assert_close(ours, stock, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
 def test_missing_file(source, tmp_path, missing):
     (source / missing).unlink()
@@ -152,6 +171,17 @@ def test_settings_without_a_meaning_are_named(source, tmp_path):
     report = convert_checkpoint(source, tmp_path / "out")
     assert any("surprising_setting" in note for note in report.notes)
     assert "surprising_setting" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["token_dictionary", "gene_median", "ensembl_mapping"])
+@pytest.mark.parametrize("version", ["V1", "V2"])
+def test_recorded_dictionaries_are_read_exactly(version, name):
+    file = GOLDEN / "tok_a" / f"{version}_{name}"
+    # in the order of the file, and numpy's numbers as Python's
+    expected = json.loads(file.with_suffix(".json").read_text())
+    found = read_pickle(file.with_suffix(".pkl"))
+    assert [*found.items()] == [*expected.items()]
+    assert {type(value) for value in found.values()} == {type(value) for value in expected.values()}
 
 
 class Runs:

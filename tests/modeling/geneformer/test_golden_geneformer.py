@@ -1,7 +1,9 @@
 """Every number of the original Geneformer, reproduced through the converter and `from_pretrained`.
 
 Tolerances: 1e-5 absolute, losses 1e-5, norms of gradients 1e-4 relative; the original ran with transformers 4.44.
-`state_emb_*` are inputs: see `tests/tasks/test_perturb.py`, where they and `isp.json` belong.
+Of the recorded files these are not compared here: `state_emb_*`, random vectors that are inputs of `isp.json`, which
+`tests/tasks/test_perturb_golden.py` compares; `cells.dataset`, which holds what `cells.json` and `input_ids` hold; and
+`generation_config.json`, which an encoder has no use for.
 """
 
 import pytest
@@ -12,9 +14,18 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
 )
 
-from sclm_hf import GeneformerForMultiTaskClassification, GeneformerModel
+from sclm_hf import (
+    GeneformerForMaskedLM,
+    GeneformerForMultiTaskClassification,
+    GeneformerForSequenceClassification,
+    GeneformerForTokenClassification,
+    GeneformerModel,
+)
 from sclm_hf.modeling.common.legacy import read_pickle
 from sclm_hf.modeling.geneformer.modeling_geneformer import mean_over_genes
 
@@ -64,6 +75,37 @@ def test_hidden_states_and_embeddings(converted, arrays, kind, attention):
         assert_close(ours[real], theirs[real], **TOLERANCE)
     assert_close(output.last_hidden_state[real], recorded[-1][real], **TOLERANCE)
     assert_close(output.gene_embeddings, arrays["embeddings_word_only"], **TOLERANCE)
+
+
+def test_recorded_cells(case, arrays):
+    ids, mask = arrays["input_ids"], arrays["attention_mask"].bool()
+    assert [row[real].tolist() for row, real in zip(ids, mask, strict=True)] == golden_json(case, "cells")["input_ids"]
+    assert (ids[~mask] == 0).all()
+
+
+STOCK = {
+    "model": (BertForMaskedLM, GeneformerForMaskedLM, "mlm_logits_first3cells"),
+    "cell_classifier": (
+        BertForSequenceClassification,
+        GeneformerForSequenceClassification,
+        "cell_classifier__logits",
+    ),
+    "gene_classifier": (BertForTokenClassification, GeneformerForTokenClassification, "gene_classifier__logits"),
+}
+
+
+@pytest.mark.parametrize("kind", STOCK)
+def test_stock_classes_read_our_folders_and_ours_read_those_of_the_release(case, converted, arrays, kind):
+    stock_class, our_class, name = STOCK[kind]
+    recorded = arrays[name]
+    cells = slice(0, len(recorded))
+    stock, info = stock_class.from_pretrained(converted[kind], output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    ours, info = our_class.from_pretrained(GOLDEN / case / kind, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    real = real_positions(arrays, cells) if recorded.ndim == 3 else slice(None)
+    for model in (stock, ours):
+        assert_close(model.eval()(**inputs(arrays, cells)).logits[real], recorded[real], **TOLERANCE)
 
 
 def test_attentions(converted, arrays):

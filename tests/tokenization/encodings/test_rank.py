@@ -92,6 +92,8 @@ def test_stored_zeros_are_no_tokens(case, version):
         [token for token in row if token not in zero] for row, zero in zip(recorded(golden, name), zeros, strict=True)
     ]
     assert sum(map(len, wanted)) < golden[f"{name}__flat"].size
+    np.testing.assert_array_equal(golden[f"{name}__length_col"], [len(row) for row in recorded(golden, name)])
+    np.testing.assert_array_equal(golden[f"{name}__cell_id"], range(len(wanted)))
     assert_same(rank(matrix, ids, golden[f"{version}__n_counts"], tokens, medians, 1000), wanted)
 
 
