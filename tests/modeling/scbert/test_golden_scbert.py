@@ -1,16 +1,23 @@
 """Every number of the original scBERT, reproduced through the converter and `from_pretrained`.
 
-Of the recorded arrays these are not compared: `gene2vec_npy`, which is the checkpoint's table (the converter's test
-does that); `expression` and the preprocessing are the encoding's (`tests/tokenization/encodings/test_log_bins.py`);
-`lr_schedule`, because the schedule of the authors' script is no part of the package.
+Of the recorded arrays these are compared elsewhere: `gene2vec_npy`, the checkpoint's table, by the converter's test,
+and the preprocessing by `tests/tokenization/encodings/test_log_bins.py`. `lr_schedule` is not compared: the schedule
+of the authors' script is no part of the package.
 """
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
-from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    AutoModelForSequenceClassification,
+    AutoProcessor,
+)
 
+from sclm_hf import CellProcessor, ExpressionFeatureExtractor
 from sclm_hf.modeling.common.attention import performer_attention_naive, performer_attention_weights, softmax_kernel
 from sclm_hf.modeling.scbert.convert_scbert import WEIGHT_MAP
 from sclm_hf.objectives.collation import MASK_STREAM
@@ -44,6 +51,18 @@ def model(folder):
 @pytest.fixture(scope="module")
 def finetuned(case, tmp_path_factory):
     return convert_case(case, tmp_path_factory.mktemp(case), FINETUNED)
+
+
+def test_bins(folder, arrays):
+    """Of logarithms as recorded, with the bins of the converted checkpoint."""
+    converted = AutoProcessor.from_pretrained(folder)
+    settings = {"n_bins": converted.feature_extractor.n_bins, "expects": "normalized"}
+    processor = CellProcessor(ExpressionFeatureExtractor.for_family("scbert", **settings), converted.tokenizer)
+    expression = arrays["expression"].numpy()
+    genes = np.arange(expression.shape[1])
+    batch = processor.encode(expression, genes, cell_ids=np.arange(len(expression)), check=False)
+    np.testing.assert_array_equal(batch["expression_values"], arrays["input_ids"])
+    np.testing.assert_array_equal(batch["input_ids"], np.tile(np.arange(len(genes) + 1), (len(expression), 1)))
 
 
 def recorded_by_hooks(model, expression_values):

@@ -74,6 +74,12 @@ def test_gene_table_is_frozen_unless_told_otherwise(learn, tmp_path):
         assert bool(gradient is not None and gradient.abs().sum() > 0) is learn
 
 
+def test_new_gene_table_tells_genes_apart_unless_it_is_frozen():
+    assert ScBERTModel(tiny_config()).get_input_embeddings().weight.abs().max() == 0
+    learned = ScBERTModel(tiny_config(freeze_gene_embeddings=False)).get_input_embeddings().weight
+    assert 0.9 < learned.std() < 1.1
+
+
 def test_batch_mates_matter_as_published_unless_told_otherwise():
     batch = tiny_batch()
     alone = {name: tensor[:1] for name, tensor in batch.items()}

@@ -2,7 +2,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch.testing import assert_close
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
+from transformers import GPT2Config, GPT2ForTokenClassification, GPT2LMHeadModel, GPT2Model
 
 from sclm_hf import TGPTConfig, TGPTForCausalLM, TGPTForSequenceClassification, TGPTForTokenClassification, TGPTModel
 from sclm_hf.errors import ConfigurationError, ExpressionError
@@ -144,6 +144,19 @@ def test_stock_classes_read_our_folders_and_ours_read_theirs(tmp_path):
     assert not info["missing_keys"]
     assert isinstance(again.config, TGPTConfig)
     assert_close(again.eval()(**batch).cell_embedding, expected.cell_embedding, atol=1e-5, rtol=1e-5)
+
+
+def test_gene_classifiers_are_those_of_the_stock_class(tmp_path):
+    """Classifiers of cells are not: the stock ones pool otherwise."""
+    torch.manual_seed(0)
+    ours = TGPTForTokenClassification(tiny_config()).eval()
+    ours.save_pretrained(tmp_path)
+    stock, info = GPT2ForTokenClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    batch = tiny_batch()
+    real = batch["attention_mask"].bool()
+    logits = stock.eval()(**batch, token_type_ids=torch.zeros_like(batch["input_ids"])).logits
+    assert_close(logits[real], ours(**batch).logits[real], atol=1e-5, rtol=1e-5)
 
 
 def test_generation_with_and_without_cache_agrees():
