@@ -191,7 +191,6 @@ FAMILIES: dict[str, Family] = {
             "num_attention_heads": 4,
             "head_dim": 8,
             "intermediate_size": 48,
-            "freeze_gene_embeddings": False,
         },
     ),
     "scfoundation": Family(

@@ -27,7 +27,7 @@ from sclm_hf.training.data import DataArguments
 from sclm_hf.training.finetune import FinetuneArguments, finetune, load_classifier
 
 LABELS = ["CD14+ Monocyte", "CD19+ B", "CD56+ NK"]
-N_CELLS, N_GENES, STEPS = 30, 96, 20
+N_CELLS, N_GENES, STEPS = 30, 96, 32
 
 
 def blood_cells() -> anndata.AnnData:
@@ -101,7 +101,7 @@ def adapted(base, cells, tmp_path_factory):
         "output_dir": folder,
         "max_steps": STEPS,
         "per_device_train_batch_size": N_CELLS,
-        "learning_rate": 0.02,
+        "learning_rate": 0.01,
         "lr_scheduler_type": "constant",
         "logging_steps": 1,
     }
@@ -115,8 +115,9 @@ def losses_of(records) -> np.ndarray:
     return losses
 
 
-def assert_falling(losses: np.ndarray) -> None:
-    assert losses[-5:].mean() < losses[:5].mean()
+def assert_learned(losses: np.ndarray) -> None:
+    """The loss ends clearly below that of a guess, which is where a model ends that no gradient reaches."""
+    assert losses[-5:].mean() < 0.95 * np.log(len(LABELS))
 
 
 def test_embed(family, base, cells, tmp_path):
@@ -138,7 +139,7 @@ def test_a_cell_does_not_depend_on_its_batch(family, base, cells):
 
 def test_finetune_with_lora(adapted):
     records = [json.loads(line) for line in (adapted / "training_log.jsonl").read_text().splitlines()]
-    assert_falling(losses_of(records))
+    assert_learned(losses_of(records))
 
 
 def test_adapter_reloads_equal_and_annotates(adapted, cells, tmp_path):
@@ -162,12 +163,13 @@ def test_lora_trains_few_weights(family, adapted):
 
 def test_finetune_all_weights_and_reload(base, cells, tmp_path):
     settings = {"max_steps": STEPS, "per_device_train_batch_size": N_CELLS, "learning_rate": 5e-3, "logging_steps": 1}
+    settings |= {"lr_scheduler_type": "constant", "use_cpu": True}
     result = finetune(
         DataArguments([str(cells[1])]),
         FinetuneArguments(str(base), "cell_type", lora=False),
-        TrainingConfig(str(tmp_path / "tuned"), use_cpu=True, **settings),
+        TrainingConfig(str(tmp_path / "tuned"), **settings),
     )
-    assert_falling(losses_of(result.history))
+    assert_learned(losses_of(result.history))
     one = AutoModelForSequenceClassification.from_pretrained(tmp_path / "tuned")
     one.save_pretrained(tmp_path / "again")
     AutoProcessor.from_pretrained(tmp_path / "tuned").save_pretrained(tmp_path / "again")

@@ -56,6 +56,8 @@ def new_config(
         "num_batch_labels": n_batches,
         "has_special_tokens": encoding.add_cls,
         "max_position_embeddings": encoding.max_length,
+        # there is no published gene table to keep
+        "freeze_gene_embeddings": False,
     }
     known = [field.name for field in dataclasses.fields(AutoConfig.for_model(family))]
     for name in settings:

@@ -205,6 +205,12 @@ def test_objectives_refuse_an_encoding_without_values_before_any_cell_is_read(fi
     assert not (tmp_path / "out").exists()
 
 
+def test_a_new_scbert_learns_its_genes(files):
+    arguments = PretrainArguments(family="scbert", model_config='{"hidden_size": 16, "num_hidden_layers": 1}')
+    genes = create_model(arguments, create_processor(DataArguments(files), arguments)).get_input_embeddings().weight
+    assert genes.requires_grad and genes.std() > 0.5
+
+
 def test_a_cell_is_not_taken_from_a_token_that_is_not_there(files):
     data, without = DataArguments(files), '{"add_cls": false}'
     arguments = PretrainArguments(model_config=TINY, encoding=without)

@@ -38,7 +38,8 @@ class ScBERTConfig(PreTrainedConfig):
         added later are not among them.
     freeze_gene_embeddings (`bool`, *optional*, defaults to `True`):
         Whether the gene table, gene2vec (Du et al., BMC Genomics 2019) in the original, is left as it is in training.
-        A new model's table is zero: False learns it.
+        A new model has no such table: False learns one from a random start, as `sclm-hf pretrain` does; with True it
+        is zero, and genes are alike to the model.
     key_maximum (`str`, *optional*, defaults to `"batch"`):
         Quirk of the original: `"batch"` takes the maximum that stabilises the keys' exponentials over the whole batch,
         so that a cell depends on its batch-mates. `"sequence"` takes it over the cell, which equals the original at

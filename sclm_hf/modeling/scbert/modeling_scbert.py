@@ -33,7 +33,9 @@ CLASSIFIER_WIDTHS = (512, 128)
 
 
 class ScBERTGeneEmbedding(nn.Embedding):
-    """The gene table: gene2vec where a checkpoint brings it, zeros otherwise, as the original without gene2vec."""
+    """The gene table: gene2vec where a checkpoint brings it. A new one is drawn at random if it is learned, and zero,
+    as the original's without gene2vec, if it is frozen.
+    """
 
 
 class ScBERTEmbeddings(nn.Module):
@@ -83,7 +85,11 @@ class ScBERTPreTrainedModel(SclmPreTrainedModel):
         elif isinstance(module, PerformerRedraw):
             init.zeros_(module.calls)
         elif isinstance(module, ScBERTGeneEmbedding):
-            init.zeros_(module.weight)
+            # zeros that are learned would keep genes of a bin alike, all on one side of the classifier's ReLU
+            if self.config.freeze_gene_embeddings:
+                init.zeros_(module.weight)
+            else:
+                init.normal_(module.weight)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)
         elif isinstance(module, nn.Linear):
