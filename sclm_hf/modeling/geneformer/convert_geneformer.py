@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sclm_hf.errors import CheckpointError
@@ -19,7 +17,7 @@ from sclm_hf.modeling.common.conversion import (
     empty_output,
     load_strictly,
 )
-from sclm_hf.modeling.common.legacy import read_json_object, read_pickle, read_state_dict, require_file
+from sclm_hf.modeling.common.legacy import read_json_object, read_pickle, read_weights
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from sclm_hf.tokenization.gene_vocabulary import GeneVocabulary
 from sclm_hf.tokenization.processing_cell import CellProcessor
@@ -35,7 +33,6 @@ from .modeling_geneformer import (
 )
 
 SPECIAL_TOKENS = ("<pad>", "<mask>", "<cls>", "<eos>")
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 DICTIONARIES = {
     "tokens": "token_dictionary",
     "medians": "gene_median_dictionary",
@@ -92,7 +89,7 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     """
     source, output = Path(source), Path(output)
     settings = read_json_object(source / "config.json")
-    weights_file, tensors = _read_weights(source)
+    weights_file, tensors = read_weights(source)
     embedding = tensors.get("bert.embeddings.word_embeddings.weight")
     if embedding is None:
         raise CheckpointError(f"`{weights_file}` lacks the gene embeddings: it is no Geneformer, or incomplete.")
@@ -249,17 +246,6 @@ def _dictionary(path: Path, key_type: type, value_type: type | tuple[type, ...])
     if not sound:
         raise CheckpointError(f"`{path}` is not the dictionary that its name promises: take it from the release.")
     return loaded
-
-
-def _read_weights(source: Path) -> tuple[str, dict[str, Tensor]]:
-    name = next((name for name in WEIGHT_FILES if (source / name).is_file()), WEIGHT_FILES[0])
-    require_file(source / name)
-    if name.endswith(".bin"):
-        return name, read_state_dict(source / name)
-    try:
-        return name, load_file(source / name)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"`{source / name}` cannot be read as safetensors ({error}).") from error
 
 
 def _model_class(names: Iterable[str]) -> type[GeneformerPreTrainedModel]:

@@ -27,33 +27,9 @@ from transformers.utils.output_capturing import capture_outputs
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.common.base import SclmModelMixin
 from sclm_hf.modeling.common.losses import IGNORE
-from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
+from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, GenesOutput
 
 from .configuration_geneformer import GeneformerConfig
-
-
-@dataclass
-class GeneformerGenesOutput(ModelOutput):
-    """What heads over genes return.
-
-    Args:
-        loss (`torch.FloatTensor`, *optional*):
-            Scalar, when labels were given.
-        logits (`torch.FloatTensor`, *optional*):
-            `(batch, genes, vocab_size)` of masked genes, `(batch, genes, num_labels)` of classified ones.
-        cell_embedding (`torch.FloatTensor`, *optional*):
-            `(batch, cell_embedding_size)`.
-        hidden_states (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, genes, hidden)` a layer, when asked for.
-        attentions (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, heads, genes, genes)` a layer, when asked for.
-    """
-
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    cell_embedding: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass
@@ -209,7 +185,7 @@ class GeneformerForMaskedLM(GeneformerPreTrainedModel):
         attention_mask: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> GeneformerGenesOutput:
+    ) -> GenesOutput:
         r"""
         input_ids (`torch.LongTensor` of shape `(batch, genes)`):
             Gene ids from the highest rank down, some replaced by `<mask>`.
@@ -225,7 +201,7 @@ class GeneformerForMaskedLM(GeneformerPreTrainedModel):
         if labels is not None:
             size = {"vocab_size": self.config.vocab_size}
             loss = self.loss_function(logits, labels, **size, num_items_in_batch=num_items)
-        return GeneformerGenesOutput(
+        return GenesOutput(
             loss=loss,
             logits=logits,
             cell_embedding=encoded.cell_embedding,
@@ -299,7 +275,7 @@ class GeneformerForTokenClassification(GeneformerPreTrainedModel):
         attention_mask: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> GeneformerGenesOutput:
+    ) -> GenesOutput:
         r"""
         input_ids (`torch.LongTensor` of shape `(batch, genes)`):
             Gene ids from the highest rank down; with special tokens between `<cls>` and `<eos>`.
@@ -314,7 +290,7 @@ class GeneformerForTokenClassification(GeneformerPreTrainedModel):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config, num_items_in_batch=num_items)
-        return GeneformerGenesOutput(
+        return GenesOutput(
             loss=loss,
             logits=logits,
             cell_embedding=encoded.cell_embedding,
