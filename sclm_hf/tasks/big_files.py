@@ -15,7 +15,7 @@ from ..evaluation.reports import package_versions
 from ..logging import get_logger
 from . import annotate as annotation
 from .embed import embedding_reader
-from .inference import prepare_cells, run_blocks
+from .inference import prepare_cells, run_blocks, run_cells
 from .loading import LoadedModel, load_model
 from .pieces import Pieces, remove_left_over
 from .provenance import make_record
@@ -80,7 +80,8 @@ def embed_files(
     """Write a copy of a file with the embeddings that `model` gives to its cells; its data are never in memory whole.
 
     Results are kept block by block in the folder `<destination>.partial`: a run that was stopped, in whatever way,
-    goes on there when it is repeated. The copy takes its name when it is complete.
+    goes on there when it is repeated. The copy takes its name when it is complete. Of a model of samples a block is a
+    sample, and the results of all cells are in memory once, while they are written.
 
     Args:
         source: an .h5ad file, an AnnData zarr folder, a data set of Parquet shards; or a folder of .h5ad files.
@@ -198,10 +199,19 @@ def _run_file(source: Path, destination: Path, loaded: LoadedModel, job: _Job, o
     how = {"species": job.settings["species"], "batch_key": job.settings["batch_key"]}
     prepared = replace(prepare_cells(cells, loaded, **how), source=cells.data_name)
     pieces = Pieces(folder, fingerprint, overwrite=overwrite)
-    how = {"batch_size": job.settings["batch_size"], "seed": job.settings["seed"], "description": job.task}
-    for _ in run_blocks(loaded, prepared, job.read, **how, pieces=pieces):
+    how = {
+        "batch_size": job.settings["batch_size"],
+        "seed": job.settings["seed"],
+        "description": job.task,
+        "pieces": pieces,
+    }
+    for _ in run_blocks(loaded, prepared, job.read, **how):
         pass
-    results = run_blocks(loaded, prepared, job.read, **how, pieces=pieces)
+    if prepared.samples is None:
+        results = run_blocks(loaded, prepared, job.read, **how)
+    else:
+        # the cells of a sample may lie anywhere in the file
+        results = [(slice(None), run_cells(loaded, prepared, job.read, **how))]
     record = {**make_record(loaded, prepared, job.settings), **(job.extra or {}), "fingerprint": _hash(fingerprint)}
     with complete_or_absent(source, destination, cells, pieces.n_bytes) as file:
         add_results(file, results, cells.n_obs, job.array_key, job.columns, job.key, record)

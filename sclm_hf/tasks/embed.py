@@ -35,7 +35,8 @@ def embed(
 
     A cell's vector does not depend on the batch size, on the order of the cells or on which others are there: to 1e-5
     in float32. What is random about a cell (which genes are kept of a cell that is too long, ties between bins) is
-    drawn from its name in `obs_names` and `seed`.
+    drawn from its name in `obs_names` and `seed`. Not so with CellPLM, whose tokens are cells: there a vector depends on
+    the other cells of the sample, which the model sees together, and on nothing beyond.
 
     Args:
         adata: cells; the data are looked for in `layer`, else `layers["counts"]`, `raw`, `X`. A backed AnnData
@@ -47,8 +48,10 @@ def embed(
         layer: the layer that holds the data; also `"X"` or `"raw"`.
         species: `"human"`, or `"mouse"` to go through orthologs.
         batch_key: column of `obs` with the batches, for models trained with batch labels: their names where
-            `config.batch_names` holds these, else their numbers.
-        batch_size: cells a batch; fewer of very long cells, and halved, with a warning, when memory runs out.
+            `config.batch_names` holds these, else their numbers. For CellPLM, the column that tells samples apart: by
+            default `obs["batch"]`, without which all cells are one sample.
+        batch_size: cells a batch; fewer of very long cells, and halved, with a warning, when memory runs out. Of
+            no effect on CellPLM, which takes whole samples, in pieces when memory runs out.
         device: where to run; by default CUDA, else MPS, else CPU.
         dtype: `"float32"` (default), `"bfloat16"` or `"float16"`.
         seed: seed of what is random about a cell.

@@ -1,4 +1,4 @@
-"""Cells of an AnnData through a model: checked as a whole, run in batches of like length, given back in order."""
+"""Cells of an AnnData through a model: checked as a whole, run in batches of like length or in whole samples."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import ConfigurationError, ExpressionError, SclmError
 from ..logging import progress_bar, warn
 from ..registry import get_family
+from .samples import Samples, find_samples, halve_chunks, sample_inputs
 from .stored_rows import blocks, open_rows, read_rows
 
 BLOCK_SIZE = 4096
@@ -41,6 +42,7 @@ class PreparedCells:
         batch_labels: (n_cells,) int64, or None.
         coverage: what became of the genes.
         source: where the data were found.
+        samples: which cells the model must see together; None where it sees each alone.
     """
 
     matrix: Any
@@ -50,6 +52,7 @@ class PreparedCells:
     batch_labels: np.ndarray | None
     coverage: "GeneCoverage"
     source: str
+    samples: Samples | None = None
 
 
 def prepare_cells(
@@ -68,10 +71,11 @@ def prepare_cells(
         layer: where the data are, as for `select_counts`.
         species: `"human"`, or `"mouse"` to go through orthologs.
         batch_key: column of `obs` with the batches, for models trained with batch labels: their names where
-            `config.batch_names` holds these, else their numbers.
+            `config.batch_names` holds these, else their numbers. For models of samples, the column that tells samples
+            apart; by default `obs["batch"]`, without which all cells are one sample.
 
     Raises:
-        ConfigurationError: batch labels are missing, not wanted or out of range.
+        ConfigurationError: batch labels are missing, not wanted or out of range, or samples cannot be told apart.
         ExpressionError: there are no cells, values are not what the encoding expects, or a cell has no known gene.
         GeneCoverageError: the model knows too few of the genes.
     """
@@ -80,8 +84,9 @@ def prepare_cells(
 
     if adata.n_obs == 0:
         raise ExpressionError("There are no cells: the AnnData has 0 rows.")
-    batch_labels = _batch_labels(adata, batch_key, loaded.model.config)
-    processor = loaded.processor
+    processor, config = loaded.processor, loaded.model.config
+    samples = find_samples(adata, batch_key) if processor.context == "sample" else None
+    batch_labels = _batch_labels(adata, batch_key, config) if samples is None else None
     expects = processor.feature_extractor.expects
     matrix, names, ensembl_ids, source = select_counts(adata, layer, expects=expects)
     matrix = open_rows(matrix)
@@ -92,7 +97,7 @@ def prepare_cells(
     lengths = np.concatenate([processor.lengths(part, mapping.gene_ids, rows=rows) for part, rows in blocks(matrix)])
     refuse_rows(lengths == 0, np.arange(len(lengths)), "no expressed gene that the model knows", "leave them out.")
     cell_ids = hash_names(adata.obs_names)
-    return PreparedCells(matrix, mapping.gene_ids, cell_ids, lengths, batch_labels, mapping.coverage, source)
+    return PreparedCells(matrix, mapping.gene_ids, cell_ids, lengths, batch_labels, mapping.coverage, source, samples)
 
 
 def _survey(matrix: Any) -> "tuple[Survey, np.ndarray]":
@@ -165,7 +170,12 @@ def run_cells(
     Returns:
         (n_cells, …) float32, in the order of the cells.
     """
-    return np.concatenate([values for _, values in run_blocks(loaded, cells, read, **how)])
+    results: np.ndarray | None = None
+    for block, values in run_blocks(loaded, cells, read, **how):
+        if results is None:
+            results = np.empty((len(cells.lengths), *values.shape[1:]), np.float32)
+        results[block] = values
+    return results
 
 
 def run_blocks(
@@ -177,41 +187,53 @@ def run_blocks(
     seed: int = 0,
     description: str,
     pieces: "Pieces | None" = None,
-) -> Iterator[tuple[slice, np.ndarray]]:
+) -> Iterator[tuple[slice | np.ndarray, np.ndarray]]:
     """Run the cells block by block.
 
     Of a block the longest cells go first, so that a batch that does not fit in memory shows at once. Then the batch is
-    halved.
+    halved. Where cells belong together, a block is a sample, which the model computes in pieces when memory runs out.
 
     Args:
         loaded: the model and its processor.
         cells: the cells.
         read: output of the model -> (batch, …) tensor.
-        batch_size: cells a batch to begin with; fewer where they have more than `MAX_TOKENS` tokens together.
+        batch_size: cells a batch to begin with; fewer where they have more than `MAX_TOKENS` tokens together. Of no
+            effect on samples.
         seed: seed of what is random about a cell.
         description: what the progress bar says.
         pieces: keeps the results of blocks; those that it has are not computed again.
 
     Returns:
-        An iterator over (cells of the block, their (cells, …) float32 results), in the order of the cells.
+        An iterator over (cells of the block, their (cells, …) float32 results), in the order of the cells, or of the
+        samples.
 
     Raises:
         SclmError: a single cell does not fit in memory, or a piece cannot be kept.
     """
     if batch_size < 1:
         raise ConfigurationError(f"`batch_size` must be at least 1, got {batch_size}.")
-    n_cells = len(cells.lengths)
-    with independent_cells(loaded.model), progress_bar(total=n_cells, desc=description, unit="cell") as bar:
-        for number, start in enumerate(range(0, n_cells, BLOCK_SIZE)):
-            block = slice(start, min(start + BLOCK_SIZE, n_cells))
-            values = None if pieces is None else pieces.load(number, block.stop - block.start)
+    run = _run_block if cells.samples is None else _run_sample
+    with independent_cells(loaded.model), progress_bar(total=len(cells.lengths), desc=description, unit="cell") as bar:
+        for number, (block, size) in enumerate(_blocks(cells)):
+            values = None if pieces is None else pieces.load(number, size)
             if values is None:
-                values, batch_size = _run_block(loaded, cells, block, read, batch_size, seed, bar)
+                values, batch_size = run(loaded, cells, block, read, batch_size, seed, bar)
                 if pieces is not None:
                     pieces.save(number, values)
             else:
-                bar.update(len(values))
+                bar.update(size)
             yield block, values
+
+
+def _blocks(cells: PreparedCells) -> Iterator[tuple[slice | np.ndarray, int]]:
+    """What is run and kept as one piece, and its number of cells."""
+    if cells.samples is not None:
+        yield from ((rows, len(rows)) for rows in cells.samples.rows)
+        return
+    n_cells = len(cells.lengths)
+    for start in range(0, n_cells, BLOCK_SIZE):
+        stop = min(start + BLOCK_SIZE, n_cells)
+        yield slice(start, stop), stop - start
 
 
 def _run_block(
@@ -236,22 +258,39 @@ def _run_block(
     return results, batch_size
 
 
+def _run_sample(
+    loaded: "LoadedModel", cells: PreparedCells, rows: np.ndarray, read: Callable, batch_size: int, seed: int, bar: Any
+) -> tuple[np.ndarray, int]:
+    """Results of the cells of a sample, and the batch size as it was."""
+    inputs = sample_inputs(loaded, cells, rows, seed)
+    while (values := _try_inputs(loaded.model, inputs, read)) is None:
+        halve_chunks(loaded.model.config, len(rows))
+    bar.update(len(rows))
+    return values, batch_size
+
+
 def _try_batch(
     loaded: "LoadedModel", cells: PreparedCells, rows: np.ndarray, seed: int, read: Callable
 ) -> np.ndarray | None:
     """What `read` takes from one batch; None when memory ran out."""
     import torch
 
-    model = loaded.model
     matrix = read_rows(cells.matrix, rows)
     arrays = loaded.processor.encode(
         matrix, cells.gene_ids, cell_ids=cells.cell_ids[rows], rows=rows, seed=seed, check=False
     )
     if cells.batch_labels is not None:
         arrays["batch_labels"] = cells.batch_labels[rows]
+    return _try_inputs(loaded.model, {name: torch.from_numpy(array) for name, array in arrays.items()}, read)
+
+
+def _try_inputs(model: Any, inputs: "dict[str, torch.Tensor]", read: Callable) -> np.ndarray | None:
+    """What `read` takes from the output of a model; None when memory ran out."""
+    import torch
+
     try:
         with torch.inference_mode():
-            batch = {name: torch.from_numpy(array).to(model.device) for name, array in arrays.items()}
+            batch = {name: tensor.to(model.device) for name, tensor in inputs.items()}
             return read(model(**batch)).float().cpu().numpy()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -290,13 +329,15 @@ def halved(batch_size: int, n_tokens: int) -> int:
 
 @contextlib.contextmanager
 def independent_cells(model: Any) -> Iterator[None]:
-    """Evaluation mode, and every cell independent of its batch-mates; afterwards all is as before."""
+    """Evaluation mode, and every cell independent of its batch-mates and of chance; afterwards all is as before."""
     overrides = get_family(model.config.model_type).embed_overrides
-    saved = {name: getattr(model.config, name) for name in overrides}
+    # chunks get smaller when memory runs out
+    names = (*overrides, *(name for name in ("chunk_size",) if hasattr(model.config, name)))
+    saved = {name: getattr(model.config, name) for name in names}
     training = model.training
     model.eval()
-    for name in saved:
-        setattr(model.config, name, overrides[name])
+    for name, value in overrides.items():
+        setattr(model.config, name, value)
     try:
         yield
     finally:

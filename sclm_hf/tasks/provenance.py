@@ -59,6 +59,8 @@ def make_record(loaded: "LoadedModel", cells: "PreparedCells", settings: dict) -
         "versions": package_versions(*_PACKAGES),
         "coverage": cells.coverage.to_dict(),
     }
+    if cells.samples is not None:
+        entry["samples"] = cells.samples.to_dict()
     return _writable(entry)
 
 
