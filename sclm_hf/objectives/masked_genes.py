@@ -4,13 +4,14 @@ Sources: Devlin et al., BERT, NAACL 2019, section 3.1; Theodoris et al., "Transf
 network biology", Nature 618, 616-624 (2023), doi:10.1038/s41586-023-06139-9, Methods.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ..errors import ConfigurationError
-from .collation import IGNORED, MASK_STREAM, CellCollator, require_column
+from .collation import IGNORED, MASK_STREAM, CellCollator, check_ratios, require_column
 
 REPLACE_STREAM, RANDOM_STREAM, TOKEN_STREAM = 5, 6, 7
 """Streams of the keyed generator: what becomes of a masked token, and which token takes its place."""
@@ -30,7 +31,8 @@ class MaskedGenesCollator(CellCollator):
     15 %, of which 80 % masked, 10 % random, 10 % kept.
 
     Args:
-        mask_ratio: probability that a token is to be predicted.
+        mask_ratio: probability that a token is to be predicted, or several of which one is drawn.
+        ratio_per: draw among several once a `"batch"` (keyed by its first cell) or once a `"cell"`.
         replace_ratio: share of those that become `mask_token_id`.
         random_ratio: share of those that do not, which become a random token.
         mask_token_id: id of `<mask>`.
@@ -42,7 +44,8 @@ class MaskedGenesCollator(CellCollator):
         token where chosen, -100 elsewhere.
     """
 
-    mask_ratio: float = 0.15
+    mask_ratio: float | Sequence[float] = 0.15
+    ratio_per: str = "batch"
     replace_ratio: float = 0.8
     random_ratio: float = 0.5
     mask_token_id: int = 1
@@ -50,12 +53,9 @@ class MaskedGenesCollator(CellCollator):
     mask_special_tokens: bool = False
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("mask_ratio", 0 < self.mask_ratio < 1),
-            ("replace_ratio", 0 <= self.replace_ratio <= 1),
-            ("random_ratio", 0 <= self.random_ratio <= 1),
-        ):
-            if not allowed:
+        self._choices = check_ratios(self.mask_ratio, self.ratio_per)
+        for name in ("replace_ratio", "random_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
                 raise ConfigurationError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)}.")
         if self.vocab_size <= self.mask_token_id:
             raise ConfigurationError(
@@ -87,7 +87,8 @@ class MaskedGenesCollator(CellCollator):
             self.uniforms(cell_ids, epoch, stream, ids)
             for stream in (MASK_STREAM, REPLACE_STREAM, RANDOM_STREAM, TOKEN_STREAM)
         ]
-        masked_ids, labels = self.mask(ids, self.maskable(batch), *draws)
+        ratios = self.ratios(batch, epoch, self._choices, self.ratio_per)
+        masked_ids, labels = self.mask(ids, self.maskable(batch), ratios, *draws)
         inputs = {name: tensor for name, tensor in batch.items() if name not in ("cell_ids", "labels")}
         return inputs | {"input_ids": masked_ids, "labels": labels}
 
@@ -102,6 +103,7 @@ class MaskedGenesCollator(CellCollator):
         self,
         ids: torch.Tensor,
         maskable: torch.Tensor,
+        ratios: torch.Tensor,
         choosing: torch.Tensor,
         replacing: torch.Tensor,
         keeping: torch.Tensor,
@@ -112,7 +114,8 @@ class MaskedGenesCollator(CellCollator):
         Args:
             ids: (cells, genes) int64.
             maskable: (cells, genes) bool.
-            choosing: a token is chosen where this is below `mask_ratio`,
+            ratios: (cells,) the `mask_ratio` of each.
+            choosing: a token is chosen where this is below `ratios`,
             replacing: becomes `<mask>` where this is below `replace_ratio`,
             keeping: else another token where this is below `random_ratio`,
             tokens: namely number `int(vocab_size × draw)`.
@@ -120,7 +123,7 @@ class MaskedGenesCollator(CellCollator):
         Returns:
             The replaced ids and the labels, both (cells, genes) int64.
         """
-        chosen = maskable & (choosing < self.mask_ratio)
+        chosen = maskable & (choosing < ratios[:, None])
         replaced = chosen & (replacing < self.replace_ratio)
         changed = chosen & ~replaced & (keeping < self.random_ratio)
         others = (tokens * self.vocab_size).long()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from accelerate.utils import set_seed
-from transformers import AutoModelForPreTraining, PreTrainedModel
+from transformers import AutoConfig, AutoModelForPreTraining, PreTrainedModel
 
 from ..errors import ConfigurationError
 from ..objectives.collation import CellCollator
@@ -21,7 +21,7 @@ from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option
 from .data import DataArguments, gene_names, load_processor, open_corpora
 from .loop import TrainingResult, train
-from .new_model import new_config, new_tokenizer
+from .new_model import new_config, new_tokenizer, processor_class
 
 
 @dataclass
@@ -40,9 +40,9 @@ class PretrainArguments:
     objective: Literal["generative", "masked", "masked_genes", "next_gene", "read_depth"] = option(
         "generative", "What is predicted."
     )
-    mask_ratio: list[float] = field(
-        default_factory=lambda: [0.25, 0.5, 0.75],
-        metadata={"help": "Share of the genes to predict; of several, one is drawn."},
+    mask_ratio: list[float] | None = field(
+        default=None,
+        metadata={"help": "Share of the genes to predict; of several, one is drawn. By default as published."},
     )
     ratio_per: Literal["batch", "cell"] = option("batch", "One of several ratios for each batch or each cell.")
     second_pass_after: int = option(1000, "Steps before generating from the cell embedding joins in; -1 = never.")
@@ -78,7 +78,7 @@ def create_processor(data: DataArguments, arguments: PretrainArguments) -> CellP
         genes = GeneVocabulary.from_file(arguments.vocabulary, get_family(arguments.family).special_tokens)
     else:
         genes = gene_names(data, encoding.expects)
-    return CellProcessor(encoding, new_tokenizer(arguments.family, genes))
+    return processor_class(arguments.family)(encoding, new_tokenizer(arguments.family, genes))
 
 
 def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_batches: int = 0) -> PreTrainedModel:
@@ -107,24 +107,65 @@ def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_ba
 
 
 def create_collator(arguments: PretrainArguments, processor: CellProcessor, *, seed: int = 0) -> CellCollator:
-    """The collator of the objective."""
-    if arguments.objective in _COLLATORS:
-        return _COLLATORS[arguments.objective].from_processor(processor, seed=seed)
-    settings: dict[str, Any] = {"mask_ratio": arguments.mask_ratio, "ratio_per": arguments.ratio_per, "seed": seed}
-    if arguments.objective == "masked":
-        return MaskedExpressionCollator.from_processor(processor, **settings)
-    after = arguments.second_pass_after
-    return GenerativeExpressionCollator.from_processor(
-        processor, second_pass_after=None if after < 0 else after, **settings
-    )
+    """The collator of the objective, which masks as published unless told otherwise.
+
+    Raises:
+        ConfigurationError: the family is not pre-trained on this objective, or on none that is known; or the objective
+            has no `mask_ratio`.
+    """
+    objective = choose_objective(arguments.objective, _family_name(arguments, processor))
+    settings: dict[str, Any] = {"seed": seed}
+    if objective in _WITH_MASK_RATIO:
+        settings["ratio_per"] = arguments.ratio_per
+        if arguments.mask_ratio is not None:
+            settings["mask_ratio"] = arguments.mask_ratio
+    elif arguments.mask_ratio is not None:
+        raise ConfigurationError(f"The objective {objective!r} takes no `mask_ratio`: leave it out.")
+    if objective == "generative":
+        after = arguments.second_pass_after
+        settings["second_pass_after"] = None if after < 0 else after
+    return _COLLATORS[objective].from_processor(processor, **settings)
+
+
+def choose_objective(asked: str | None, family: str) -> str:
+    """The objective asked for, by default the family's published one.
+
+    Args:
+        asked: name of an objective, or None.
+        family: name of the family.
+
+    Raises:
+        ConfigurationError: the family is not pre-trained on it, or on none that is known.
+    """
+    known = get_family(family)
+    if not known.objectives:
+        raise ConfigurationError(
+            f"{known.title} cannot be pre-trained{f': {known.no_objective}' if known.no_objective else ''}. Fine-tune "
+            "it, or train `AutoModelForPreTraining` on batches of your own."
+        )
+    if asked is not None and asked not in known.objectives:
+        raise ConfigurationError(
+            f"{known.title} is pre-trained on {' or '.join(map(repr, known.objectives))}, not on {asked!r}: leave "
+            "`objective` out."
+        )
+    return asked or known.objectives[0]
+
+
+def _family_name(arguments: PretrainArguments, processor: CellProcessor) -> str:
+    if processor.feature_extractor.family is not None:
+        return processor.feature_extractor.family
+    if arguments.model_name_or_path:
+        return AutoConfig.from_pretrained(arguments.model_name_or_path).model_type
+    return arguments.family
 
 
 _COLLATORS: dict[str, type[CellCollator]] = {
+    "generative": GenerativeExpressionCollator,
+    "masked": MaskedExpressionCollator,
     "masked_genes": MaskedGenesCollator,
     "next_gene": NextGeneCollator,
     "read_depth": ReadDepthCollator,
 }
-"""Objectives without settings of their own."""
 
 
 def _mapping(name: str, text: str | None) -> dict[str, Any]:

@@ -56,9 +56,27 @@ def test_draws_belong_to_the_cell_and_its_genes():
 def test_given_draws_are_followed():
     ids, maskable = torch.tensor([[10, 11, 12, 13, 14]]), torch.tensor([[True, True, True, True, False]])
     draws = ([0.14, 0.0, 0.1, 0.15, 0.0], [0.79, 0.8, 0.9, 0.0, 0.0], [0.0, 0.49, 0.5, 0.0, 0.0], [0.5] * 5)
-    inputs, labels = collator().mask(ids, maskable, *(torch.tensor([draw]) for draw in draws))
+    ratios = torch.tensor([0.15])
+    inputs, labels = collator().mask(ids, maskable, ratios, *(torch.tensor([draw]) for draw in draws))
     assert inputs.tolist() == [[MASK, 50, 12, 13, 14]]
     assert labels.tolist() == [[10, 11, 12, IGNORED, IGNORED]]
+
+
+def test_share_that_was_asked_for():
+    ids, _, labels = many_draws(100, mask_ratio=0.4)
+    share = (labels != IGNORED).sum() / ((ids != PAD) & (ids != CLS)).sum()
+    assert abs(float(share) - 0.4) < 0.01
+
+
+def test_one_of_several_shares_is_drawn_for_each_cell():
+    settings = {"mask_ratio": (0.1, 0.9), "ratio_per": "cell"}
+    batch = cells()
+    together = collator(**settings)(batch)
+    for i in range(5):
+        assert torch.equal(collator(**settings)(rows(batch, [i]))["labels"][0], together["labels"][i])
+    genes = (torch.as_tensor(batch["input_ids"]) != PAD) & (torch.as_tensor(batch["input_ids"]) != CLS)
+    shares = (together["labels"] != IGNORED).sum(1) / genes.sum(1)
+    assert (shares < 0.5).any() and (shares > 0.5).any()
 
 
 def test_special_tokens_may_be_masked_as_geneformer_does():
@@ -88,7 +106,9 @@ def test_values_and_cell_ids():
     np.testing.assert_array_equal(inputs["expression_values"], cells()["expression_values"])
 
 
-@pytest.mark.parametrize("wrong", [{"mask_ratio": 0.0}, {"replace_ratio": 1.1}, {"vocab_size": 5}])
+@pytest.mark.parametrize(
+    "wrong", [{"mask_ratio": 0.0}, {"ratio_per": "gene"}, {"replace_ratio": 1.1}, {"vocab_size": 5}]
+)
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         collator(**wrong)

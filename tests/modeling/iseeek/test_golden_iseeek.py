@@ -86,7 +86,7 @@ def test_masks_follow_the_recorded_draws(processor, arrays):
     changed = chosen & ~replaced & (masked != ids)
     draws = [torch.where(where, 0.0, 0.999) for where in (chosen, replaced, changed)]
     tokens = (masked + 0.5) / collator.vocab_size
-    ours, our_labels = collator.mask(ids, maskable, *draws, tokens)
+    ours, our_labels = collator.mask(ids, maskable, torch.full((len(ids),), 0.15), *draws, tokens)
     assert torch.equal(ours, masked) and torch.equal(our_labels, labels)
 
 
