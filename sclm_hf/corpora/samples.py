@@ -1,5 +1,6 @@
 """Samples: the cells that a model whose tokens are cells must see together, and their order in an epoch."""
 
+import functools
 import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -114,10 +115,7 @@ class Samples:
             return np.empty(0, np.uint64)
         if column is None and SAMPLE_COLUMN not in source.column_names():
             source.close()
-            logger.warning(
-                f"`{source.location}` has no `obs[{SAMPLE_COLUMN!r}]`: its {n_cells:,} cells are taken for one "
-                "sample; name the column that tells samples apart with `batch_column`."
-            )
+            _tell_of_one_sample(source.location)
             self._samples.append(Sample(index, np.arange(n_cells), f"`{source.location}`"))
             return sample_ids(source.name, [""])
         column = column or SAMPLE_COLUMN
@@ -131,6 +129,14 @@ class Samples:
         for name, positions in zip(names, np.split(np.argsort(codes, kind="stable"), ends[:-1]), strict=True):
             self._samples.append(Sample(index, positions, f"`{source.location}`, `obs[{column!r}]` {name!r}"))
         return sample_ids(source.name, names)
+
+
+@functools.cache
+def _tell_of_one_sample(location: str) -> None:
+    logger.warning(
+        f"`{location}` has no `obs[{SAMPLE_COLUMN!r}]`: its cells are taken for one sample; name the column that "
+        "tells samples apart with `batch_column`."
+    )
 
 
 class SamplePlan:

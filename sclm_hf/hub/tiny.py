@@ -1,6 +1,5 @@
 """Tiny checkpoints of every family, for tests and examples: made in a moment, random, and of no other use."""
 
-import importlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -84,15 +83,13 @@ def make_processor(family: str, genes: list[str], **changes):
         **changes: to the parameters of the encoding.
     """
     from ..tokenization.feature_extraction_expression import PUBLISHED, ExpressionFeatureExtractor
-    from ..training.new_model import new_tokenizer
+    from ..training.new_model import new_tokenizer, processor_class
 
-    known = get_family(family)
-    module = importlib.import_module(f"sclm_hf.tokenization.{known.processor_module}")
-    processor_class = getattr(module, known.processor)
-    if hasattr(processor_class, "example"):
-        return processor_class.example(genes, **(PUBLISHED[family] | changes))
+    kind = processor_class(family)
+    if hasattr(kind, "example"):
+        return kind.example(genes, **(PUBLISHED[family] | changes))
     extractor = ExpressionFeatureExtractor.for_family(family, **changes)
-    return processor_class(extractor, new_tokenizer(family, genes))
+    return kind(extractor, new_tokenizer(family, genes))
 
 
 def _shortened(family: Family) -> dict[str, int]:

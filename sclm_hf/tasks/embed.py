@@ -35,8 +35,8 @@ def embed(
 
     A cell's vector does not depend on the batch size, on the order of the cells or on which others are there: to 1e-5
     in float32. What is random about a cell (which genes are kept of a cell that is too long, ties between bins) is
-    drawn from its name in `obs_names` and `seed`. Not so with CellPLM, whose tokens are cells: there a vector depends on
-    the other cells of the sample, which the model sees together, and on nothing beyond.
+    drawn from its name in `obs_names` and `seed`. Not so with CellPLM, whose tokens are cells: there a vector depends
+    on the other cells of the sample, which the model sees together, and on nothing beyond.
 
     Args:
         adata: cells; the data are looked for in `layer`, else `layers["counts"]`, `raw`, `X`. A backed AnnData

@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoProcessor
 from transformers.utils import find_adapter_config_file
 
 from ..corpora.cell_corpus import CellCorpus
+from ..corpora.samples import Samples
 from ..corpora.sources import name_paths, open_source
 from ..errors import CheckpointError, ConfigurationError
 from ..tokenization.encodings.keys import cell_keys, hash_names, uniforms_for
@@ -31,7 +32,9 @@ class DataArguments:
     eval_files: list[str] | None = field(
         default=None, metadata={"help": "h5ad files to evaluate on; instead of `eval_share`."}
     )
-    eval_share: float = option(0.0, "Share of the cells of `train_files` that is held out for evaluation.")
+    eval_share: float = option(
+        0.0, "Share of the cells (of whole samples, where the model sees them together) held out for evaluation."
+    )
     layer: str | None = option(None, "Where the counts are; by default layers['counts'], raw, X, in this order.")
     batch_column: str | None = option(None, "Column of obs with the batch, for models that take batch labels.")
     species: str = option("human", "human, or mouse to map genes through orthologs.")
@@ -109,7 +112,10 @@ def open_corpora(
     if not data.eval_share:
         return everything, None
     sizes = {source.name: source.n_cells for source in everything.sources}
-    held_out = hold_out(sizes, data.eval_share, seed)
+    if everything.samples is None:
+        held_out = hold_out(sizes, data.eval_share, seed)
+    else:
+        held_out = hold_out_samples(everything.samples, sizes, data.eval_share, seed)
     kept = {name: ~mask for name, mask in held_out.items()}
     if not all(any(mask.any() for mask in part.values()) for part in (kept, held_out)):
         raise ConfigurationError(
@@ -141,6 +147,35 @@ def hold_out(sizes: Mapping[str, int], share: float, seed: int = 0) -> dict[str,
     for name, n_cells in sizes.items():
         keys = cell_keys(np.arange(n_cells), seed=int(hash_names([name])[0]) ^ seed, epoch=0)
         masks[name] = uniforms_for(keys, _HELD_OUT_STREAM, 1)[:, 0] < share
+    return masks
+
+
+def hold_out_samples(samples: Samples, sizes: Mapping[str, int], share: float, seed: int = 0) -> dict[str, np.ndarray]:
+    """Which cells are held out where the cells of a sample stay together.
+
+    Args:
+        samples: the samples of all cells.
+        sizes: source name -> number of cells, in the order of the sources.
+        share: share of the samples, rounded; at least one is held out and one is not.
+        seed: seed of the choice.
+
+    Returns:
+        Source name -> (cells,) bool.
+
+    Raises:
+        ConfigurationError: there is only one sample.
+    """
+    if len(samples) == 1:
+        raise ConfigurationError(
+            f"`eval_share` {share} would split the only sample, and the model sees the cells of a sample together: "
+            "name with `batch_column` the column that tells samples apart, or give other samples as `eval_files`."
+        )
+    draws = uniforms_for(cell_keys(samples.ids, seed, 0), _HELD_OUT_STREAM, 1)[:, 0]
+    count = min(max(round(share * len(samples)), 1), len(samples) - 1)
+    masks = {name: np.zeros(n_cells, bool) for name, n_cells in sizes.items()}
+    names = list(sizes)
+    for number in np.argsort(draws, kind="stable")[:count]:
+        masks[names[samples[number].source]][samples.rows_of(number)] = True
     return masks
 
 

@@ -98,7 +98,7 @@ def train(
     Args:
         model: a transformers model with a loss, or a PEFT model around one; changed in place.
         corpus: a `CellCorpus`, or anything with its `__len__` and `loader` (and `order_id`, where the order of cells
-            depends on settings).
+            depends on settings, and `n_batches`, where batches are not filled one after the other).
         collator: an objective of `sclm_hf.objectives`.
         config: settings.
         eval_corpus: cells to evaluate on; without it there is no best checkpoint and no early stopping.
@@ -155,12 +155,14 @@ class _Run:
         per_device, cells = self.config.per_device_train_batch_size, len(self.corpus)
         if self.config.max_tokens_per_batch:
             return self.config.max_steps
-        if cells <= per_device * (self.world_size - 1):
+        count = getattr(self.corpus, "n_batches", None)
+        n_batches = count(per_device) if count else math.ceil(cells / per_device)
+        if n_batches < self.world_size:
             raise ConfigurationError(
-                f"{cells} cells leave some of the {self.world_size} processes without a batch of {per_device}: give "
-                "more cells, or lower `per_device_train_batch_size`."
+                f"{cells} cells make {n_batches} batches, which leave some of the {self.world_size} processes without "
+                "one: give more cells, or lower `per_device_train_batch_size`."
             )
-        per_epoch = math.ceil(cells / (per_device * self.world_size * self.config.gradient_accumulation_steps))
+        per_epoch = math.ceil(n_batches / (self.world_size * self.config.gradient_accumulation_steps))
         return self.config.max_steps or per_epoch * self.config.num_train_epochs
 
     def _order_id(self) -> str:

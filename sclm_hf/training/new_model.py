@@ -1,6 +1,7 @@
 """What a new model of a family starts from: a tokenizer for its genes, and a configuration that fits them."""
 
 import dataclasses
+import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,6 +28,16 @@ def new_tokenizer(family: str, genes: Iterable[str] | GeneVocabulary) -> GeneTok
     if known.genes_first and not isinstance(genes, GeneVocabulary):
         genes = GeneVocabulary.from_genes(genes, ()).add_genes(known.special_tokens)
     return GeneTokenizer.from_genes(genes, special_tokens=known.special_tokens)
+
+
+def processor_class(family: str) -> type[CellProcessor]:
+    """The class of a family's processor.
+
+    Raises:
+        ConfigurationError: there is no such family.
+    """
+    known = get_family(family)
+    return getattr(importlib.import_module(f"sclm_hf.tokenization.{known.processor_module}"), known.processor)
 
 
 def new_config(
