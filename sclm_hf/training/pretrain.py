@@ -12,6 +12,7 @@ from ..objectives.collation import CellCollator
 from ..objectives.generative_expression import GenerativeExpressionCollator
 from ..objectives.masked_expression import MaskedExpressionCollator
 from ..objectives.masked_genes import MaskedGenesCollator
+from ..objectives.masked_samples import MaskedSamplesCollator
 from ..objectives.next_gene import NextGeneCollator
 from ..objectives.read_depth import ReadDepthCollator
 from ..registry import get_family
@@ -37,7 +38,7 @@ class PretrainArguments:
     vocabulary: str | None = option(None, "Gene vocabulary of a new model; by default all genes of `train_files`.")
     model_config: str | None = option(None, "Configuration of a new model: a mapping, as JSON on the command line.")
     encoding: str | None = option(None, "Changes to the family's published encoding: a mapping, as JSON.")
-    objective: Literal["generative", "masked", "masked_genes", "next_gene", "read_depth"] = option(
+    objective: Literal["generative", "masked", "masked_genes", "masked_samples", "next_gene", "read_depth"] = option(
         "generative", "What is predicted."
     )
     mask_ratio: list[float] | None = field(
@@ -163,6 +164,7 @@ _COLLATORS: dict[str, type[CellCollator]] = {
     "generative": GenerativeExpressionCollator,
     "masked": MaskedExpressionCollator,
     "masked_genes": MaskedGenesCollator,
+    "masked_samples": MaskedSamplesCollator,
     "next_gene": NextGeneCollator,
     "read_depth": ReadDepthCollator,
 }
