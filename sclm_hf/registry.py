@@ -31,6 +31,8 @@ class Family:
         cells: which cells it is for.
         special_tokens: tokens of a new vocabulary that are no genes.
         genes_first: whether genes come before these in a new vocabulary.
+        objectives: what its pre-training model can be trained on by `sclm-hf pretrain`, the published one first.
+        no_objective: why there is none.
         tiny: configuration of a model small enough for tests and examples, without what a vocabulary tells.
     """
 
@@ -52,7 +54,6 @@ class Family:
     tokenizer: str = "GeneTokenizer"
     feature_extractor: str = "ExpressionFeatureExtractor"
     processor: str = "CellProcessor"
-    notes: dict[str, str] = field(default_factory=dict)
     weights_license_name: str | None = None
     weights_license_link: str | None = None
     embed_overrides: dict[str, object] = field(default_factory=dict)
@@ -63,6 +64,8 @@ class Family:
     )
     special_tokens: tuple[str, ...] = ("<pad>", "<cls>", "<eoc>")
     genes_first: bool = False
+    objectives: tuple[str, ...] = ()
+    no_objective: str = ""
     tiny: dict[str, object] = field(default_factory=dict)
 
     @property
@@ -124,6 +127,7 @@ FAMILIES: dict[str, Family] = {
         classification_head=("pooler", "classifier"),
         embed_overrides={"attention_pooling_includes_padding": False},
         special_tokens=("<pad>", "<mask>", "<cls>", "<eos>"),
+        objectives=("masked_genes",),
         tiny={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48},
     ),
     "iseeek": Family(
@@ -156,6 +160,7 @@ FAMILIES: dict[str, Family] = {
         ),
         lora_target_modules=("query", "key", "value", "attention.output.dense"),
         special_tokens=("<pad>", "<mask>", "<cls>", "<eos>"),
+        objectives=("masked_genes",),
         tiny={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48},
     ),
     "scbert": Family(
@@ -185,6 +190,7 @@ FAMILIES: dict[str, Family] = {
         embed_overrides={"key_maximum": "sequence"},
         special_tokens=("<cls>", "<pad>"),
         genes_first=True,
+        objectives=("masked",),
         tiny={
             "hidden_size": 32,
             "num_hidden_layers": 2,
@@ -230,6 +236,7 @@ FAMILIES: dict[str, Family] = {
         embed_overrides={"key_maximum": "sequence", "pooling_includes_padding": False},
         special_tokens=("<T>", "<S>", "<pad>"),
         genes_first=True,
+        objectives=("read_depth",),
         tiny={
             "hidden_size": 32,
             "num_hidden_layers": 2,
@@ -269,6 +276,7 @@ FAMILIES: dict[str, Family] = {
         models=("ScGPTModel", "ScGPTForMaskedExpression", "ScGPTForSequenceClassification", "ScGPTForPerturbation"),
         lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
         embed_overrides={"pooling_includes_padding": False, "dsbn_batch_domain": "cell"},
+        objectives=("generative", "masked"),
         tiny={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48},
     ),
     "tgpt": Family(
@@ -300,6 +308,7 @@ FAMILIES: dict[str, Family] = {
         models=("TGPTModel", "TGPTForCausalLM", "TGPTForSequenceClassification", "TGPTForTokenClassification"),
         lora_target_modules=("c_attn", "attn.c_proj"),
         special_tokens=("<pad>", "<cls>", "<eos>"),
+        objectives=("next_gene",),
         tiny={"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48},
     ),
     "uce": Family(
@@ -336,6 +345,10 @@ FAMILIES: dict[str, Family] = {
             "keyed by its name and `seed`."
         ),
         embed_overrides={"padding_is_additive": False},
+        no_objective=(
+            "its authors published the model and how cells are embedded, but neither code nor settings of the "
+            "pre-training: which genes are hidden, and how many are asked for"
+        ),
         tiny={
             "protein_embedding_size": 16,
             "hidden_size": 32,

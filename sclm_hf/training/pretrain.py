@@ -38,8 +38,8 @@ class PretrainArguments:
     vocabulary: str | None = option(None, "Gene vocabulary of a new model; by default all genes of `train_files`.")
     model_config: str | None = option(None, "Configuration of a new model: a mapping, as JSON on the command line.")
     encoding: str | None = option(None, "Changes to the family's published encoding: a mapping, as JSON.")
-    objective: Literal["generative", "masked", "masked_genes", "masked_samples", "next_gene", "read_depth"] = option(
-        "generative", "What is predicted."
+    objective: Literal["generative", "masked", "masked_genes", "masked_samples", "next_gene", "read_depth"] | None = (
+        option(None, "What is predicted; by default as published for the family.")
     )
     mask_ratio: list[float] | None = field(
         default=None,
@@ -63,6 +63,9 @@ def pretrain(data: DataArguments, arguments: PretrainArguments, config: Training
         SclmError: settings, files or checkpoints do not go together; the subclass tells what.
     """
     set_seed(config.seed)
+    if not arguments.model_name_or_path:
+        # before any file is read
+        choose_objective(arguments.objective, arguments.family)
     processor = create_processor(data, arguments)
     collator = create_collator(arguments, processor, seed=config.seed)
     corpus, eval_corpus = open_corpora(data, processor, start_from=arguments.model_name_or_path, seed=config.seed)
@@ -115,17 +118,17 @@ def create_collator(arguments: PretrainArguments, processor: CellProcessor, *, s
             has no `mask_ratio`.
     """
     objective = choose_objective(arguments.objective, _family_name(arguments, processor))
-    settings: dict[str, Any] = {"seed": seed}
-    if objective in _WITH_MASK_RATIO:
+    collator, settings = _COLLATORS[objective], {}
+    if "ratio_per" in collator.__dataclass_fields__:
         settings["ratio_per"] = arguments.ratio_per
         if arguments.mask_ratio is not None:
-            settings["mask_ratio"] = arguments.mask_ratio
+            settings["mask_ratio"] = tuple(arguments.mask_ratio)
     elif arguments.mask_ratio is not None:
-        raise ConfigurationError(f"The objective {objective!r} takes no `mask_ratio`: leave it out.")
+        raise ConfigurationError(f"The objective {objective!r} has no `mask_ratio` that could be set: leave it out.")
     if objective == "generative":
         after = arguments.second_pass_after
         settings["second_pass_after"] = None if after < 0 else after
-    return _COLLATORS[objective].from_processor(processor, **settings)
+    return collator.from_processor(processor, seed=seed, **settings)
 
 
 def choose_objective(asked: str | None, family: str) -> str:

@@ -14,7 +14,7 @@ from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, Scl
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.data import DataArguments, gene_names, hold_out, open_corpora
 from sclm_hf.training.finetune import FinetuneArguments, check_labels, finetune
-from sclm_hf.training.pretrain import PretrainArguments, create_model, create_processor, pretrain
+from sclm_hf.training.pretrain import PretrainArguments, create_collator, create_model, create_processor, pretrain
 
 from .h5ad_files import GENES, LABELS, write_h5ad
 
@@ -203,6 +203,29 @@ def test_objectives_refuse_an_encoding_without_values_before_any_cell_is_read(fi
     with pytest.raises(ConfigurationError, match=r"predicts expression values, and the encoding 'rank' has none"):
         pretrain(DataArguments(files), arguments, config(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_objectives_are_those_of_the_family(files, tmp_path):
+    def refused(match, **settings):
+        with pytest.raises(ConfigurationError, match=match):
+            pretrain(DataArguments(files), PretrainArguments(**settings), config(tmp_path / "out"))
+        assert not (tmp_path / "out").exists()
+
+    refused("scGPT is pre-trained on 'generative' or 'masked', not on 'next_gene'", objective="next_gene")
+    refused("scBERT is pre-trained on 'masked', not on 'generative'", family="scbert", objective="generative")
+    refused("UCE cannot be pre-trained: its authors published", family="uce")
+    refused("'read_depth' has no `mask_ratio`", family="scfoundation", mask_ratio=[0.5])
+
+
+def test_masking_is_the_published_unless_told_otherwise(files):
+    def collator(**settings):
+        arguments = PretrainArguments(**settings)
+        return create_collator(arguments, create_processor(DataArguments(files), arguments))
+
+    scbert = collator(family="scbert")
+    assert (scbert.mask_ratio, scbert.mask_zeros, scbert.replace_ratio) == (0.15, False, 0.9)
+    assert collator(family="scbert", mask_ratio=[0.3]).mask_ratio == (0.3,)
+    assert collator().mask_ratio == (0.25, 0.5, 0.75) and collator().second_pass_after == 1000
 
 
 def test_a_new_scbert_learns_its_genes(files):

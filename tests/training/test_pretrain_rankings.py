@@ -17,8 +17,8 @@ from .h5ad_files import LABELS, write_h5ad
 
 BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 FAMILIES = {
-    "iseeek": ("masked_genes", "ISEEEKForMaskedLM", BERT | {"initializer_range": 0.1}),
-    "tgpt": ("next_gene", "TGPTForCausalLM", {"n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.1}),
+    "iseeek": ("ISEEEKForMaskedLM", BERT | {"initializer_range": 0.1}),
+    "tgpt": ("TGPTForCausalLM", {"n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.1}),
 }
 
 
@@ -40,8 +40,8 @@ def losses_fall(result) -> bool:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_from_counts_to_labels(family, files, tmp_path):
-    objective, head, sizes = FAMILIES[family]
-    new = PretrainArguments(family=family, objective=objective, model_config=json.dumps(sizes))
+    head, sizes = FAMILIES[family]
+    new = PretrainArguments(family=family, model_config=json.dumps(sizes))
     assert losses_fall(pretrain(DataArguments(files), new, config(tmp_path / "base", num_train_epochs=3)))
     model = AutoModelForPreTraining.from_pretrained(tmp_path / "base")
     tokenizer = AutoProcessor.from_pretrained(tmp_path / "base").tokenizer
@@ -66,5 +66,6 @@ def test_from_counts_to_labels(family, files, tmp_path):
 
 
 def test_next_genes_need_a_ranking(files, tmp_path):
+    arguments = PretrainArguments(family="tgpt", encoding='{"encoding": "bins", "n_bins": 5}')
     with pytest.raises(ValueError, match="next gene is that of a ranking, and the encoding 'bins' has none"):
-        pretrain(DataArguments(files), PretrainArguments(objective="next_gene"), config(tmp_path))
+        pretrain(DataArguments(files), arguments, config(tmp_path))
