@@ -53,13 +53,18 @@ def lora_config(
         **options: passed to `peft.LoraConfig`.
 
     Raises:
-        ConfigurationError: the model's family is unknown.
+        ConfigurationError: the model's family is unknown, or its gene embeddings cannot be trained.
     """
     family = get_family(model.config.model_type)
     is_classifier = type(model).__name__.endswith("ForSequenceClassification")
     if modules_to_save is None:
         modules_to_save = list(family.classification_head) if is_classifier else []
-    if train_gene_embeddings or _has_added_genes(model):
+    are_weights = any(True for _ in model.get_input_embeddings().parameters())
+    if train_gene_embeddings and not are_weights:
+        raise ConfigurationError(
+            f"The gene embeddings of {family.title} are a fixed table, no weights: leave out `train_gene_embeddings`."
+        )
+    if are_weights and (train_gene_embeddings or _has_added_genes(model)):
         modules_to_save = [*modules_to_save, model._input_embed_layer]
     # GPT-2 keeps its matrices transposed; peft finds out by itself, with a warning
     options = {"fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()), **options}

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from anndata import AnnData
 from safetensors.numpy import load_file, save_file
 
 from sclm_hf import UCEForSequenceClassification, annotate, embed
+from sclm_hf.adapters.lora import lora_config
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.uce.modeling_uce import PROTEIN_FILE
 from sclm_hf.tasks.big_files import embed_files
@@ -55,6 +57,15 @@ def test_files_of_another_protein_table_are_not_taken_for_finished(converted, ce
     embed_files(tmp_path / "in.h5ad", tmp_path / "out.h5ad", converted)
     with pytest.raises(ConfigurationError, match="overwrite"):
         embed_files(tmp_path / "in.h5ad", tmp_path / "out.h5ad", other)
+
+
+def test_proteins_are_not_trained(converted, tmp_path):
+    model = UCEForSequenceClassification.from_pretrained(converted)
+    with pytest.raises(ConfigurationError, match="gene embeddings of UCE are a fixed table"):
+        lora_config(model, train_gene_embeddings=True)
+    table = model.get_input_embeddings().the_table().rows
+    model.set_protein_embeddings(torch.cat([table, table[-1:]]))
+    assert lora_config(model).modules_to_save == ["classifier"]
 
 
 @pytest.mark.parametrize("lora", [True, False])
