@@ -11,6 +11,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 
 from ..errors import CorpusError, ExpressionError
 from ..tokenization.encodings.scratch import Scratch
+from ..tokenization.encodings.stored import StoredRows
 from ..tokenization.processing_cell import select_counts
 from .anndata_elements import column_names, describe, read_column, read_index, view
 from .hdf5_ranges import RangeReader, memory_type
@@ -128,6 +129,24 @@ class AnnDataSource:
         read = np.concatenate([np.arange(start, stop) for start, stop in spans])
         return matrix[np.searchsorted(read, rows)]
 
+    @contextmanager
+    def stored_rows(self) -> Iterator[StoredRows | None]:
+        """Where the matrix lies in the file, good until the end even if the source is closed.
+
+        None where it does not lie there as CSR, as it is, or where that has not shown: so it is until some rows have
+        been read.
+
+        Raises:
+            CorpusError: the file vanished, changed since it was opened, or is damaged.
+        """
+        with self._store():
+            stored = self._open.stored
+        try:
+            yield stored
+        finally:
+            if stored is not None:
+                os.close(stored.file)
+
     def close(self) -> None:
         """Close the file and forget what was read from it; the next read opens it again."""
         if self._open is not None and self._open.pid == os.getpid():
@@ -199,6 +218,13 @@ class _OpenStore:
             raise CorpusError(f"indptr, indices and data of `{key}` do not fit together")
         if storage == "csc":
             self._turn_around(key)
+
+    @property
+    def stored(self) -> StoredRows | None:
+        """Where the matrix lies, with a descriptor of its own, if it lies in the file as it is."""
+        if self._storage != "csr" or self._indices.stored is None or self._data.stored is None:
+            return None
+        return StoredRows(os.dup(self._data.file), self._indptr, self._indices.stored, self._data.stored)
 
     def read(self, spans: list[tuple[int, int]], scratch: Scratch) -> csr_matrix:
         """The rows of all `spans` (start, stop), one after the other."""

@@ -5,6 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from ..tokenization.encodings.stored import StoredEntries
+
+_KERNEL_TYPES = [np.dtype(kind) for kind in (np.float32, np.float64, np.int32, np.int64)]
+
 # Finding out where all chunks lie costs about as much as some reads through h5py: not worth it for a file among many.
 _READS_BEFORE_LOOKING = 16
 
@@ -44,6 +48,18 @@ class RangeReader:
         else:
             self._plain.read_into(out, start)
 
+    @property
+    def stored(self) -> StoredEntries | None:
+        """Where the entries lie in the file; None where that is not known, or not in one of the kernels' types."""
+        if self._plain is None or self.dtype not in _KERNEL_TYPES:
+            return None
+        return StoredEntries(self._plain.offsets, self._plain.chunk_size, self.dtype)
+
+    @property
+    def file(self) -> int:
+        """Descriptor of the open file that `stored` is about."""
+        return self._plain.file
+
     def all(self) -> np.ndarray:
         """All entries."""
         return self._dataset[:].astype(self.dtype, copy=False)
@@ -60,8 +76,8 @@ class PlainRanges:
 
     def __init__(self, dataset: Any, offsets: np.ndarray, size: int) -> None:
         self.dtype = dataset.dtype
-        self._file = dataset.file.id.get_vfd_handle()
-        self._offsets, self._size = offsets, size
+        self.file = dataset.file.id.get_vfd_handle()
+        self.offsets, self.chunk_size = offsets, size
         follows = np.diff(offsets) == size * self.dtype.itemsize
         # For each chunk, the one after the last that follows it in the file without a gap.
         self._run_ends = np.append(np.flatnonzero(~follows) + 1, len(offsets))
@@ -74,11 +90,11 @@ class PlainRanges:
         """
         done, itemsize = 0, self.dtype.itemsize
         while done < out.size:
-            chunk, within = divmod(start + done, self._size)
+            chunk, within = divmod(start + done, self.chunk_size)
             run_end = int(self._run_ends[np.searchsorted(self._run_ends, chunk, "right")])
-            n = min(out.size - done, (run_end - chunk) * self._size - within)
-            at = int(self._offsets[chunk]) + within * itemsize
-            n_read = os.preadv(self._file, [out[done : done + n]], at)
+            n = min(out.size - done, (run_end - chunk) * self.chunk_size - within)
+            at = int(self.offsets[chunk]) + within * itemsize
+            n_read = os.preadv(self.file, [out[done : done + n]], at)
             # One call reads 2 GB at most; what is left of a broken entry is read again.
             if n_read < itemsize:
                 raise OSError("the file ends before the data that its header promises")

@@ -1,6 +1,7 @@
 """What a corpus needs from a source of cells, and how paths become sources."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ from scipy.sparse import csr_matrix
 
 from ..errors import ConfigurationError, CorpusError
 from ..tokenization.encodings.scratch import Scratch
+from ..tokenization.encodings.stored import StoredRows
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class CellSource(Protocol):
 
         With a `scratch`, what is returned may lie there, until the scratch is used again.
         """
+
+    def stored_rows(self) -> AbstractContextManager[StoredRows | None]:
+        """Where the matrix lies in a file, until the context ends; None where it does not lie there as it is."""
 
     def close(self) -> None:
         """Let go of open files; the next read opens them again."""

@@ -1,7 +1,8 @@
 """Where the encoded cells of a window lie: memory that is filled again for a later window."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class TokenBuffer:
     """
 
     def __init__(self, allocate: Allocate = allocate) -> None:
-        self._allocate, self._lock = allocate, threading.Lock()
+        self._allocate, self._changed, self._n_filling = allocate, threading.Condition(), 0
         self._ids, self._values = np.empty(0, np.int32), np.empty(0, np.float32)
         self.clear(0)
 
@@ -38,27 +39,55 @@ class TokenBuffer:
 
     def put(self, tokens: CellTokens, places: slice) -> None:
         """Copy cells that lie one after the other; `places` are theirs among the cells of the window."""
-        n, n_values = tokens.ids.size, tokens.values.size
-        with self._lock:
-            self._n_put += tokens.lengths.size
-            start, self._used, self._used_values = self._used, self._used + n, self._used_values + n_values
-            self._ids = self._grown(self._ids, start, self._used)
-            self._values = self._grown(self._values, self._used_values - n_values, self._used_values)
-            self._ids[start : self._used] = tokens.ids
-            if n_values:
-                self._values[start : self._used] = tokens.values
-        self._starts[places] = tokens.starts + start
-        self._lengths[places] = tokens.lengths
+        with self.room(tokens.lengths, places, with_values=tokens.values.size > 0) as out:
+            start, n = (out.starts[0], tokens.ids.size) if out.starts.size else (0, 0)
+            out.ids[start : start + n] = tokens.ids
+            out.values[start : start + n] = tokens.values
+            out.lengths[:] = tokens.lengths
+
+    @contextmanager
+    def room(self, lengths: np.ndarray, places: slice, *, with_values: bool) -> Iterator[CellTokens]:
+        """Where cells are to be written, one after the other, while others may be written elsewhere.
+
+        Args:
+            lengths: (cells,) how many tokens they have at most.
+            places: of the cells among those of the window.
+            with_values: whether they have values.
+
+        Yields:
+            The buffer's ids and values, where the cells are to begin there, and lengths to fill in.
+        """
+        n = int(lengths.sum())
+        with self._changed:
+            self._n_put += lengths.size
+            start, self._used = self._used, self._used + n
+            self._used_values += n if with_values else 0
+            # No array is replaced while another thread writes into it.
+            while self._n_filling and self._is_short():
+                self._changed.wait()
+            self._ids = self._grown(self._ids, self._used)
+            self._values = self._grown(self._values, self._used_values)
+            self._n_filling += 1
+        self._starts[places] = lengths.cumsum() - lengths + start
+        try:
+            yield CellTokens(self._ids, self._values, self._starts[places], self._lengths[places])
+        finally:
+            with self._changed:
+                self._n_filling -= 1
+                self._changed.notify_all()
 
     @property
     def tokens(self) -> CellTokens:
         """The cells, as views of arrays that begin where the memory made by `allocate` does."""
         return CellTokens(self._ids[: self._used], self._values[: self._used_values], self._starts, self._lengths)
 
-    def _grown(self, array: np.ndarray, used: int, needed: int) -> np.ndarray:
+    def _is_short(self) -> bool:
+        return self._ids.size < self._used or self._values.size < self._used_values
+
+    def _grown(self, array: np.ndarray, needed: int) -> np.ndarray:
         if array.size >= needed:
             return array
         expected = needed * self._n_cells / self._n_put
         larger = self._allocate(int(expected * _HEADROOM), array.dtype.type, array)
-        larger[:used] = array[:used]
+        larger[: array.size] = array
         return larger

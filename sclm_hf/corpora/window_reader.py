@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -122,6 +123,8 @@ class WindowReader:
     def _encode(self, part: _Cells, buffer: TokenBuffer) -> None:
         """Read, check and encode cells, and put them into the window's buffer."""
         corpus, scratch = self._corpus, self._workplace.scratch
+        if self._encode_stored(part, buffer):
+            return
         # A source is closed when many others are opened, so no other thread may open any while this one reads.
         with self._workplace.reading:
             gene_ids, source = corpus.gene_ids(part.source), corpus.sources[part.source]
@@ -133,6 +136,21 @@ class WindowReader:
         except SclmError as error:
             raise self._located(error, part, (matrix, gene_ids, ids)) from error
         buffer.put(tokens, part.places)
+
+    def _encode_stored(self, part: _Cells, buffer: TokenBuffer) -> bool:
+        """Cells straight from the file into the buffer; False where they do not lie there as they are, or not well."""
+        corpus, processor = self._corpus, self._corpus.processor
+        with ExitStack() as stack:
+            with self._workplace.reading:
+                gene_ids, source = corpus.gene_ids(part.source), corpus.opened(part.source)
+                stored = stack.enter_context(source.stored_rows())
+            room = None if stored is None else processor.stored_room(stored, part.rows, gene_ids)
+            if room is None:
+                return False
+            with_values = "expression_values" in processor.model_input_names
+            out = stack.enter_context(buffer.room(room, part.places, with_values=with_values))
+            how = {"cell_ids": cell_ids(source.name, part.rows), **self._keys}
+            return processor.encode_stored(stored, part.rows, gene_ids, out, **how, scratch=self._workplace.scratch)
 
     def _tokens(self, matrix: csr_matrix, gene_ids: np.ndarray, ids: np.ndarray, **how) -> CellTokens:
         return self._corpus.processor.tokens(matrix, gene_ids, cell_ids=ids, check=False, **self._keys, **how)

@@ -14,6 +14,7 @@ from .encodings.keys import as_cell_ids, cell_keys, hash_names
 from .encodings.log_bins import encode_log_bins
 from .encodings.rank import encode_rank
 from .encodings.scratch import Scratch
+from .encodings.stored import StoredRows, encode_stored_bins, encode_stored_rank, most_tokens
 from .expression_matrix import (
     as_csr,
     check_kind,
@@ -170,6 +171,46 @@ class CellProcessor(ProcessorMixin):
         how = {"uniforms": uniforms, "totals": totals, "num_threads": num_threads}
         self._write(genes, keys, out, **how)
         return out
+
+    def stored_room(self, stored: StoredRows, rows: np.ndarray, gene_ids: np.ndarray) -> np.ndarray | None:
+        """How many tokens rows have at most, (cells,) int64; None where [`encode_stored`] is not for them."""
+        if self.feature_extractor.encoding not in ("bins", "rank") or gene_ids.min(initial=0) < -1:
+            return None
+        return most_tokens(stored, rows, self._layout(), np.count_nonzero(gene_ids >= 0))
+
+    def encode_stored(
+        self,
+        stored: StoredRows,
+        rows: np.ndarray,
+        gene_ids: np.ndarray,
+        out: CellTokens,
+        *,
+        cell_ids,
+        seed: int = 0,
+        epoch: int = 0,
+        scratch: Scratch | None = None,
+    ) -> bool:
+        """What [`tokens`] does with `check=False`, for rows of a file that are read as they are encoded.
+
+        Args:
+            stored: a CSR matrix in a file.
+            rows: (cells,) int64, ascending.
+            gene_ids: as for [`encode`], without columns that add to others.
+            out: where the cells are written, beginning at `starts`; `lengths` is filled in. Each has as much room as
+                [`stored_room`] says.
+            cell_ids, seed, epoch: as for [`encode`].
+            scratch: memory to work in.
+
+        Returns:
+            False when [`tokens`] would refuse a row, or a row is not sorted or cannot be read.
+        """
+        extractor, layout, scratch = self.feature_extractor, self._layout(), scratch or Scratch()
+        tokens = self._tokens(gene_ids)
+        if extractor.encoding == "rank":
+            scale = {"factors": self._rank_factors(), "target_sum": extractor.target_sum}
+            return encode_stored_rank(stored, rows, tokens, layout, out, **scale, scratch=scratch)
+        keys = cell_keys(as_cell_ids(cell_ids), seed, epoch)
+        return encode_stored_bins(stored, rows, tokens, keys, layout, out, n_bins=extractor.n_bins, scratch=scratch)
 
     def pad(self, tokens: CellTokens, cells: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The second half of [`encode`]: a batch of encoded cells, padded to the longest of them.

@@ -229,3 +229,38 @@ def test_real_files_stream_as_one_corpus():
     assert min(coverage.count_share for coverage in corpus.coverage.values()) > 0.9
     cells = [cell for batch in corpus.loader(64, num_workers=2) for cell in batch["cell_ids"].tolist()]
     assert len(cells) == len(set(cells)) == len(corpus)
+
+
+@pytest.mark.parametrize("encoding", ["bins", "rank"])
+def test_cells_read_straight_from_the_file_are_the_same(tmp_path, encoding, monkeypatch):
+    make_cells(900, 4).write_h5ad(tmp_path / "large.h5ad")
+    extractor = ExpressionFeatureExtractor(
+        encoding=encoding, max_length=20, truncation="head" if encoding == "rank" else "sample"
+    )
+    processor = CellProcessor(extractor, GeneTokenizer.from_genes(GENES))
+    calls = []
+    encode = CellProcessor.encode_stored
+    monkeypatch.setattr(CellProcessor, "encode_stored", lambda *args, **how: calls.append(1) or encode(*args, **how))
+
+    def read(epoch):
+        corpus = CellCorpus(tmp_path / "large.h5ad", processor, block_size=10, window_size=100)
+        return list(corpus.batches(16, epoch=epoch))
+
+    fast = read(1)
+    assert calls
+    monkeypatch.setattr(CellProcessor, "stored_room", lambda *args: None)
+    slow, n_calls = read(1), len(calls)
+    assert n_calls == len(calls) and len(fast) == len(slow)
+    for batch, expected in zip(fast, slow, strict=True):
+        assert batch.keys() == expected.keys()
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], expected[name])
+
+
+def test_a_bad_cell_is_located_where_cells_are_read_straight_from_the_file(tmp_path, processor):
+    cells = make_cells(900, 4)
+    cells.X.data[cells.X.indptr[870]] = np.nan
+    cells.write_h5ad(tmp_path / "large.h5ad")
+    corpus = CellCorpus(tmp_path / "large.h5ad", processor, block_size=10, window_size=100, shuffle=False)
+    with pytest.raises(ExpressionError, match=r"large.h5ad`, row 870 .*NaN"):
+        list(corpus.batches(10))

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor, wait
+
 import numpy as np
 
 from sclm_hf.corpora.token_buffer import TokenBuffer
@@ -41,3 +43,16 @@ def test_ids_without_values():
     buffer.clear(2)
     buffer.put(cells(3, 2)._replace(values=np.empty(0, np.float32)), slice(0, 2))
     assert buffer.tokens.values.size == 0 and buffer.tokens.ids.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_no_array_is_replaced_while_another_thread_writes_into_it():
+    buffer, lengths = TokenBuffer(), np.full(2, 5)
+    buffer.clear(4)
+    with ThreadPoolExecutor(1) as pool, buffer.room(lengths, slice(0, 2), with_values=True) as first:
+        put = pool.submit(buffer.put, cells(300, 400, first=1000), slice(2, 4))
+        assert wait([put], timeout=0.2).not_done
+        first.ids[first.starts[0] : first.starts[0] + 10] = range(10)
+        first.lengths[:] = 5, 4
+    tokens = buffer.tokens
+    found = [tokens.ids[start : start + n] for start, n in zip(tokens.starts, tokens.lengths, strict=True)]
+    assert put.done() and [part[0] for part in found] == [0, 5, 1000, 1300] and len(found[1]) == 4

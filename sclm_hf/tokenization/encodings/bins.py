@@ -172,10 +172,15 @@ def _keyed_ties(key, ids, n, ties):
 
 
 @njit(cache=True, nogil=True)
-def _encode(genes, keys, uniforms, quantiles, single, layout, out, start, stop):
-    size = widest(genes, start, stop)
-    ties, bins = np.empty(size, np.float64), np.empty(size, np.float32)
-    scratch = bin_scratch(size, quantiles.size)
+def bins_scratch(size, n_edges):
+    """What [`bin_cells`] works in, for cells of at most `size` genes."""
+    return np.empty(size, np.float64), np.empty(size, np.float32), bin_scratch(size, n_edges)
+
+
+@njit(cache=True, nogil=True)
+def bin_cells(genes, keys, uniforms, quantiles, single, layout, scratch, out, start, stop):
+    """Bin the cells `start:stop` and write them as tokens."""
+    ties, bins, binning = scratch
     for i in range(start, stop):
         first, last = genes.indptr[i], genes.indptr[i + 1]
         ids, values, n = genes.ids[first:last], genes.values[first:last], last - first
@@ -184,9 +189,15 @@ def _encode(genes, keys, uniforms, quantiles, single, layout, out, start, stop):
                 ties[:n] = uniforms[first:last]
             else:
                 _keyed_ties(keys[i], ids, n, ties)
-            bin_cell(values, n, ties, quantiles, single, scratch, bins)
+            bin_cell(values, n, ties, quantiles, single, binning, bins)
         row = slice(out.starts[i], out.starts[i] + out.lengths[i])
         write_cell(layout, genes.columns, keys[i], ids, bins, n, out.ids[row], out.values[row])
+
+
+@njit(cache=True, nogil=True)
+def _encode(genes, keys, uniforms, quantiles, single, layout, out, start, stop):
+    scratch = bins_scratch(widest(genes, start, stop), quantiles.size)
+    bin_cells(genes, keys, uniforms, quantiles, single, layout, scratch, out, start, stop)
 
 
 def encode_bins(

@@ -202,7 +202,8 @@ def _copy_known(indices, data, tokens, ids, values):
 
 
 @njit(cache=True, nogil=True)
-def _take(cells, genes, counts, values, fractional, problems):
+def take(cells, genes, counts, values, fractional, problems):
+    """[`take_genes`] into memory that is given; the last four are what a survey says, (cells,) each."""
     place = 0
     genes.indptr[0] = 0
     for i in range(cells.rows.size):
@@ -234,7 +235,7 @@ def take_genes(cells: Cells, scratch: Scratch | None = None) -> tuple[CellGenes,
         columns=cells.tokens[cells.tokens >= 0],
     )
     counts = tuple(np.empty(n, np.int64) for _ in range(4))
-    _take(cells, genes, *counts)
+    take(cells, genes, *counts)
     return genes, Survey(cells.rows, *counts)
 
 

@@ -50,8 +50,8 @@ def rank_scratch(size):
 
 
 @njit(cache=True, nogil=True)
-def _encode(genes, totals, target_sum, factors, layout, out, start, stop):
-    scratch = rank_scratch(widest(genes, start, stop))
+def rank_cells(genes, totals, target_sum, factors, layout, scratch, out, start, stop):
+    """Rank the cells `start:stop` and write them as tokens."""
     for i in range(start, stop):
         first, last = genes.indptr[i], genes.indptr[i + 1]
         ids, values, n = genes.ids[first:last], genes.values[first:last], last - first
@@ -63,6 +63,12 @@ def _encode(genes, totals, target_sum, factors, layout, out, start, stop):
             ranked = row[begin : begin + kept]
             for j in range(kept):
                 ranked[j] = ids[np.uint32(order[j])]
+
+
+@njit(cache=True, nogil=True)
+def _encode(genes, totals, target_sum, factors, layout, out, start, stop):
+    scratch = rank_scratch(widest(genes, start, stop))
+    rank_cells(genes, totals, target_sum, factors, layout, scratch, out, start, stop)
 
 
 def encode_rank(
