@@ -82,16 +82,18 @@ def _texts(values: Any, column: str) -> np.ndarray:
 
 
 def sample_inputs(loaded: "LoadedModel", cells: "PreparedCells", rows: np.ndarray, seed: int) -> dict[str, Any]:
-    """The inputs of a model for one sample, its (cells, genes) counts without their zeros (`torch.sparse_csr`)."""
+    """The inputs of a model for one sample, its (cells, genes) counts without their zeros (`torch.sparse_coo`)."""
     import torch
 
     processor, matrix = loaded.processor, read_rows(cells.matrix, rows)
     how = {"cell_ids": cells.cell_ids[rows], "rows": rows, "seed": seed, "check": False}
     input_ids, counts = processor.sparse(processor.tokens(matrix, cells.gene_ids, **how))
-    arrays = (torch.from_numpy(array) for array in (counts.indptr.astype(np.int64), counts.indices, counts.data))
+    counts = counts.tocoo()
+    places, values = torch.from_numpy(np.stack(counts.coords).astype(np.int64)), torch.from_numpy(counts.data)
+    how = {"is_coalesced": True, "check_invariants": False}
     return {
         "input_ids": torch.from_numpy(input_ids),
-        "expression_values": torch.sparse_csr_tensor(*arrays, counts.shape),
+        "expression_values": torch.sparse_coo_tensor(places, values, counts.shape, **how),
         "attention_mask": torch.ones(len(rows), dtype=torch.int64),
     }
 
