@@ -6,6 +6,7 @@ are not compared: names of files that the original's script writes.
 
 import json
 
+import anndata
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -13,9 +14,11 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification, AutoProcessor
 
-from sclm_hf import CellProcessor, ExpressionFeatureExtractor
+from sclm_hf import CellProcessor, ExpressionFeatureExtractor, embed
 from sclm_hf.modeling.common.attention import softmax_kernel
 from sclm_hf.modeling.scfoundation.convert_scfoundation import WEIGHT_MAP
+from sclm_hf.objectives.collation import MASK_STREAM
+from sclm_hf.objectives.read_depth import ReadDepthCollator
 
 from .golden_scfoundation import FOLDER, convert_case, golden_arrays, golden_names
 
@@ -188,6 +191,35 @@ def test_masked_batch_is_what_was_recorded(arrays):
     assert torch.equal(seen, arrays["mae/encoder_labels"])
 
 
+class RecordedMask(ReadDepthCollator):
+    """Draws the genes of a recorded mask."""
+
+    def uniforms(self, cell_ids, epoch, stream, counters):
+        if stream == MASK_STREAM:
+            return 1.0 - self.mask.double()
+        return torch.full((len(cell_ids), counters if isinstance(counters, int) else counters.shape[1]), 0.5).double()
+
+
+def test_collator_hides_as_recorded(converted, arrays):
+    """All but the value of `<T>`: a cell that is not made shallower is asked for at its own depth."""
+    processor, genes = AutoProcessor.from_pretrained(converted / "gene"), arrays["mae/mask"].shape[1] - 2
+    settings = {"thin_ratio": 0.0, "value_ratio": 0.5, "zero_ratio": 0.5, "replace_ratio": 1.0, "random_ratio": 0.0}
+    collator = RecordedMask.from_processor(processor, **settings)
+    collator.mask = arrays["mae/mask"][:, :genes]
+    batch = collator(inputs(arrays) | {"cell_ids": torch.arange(len(collator.mask))})
+    assert torch.equal(batch["input_ids"], arrays["mae/encoder_position_gene_ids"])
+    assert torch.equal(batch["attention_mask"] == 0, arrays["mae/padding_label"])
+    depth = batch["input_ids"] == genes
+    seen = batch["expression_values"].masked_fill(depth, 0)
+    assert_close(seen, arrays["mae/x"].masked_fill(depth, 0), **TOLERANCE)
+    target = [genes]
+    told, recorded = batch["decoder_expression_values"].clone(), arrays["mae/decoder_data"].clone()
+    told[:, target] = recorded[:, target] = 0
+    assert_close(told, recorded, **TOLERANCE)
+    expected = arrays["batch_values"][:, :genes].masked_fill(~collator.mask, -100)
+    assert_close(batch["labels"], expected, **TOLERANCE)
+
+
 def test_masked_expression(model, arrays, case):
     batch = masked_batch(arrays, model)
     assert_close(every_prediction(model, batch), arrays["mae/pred"], **TOLERANCE)
@@ -341,3 +373,17 @@ def test_published_procedure(converted, case, arrays, run):
         output = model(**batch)
         result = output.expression_prediction if output_type == "gene_expression" else output.gene_hidden_state
     assert_close(result, arrays[f"emb/{run}"], **TOLERANCE)
+
+
+@pytest.mark.parametrize("source", ["counts_csv", "h5ad_X"])
+def test_embed_gives_the_published_embedding(converted, case, arrays, source):
+    """From AnnData, with nothing set: what the original's script gives each cell with its own defaults."""
+    run, names = "cell_all_t4_F", golden_names(case)
+    if source == "h5ad_X":
+        run += "_h5ad_sparse_subset"
+        with np.load(FOLDER / case / "io.npz") as recorded:
+            names = recorded["h5ad_genes"].tolist()
+    cells = anndata.AnnData(sp.csr_matrix(arrays[source].numpy().astype(np.float32)))
+    cells.var_names = names
+    embedded = embed(cells, converted / "cell", batch_size=2, device="cpu").obsm["X_scfoundation"]
+    assert_close(torch.from_numpy(embedded), arrays[f"emb/{run}"].float(), **TOLERANCE)
