@@ -8,12 +8,10 @@
 
 from accelerate.utils import set_seed
 
-from sclm_hf.objectives.cell_classification import CellClassificationCollator
 from sclm_hf.training.arguments import TrainingConfig, parse_arguments
 from sclm_hf.training.data import DataArguments, load_processor, open_corpora
-from sclm_hf.training.finetune import FinetuneArguments, adapt, load_classifier
+from sclm_hf.training.finetune import FinetuneArguments, adapt, create_classifier
 from sclm_hf.training.loop import train
-from sclm_hf.training.validation import classification_metrics
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,12 +25,14 @@ def main(argv: list[str] | None = None) -> None:
         data,
         processor,
         label_column=arguments.label_column,
+        task_columns=arguments.task_columns or (),
         start_from=arguments.model_name_or_path,
         seed=config.seed,
     )
-    # the pre-trained model with a new classifier, frozen but for a LoRA unless all weights are trained
-    model = adapt(load_classifier(arguments.model_name_or_path, corpus.label_names), arguments)
-    collator = CellClassificationCollator.from_processor(processor, num_labels=len(corpus.label_names))
+    # the pre-trained model with a new classifier, or one for each task
+    model, collator, compute_metrics = create_classifier(corpus, processor, arguments)
+    # frozen but for a LoRA unless all weights are trained
+    model = adapt(model, arguments)
 
     result = train(
         model,
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         collator,
         config,
         eval_corpus=eval_corpus,
-        compute_metrics=classification_metrics,
+        compute_metrics=compute_metrics,
         processor=processor,
     )
     if result.is_main_process:

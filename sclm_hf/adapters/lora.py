@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import cached_file
@@ -47,7 +48,8 @@ def lora_config(
         lora_alpha: the update is scaled by `lora_alpha / r`.
         lora_dropout: dropout before the update.
         target_modules: linear layers to adapt; by default the attention projections that the registry names.
-        modules_to_save: modules trained in full and saved with the adapter; by default the head of a classifier.
+        modules_to_save: modules trained in full and saved with the adapter; by default the head of a classifier, or
+            the heads of a classifier for several tasks.
         train_gene_embeddings: train the gene embeddings in full too; always so when genes were added to those of the
             saved base.
         **options: passed to `peft.LoraConfig`.
@@ -58,7 +60,7 @@ def lora_config(
     family = get_family(model.config.model_type)
     is_classifier = type(model).__name__.endswith("ForSequenceClassification")
     if modules_to_save is None:
-        modules_to_save = list(family.classification_head) if is_classifier else []
+        modules_to_save = list(family.classification_head) if is_classifier else _task_heads(model)
     are_weights = any(True for _ in model.get_input_embeddings().parameters())
     if train_gene_embeddings and not are_weights:
         raise ConfigurationError(
@@ -198,6 +200,18 @@ def _card(adapter: "peft.LoraConfig", config: Any) -> str:
     return "\n".join(["---", *header, "---", "", "# LoRA adapter", "", *lines, "", use, ""])
 
 
+def _task_heads(model: PreTrainedModel) -> list[str]:
+    """What a classifier for several tasks has beside its encoder; none for other models."""
+    if not type(model).__name__.endswith("ForMultiTaskClassification"):
+        return []
+    added = {name: module for name, module in model.named_children() if name != model.base_model_prefix}
+    names = []
+    for name, module in added.items():
+        # peft takes no lists of modules
+        names += [f"{name}.{i}" for i in range(len(module))] if isinstance(module, nn.ModuleList) else [name]
+    return [name for name in names if any(True for _ in model.get_submodule(name).parameters())]
+
+
 def _has_added_genes(model: PreTrainedModel) -> bool:
     """Whether the model has another number of gene embeddings than the base it was loaded from."""
     config = model.config
@@ -244,7 +258,7 @@ def _load_base(model_class, config, adapter, base: str, dtype, path: str) -> Pre
         transformers_logging.set_verbosity(verbosity)
     saved = tuple(adapter.modules_to_save or ())
     absent = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-    if lacking := sorted(key for key in absent if not set(key.split(".")) & set(saved)):
+    if lacking := sorted(key for key in absent if not any(f".{module}." in f".{key}" for module in saved)):
         raise CheckpointError(
             f"`{base}` is not the base of the adapter `{path}`: it lacks {len(lacking)} weights of the right shape "
             f"that the adapter does not bring along, for example `{lacking[0]}`."

@@ -52,6 +52,8 @@ class CellCorpus:
         label_names: the labels in the order of their numbers; by default those of the cells used, sorted.
         batch_column: column of `obs` that becomes `batch_labels`, numbers of `batch_names`.
         batch_names: as `label_names`.
+        task_columns: columns of `obs`, one a task of a multi-task model; each becomes `labels_<column>`. A mapping
+            gives the values of each in the order of their numbers.
         species: `"human"`, or `"mouse"` to map genes through orthologs.
         rows: source name or path -> row numbers or mask, for a part of the cells of some sources.
         where: conditions on `obs` that a cell must meet, as data: column -> a value, a list of values, or a mapping
@@ -74,6 +76,7 @@ class CellCorpus:
 
     Attributes:
         label_names, batch_names: the values of the columns in the order of their numbers, None without column.
+        task_names: column of a task -> its values in the order of their numbers.
         sources: the opened sources, sorted by name.
         samples: which cells belong together, None where each stands alone.
         dropped: source name -> column -> cells that a condition of `where` left out.
@@ -102,6 +105,7 @@ class CellCorpus:
         label_names: Sequence[str] | None = None,
         batch_column: str | None = None,
         batch_names: Sequence[str] | None = None,
+        task_columns: Sequence[str] | Mapping[str, Sequence[str]] = (),
         species: str = "human",
         rows: Mapping[str | Path, Any] | None = None,
         where: Mapping[str, Any] | None = None,
@@ -132,6 +136,8 @@ class CellCorpus:
         self.numbered: dict[str, list[np.ndarray]] = {}
         self.label_names = self._number("labels", label_column, label_names)
         self.batch_names = self._number("batch_labels", batch_column, batch_names)
+        tasks = task_columns if isinstance(task_columns, Mapping) else dict.fromkeys(task_columns)
+        self.task_names = {column: self._number(f"labels_{column}", column, names) for column, names in tasks.items()}
         if processor.context == "sample":
             self.samples = Samples(self.sources, self._rows, batch_column)
         self._genes = GeneMaps(processor, species)
@@ -189,8 +195,8 @@ class CellCorpus:
 
         Returns:
             An iterator over batches: the processor's arrays, padded to the longest cell of the batch, `cell_ids`
-            (batch,) (uint64 stored as int64), and `labels` and `batch_labels` (batch,) int64 when their columns were
-            named.
+            (batch,) (uint64 stored as int64), and `labels`, `batch_labels` and `labels_<column>` (batch,) int64 when
+            their columns were named.
 
         Raises:
             ConfigurationError: `start`, `rank` or a size is impossible, or a cell is longer than

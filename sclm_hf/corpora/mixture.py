@@ -45,7 +45,7 @@ class MixedCorpus(CellCorpus):
     Attributes:
         corpora: as given.
         shares: cells of each corpus in an epoch.
-        label_names, batch_names, sources, dropped: as for `CellCorpus`.
+        label_names, batch_names, task_names, sources, dropped: as for `CellCorpus`.
 
     Raises:
         ConfigurationError: there is nothing to mix, corpora differ in what must be the same, share the name of a
@@ -56,7 +56,7 @@ class MixedCorpus(CellCorpus):
         self.corpora = list(corpora)
         _check_alike(self.corpora)
         first = self.corpora[0]
-        for name in (*_SAME, "label_names", "batch_names"):
+        for name in (*_SAME, "label_names", "batch_names", "task_names"):
             setattr(self, name, getattr(first, name))
         self.shares = _shares([len(corpus) for corpus in self.corpora], weights)
         self._homes = [(corpus, index) for corpus in self.corpora for index in range(len(corpus.sources))]
@@ -120,7 +120,7 @@ def _check_alike(corpora: list[CellCorpus]) -> None:
         if not corpus.shuffle or isinstance(corpus, MixedCorpus):
             kind = "a mixture" if isinstance(corpus, MixedCorpus) else "not shuffled"
             raise ConfigurationError(f"Corpus {number} is {kind}: only shuffled corpora of files can be mixed.")
-        for name in (*_SAME, "label_names", "batch_names"):
+        for name in (*_SAME, "label_names", "batch_names", "task_names"):
             mine, theirs = getattr(corpora[0], name), getattr(corpus, name)
             if mine is not theirs and (name == "processor" or mine != theirs):
                 raise ConfigurationError(

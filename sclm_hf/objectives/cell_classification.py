@@ -20,12 +20,21 @@ class CellClassificationCollator(CellCollator):
 
     def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
         labels = require_column(batch, "labels", "classification needs one label a cell").long()
-        real = labels[labels != IGNORED]
-        if self.num_labels is not None and ((real < 0) | (real >= self.num_labels)).any():
-            wrong = sorted(set(real[(real < 0) | (real >= self.num_labels)].tolist()))
-            raise CorpusError(
-                f"Labels {wrong[:5]} do not fit the model's {self.num_labels} classes (0 to {self.num_labels - 1}): "
-                "build the corpus with the model's `label_names`."
-            )
+        if self.num_labels is not None:
+            check_classes(labels, self.num_labels)
         inputs = {name: tensor for name, tensor in batch.items() if name != "cell_ids"}
         return inputs | {"labels": labels}
+
+
+def check_classes(labels: torch.Tensor, num_labels: int, task: str = "") -> None:
+    """Refuse labels other than 0 to `num_labels - 1` and -100; `task` says in the message whose they are.
+
+    Raises:
+        CorpusError: there are such labels.
+    """
+    wrong = labels[(labels != IGNORED) & ((labels < 0) | (labels >= num_labels))]
+    if len(wrong):
+        raise CorpusError(
+            f"Labels {sorted(set(wrong.tolist()))[:5]}{task} do not fit the model's {num_labels} classes (0 to "
+            f"{num_labels - 1}): build the corpus with the model's `label_names`."
+        )

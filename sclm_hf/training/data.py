@@ -1,6 +1,6 @@
 """The cells of a run: which files, and which of their cells are held out for evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +77,7 @@ def open_corpora(
     processor: CellProcessor,
     *,
     label_column: str | None = None,
+    task_columns: Sequence[str] = (),
     start_from: str | None = None,
     seed: int = 0,
 ) -> tuple[CellCorpus, CellCorpus | None]:
@@ -86,6 +87,7 @@ def open_corpora(
         data: the files, and what is held out.
         processor: encodes the cells.
         label_column: column of `obs` with the label of each cell.
+        task_columns: columns of `obs`, one a task, with the labels of each cell.
         start_from: folder or repository of the model to go on from: batches keep the labels that it knows them by.
         seed: seed of the order of the cells and of what is held out.
 
@@ -100,6 +102,7 @@ def open_corpora(
     options: dict[str, Any] = {
         "layer": data.layer,
         "label_column": label_column,
+        "task_columns": task_columns,
         "batch_column": data.batch_column,
         "batch_names": _known_batches(start_from) if data.batch_column and start_from else None,
         "species": data.species,
@@ -107,6 +110,7 @@ def open_corpora(
     }
     everything = CellCorpus(data.train_files, processor, lazy=data.eval_share > 0, **options)
     options |= {"label_names": everything.label_names, "batch_names": everything.batch_names}
+    options["task_columns"] = everything.task_names
     if data.eval_files:
         return everything, CellCorpus(data.eval_files, processor, shuffle=False, **options)
     if not data.eval_share:

@@ -13,18 +13,33 @@ from ..corpora.cell_corpus import CellCorpus
 from ..errors import ConfigurationError
 from ..logging import warn
 from ..objectives.cell_classification import CellClassificationCollator
+from ..objectives.collation import CellCollator
+from ..objectives.multitask_classification import MultiTaskClassificationCollator
+from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option
 from .data import DataArguments, load_processor, open_corpora
 from .loop import TrainingResult, train
-from .validation import classification_metrics
+from .multitask import load_multitask_classifier, multitask_metrics
+from .validation import ComputeMetrics, classification_metrics
 
 
 @dataclass
 class FinetuneArguments:
-    """What is fine-tuned, and how."""
+    """What is fine-tuned, and how.
+
+    Raises:
+        ConfigurationError: `label_column` and `task_columns` are given both or not at all, or weights do not fit.
+    """
 
     model_name_or_path: str = field(metadata={"help": "Folder or repository of the pre-trained model."})
-    label_column: str = field(metadata={"help": "Column of obs with the label of each cell."})
+    label_column: str | None = option(None, "Column of obs with the label of each cell.")
+    task_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Instead of `label_column`: columns of obs, one a task, learnt together (Geneformer)."},
+    )
+    task_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weights of the tasks' losses; by default 1 each."}
+    )
     lora: bool = option(True, "Train a LoRA and the classifier; --no_lora trains all weights.")
     lora_r: int = option(8, "Rank of the LoRA.")
     lora_alpha: int = option(16, "Its update is scaled by lora_alpha / lora_r.")
@@ -33,6 +48,18 @@ class FinetuneArguments:
         default=None, metadata={"help": "Layers to adapt; by default those of the family."}
     )
     train_gene_embeddings: bool = option(False, "Beside the LoRA, train the gene embeddings in full.")
+
+    def __post_init__(self) -> None:
+        if bool(self.label_column) == bool(self.task_columns):
+            raise ConfigurationError("Give `label_column`, or `task_columns` for several tasks; not both.")
+        tasks = self.task_columns or []
+        if len(set(tasks)) < len(tasks):
+            raise ConfigurationError(f"`task_columns` names a column twice: {', '.join(tasks)}.")
+        if self.task_weights is not None and len(self.task_weights) != len(tasks):
+            raise ConfigurationError(
+                f"`task_weights` must have one entry for each of the {len(tasks)} `task_columns`, got "
+                f"{len(self.task_weights)}."
+            )
 
 
 def finetune(data: DataArguments, arguments: FinetuneArguments, config: TrainingConfig) -> TrainingResult:
@@ -47,37 +74,62 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
         data,
         processor,
         label_column=arguments.label_column,
+        task_columns=arguments.task_columns or (),
         start_from=arguments.model_name_or_path,
         seed=config.seed,
     )
-    check_labels(corpus, arguments.label_column)
-    model = adapt(load_classifier(arguments.model_name_or_path, corpus.label_names), arguments)
-    collator = CellClassificationCollator.from_processor(processor, num_labels=len(corpus.label_names))
+    check_labels(corpus, arguments)
+    model, collator, compute_metrics = create_classifier(corpus, processor, arguments)
     return train(
-        model,
+        adapt(model, arguments),
         corpus,
         collator,
         config,
         eval_corpus=eval_corpus,
-        compute_metrics=classification_metrics,
+        compute_metrics=compute_metrics,
         processor=processor,
     )
 
 
-def check_labels(corpus: CellCorpus, column: str) -> None:
+def create_classifier(
+    corpus: CellCorpus, processor: CellProcessor, arguments: FinetuneArguments
+) -> tuple[PreTrainedModel, CellCollator, ComputeMetrics]:
+    """The pre-trained model with a classifier of the corpus's labels, or one for each task; its objective and metrics.
+
+    Raises:
+        ConfigurationError: the family has no head for several tasks.
+    """
+    name = arguments.model_name_or_path
+    if not arguments.task_columns:
+        collator = CellClassificationCollator.from_processor(processor, num_labels=len(corpus.label_names))
+        return load_classifier(name, corpus.label_names), collator, classification_metrics
+    num_labels = {task: len(names) for task, names in corpus.task_names.items()}
+    model = load_multitask_classifier(name, corpus.task_names, arguments.task_weights)
+    collator = MultiTaskClassificationCollator.from_processor(processor, num_labels=num_labels)
+    return model, collator, multitask_metrics(num_labels)
+
+
+def check_labels(corpus: CellCorpus, arguments: FinetuneArguments) -> None:
     """Refuse cells that a classifier cannot learn from, and warn of labels that it cannot learn.
 
     Raises:
         ConfigurationError: all cells to train on have the same label.
     """
-    numbers = np.unique(np.concatenate(corpus.numbered["labels"]))
-    present = [corpus.label_names[number] for number in numbers]
+    if arguments.label_column:
+        _check_column(corpus, arguments.label_column, "labels", corpus.label_names)
+    for task, names in corpus.task_names.items():
+        _check_column(corpus, task, f"labels_{task}", names)
+
+
+def _check_column(corpus: CellCorpus, column: str, field: str, names: Sequence[str]) -> None:
+    numbers = np.unique(np.concatenate(corpus.numbered[field]))
+    present = [names[number] for number in numbers]
     if len(present) < 2:
         raise ConfigurationError(
             f"All {len(corpus)} cells to train on have the same label in `obs[{column!r}]`, {present[0]!r}: a "
             "classifier needs at least two; give cells with others, or another `label_column`."
         )
-    if absent := sorted(set(corpus.label_names) - set(present)):
+    if absent := sorted(set(names) - set(present)):
         warn(
             f"No cell to train on has the label {', '.join(map(repr, absent[:10]))} of `obs[{column!r}]`: all such "
             "cells are held out for evaluation, and the model cannot learn them."

@@ -37,7 +37,8 @@ def evaluate(
         accelerator: of the run.
         batch_size: cells a forward pass and process.
         num_workers: processes that read and encode.
-        compute_metrics: `(logits (cells, classes), labels (cells,)) -> {name: value}`.
+        compute_metrics: `(logits (cells, classes), labels (cells,)) -> {name: value}`; logits of several heads stand
+            side by side, as do their labels.
 
     Raises:
         ConfigurationError: the corpus has no labels that count.
@@ -55,7 +56,8 @@ def evaluate(
         items = count_items(batch)
         total += torch.stack([result.loss.double() * items, torch.tensor(float(items), device=total.device)])
         if compute_metrics is not None:
-            outputs.append((result.logits.float().cpu().numpy(), batch["labels"].numpy()))
+            heads = result.logits if isinstance(result.logits, tuple) else (result.logits,)
+            outputs.append((torch.cat(heads, dim=-1).float().cpu().numpy(), batch["labels"].numpy()))
     loss_sum, items = accelerator.reduce(total, reduction="sum").tolist()
     if items == 0:
         raise ConfigurationError("The evaluation corpus has no labels that count: give it more cells.")

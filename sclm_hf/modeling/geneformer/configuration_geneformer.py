@@ -33,6 +33,8 @@ class GeneformerConfig(BertConfig):
         Names of the tasks of `GeneformerForMultiTaskClassification`.
     num_labels_per_task (`list[int]`, *optional*):
         Number of classes of each task.
+    label_names_per_task (`list[list[str]]`, *optional*):
+        Names of the classes of each task, in the order of their numbers.
     task_weights (`list[float]`, *optional*):
         Weight of each task's loss; 1 by default.
     multitask_pooling (`str`, *optional*, defaults to `"cls"`):
@@ -59,6 +61,7 @@ class GeneformerConfig(BertConfig):
     normalize_cell_embedding: bool = False
     task_names: list[str] | None = None
     num_labels_per_task: list[int] | None = None
+    label_names_per_task: list[list[str]] | None = None
     task_weights: list[float | int] | None = None
     multitask_pooling: Literal["cls", "attention"] = "cls"
     attention_pooling_includes_padding: bool = True
@@ -103,13 +106,17 @@ class GeneformerConfig(BertConfig):
         if self.is_decoder or self.add_cross_attention:
             raise ValueError("Geneformer is an encoder: `is_decoder` and `add_cross_attention` must be False.")
         tasks = self.num_labels_per_task or []
-        for name in ("task_names", "task_weights"):
+        for name in ("task_names", "label_names_per_task", "task_weights"):
             given = getattr(self, name)
             if given is not None and len(given) != len(tasks):
                 raise ValueError(
                     f"`{name}` must have one entry for each of the {len(tasks)} tasks of `num_labels_per_task`, got "
                     f"{len(given)}."
                 )
+        if self.label_names_per_task and [len(names) for names in self.label_names_per_task] != tasks:
+            raise ValueError(
+                f"`label_names_per_task` must name as many classes as `num_labels_per_task` says, {tasks}."
+            )
 
 
 __all__ = ["GeneformerConfig"]
