@@ -37,8 +37,12 @@ class _Frame:
     def __init__(self, store: Any, frame: Any) -> None:
         self._store, self._frame = store, frame
 
+    @functools.cached_property
+    def _columns(self) -> list[str]:
+        return [] if self._frame is None else column_names(self._frame)
+
     def __contains__(self, name: str) -> bool:
-        return self._frame is not None and name in column_names(self._frame)
+        return name in self._columns
 
     def __getitem__(self, name: str) -> list[str]:
         column = read_column(self._store, self._frame, name)
@@ -56,10 +60,11 @@ def describe(matrix: Any) -> tuple[str, tuple[int, int]]:
         if len(matrix.shape) != 2:
             raise CorpusError(f"`{matrix.name}` has {len(matrix.shape)} dimensions, not 2")
         return "dense", (int(matrix.shape[0]), int(matrix.shape[1]))
-    storage = _text(attributes.get("encoding-type", attributes.get("h5sparse_format", ""))).removesuffix("_matrix")
+    old = "h5sparse_" if "encoding-type" not in attributes else ""
+    storage = _text(attributes.get(f"{old}format" if old else "encoding-type", "")).removesuffix("_matrix")
     if storage not in ("csr", "csc"):
         raise CorpusError(f"`{matrix.name}` is neither a dense, a CSR nor a CSC matrix")
-    n_cells, n_genes = attributes["shape"] if "shape" in attributes else attributes["h5sparse_shape"]
+    n_cells, n_genes = attributes[f"{old}shape"]
     return storage, (int(n_cells), int(n_genes))
 
 
@@ -67,7 +72,8 @@ def column_names(frame: Any) -> list[str]:
     """Names of the columns of `obs` or `var`, the index left out."""
     if hasattr(frame, "dtype"):
         return [name for name in frame.dtype.names if name != _index_name(frame)]
-    return [name for name in frame if name not in ("__categories", _index_name(frame))]
+    others = "__categories", _index_name(frame)
+    return [name for name in frame if name not in others]
 
 
 def read_index(frame: Any) -> np.ndarray:
@@ -119,14 +125,16 @@ def _as_strings(values: np.ndarray) -> np.ndarray:
     items = values.tolist()
     if set(map(type, items)) == {bytes}:
         # Decoding all at once is several times faster; no name holds a NUL, which ends strings in HDF5.
-        return np.array(_decoded(b"\0".join(items)), dtype=object)
+        return _decoded(b"\0".join(items))
     return np.array([str(item) for item in items], dtype=object)
 
 
 @functools.lru_cache(maxsize=4)
-def _decoded(names: bytes) -> tuple[str, ...]:
+def _decoded(names: bytes) -> np.ndarray:
     # The files of a corpus often have the same genes.
-    return tuple(names.decode().split("\0"))
+    decoded = np.array(names.decode().split("\0"), dtype=object)
+    decoded.flags.writeable = False
+    return decoded
 
 
 def _text(value: Any) -> str:

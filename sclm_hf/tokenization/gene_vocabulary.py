@@ -259,15 +259,14 @@ def _as_counts(counts: np.ndarray, n_genes: int) -> np.ndarray:
 
 def _one_column_each(found: Sequence[Resolution], weights: np.ndarray | None) -> list[int]:
     """Columns that keep their gene: the surest step, then more counts, then the first."""
-    columns = [column for column, resolution in enumerate(found) if resolution.token is not None]
-    if weights is None:
-        columns.sort(key=lambda column: found[column].step)
-    else:
-        fewer = (-weights).tolist()
-        columns.sort(key=lambda column: (found[column].step, fewer[column]))
+    rank = [0.0] * len(found) if weights is None else (-weights).tolist()
     taken: dict[str, int] = {}
-    for column in columns:
-        taken.setdefault(found[column].token, column)
+    for column, resolution in enumerate(found):
+        if resolution.token is None:
+            continue
+        other = taken.setdefault(resolution.token, column)
+        if other != column and (resolution.step, rank[column]) < (found[other].step, rank[other]):
+            taken[resolution.token] = column
     return sorted(taken.values())
 
 
