@@ -15,9 +15,15 @@ Layer = Annotated[
 ]
 Species = Annotated[str, typer.Option(help="`human`, or `mouse` to go through orthologs.")]
 BatchKey = Annotated[
-    str | None, typer.Option(help="obs column with the names of the batches, or their numbers, if the model asks.")
+    str | None,
+    typer.Option(
+        help="obs column with the names of the batches, or their numbers, if the model asks; with the samples for "
+        "CellPLM (by default `batch`)."
+    ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Cells a batch; halved when memory runs out.")]
+BatchSize = Annotated[
+    int, typer.Option(min=1, help="Cells a batch; halved when memory runs out. CellPLM takes whole samples.")
+]
 Device = Annotated[str | None, typer.Option(help="`cuda`, `mps` or `cpu`; the best there is unless given.")]
 Dtype = Annotated[str, typer.Option(help="`float32`, `bfloat16` or `float16`.")]
 Seed = Annotated[int, typer.Option(help="Seed of what is random about a cell.")]

@@ -34,13 +34,17 @@ class TrainingConfig:
     output_dir: str = option("trained", "Folder for the trained model, its checkpoints and its log.")
     num_train_epochs: int = option(1, "Passes over the corpus; `max_steps` wins.")
     max_steps: int = option(0, "Optimizer steps in total; 0 = as many as `num_train_epochs` takes.")
-    per_device_train_batch_size: int = option(32, "Cells a forward pass and process.")
+    per_device_train_batch_size: int = option(
+        32, "Cells a forward pass and process; for CellPLM the most cells of a sample, each of which is one pass."
+    )
     max_tokens_per_batch: int = option(
         0,
         "Most tokens a forward pass and process, cells × genes of the longest; `per_device_train_batch_size` is then "
         "the most cells. Needs `max_steps`. 0 = no limit.",
     )
-    per_device_eval_batch_size: int = option(64, "Cells a forward pass and process when evaluating.")
+    per_device_eval_batch_size: int = option(
+        64, "Cells a forward pass and process when evaluating; for CellPLM as above."
+    )
     gradient_accumulation_steps: int = option(1, "Forward passes an optimizer step.")
     learning_rate: float = option(1e-4, "Peak learning rate (AdamW).")
     weight_decay: float = option(0.0, "AdamW weight decay of matrices (0 = Adam, as published for scGPT).")

@@ -36,7 +36,9 @@ class DataArguments:
         0.0, "Share of the cells (of whole samples, where the model sees them together) held out for evaluation."
     )
     layer: str | None = option(None, "Where the counts are; by default layers['counts'], raw, X, in this order.")
-    batch_column: str | None = option(None, "Column of obs with the batch, for models that take batch labels.")
+    batch_column: str | None = option(
+        None, "Column of obs with the batch, for models that take batch labels; with the sample for CellPLM."
+    )
     species: str = option("human", "human, or mouse to map genes through orthologs.")
 
     def __post_init__(self) -> None:
