@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..corpora.samples import SAMPLE_COLUMN
 from ..errors import ConfigurationError, SclmError, require
 from ..logging import get_logger, warn
 from .stored_rows import read_rows
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
 
     from .inference import PreparedCells
     from .loading import LoadedModel
-
-SAMPLE_COLUMN = "batch"
-"""Column of `obs` that tells samples apart unless another one is named."""
 
 logger = get_logger(__name__)
 
