@@ -15,9 +15,8 @@ from .attention.performer import (
     empty_summary,
     performer_attention_weights,
     read_table,
-    recomputed,
-    run_directly,
 )
+from .attention.recomputation import recomputed, run_directly
 
 FEED_FORWARD_TOKENS = 1024
 

@@ -37,6 +37,28 @@ def test_chunks_equal_the_formula_with_its_gradients(name, chunk_size, masked):
         assert_close(ours, expected, rtol=1e-6, atol=1e-6)
 
 
+def kept_for_gradients(attention, count: int, **settings) -> int:
+    """Bytes that a forward keeps beside its inputs."""
+    inputs = [x.clone().requires_grad_() for x in tokens(count)]
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.update({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()}) or x, lambda x: x
+    ):
+        output = attention(*inputs, **settings)
+    for x in (*inputs, output):
+        kept.pop(x.untyped_storage().data_ptr(), None)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_chunks_keep_nothing_but_tables_for_gradients(name):
+    attention, naive = TWINS[name]
+    short, long = (kept_for_gradients(attention, count, chunk_size=16) for count in (64, 640))
+    one = tokens(640)[0].nbytes
+    assert long - short < one / 4
+    assert kept_for_gradients(naive, 640) > 3 * one
+
+
 @pytest.mark.parametrize("name", TWINS)
 def test_tokens_that_do_not_exist_change_nothing(name):
     attention, _ = TWINS[name]

@@ -1,4 +1,9 @@
-"""Attention that the families share: softmax attention behind transformers' interface, and what transformers lacks."""
+"""Attention that the families share: softmax attention behind transformers' interface, and what transformers lacks.
+
+Performer, flow and cosFormer attention are not registered there: `attn_implementation` chooses among ways to compute
+the same softmax attention from a mask of scores, and these are other functions, whose results differ, without scores
+to mask; the Performer needs its random features besides.
+"""
 
 from .chunked import chunked_attention_forward, chunked_is_faster
 from .cosformer import cosformer_attention, cosformer_attention_naive

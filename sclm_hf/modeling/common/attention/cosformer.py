@@ -10,8 +10,10 @@ import math
 import torch
 from torch import Tensor
 
+from .recomputation import recomputed, run_directly
+
 COSFORMER_EPS = 1e-6
-CHUNK_SIZE = 4096
+CHUNK_SIZE = 1024
 
 
 def cosformer_attention_naive(
@@ -36,6 +38,9 @@ def cosformer_attention(
 ) -> Tensor:
     """Non-causal cosFormer attention of tokens to one another; one pass makes the table, another reads it.
 
+    Memory does not grow with the number of chunks, in training neither: what a chunk would keep for its gradients is
+    computed again when they are asked for.
+
     Args:
         query, key, value: `(batch, heads, tokens, head_dim)`. The order of the tokens matters.
         mask: `(batch, tokens)`, 0 = a token that does not exist; those must follow the real ones.
@@ -45,23 +50,28 @@ def cosformer_attention(
     Returns:
         `(batch, heads, tokens, head_dim)`.
     """
-    angles = _angles(query, mask)
+    chunk_size = chunk_size or CHUNK_SIZE
+    call = recomputed if query.shape[2] > chunk_size else run_directly
+    angles = _angles(query, mask).split(chunk_size, dim=1)
+    masks = [None] * len(angles) if mask is None else mask[:, None, :, None].split(chunk_size, dim=2)
     context, normalizer = 0.0, 0.0
-    parts = [
-        slice(start, start + (chunk_size or CHUNK_SIZE))
-        for start in range(0, query.shape[2], chunk_size or CHUNK_SIZE)
-    ]
-    for part in parts:
-        keys = _reweighted(key[:, :, part], angles[:, part])
-        if mask is not None:
-            keys = keys * mask[:, None, part, None]
-        context = context + keys.transpose(-1, -2) @ value[:, :, part]
-        normalizer = normalizer + keys.sum(2).unsqueeze(-1)
-    outputs = []
-    for part in parts:
-        queries = _reweighted(query[:, :, part], angles[:, part])
-        outputs.append(queries @ context / (queries @ normalizer).clamp(min=eps))
-    return torch.cat(outputs, dim=2)
+    for *part, real in zip(*(x.split(chunk_size, dim=2) for x in (key, value)), angles, masks, strict=True):
+        added = call(_table, *part, real)
+        context, normalizer = context + added[0], normalizer + added[1]
+    queries = zip(query.split(chunk_size, dim=2), angles, strict=True)
+    return torch.cat([call(_read, *part, context, normalizer, eps) for part in queries], dim=2)
+
+
+def _table(key: Tensor, value: Tensor, angles: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What keys add to the table that queries read, and to the sum of their weights."""
+    keys = _reweighted(key, angles)
+    keys = keys if real is None else keys * real
+    return keys.transpose(-1, -2) @ value, keys.sum(2).unsqueeze(-1)
+
+
+def _read(query: Tensor, angles: Tensor, context: Tensor, normalizer: Tensor, eps: float) -> Tensor:
+    queries = _reweighted(query, angles)
+    return queries @ context / (queries @ normalizer).clamp(min=eps)
 
 
 def _angles(query: Tensor, mask: Tensor | None) -> Tensor:

@@ -5,12 +5,12 @@ keys and values are summed up once, in a `(features, head_dim)` table a head, an
 the features of one chunk exist at a time; `performer_attention_naive` is the same formula written out.
 """
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from .recomputation import recomputed, run_directly
 
 KeyMaximum = Literal["batch", "sequence", "head"]
 """Over what the keys' maximum is taken before the exponential: the whole tensor, each sequence, or each head of it.
@@ -252,17 +252,6 @@ def _exp_of_difference(projected: Tensor, shift: Tensor) -> Tensor:
 def default_chunk_size(batch: int, heads: int, num_features: int) -> int:
     """Tokens whose features are few enough to stay near the processor."""
     return max(FEWEST_TOKENS, FEATURES_PER_CHUNK // (batch * heads * num_features))
-
-
-def run_directly(function: Callable, *arguments: Any) -> Any:
-    return function(*arguments)
-
-
-def recomputed(function: Callable, *arguments: Any) -> Any:
-    """`function(*arguments)`; what it would keep for gradients is computed again when they are asked for."""
-    if not torch.is_grad_enabled():
-        return function(*arguments)
-    return checkpoint(function, *arguments, use_reentrant=False)
 
 
 def performer_attention(
