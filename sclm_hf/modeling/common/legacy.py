@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sclm_hf.errors import CheckpointError
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Weights in a folder of transformers; the first that is there is read."""
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -26,15 +30,20 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return as_state_dict(read_torch_file(path), path)
 
 
-def read_torch_file(path: Path) -> Any:
+def read_torch_file(path: Path, allowed: Sequence[type] = ()) -> Any:
     """Read a `torch.save` file of tensors, numbers, strings and containers of them, with `weights_only=True`.
+
+    Args:
+        path: the file.
+        allowed: further types that it may hold; such that only keep what they are given.
 
     Raises:
         CheckpointError: the file is missing, damaged, or would run code.
     """
     require_file(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"`{path}` holds Python objects other than tensors and was refused; nothing of it was run. Expected a "
@@ -50,10 +59,10 @@ def read_weights(folder: Path) -> tuple[str, dict[str, Tensor]]:
     Raises:
         CheckpointError: there are none, or they cannot be read.
     """
-    name = "model.safetensors"
-    if not (folder / name).is_file() and (folder / "pytorch_model.bin").is_file():
-        return "pytorch_model.bin", read_state_dict(folder / "pytorch_model.bin")
+    name = next((name for name in WEIGHT_FILES if (folder / name).is_file()), WEIGHT_FILES[0])
     require_file(folder / name)
+    if name.endswith(".bin"):
+        return name, read_state_dict(folder / name)
     try:
         return name, load_file(folder / name)
     except (SafetensorError, OSError) as error:

@@ -15,8 +15,8 @@ from sclm_hf.modeling.common.conversion import (
     empty_output,
     load_strictly,
 )
-from sclm_hf.modeling.common.legacy import read_json_object, read_weights
-from sclm_hf.modeling.common.word_level import read_word_level
+from sclm_hf.modeling.common.legacy import WEIGHT_FILES, read_json_object, read_weights
+from sclm_hf.modeling.common.word_level import read_pickled_words, read_word_level
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from sclm_hf.tokenization.processing_cell import CellProcessor
 from sclm_hf.tokenization.ranking_tokenizer import ranking_tokenizer
@@ -25,6 +25,7 @@ from .configuration_iseeek import ISEEEKConfig
 from .modeling_iseeek import ISEEEKForMaskedLM
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+TOKEN_FILES = ("tokenizer.json", "iSEEEK_vocab.pkl")
 
 _LAYER = "bert.encoder.layer.{}."
 _DECODER = "cls.predictions.decoder"
@@ -58,7 +59,8 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     """Convert a released iSEEEK folder into one that `Auto*.from_pretrained` opens, processor included.
 
     Args:
-        source: folder with `config.json`, `pytorch_model.bin` or `model.safetensors`, and `tokenizer.json`.
+        source: folder with `config.json`, `model.safetensors` or `pytorch_model.bin`, and the vocabulary:
+            `tokenizer.json`, or the pickle of the authors' older release, `iSEEEK_vocab.pkl`.
         output: folder to write: configuration, safetensors, tokenizer, processor and `loading_report.json`.
 
     Returns:
@@ -69,10 +71,13 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
             tokenizer does not fit the weights.
     """
     source, output = Path(source), Path(output)
+    _check_layout(source)
     settings = read_json_object(source / "config.json")
     weights_file, tensors = read_weights(source)
-    tokens = read_word_level(source / "tokenizer.json", SPECIAL_TOKENS)
-    report = LoadingReport("iseeek", ["config.json", weights_file, "tokenizer.json"], ISEEEKForMaskedLM.__name__)
+    tokens_file = next(name for name in TOKEN_FILES if (source / name).is_file())
+    read_tokens = read_pickled_words if tokens_file.endswith(".pkl") else read_word_level
+    tokens = read_tokens(source / tokens_file, SPECIAL_TOKENS)
+    report = LoadingReport("iseeek", ["config.json", weights_file, tokens_file], ISEEEKForMaskedLM.__name__)
     config = build_config(settings, report)
     weights = convert_weights(tensors, WEIGHT_MAP, report)
     for name, tied in _TIED.items():
@@ -80,7 +85,7 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
             raise CheckpointError(f"`{name}` differs from `{tied}`, which iSEEEK ties: the file is damaged.")
     if max(tokens.values()) >= config.vocab_size:
         raise CheckpointError(
-            f"`tokenizer.json` has ids up to {max(tokens.values())}, and the model has {config.vocab_size} gene "
+            f"`{tokens_file}` has ids up to {max(tokens.values())}, and the model has {config.vocab_size} gene "
             "embeddings: take both from the same release."
         )
     model = ISEEEKForMaskedLM(config)
@@ -93,6 +98,19 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     processor.save_pretrained(output)
     report.save(output)
     return report
+
+
+def _check_layout(source: Path) -> None:
+    """Refuse what is not laid out as one of the releases."""
+    there = {entry.name for entry in source.iterdir()} if source.is_dir() else set()
+    lacking = [names for names in (("config.json",), WEIGHT_FILES, TOKEN_FILES) if there.isdisjoint(names)]
+    if lacking:
+        raise CheckpointError(
+            f"`{' or '.join(lacking[0])}` is missing from `{source}` (found there: "
+            f"{', '.join(sorted(there)) or 'nothing, or the folder does not exist'}). Expected a folder of "
+            f"transformers: `config.json`, the weights as {' or '.join(WEIGHT_FILES)}, and the vocabulary as "
+            f"{' or '.join(TOKEN_FILES)}. The TorchScript export of the authors is a program and is not read."
+        )
 
 
 def build_config(settings: dict[str, Any], report: LoadingReport) -> ISEEEKConfig:

@@ -1,6 +1,8 @@
 import json
+import pickle
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -105,7 +107,44 @@ def test_tokenizer_that_does_not_fit(source, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "pytorch_model.bin", "tokenizer.json"])
-def test_missing_files_are_named(source, tmp_path, name):
+def test_missing_files_are_named_with_what_was_expected(source, tmp_path, name):
     (source / name).unlink()
-    with pytest.raises(CheckpointError, match="missing from"):
+    with pytest.raises(CheckpointError, match=rf"{name}.* is missing from .*tokenizer.json or iSEEEK_vocab.pkl"):
         convert_checkpoint(source, tmp_path / "out")
+
+
+def pickle_vocabulary(source, change=lambda words: None):
+    """Put the authors' older form of the vocabulary in the place of the tokenizer."""
+    words = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
+    change(words)
+    (source / "iSEEEK_vocab.pkl").write_bytes(pickle.dumps(words))
+    (source / "tokenizer.json").unlink()
+
+
+def test_pickled_vocabulary_is_as_good_as_the_tokenizer(source, tmp_path):
+    pickle_vocabulary(source, lambda words: words.update(TMSB4X=np.int64(words["TMSB4X"])))
+    report = convert_checkpoint(source, tmp_path / "out")
+    assert report.source == ["config.json", "pytorch_model.bin", "iSEEEK_vocab.pkl"]
+    pickled, expected = (
+        AutoProcessor.from_pretrained(folder).tokenizer
+        for folder in (tmp_path / "out", convert_case("case_a", tmp_path))
+    )
+    assert pickled.get_vocab() == expected.get_vocab()
+    line = "TMSB4X HLA-B FTH1"
+    assert pickled(line) == expected(line)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda words: words.pop("[SEP]"), r"iSEEEK_vocab.pkl` lacks `\[SEP\]`"),
+        (lambda words: words.update(TMSB4X="5"), "no dictionary of words and their ids"),
+        (lambda words: words.update(NEW=999), "`iSEEEK_vocab.pkl` has ids up to 999"),
+        (lambda words: words.update(NEW=print), "nothing of it was run"),
+    ],
+)
+def test_pickled_vocabularies_that_do_not_fit(source, tmp_path, change, message):
+    pickle_vocabulary(source, change)
+    with pytest.raises(CheckpointError, match=message):
+        convert_checkpoint(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,3 +1,4 @@
+import argparse
 import json
 import shutil
 
@@ -12,6 +13,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoProcessor,
     AutoTokenizer,
+    GPT2Config,
     GPT2LMHeadModel,
     GPT2Model,
 )
@@ -131,10 +133,79 @@ def test_tokenizers_that_do_not_fit(source, tmp_path, change, message):
         convert_checkpoint(source, tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["config.json", "pytorch_model.bin", "tokenizer.json"])
-def test_missing_files_are_named(source, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("config.json", "`config.json` is missing, .* number of heads of a model 32 wide"),
+        (
+            "pytorch_model.bin",
+            r"weights are missing from .*model.safetensors or pytorch_model.bin.*model_\{epoch\}.pth",
+        ),
+        ("tokenizer.json", "`tokenizer.json` is missing .*gpt2tokenizer"),
+    ],
+)
+def test_missing_files_are_named(source, tmp_path, name, message):
     (source / name).unlink()
-    with pytest.raises(CheckpointError, match="missing from"):
+    with pytest.raises(CheckpointError, match=message):
+        convert_checkpoint(source, tmp_path / "out")
+
+
+def assert_same_model(folder, expected):
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(place).state_dict() for place in (folder, expected))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("layout", ["model_7.pth", "checkpoint.pth"])
+def test_what_the_training_of_the_authors_leaves(source, tmp_path, layout, parallel):
+    """Bare tensors, or tensors beside the state of the training; the tokenizer where their repository has it."""
+    tensors = torch.load(source / "pytorch_model.bin", weights_only=True)
+    if parallel:
+        tensors = {f"module.{name}": tensor for name, tensor in tensors.items()}
+    if layout == "checkpoint.pth":
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))], lr=1e-3)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        state = {"optimizer": optimizer.state_dict(), "lr_scheduler": schedule.state_dict(), "epoch": 7}
+        tensors = {"model": tensors, **state, "args": argparse.Namespace(lr=3e-3, output_dir="out")}
+    torch.save(tensors, source / layout)
+    (source / "pytorch_model.bin").unlink()
+    (source.parent / "gpt2tokenizer").mkdir()
+    shutil.move(source / "tokenizer.json", source.parent / "gpt2tokenizer")
+    report = convert_checkpoint(source, tmp_path / "out")
+    assert report.source == ["config.json", layout, "tokenizer.json"]
+    assert ({"optimizer", "lr_scheduler", "epoch", "args"} <= report.dropped.keys()) == (layout == "checkpoint.pth")
+    assert_same_model(tmp_path / "out", convert_case("case_a", tmp_path))
+
+
+def test_one_of_several_epochs_is_given_by_its_path(source, tmp_path):
+    for epoch in (0, 1):
+        shutil.copy(source / "pytorch_model.bin", source / f"model_{epoch}.pth")
+    change_weights(source, lambda t: t["transformer.ln_f.bias"].add_(1))
+    (source / "pytorch_model.bin").rename(source / "model_1.pth")
+    with pytest.raises(CheckpointError, match=r"2 epochs \(model_0.pth, model_1.pth\): give the path"):
+        convert_checkpoint(source, tmp_path / "out")
+    convert_checkpoint(source / "model_0.pth", tmp_path / "first")
+    assert_same_model(tmp_path / "first", convert_case("case_a", tmp_path))
+
+
+def test_sizes_of_the_released_width_are_read_from_the_tensors(source, tmp_path):
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=160, n_positions=64, n_embd=1024, n_layer=1, n_head=16, n_inner=24))
+    torch.save(model.state_dict(), source / "model_0.pth")
+    for name in ("config.json", "pytorch_model.bin"):
+        (source / name).unlink()
+    report = convert_checkpoint(source, tmp_path / "out")
+    assert any("`config.json` is not there" in note and "16 heads" in note for note in report.notes)
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    batch = {"input_ids": torch.tensor([[1, 9, 7, 2]]), "token_type_ids": torch.zeros(1, 4, dtype=torch.long)}
+    torch.testing.assert_close(ours(**batch).logits, model.eval()(**batch).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(source, tmp_path):
+    (source / "pytorch_model.bin").unlink()
+    torch.save({"model": {}, "args": print}, source / "checkpoint.pth")
+    with pytest.raises(CheckpointError, match="nothing of it was run"):
         convert_checkpoint(source, tmp_path / "out")
 
 
