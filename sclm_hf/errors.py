@@ -23,6 +23,10 @@ class CheckpointError(SclmError, ValueError):
     """A checkpoint is incomplete, unsafe or does not fit the model."""
 
 
+class MissingFileError(CheckpointError):
+    """A file of a checkpoint is not where it is looked for."""
+
+
 class CorpusError(SclmError, ValueError):
     """A corpus or one of its files cannot be read as asked."""
 

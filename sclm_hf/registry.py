@@ -19,6 +19,7 @@ class Family:
         weights_license_link: where it can be read.
         redistributable: whether converted weights may be hosted again.
         sizes: released checkpoint -> what it is.
+        source_layout: what `sclm-hf convert` takes, as the end of a sentence.
         tasks: tasks of `sclm_hf.tasks` that the family serves.
         config: name of the configuration class.
         auto_classes: transformers Auto class -> our class.
@@ -67,6 +68,7 @@ class Family:
     objectives: tuple[str, ...] = ()
     no_objective: str = ""
     tiny: dict[str, object] = field(default_factory=dict)
+    source_layout: str = ""
 
     @property
     def package(self) -> str:
@@ -107,6 +109,11 @@ FAMILIES: dict[str, Family] = {
             "V2-104M_CLcancer": "V2-104M, further trained on cancer cells",
             "V2-316M": "18 layers, width 1152, 18 heads; otherwise as V2-104M",
         },
+        source_layout=(
+            "a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`, pre-trained or fine-tuned; "
+            "the pickled dictionaries `token_dictionary*.pkl` and `gene_median_dictionary*.pkl` (and "
+            "`ensembl_mapping_dict*.pkl`) in it, or in `geneformer/` in it, beside it or above"
+        ),
         tasks=("embed", "annotate", "perturb"),
         config="GeneformerConfig",
         auto_classes={
@@ -143,6 +150,10 @@ FAMILIES: dict[str, Family] = {
         weights_license_note="The licence of the authors' repository; the weight files carry none of their own.",
         redistributable=True,
         sizes={"transcriptome-iseeek": "width 576; 126 ranks between `[CLS]` and `[SEP]`"},
+        source_layout=(
+            "a folder with `config.json`, `model.safetensors` or `pytorch_model.bin`, and `tokenizer.json` or "
+            "`iSEEEK_vocab.pkl`; not the TorchScript export"
+        ),
         tasks=("embed", "annotate", "perturb"),
         config="ISEEEKConfig",
         auto_classes={
@@ -177,6 +188,10 @@ FAMILIES: dict[str, Family] = {
         weights_license_name="none-stated",
         redistributable=False,
         sizes={"panglao": "6 layers, width 200, 10 heads of 64, 16,906 genes; 1.1 million human cells of PanglaoDB"},
+        source_layout=(
+            "a folder with one `.pth` file and `genes.txt`, the `var_names` of the release's `panglao_10000.h5ad`, "
+            "one a line; for a fine-tuned model also `labels.txt`"
+        ),
         tasks=("embed", "annotate"),
         config="ScBERTConfig",
         auto_classes={
@@ -220,6 +235,10 @@ FAMILIES: dict[str, Family] = {
             "models.ckpt: gene": "the same; its decoder (6 layers, width 512) embeds genes; also to fine-tune",
             "models.ckpt: rde": "the same; read-depth enhancement",
         },
+        source_layout=(
+            "a folder with `models.ckpt` and `OS_scRNA_gene_index.19264.tsv`; gives three models, `cell`, `gene` and "
+            "`rde`"
+        ),
         tasks=("embed", "annotate", "perturb"),
         config="ScFoundationConfig",
         auto_classes={
@@ -266,6 +285,7 @@ FAMILIES: dict[str, Family] = {
             "whole-human": "12 layers, width 512, 8 heads, 60,697 genes; 33 million normal human cells",
             "brain, blood, heart, lung, kidney, pan-cancer, continual": "the same architecture, other cells",
         },
+        source_layout="a folder with `best_model.pt`, `args.json` and `vocab.json`",
         tasks=("embed", "annotate", "perturb"),
         config="ScGPTConfig",
         auto_classes={
@@ -296,6 +316,11 @@ FAMILIES: dict[str, Family] = {
             "transcriptome-gpt-1024-8-16-64": "8 layers, width 1024, 16 heads, 21,150 tokens; 62 ranks between "
             "`</b>` and `</s>`",
         },
+        source_layout=(
+            "a folder with `config.json`, `tokenizer.json` (or `gpt2tokenizer/`) and `model.safetensors` or "
+            "`pytorch_model.bin`; or, of the authors' training, `model_{epoch}.pth` or `checkpoint.pth`; or the path "
+            "of such a file"
+        ),
         tasks=("embed", "annotate", "perturb"),
         config="TGPTConfig",
         auto_classes={
@@ -328,6 +353,10 @@ FAMILIES: dict[str, Family] = {
             "weights beside the protein table (3 GB)",
             "33-layer": "33 layers; otherwise as the 4-layer model, with 675 million weights",
         },
+        source_layout=(
+            "a folder with one file of weights, such as `4layer_model.torch`, `species_chrom.csv`, "
+            "`species_offsets.pkl` and the protein embeddings of the species wanted (`*_to_embedding_ESM2.pt`)"
+        ),
         tasks=("embed", "annotate"),
         config="UCEConfig",
         auto_classes={

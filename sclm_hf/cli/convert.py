@@ -8,17 +8,24 @@ import typer
 
 def convert(
     family: Annotated[str, typer.Argument(help="Family of the checkpoint, for example `scgpt`.")],
-    source: Annotated[Path, typer.Argument(help="Folder with the files of the original release.")],
+    source: Annotated[Path, typer.Argument(help="The original release, laid out as `sclm-hf models FAMILY` says.")],
     output: Annotated[Path, typer.Argument(help="Folder to write; it must be empty or not exist.")],
 ) -> None:
-    """Turn an original checkpoint into a Hugging Face folder, and report what became of every tensor."""
+    """Turn an original checkpoint into a Hugging Face folder, and report what became of every tensor.
+
+    `sclm-hf models FAMILY` says which files are taken.
+    """
     import importlib
 
+    from ..errors import MissingFileError
     from ..hub.card import CardFacts, write_card
     from ..registry import get_family
 
     known = get_family(family)
-    report = importlib.import_module(known.conversion_module).convert_checkpoint(source, output)
+    try:
+        report = importlib.import_module(known.conversion_module).convert_checkpoint(source, output)
+    except MissingFileError as error:
+        raise MissingFileError(f"{error} `sclm-hf convert {family}` takes {known.source_layout}.") from error
     facts = CardFacts(
         title=f"{known.title} ({source.resolve().name})",
         family=family,

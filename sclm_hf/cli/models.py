@@ -9,7 +9,10 @@ def models(
     family: Annotated[str | None, typer.Argument(help="One family; all unless given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """List the families: released sizes, tasks, licences, and whether converted weights may be hosted again."""
+    """List the families: released sizes, tasks, licences, and whether converted weights may be hosted again.
+
+    Of one family it also says what `sclm-hf convert` takes.
+    """
     import json
 
     from ..registry import FAMILIES, get_family
@@ -25,6 +28,8 @@ def models(
     console.print(_overview(chosen))
     for one in chosen:
         console.print(_sizes(one))
+    if family is not None:
+        console.print(f"`sclm-hf convert {family}` takes {chosen[0].source_layout}.", soft_wrap=True)
 
 
 def _facts(family) -> dict:
@@ -35,6 +40,7 @@ def _facts(family) -> dict:
         "repository": family.repository,
         "tasks": list(family.tasks),
         "sizes": family.sizes,
+        "source_layout": family.source_layout,
         "code_license": family.code_license,
         "weights_license": _license(family),
         "weights_license_note": family.weights_license_note,

@@ -1,10 +1,21 @@
 import json
 
+import pytest
 from typer.testing import CliRunner
 
 from sclm_hf.cli.main import app
 
 from ..modeling.scgpt.golden_scgpt import GOLDEN
+
+WEIGHTS = {
+    "geneformer": ("model.safetensors", "pytorch_model.bin", "token_dictionary"),
+    "iseeek": ("model.safetensors", "pytorch_model.bin", "iSEEEK_vocab.pkl"),
+    "scbert": (".pth", "genes.txt"),
+    "scfoundation": ("models.ckpt", "OS_scRNA_gene_index.19264.tsv"),
+    "scgpt": ("best_model.pt", "args.json", "vocab.json"),
+    "tgpt": ("model.safetensors", "pytorch_model.bin", "checkpoint.pth"),
+    "uce": (".torch", "species_chrom.csv"),
+}
 
 
 def test_convert_writes_folder_report_and_card(tmp_path):
@@ -24,3 +35,14 @@ def test_unknown_family_and_missing_folder_are_one_line(tmp_path):
         assert result.exit_code == 1
         assert message in result.output
         assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("family", WEIGHTS)
+def test_missing_files_are_named_with_the_layout_that_is_taken(family, tmp_path):
+    (tmp_path / "source").mkdir()
+    result = CliRunner().invoke(app, ["convert", family, str(tmp_path / "source"), str(tmp_path / "out")])
+    assert result.exit_code == 1
+    # what must be there is in the message, whichever file is missed first
+    for name in WEIGHTS[family]:
+        assert name in result.output, result.output
+    assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sclm_hf.errors import CheckpointError
+from sclm_hf.errors import CheckpointError, MissingFileError
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Weights in a folder of transformers; the first that is there is read."""
@@ -168,9 +168,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def require_file(path: Path) -> None:
-    """Raise a `CheckpointError` that lists the folder's content when `path` is not there."""
+    """Raise a `MissingFileError` that lists the folder's content when `path` is not there."""
     if path.is_file():
         return
     there = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
     found = ", ".join(there) if there else "nothing, or the folder does not exist"
-    raise CheckpointError(f"`{path.name}` is missing from `{path.parent}` (found there: {found}).")
+    raise MissingFileError(f"`{path.name}` is missing from `{path.parent}` (found there: {found}).")

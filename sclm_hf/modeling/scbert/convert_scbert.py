@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sclm_hf.errors import CheckpointError
+from sclm_hf.errors import CheckpointError, MissingFileError
 from sclm_hf.modeling.common.conversion import (
     LoadingReport,
     WeightMap,
@@ -198,7 +198,7 @@ def _weights_file(source: Path) -> Path:
     found = sorted(source.glob("*.pth")) if source.is_dir() else []
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise CheckpointError(
+        raise MissingFileError(
             f"`{source}` must be a folder with one `.pth` file (found: {names}) and `{GENES_FILE}`, the names of the "
             "model's genes in their order, one a line."
         )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sclm_hf.errors import CheckpointError
+from sclm_hf.errors import CheckpointError, MissingFileError
 from sclm_hf.modeling.common.conversion import (
     LoadingReport,
     WeightMap,
@@ -307,7 +307,9 @@ def _weights_file(source: Path) -> Path:
     files = [file for file in sorted(source.glob("*.torch")) if file.name != TOKENS_FILE]
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
-        raise CheckpointError(f"`{source}` must hold one file of weights, such as 4layer_model.torch; found: {found}.")
+        raise MissingFileError(
+            f"`{source}` must hold one file of weights, such as 4layer_model.torch; found: {found}."
+        )
     return files[0]
 
 
