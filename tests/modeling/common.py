@@ -259,6 +259,12 @@ class ModelTester:
         result = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True, check=True)
         assert result.stdout == ""
 
+    def test_documentation_names_the_model(self):
+        """transformers' own introduction names models and links of its own repositories."""
+        intro = type(self.config()).__doc__.split("Args:")[0]
+        assert FAMILIES[self.family].title in intro
+        assert "None" not in intro and "huggingface.co" not in intro
+
     def assert_same_output(self, first, second, mask: torch.Tensor | None = None) -> None:
         """Equal tensors; tensors over genes are compared at real positions and at the width of the first."""
         assert first.keys() == second.keys()

@@ -10,12 +10,15 @@ V1_VOCAB_SIZE = 25426
 """Entries of the dictionary that all released V1 models share; it has no `<cls>` and no `<eos>`."""
 
 
-@auto_docstring(checkpoint="ctheodoris/Geneformer")
+@auto_docstring(
+    custom_intro="""
+    Configuration of Geneformer: that of BERT, and what the paper (Theodoris et al., Nature 2023) says beyond it. The
+    defaults are the released Geneformer-V2-316M.
+    """
+)
 @strict
 class GeneformerConfig(BertConfig):
     r"""
-    A BERT configuration with what the paper says beyond it. The defaults are the released Geneformer-V2-316M.
-
     has_special_tokens (`bool`, *optional*):
         Whether cells start with `<cls>` and end with `<eos>` (V2) or are genes only (V1). By default False for the
         25,426 entries of the V1 dictionary, else True; a converted folder says so itself.

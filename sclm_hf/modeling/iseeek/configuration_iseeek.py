@@ -5,13 +5,15 @@ from transformers import BertConfig
 from transformers.utils import auto_docstring
 
 
-@auto_docstring(checkpoint="TJMUCH/transcriptome-iseeek")
+@auto_docstring(
+    custom_intro="""
+    Configuration of iSEEEK: that of BERT, and what the package needs beyond it. Published are the width and the length
+    of a cell; the other sizes stand in the released `config.json`, and their defaults here are BERT's.
+    """
+)
 @strict
 class ISEEEKConfig(BertConfig):
     r"""
-    A BERT configuration with what the package needs beyond it. Published are the width and the length of a cell; the
-    other sizes stand in the released `config.json`, and their defaults here are BERT's.
-
     cell_embedding_size (`int`, *optional*):
         Width of the cell embedding, the last hidden state of `[CLS]`: always `hidden_size`.
     normalize_cell_embedding (`bool`, *optional*, defaults to `False`):

@@ -8,12 +8,14 @@ from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
 
 
-@auto_docstring(checkpoint="TencentAILabHealthcare/scBERT")
+@auto_docstring(
+    custom_intro="""
+    Configuration of scBERT. The defaults are the released model (Yang et al., Nature Machine Intelligence 2022).
+    """
+)
 @strict
 class ScBERTConfig(PreTrainedConfig):
     r"""
-    The defaults are the released model (Yang et al., Nature Machine Intelligence 2022).
-
     vocab_size (`int`, *optional*, defaults to 16908):
         Rows of the gene table: 16,906 genes, `<cls>` after them, and `<pad>`, which the original does not have.
     head_dim (`int`, *optional*, defaults to 64):

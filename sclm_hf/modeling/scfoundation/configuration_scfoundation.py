@@ -8,12 +8,14 @@ from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
 
 
-@auto_docstring(checkpoint="biomap-research/scFoundation")
+@auto_docstring(
+    custom_intro="""
+    Configuration of scFoundation. The defaults are the released model (Hao et al., Nature Methods 2024).
+    """
+)
 @strict
 class ScFoundationConfig(PreTrainedConfig):
     r"""
-    The defaults are the released model (Hao et al., Nature Methods 2024).
-
     vocab_size (`int`, *optional*, defaults to 19267):
         Rows of the gene table: the panel of 19,264 genes in the original's order, the two depth tokens, and padding.
     num_genes (`int`, *optional*, defaults to 19264):

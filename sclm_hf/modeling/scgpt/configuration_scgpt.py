@@ -7,12 +7,14 @@ from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
 
 
-@auto_docstring(checkpoint="bowang-lab/scGPT")
+@auto_docstring(
+    custom_intro="""
+    Configuration of scGPT. The defaults are the released whole-human model (Cui et al., Nature Methods 2024).
+    """
+)
 @strict
 class ScGPTConfig(PreTrainedConfig):
     r"""
-    The defaults are the released whole-human model (Cui et al., Nature Methods 2024).
-
     hidden_dropout_prob (`float`, *optional*, defaults to 0.2):
         Dropout after attention, in the feed-forward part, on attention weights and on value embeddings.
     cls_token_id (`int`, *optional*, defaults to 60695):

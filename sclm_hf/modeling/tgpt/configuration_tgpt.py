@@ -5,12 +5,15 @@ from transformers import GPT2Config
 from transformers.utils import auto_docstring
 
 
-@auto_docstring(checkpoint="lixiangchun/transcriptome-gpt-1024-8-16-64")
+@auto_docstring(
+    custom_intro="""
+    Configuration of tGPT: that of GPT-2, and what the paper (Shen et al., iScience 2023) says beyond it. The defaults
+    are the released model.
+    """
+)
 @strict
 class TGPTConfig(GPT2Config):
     r"""
-    A GPT-2 configuration with what the paper says beyond it. The defaults are the released model.
-
     embed_token_types (`bool`, *optional*, defaults to `True`):
         Quirk of the original: its tokenizer gave token types, all 0, which GPT-2 embeds with the table of genes, so
         that the vector of `<pad>` is added at every position, in training as later. Left out of a call, they are taken

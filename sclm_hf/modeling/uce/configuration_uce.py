@@ -5,12 +5,15 @@ from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
 
 
-@auto_docstring(checkpoint="snap-stanford/UCE")
+@auto_docstring(
+    custom_intro="""
+    Configuration of UCE. The defaults are the released 4-layer model (Rosen et al., bioRxiv 2023); the large one has
+    33 layers.
+    """
+)
 @strict
 class UCEConfig(PreTrainedConfig):
     r"""
-    The defaults are the released 4-layer model (Rosen et al., bioRxiv 2023); the large one has 33 layers.
-
     vocab_size (`int`, *optional*, defaults to 145469):
         Rows of the protein table: special tokens, the proteins of all species, chromosomes.
     protein_embedding_size (`int`, *optional*, defaults to 5120):
