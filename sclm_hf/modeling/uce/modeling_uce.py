@@ -75,11 +75,14 @@ class UCEProteinTable:
             return
         # another model may have the old file mapped
         written = target.with_suffix(".incomplete")
-        if self.path is None:
-            save_file({_ROWS: self.rows.contiguous()}, written)
-        else:
-            shutil.copyfile(self.path, written)
-        written.replace(target)
+        try:
+            if self.path is None:
+                save_file({_ROWS: self.rows.contiguous()}, written)
+            else:
+                shutil.copyfile(self.path, written)
+            written.replace(target)
+        finally:
+            written.unlink(missing_ok=True)
 
     def __deepcopy__(self, memo: dict) -> "UCEProteinTable":
         return self

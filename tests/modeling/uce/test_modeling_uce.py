@@ -1,4 +1,5 @@
 import copy
+import shutil
 
 import pytest
 import torch
@@ -104,6 +105,20 @@ def test_saving_a_loaded_model_copies_the_table_byte_by_byte(tmp_path):
     model.save_pretrained(tmp_path / "second")
     first, second = ((tmp_path / name / PROTEIN_FILE).read_bytes() for name in ("first", "second"))
     assert first == second
+
+
+def test_a_table_that_cannot_be_written_leaves_no_half_of_it(tmp_path, monkeypatch):
+    UCEModel(tiny_config()).save_pretrained(tmp_path / "first")
+    model = AutoModel.from_pretrained(tmp_path / "first")
+
+    def full(source, target):
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        model.save_pretrained(tmp_path / "second")
+    assert not [file.name for file in (tmp_path / "second").iterdir() if "protein" in file.name]
 
 
 def test_models_from_a_configuration_have_the_same_proteins():
