@@ -54,7 +54,18 @@ class ScBERTEmbeddings(nn.Module):
             self.genes.weight.requires_grad_(False)
 
     def forward(self, gene_embeddings: Tensor, expression_values: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            self._check_bins(expression_values)
         return self.dropout(self.values(expression_values.long()) + gene_embeddings)
+
+    def _check_bins(self, values: Tensor) -> None:
+        largest = self.values.num_embeddings - 1
+        if values.numel() and not bool(((values == values.round()) & (values >= 0) & (values <= largest)).all()):
+            raise ConfigurationError(
+                f"`expression_values` must be bins, whole numbers from 0 to {largest} (masked), as scBERT's processor "
+                f"makes them; they reach from {values.min().item():g} to {values.max().item():g}"
+                f"{'' if bool((values == values.round()).all()) else ' and are not whole'}."
+            )
 
 
 class ScBERTPreTrainedModel(SclmPreTrainedModel):
@@ -197,6 +208,11 @@ class ScBERTModel(ScBERTPreTrainedModel):
         chosen = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if self.config.pooling == "cls":
             chosen = chosen * (input_ids == self.config.cls_token_id)
+            if not torch.compiler.is_compiling() and not bool(chosen.any(dim=1).all()):
+                raise ConfigurationError(
+                    f"With `pooling` 'cls' every cell needs `<cls>` (id {self.config.cls_token_id}), and one "
+                    "has none: encode cells with scBERT's processor, or set `pooling` to 'mean'."
+                )
         weights = chosen.to(hidden_states.dtype).unsqueeze(1)
         return (weights @ hidden_states).squeeze(1) / weights.sum(dim=2)
 
@@ -321,7 +337,13 @@ class ScBERTForSequenceClassification(ScBERTPreTrainedModel):
         self.post_init()
 
     def freeze_as_published(self) -> None:
-        """Train what the paper's fine-tuning trains: the last layer but one, the final norm and the classifier."""
+        """Train what the paper's fine-tuning trains: the last layer but one, the final norm and the classifier.
+
+        Raises:
+            ConfigurationError: there is only one layer.
+        """
+        if len(self.model.layers) < 2:
+            raise ConfigurationError("The published fine-tuning trains the last layer but one, and there is only one.")
         self.requires_grad_(False)
         for part in (self.model.layers[-2], self.model.norm, self.classifier):
             part.requires_grad_(True)

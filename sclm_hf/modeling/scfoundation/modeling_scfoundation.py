@@ -285,7 +285,10 @@ class ScFoundationModel(ScFoundationPreTrainedModel):
         )
 
     def pool(self, hidden_states: Tensor, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """The cell embedding `(batch, cell_embedding_size)`, as `config.pooling` says."""
+        """The cell embedding `(batch, cell_embedding_size)`, as `config.pooling` says.
+
+        The parts of `<T>` and `<S>` are zero where a cell comes without them, which no cell of the processor does.
+        """
         real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         if self.config.pooling == "max":
             return _maximum(hidden_states, real)
@@ -406,7 +409,13 @@ class ScFoundationForSequenceClassification(ScFoundationPreTrainedModel):
         self.post_init()
 
     def freeze_as_published(self) -> None:
-        """Leave only the classifier and the last layer but one of the encoder to train."""
+        """Leave only the classifier and the last layer but one of the encoder to train.
+
+        Raises:
+            ConfigurationError: there is only one layer.
+        """
+        if len(self.model.layers) < 2:
+            raise ConfigurationError("The published fine-tuning trains the last layer but one, and there is only one.")
         self.model.requires_grad_(False)
         self.model.layers[PUBLISHED_TRAINED_LAYER].requires_grad_(True)
 

@@ -113,6 +113,29 @@ def test_chunks_change_nothing(monkeypatch):
     assert_close(model(**tiny_batch()).logits[real], expected[real], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("wrong", "told"), [(2.5, "not whole"), (-1, "from -1 to"), (7, "to 7")])
+def test_values_that_are_no_bins_are_refused(wrong, told):
+    model, batch = ScBERTModel(tiny_config()), tiny_batch()
+    batch["expression_values"] = batch["expression_values"].float()
+    model(**batch)
+    batch["expression_values"][0, 2] = wrong
+    with pytest.raises(ConfigurationError, match=f"bins, whole numbers from 0 to 6.*{told}"):
+        model(**batch)
+
+
+def test_cells_without_cls_are_not_pooled_at_cls():
+    model, batch = ScBERTModel(tiny_config(pooling="cls")), tiny_batch()
+    assert torch.isfinite(model(**batch).cell_embedding).all()
+    batch["input_ids"][2, 0] = 1
+    with pytest.raises(ConfigurationError, match="every cell needs `<cls>`"):
+        model(**batch)
+
+
+def test_published_fine_tuning_needs_two_layers():
+    with pytest.raises(ConfigurationError, match="last layer but one"):
+        ScBERTForSequenceClassification(tiny_config(num_hidden_layers=1)).freeze_as_published()
+
+
 def test_gene_attention_leaves_padding_out():
     model = ScBERTModel(tiny_config()).eval()
     batch = tiny_batch()
