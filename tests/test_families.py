@@ -19,12 +19,13 @@ from typer.testing import CliRunner
 from sclm_hf import annotate, embed
 from sclm_hf.adapters.lora import load_adapter
 from sclm_hf.cli.main import app
-from sclm_hf.errors import CheckpointError
+from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.hub.tiny import make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.data import DataArguments
 from sclm_hf.training.finetune import FinetuneArguments, finetune, load_classifier
+from sclm_hf.training.pretrain import PretrainArguments, pretrain
 
 LABELS = ["CD14+ Monocyte", "CD19+ B", "CD56+ NK"]
 N_CELLS, N_GENES, STEPS = 30, 96, 32
@@ -180,6 +181,19 @@ def test_finetune_all_weights_and_reload(base, cells, tmp_path):
     assert list(one.config.id2label.values()) == LABELS
     scores = [annotate(cells[0], folder, device="cpu") for folder in (tmp_path / "tuned", tmp_path / "again")]
     assert_close(*(torch.tensor(score.obsm["sclm_probabilities"]) for score in scores), rtol=0, atol=0)
+
+
+def test_pretrain_on_the_objectives_of_the_family(family, cells, tmp_path):
+    base = make_tiny_checkpoint(family.name, tmp_path / "base", task="pretrain", genes=cells[0].var_names)
+    settings = {"max_steps": 2, "per_device_train_batch_size": 10, "logging_steps": 1, "use_cpu": True}
+    data, config = DataArguments([str(cells[1])]), TrainingConfig(str(tmp_path / "out"), **settings)
+    if not family.objectives:
+        with pytest.raises(ConfigurationError, match=f"{family.title} cannot be pre-trained: {family.no_objective}"):
+            pretrain(data, PretrainArguments(str(base)), config)
+    for objective in family.objectives:
+        config.output_dir = str(tmp_path / objective)
+        result = pretrain(data, PretrainArguments(str(base), objective=objective), config)
+        assert np.isfinite([record["loss"] for record in result.history if "loss" in record]).all()
 
 
 def test_a_random_head_is_said(family, base, cells, caplog):
