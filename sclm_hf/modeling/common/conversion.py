@@ -7,13 +7,16 @@ first axis) or `Dropped` (left out on purpose, with the reason). A name that is 
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
-from sclm_hf.errors import CheckpointError
+from sclm_hf.errors import CheckpointError, SclmError
 
 REPORT_FILE = "loading_report.json"
 
@@ -66,6 +69,32 @@ class LoadingReport:
     def save(self, folder: Path) -> None:
         """Write the report beside the weights as `loading_report.json`."""
         (folder / REPORT_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def damage_is_told(path: Path) -> Iterator[None]:
+    """For code that reads what stands in a checkpoint: what goes wrong there is told as damage of `path`.
+
+    Raises:
+        CheckpointError: a setting has the wrong type or value, or a tensor the wrong number of axes.
+    """
+    try:
+        yield
+    except SclmError:
+        raise
+    except (
+        StrictDataclassError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(
+            f"`{path}` is damaged or of another kind: its settings and tensors make no model ({reason})."
+        ) from error
 
 
 def convert_weights(source: dict[str, Tensor], weight_map: WeightMap, report: LoadingReport) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from sclm_hf.modeling.common.conversion import (
     LoadingReport,
     WeightMap,
     convert_weights,
+    damage_is_told,
     empty_output,
     load_strictly,
 )
@@ -83,16 +84,16 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     content = read_torch_file(path)
     nested = isinstance(content, dict) and "model_state_dict" in content
     tensors = as_state_dict(content["model_state_dict"] if nested else content, path)
-    config = build_config(tensors, genes)
-
     model_class = ScBERTForSequenceClassification if "to_out.fc3.weight" in tensors else ScBERTForMaskedExpression
     report = LoadingReport("scbert", [path.name, GENES_FILE], architecture=model_class.__name__)
     if nested:
         report.dropped = {key: "state of the training" for key in content if key != "model_state_dict"}
-    if model_class is ScBERTForSequenceClassification:
-        _name_labels(config, source, report)
-    weights = convert_weights(_our_shapes(tensors, config, report), WEIGHT_MAP, report)
-    model = model_class(config)
+    with damage_is_told(path):
+        config = build_config(tensors, genes)
+        if model_class is ScBERTForSequenceClassification:
+            _name_labels(config, source, report)
+        weights = convert_weights(_our_shapes(tensors, config, report), WEIGHT_MAP, report)
+        model = model_class(config)
     load_strictly(model, weights)
     if model_class is ScBERTForMaskedExpression:
         report.notes.append("it holds no cell classifier: `AutoModelForSequenceClassification` starts it at random")

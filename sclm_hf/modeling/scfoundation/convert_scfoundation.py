@@ -11,6 +11,7 @@ from sclm_hf.modeling.common.conversion import (
     LoadingReport,
     WeightMap,
     convert_weights,
+    damage_is_told,
     empty_output,
     load_strictly,
 )
@@ -214,9 +215,10 @@ def _build_model(part: Any, genes: list[str], path: Path, report: LoadingReport)
     if settings["model"] != "mae_autobin":
         raise CheckpointError(f"`{path}` holds a model `{settings['model']}`: expected 'mae_autobin'.")
     tensors = {_inner_name(name): tensor for name, tensor in as_state_dict(part["state_dict"], path).items()}
-    config = build_config(settings, tensors, len(genes))
-    weights = convert_weights(tensors, WEIGHT_MAP, report)
-    model = ScFoundationForMaskedExpression(config)
+    with damage_is_told(path):
+        config = build_config(settings, tensors, len(genes))
+        weights = convert_weights(tensors, WEIGHT_MAP, report)
+        model = ScFoundationForMaskedExpression(config)
     load_strictly(model, weights)
     report.notes.append("it holds no cell classifier: `AutoModelForSequenceClassification` starts it at random")
     return model

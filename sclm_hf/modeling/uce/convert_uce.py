@@ -12,6 +12,7 @@ from sclm_hf.modeling.common.conversion import (
     LoadingReport,
     WeightMap,
     convert_weights,
+    damage_is_told,
     empty_output,
     load_strictly,
 )
@@ -123,15 +124,15 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     settings = read_json_object(source / SETTINGS_FILE) if (source / SETTINGS_FILE).exists() else {}
     chromosomes = read_chromosomes(source / CHROMOSOMES_FILE)
     tensors = read_state_dict(weights_file)
-    config = build_config(settings, tensors)
-
     report = LoadingReport("uce", [weights_file.name, CHROMOSOMES_FILE, OFFSETS_FILE])
     report.architecture = UCEForMaskedExpression.__name__
-    proteins, chromosome_offset = _proteins(source, tensors.pop(_PROTEINS), chromosomes, settings, report)
-    tables = read_species(source, chromosomes, chromosome_offset, proteins.shape[0], report)
-    tensors["pos_encoder.pe"] = tensors["pos_encoder.pe"].squeeze(1)
-    weights = convert_weights(tensors, WEIGHT_MAP, report)
-    model = UCEForMaskedExpression(config)
+    with damage_is_told(source):
+        config = build_config(settings, tensors)
+        proteins, chromosome_offset = _proteins(source, tensors.pop(_PROTEINS), chromosomes, settings, report)
+        tables = read_species(source, chromosomes, chromosome_offset, proteins.shape[0], report)
+        tensors["pos_encoder.pe"] = tensors["pos_encoder.pe"].squeeze(1)
+        weights = convert_weights(tensors, WEIGHT_MAP, report)
+        model = UCEForMaskedExpression(config)
     load_strictly(model, weights)
     model.set_protein_embeddings(proteins)
     report.renamed[_PROTEINS] = ["protein_embeddings.safetensors"]

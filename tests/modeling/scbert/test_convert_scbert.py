@@ -164,3 +164,21 @@ def test_output_is_never_overwritten(source, tmp_path):
     (tmp_path / "out" / "precious.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="not an empty folder"):
         convert_checkpoint(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [
+        ("token_emb.weight", 0),
+        ("pos_emb.emb.weight", (slice(None), slice(1))),
+        ("performer.net.layers.0.0.fn.fast_attention.projection_matrix", 0),
+    ],
+)
+def test_tensors_of_wrong_shapes_are_told(tmp_path, name, index):
+    source = release("case_a", tmp_path / "original")
+    content = torch.load(source / PRETRAINED, weights_only=True)
+    content["model_state_dict"][name] = content["model_state_dict"][name][index].clone()
+    torch.save(content, source / PRETRAINED)
+    with pytest.raises(CheckpointError, match="make no model"):
+        convert_checkpoint(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

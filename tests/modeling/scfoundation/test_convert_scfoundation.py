@@ -138,3 +138,21 @@ def test_output_is_never_overwritten(source, tmp_path):
     with pytest.raises(CheckpointError, match="not an empty folder"):
         convert_checkpoint(source, tmp_path / "out")
     assert (tmp_path / "out" / "precious.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [("encoder", "heads", "x"), ("encoder", "heads", 5), ("decoder", "depth", None), (None, "bin_num", "ten")],
+)
+def test_settings_of_wrong_kinds_are_told(tmp_path, part, name, value):
+    source = release("case_a", tmp_path / "original")
+    content = torch.load(source / "models.ckpt", weights_only=True)
+    config = content["cell"]["config"]
+    # what stands in the second wins
+    places = [config["model_config"]["mae_autobin"], config["dataset_config"]["rnaseq"]]
+    for settings in [place[part] if part else place for place in places if (part or name) in place]:
+        settings[name] = value
+    torch.save(content, source / "models.ckpt")
+    with pytest.raises(CheckpointError, match="make no model"):
+        convert_checkpoint(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

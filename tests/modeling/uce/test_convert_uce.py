@@ -179,3 +179,16 @@ def test_the_protein_table_is_pushed_with_the_model(tmp_path):
     folder = convert_case("case_a", tmp_path)
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     assert "protein_embeddings.safetensors" in read_folder(folder, "me/uce").files
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("nhead", "x"), ("nhead", 0), ("nhead", 7), ("nhead", None), ("CHROM_TOKEN_OFFSET", "a"), ("dropout", 3)],
+)
+def test_settings_of_wrong_kinds_are_told(tmp_path, name, value):
+    source = original_folder("case_a", tmp_path / "original")
+    settings = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(settings | {name: value}))
+    with pytest.raises(CheckpointError, match="make no model"):
+        convert_checkpoint(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
