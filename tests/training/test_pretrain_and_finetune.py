@@ -166,7 +166,7 @@ def test_labels_that_are_only_held_out_are_named(files, tmp_path):
     write_h5ad(tmp_path / "two.h5ad", 30, labels=(0, 1))
     corpus = CellCorpus(tmp_path / "two.h5ad", processor, label_column="cell_type", label_names=LABELS)
     with pytest.warns(SclmWarning, match="label 'T cell' of"):
-        check_labels(corpus, "cell_type")
+        check_labels(corpus, FinetuneArguments("model", "cell_type"))
 
 
 def test_training_does_not_start_from_an_adapter(pretrained, files, tmp_path):
