@@ -185,7 +185,7 @@ def test_finetune_all_weights_and_reload(base, cells, tmp_path):
 
 def test_pretrain_on_the_objectives_of_the_family(family, cells, tmp_path):
     base = make_tiny_checkpoint(family.name, tmp_path / "base", task="pretrain", genes=cells[0].var_names)
-    settings = {"max_steps": 2, "per_device_train_batch_size": 10, "logging_steps": 1, "use_cpu": True}
+    settings = {"max_steps": 2, "per_device_train_batch_size": N_CELLS, "logging_steps": 1, "use_cpu": True}
     data, config = DataArguments([str(cells[1])]), TrainingConfig(str(tmp_path / "out"), **settings)
     if not family.objectives:
         with pytest.raises(ConfigurationError, match=f"{family.title} cannot be pre-trained: {family.no_objective}"):
