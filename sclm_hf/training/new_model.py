@@ -65,6 +65,7 @@ def new_config(
         "pad_value": encoding.pad_value,
         "mask_value": encoding.mask_value,
         "num_batch_labels": n_batches,
+        "num_batches": n_batches,
         "has_special_tokens": encoding.add_cls,
         "max_position_embeddings": encoding.max_length,
         # there is no published gene table to keep
