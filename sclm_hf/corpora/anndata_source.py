@@ -146,6 +146,7 @@ class AnnDataSource:
         finally:
             if stored is not None:
                 os.close(stored.file)
+        self._refuse_changed()
 
     def close(self) -> None:
         """Close the file and forget what was read from it; the next read opens it again."""
@@ -174,13 +175,18 @@ class AnnDataSource:
 
     @contextmanager
     def _store(self) -> Iterator[Any]:
-        if self._current_stamp() != self.stamp:
-            raise CorpusError(f"`{self.path}` changed while the corpus was in use: open the corpus again.")
+        self._refuse_changed()
         with self._errors_named():
             # A handle that came over a fork shares its state with the parent's.
             if self._open is None or self._open.pid != os.getpid():
                 self._open = _OpenStore(self._open_store(), self._key, self._storage, (self.n_cells, self.n_genes))
             yield self._open.store
+        # What was read while the file changed may be half of the old and half of the new.
+        self._refuse_changed()
+
+    def _refuse_changed(self) -> None:
+        if self._current_stamp() != self.stamp:
+            raise CorpusError(f"`{self.path}` changed while the corpus was in use: open the corpus again.")
 
     @contextmanager
     def _errors_named(self) -> Iterator[None]:
@@ -190,7 +196,7 @@ class AnnDataSource:
             if str(self.path) in str(error):
                 raise
             raise CorpusError(f"`{self.path}`: {error}") from error
-        except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (OSError, LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise CorpusError(f"`{self.path}` is damaged or no AnnData file: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -207,15 +213,22 @@ class _OpenStore:
     def __init__(self, store: Any, key: str, storage: str, shape: tuple[int, int]) -> None:
         self.store, self.pid = store, os.getpid()
         self._matrix, self._storage, self._shape = store[key], storage, shape
+        values = self._matrix if storage == "dense" else self._matrix["data"]
+        if values.dtype.kind not in "biuf":
+            raise CorpusError(f"`{key}` holds values of type {values.dtype}, expected real numbers")
         if storage == "dense":
             return
         self._indptr = np.asarray(self._matrix["indptr"][:], dtype=np.int64)
         self._indices, self._data = RangeReader(self._matrix["indices"]), RangeReader(self._matrix["data"])
         n_lines = shape[0] if storage == "csr" else shape[1]
         n_entries = int(self._indptr[-1]) if len(self._indptr) else -1
-        sizes = {n_entries, self._indices.shape[0], self._data.shape[0]}
-        if len(self._indptr) != n_lines + 1 or len(sizes) > 1 or self._indptr[0] or (np.diff(self._indptr) < 0).any():
+        shapes = {(n_entries,), self._indices.shape, self._data.shape}
+        # Compared, as differences of damaged ones may overflow.
+        falls = (self._indptr[1:] < self._indptr[:-1]).any()
+        if len(self._indptr) != n_lines + 1 or len(shapes) > 1 or self._indptr[0] or falls:
             raise CorpusError(f"indptr, indices and data of `{key}` do not fit together")
+        if self._indices.dtype.kind not in "iu":
+            raise CorpusError(f"indices of `{key}` are of type {self._indices.dtype}, expected whole numbers")
         if storage == "csc":
             self._turn_around(key)
 

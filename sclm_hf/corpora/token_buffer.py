@@ -88,6 +88,7 @@ class TokenBuffer:
         if array.size >= needed:
             return array
         expected = needed * self._n_cells / self._n_put
-        larger = self._allocate(int(expected * _HEADROOM), array.dtype.type, array)
+        # Cells whose room was given up come a second time, so more may be needed than is expected.
+        larger = self._allocate(max(needed, int(expected * _HEADROOM)), array.dtype.type, array)
         larger[: array.size] = array
         return larger

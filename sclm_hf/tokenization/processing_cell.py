@@ -373,7 +373,14 @@ class CellProcessor(ProcessorMixin):
         refuse_rows(self._shallow(genes, totals), rows, what, "leave them out.")
 
     def _tokens(self, gene_ids) -> np.ndarray:
-        return tokens_of_columns(gene_ids, tuple(self.tokenizer.gene_vocabulary.special_tokens.values()))
+        vocabulary = self.tokenizer.gene_vocabulary
+        tokens = tokens_of_columns(gene_ids, tuple(vocabulary.special_tokens.values()))
+        if tokens.max(initial=-1) >= vocabulary.size:
+            raise ExpressionError(
+                f"The gene id {tokens.max()} is not in the vocabulary, whose ids end at {vocabulary.size - 1}: take "
+                "`gene_ids` of the result of this processor's `map_genes`."
+            )
+        return tokens
 
     def _refuse_pointless(self, uniforms, totals) -> None:
         encoding = self.feature_extractor.encoding

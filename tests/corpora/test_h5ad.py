@@ -8,6 +8,7 @@ import pytest
 import scipy.sparse as sp
 
 from sclm_hf.corpora.h5ad import H5adSource
+from sclm_hf.corpora.hdf5_ranges import RangeReader
 from sclm_hf.errors import CorpusError
 
 from .conftest import GENES, make_cells
@@ -176,9 +177,25 @@ def damaged(kind, path):
             elif kind == "indptr":
                 file["X/indptr"][20] = 10**6
             elif kind == "indices":
-                values = file["X/indices"][:]
-                del file["X/indices"]
-                file["X/indices"] = values[:-3]
+                replace(file, "X/indices", lambda values: values[:-3])
+            elif kind == "indptr that overflows":
+                replace(file, "X/indptr", lambda n: [*n[:20].tolist(), 2**62 + 5, -(2**62), *n[22:].tolist()])
+            elif kind == "table":
+                replace(file, "X/indices", lambda values: values[:, None])
+                replace(file, "X/data", lambda values: values[:, None])
+            elif kind == "group":
+                del file["X/data"]
+                file.create_group("X/data")
+            elif kind == "fractional indices":
+                replace(file, "X/indices", lambda values: values + 0.5)
+            elif kind == "complex values":
+                replace(file, "X/data", lambda values: values + 1j)
+
+
+def replace(file, name, change):
+    values = file[name][:]
+    del file[name]
+    file[name] = change(values)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +207,11 @@ def damaged(kind, path):
         ("no X", "`X`"),
         ("indptr", "do not fit together"),
         ("indices", "do not fit together"),
+        ("indptr that overflows", "do not fit together"),
+        ("table", "do not fit together"),
+        ("group", "is damaged"),
+        ("fractional indices", "indices of `/X` are of type float64, expected whole numbers"),
+        ("complex values", "`/X` holds values of type complex64, expected real numbers"),
     ],
 )
 def test_damaged_files_are_named(cells, tmp_path, kind, message):
@@ -216,6 +238,17 @@ def test_files_that_change_or_vanish_are_noticed(cells, tmp_path):
         source.read(ROWS)
     path.unlink()
     with pytest.raises(CorpusError, match=r"cells\.h5ad` cannot be read"):
+        source.read(ROWS)
+
+
+def test_files_that_change_while_they_are_read_are_noticed(cells, tmp_path, monkeypatch):
+    source = H5adSource(write(cells, tmp_path / "cells.h5ad"))
+    with pytest.raises(CorpusError, match=r"cells\.h5ad` changed"), source.stored_rows():
+        os.utime(source.path, ns=(1, 1))
+    source = H5adSource(source.path)
+    read = RangeReader.read_into
+    monkeypatch.setattr(RangeReader, "read_into", lambda *args: read(*args) or os.utime(source.path, ns=(2, 2)))
+    with pytest.raises(CorpusError, match=r"cells\.h5ad` changed"):
         source.read(ROWS)
 
 

@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 
 import numpy as np
 
@@ -56,3 +57,24 @@ def test_no_array_is_replaced_while_another_thread_writes_into_it():
     tokens = buffer.tokens
     found = [tokens.ids[start : start + n] for start, n in zip(tokens.starts, tokens.lengths, strict=True)]
     assert put.done() and [part[0] for part in found] == [0, 5, 1000, 1300] and len(found[1]) == 4
+
+
+def test_room_that_was_given_up_leaves_enough_for_the_cells_when_they_come_again():
+    buffer = TokenBuffer()
+    buffer.clear(2)
+    with buffer.room(np.full(2, 50), slice(0, 2), with_values=True):
+        pass
+    buffer.put(cells(50, 50), slice(0, 2))
+    tokens = buffer.tokens
+    assert tokens.ids[tokens.starts[0] :].tolist() == list(range(100))
+
+
+def test_who_waits_for_room_goes_on_when_the_others_fail():
+    buffer = TokenBuffer()
+    buffer.clear(4)
+    with ThreadPoolExecutor(1) as pool:
+        with suppress(ValueError), buffer.room(np.full(2, 5), slice(0, 2), with_values=True):
+            put = pool.submit(buffer.put, cells(300, 400), slice(2, 4))
+            assert wait([put], timeout=0.2).not_done
+            raise ValueError
+        assert wait([put], timeout=5).done and put.exception() is None

@@ -181,6 +181,13 @@ def test_unfit_cells_are_refused(tokenizer, counts, gene_ids, matrix, arguments,
         make(tokenizer).encode(matrix(counts), gene_ids, **{"cell_ids": np.arange(N_CELLS), **arguments})
 
 
+def test_gene_ids_of_another_vocabulary_are_refused(tokenizer, counts, gene_ids):
+    size = tokenizer.gene_vocabulary.size
+    foreign = np.where(gene_ids == gene_ids.max(), size, gene_ids)
+    with pytest.raises(ExpressionError, match=f"gene id {size} is not in the vocabulary, whose ids end at {size - 1}"):
+        make(tokenizer, encoding="rank", truncation="head").encode(counts, foreign, cell_ids=np.arange(N_CELLS))
+
+
 @pytest.mark.parametrize(
     ("encoding", "arguments", "error", "message"),
     [

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, types
 
 from .bins import bin_cells, bins_scratch
-from .cells import CellGenes, Cells, CellTokens, Layout, take
+from .cells import CellGenes, Cells, CellTokens, Layout, Survey, take
 from .rank import rank_cells, rank_scratch
 from .scratch import Scratch
 
@@ -51,18 +51,23 @@ class StoredRows(NamedTuple):
 
 
 class _Tile(NamedTuple):
-    """A few cells as read, and their genes; in the places of `found`, what a survey says of them."""
+    """Memory for the cells that are read at a time.
 
+    Attributes:
+        indptr, indices, data: the cells as read.
+        genes: their genes.
+        found: what a survey says of them; its `rows` are those of `indptr`.
+    """
+
+    indptr: np.ndarray
     indices: np.ndarray
     data: np.ndarray
-    indptr: np.ndarray
-    rows: np.ndarray
     genes: CellGenes
-    found: np.ndarray
+    found: Survey
 
 
 class _Work(NamedTuple):
-    """What is encoded: rows of a file, seen through the model's vocabulary."""
+    """What is encoded: rows of a file, seen through the model's vocabulary; `StoredRows` in the form kernels read."""
 
     file: int
     indptr: np.ndarray
@@ -117,10 +122,10 @@ def _read_tile(work, first, end, tile):
         return False
     if not _read(work.file, work.data_offsets, work.data_chunk, start, data):
         return False
-    cells = Cells(tile.indptr, indices, data, tile.rows[:n], work.tokens)
-    counts, values, fractional, problems = tile.found[0], tile.found[1], tile.found[2], tile.found[3]
-    take(cells, tile.genes, counts, values, fractional, problems)
-    return not problems[:n].any() and counts[:n].all()
+    found = tile.found
+    cells = Cells(tile.indptr, indices, data, found.rows[:n], work.tokens)
+    take(cells, tile.genes, found.genes, found.values, found.fractional, found.problems)
+    return not found.problems[:n].any() and found.genes[:n].all()
 
 
 @njit(cache=True, nogil=True)
@@ -128,7 +133,7 @@ def _written(layout, tile, out, first, end):
     """Where the cells of a tile are written; sets how many tokens they have."""
     special = (layout.cls_id >= 0) + (layout.eos_id >= 0)
     for i in range(first, end):
-        n = tile.genes.columns.size if layout.zeros else tile.found[0, i - first]
+        n = tile.genes.columns.size if layout.zeros else tile.found.genes[i - first]
         out.lengths[i] = min(n, layout.max_genes) + special
     return CellTokens(out.ids, out.values, out.starts[first:end], out.lengths[first:end])
 
@@ -236,10 +241,9 @@ def _tile(stored: StoredRows, rows: np.ndarray, tokens: np.ndarray, scratch: Scr
         columns=tokens[tokens >= 0],
     )
     return _Tile(
+        indptr=np.empty(_CELLS + 1, np.int64),
         indices=scratch.empty("tile_indices", size, stored.indices.dtype),
         data=scratch.empty("tile_data", size, kind),
-        indptr=np.empty(_CELLS + 1, np.int64),
-        rows=np.arange(_CELLS),
         genes=genes,
-        found=np.empty((4, _CELLS), np.int64),
+        found=Survey(np.arange(_CELLS), *np.empty((4, _CELLS), np.int64)),
     )
