@@ -75,6 +75,9 @@ class _Columns(Mapping):
         column = self._source.column(name)
         return np.array([*column.categories, ""], dtype=object)[column.codes]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
     def __iter__(self):
         return iter(self.columns)
 
