@@ -1,0 +1,1 @@
+"""CellPLM (Wen et al., ICLR 2024)."""

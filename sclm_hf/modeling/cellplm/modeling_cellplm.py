@@ -1,0 +1,551 @@
+"""CellPLM (Wen et al., "CellPLM: Pre-training of Cell Language Model Beyond Single Cells", ICLR 2024).
+
+Tokens are cells: a forward pass reads the cells of one sample, and cells attend to one another. A cell comes in as the
+sum of the embeddings of its genes, weighed by the logarithm of their counts, and goes out as a latent variable, from
+which a decoder tells the distribution of its counts.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from sclm_hf.errors import ConfigurationError
+from sclm_hf.modeling.common.attention.performer import PerformerFeatures, orthogonal_random_features
+from sclm_hf.modeling.common.base import SclmPreTrainedModel
+from sclm_hf.modeling.common.losses import IGNORE, cross_entropy, mean_over_targets
+from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
+
+from .configuration_cellplm import CellPLMConfig
+from .decoders_cellplm import DECODERS, make_norm, negative_binomial_nll, rescaled
+from .encoders_cellplm import CellLayer, MLPLayer, SpectralLinear, in_chunks, make_layers
+from .latents_cellplm import LATENTS, WarmUp
+
+_GENE_SCALE, _TARGET_SUM = 0.005, 1e4
+
+
+@dataclass
+class CellPLMModelOutput(CellModelOutput):
+    """What the encoder returns; cells are in the place of genes: `last_hidden_state` is `(cells, hidden)`,
+    `cell_embedding` `(cells, cell_embedding_size)`, `gene_embeddings` `(genes, hidden)`.
+
+    Args:
+        latent_loss (`torch.FloatTensor`, *optional*):
+            Scalar, the loss of the latent variable.
+    """
+
+    latent_loss: torch.FloatTensor | None = None
+
+
+@dataclass
+class CellPLMExpressionOutput(ModelOutput):
+    """What models of counts return.
+
+    Args:
+        loss (`torch.FloatTensor`, *optional*):
+            Scalar, when labels were given: that of the counts and that of the latent variable.
+        expression_loss (`torch.FloatTensor`, *optional*):
+            That of the counts alone.
+        latent_loss (`torch.FloatTensor`, *optional*):
+            That of the latent variable.
+        expression_prediction (`torch.FloatTensor`, *optional*):
+            `(cells, genes)` expected counts.
+        dispersion (`torch.FloatTensor`, *optional*):
+            `(genes,)` dispersions of the negative binomial distribution.
+        cell_embedding (`torch.FloatTensor`, *optional*):
+            `(cells, cell_embedding_size)`.
+        hidden_states (`tuple[torch.FloatTensor]`, *optional*):
+            One `(cells, hidden)` a layer, when asked for.
+    """
+
+    loss: torch.FloatTensor | None = None
+    expression_loss: torch.FloatTensor | None = None
+    latent_loss: torch.FloatTensor | None = None
+    expression_prediction: torch.FloatTensor | None = None
+    dispersion: torch.FloatTensor | None = None
+    cell_embedding: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+
+class CellPLMEmbeddings(nn.Module):
+    """From the counts of a cell to its first hidden state."""
+
+    def __init__(self, config: CellPLMConfig):
+        super().__init__()
+        self.config = config
+        self.genes = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.linear = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.norm = make_norm(config.norm, config.hidden_size)
+
+    def sum_of_genes(self, gene_embeddings: Tensor, expression_values: Tensor) -> Tensor:
+        """`(cells, hidden)`; the product with sparse counts is in single precision, and has no other."""
+        if expression_values.layout == torch.strided:
+            return torch.log1p(expression_values).to(gene_embeddings.dtype) @ gene_embeddings
+        summed = torch.sparse.mm(torch.log1p(expression_values.float()), gene_embeddings.float())
+        return summed.to(gene_embeddings.dtype)
+
+    def forward(self, summed: Tensor) -> Tensor:
+        return self.norm(self.dropout(F.relu(self.linear(summed))))
+
+
+class CellPLMPreTrainedModel(SclmPreTrainedModel):
+    """Weights as torch draws them; the gene table is drawn small."""
+
+    config_class = CellPLMConfig
+    _no_split_modules = ["CellLayer", "MLPLayer"]
+    supports_gradient_checkpointing = True
+    _supports_sdpa = False
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+    _supports_attention_backend = False
+    _can_record_outputs = {"hidden_states": [CellLayer, MLPLayer]}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, PerformerFeatures):
+            init.copy_(module.projection, orthogonal_random_features(*module.projection.shape))
+        elif isinstance(module, WarmUp):
+            init.zeros_(module.steps)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=_GENE_SCALE if module.num_embeddings == self.config.vocab_size else 1.0)
+        elif isinstance(module, nn.Linear):
+            bound = module.in_features**-0.5
+            init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
+            if isinstance(module, SpectralLinear):
+                init.ones_(module.sigma)
+                init.ones_(module.spectral_norm)
+                init.copy_(module.u, F.normalize(torch.randn_like(module.u), dim=0))
+        elif isinstance(module, nn.PReLU):
+            init.constant_(module.weight, 0.25)
+        elif isinstance(module, (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)):
+            init.ones_(module.weight)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
+
+
+@auto_docstring(custom_intro="The bare CellPLM: the cells of a sample in, one embedding a cell out.")
+class CellPLMModel(CellPLMPreTrainedModel):
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\.", r"^head\."]
+
+    def __init__(self, config: CellPLMConfig):
+        super().__init__(config)
+        self.embeddings = CellPLMEmbeddings(config)
+        self.layers = make_layers(config)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.latent = LATENTS[config.latent](config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings.genes
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embeddings.genes = value
+
+    @merge_with_config_defaults
+    @capture_outputs
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        expression_values: torch.FloatTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        cluster_uniforms: torch.FloatTensor | None = None,
+        latent_noise: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CellPLMModelOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(genes,)`, *optional*):
+            Ids of the genes that the columns are; all in their order by default.
+        expression_values (`torch.FloatTensor` of shape `(cells, genes)`):
+            Counts of the cells of one sample, as they are; dense, or sparse (COO or CSR).
+        attention_mask (`torch.LongTensor` of shape `(cells,)`, *optional*):
+            1 at real cells; the others do not exist for them.
+        cluster_uniforms (`torch.FloatTensor` of shape `(cells, num_clusters)`, *optional*):
+            Recorded draws between 0 and 1 of the mixture's component, in the place of new ones.
+        latent_noise (`torch.FloatTensor` of shape `(cells, cell_embedding_size)`, *optional*):
+            Recorded standard normal noise of the latent variable, in the place of new noise.
+        """
+        gene_embeddings = self._gene_embeddings(input_ids, expression_values)
+        hidden_states = self.embeddings.sum_of_genes(gene_embeddings, expression_values).unsqueeze(0)
+        hidden_states = in_chunks(lambda cells: self.embeddings(cells[0]).unsqueeze(0), hidden_states, self.chunk_size)
+        mask = None if attention_mask is None else attention_mask.unsqueeze(0)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, mask)
+        hidden_states = self.norm(hidden_states).squeeze(0)
+        cell_embedding, latent_loss = self.latent(hidden_states, cluster_uniforms, latent_noise)
+        return CellPLMModelOutput(
+            last_hidden_state=hidden_states,
+            cell_embedding=cell_embedding,
+            gene_embeddings=gene_embeddings,
+            latent_loss=latent_loss,
+        )
+
+    @property
+    def chunk_size(self) -> int | None:
+        return self.config.chunk_size
+
+    def _gene_embeddings(self, input_ids: Tensor | None, expression_values: Tensor) -> Tensor:
+        table = self.embeddings.genes
+        if input_ids is None:
+            input_ids = torch.arange(table.num_embeddings, device=table.weight.device)
+        if expression_values.ndim != 2 or input_ids.shape != expression_values.shape[1:]:
+            raise ConfigurationError(
+                "CellPLM reads the cells of one sample: expected `expression_values` (cells, genes) and `input_ids` "
+                f"(genes,), got {tuple(expression_values.shape)} and {tuple(input_ids.shape)}: take those that "
+                "`SampleProcessor` makes."
+            )
+        return table(input_ids)
+
+
+@auto_docstring(
+    custom_intro="""
+    CellPLM with its decoder: the distribution of counts of each cell. Pre-training hides counts of some cells; the
+    loss is the negative log-likelihood of all genes of these cells, and once more of what was hidden.
+    """
+)
+class CellPLMForMaskedExpression(CellPLMPreTrainedModel):
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^head\."]
+
+    def __init__(self, config: CellPLMConfig):
+        super().__init__(config)
+        self.model = CellPLMModel(config)
+        self.decoder = DECODERS[config.decoder](config)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        expression_values: torch.FloatTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        batch_labels: torch.LongTensor | None = None,
+        dataset_labels: torch.LongTensor | None = None,
+        platform_labels: torch.LongTensor | None = None,
+        masked_positions: torch.BoolTensor | None = None,
+        labels: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CellPLMExpressionOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(genes,)`, *optional*):
+            Ids of the genes that the columns are; all in their order by default.
+        expression_values (`torch.FloatTensor` of shape `(cells, genes)`):
+            Counts, 0 where they are hidden.
+        attention_mask (`torch.LongTensor` of shape `(cells,)`, *optional*):
+            1 at real cells.
+        batch_labels (`torch.LongTensor` of shape `(cells,)`, *optional*):
+            Batch of each cell, which the decoder is told.
+        dataset_labels (`torch.LongTensor` of shape `(cells,)`, *optional*):
+            Data set of each cell.
+        platform_labels (`torch.LongTensor` of shape `(cells,)`, *optional*):
+            Platform of each cell.
+        masked_positions (`torch.BoolTensor` of shape `(cells, genes)`, *optional*):
+            Which counts are hidden; these count twice in the loss.
+        labels (`torch.FloatTensor` of shape `(cells, genes)`, *optional*):
+            True counts of all genes of the cells that are asked for; -100 in the rows of the others.
+        """
+        num_items = kwargs.pop("num_items_in_batch", None)
+        encoded = self.model(input_ids, expression_values, attention_mask, **kwargs)
+        covariates = {"batch": batch_labels, "dataset": dataset_labels, "platform": platform_labels}
+        genes = self._genes(input_ids)
+        mean, dispersion = self.decoder(encoded.cell_embedding, genes, covariates)
+        loss = None if labels is None else self._loss(mean, dispersion, labels, masked_positions, num_items)
+        return CellPLMExpressionOutput(
+            loss=None if loss is None else loss + self._latent_loss(encoded.latent_loss, labels, num_items),
+            expression_loss=loss,
+            latent_loss=encoded.latent_loss,
+            expression_prediction=mean,
+            dispersion=dispersion,
+            cell_embedding=encoded.cell_embedding,
+            hidden_states=encoded.hidden_states,
+        )
+
+    def _genes(self, input_ids: Tensor | None) -> Tensor:
+        return torch.arange(self.config.vocab_size, device=self.device) if input_ids is None else input_ids
+
+    def _loss(
+        self, mean: Tensor, dispersion: Tensor | None, labels: Tensor, masked: Tensor | None, num_items: Tensor | None
+    ) -> Tensor:
+        """Sum over genes, mean over the cells that are asked for."""
+        asked = (labels != IGNORE).all(1)
+        counts = labels.masked_fill(~asked[:, None], 0).float()
+        if dispersion is None:
+            return self._squared_error(mean, counts, masked, asked, labels, num_items)
+        nll = negative_binomial_nll(counts, rescaled(mean.float(), counts), dispersion)
+        if masked is not None and self.training:
+            hidden = masked.float()
+            means = rescaled(mean.float() * hidden, counts * hidden)
+            nll = nll + negative_binomial_nll(counts * hidden, means, dispersion * hidden)
+        return self._per_cell(nll.sum(1), asked, labels, num_items)
+
+    def _squared_error(
+        self, mean: Tensor, counts: Tensor, masked: Tensor | None, asked: Tensor, labels: Tensor, num_items
+    ) -> Tensor:
+        masked = torch.ones_like(counts) if masked is None else masked.float()
+        error = ((rescaled(mean.float(), counts) - counts) * masked) ** 2
+        return self._per_cell(error.mean(1), asked, labels, num_items)
+
+    def _per_cell(self, values: Tensor, asked: Tensor, labels: Tensor, num_items: Tensor | None) -> Tensor:
+        """The trainer counts labels, of which a cell has one for each gene."""
+        cells = None if num_items is None else num_items / labels.shape[1]
+        return mean_over_targets(values, asked, cells)
+
+    def _latent_loss(self, loss: Tensor, labels: Tensor, num_items: Tensor | None) -> Tensor:
+        """Its share of a whole step: that of the sample's cells that are asked for."""
+        if num_items is None:
+            return loss
+        return loss * (labels != IGNORE).sum() / num_items
+
+
+@auto_docstring(
+    custom_intro="""
+    CellPLM for imputation: the counts of all genes asked for, from those that were measured. Expected counts of a cell
+    add up, over the genes in the loss, to what the labels do; without labels they are not scaled.
+    """
+)
+class CellPLMForImputation(CellPLMForMaskedExpression):
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        expression_values: torch.FloatTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        labels: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CellPLMExpressionOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(genes,)`, *optional*):
+            Ids of the genes that the columns are; all in their order by default.
+        expression_values (`torch.FloatTensor` of shape `(cells, genes)`):
+            Counts, 0 where they were not measured.
+        attention_mask (`torch.LongTensor` of shape `(cells,)`, *optional*):
+            1 at real cells.
+        labels (`torch.FloatTensor` of shape `(cells, genes)`, *optional*):
+            True counts; -100 where they are not known.
+        """
+        num_items = kwargs.pop("num_items_in_batch", None)
+        output = super().forward(input_ids, expression_values, attention_mask, **kwargs)
+        if labels is None:
+            return output
+        if output.dispersion is None:
+            raise ConfigurationError("The imputation of CellPLM needs `decoder='nbmlp'` in the configuration.")
+        known = labels != IGNORE
+        counts, mean = labels.masked_fill(~known, 0).float(), output.expression_prediction.float()
+        mean = mean * (counts.sum(1, keepdim=True) / (mean * known).sum(1, keepdim=True))
+        nll = negative_binomial_nll(counts, mean, output.dispersion)
+        items = known.any(1).sum().clamp(min=1) if num_items is None else num_items / labels.shape[1]
+        output.expression_prediction = mean
+        output.expression_loss = torch.where(known, nll, 0.0).sum() / items
+        output.loss = output.expression_loss + self._latent_loss(output.latent_loss, labels, num_items)
+        return output
+
+
+class CellPLMHead(nn.Module):
+    """Linear layers over cell embeddings, with dropout before each and ReLU between them."""
+
+    def __init__(self, config: CellPLMConfig, num_outputs: int):
+        super().__init__()
+        widths = [config.cell_embedding_size] + [config.head_hidden_size] * (config.num_head_layers - 1)
+        self.layers = nn.ModuleList(map(nn.Linear, widths, [*widths[1:], num_outputs]))
+        self.dropout = nn.Dropout(config.head_dropout)
+
+    def forward(self, cell_embedding: Tensor) -> Tensor:
+        hidden_states = cell_embedding
+        for number, layer in enumerate(self.layers):
+            hidden_states = layer(self.dropout(F.relu(hidden_states) if number else hidden_states))
+        return hidden_states
+
+
+@auto_docstring(custom_intro="CellPLM with a classifier of cells.")
+class CellPLMForSequenceClassification(CellPLMPreTrainedModel):
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^head\.", r"^model\.latent\."]
+
+    def __init__(self, config: CellPLMConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        config.latent = config.classifier_latent or config.latent
+        self.model = CellPLMModel(config)
+        self.classifier = CellPLMHead(config, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        expression_values: torch.FloatTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CellClassifierOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(genes,)`, *optional*):
+            Ids of the genes that the columns are; all in their order by default.
+        expression_values (`torch.FloatTensor` of shape `(cells, genes)`):
+            Counts of the cells of one sample.
+        attention_mask (`torch.LongTensor` of shape `(cells,)`, *optional*):
+            1 at real cells.
+        labels (`torch.LongTensor` of shape `(cells,)`, *optional*):
+            Cell types; -100 is ignored.
+        """
+        num_items = kwargs.pop("num_items_in_batch", None)
+        encoded = self.model(input_ids, expression_values, attention_mask, **kwargs)
+        logits = self.classifier(encoded.cell_embedding)
+        loss = None
+        if labels is not None:
+            share = 1.0 if num_items is None else (labels != IGNORE).sum() / num_items
+            loss = cross_entropy(logits, labels, num_items) + encoded.latent_loss * share
+        return CellClassifierOutput(
+            loss=loss,
+            logits=logits,
+            cell_embedding=encoded.cell_embedding,
+            hidden_states=encoded.hidden_states,
+        )
+
+
+@auto_docstring(
+    custom_intro="CellPLM with a classifier of whole samples, such as patients, by the mean of their cells."
+)
+class CellPLMForSampleClassification(CellPLMPreTrainedModel):
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\."]
+
+    def __init__(self, config: CellPLMConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = CellPLMModel(config)
+        self.head = nn.Linear(config.cell_embedding_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        expression_values: torch.FloatTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CellClassifierOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(genes,)`, *optional*):
+            Ids of the genes that the columns are; all in their order by default.
+        expression_values (`torch.FloatTensor` of shape `(cells, genes)`):
+            Counts of the cells of one sample.
+        attention_mask (`torch.LongTensor` of shape `(cells,)`, *optional*):
+            1 at real cells.
+        labels (`torch.LongTensor` of shape `(1,)`, *optional*):
+            Class of the sample.
+        """
+        num_items = kwargs.pop("num_items_in_batch", None)
+        encoded = self.model(input_ids, expression_values, attention_mask, **kwargs)
+        weights = torch.ones_like(encoded.cell_embedding[:, :1]) if attention_mask is None else attention_mask[:, None]
+        mean = (encoded.cell_embedding * weights).sum(0, keepdim=True) / weights.sum()
+        logits = self.head(mean)
+        loss = None if labels is None else cross_entropy(logits, labels, num_items) + encoded.latent_loss
+        return CellClassifierOutput(
+            loss=loss,
+            logits=logits,
+            cell_embedding=encoded.cell_embedding,
+            hidden_states=encoded.hidden_states,
+        )
+
+
+@auto_docstring(
+    custom_intro="""
+    CellPLM with a head that predicts the expression of `config.num_outputs` genes from a cell's embedding:
+    `config.head_objective` says what for.
+    """
+)
+class CellPLMForExpressionRegression(CellPLMPreTrainedModel):
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\."]
+
+    def __init__(self, config: CellPLMConfig):
+        super().__init__(config)
+        self.model = CellPLMModel(config)
+        self.head = CellPLMHead(config, config.num_outputs)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        expression_values: torch.FloatTensor | None = None,
+        attention_mask: torch.LongTensor | None = None,
+        masked_positions: torch.BoolTensor | None = None,
+        labels: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CellPLMExpressionOutput:
+        r"""
+        input_ids (`torch.LongTensor` of shape `(genes,)`, *optional*):
+            Ids of the genes that the columns are; all in their order by default.
+        expression_values (`torch.FloatTensor` of shape `(cells, genes)`):
+            Counts of the cells of one sample.
+        attention_mask (`torch.LongTensor` of shape `(cells,)`, *optional*):
+            1 at real cells.
+        masked_positions (`torch.BoolTensor` of shape `(cells, num_outputs)`, *optional*):
+            Denoising: which counts were hidden. Perturbation: which are predicted, the others are 0. All by default.
+        labels (`torch.FloatTensor` of shape `(cells, num_outputs)`, *optional*):
+            Denoising: true counts. Else true expression. -100 is ignored in imputation.
+        """
+        num_items = kwargs.pop("num_items_in_batch", None)
+        encoded = self.model(input_ids, expression_values, attention_mask, **kwargs)
+        prediction, loss = regression(
+            self.config.head_objective, self.head(encoded.cell_embedding), labels, masked_positions, num_items
+        )
+        return CellPLMExpressionOutput(
+            loss=None if loss is None else loss + encoded.latent_loss,
+            expression_loss=loss,
+            latent_loss=encoded.latent_loss,
+            expression_prediction=prediction,
+            cell_embedding=encoded.cell_embedding,
+            hidden_states=encoded.hidden_states,
+        )
+
+
+def regression(
+    objective: str, prediction: Tensor, labels: Tensor | None, masked: Tensor | None, num_items: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Prediction and loss of the heads that tell expression.
+
+    Args:
+        objective: `"imputation"`, `"denoising"` or `"perturbation"`.
+        prediction: `(cells, genes)`.
+        labels, masked, num_items: as for `CellPLMForExpressionRegression`.
+    """
+    masked = torch.ones_like(prediction) if masked is None else masked.to(prediction.dtype)
+    if objective == "perturbation":
+        prediction = prediction * masked
+    if labels is None:
+        return prediction, None
+    known, labels = labels != IGNORE, labels.float()
+    if objective == "denoising":
+        labels = torch.log1p(labels / labels.sum(1, keepdim=True) * _TARGET_SUM)
+        error = (prediction - labels) ** 2
+        return prediction, mean_over_targets(error * masked + error, known, num_items)
+    labels = labels * masked if objective == "perturbation" else labels
+    return prediction, mean_over_targets((prediction - labels) ** 2, known, num_items)
+
+
+__all__ = [
+    "CellPLMForExpressionRegression",
+    "CellPLMForImputation",
+    "CellPLMForMaskedExpression",
+    "CellPLMForSampleClassification",
+    "CellPLMForSequenceClassification",
+    "CellPLMModel",
+    "CellPLMPreTrainedModel",
+]
