@@ -51,20 +51,23 @@ class GeneMaps:
             GeneCoverageError: the model knows less than 30 % of the counts of the source; the message names it.
         """
         if source.name not in self._by_source:
+            # Read first: that there are as many names as columns is checked there.
+            names, ensembl_ids = source.genes()
             sample = sample_rows(source, rows)
             matrix = source.read(sample)
             check_indices(matrix, source, sample)
             check_kind(matrix, self._processor.feature_extractor.expects, source)
             counts = _column_sums(matrix)
-            mapping = self._map(source, counts)
+            mapping = self._map(names, ensembl_ids, counts)
             coverage = replace(mapping.coverage, count_share=_share(mapping.gene_ids, counts))
             _check(coverage, source)
             key = blake2b(mapping.gene_ids.tobytes(), digest_size=16).digest()
             self._by_source[source.name] = self._arrays.setdefault(key, mapping.gene_ids), coverage
         return self._by_source[source.name]
 
-    def _map(self, source: CellSource, counts: np.ndarray | None) -> "GeneMapping":
-        names, ensembl_ids = source.genes()
+    def _map(
+        self, names: Sequence[str], ensembl_ids: Sequence[str] | None, counts: np.ndarray | None
+    ) -> "GeneMapping":
         key = _digest(names, ensembl_ids)
         if key in self._by_genes:
             return self._by_genes[key]

@@ -1,3 +1,4 @@
+import h5py
 import numpy as np
 import pytest
 
@@ -54,6 +55,14 @@ def test_share_of_counts_is_that_of_the_cells_used(tmp_path, processor):
     assert GeneMaps(processor, "human").of(source, np.arange(32))[1].count_share == 1
     with pytest.warns(SclmWarning, match=r"cells\.h5ad.*few of its genes"):
         assert GeneMaps(processor, "human").of(source, np.arange(32, 64))[1].count_share == pytest.approx(0.5)
+
+
+def test_a_header_that_promises_too_many_genes_is_named(tmp_path, processor):
+    path = write(tmp_path / "cells.h5ad", GENES).path
+    with h5py.File(path, "r+") as file:
+        file["X"].attrs["shape"] = np.array([200, 2**40])
+    with pytest.raises(CorpusError, match=r"cells\.h5ad`: 40 gene names for 1099511627776 columns"):
+        GeneMaps(processor, "human").of(H5adSource(path), None)
 
 
 def test_unknown_genes_are_an_error_that_names_the_file(tmp_path, processor):
