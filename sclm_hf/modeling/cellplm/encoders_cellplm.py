@@ -75,7 +75,7 @@ class CellLayer(GradientCheckpointingLayer):
     def forward(self, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
         normed = self.norm1(hidden_states)
         if self.config.encoder == "performer":
-            attended = self.self_attn(normed, mask, "batch")
+            attended, _ = self.self_attn(normed, mask, "batch")
         else:
             attended = self.dropout(self.attention_dropout(self.self_attn(normed, mask)))
         hidden_states = hidden_states + attended
