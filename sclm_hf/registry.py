@@ -34,7 +34,6 @@ class Family:
         genes_first: whether genes come before these in a new vocabulary.
         objectives: what its pre-training model can be trained on by `sclm-hf pretrain`, the published one first.
         no_objective: why there is none.
-        classifier_settings: what the configuration of a new classifier says other than that of the pre-trained model.
         tiny: configuration of a model small enough for tests and examples, without what a vocabulary tells.
     """
 
@@ -68,7 +67,6 @@ class Family:
     genes_first: bool = False
     objectives: tuple[str, ...] = ()
     no_objective: str = ""
-    classifier_settings: dict[str, object] = field(default_factory=dict)
     tiny: dict[str, object] = field(default_factory=dict)
     source_layout: str = ""
 
@@ -133,8 +131,6 @@ FAMILIES: dict[str, Family] = {
         processor_module="processing_sample",
         special_tokens=(),
         objectives=("masked_samples",),
-        # as published for annotation
-        classifier_settings={"latent": "ae"},
         tiny={
             "hidden_size": 32,
             "num_hidden_layers": 2,

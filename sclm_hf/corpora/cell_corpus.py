@@ -52,6 +52,8 @@ class CellCorpus:
         label_names: the labels in the order of their numbers; by default those of the cells used, sorted.
         batch_column: column of `obs` that becomes `batch_labels`, numbers of `batch_names`.
         batch_names: as `label_names`.
+        sample_share: share of the cells of each sample that an epoch takes, drawn anew in each, where cells come in
+            samples.
         task_columns: columns of `obs`, one a task of a multi-task model; each becomes `labels_<column>`. A mapping
             gives the values of each in the order of their numbers.
         species: `"human"`, or `"mouse"` to map genes through orthologs.
@@ -105,6 +107,7 @@ class CellCorpus:
         label_names: Sequence[str] | None = None,
         batch_column: str | None = None,
         batch_names: Sequence[str] | None = None,
+        sample_share: float = 1.0,
         task_columns: Sequence[str] | Mapping[str, Sequence[str]] = (),
         species: str = "human",
         rows: Mapping[str | Path, Any] | None = None,
@@ -139,7 +142,7 @@ class CellCorpus:
         tasks = task_columns if isinstance(task_columns, Mapping) else dict.fromkeys(task_columns)
         self.task_names = {column: self._number(f"labels_{column}", column, names) for column, names in tasks.items()}
         if processor.context == "sample":
-            self.samples = Samples(self.sources, self._rows, batch_column)
+            self.samples = Samples(self.sources, self._rows, batch_column, sample_share)
         self._genes = GeneMaps(processor, species)
         self._open: dict[int, None] = {}
         if not lazy:

@@ -43,16 +43,24 @@ class Samples:
         sources: the sources.
         rows: the rows used of each; None = all.
         column: column of `obs`; None = `obs["batch"]` of the sources that have it.
+        share: share of the cells of a sample that an epoch takes, at least one.
 
     Raises:
+        ConfigurationError: `share` is no share.
         CorpusError: a source lacks the column that was named, a cell used has no value in it, or it has another value
             for each cell.
     """
 
     def __init__(
-        self, sources: Sequence[CellSource], rows: Sequence[np.ndarray | None], column: str | None = None
+        self,
+        sources: Sequence[CellSource],
+        rows: Sequence[np.ndarray | None],
+        column: str | None = None,
+        share: float = 1.0,
     ) -> None:
-        self._sources, self._rows = sources, rows
+        if not 0 < share <= 1:
+            raise ConfigurationError(f"`sample_share` must be above 0 and at most 1, got {share}.")
+        self._sources, self._rows, self._share = sources, rows, share
         self._samples: list[Sample] = []
         ids = [self._add(index, column) for index in range(len(sources))]
         self.ids = np.concatenate(ids)
@@ -78,31 +86,36 @@ class Samples:
             return np.arange(len(self))
         return np.argsort(cell_keys(self.ids, seed, epoch), kind="stable")
 
+    def taken(self, most_cells: int | None = None) -> np.ndarray:
+        """(samples,) int64: how many cells an epoch takes of each, at most `most_cells`."""
+        taken = np.maximum((self.sizes * self._share).astype(np.int64), 1)
+        return taken if most_cells is None else np.minimum(taken, most_cells)
+
     def warn_of_larger(self, most_cells: int) -> None:
-        """Say once that some samples have more cells than an epoch takes of them."""
-        larger = np.flatnonzero(self.sizes > most_cells)
+        """Say once that some samples have more cells than a batch may have."""
+        larger = np.flatnonzero(self.taken() > most_cells)
         if not larger.size or most_cells in self._warned_of:
             return
         self._warned_of.add(most_cells)
         largest = int(self.sizes.argmax())
         warn(
             f"{larger.size} of {len(self)} samples have more than {most_cells} cells, the batch size; the largest is "
-            f"{self._samples[largest].name} with {self.sizes[largest]:,}. Of these an epoch takes {most_cells} cells, "
-            "drawn anew in each: raise the batch size for whole samples."
+            f"{self._samples[largest].name} with {self.taken()[largest]:,}. Of these an epoch takes {most_cells} "
+            "cells, drawn anew in each: raise the batch size for whole samples."
         )
 
     def chosen(self, number: int, most_cells: int, *, seed: int, epoch: int) -> np.ndarray:
         """The positions of at most `most_cells` cells of a sample, ascending; which ones is drawn by their ids."""
-        positions = self._samples[number].positions
-        if len(positions) <= most_cells:
+        positions, taken = self._samples[number].positions, int(self.taken(most_cells)[number])
+        if len(positions) == taken:
             return positions
         ids = cell_ids(self._sources[self._samples[number].source].name, self.rows_of(number))
-        drawn = np.argsort(cell_keys(ids, seed, epoch), kind="stable")[:most_cells]
+        drawn = np.argsort(cell_keys(ids, seed, epoch), kind="stable")[:taken]
         return np.sort(positions[drawn])
 
     def digest(self) -> str:
         """What names the samples: the same for the same cells in the same samples."""
-        found = hashlib.sha256(self.ids.tobytes())
+        found = hashlib.sha256(self.ids.tobytes() + self.taken().tobytes())
         for sample in self._samples:
             found.update(sample.positions.tobytes())
         return found.hexdigest()[:16]
@@ -198,7 +211,7 @@ class SampleSchedule(NamedTuple):
             ConfigurationError: a size is not positive, the rank is not among the ranks, or no sample begins at
                 `start`.
         """
-        sizes = np.minimum(samples.sizes, batch_size)[samples.order(seed=seed, epoch=epoch, shuffle=shuffle)]
+        sizes = samples.taken(batch_size)[samples.order(seed=seed, epoch=epoch, shuffle=shuffle)]
         check_share(int(sizes.sum()), {"batch_size": batch_size}, start=start, rank=rank, world_size=world_size)
         begins = np.concatenate([[0], np.cumsum(sizes)])
         first = int(np.searchsorted(begins, start))

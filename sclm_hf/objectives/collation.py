@@ -37,6 +37,8 @@ class CellCollator(ABC):
 
     predicts_expression: ClassVar[bool] = False
     """Whether the objective needs the values of an encoding."""
+    sample_share: ClassVar[float] = 1.0
+    """Share of the cells of a sample that an epoch of training takes, where cells come in samples."""
 
     pad_token_id: int = 0
     pad_value: float = -2.0

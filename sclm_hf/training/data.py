@@ -81,6 +81,7 @@ def open_corpora(
     label_column: str | None = None,
     task_columns: Sequence[str] = (),
     start_from: str | None = None,
+    sample_share: float = 1.0,
     seed: int = 0,
 ) -> tuple[CellCorpus, CellCorpus | None]:
     """The cells to train on, and those to evaluate on, if any; both number their labels alike.
@@ -91,6 +92,7 @@ def open_corpora(
         label_column: column of `obs` with the label of each cell.
         task_columns: columns of `obs`, one a task, with the labels of each cell.
         start_from: folder or repository of the model to go on from: batches keep the labels that it knows them by.
+        sample_share: share of the cells of a sample to train on in an epoch, where cells come in samples.
         seed: seed of the order of the cells and of what is held out.
 
     Raises:
@@ -110,7 +112,8 @@ def open_corpora(
         "species": data.species,
         "seed": seed,
     }
-    everything = CellCorpus(data.train_files, processor, lazy=data.eval_share > 0, **options)
+    share = {"sample_share": sample_share}
+    everything = CellCorpus(data.train_files, processor, lazy=data.eval_share > 0, **share, **options)
     options |= {"label_names": everything.label_names, "batch_names": everything.batch_names}
     options["task_columns"] = everything.task_names
     if data.eval_files:
@@ -128,7 +131,7 @@ def open_corpora(
             f"`eval_share` {data.eval_share} of {sum(sizes.values())} cells leaves nothing to train or to evaluate on."
         )
     return (
-        CellCorpus(data.train_files, processor, rows=kept, **options),
+        CellCorpus(data.train_files, processor, rows=kept, **share, **options),
         CellCorpus(data.train_files, processor, rows=held_out, shuffle=False, **options),
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from accelerate.utils import set_seed
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from ..adapters.lora import add_lora
 from ..corpora.cell_corpus import CellCorpus
@@ -15,7 +15,6 @@ from ..logging import warn
 from ..objectives.cell_classification import CellClassificationCollator
 from ..objectives.collation import CellCollator
 from ..objectives.multitask_classification import MultiTaskClassificationCollator
-from ..registry import FAMILIES
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option
 from .data import DataArguments, load_processor, open_corpora
@@ -139,12 +138,8 @@ def _check_column(corpus: CellCorpus, column: str, field: str, names: Sequence[s
 
 def load_classifier(name: str, label_names: Sequence[str]) -> PreTrainedModel:
     """The pre-trained model with a classifier for `label_names`; the classifier starts random if it has none."""
-    config = AutoConfig.from_pretrained(name)
-    is_classifier = any(model.endswith("ForSequenceClassification") for model in config.architectures or ())
-    family = None if is_classifier else FAMILIES.get(config.model_type)
     return AutoModelForSequenceClassification.from_pretrained(
         name,
-        **(family.classifier_settings if family else {}),
         id2label=dict(enumerate(label_names)),
         label2id={label: i for i, label in enumerate(label_names)},
         ignore_mismatched_sizes=True,

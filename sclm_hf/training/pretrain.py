@@ -68,7 +68,8 @@ def pretrain(data: DataArguments, arguments: PretrainArguments, config: Training
         choose_objective(arguments.objective, arguments.family)
     processor = create_processor(data, arguments)
     collator = create_collator(arguments, processor, seed=config.seed)
-    corpus, eval_corpus = open_corpora(data, processor, start_from=arguments.model_name_or_path, seed=config.seed)
+    how = {"sample_share": collator.sample_share, "seed": config.seed}
+    corpus, eval_corpus = open_corpora(data, processor, start_from=arguments.model_name_or_path, **how)
     model = create_model(arguments, processor, n_batches=len(corpus.batch_names or ()))
     return train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
 

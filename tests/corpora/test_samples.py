@@ -120,6 +120,20 @@ def test_large_samples_give_a_subset_that_changes_with_the_epoch(corpus):
     assert not {tuple(cells) for cells in first} & {tuple(cells) for cells in second if len(cells) == 12}
 
 
+def test_an_epoch_may_take_a_share_of_each_sample(files, processor, corpus):
+    whole = {frozenset(cells) for cells in cells_of(corpus.batches(ALL))}
+    part = CellCorpus(files[0], processor, seed=5, sample_share=0.7)
+    first, second = cells_of(part.batches(ALL)), cells_of(part.batches(ALL, epoch=1))
+    for cells in (*first, *second):
+        (sample,) = [one for one in whole if one >= set(cells)]
+        assert len(cells) == int(0.7 * len(sample))
+    assert not {tuple(cells) for cells in first} & {tuple(cells) for cells in second}
+    assert cells_of(part.batches(ALL, start=len(first[0]))) == first[1:]
+    assert part.order_id(ALL) != CellCorpus(files[0], processor, seed=5).order_id(ALL)
+    with pytest.raises(ConfigurationError, match="`sample_share` must be above 0"):
+        CellCorpus(files[0], processor, sample_share=0)
+
+
 def test_batch_column_names_the_samples_and_labels_them(files, processor):
     corpus = CellCorpus(files[0], processor, batch_column="donor")
     assert len(corpus.samples) == 6 and corpus.batch_names == ["d1", "d2"]

@@ -53,7 +53,7 @@ def grouped(cells: anndata.AnnData, column: str | None) -> anndata.AnnData:
 def test_embed_gives_what_was_recorded(case, name, column):
     _, folder, pipe, cells = case
     model = AutoModel.from_pretrained(folder)
-    is_mixture = model.config.latent == "gmvae"
+    is_mixture = model.config.latent_type == "gmvae"
     if is_mixture:
         replay(model, pipe[f"{name.removeprefix('embedding')}_noise_gumbel_u".strip("_")])
     found = embed(grouped(cells, column), model, AutoProcessor.from_pretrained(folder), batch_key=column)
