@@ -19,7 +19,7 @@ class CellPLMConfig(PreTrainedConfig):
         Rows of the gene table; there are no special tokens.
     num_attention_heads (`int`, *optional*, defaults to 8):
         Attention heads of the encoder.
-    encoder (`str`, *optional*, defaults to `"flowformer"`):
+    encoder_type (`str`, *optional*, defaults to `"flowformer"`):
         Layers over the cells of a sample: `"flowformer"`, `"performer"`, `"cosformer"` (the order of cells matters to
         it), `"transformer"` (softmax attention, spectrally normalised feed-forward part), `"mlp"` (each cell alone) or
         `"none"`.
@@ -34,15 +34,15 @@ class CellPLMConfig(PreTrainedConfig):
     norm (`str`, *optional*, defaults to `"groupnorm"`):
         Normalisation of embeddings and decoder: `"groupnorm"` (of a quarter of the channels of a cell), `"layernorm"`,
         `"rmsnorm"` or `"none"`.
-    latent (`str`, *optional*, defaults to `"gmvae"`):
+    latent_type (`str`, *optional*, defaults to `"gmvae"`):
         What a cell's embedding is: `"gmvae"`, a Gaussian mixture of `num_clusters`; `"vae"`, one Gaussian, as in the
         model released as `20231027_85M`; `"ae"`, a linear map, as for annotation; `"split"`, a continuous part of
         `num_continuous` and soft classes of `num_categories`, merged.
     cell_embedding_size (`int`, *optional*, defaults to 512):
         Width of the cell embedding.
-    classifier_latent (`str`, *optional*, defaults to `"ae"`):
-        What takes the place of `latent` in `CellPLMForSequenceClassification`, started at random where a checkpoint
-        has another one, as in the original's fine-tuning; None keeps `latent`.
+    classifier_latent_type (`str`, *optional*, defaults to `"ae"`):
+        What takes the place of `latent_type` in `CellPLMForSequenceClassification`, started at random where a
+        checkpoint has another one, as in the original's fine-tuning; None keeps `latent_type`.
     latent_hidden_size (`int`, *optional*, defaults to 512):
         Hidden units between encoder and mixture.
     num_clusters (`int`, *optional*, defaults to 16):
@@ -66,7 +66,7 @@ class CellPLMConfig(PreTrainedConfig):
         Weight of the mixture's loss that compares a cell's Gaussian with that of its cluster.
     cluster_loss_weight (`float`, *optional*, defaults to 5.0):
         Weight of the mixture's loss that compares the shares of clusters with equal ones.
-    decoder (`str`, *optional*, defaults to `"nbmlp"`):
+    decoder_type (`str`, *optional*, defaults to `"nbmlp"`):
         From embeddings to counts: `"nbmlp"` (mean and dispersion of a negative binomial), `"mlp"` or `"resmlp"`.
     num_batches (`int`, *optional*, defaults to 12596):
         Batches that the decoder tells apart; 0 = it does not.
@@ -100,15 +100,15 @@ class CellPLMConfig(PreTrainedConfig):
     hidden_size: int = 1024
     num_hidden_layers: int = 4
     num_attention_heads: int = 8
-    encoder: Literal["flowformer", "performer", "cosformer", "transformer", "mlp", "none"] = "flowformer"
+    encoder_type: Literal["flowformer", "performer", "cosformer", "transformer", "mlp", "none"] = "flowformer"
     head_dim: int = 64
     num_random_features: int = 266
     hidden_dropout_prob: float | int = 0.2
     attention_dropout_prob: float | int = 0.01
     norm: Literal["groupnorm", "layernorm", "rmsnorm", "none"] = "groupnorm"
     layer_norm_eps: float = 1e-5
-    latent: Literal["gmvae", "vae", "ae", "split"] = "gmvae"
-    classifier_latent: Literal["gmvae", "vae", "ae", "split"] | None = "ae"
+    latent_type: Literal["gmvae", "vae", "ae", "split"] = "gmvae"
+    classifier_latent_type: Literal["gmvae", "vae", "ae", "split"] | None = "ae"
     cell_embedding_size: int = 512
     latent_hidden_size: int = 512
     num_clusters: int = 16
@@ -120,7 +120,7 @@ class CellPLMConfig(PreTrainedConfig):
     vae_warmup_steps: int = 10_000
     gaussian_loss_weight: float | int = 5.0
     cluster_loss_weight: float | int = 5.0
-    decoder: Literal["nbmlp", "mlp", "resmlp"] = "nbmlp"
+    decoder_type: Literal["nbmlp", "mlp", "resmlp"] = "nbmlp"
     decoder_hidden_size: int = 1024
     num_decoder_layers: int = 2
     num_batches: int = 12596
@@ -143,7 +143,7 @@ class CellPLMConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Refuse sizes that do not go together."""
-        if self.encoder not in ("performer", "mlp", "none") and self.hidden_size % self.num_attention_heads:
+        if self.encoder_type not in ("performer", "mlp", "none") and self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"`hidden_size` {self.hidden_size} must be a multiple of `num_attention_heads` "
                 f"{self.num_attention_heads}."
@@ -153,7 +153,7 @@ class CellPLMConfig(PreTrainedConfig):
                 "`norm='groupnorm'` normalises quarters: `hidden_size` and `decoder_hidden_size` must be multiples of "
                 f"4, got {self.hidden_size} and {self.decoder_hidden_size}."
             )
-        if self.num_decoder_layers < 2 and self.decoder != "mlp":
+        if self.num_decoder_layers < 2 and self.decoder_type != "mlp":
             raise ValueError(f"`num_decoder_layers` must be at least 2, got {self.num_decoder_layers}.")
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"`chunk_size` must be at least 1, or None, got {self.chunk_size}.")

@@ -180,16 +180,16 @@ def build_config(settings: dict[str, Any], tensors: dict[str, Tensor]) -> CellPL
         "hidden_size": settings["enc_hid"],
         "num_hidden_layers": settings["enc_layers"],
         "num_attention_heads": settings.get("enc_head", 8),
-        "encoder": settings.get("enc_mod", "flowformer"),
+        "encoder_type": settings.get("enc_mod", "flowformer"),
         "hidden_dropout_prob": settings["model_dropout"],
         "norm": settings.get("norm", "layernorm"),
-        "latent": "ae" if settings["latent_mod"] == "merge" else settings["latent_mod"],
+        "latent_type": "ae" if settings["latent_mod"] == "merge" else settings["latent_mod"],
         "cell_embedding_size": settings["post_latent_dim"],
         "num_clusters": settings.get("num_clusters", 16),
         "latent_loss_floor": settings["lamda"],
         "gaussian_loss_weight": settings["w_li"],
         "cluster_loss_weight": settings["w_en"],
-        "decoder": "nbmlp" if head else settings["dec_mod"],
+        "decoder_type": "nbmlp" if head else settings["dec_mod"],
         "decoder_hidden_size": settings["dec_hid"],
         "num_decoder_layers": 2 if head else settings["dec_layers"],
         "num_batches": settings.get("batch_num", 0),
@@ -199,10 +199,10 @@ def build_config(settings: dict[str, Any], tensors: dict[str, Tensor]) -> CellPL
         "head_hidden_size": settings["dec_hid"],
         "head_dropout": settings["model_dropout"],
     }
-    if fields["encoder"] == "performer":
+    if fields["encoder_type"] == "performer":
         size = tensors["encoder.layers.0.self_attn.fast_attention.projection_matrix"].shape
         fields |= {"num_random_features": size[0], "head_dim": size[1]}
-    if fields["latent"] == "split":
+    if fields["latent_type"] == "split":
         names = {"num_continuous": "hid_2cont.0", "num_categories": "hid_2cat.0"}
         fields |= {name: tensors[f"{_LATENT}{part}.weight"].shape[0] for name, part in names.items()}
     if head in ("annotation", "patient_classification"):

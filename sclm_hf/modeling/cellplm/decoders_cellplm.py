@@ -31,6 +31,21 @@ def covariate_sizes(config: CellPLMConfig) -> dict[str, int]:
     return {name: size for name, size in sizes if size > 0}
 
 
+def with_rows(table: nn.Linear | nn.Embedding, count: int) -> nn.Linear | nn.Embedding:
+    """The same table with `count` rows; new ones are 0."""
+    old = table.weight
+    if isinstance(table, nn.Embedding):
+        larger = nn.Embedding(count, old.shape[1])
+    else:
+        larger = nn.Linear(old.shape[1], count)
+    larger.to(old.device, old.dtype)
+    with torch.no_grad():
+        kept = min(count, len(old))
+        for ours, theirs in zip(larger.parameters(), table.parameters(), strict=True):
+            ours.zero_()[:kept] = theirs[:kept]
+    return larger
+
+
 class Block(nn.Module):
     """A hidden layer: linear map, PReLU, dropout, normalisation."""
 
@@ -64,8 +79,21 @@ class CovariateEmbedding(nn.Module):
         return self.norm(self.activation(found))
 
 
-class NegativeBinomialDecoder(nn.Module):
+class Decoder(nn.Module):
+    """Something with a row for each gene in its last layers."""
+
+    gene_tables: tuple[str, ...] = ("output",)
+
+    def resize(self, vocab_size: int) -> None:
+        """Decode as many genes."""
+        for name in self.gene_tables:
+            setattr(self, name, with_rows(getattr(self, name), vocab_size))
+
+
+class NegativeBinomialDecoder(Decoder):
     """Mean and dispersion of a negative binomial distribution for each gene: `"nbmlp"`."""
+
+    gene_tables = ("mean", "dispersion")
 
     def __init__(self, config: CellPLMConfig):
         super().__init__()
@@ -95,7 +123,7 @@ class NegativeBinomialDecoder(nn.Module):
         return mean.exp().clamp(*_MEANS), dispersion.exp().clamp(*_DISPERSIONS)
 
 
-class MLPDecoder(nn.Module):
+class MLPDecoder(Decoder):
     """Counts directly, with one-hot covariates beside the input of each hidden layer: `"mlp"`."""
 
     def __init__(self, config: CellPLMConfig):
@@ -121,7 +149,7 @@ class MLPDecoder(nn.Module):
         return F.one_hot(covariates[name], size).to(like.dtype)
 
 
-class ResidualMLPDecoder(nn.Module):
+class ResidualMLPDecoder(Decoder):
     """Counts from all hidden layers together, each with the embedding of the batch added: `"resmlp"`."""
 
     def __init__(self, config: CellPLMConfig):

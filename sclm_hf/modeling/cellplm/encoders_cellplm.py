@@ -41,9 +41,9 @@ class CellAttention(nn.Module):
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         how = {"mask": mask, "chunk_size": self.config.chunk_size}
-        if self.config.encoder == "flowformer":
+        if self.config.encoder_type == "flowformer":
             context = flow_attention(query, key, value, **how)
-        elif self.config.encoder == "cosformer":
+        elif self.config.encoder_type == "cosformer":
             context = cosformer_attention(F.gelu(query), F.gelu(key), value, **how)
         else:
             mask = None if mask is None else mask.bool()[:, None, None]
@@ -60,26 +60,30 @@ class CellLayer(GradientCheckpointingLayer):
         norm = {
             "performer": lambda: nn.RMSNorm(size, eps=_PERFORMER_NORM_EPS),
             "transformer": lambda: nn.RMSNorm(size, eps=config.layer_norm_eps),
-        }.get(config.encoder, lambda: nn.LayerNorm(size, eps=config.layer_norm_eps))
-        linear = SpectralLinear if config.encoder == "transformer" else nn.Linear
+        }.get(config.encoder_type, lambda: nn.LayerNorm(size, eps=config.layer_norm_eps))
+        linear = SpectralLinear if config.encoder_type == "transformer" else nn.Linear
         self.norm1, self.norm2 = norm(), norm()
-        if config.encoder == "performer":
+        if config.encoder_type == "performer":
             how = config.num_attention_heads, config.head_dim, config.num_random_features
             self.self_attn = PerformerAttention(size, *how, bias=False)
         else:
             self.self_attn = CellAttention(config)
         self.linear1, self.linear2 = linear(size, 2 * size), linear(2 * size, size)
-        self.attention_dropout = nn.Dropout(config.attention_dropout_prob if config.encoder == "flowformer" else 0.0)
+        self.attention_dropout = nn.Dropout(
+            config.attention_dropout_prob if config.encoder_type == "flowformer" else 0.0
+        )
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
         normed = self.norm1(hidden_states)
-        if self.config.encoder == "performer":
+        if self.config.encoder_type == "performer":
             attended, _ = self.self_attn(normed, mask, "batch")
         else:
             attended = self.dropout(self.attention_dropout(self.self_attn(normed, mask)))
         hidden_states = hidden_states + attended
-        return hidden_states + in_chunks(self._feed_forward, hidden_states, self.config.chunk_size)
+        # each call of a spectrally normalised map moves its estimate
+        chunk_size = None if self.config.encoder_type == "transformer" else self.config.chunk_size
+        return hidden_states + in_chunks(self._feed_forward, hidden_states, chunk_size)
 
     def _feed_forward(self, hidden_states: Tensor) -> Tensor:
         inner = self.dropout(F.gelu(self.linear1(self.norm2(hidden_states))))
@@ -125,5 +129,5 @@ class SpectralLinear(nn.Linear):
 
 def make_layers(config: CellPLMConfig) -> nn.ModuleList:
     """The layers of the encoder that a configuration names."""
-    count = 0 if config.encoder == "none" else config.num_hidden_layers
-    return nn.ModuleList((MLPLayer if config.encoder == "mlp" else CellLayer)(config) for _ in range(count))
+    count = 0 if config.encoder_type == "none" else config.num_hidden_layers
+    return nn.ModuleList((MLPLayer if config.encoder_type == "mlp" else CellLayer)(config) for _ in range(count))

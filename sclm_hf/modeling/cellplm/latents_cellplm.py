@@ -42,7 +42,7 @@ class MixtureLatent(nn.Module):
         hidden = F.relu(self.hidden(torch.cat([hidden_states, cluster], dim=-1)))
         mean, variance = self.mean(hidden), F.softplus(self.variance(hidden))
         noise = torch.randn_like(mean) if noise is None and (self.training or self._draws) else noise
-        drawn = mean if noise is None else mean + torch.sqrt(variance + _VARIANCE_EPS) * noise
+        drawn = mean if noise is None else mean + torch.sqrt(variance + _VARIANCE_EPS) * noise.to(mean.dtype)
         loss = self._loss(logits, cluster, drawn, mean, variance)
         return drawn if self.training else mean, loss
 
@@ -54,7 +54,8 @@ class MixtureLatent(nn.Module):
         if uniforms is None and self._draws:
             uniforms = torch.rand_like(logits)
         if uniforms is not None:
-            logits = logits - torch.log(-torch.log(uniforms + _GUMBEL_EPS) + _GUMBEL_EPS)
+            gumbel = -torch.log(-torch.log(uniforms.float() + _GUMBEL_EPS) + _GUMBEL_EPS)
+            logits = logits + gumbel.to(logits.dtype)
         if self.training:
             return logits.softmax(dim=-1)
         return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype)
@@ -109,7 +110,7 @@ class GaussianLatent(nn.Module):
         with torch.no_grad():
             self.warm_up.steps.add_(1).clamp_(max=self.config.vae_warmup_steps - 1)
         noise = torch.randn_like(mean) if noise is None else noise
-        return mean + deviation * noise, loss
+        return mean + deviation * noise.to(mean.dtype), loss
 
 
 class LinearLatent(nn.Module):

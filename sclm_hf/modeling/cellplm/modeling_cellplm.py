@@ -6,6 +6,7 @@ which a decoder tells the distribution of its counts.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +144,7 @@ class CellPLMModel(CellPLMPreTrainedModel):
         self.embeddings = CellPLMEmbeddings(config)
         self.layers = make_layers(config)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.latent = LATENTS[config.latent](config)
+        self.latent = LATENTS[config.latent_type](config)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -221,8 +222,15 @@ class CellPLMForMaskedExpression(CellPLMPreTrainedModel):
     def __init__(self, config: CellPLMConfig):
         super().__init__(config)
         self.model = CellPLMModel(config)
-        self.decoder = DECODERS[config.decoder](config)
+        self.decoder = DECODERS[config.decoder_type](config)
         self.post_init()
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize the gene table and the decoder; its new rows are 0."""
+        table = super().resize_token_embeddings(*args, **kwargs)
+        if table.num_embeddings != getattr(self.decoder, self.decoder.gene_tables[0]).weight.shape[0]:
+            self.decoder.resize(table.num_embeddings)
+        return table
 
     @can_return_tuple
     @auto_docstring
@@ -376,7 +384,7 @@ class CellPLMForSequenceClassification(CellPLMPreTrainedModel):
     def __init__(self, config: CellPLMConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
-        config.latent = config.classifier_latent or config.latent
+        config.latent_type = config.classifier_latent_type or config.latent_type
         self.model = CellPLMModel(config)
         self.classifier = CellPLMHead(config, config.num_labels)
         self.post_init()

@@ -4,7 +4,6 @@
 """
 
 import json
-import shutil
 
 import anndata
 import numpy as np
@@ -62,6 +61,10 @@ def annotator(case, tmp_path_factory):
     return convert_case(case, tmp_path_factory.mktemp(case), ANNOTATION)
 
 
+def told(name: str):
+    return lambda text: f"{name}: {text}"
+
+
 def inner_values(model, **inputs):
     """The output, and what embeddings, attention and layers gave."""
     seen, hooks = {}, []
@@ -71,6 +74,7 @@ def inner_values(model, **inputs):
 
     base = model.model
     hooks.append(base.embeddings.register_forward_hook(keep("embedder")))
+    hooks.append(base.norm.register_forward_hook(keep("norm")))
     hooks.append(base.embeddings.linear.register_forward_pre_hook(lambda _, args: seen.update(feat_enc=args[0])))
     for number, layer in enumerate(base.layers):
         hooks.append(layer.register_forward_hook(keep(f"encoder_layer_{number}")))
@@ -115,9 +119,7 @@ def test_every_step_in_evaluation(model, arrays, part):
     assert compared <= found.keys()
     for name in compared:
         expected = recorded[name].squeeze(0) if name.endswith("_attn") else recorded[name]
-        assert_close(
-            found[name], expected.to(found[name].dtype), **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        assert_close(found[name], expected.to(found[name].dtype), **TOLERANCE, msg=told(name))
 
 
 def weight_names(recorded: dict, case: str) -> dict[str, str]:
@@ -131,7 +133,7 @@ def test_a_training_step(folder, case, arrays):
     """All dropouts 0, no cell left out; with the recorded masks and draws."""
     changes = {"hidden_dropout_prob": 0.0, "attention_dropout_prob": 0.0}
     model = AutoModelForPreTraining.from_pretrained(folder, **changes).train()
-    if model.config.latent == "vae":
+    if model.config.latent_type == "vae":
         model.model.latent.warm_up.steps.fill_(model.config.vae_warmup_steps // 2)
     masked = arrays["train.input_mask"].bool()
     labels = arrays["x"].masked_fill(~masked.any(1, keepdim=True), -100)
@@ -152,7 +154,9 @@ def test_a_training_step(folder, case, arrays):
     recorded = {name.removeprefix("train."): value for name, value in arrays.items() if name.startswith("train.")}
     for name, value in recorded.items():
         if name not in ("input_mask", "masked_x", "pre_latent_norm", "noise_gumbel_u", "noise_gauss"):
-            assert_close(found[name], value.to(found[name].dtype), **TOLERANCE, msg=lambda text, n=name: f"{n}: {text}")
+            assert_close(
+                found[name], value.to(found[name].dtype), **TOLERANCE, msg=lambda text, n=name: f"{n}: {text}"
+            )
     norms = json.loads((case_folder(case) / "train_grad_norms.json").read_text())
     parameters, names = dict(model.named_parameters()), weight_names(norms, case)
     for name, norm in norms.items():
@@ -209,7 +213,11 @@ def test_embed_gives_what_the_published_pipeline_gives(folder, case, arrays):
     draws = arrays.get("pipe.noise_gumbel_u")
     groups = [np.flatnonzero(batches == batch) for batch in np.unique(batches)]
     chunks = [rows[start : start + 5] for rows in groups for start in range(0, len(rows), 5)]
-    for name, parts in (("embedding", groups), ("embedding_chunk5", chunks), ("embedding_nobatch", [np.arange(len(batches))])):
+    for name, parts in (
+        ("embedding", groups),
+        ("embedding_chunk5", chunks),
+        ("embedding_nobatch", [np.arange(len(batches))]),
+    ):
         found, done = torch.full_like(arrays["pipe.embedding"], torch.nan), 0
         if draws is not None:
             key = {"embedding": "", "embedding_chunk5": "chunk5_", "embedding_nobatch": "nobatch_"}[name]
@@ -243,13 +251,15 @@ def modules(case):
 
 def part_of(modules: dict, prefix: str, named: str) -> dict[str, torch.Tensor]:
     """The tensors of a module that stands alone, named as in a checkpoint, then as ours."""
-    tensors = {f"{named}.{name[len(prefix) + 1 :]}": value for name, value in modules.items() if name.startswith(f"{prefix}.")}
+    tensors = {
+        f"{named}.{name[len(prefix) + 1 :]}": value for name, value in modules.items() if name.startswith(f"{prefix}.")
+    }
     return convert_weights(tensors, WEIGHT_MAP, LoadingReport("cellplm", []))
 
 
 @pytest.mark.parametrize("encoder", ["flowformer", "performer", "cosformer", "transformer", "mlp"])
 def test_encoders(modules, arrays, encoder):
-    config = CellPLMConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=1, encoder=encoder)
+    config = CellPLMConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=1, encoder_type=encoder)
     layers = make_layers(config).eval()
     weights = part_of(modules, f"enc_{encoder}", "encoder")
     layers.load_state_dict({name.removeprefix("model.layers."): value for name, value in weights.items()})
@@ -266,7 +276,7 @@ def test_decoders(modules, arrays, case, decoder):
         vocab_size=40,
         hidden_size=32,
         cell_embedding_size=arrays["mod.latent_in"].shape[1],
-        decoder=decoder,
+        decoder_type=decoder,
         num_decoder_layers=3,
         decoder_hidden_size=24,
         num_batches=case_settings(case)["batch_num"],
@@ -285,7 +295,9 @@ def head(modules: dict, arrays: dict, name: str) -> CellPLMHead:
     size = arrays["mod.latent_in"].shape[1]
     config = CellPLMConfig(cell_embedding_size=size, num_head_layers=2, head_hidden_size=24, head_dropout=0.2)
     found = CellPLMHead(config, 40).eval()
-    tensors = {key.removeprefix(f"head_{name}."): value for key, value in modules.items() if key.startswith(f"head_{name}.")}
+    tensors = {
+        key.removeprefix(f"head_{name}."): value for key, value in modules.items() if key.startswith(f"head_{name}.")
+    }
     parts = {"mlp.1": "layers.0", "mlp.4": "layers.1"}
     found.load_state_dict({key.replace(key[:5], parts[key[:5]]): value for key, value in tensors.items()})
     return found
@@ -293,7 +305,11 @@ def head(modules: dict, arrays: dict, name: str) -> CellPLMHead:
 
 def test_heads_over_genes(modules, arrays):
     latent = arrays["mod.latent_in"]
-    for name, objective in (("denoising", "denoising"), ("perturbation_prediction", "perturbation"), ("imputation", "imputation")):
+    for name, objective in (
+        ("denoising", "denoising"),
+        ("perturbation_prediction", "perturbation"),
+        ("imputation", "imputation"),
+    ):
         recorded = {key: arrays[f"mod.{name}.{key}"] for key in ("label", "input_mask", "gene_mask", "pred")}
         labels, chosen = recorded["label"], recorded["gene_mask"]
         if objective == "imputation":
@@ -301,7 +317,7 @@ def test_heads_over_genes(modules, arrays):
         prediction, loss = regression(objective, head(modules, arrays, name)(latent), labels, recorded["input_mask"])
         expected = arrays[f"mod.{name}.train_loss" if objective == "denoising" else f"mod.{name}.loss"]
         assert_close(prediction[:, chosen] if objective == "imputation" else prediction, recorded["pred"], **TOLERANCE)
-        assert_close(loss, expected, **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(loss, expected, **TOLERANCE, msg=told(name))
 
 
 def test_head_over_samples(modules, arrays):
