@@ -89,9 +89,11 @@ def sample_inputs(loaded: "LoadedModel", cells: "PreparedCells", rows: np.ndarra
     counts = counts.tocoo()
     places, values = torch.from_numpy(np.stack(counts.coords).astype(np.int64)), torch.from_numpy(counts.data)
     how = {"is_coalesced": True, "check_invariants": False}
+    values = torch.sparse_coo_tensor(places, values, counts.shape, **how)
     return {
         "input_ids": torch.from_numpy(input_ids),
-        "expression_values": torch.sparse_coo_tensor(places, values, counts.shape, **how),
+        # MPS has no sparse tensors
+        "expression_values": values.to_dense() if loaded.model.device.type == "mps" else values,
         "attention_mask": torch.ones(len(rows), dtype=torch.int64),
     }
 

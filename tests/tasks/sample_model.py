@@ -10,7 +10,6 @@ from transformers import PreTrainedConfig
 
 from sclm_hf import ExpressionFeatureExtractor, GeneTokenizer
 from sclm_hf.modeling.common.base import SclmPreTrainedModel
-from sclm_hf.modeling.common.losses import cross_entropy
 from sclm_hf.modeling.common.outputs import CellClassifierOutput
 from sclm_hf.tokenization.processing_sample import SampleProcessor
 
@@ -32,20 +31,17 @@ class SampleForSequenceClassification(SclmPreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
-        self.genes, self.q_proj = nn.Embedding(len(GENES), 4), nn.Linear(4, 4)
-        self.classifier = nn.Linear(4, config.num_labels)
+        self.genes, self.classifier = nn.Embedding(len(GENES), 4), nn.Linear(4, config.num_labels)
         self.calls = []
         self.post_init()
 
-    def forward(self, input_ids, expression_values, attention_mask, labels=None, **kwargs):
+    def forward(self, input_ids, expression_values, attention_mask):
         self.calls.append(tuple(expression_values.shape))
         assert attention_mask.shape == expression_values.shape[:1] and input_ids.shape == expression_values.shape[1:]
-        assert self.training or labels is not None or expression_values.layout == torch.sparse_coo
+        assert expression_values.layout == torch.sparse_coo
         cells = torch.log1p(expression_values.to_dense()) @ self.genes(input_ids)
-        cell_embedding = self.q_proj(cells + cells.mean(0))
-        logits = self.classifier(cell_embedding)
-        loss = None if labels is None else cross_entropy(logits, labels, **kwargs)
-        return CellClassifierOutput(loss=loss, logits=logits, cell_embedding=cell_embedding)
+        cell_embedding = cells + cells.mean(0)
+        return CellClassifierOutput(logits=self.classifier(cell_embedding), cell_embedding=cell_embedding)
 
 
 def make_processor() -> SampleProcessor:

@@ -69,8 +69,9 @@ def base(tmp_path_factory):
     return make_tiny_checkpoint("cellplm", tmp_path_factory.mktemp("base"), genes=GENES, task="pretrain")
 
 
-def run(how, base, folder, output, **settings):
-    data = DataArguments([str(folder)], eval_share=0.0 if how == "pretrain" else 0.2)
+def run(how, base, folder, output, batch_column=None, **settings):
+    share = 0.0 if how == "pretrain" else 0.2
+    data = DataArguments([str(folder)], eval_share=share, batch_column=batch_column)
     config = TrainingConfig(output_dir=str(output), **{**SETTINGS, **settings})
     if how == "pretrain":
         return pretrain(data, PretrainArguments(str(base)), config)
@@ -108,3 +109,10 @@ def test_a_new_model_learns_from_files(folder, tmp_path):
     result = pretrain(DataArguments([str(folder)]), arguments, config)
     # counts are random: there is little to learn beyond how they are distributed
     assert np.mean(losses(result)[-24:]) < 0.96 * np.mean(losses(result)[:12])
+
+
+@pytest.mark.parametrize("how", ["pretrain", "lora"])
+def test_another_column_may_tell_samples_apart(base, folder, tmp_path, how):
+    result = run(how, base, folder, tmp_path, batch_column="donor", max_steps=0, num_train_epochs=1)
+    # two donors in each of two files; of four one is held out
+    assert result.step == (4 if how == "pretrain" else 3)
