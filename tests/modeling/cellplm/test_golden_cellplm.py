@@ -17,9 +17,13 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenc
 from sclm_hf import annotate, embed
 from sclm_hf.modeling.cellplm.configuration_cellplm import CellPLMConfig
 from sclm_hf.modeling.cellplm.convert_cellplm import WEIGHT_MAP
-from sclm_hf.modeling.cellplm.decoders_cellplm import DECODERS
-from sclm_hf.modeling.cellplm.encoders_cellplm import make_layers
-from sclm_hf.modeling.cellplm.modeling_cellplm import CellPLMForImputation, CellPLMHead, regression
+from sclm_hf.modeling.cellplm.modeling_cellplm import (
+    DECODERS,
+    CellPLMForImputation,
+    CellPLMHead,
+    make_layers,
+    regression,
+)
 from sclm_hf.modeling.common.conversion import LoadingReport, convert_weights
 
 from .golden_cellplm import (
