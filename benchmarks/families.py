@@ -6,7 +6,7 @@ Each family runs in a process of its own, one after the other, with a limit of t
 kept, and what is missing is said. Cells are drawn like an atlas (about 1,650 of 20,000 genes expressed) and encoded as
 published; names of genes are looked up beforehand. Times are the best of two rounds; memory is the peak of the process
 above what it held before. A training step is forward, backward and AdamW on one cell, with the family's LoRA and then
-with all weights. `load_before` in the results tells whether others used the machine.
+with all weights; on two for scFoundation, whose classifier normalises over the batch. `load_before` in the results tells whether others used the machine.
 """
 
 import argparse
@@ -148,7 +148,10 @@ def measure(family: str, num_cells: int) -> None:
         if dtype == "float32":
             tell(embed_memory=peak.megabytes)
     model.float().train()
-    batch = processor(cells[:1], return_tensors="pt") | {"labels": torch.zeros(1, dtype=torch.long)}
+    # scFoundation's classifier normalises over the batch
+    num_trained = 2 if family == "scfoundation" else 1
+    batch = processor(cells[:num_trained], return_tensors="pt")
+    batch |= {"labels": torch.zeros(num_trained, dtype=torch.long)}
     for name in ("lora", "train"):
         trained = add_lora(model) if name == "lora" else trained.unload().requires_grad_(True)  # noqa: F821
         weights = [weight for weight in trained.parameters() if weight.requires_grad]
@@ -207,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("--cells", type=int, default=4, help="cells to embed")
-    parser.add_argument("--limit", type=float, default=55.0, help="seconds a family may take")
+    parser.add_argument("--limit", type=float, default=180.0, help="seconds a family may take")
     parser.add_argument("--families", nargs="+", default=sorted(FAMILIES))
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
