@@ -5,8 +5,9 @@
 Each family runs in a process of its own, one after the other, with a limit of time; what it has measured by then is
 kept, and what is missing is said. Cells are drawn like an atlas (about 1,650 of 20,000 genes expressed) and encoded as
 published; names of genes are looked up beforehand. Times are the best of two rounds; memory is the peak of the process
-above what it held before. A training step is forward, backward and AdamW on one cell, with the family's LoRA and then
-with all weights; on two for scFoundation, whose classifier normalises over the batch. `load_before` in the results tells whether others used the machine.
+above what it held before. A training step is forward, backward and AdamW on one cell (on two of scFoundation, whose
+classifier normalises over the batch), with the family's LoRA and then with all weights. `load_before` in the results
+tells whether others used the machine.
 """
 
 import argparse
