@@ -1,6 +1,7 @@
 """Every number of the original CellPLM, reproduced through the converter and `Auto*`.
 
-`coord` and `mod.pe_*` are not compared: the original computes positions and adds nothing of them.
+`coord` and `mod.pe_*` are not compared: the original computes positions and adds nothing of them. Nor is
+`mod.denoising.loss`: the original's is 0 outside of training, ours is that of the training whenever labels are given.
 """
 
 import json
