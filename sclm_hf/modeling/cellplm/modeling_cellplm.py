@@ -225,6 +225,16 @@ def rescaled(mean: Tensor, counts: Tensor) -> Tensor:
     return mean * (counts.sum(1, keepdim=True) / total)
 
 
+def share_of_step(labels: Tensor, num_items: Tensor | int | None) -> Tensor | float:
+    """What a sample's mean loss counts in a step over several samples: its share of the labels.
+
+    Args:
+        labels: of one sample, -100 where there is none.
+        num_items: the labels of the step; None = the sample is the step.
+    """
+    return 1.0 if num_items is None else (labels != IGNORE).sum() / num_items
+
+
 def in_chunks(function, hidden_states: Tensor, chunk_size: int | None) -> Tensor:
     """What `function` makes of (1, cells, …), `chunk_size` cells at a time where no gradient is asked for."""
     if chunk_size is None or torch.is_grad_enabled() or hidden_states.shape[1] <= chunk_size:
@@ -709,9 +719,9 @@ class CellPLMForMaskedExpression(CellPLMPreTrainedModel):
         covariates = {"batch": batch_labels, "dataset": dataset_labels, "platform": platform_labels}
         genes = self._genes(input_ids)
         mean, dispersion = self.decoder(encoded.cell_embedding, genes, covariates)
-        loss = None if labels is None else self._loss(mean, dispersion, labels, masked_positions, num_items)
+        loss = None if labels is None else self._loss(mean, dispersion, labels, masked_positions)
         return CellPLMExpressionOutput(
-            loss=None if loss is None else loss + self._latent_loss(encoded.latent_loss, labels, num_items),
+            loss=None if loss is None else (loss + encoded.latent_loss) * share_of_step(labels, num_items),
             expression_loss=loss,
             latent_loss=encoded.latent_loss,
             expression_prediction=mean,
@@ -723,38 +733,20 @@ class CellPLMForMaskedExpression(CellPLMPreTrainedModel):
     def _genes(self, input_ids: Tensor | None) -> Tensor:
         return torch.arange(self.config.vocab_size, device=self.device) if input_ids is None else input_ids
 
-    def _loss(
-        self, mean: Tensor, dispersion: Tensor | None, labels: Tensor, masked: Tensor | None, num_items: Tensor | None
-    ) -> Tensor:
+    def _loss(self, mean: Tensor, dispersion: Tensor | None, labels: Tensor, masked: Tensor | None) -> Tensor:
         """Sum over genes, mean over the cells that are asked for."""
         asked = (labels != IGNORE).all(1)
         counts = labels.masked_fill(~asked[:, None], 0).float()
         if dispersion is None:
-            return self._squared_error(mean, counts, masked, asked, labels, num_items)
+            masked = torch.ones_like(counts) if masked is None else masked.float()
+            error = ((rescaled(mean.float(), counts) - counts) * masked) ** 2
+            return mean_over_targets(error.mean(1), asked)
         nll = negative_binomial_nll(counts, rescaled(mean.float(), counts), dispersion)
         if masked is not None and self.training:
             hidden = masked.float()
             means = rescaled(mean.float() * hidden, counts * hidden)
             nll = nll + negative_binomial_nll(counts * hidden, means, dispersion * hidden)
-        return self._per_cell(nll.sum(1), asked, labels, num_items)
-
-    def _squared_error(
-        self, mean: Tensor, counts: Tensor, masked: Tensor | None, asked: Tensor, labels: Tensor, num_items
-    ) -> Tensor:
-        masked = torch.ones_like(counts) if masked is None else masked.float()
-        error = ((rescaled(mean.float(), counts) - counts) * masked) ** 2
-        return self._per_cell(error.mean(1), asked, labels, num_items)
-
-    def _per_cell(self, values: Tensor, asked: Tensor, labels: Tensor, num_items: Tensor | None) -> Tensor:
-        """The trainer counts labels, of which a cell has one for each gene."""
-        cells = None if num_items is None else num_items / labels.shape[1]
-        return mean_over_targets(values, asked, cells)
-
-    def _latent_loss(self, loss: Tensor, labels: Tensor, num_items: Tensor | None) -> Tensor:
-        """Its share of a whole step: that of the sample's cells that are asked for."""
-        if num_items is None:
-            return loss
-        return loss * (labels != IGNORE).sum() / num_items
+        return mean_over_targets(nll.sum(1), asked)
 
 
 @auto_docstring(
@@ -794,10 +786,9 @@ class CellPLMForImputation(CellPLMForMaskedExpression):
         counts, mean = labels.masked_fill(~known, 0).float(), output.expression_prediction.float()
         mean = mean * (counts.sum(1, keepdim=True) / (mean * known).sum(1, keepdim=True))
         nll = negative_binomial_nll(counts, mean, output.dispersion)
-        items = known.any(1).sum().clamp(min=1) if num_items is None else num_items / labels.shape[1]
         output.expression_prediction = mean
-        output.expression_loss = torch.where(known, nll, 0.0).sum() / items
-        output.loss = output.expression_loss + self._latent_loss(output.latent_loss, labels, num_items)
+        output.expression_loss = mean_over_targets(torch.where(known, nll, 0.0).sum(1), known.any(1))
+        output.loss = (output.expression_loss + output.latent_loss) * share_of_step(labels, num_items)
         return output
 
 
@@ -854,8 +845,7 @@ class CellPLMForSequenceClassification(CellPLMPreTrainedModel):
         logits = self.classifier(encoded.cell_embedding)
         loss = None
         if labels is not None:
-            share = 1.0 if num_items is None else (labels != IGNORE).sum() / num_items
-            loss = cross_entropy(logits, labels, num_items) + encoded.latent_loss * share
+            loss = (cross_entropy(logits, labels) + encoded.latent_loss) * share_of_step(labels, num_items)
         return CellClassifierOutput(
             loss=loss,
             logits=logits,
@@ -902,7 +892,9 @@ class CellPLMForSampleClassification(CellPLMPreTrainedModel):
         weights = torch.ones_like(encoded.cell_embedding[:, :1]) if attention_mask is None else attention_mask[:, None]
         mean = (encoded.cell_embedding * weights).sum(0, keepdim=True) / weights.sum()
         logits = self.head(mean)
-        loss = None if labels is None else cross_entropy(logits, labels, num_items) + encoded.latent_loss
+        loss = None
+        if labels is not None:
+            loss = (cross_entropy(logits, labels) + encoded.latent_loss) * share_of_step(labels, num_items)
         return CellClassifierOutput(
             loss=loss,
             logits=logits,
@@ -952,10 +944,10 @@ class CellPLMForExpressionRegression(CellPLMPreTrainedModel):
         num_items = kwargs.pop("num_items_in_batch", None)
         encoded = self.model(input_ids, expression_values, attention_mask, **kwargs)
         prediction, loss = regression(
-            self.config.head_objective, self.head(encoded.cell_embedding), labels, masked_positions, num_items
+            self.config.head_objective, self.head(encoded.cell_embedding), labels, masked_positions
         )
         return CellPLMExpressionOutput(
-            loss=None if loss is None else loss + encoded.latent_loss,
+            loss=None if loss is None else (loss + encoded.latent_loss) * share_of_step(labels, num_items),
             expression_loss=loss,
             latent_loss=encoded.latent_loss,
             expression_prediction=prediction,
@@ -965,14 +957,14 @@ class CellPLMForExpressionRegression(CellPLMPreTrainedModel):
 
 
 def regression(
-    objective: str, prediction: Tensor, labels: Tensor | None, masked: Tensor | None, num_items: Tensor | None = None
+    objective: str, prediction: Tensor, labels: Tensor | None, masked: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """Prediction and loss of the heads that tell expression.
 
     Args:
         objective: `"imputation"`, `"denoising"` or `"perturbation"`.
         prediction: `(cells, genes)`.
-        labels, masked, num_items: as for `CellPLMForExpressionRegression`.
+        labels, masked: as for `CellPLMForExpressionRegression`.
     """
     masked = torch.ones_like(prediction) if masked is None else masked.to(prediction.dtype)
     if objective == "perturbation":
@@ -983,9 +975,9 @@ def regression(
     if objective == "denoising":
         labels = torch.log1p(labels / labels.sum(1, keepdim=True) * _TARGET_SUM)
         error = (prediction - labels) ** 2
-        return prediction, mean_over_targets(error * masked + error, known, num_items)
+        return prediction, mean_over_targets(error * masked + error, known)
     labels = labels * masked if objective == "perturbation" else labels
-    return prediction, mean_over_targets((prediction - labels) ** 2, known, num_items)
+    return prediction, mean_over_targets((prediction - labels) ** 2, known)
 
 
 __all__ = [

@@ -241,6 +241,23 @@ def test_loss_of_a_step_is_shared_by_its_samples():
     assert_close(whole, (5 * means[0] + 9 * means[1]) / 14)
 
 
+@pytest.mark.parametrize(
+    ("head", "labels"),
+    [
+        (CellPLMForMaskedExpression, torch.ones(BATCH, GENES)),
+        (CellPLMForImputation, torch.ones(BATCH, GENES).index_fill(1, torch.arange(0, GENES, 2), -100)),
+        (CellPLMForSequenceClassification, torch.arange(BATCH) % 5),
+        (CellPLMForSampleClassification, torch.tensor([3])),
+        (CellPLMForExpressionRegression, torch.ones(BATCH, GENES)),
+    ],
+)
+def test_a_step_over_the_same_sample_twice_has_its_loss(head, labels):
+    model = head(tiny_config(latent_loss_floor=5.0)).eval()
+    once = model(**tiny_sample(), labels=labels).loss
+    half = model(**tiny_sample(), labels=labels, num_items_in_batch=2 * (labels != -100).sum()).loss
+    assert_close(half + half, once)
+
+
 @pytest.mark.parametrize("shapes", [((13, 7), (6,)), ((13, 7), (13, 7)), ((7,), (7,))])
 def test_inputs_that_are_no_sample_are_refused(shapes):
     values, ids = torch.ones(shapes[0]), torch.ones(shapes[1], dtype=torch.long)
