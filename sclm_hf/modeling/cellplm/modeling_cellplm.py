@@ -781,10 +781,12 @@ class CellPLMForImputation(CellPLMForMaskedExpression):
         if labels is None:
             return output
         if output.dispersion is None:
-            raise ConfigurationError("The imputation of CellPLM needs `decoder='nbmlp'` in the configuration.")
+            raise ConfigurationError("The imputation of CellPLM needs `decoder_type='nbmlp'` in the configuration.")
         known = labels != IGNORE
         counts, mean = labels.masked_fill(~known, 0).float(), output.expression_prediction.float()
-        mean = mean * (counts.sum(1, keepdim=True) / (mean * known).sum(1, keepdim=True))
+        # a cell of which nothing is known is not scaled: 0 / 0 would have no gradient
+        scale = counts.sum(1, keepdim=True) / (mean * known).sum(1, keepdim=True).clamp(min=_MEANS[0])
+        mean = mean * torch.where(known.any(1, keepdim=True), scale, 1.0)
         nll = negative_binomial_nll(counts, mean, output.dispersion)
         output.expression_prediction = mean
         output.expression_loss = mean_over_targets(torch.where(known, nll, 0.0).sum(1), known.any(1))
@@ -973,7 +975,9 @@ def regression(
         return prediction, None
     known, labels = labels != IGNORE, labels.float()
     if objective == "denoising":
-        labels = torch.log1p(labels / labels.sum(1, keepdim=True) * _TARGET_SUM)
+        # a cell without counts: 0 / 0
+        total = labels.sum(1, keepdim=True).clamp(min=torch.finfo(labels.dtype).tiny)
+        labels = torch.log1p(labels / total * _TARGET_SUM)
         error = (prediction - labels) ** 2
         return prediction, mean_over_targets(error * masked + error, known)
     labels = labels * masked if objective == "perturbation" else labels

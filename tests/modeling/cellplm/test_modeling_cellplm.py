@@ -258,6 +258,43 @@ def test_a_step_over_the_same_sample_twice_has_its_loss(head, labels):
     assert_close(half + half, once)
 
 
+def test_imputation_of_a_cell_of_which_nothing_is_known():
+    """Its counts are predicted without a scale, and the others' loss and gradient are what they were."""
+    model, sample = CellPLMForImputation(tiny_config(latent_type="ae")).eval(), tiny_sample()
+    labels = sample["expression_values"].clone()
+    labels[0] = -100
+    output = model(**sample, labels=labels)
+    output.loss.backward()
+    assert_close(output.expression_prediction[0], model(**sample).expression_prediction[0])
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert len(gradients) > 20 and all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_imputation_of_genes_that_were_not_measured():
+    """They stand among `input_ids` with counts of 0, which say nothing of the cell, and get no label."""
+    model, sample = CellPLMForImputation(tiny_config(latent_type="ae")).eval(), tiny_sample()
+    ids, counts = sample["input_ids"], sample["expression_values"]
+    measured = model(ids[:-2], counts[:, :-2], labels=counts[:, :-2])
+    targets = torch.arange(GENES) >= GENES - 2
+    imputed = model(ids, counts.masked_fill(targets, 0), labels=counts.masked_fill(targets, -100))
+    assert_close(imputed.cell_embedding, measured.cell_embedding)
+    assert_close(imputed.expression_loss, measured.expression_loss)
+    assert_close(imputed.expression_prediction[:, :-2], measured.expression_prediction)
+    assert (imputed.expression_prediction[:, -2:] > 0).all()
+
+
+def test_denoising_of_a_cell_without_counts():
+    model, sample = CellPLMForExpressionRegression(tiny_config(head_objective="denoising")).eval(), tiny_sample()
+    sample["expression_values"][0] = 0
+    assert torch.isfinite(model(**sample, labels=sample["expression_values"]).loss)
+
+
+def test_imputation_says_which_decoder_it_needs():
+    model, sample = CellPLMForImputation(tiny_config(decoder_type="resmlp")), tiny_sample()
+    with pytest.raises(ConfigurationError, match="decoder_type='nbmlp'"):
+        model(**sample, labels=sample["expression_values"])
+
+
 @pytest.mark.parametrize("shapes", [((13, 7), (6,)), ((13, 7), (13, 7)), ((7,), (7,))])
 def test_inputs_that_are_no_sample_are_refused(shapes):
     values, ids = torch.ones(shapes[0]), torch.ones(shapes[1], dtype=torch.long)
