@@ -6,6 +6,17 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
 
+from sclm_hf.errors import ConfigurationError
+
+UNSUPPORTED = {
+    "cat_pe": "positions beside expression",
+    "input_covariate": "covariates in the encoder",
+    "dsbn": "normalisation by data set",
+    "dar": "an adversarial discriminator",
+    "ecs": "elastic cell similarity",
+}
+"""Settings of the original that no release has, and what they are."""
+
 
 @auto_docstring(
     custom_intro="""
@@ -137,6 +148,9 @@ class CellPLMConfig(PreTrainedConfig):
     normalize_cell_embedding: bool = False
 
     def __post_init__(self, **kwargs):
+        # transformers would keep them, and nothing would heed them
+        for name in (name for name in UNSUPPORTED if kwargs.get(name)):
+            raise ConfigurationError(f"`{name}` ({UNSUPPORTED[name]}), which no release of CellPLM has, is not built.")
         if self.num_outputs is None:
             self.num_outputs = self.vocab_size
         super().__post_init__(**kwargs)

@@ -21,7 +21,7 @@ from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeature
 from sclm_hf.tokenization.processing_sample import SampleProcessor
 from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
 
-from .configuration_cellplm import CellPLMConfig
+from .configuration_cellplm import UNSUPPORTED, CellPLMConfig
 from .modeling_cellplm import (
     CellPLMForExpressionRegression,
     CellPLMForImputation,
@@ -171,7 +171,7 @@ def build_config(settings: dict[str, Any], tensors: dict[str, Tensor]) -> CellPL
     Raises:
         CheckpointError: a setting is of a kind that no release has.
     """
-    for name, why in _UNSUPPORTED.items():
+    for name, why in UNSUPPORTED.items():
         if settings.get(name, False):
             raise CheckpointError(f"The checkpoint was made with `{name}` ({why}), which no release has.")
     head = settings.get("head_type")
@@ -210,15 +210,6 @@ def build_config(settings: dict[str, Any], tensors: dict[str, Tensor]) -> CellPL
     elif head in _OBJECTIVES:
         fields |= {"num_outputs": settings["out_dim"], "head_objective": _OBJECTIVES[head]}
     return CellPLMConfig(**fields)
-
-
-_UNSUPPORTED = {
-    "cat_pe": "positions beside expression",
-    "input_covariate": "covariates in the encoder",
-    "dsbn": "normalisation by data set",
-    "dar": "an adversarial discriminator",
-    "ecs": "elastic cell similarity",
-}
 
 
 def build_processor(genes: list[str]) -> SampleProcessor:

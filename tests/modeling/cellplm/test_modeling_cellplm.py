@@ -295,6 +295,13 @@ def test_imputation_says_which_decoder_it_needs():
         model(**sample, labels=sample["expression_values"])
 
 
+@pytest.mark.parametrize("setting", ["cat_pe", "input_covariate", "dsbn", "dar", "ecs"])
+def test_settings_of_the_original_that_are_not_built_are_refused(setting):
+    with pytest.raises(ConfigurationError, match=rf"`{setting}` .* is not built"):
+        tiny_config(**{setting: True})
+    tiny_config(**{setting: False})
+
+
 @pytest.mark.parametrize("shapes", [((13, 7), (6,)), ((13, 7), (13, 7)), ((7,), (7,))])
 def test_inputs_that_are_no_sample_are_refused(shapes):
     values, ids = torch.ones(shapes[0]), torch.ones(shapes[1], dtype=torch.long)
