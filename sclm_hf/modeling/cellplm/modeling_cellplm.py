@@ -5,6 +5,7 @@ sum of the embeddings of its genes, weighed by the logarithm of their counts, an
 which a decoder tells the distribution of its counts.
 """
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -815,9 +816,11 @@ class CellPLMForSequenceClassification(CellPLMPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^head\.", r"^model\.latent\."]
 
     def __init__(self, config: CellPLMConfig):
+        # the caller's configuration may serve other models
+        config = copy.deepcopy(config)
+        config.latent_type = config.classifier_latent_type or config.latent_type
         super().__init__(config)
         self.num_labels = config.num_labels
-        config.latent_type = config.classifier_latent_type or config.latent_type
         self.model = CellPLMModel(config)
         self.classifier = CellPLMHead(config, config.num_labels)
         self.post_init()

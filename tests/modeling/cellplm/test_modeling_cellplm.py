@@ -302,6 +302,12 @@ def test_settings_of_the_original_that_are_not_built_are_refused(setting):
     tiny_config(**{setting: False})
 
 
+def test_a_classifier_leaves_the_configuration_it_is_given():
+    config = tiny_config(latent_type="vae")
+    assert CellPLMForSequenceClassification(config).config.latent_type == "ae"
+    assert config.latent_type == "vae"
+
+
 @pytest.mark.parametrize("shapes", [((13, 7), (6,)), ((13, 7), (13, 7)), ((7,), (7,))])
 def test_inputs_that_are_no_sample_are_refused(shapes):
     values, ids = torch.ones(shapes[0]), torch.ones(shapes[1], dtype=torch.long)
