@@ -4,6 +4,7 @@ Source: Wen et al., "CellPLM: Pre-training of Cell Language Model Beyond Single 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +25,11 @@ class MaskedSamplesCollator(CellCollator):
 
     A share of the cells is masked: of such a cell, each gene is hidden with the cell's own probability. What is drawn
     is keyed by (cell, seed, epoch), and by the gene. As published, training leaves out 30 % of the cells of a sample,
-    others in each epoch: the corpus does (`sample_share`).
+    others in each epoch: the corpus does (`sample_share`). Also as published, genes that no cell of a sample expresses
+    are counts of 0, hidden and predicted like others.
 
     Args:
+        vocab_size: genes of the model, all of which the batch gets; None = those that it has.
         cell_ratio: share of the cells that is masked.
         mask_ratio: probability that a gene of such a cell is hidden.
         vary_ratio: draw the probability of each cell from Beta(5, 4 / `mask_ratio` - 3), whose most frequent value is
@@ -44,6 +47,7 @@ class MaskedSamplesCollator(CellCollator):
     predicts_expression = True
     sample_share = 0.7
 
+    vocab_size: int | None = None
     cell_ratio: float = 0.75
     mask_ratio: float = 0.25
     vary_ratio: bool = True
@@ -56,8 +60,16 @@ class MaskedSamplesCollator(CellCollator):
         for name in (name for name, holds in sound.items() if not holds):
             raise ConfigurationError(f"`{name}` must lie between 0 and 1, got {getattr(self, name)}.")
 
+    @classmethod
+    def from_processor(cls, processor: Any, **overrides: Any) -> "MaskedSamplesCollator":
+        """A collator over all genes of `processor`; see [`CellCollator.from_processor`]."""
+        return super().from_processor(
+            processor, **({"vocab_size": processor.tokenizer.gene_vocabulary.size} | overrides)
+        )
+
     def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
         cell_ids = require_column(batch, "cell_ids", "they key what is drawn about a cell")
+        batch = batch if self.vocab_size is None else self._all_genes(batch)
         masked_cells, rates = self._cells(self.uniforms(cell_ids, epoch, CELL_STREAM, 2).numpy())
         draws = self.uniforms(cell_ids, epoch, MASK_STREAM, batch["input_ids"].expand(len(cell_ids), -1))
         masked = (draws <= rates[:, None]) & masked_cells[:, None]
@@ -67,6 +79,12 @@ class MaskedSamplesCollator(CellCollator):
         inputs["expression_values"] = values.masked_fill(masked, 0)
         inputs["labels"] = values.float().masked_fill(~masked.any(1, keepdim=True), IGNORED)
         return inputs
+
+    def _all_genes(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch over all genes of the vocabulary, in the order of their ids."""
+        values = batch["expression_values"]
+        every = values.new_zeros(len(values), self.vocab_size).index_copy(1, batch["input_ids"], values)
+        return batch | {"input_ids": torch.arange(self.vocab_size), "expression_values": every}
 
     def _cells(self, draws: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """(cells,) whether each is masked, and the probability of its genes."""

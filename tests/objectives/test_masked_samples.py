@@ -5,6 +5,9 @@ import torch
 
 from sclm_hf.errors import ConfigurationError, CorpusError
 from sclm_hf.objectives.masked_samples import MaskedSamplesCollator
+from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
+from sclm_hf.tokenization.processing_sample import SampleProcessor
+from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
 
 N_CELLS, N_GENES, IGNORED = 400, 60, -100
 
@@ -30,6 +33,22 @@ def test_counts_of_some_cells_are_hidden_and_asked_for():
     assert torch.equal(inputs["labels"][asked_for], true[asked_for])
     assert (inputs["labels"][~asked_for] == IGNORED).all()
     assert set(inputs) == set(batch) - {"cell_ids"} | {"masked_positions", "labels"}
+
+
+def test_genes_that_no_cell_expresses_are_predicted_as_well():
+    genes = [f"G{number}" for number in range(130)]
+    tokenizer = GeneTokenizer.from_genes(genes, special_tokens=())
+    processor = SampleProcessor(ExpressionFeatureExtractor.for_family("cellplm"), tokenizer)
+    batch = sample()
+    inputs, fewer = MaskedSamplesCollator.from_processor(processor)(batch), MaskedSamplesCollator()(batch)
+    assert torch.equal(inputs["input_ids"], torch.arange(130))
+    for name in ("expression_values", "masked_positions", "labels"):
+        assert torch.equal(inputs[name][:, batch["input_ids"]], fewer[name])
+    unexpressed = np.setdiff1d(np.arange(130), batch["input_ids"])
+    asked_for = inputs["masked_positions"].any(1)
+    assert (inputs["expression_values"][:, unexpressed] == 0).all()
+    assert (inputs["labels"][asked_for][:, unexpressed] == 0).all()
+    assert inputs["masked_positions"][:, unexpressed].any()
 
 
 def test_shares_of_hidden_genes_are_beta_distributed():
