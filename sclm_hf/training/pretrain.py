@@ -95,11 +95,19 @@ def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_ba
         n_batches: number of batch labels in the corpus.
 
     Raises:
-        ConfigurationError: `model_config` has a key that the family's configuration does not know, or the model would
-            take the cell from `<cls>`, which the encoding leaves out.
+        ConfigurationError: `model_config` has a key that the family's configuration does not know; the model would
+            take the cell from `<cls>`, which the encoding leaves out; or the model to go on from tells fewer batches
+            apart.
     """
     if arguments.model_name_or_path:
-        return AutoModelForPreTraining.from_pretrained(arguments.model_name_or_path)
+        model = AutoModelForPreTraining.from_pretrained(arguments.model_name_or_path)
+        known = getattr(model.config, "num_batches", 0)
+        if 0 < known < n_batches:
+            raise ConfigurationError(
+                f"The model tells {known} batches apart, and `batch_column` has {n_batches} values: leave out "
+                "`batch_column`, or pre-train a new model."
+            )
+        return model
     settings = _mapping("model_config", arguments.model_config)
     model_config = new_config(arguments.family, processor, settings, n_batches=n_batches)
     if getattr(model_config, "pooling", None) == "cls" and not processor.feature_extractor.add_cls:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from transformers import AutoConfig, AutoModelForPreTraining, AutoProcessor
 
 from sclm_hf import CellCorpus
 from sclm_hf.errors import ConfigurationError
@@ -109,6 +110,15 @@ def test_a_new_model_learns_from_files(folder, tmp_path):
     result = pretrain(DataArguments([str(folder)]), arguments, config)
     # counts are random: there is little to learn beyond how they are distributed
     assert np.mean(losses(result)[-24:]) < 0.96 * np.mean(losses(result)[:12])
+
+
+def test_a_model_that_knows_fewer_batches_is_not_gone_on_with(base, folder, tmp_path):
+    small = AutoConfig.from_pretrained(base)
+    small.num_batches = 1
+    AutoModelForPreTraining.from_config(small).save_pretrained(tmp_path / "base")
+    AutoProcessor.from_pretrained(base).save_pretrained(tmp_path / "base")
+    with pytest.raises(ConfigurationError, match="tells 1 batches apart, and `batch_column` has 3 values"):
+        run("pretrain", tmp_path / "base", folder, tmp_path / "out", batch_column="batch")
 
 
 @pytest.mark.parametrize("how", ["pretrain", "lora"])
