@@ -621,7 +621,7 @@ class CellPLMModel(CellPLMPreTrainedModel):
         input_ids (`torch.LongTensor` of shape `(genes,)`, *optional*):
             Ids of the genes that the columns are; all in their order by default.
         expression_values (`torch.FloatTensor` of shape `(cells, genes)`):
-            Counts of the cells of one sample, as they are; dense, or sparse (COO or CSR).
+            Counts of the cells of one sample, as they are; dense, or sparse (COO, CSR or CSC).
         attention_mask (`torch.LongTensor` of shape `(cells,)`, *optional*):
             1 at real cells; the others do not exist for them.
         cluster_uniforms (`torch.FloatTensor` of shape `(cells, num_clusters)`, *optional*):
