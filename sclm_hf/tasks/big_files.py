@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 from ..evaluation.reports import package_versions
 from ..logging import get_logger
 from . import annotate as annotation
-from .embed import embedding_reader
+from .embed import check_key, embedding_reader
 from .inference import prepare_cells, run_blocks, run_cells
 from .loading import LoadedModel, load_model
 from .pieces import Pieces, remove_left_over
@@ -100,6 +100,7 @@ def embed_files(
         SclmError: no space is left; what was computed stays.
         Others as for `embed`.
     """
+    check_key(key_added)
     pairs = _checked_pairs(source, destination, overwrite)
     loaded = load_model(model, "embed", processor=processor, device=device, dtype=dtype, revision=revision)
     config = loaded.model.config

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ConfigurationError
 from .inference import prepare_cells, run_cells
 from .loading import load_model
 from .provenance import record, take_target
@@ -69,6 +70,7 @@ def embed(
         GeneCoverageError: the model knows too few of the genes.
         ExpressionError: the data are not what the model's encoding expects.
     """
+    check_key(key_added)
     loaded = load_model(model, "embed", processor=processor, device=device, dtype=dtype, revision=revision)
     result = take_target(adata, copy=copy)
     config = loaded.model.config
@@ -86,6 +88,15 @@ def embed(
     }
     record(result, key_added, loaded, cells, settings)
     return result
+
+
+def check_key(key_added: str | None) -> None:
+    """Refuse a name of embeddings that no `.h5ad` file can hold: HDF5 takes `/` and `.` for paths."""
+    if key_added is None or (isinstance(key_added, str) and key_added not in ("", ".") and "/" not in key_added):
+        return
+    raise ConfigurationError(
+        f"`key_added` (`--key`) must be a name without `/`, for example 'X_scgpt', got {key_added!r}."
+    )
 
 
 def embedding_reader(config: Any) -> "Callable[[ModelOutput], torch.Tensor]":

@@ -263,3 +263,9 @@ def test_data_are_read_in_blocks_only(source, model, tmp_path, monkeypatch):
 def test_the_source_is_never_written_to(source, model):
     with pytest.raises(ConfigurationError, match="source itself"):
         embed_files(source, source, model, overwrite=True)
+
+
+def test_a_key_that_hdf5_takes_for_a_path_is_refused(source, model, tmp_path):
+    with pytest.raises(ConfigurationError, match=r"must be a name without `/`.*got 'X/a'"):
+        embed_files(source, tmp_path / "out.h5ad", model, key_added="X/a")
+    assert not (tmp_path / "out.h5ad").exists()

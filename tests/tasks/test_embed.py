@@ -166,3 +166,9 @@ def test_batches_are_named_where_the_model_knows_their_names():
         embed(cells, model, processor, batch_key="batch")
     with pytest.raises(ExpressionError, match="no cells"):
         embed(cells[:0], model, processor, batch_key="donor")
+
+
+@pytest.mark.parametrize("key", ["", ".", "X/scgpt", 5])
+def test_a_key_that_no_file_can_hold_is_refused_before_anything_is_read(key):
+    with pytest.raises(ConfigurationError, match=r"`key_added` \(`--key`\) must be a name without `/`"):
+        embed(None, "no folder", key_added=key)
