@@ -140,10 +140,13 @@ def find_checkpoint(config: TrainingConfig, folder: CheckpointFolder) -> Path | 
     """The checkpoint that a run starts from, None for a fresh start.
 
     Raises:
-        ConfigurationError: the output folder holds checkpoints that the run would mix with its own.
+        ConfigurationError: the output folder is a file, or holds a model that the run would replace, or checkpoints
+            that it would mix with its own.
         CheckpointError: the checkpoint asked for does not exist.
     """
     asked, last = config.resume_from_checkpoint, folder.last()
+    if last is None:
+        _check_is_free(Path(config.output_dir))
     if asked == "last":
         return last
     if asked is None:
@@ -161,6 +164,16 @@ def find_checkpoint(config: TrainingConfig, folder: CheckpointFolder) -> Path | 
             "(the run goes another way from there), or choose another `output_dir`."
         )
     return chosen
+
+
+def _check_is_free(output_dir: Path) -> None:
+    """Refuse a folder whose model is not of a run: it may be the very base that an adapter will name."""
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ConfigurationError(f"`output_dir` {output_dir} is a file: name a folder to write to.")
+    if (output_dir / "config.json").exists():
+        raise ConfigurationError(
+            f"`output_dir` {output_dir} holds a model, which this run would replace: choose another folder."
+        )
 
 
 def save_checkpoint(accelerator: Accelerator, folder: CheckpointFolder, state: TrainingState) -> None:

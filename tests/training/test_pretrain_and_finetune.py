@@ -184,6 +184,19 @@ def test_training_does_not_start_from_an_adapter(pretrained, files, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_training_does_not_write_over_a_model_or_a_file(pretrained, files, tmp_path):
+    released = tmp_path / "released"
+    AutoModel.from_pretrained(pretrained[0]).save_pretrained(released)
+    AutoProcessor.from_pretrained(pretrained[0]).save_pretrained(released)
+    before = {path.name: path.read_bytes() for path in released.iterdir()}
+    arguments = FinetuneArguments(str(released), "cell_type")
+    with pytest.raises(ConfigurationError, match=r"released holds a model, which this run would replace"):
+        finetune(DataArguments(files), arguments, config(released, max_steps=1))
+    with pytest.raises(ConfigurationError, match=r"a\.h5ad is a file: name a folder"):
+        finetune(DataArguments(files), arguments, config(files[0], max_steps=1))
+    assert {path.name: path.read_bytes() for path in released.iterdir()} == before
+
+
 def test_unknown_model_settings_and_folders_without_model_are_refused(files, tmp_path):
     data = DataArguments(files)
     processor = create_processor(data, PretrainArguments())
