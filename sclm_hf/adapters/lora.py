@@ -6,6 +6,7 @@
 import copy
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,15 @@ def lora_config(
         **options: passed to `peft.LoraConfig`.
 
     Raises:
-        ConfigurationError: the model's family is unknown, or its gene embeddings cannot be trained.
+        ConfigurationError: the model's family is unknown, its gene embeddings cannot be trained, it has no layer of a
+            name in `target_modules`, or `r` or `lora_dropout` is out of range.
     """
     family = get_family(model.config.model_type)
+    if r < 1:
+        raise ConfigurationError(f"`r` (`lora_r`) must be at least 1, got {r}.")
+    if not 0 <= lora_dropout < 1:
+        raise ConfigurationError(f"`lora_dropout` must be at least 0 and below 1, got {lora_dropout}.")
+    _check_targets(model, target_modules or ())
     is_classifier = type(model).__name__.endswith("ForSequenceClassification")
     if modules_to_save is None:
         modules_to_save = list(family.classification_head) if is_classifier else _task_heads(model)
@@ -79,6 +86,16 @@ def lora_config(
         modules_to_save=modules_to_save or None,
         **options,
     )
+
+
+def _check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Refuse a name that fits no layer: beside others that do, peft would pass over it."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+    if unknown := [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in layers)]:
+        raise ConfigurationError(
+            f"`target_modules` (`lora_target_modules`) names {unknown}, and {type(model).__name__} has no such linear "
+            f"layer: expected some of {sorted({name.rpartition('.')[2] for name in layers})}."
+        )
 
 
 def add_lora(model: PreTrainedModel, **settings: Any) -> "peft.PeftModel":

@@ -91,6 +91,19 @@ def test_defaults_come_from_the_registry_and_can_be_changed(base):
     assert config.modules_to_save == ["classifier", "genes"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"r": 0}, r"`r` \(`lora_r`\) must be at least 1, got 0"),
+        ({"lora_dropout": 1.0}, r"`lora_dropout` must be at least 0 and below 1, got 1\.0"),
+        ({"target_modules": ["q_proj", "qproj"]}, r"names \['qproj'\].*no such linear layer.*'q_proj'"),
+    ],
+)
+def test_settings_that_fit_no_model_are_refused(base, settings, message):
+    with pytest.raises(ConfigurationError, match=message):
+        add_lora(classifier(base), **settings)
+
+
 def test_save_and_load_give_the_same_logits_and_labels(base, tmp_path):
     model = train_a_little(add_lora(classifier(base)))
     save_adapter(model, tmp_path / "adapter")
