@@ -10,7 +10,7 @@ from numba import njit
 
 from ...errors import ExpressionError
 from .keys import SUBSET, draw, substream
-from .scratch import Scratch
+from .scratch import Scratch, lent
 
 OUT_OF_RANGE, UNSORTED, NEGATIVE, NOT_FINITE = 1, 2, 4, 8
 """What [`survey`] may find wrong with a row; the numbers add up."""
@@ -378,12 +378,8 @@ def pad(
 
 
 def _side_by_side(size: int, n_values: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Room for ids, mask and values in one piece of memory.
-
-    The C library gives memory back to the system, and clears it for the next batch, where several large arrays are
-    freed one after the other; it keeps a single one.
-    """
-    room = np.empty(16 * size + 4 * n_values, np.uint8)
+    """Room for ids, mask and values in one piece of memory."""
+    room = lent(16 * size + 4 * n_values)
     wide = room[: 16 * size].view(np.int64)
     return wide[:size], wide[size:], room[16 * size :].view(np.float32)
 
