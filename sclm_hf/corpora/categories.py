@@ -56,7 +56,7 @@ def _used(source: CellSource, name: str, rows: np.ndarray | None) -> Categorical
     missing = int((codes < 0).sum())
     if missing:
         raise CorpusError(
-            f"`{source.location}`: {missing} of the cells used have no value in `obs[{name!r}]`: leave them out (write "
-            f"`adata[adata.obs[{name!r}].notna()]`, or give `rows=` in Python), or give them one."
+            f"`{source.location}`: {missing} of the cells used have no value in `obs[{name!r}]`: leave them out "
+            f"(write `adata[adata.obs[{name!r}].notna()]`, or give `rows=` in Python), or give them one."
         )
     return CategoricalColumn(codes, column.categories)
