@@ -77,14 +77,14 @@ class GeneVocabulary(Mapping[str, int]):
         """Read a JSON object name -> id, as the authors of scGPT and Geneformer publish theirs.
 
         Raises:
-            CheckpointError: the file is no such object, or names a gene twice.
+            CheckpointError: the file cannot be read, is no such object, or names a gene twice.
         """
         try:
             entries = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique)
             if not isinstance(entries, dict):
                 raise ConfigurationError(f"it holds a {type(entries).__name__}, no object")
             return cls(entries, special_tokens)
-        except (ConfigurationError, ValueError) as error:
+        except (OSError, ConfigurationError, ValueError) as error:
             raise CheckpointError(f"`{path}` is no vocabulary (a JSON object gene -> id): {error}.") from error
 
     def save(self, path: str | Path) -> None:

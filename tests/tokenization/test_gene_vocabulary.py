@@ -85,6 +85,11 @@ def test_a_file_that_is_no_vocabulary_is_refused_by_name(tmp_path, text, message
     assert "vocab.json" in str(caught.value)
 
 
+def test_a_vocabulary_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"absent\.json` is no vocabulary.*No such file"):
+        GeneVocabulary.from_file(tmp_path / "absent.json")
+
+
 def test_published_dictionaries_with_float_ids_are_read(tmp_path):
     (tmp_path / "vocab.json").write_text('{"<pad>": 0, "ENSG00000141510": 2.0}')
     assert GeneVocabulary.from_file(tmp_path / "vocab.json")["ENSG00000141510"] == 2
