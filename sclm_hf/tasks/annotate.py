@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigurationError, require
-from .inference import prepare_cells, run_cells
+from .inference import check_run, prepare_cells, run_cells
 from .loading import load_model
-from .provenance import record, take_target
+from .provenance import check_adata, record, take_target
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +57,9 @@ def annotate(
         GeneCoverageError: the model knows too few of the genes.
         ExpressionError: the data are not what the model's encoding expects.
     """
+    check_adata(adata)
     check_threshold(unassigned_threshold)
+    check_run(batch_size, seed)
     loaded = load_model(model, "annotate", processor=processor, device=device, dtype=dtype, revision=revision)
     result = take_target(adata, copy=copy)
     cells = prepare_cells(result, loaded, layer=layer, species=species, batch_key=batch_key)

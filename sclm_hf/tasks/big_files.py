@@ -15,7 +15,7 @@ from ..evaluation.reports import package_versions
 from ..logging import get_logger
 from . import annotate as annotation
 from .embed import check_key, embedding_reader
-from .inference import prepare_cells, run_blocks, run_cells
+from .inference import check_run, prepare_cells, run_blocks, run_cells
 from .loading import LoadedModel, load_model
 from .pieces import Pieces, remove_left_over
 from .provenance import make_record
@@ -101,6 +101,7 @@ def embed_files(
         Others as for `embed`.
     """
     check_key(key_added)
+    check_run(batch_size, seed)
     pairs = _checked_pairs(source, destination, overwrite)
     loaded = load_model(model, "embed", processor=processor, device=device, dtype=dtype, revision=revision)
     config = loaded.model.config
@@ -139,6 +140,7 @@ def annotate_files(
         The files written or found finished.
     """
     annotation.check_threshold(unassigned_threshold)
+    check_run(batch_size, seed)
     pairs = _checked_pairs(source, destination, overwrite)
     loaded = load_model(model, "annotate", processor=processor, device=device, dtype=dtype, revision=revision)
     names = annotation.label_names_of(loaded.model.config)

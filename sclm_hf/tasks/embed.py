@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
-from .inference import prepare_cells, run_cells
+from .inference import check_run, prepare_cells, run_cells
 from .loading import load_model
-from .provenance import record, take_target
+from .provenance import check_adata, record, take_target
 
 if TYPE_CHECKING:
     import torch
@@ -66,11 +66,14 @@ def embed(
 
     Raises:
         CheckpointError: the model cannot be read or is incomplete.
-        ConfigurationError: settings do not fit the model or the machine, or nothing can be added to `adata`.
+        ConfigurationError: settings do not fit the model or the machine, or nothing can be added to `adata`, or it is
+            no AnnData.
         GeneCoverageError: the model knows too few of the genes.
         ExpressionError: the data are not what the model's encoding expects.
     """
+    check_adata(adata)
     check_key(key_added)
+    check_run(batch_size, seed)
     loaded = load_model(model, "embed", processor=processor, device=device, dtype=dtype, revision=revision)
     result = take_target(adata, copy=copy)
     config = loaded.model.config

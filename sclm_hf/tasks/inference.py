@@ -1,6 +1,7 @@
 """Cells of an AnnData through a model: checked as a whole, run in batches of like length or in whole samples."""
 
 import contextlib
+import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,14 @@ class PreparedCells:
     coverage: "GeneCoverage"
     source: str
     samples: Samples | None = None
+
+
+def check_run(batch_size: int, seed: int) -> None:
+    """Refuse, before a model is loaded, settings that would fail when the first cells run."""
+    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+        raise ConfigurationError(f"`batch_size` must be at least 1 and a whole number, got {batch_size!r}.")
+    if not isinstance(seed, numbers.Integral):
+        raise ConfigurationError(f"`seed` must be a whole number, got {seed!r}.")
 
 
 def prepare_cells(
@@ -210,8 +219,7 @@ def run_blocks(
     Raises:
         SclmError: a single cell does not fit in memory, or a piece cannot be kept.
     """
-    if batch_size < 1:
-        raise ConfigurationError(f"`batch_size` must be at least 1, got {batch_size}.")
+    check_run(batch_size, seed)
     run = _run_block if cells.samples is None else _run_sample
     with independent_cells(loaded.model), progress_bar(total=len(cells.lengths), desc=description, unit="cell") as bar:
         for number, (block, size) in enumerate(_blocks(cells)):

@@ -9,13 +9,13 @@ import numpy as np
 from ..errors import ConfigurationError
 from ..logging import progress_bar
 from ..registry import FAMILIES
-from .inference import PreparedCells, independent_cells, prepare_cells, run_cells
+from .inference import PreparedCells, check_run, independent_cells, prepare_cells, run_cells
 from .loading import LoadedModel, load_model
 from .perturbation_plan import Genes, PerturbationPlan, named_perturbations
 from .perturbation_runs import PerturbationRunner
 from .perturbation_table import PerturbationTable
 from .perturbed_tokens import MODES, TokenCell
-from .provenance import make_record
+from .provenance import check_adata, make_record
 from .stored_rows import blocks
 
 if TYPE_CHECKING:
@@ -106,7 +106,9 @@ def perturb(
         CheckpointError: the model cannot be read or is incomplete.
         ExpressionError: the data are not what the model's encoding expects.
     """
+    check_adata(adata)
     _check_settings(genes, mode, combine, similarity)
+    check_run(batch_size, seed)
     loaded = load_model(model, "perturb", processor=processor, device=device, dtype=dtype, revision=revision)
     _check_family(loaded)
     cells = prepare_cells(adata, loaded, layer=layer, species=species)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, require
 from ..evaluation.reports import package_versions
 
 if TYPE_CHECKING:
@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     from .loading import LoadedModel
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "anndata", "peft")
+
+
+def check_adata(adata: Any) -> None:
+    """Refuse what is no AnnData, before a model is loaded.
+
+    Raises:
+        ConfigurationError: it is something else, for example the path of a file.
+    """
+    if not isinstance(adata, require("anndata", extra="anndata").AnnData):
+        raise ConfigurationError(
+            f"The cells must be an AnnData, got {type(adata).__name__}: read a file with `anndata.read_h5ad(path)`; "
+            "`sclm_hf.tasks.big_files` goes from file to file."
+        )
 
 
 def take_target(adata: "AnnData", *, copy: bool) -> "AnnData":

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 import torch
 
-from sclm_hf import ScGPTForSequenceClassification, embed
+from sclm_hf import ScGPTForSequenceClassification, annotate, embed
 from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError
+from sclm_hf.tasks.perturb import perturb
 
 from .tiny import make_cells, make_model, make_processor, save_checkpoint
 
@@ -171,4 +172,26 @@ def test_batches_are_named_where_the_model_knows_their_names():
 @pytest.mark.parametrize("key", ["", ".", "X/scgpt", 5])
 def test_a_key_that_no_file_can_hold_is_refused_before_anything_is_read(key):
     with pytest.raises(ConfigurationError, match=r"`key_added` \(`--key`\) must be a name without `/`"):
-        embed(None, "no folder", key_added=key)
+        embed(make_cells(), "no folder", key_added=key)
+
+
+@pytest.mark.parametrize("task", [embed, annotate, perturb])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "`batch_size` must be at least 1 and a whole number, got 0"),
+        ({"batch_size": 2.5}, "`batch_size` must be at least 1 and a whole number, got 2.5"),
+        ({"batch_size": "64"}, "`batch_size` must be at least 1 and a whole number, got '64'"),
+        ({"seed": None}, "`seed` must be a whole number, got None"),
+    ],
+)
+def test_settings_are_checked_before_a_model_is_loaded(task, settings, message):
+    with pytest.raises(ConfigurationError, match=message):
+        task(make_cells(), "no folder", **settings)
+
+
+@pytest.mark.parametrize("task", [embed, annotate, perturb])
+@pytest.mark.parametrize("cells", ["cells.h5ad", make_cells().to_df(), make_cells().X])
+def test_what_is_no_anndata_is_refused_before_a_model_is_loaded(task, cells):
+    with pytest.raises(ConfigurationError, match=rf"must be an AnnData, got {type(cells).__name__}.*read_h5ad"):
+        task(cells, "no folder")
