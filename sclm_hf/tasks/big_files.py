@@ -169,7 +169,13 @@ def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path
 
     source, destination = Path(source), Path(destination)
     if not source.is_dir() or is_zarr(source) or is_dataset(source):
+        if destination.suffix != ".h5ad":
+            raise ConfigurationError(f"`{destination}` must be named `….h5ad`: that is what is written.")
         return [(source, destination)]
+    if destination.suffix == ".h5ad":
+        raise ConfigurationError(
+            f"`{source}` is a folder of files and `{destination}` is named like one: name a folder."
+        )
     if destination.is_file():
         raise ConfigurationError(f"`{source}` is a folder and `{destination}` a file: name a folder to write to.")
     destination.mkdir(parents=True, exist_ok=True)

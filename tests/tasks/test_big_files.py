@@ -237,6 +237,15 @@ def test_of_a_folder_only_the_unfinished_files_are_done(source, model, tmp_path,
     assert sum(runs) == 9
 
 
+def test_what_is_written_is_named_as_what_it_is(source, model, tmp_path):
+    with pytest.raises(ConfigurationError, match=r"out\.csv` must be named `….h5ad`"):
+        embed_files(source, tmp_path / "out.csv", model)
+    build_corpus(source, tmp_path / "shards")
+    with pytest.raises(ConfigurationError, match=r"shards` is a folder of files and .*out\.h5ad`.*name a folder"):
+        embed_files(tmp_path / "shards", tmp_path / "out.h5ad", model)
+    assert sorted(os.listdir(tmp_path)) == ["in.h5ad", "shards"]
+
+
 def test_zarr_and_shards_give_results_without_the_data(source, model, tmp_path):
     cells = anndata.read_h5ad(source)
     expected = embed(cells, model).obsm["X_scgpt"]
