@@ -50,6 +50,9 @@ def named_perturbations(
         groups = [(name, tuple(token_of(members))) for name, members in genes.items()]
     else:
         tokens = dict(zip(genes, token_of(genes), strict=True))
+        # the correction for many tests would count it twice
+        if len(set(tokens.values())) < len(genes):
+            raise ConfigurationError(f"`genes` names one gene twice: {', '.join(genes[:20])}; leave one out.")
         groups = [("+".join(some), tuple(tokens[gene] for gene in some)) for some in combinations(genes, combine)]
     named = [("+".join((*front, name)), (*anchored, *tokens)) for name, tokens in groups]
     if twice := [name for name, tokens in named if len(set(tokens)) < len(tokens)]:

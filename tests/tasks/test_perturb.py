@@ -203,6 +203,11 @@ def test_rank_sums_against_all_values():
             ConfigurationError,
             "lacks well",
         ),
+        (
+            {"genes": ["GENE1", "GENE2", "GENE1"]},
+            ConfigurationError,
+            "names one gene twice",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused(settings, error, message):
