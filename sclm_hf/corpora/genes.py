@@ -6,6 +6,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numba import njit
 from scipy.sparse import csr_matrix
 
 from ..errors import GeneCoverageError
@@ -89,9 +90,16 @@ def sample_rows(source: CellSource, rows: np.ndarray | None) -> np.ndarray:
 
 def _column_sums(matrix: csr_matrix) -> np.ndarray | None:
     """Total of each column, or None when there is none to weigh genes by; values that are not finite count as zero."""
-    values = np.where(np.isfinite(matrix.data), matrix.data, 0)
-    sums = np.bincount(matrix.indices, weights=values, minlength=matrix.shape[1])
+    sums = np.zeros(matrix.shape[1])
+    _add_up(matrix.indices, matrix.data, sums)
     return sums if sums.sum() > 0 else None
+
+
+@njit(cache=True, nogil=True)
+def _add_up(columns, values, sums):
+    for i in range(values.size):
+        if np.isfinite(values[i]):
+            sums[columns[i]] += values[i]
 
 
 def _share(gene_ids: np.ndarray, counts: np.ndarray | None) -> float:

@@ -15,7 +15,7 @@ from .cells import CellGenes, Cells, CellTokens, Layout, Survey, take
 from .rank import rank_cells, rank_scratch
 from .scratch import Scratch
 
-_pread = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
+pread = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
 
 _CELLS, _ENTRIES = 16, 2**15
 """Cells and stored entries that are read at a time."""
@@ -91,7 +91,7 @@ def _read(file, offsets, chunk_size, start, out):
             last += 1
             n = min(out.size - done, n + chunk_size)
         at, size = offsets[chunk] + within * out.itemsize, n * out.itemsize
-        if _pread(np.int32(file), out[done:].ctypes.data, size, at) != size:
+        if pread(np.int32(file), out[done:].ctypes.data, size, at) != size:
             return False
         done += n
     return True
