@@ -14,8 +14,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .plan import Schedule
-from .shared_memory import BatchParcel, SharedArrays, SharedBatches, WindowParcel
+from .shared_memory import N_BATCH_BUFFERS, BatchParcel, SharedArrays, SharedBatches, WindowParcel
 from .token_budget import TokenSchedule
+from .token_buffer import N_BUFFERS
 from .window_reader import WindowReader
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def _end_workers() -> None:
 class CellLoader:
     """The batches of one rank and one epoch, as torch tensors, in an order that workers do not change.
 
-    A worker reads and encodes a whole window: the window is read once, whatever the number of workers. Each worker is
-    one window ahead of its use and keeps the shared memory of two, so `2 * num_workers` windows are in shared memory:
-    encoded cells without padding, which this process pads batch by batch, or what the collator made of them.
+    A worker reads and encodes a whole window: the window is read once, whatever the number of workers. What it hands
+    over lies in shared memory: encoded cells without padding, which this process pads batch by batch, of three windows
+    a worker; or what the collator made of them, which is larger, of two.
 
     Args:
         corpus: where the cells come from.
@@ -83,19 +84,20 @@ class CellLoader:
             for number in numbers:
                 yield from self._windows.batches(number)
             return
+        n_buffers = self._windows.n_buffers
         packed = DataLoader(
             self._windows,
             batch_size=None,
             sampler=numbers,
             num_workers=self._num_workers,
-            prefetch_factor=1,
+            prefetch_factor=n_buffers - 1,
             collate_fn=_unchanged,
             worker_init_fn=_begin_worker,
             # By default a loader draws from torch's own generator: dropout would not be the same after a resume.
             generator=torch.Generator(),
         )
         # Torch maps a worker's memory anew for each window unless somebody here holds on to it.
-        mapped: deque[tuple[torch.Tensor, ...]] = deque(maxlen=2 * self._num_workers)
+        mapped: deque[tuple[torch.Tensor, ...]] = deque(maxlen=n_buffers * self._num_workers)
         workers = iter(packed)
         try:
             for parcel in workers:
@@ -116,6 +118,11 @@ class _Windows(Dataset):
         self._processor, self._epoch, self._collator = corpus.processor, epoch, collator
         self._reader = WindowReader(corpus, schedule, epoch)
         self._shared_arrays, self._shared_batches = SharedArrays(), SharedBatches()
+
+    @property
+    def n_buffers(self) -> int:
+        """How many windows lie in a worker's shared memory."""
+        return N_BUFFERS if self._collator is None else N_BATCH_BUFFERS
 
     def batches(self, number: int) -> Iterator[Batch]:
         """The batches of a window as the collator makes them, one by one."""

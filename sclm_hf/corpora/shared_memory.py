@@ -1,8 +1,8 @@
 """How a worker hands a window to the main process: through shared memory that it fills again and again.
 
-Fresh shared memory costs more than filling it: the system clears every page. So a worker fills two buffers in turn
-while the main process reads the other one. A worker gets its next window but one only after the main process has asked
-for the batches beyond the first, so no buffer is filled while it is read.
+Fresh shared memory costs more than filling it: the system clears every page. So a worker fills the same buffers in
+turn. With `n` of them, it is asked for `n - 1` windows beyond the one that the main process reads, and for one more
+only when that one has been read: no buffer is filled while it is read.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,9 @@ from .window_reader import Window
 
 _ALIGNMENT = 64
 _HEADROOM = 1.1
+
+N_BATCH_BUFFERS = 2
+"""Windows of batches that lie in shared memory: padded ones are large."""
 
 Batch = dict[str, torch.Tensor]
 
@@ -93,10 +96,10 @@ class BatchParcel(NamedTuple):
 
 
 class SharedBatches:
-    """Two buffers of shared memory for batches, filled in turn."""
+    """Buffers of shared memory for batches, filled in turn."""
 
     def __init__(self) -> None:
-        self._buffers = [torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.uint8)]
+        self._buffers = [torch.empty(0, dtype=torch.uint8)] * N_BATCH_BUFFERS
 
     def parcel(self, batches: Sequence[Batch]) -> BatchParcel:
         """Copy batches into the buffer whose turn it is."""
@@ -106,7 +109,7 @@ class SharedBatches:
             for name, values in batch.items():
                 tables[-1][name] = (values.dtype, tuple(values.shape), end)
                 end += -(-values.numel() * values.dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
-        self._buffers.reverse()
+        self._buffers.append(self._buffers.pop(0))
         if self._buffers[0].numel() < end:
             self._buffers[0] = torch.empty(int(end * _HEADROOM), dtype=torch.uint8).share_memory_()
         for batch, table in zip(batches, tables, strict=True):

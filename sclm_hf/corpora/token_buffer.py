@@ -8,6 +8,9 @@ import numpy as np
 
 from ..tokenization.encodings.cells import CellTokens
 
+N_BUFFERS = 3
+"""Windows in memory: while the first is read, a worker fills the second and goes on with the third."""
+
 _HEADROOM = 1.1
 
 Allocate = Callable[[int, type, np.ndarray], np.ndarray]
@@ -24,11 +27,12 @@ class TokenBuffer:
 
     Args:
         allocate: makes the memory.
+        types: of ids and values, as from `CellProcessor.token_types`.
     """
 
-    def __init__(self, allocate: Allocate = allocate) -> None:
+    def __init__(self, allocate: Allocate = allocate, types: tuple[type, type] = (np.int32, np.float32)) -> None:
         self._allocate, self._changed, self._n_filling = allocate, threading.Condition(), 0
-        self._ids, self._values = np.empty(0, np.int32), np.empty(0, np.float32)
+        self._ids, self._values = (np.empty(0, kind) for kind in types)
         self.clear(0)
 
     def clear(self, n_cells: int) -> None:

@@ -1,6 +1,7 @@
 """Windows of an epoch: read once, encoded, put in order and cut into batches."""
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from ..tokenization.encodings.scratch import Scratch
 from .plan import Schedule, cell_ids
 from .soundness import check_indices
 from .token_budget import TokenSchedule
-from .token_buffer import Allocate, TokenBuffer, allocate
+from .token_buffer import N_BUFFERS, Allocate, TokenBuffer, allocate
 
 if TYPE_CHECKING:
     from ..tokenization.processing_cell import CellProcessor
@@ -33,7 +34,7 @@ class Window(NamedTuple):
     """The encoded cells of a window and a rank's batches of them.
 
     Attributes:
-        tokens: the cells, in memory that is filled again for the window after the next.
+        tokens: the cells, in memory that is filled again `N_BUFFERS` windows later.
         columns: what a batch carries along, (cells,) each.
         batches: (batch,) each, the cells of a batch; of no entries where other ranks have a batch and this one not.
     """
@@ -107,7 +108,7 @@ class WindowReader:
 
     def _encoded(self, rows: dict[int, np.ndarray], allocate: Allocate) -> CellTokens:
         if self._workplace is None:
-            self._workplace = _Workplace(allocate)
+            self._workplace = _Workplace(allocate, self._corpus.processor.token_types)
         buffer = self._workplace.next_buffer(sum(map(len, rows.values())))
         parts: list[Future] = [self._workplace.threads.submit(self._encode, part, buffer) for part in _parts(rows)]
         try:
@@ -193,15 +194,15 @@ class WindowReader:
 class _Workplace:
     """What the threads of one process work with."""
 
-    def __init__(self, allocate: Allocate) -> None:
+    def __init__(self, allocate: Allocate, types: tuple[type, type]) -> None:
         self.threads = ThreadPoolExecutor(_THREADS, "sclm-read")
         self.reading = threading.Lock()
         self._own = threading.local()
-        self._buffers = [TokenBuffer(allocate), TokenBuffer(allocate)]
+        self._buffers = deque(TokenBuffer(allocate, types) for _ in range(N_BUFFERS))
 
     def next_buffer(self, n_cells: int) -> TokenBuffer:
         """The buffer unused for longest, empty."""
-        self._buffers.reverse()
+        self._buffers.rotate()
         self._buffers[0].clear(n_cells)
         return self._buffers[0]
 

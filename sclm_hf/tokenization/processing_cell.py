@@ -212,6 +212,15 @@ class CellProcessor(ProcessorMixin):
         keys = cell_keys(as_cell_ids(cell_ids), seed, epoch)
         return encode_stored_bins(stored, rows, tokens, keys, layout, out, n_bins=extractor.n_bins, scratch=scratch)
 
+    @property
+    def token_types(self) -> tuple[type, type]:
+        """Narrow types that hold any ids and any values: what is smaller is sooner written, handed over and read."""
+        extractor = self.feature_extractor
+        extremes = extractor.cls_value, extractor.pad_value, extractor.n_bins
+        whole = extractor.encoding in ("bins", "log_bins") and all(x == int(x) and abs(x) < 2**15 for x in extremes)
+        ids = np.uint16 if self.tokenizer.gene_vocabulary.size <= 2**16 else np.int32
+        return ids, np.int16 if whole else np.float32
+
     def pad(self, tokens: CellTokens, cells: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The second half of [`encode`]: a batch of encoded cells, padded to the longest of them.
 

@@ -335,3 +335,32 @@ def test_found_beside_a_models_config(tokenizer, tmp_path):
     make(tokenizer).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "scgpt"}))
     assert type(AutoProcessor.from_pretrained(tmp_path)) is CellProcessor
+
+
+@pytest.mark.parametrize(
+    ("parameters", "values"),
+    [
+        ({}, np.int16),
+        ({"cls_value": 0.5}, np.float32),
+        ({"n_bins": 40_000}, np.float32),
+        ({"pad_value": -40_000.0}, np.float32),
+        ({"encoding": "continuous"}, np.float32),
+    ],
+    ids=str,
+)
+def test_narrow_types_hold_what_is_encoded(tokenizer, counts, gene_ids, parameters, values):
+    processor = make(tokenizer, **parameters)
+    assert processor.token_types == (np.uint16, values)
+    tokens = processor.tokens(counts, gene_ids, cell_ids=np.arange(N_CELLS))
+    narrow = tokens._replace(
+        ids=tokens.ids.astype(processor.token_types[0]), values=tokens.values.astype(processor.token_types[1])
+    )
+    padded, expected = processor.pad(narrow), processor.pad(tokens)
+    for name in expected:
+        assert padded[name].dtype == expected[name].dtype
+        np.testing.assert_array_equal(padded[name], expected[name])
+
+
+def test_ids_of_a_large_vocabulary_are_not_narrowed_too_far():
+    largest = GeneTokenizer.from_genes([f"G{number}" for number in range(2**16)])
+    assert make(largest).token_types[0] == np.int32
