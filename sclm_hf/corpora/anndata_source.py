@@ -129,6 +129,11 @@ class AnnDataSource:
         read = np.concatenate([np.arange(start, stop) for start, stop in spans])
         return matrix[np.searchsorted(read, rows)]
 
+    def empty_rows(self) -> np.ndarray:
+        """Rows without any value, ascending; of a dense matrix none are known."""
+        with self._store():
+            return self._open.empty_rows()
+
     @contextmanager
     def stored_rows(self) -> Iterator[StoredRows | None]:
         """Where the matrix lies in the file, good until the end even if the source is closed.
@@ -238,6 +243,10 @@ class _OpenStore:
         if self._storage != "csr" or self._indices.stored is None or self._data.stored is None:
             return None
         return StoredRows(os.dup(self._data.file), self._indptr, self._indices.stored, self._data.stored)
+
+    def empty_rows(self) -> np.ndarray:
+        """Rows without any value; none of a dense matrix."""
+        return np.flatnonzero(np.diff(self._indptr) == 0) if self._storage == "csr" else np.empty(0, np.int64)
 
     def read(self, spans: list[tuple[int, int]], scratch: Scratch) -> csr_matrix:
         """The rows of all `spans` (start, stop), one after the other."""

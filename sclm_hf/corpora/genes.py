@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 from ..errors import GeneCoverageError
 from ..logging import warn
-from .soundness import check_indices, check_kind
+from .soundness import check_indices, check_kind, refuse_empty
 from .sources import CellSource
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class GeneMaps:
 
         Raises:
             CorpusError: the source is damaged.
-            ExpressionError: its values are not of the kind that the encoding expects.
+            ExpressionError: its values are not of the kind that the encoding expects, or a cell has none.
             GeneCoverageError: the model knows less than 30 % of the counts of the source; the message names it.
         """
         if source.name not in self._by_source:
@@ -56,6 +56,7 @@ class GeneMaps:
             names, ensembl_ids = source.genes()
             sample = sample_rows(source, rows)
             matrix = source.read(sample)
+            refuse_empty(source, rows)
             check_indices(matrix, source, sample)
             check_kind(matrix, self._processor.feature_extractor.expects, source)
             counts = _column_sums(matrix)

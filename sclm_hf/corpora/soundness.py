@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 from scipy.sparse import csr_matrix
 
-from ..errors import CorpusError
+from ..errors import CorpusError, ExpressionError
 from ..tokenization.encodings.cells import Survey
 from ..tokenization.expression_matrix import check_kind as refuse_kind
 from .sources import CellSource
@@ -55,6 +55,27 @@ def check_indices(matrix: csr_matrix, source: CellSource, rows: np.ndarray) -> N
         f"{place}: column indices are not in order: sort them (`adata.X.sort_indices()`) and write the file again, or "
         "let `sclm-hf corpus build` do it."
     )
+
+
+def refuse_empty(source: CellSource, rows: np.ndarray | None) -> None:
+    """Refuse cells without any count before a run begins that would end at them.
+
+    Args:
+        source: the source.
+        rows: (cells,) rows used of it; None = all.
+
+    Raises:
+        ExpressionError: there are such cells; the message names the first.
+    """
+    empty = source.empty_rows()
+    if rows is not None:
+        empty = np.intersect1d(empty, rows)
+    if empty.size:
+        raise ExpressionError(
+            f"`{source.location}`: {empty.size:,} of its cells have no counts at all, the first in row {empty[0]} "
+            "(counted from 0): leave them out, as `scanpy.pp.filter_cells(adata, min_counts=1)` does, and write the "
+            "file again."
+        )
 
 
 def check_kind(matrix: csr_matrix, expects: str, source: CellSource) -> None:

@@ -64,6 +64,9 @@ class CellSource(Protocol):
         With a `scratch`, what is returned may lie there, until the scratch is used again.
         """
 
+    def empty_rows(self) -> np.ndarray:
+        """Rows without any value, ascending, as far as that can be told without reading the cells."""
+
     def stored_rows(self) -> AbstractContextManager[StoredRows | None]:
         """Where the matrix lies in a file, until the context ends; None where it does not lie there as it is."""
 

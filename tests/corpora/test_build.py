@@ -1,6 +1,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from tqdm import tqdm
 
 from sclm_hf import CellCorpus
 from sclm_hf.corpora import build as build_module
@@ -174,6 +176,8 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(inputs, tmp_path, m
     for _ in range(6):
         child = os.fork()
         if child == 0:
+            # By default tqdm's lock is shared with this process, which would wait for ever for a child killed with it.
+            tqdm.set_lock(threading.RLock())
             build_corpus(inputs, tmp_path / "out", title="Cells", **HOW)
             os._exit(0)
         time.sleep(rng.uniform(0.02, 0.25))

@@ -96,3 +96,16 @@ def test_to_counts_sorts_and_refuses(tmp_path):
         matrix = sp.csr_matrix((np.array([1.0, 2, 3, value]), np.array([3, 9, 0, 1]), indptr), shape=(2, 40))
         with pytest.raises(CorpusError, match=r"cells\.h5ad`, row 8 .*is no count"):
             to_counts(matrix, source, rows)
+
+
+def test_cells_without_counts_are_refused_before_a_run_begins(tmp_path, processor):
+    cells = make_cells(40)
+    dense = cells.X.toarray()
+    dense[[7, 30]] = 0
+    cells.X = sp.csr_matrix(dense)
+    path = tmp_path / "cells.h5ad"
+    cells.write_h5ad(path)
+    with pytest.raises(ExpressionError, match=r"`: 2 of its cells have no counts at all, the first in row 7"):
+        CellCorpus(path, processor)
+    used = np.setdiff1d(np.arange(40), [7, 30])
+    assert len(CellCorpus(path, processor, rows={"cells": used})) == 38
