@@ -147,6 +147,10 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         status = path.stat()
         return _read(path, status.st_size, status.st_mtime_ns)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CorpusError(
+            f"`{folder}` holds no `{MANIFEST_FILE}`: expected a folder of shards that `sclm-hf corpus build` wrote."
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"`{path}` cannot be read: {error}.") from error
     except CorpusError as error:

@@ -80,7 +80,10 @@ def flip(folder):
         ),
         (lambda folder: (folder / "README.md").unlink(), r"README\.md` is missing"),
         (lambda folder: (folder / "genes.parquet").write_bytes(b"no"), r"genes\.parquet.*cannot be read as Parquet"),
-        (lambda folder: (folder / "manifest.json").unlink(), r"manifest\.json` cannot be read"),
+        (
+            lambda folder: (folder / "manifest.json").unlink(),
+            r"holds no `manifest\.json`: expected a folder",
+        ),
         (lambda folder: (folder / "manifest.json").write_text('{"format": '), "is damaged or no manifest"),
         (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe"), r"manifest\.json` cannot be read"),
     ],
@@ -180,3 +183,10 @@ def test_few_shards_are_open_at_a_time(folder, processor, monkeypatch):
 def test_one_shard_is_no_corpus(folder, processor):
     with pytest.raises(CorpusError, match=r"is one shard: name the folder"):
         CellCorpus(folder / SHARD, processor)
+
+
+def test_something_else_than_a_folder_of_shards_is_named(tmp_path):
+    make_cells(5).write_h5ad(tmp_path / "cells.h5ad")
+    for path in (tmp_path / "cells.h5ad", tmp_path / "nowhere", tmp_path):
+        (problem,) = check_corpus(path)
+        assert problem.startswith(f"`{path}` holds no `manifest.json`: expected a folder of shards")
