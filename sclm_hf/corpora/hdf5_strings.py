@@ -20,7 +20,7 @@ _SIGNATURE = int.from_bytes(b"GCOL\x01", "little")
 
 
 def joined_strings(dataset: Any) -> bytes | None:
-    """The strings of an array, as `b"\\0".join` would put them together.
+    """The strings of a one-dimensional array, as `b"\\0".join` would put them together.
 
     Args:
         dataset: of anything that reads files; only those of h5py are read.
@@ -49,7 +49,8 @@ def joined_strings(dataset: Any) -> bytes | None:
 
 def _table_offset(dataset: Any) -> int | None:
     """Where in the file the table of an array of strings begins; None where it does not lie there as it is."""
-    if type(dataset).__module__.partition(".")[0] != "h5py" or not hasattr(os, "pread"):
+    of_h5py = type(dataset).__module__.partition(".")[0] == "h5py"
+    if not of_h5py or len(dataset.shape) != 1 or not hasattr(os, "pread"):
         return None
     import h5py
 

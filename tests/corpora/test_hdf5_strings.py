@@ -67,10 +67,11 @@ def test_what_lies_there_in_another_way_is_left_to_h5py(tmp_path, options):
 
 def test_numbers_and_strings_larger_than_a_heap_are_left_to_h5py(tmp_path):
     with h5py.File(tmp_path / "file.h5", "w") as file:
-        file["numbers"], file["text"] = np.arange(10), ["a" * 2_000_000]
+        file["numbers"], file["text"], file["table"] = np.arange(10), ["a" * 2_000_000], [["a", "b"], ["c", "d"]]
     with h5py.File(tmp_path / "file.h5") as file:
         assert joined_strings(file["numbers"]) is None
         assert joined_strings(file["text"]) is None
+        assert joined_strings(file["table"]) is None
     assert joined_strings(np.arange(3)) is None
 
 
