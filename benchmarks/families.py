@@ -177,6 +177,8 @@ def run_family(family: str, num_cells: int, limit: float) -> dict:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
         output, problem = done.stdout, done.stderr.strip().splitlines()[-1:] if done.returncode else []
+        if done.returncode < 0:
+            problem = [f"ended by signal {-done.returncode}, which is 9 where memory ran out"]
     except subprocess.TimeoutExpired as stopped:
         output = (stopped.stdout or b"").decode()
         problem = [f"stopped after {limit:.0f} s"]
