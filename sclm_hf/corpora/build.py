@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from .._version import __version__
 from ..errors import ConfigurationError, CorpusError, require
+from ..files import written_whole
 from ..logging import progress_bar
 from .dataset_card import render_card
 from .filters import filter_rows
@@ -25,7 +26,6 @@ from .manifest import (
     ShardedDataset,
     check_dataset_name,
     read_manifest,
-    written_whole,
 )
 from .shards import FIXED_COLUMNS, ROW_GROUP_SIZE, ShardFacts, write_shard
 from .soundness import check_kind, to_counts
@@ -218,7 +218,7 @@ class _Build:
             name: np.array([*column.categories, None], object)[column.codes[rows]] for name, column in obs.items()
         }
         file = f"data/{source.name}/{len(dataset.shards):05d}.parquet"
-        with written_whole(self.folder / file) as path:
+        with written_whole(self.folder / file, CorpusError) as path:
             obs_values = {name: values.tolist() for name, values in texts.items()}
             kept = counts if full.all() else counts[full]
             largest = write_shard(path, kept, names[rows], obs_values, facts, dataset.n_cells)
@@ -231,9 +231,9 @@ class _Build:
             raise CorpusError(f"Nothing is left of {empty}: none of the cells that `where` leaves has a count.")
         for dataset in manifest.datasets.values():
             dataset.labels = _labels([self.folder / shard.file for shard in dataset.shards], self.obs_columns)
-        with written_whole(self.folder / GENES_FILE) as path:
+        with written_whole(self.folder / GENES_FILE, CorpusError) as path:
             _write_genes(path, [self._facts(source, manifest) for source in self.sources])
-        with written_whole(self.folder / CARD_FILE) as path:
+        with written_whole(self.folder / CARD_FILE, CorpusError) as path:
             path.write_text(render_card(manifest, (self.folder / GENES_FILE).stat().st_size), encoding="utf-8")
         self._save(manifest, MANIFEST_FILE)
         (self.folder / _STATE_FILE).unlink()
@@ -242,7 +242,7 @@ class _Build:
         return manifest
 
     def _save(self, manifest: Manifest, name: str) -> None:
-        with written_whole(self.folder / name) as path:
+        with written_whole(self.folder / name, CorpusError) as path:
             path.write_text(manifest.to_json(), encoding="utf-8")
 
 

@@ -9,10 +9,7 @@ A folder of shards::
 """
 
 import json
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -186,26 +183,6 @@ def check_inside(file: str, dataset: str) -> None:
     plain = path.parts == ("data", dataset, path.name) and path.suffix == ".parquet"
     if not plain or file != str(path) or len(PureWindowsPath(file).parts) != 3:
         raise CorpusError(f"the file name `{file}` is not `data/{dataset}/<name>.parquet`: it may lead elsewhere")
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; moved there when all went well, so that `path` is never half written.
-
-    Raises:
-        CorpusError: it cannot be written, for example because no space is left.
-    """
-    unfinished = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise CorpusError(f"`{path}` cannot be written: {error.strerror or error}.") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _typed(kind: type, values: dict[str, Any]) -> Any:

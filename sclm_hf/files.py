@@ -1,0 +1,147 @@
+"""Files on disk: read with care, written whole or not at all, and one run at a time into an output."""
+
+import json
+import os
+import socket
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .errors import CheckpointError, ConfigurationError, SclmError
+
+MAX_JSON_BYTES = 2**26
+"""Settings and vocabularies are a few megabytes; what is larger was not written by those who say so."""
+
+
+def require_regular_file(path: Path, error: type[SclmError] = CheckpointError) -> None:
+    """Refuse what is there but is no regular file: reading a pipe or a device would wait forever.
+
+    Raises:
+        SclmError: of the class `error`. A file that does not exist is not refused here.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise error(f"`{path}` is {kind}, not a file.")
+
+
+def read_json_object(
+    path: Path,
+    error: type[SclmError] = CheckpointError,
+    *,
+    max_bytes: int = MAX_JSON_BYTES,
+    object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> dict[str, Any]:
+    """Read a JSON file that holds one object and that anybody may have written.
+
+    Args:
+        path: the file.
+        error: class of the exception that is raised.
+        max_bytes: largest file that is read.
+        object_pairs_hook: as for `json.loads`.
+
+    Raises:
+        SclmError: of the class `error`: the file is missing, no regular file, too large, nested too deeply, no JSON,
+            or holds something else than an object.
+    """
+    require_regular_file(path, error)
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise error(f"`{path}` has {size:,} bytes: expected a JSON object of at most {max_bytes:,}.")
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=object_pairs_hook)
+    except RecursionError as cause:
+        raise error(f"`{path}` is nested too deeply to be what it should be: a JSON object of settings.") from cause
+    except ValueError as cause:
+        if isinstance(cause, SclmError):
+            raise
+        raise error(f"`{path}` is not valid JSON ({cause}).") from cause
+    except OSError as cause:
+        raise error(f"`{path}` cannot be read: {cause.strerror or cause}.") from cause
+    if not isinstance(content, dict):
+        raise error(f"`{path}` must hold a JSON object, got {type(content).__name__}.")
+    return content
+
+
+@contextmanager
+def written_whole(path: Path, error: type[SclmError] = SclmError) -> Iterator[Path]:
+    """A path beside `path` to write to; moved there when all went well, so that `path` is never half written.
+
+    What is there stays when anything goes wrong, and nothing is left beside it.
+
+    Raises:
+        SclmError: of the class `error`: it cannot be written, for example because no space is left.
+    """
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        with open(unfinished, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except OSError as cause:
+        raise error(f"`{path}` cannot be written: {cause.strerror or cause}.") from cause
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def sole_writer(output: Path) -> Iterator[None]:
+    """Hold the lock of an output, so that no second run writes there at the same time.
+
+    The lock file `.<name>.lock` beside the output names its owner and the time, and is gone afterwards; the system
+    lets go of the lock of a process that was killed.
+
+    Args:
+        output: the file or folder that will be written; it need not exist, its parent is made.
+
+    Raises:
+        ConfigurationError: another run holds the lock (the message says which and since when), or the folder of the
+            output cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    path = output.resolve().with_name(f".{output.resolve().name}.lock")
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        while not path.exists():
+            # the owner before took the file away between our opening and our locking of it
+            lock.release()
+            lock.acquire(timeout=0)
+        path.write_text(json.dumps(_owner()), encoding="utf-8")
+    except Timeout as cause:
+        raise ConfigurationError(
+            f"`{output}` is being written by {_described(path)}: wait until it ends, or name another output."
+        ) from cause
+    except OSError as cause:
+        lock.release()
+        raise ConfigurationError(f"`{output}` cannot be written: {cause.strerror or cause} (`{path}`).") from cause
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+
+
+def _owner() -> dict[str, Any]:
+    command = " ".join([Path(sys.argv[0]).name or "python", *sys.argv[1:2]])
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "command": command}
+
+
+def _described(path: Path) -> str:
+    """Who holds a lock, as far as its file says so."""
+    try:
+        owner = read_json_object(path, max_bytes=2**16)
+        return f"process {owner['pid']} on {owner['host']} (`{owner['command']}`), since {owner['since']}"
+    except (SclmError, KeyError):
+        return "another run"

@@ -1,0 +1,103 @@
+"""Files: JSON of strangers, whole or not at all, one writer at a time."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, SclmError
+from sclm_hf.files import read_json_object, sole_writer, written_whole
+
+
+def test_a_json_object_is_read(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": 1}')
+    assert read_json_object(path) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[" * 200_000, "nested too deeply"),
+        ("[1]", "must hold a JSON object"),
+        ("{", "not valid JSON"),
+        (b"\xff{}", "not valid JSON"),
+        ('{"a": ' + "1" * 10_000 + "}", "not valid JSON"),
+    ],
+    ids=["deep", "list", "cut off", "no text", "huge number"],
+)
+def test_other_json_is_refused(tmp_path, content, told):
+    path = tmp_path / "a.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(CorpusError, match=told):
+        read_json_object(path, CorpusError)
+
+
+def test_large_and_missing_json_is_refused(tmp_path):
+    path = tmp_path / "a.json"
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_json_object(path)
+    path.write_text('{"a": 1}')
+    with pytest.raises(CheckpointError, match="at most 4"):
+        read_json_object(path, max_bytes=4)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(CheckpointError, match="pipe"):
+        read_json_object(tmp_path / "a.json")
+
+
+def test_what_fails_halfway_leaves_what_was_there(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    with pytest.raises(SclmError, match="No space"), written_whole(path) as unfinished:
+        unfinished.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert path.read_text() == "before"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_second_writer_is_told_who_holds_the_output(tmp_path):
+    output = tmp_path / "out.h5ad"
+    code = (
+        "import sys; from pathlib import Path; from sclm_hf.files import sole_writer\n"
+        "with sole_writer(Path(sys.argv[1])): pass"
+    )
+    with sole_writer(output):
+        owner = json.loads((tmp_path / ".out.h5ad.lock").read_text())
+        assert owner["pid"] == os.getpid()
+        second = subprocess.run([sys.executable, "-c", code, str(output)], capture_output=True, text=True)
+    assert f"process {os.getpid()}" in second.stderr
+    assert owner["since"] in second.stderr
+    assert not list(tmp_path.iterdir())
+    with sole_writer(output):
+        pass
+
+
+def test_the_lock_of_a_killed_run_is_free(tmp_path):
+    output = tmp_path / "out.h5ad"
+    code = (
+        "import os, signal, sys; from pathlib import Path; from sclm_hf.files import sole_writer\n"
+        "with sole_writer(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(output)])
+    assert list(tmp_path.iterdir())
+    with sole_writer(output):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_lock_is_free_after_an_error(tmp_path):
+    with pytest.raises(ValueError), sole_writer(tmp_path / "out"):
+        raise ValueError
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_folder_is_told(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigurationError, match="cannot be written"), sole_writer(tmp_path / "out"):
+        pass
