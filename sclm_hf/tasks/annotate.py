@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigurationError, require
+from ..opening.loading import load_model
 from .inference import check_run, prepare_cells, run_cells
-from .loading import load_model
 from .provenance import check_adata, record, take_target
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import numpy as np
 from ..errors import ConfigurationError
 from ..evaluation.reports import package_versions
 from ..logging import get_logger
+from ..opening.loading import LoadedModel, load_model
 from . import annotate as annotation
 from .embed import check_key, embedding_reader
 from .inference import check_run, prepare_cells, run_blocks, run_cells
-from .loading import LoadedModel, load_model
 from .pieces import Pieces, remove_left_over
 from .provenance import make_record
 from .result_files import add_results, check_can_be_added_to, complete_or_absent, exists_already, read_fingerprints

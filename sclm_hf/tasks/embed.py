@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
+from ..opening.loading import load_model
 from .inference import check_run, prepare_cells, run_cells
-from .loading import load_model
 from .provenance import check_adata, record, take_target
 
 if TYPE_CHECKING:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from transformers.utils import ModelOutput
 
+    from ..opening.loading import LoadedModel
     from ..tokenization.encodings.cells import Survey
     from ..tokenization.gene_vocabulary import GeneCoverage
-    from .loading import LoadedModel
     from .pieces import Pieces
 
 

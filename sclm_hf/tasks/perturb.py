@@ -8,9 +8,9 @@ import numpy as np
 
 from ..errors import ConfigurationError
 from ..logging import progress_bar
+from ..opening.loading import LoadedModel, load_model
 from ..registry import FAMILIES
 from .inference import PreparedCells, check_run, independent_cells, prepare_cells, run_cells
-from .loading import LoadedModel, load_model
 from .perturbation_plan import Genes, PerturbationPlan, named_perturbations
 from .perturbation_runs import PerturbationRunner
 from .perturbation_table import PerturbationTable

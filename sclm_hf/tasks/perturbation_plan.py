@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ConfigurationError, GeneCoverageError
+from ..opening.loading import LoadedModel
 from .inference import PreparedCells
-from .loading import LoadedModel
 from .perturbation_runs import Run
 from .perturbed_tokens import TokenCell
 

@@ -13,7 +13,7 @@ from .perturbed_tokens import PerturbedCell, TokenCell, perturb_cell
 if TYPE_CHECKING:
     import torch
 
-    from .loading import LoadedModel
+    from ..opening.loading import LoadedModel
 
 
 class Run(NamedTuple):

@@ -9,8 +9,8 @@ from ..evaluation.reports import package_versions
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from ..opening.loading import LoadedModel
     from .inference import PreparedCells
-    from .loading import LoadedModel
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "anndata", "peft")
 

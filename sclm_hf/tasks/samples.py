@@ -12,8 +12,8 @@ from .stored_rows import read_rows
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from ..opening.loading import LoadedModel
     from .inference import PreparedCells
-    from .loading import LoadedModel
 
 logger = get_logger(__name__)
 

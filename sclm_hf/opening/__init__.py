@@ -1,0 +1,1 @@
+"""The one door to a model: from a name or a folder to a model, its processor and its adapter."""
