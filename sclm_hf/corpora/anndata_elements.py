@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CorpusError, require
+from .containment import refuse_stored_elsewhere
 from .hdf5_strings import joined_strings
 from .sources import CategoricalColumn
 
@@ -91,7 +92,7 @@ def read_column(store: Any, frame: Any, name: str) -> CategoricalColumn:
     if hasattr(column, "keys") and "categories" in column and "codes" in column:
         return _compact(column["codes"][:], _values(column["categories"]))
     if hasattr(column, "shape") and "categories" in getattr(column, "attrs", {}):
-        return _compact(column[:], frame[column.attrs["categories"]][:])
+        return _compact(column[:], _referred(frame, column.attrs["categories"])[:])
     if hasattr(frame, "dtype") and f"uns/{name}_categories" in store:
         return _compact(column, np.atleast_1d(store[f"uns/{name}_categories"][()]))
     if hasattr(column, "keys"):
@@ -110,6 +111,14 @@ def _index_name(frame: Any) -> str:
         # anndata before 0.7 wrote the index as the first field, named "index".
         return frame.dtype.names[0]
     return _text(frame.attrs.get("_index", "index"))
+
+
+def _referred(frame: Any, reference: Any) -> Any:
+    """What a reference of HDF5, or a path of zarr, leads to."""
+    found = frame[reference]
+    if type(found).__module__.partition(".")[0] == "h5py":
+        refuse_stored_elsewhere(found, found.file.filename)
+    return found
 
 
 def _values(element: Any) -> np.ndarray:

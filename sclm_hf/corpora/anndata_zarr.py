@@ -5,6 +5,7 @@ from typing import Any
 
 from ..errors import CorpusError, require
 from .anndata_source import AnnDataSource
+from .containment import refuse_entries_out
 
 _METADATA = (".zgroup", ".zarray", "zarr.json")
 
@@ -26,6 +27,7 @@ class AnnDataZarrSource(AnnDataSource):
 
     def _open_store(self) -> Any:
         zarr = require("zarr", extra="corpora")
+        refuse_entries_out(self.path)
         # Chunks are looked at one by one, so consolidated metadata would only be a second, perhaps stale truth.
         store = zarr.open_group(self.path, mode="r", use_consolidated=False)
         if self._key:

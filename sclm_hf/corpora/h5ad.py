@@ -1,23 +1,67 @@
 """One .h5ad file as a lazy source of cells."""
 
+import errno
+import os
+from pathlib import Path
 from typing import Any
 
 from ..errors import CorpusError, require
+from ..files import require_regular_file
 from .anndata_source import AnnDataSource
+from .containment import refuse_links
+
+
+def open_h5ad(path: Path, mode: str = "r", *, check_links: bool = True) -> Any:
+    """Open a .h5ad file that anybody may have made.
+
+    Args:
+        path: the file.
+        mode: as for `h5py.File`.
+        check_links: refuse a file whose links lead out of it; False where it was checked and has not changed.
+
+    Returns:
+        An `h5py.File`.
+
+    Raises:
+        CorpusError: it is missing, empty, no regular file, not readable here, damaged, or holds links that lead out
+            of it.
+        MissingDependencyError: h5py is not installed.
+    """
+    h5py = require("h5py", extra="anndata")
+    require_regular_file(path, CorpusError)
+    try:
+        if path.stat().st_size == 0:
+            raise CorpusError(f"`{path}` is empty (0 bytes).")
+        file = h5py.File(path, mode)
+    except OSError as error:
+        raise CorpusError(f"`{path}` {_reason(error)}") from error
+    try:
+        if check_links:
+            refuse_links(file, path)
+    except BaseException as error:
+        file.close()
+        # h5py raises RuntimeError and KeyError for what it cannot follow
+        if isinstance(error, (OSError, RuntimeError, LookupError)):
+            raise CorpusError(f"`{path}` is damaged: {error}.") from error
+        raise
+    return file
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
+        return "is being written by another process, which has locked it."
+    if error.errno is not None:
+        return f"cannot be read: {os.strerror(error.errno)}."
+    kind = "truncated or damaged" if "truncated" in str(error) else "no HDF5 file, or damaged"
+    return f"is {kind}: {error}"
 
 
 class H5adSource(AnnDataSource):
     """A .h5ad file whose rows are read when they are asked for; see [`AnnDataSource`]."""
 
     def _open_store(self) -> Any:
-        h5py = require("h5py", extra="anndata")
-        if self.path.stat().st_size == 0:
-            raise CorpusError(f"`{self.path}` is empty (0 bytes).")
-        try:
-            return h5py.File(self.path, "r")
-        except OSError as error:
-            kind = "truncated or damaged" if "truncated" in str(error) else "no HDF5 file, or damaged"
-            raise CorpusError(f"`{self.path}` is {kind}: {error}") from error
+        # once its key is known the file was checked, and is read only as long as its stamp stays the same
+        return open_h5ad(self.path, check_links=not self._key)
 
     def _close_store(self, store: Any) -> None:
         store.close()

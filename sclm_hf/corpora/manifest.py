@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ..errors import CorpusError
+from .containment import refuse_entry_out
 
 MANIFEST_FILE = "manifest.json"
 GENES_FILE = "genes.parquet"
@@ -141,6 +142,7 @@ def read_manifest(folder: Path) -> Manifest:
         CorpusError: there is none, or it is damaged or names a file outside the folder.
     """
     path = folder / MANIFEST_FILE
+    refuse_entry_out(path, folder)
     try:
         status = path.stat()
         return _read(path, status.st_size, status.st_mtime_ns)

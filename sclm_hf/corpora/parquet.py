@@ -11,6 +11,7 @@ from scipy.sparse import csr_matrix
 
 from ..errors import CorpusError
 from ..tokenization.encodings.scratch import Scratch
+from .containment import refuse_entry_out
 from .manifest import MANIFEST_FILE, read_manifest
 from .shards import integer_type, open_shard, read_facts, to_matrix
 from .sources import CategoricalColumn
@@ -61,6 +62,8 @@ class ParquetSource:
             raise CorpusError(f"`{folder / MANIFEST_FILE}` names no data set `{self.path.name}`.")
         dataset = manifest.datasets[self.path.name]
         self._files = [folder / shard.file for shard in dataset.shards]
+        for file in self._files:
+            refuse_entry_out(file, folder)
         self._begins = np.cumsum([0, *(shard.n_cells for shard in dataset.shards)])
         self._row_group_size, self.obs_columns = manifest.row_group_size, manifest.obs_columns
         self.n_cells, self.n_genes = dataset.n_cells, dataset.n_genes

@@ -14,12 +14,15 @@ def read_h5ad(path: str | Path) -> "AnnData":
     """Read an `.h5ad` file.
 
     Raises:
-        CorpusError: there is no such file, or it is not a readable `.h5ad`.
+        CorpusError: there is no such file, it is not a readable `.h5ad`, or links in it lead to other files.
     """
+    from ..corpora.h5ad import open_h5ad
+
     anndata = require("anndata", extra="anndata")
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise CorpusError(f"There is no file `{path}`.")
+    open_h5ad(path).close()
     try:
         return anndata.read_h5ad(path)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:

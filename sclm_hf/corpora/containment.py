@@ -1,0 +1,118 @@
+"""Nothing outside of the file or folder that the user named is read, or written, through links in it.
+
+HDF5 follows external links, virtual datasets, external storage and links of user-defined kinds, file systems follow
+symbolic links; anybody who makes a file or folder can point them at whatever its reader may read.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import CorpusError
+
+
+def refuse_links(file: Any, path: str | Path) -> None:
+    """Refuse an open HDF5 file of which anything lies in another file.
+
+    Args:
+        file: an `h5py.File`.
+        path: its path, for messages.
+
+    Raises:
+        CorpusError: there is an external link, a virtual dataset, a dataset stored elsewhere or a link of a
+            user-defined kind; the message names it.
+    """
+    from h5py import h5d, h5g, h5l, h5o
+
+    waiting, seen = [(file.id, "")], set()
+    while waiting:
+        group, place = waiting.pop()
+        # hard links may go round in circles
+        if (address := h5o.get_info(group).addr) in seen:
+            continue
+        seen.add(address)
+        for name, kind in _links(group):
+            inner = f"{place}/{os.fsdecode(name)}"
+            if kind not in (h5l.TYPE_HARD, h5l.TYPE_SOFT):
+                link = "an external link" if kind == h5l.TYPE_EXTERNAL else "a link of a user-defined kind"
+                raise _leads_out(path, inner, link)
+            if kind == h5l.TYPE_HARD:
+                found = h5o.open(group, name)
+                if isinstance(found, h5g.GroupID):
+                    waiting.append((found, inner))
+                elif isinstance(found, h5d.DatasetID):
+                    _refuse_stored_elsewhere(found, path, inner)
+
+
+def refuse_stored_elsewhere(dataset: Any, path: str | Path) -> None:
+    """Refuse a dataset of h5py that lies elsewhere: one that was found by a reference, which `refuse_links` may miss.
+
+    Raises:
+        CorpusError: it is a virtual dataset or has external storage.
+    """
+    _refuse_stored_elsewhere(dataset.id, path, dataset.name or "(found by a reference)")
+
+
+def refuse_entry_out(path: Path, folder: Path) -> None:
+    """Refuse a file below a folder that, by symbolic links, lies outside of it, or that is no regular file.
+
+    Args:
+        path: the file; one that does not exist is not refused here.
+        folder: the folder that the user named, which may itself be a symbolic link.
+
+    Raises:
+        CorpusError: it lies elsewhere, or is a pipe or device.
+    """
+    root, real = folder.resolve(), path.resolve()
+    if not any(real.is_relative_to(allowed) for allowed in (root, *_blobs(root))):
+        raise CorpusError(
+            f"`{path}` is a symbolic link that leads out of `{folder}`, to `{real}`: put a copy in its place."
+        )
+    if real.exists() and not (real.is_file() or real.is_dir()):
+        raise CorpusError(f"`{path}` is a pipe, socket or device, not a file.")
+
+
+def refuse_entries_out(folder: Path) -> None:
+    """Refuse a folder that holds, at whatever depth, a symbolic link that leads out of it, a pipe or a device.
+
+    Raises:
+        CorpusError: it does; the message names the entry.
+    """
+    waiting = [os.fspath(folder)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif not entry.is_file(follow_symlinks=False):
+                    refuse_entry_out(Path(entry.path), folder)
+
+
+def _blobs(root: Path) -> list[Path]:
+    """Where `huggingface_hub` keeps the files of a snapshot, to which the snapshot's own entries are links."""
+    snapshots = next((parent for parent in root.parents if parent.name == "snapshots"), None)
+    return [] if snapshots is None else [snapshots.parent / "blobs"]
+
+
+def _links(group: Any) -> list[tuple[bytes, int]]:
+    """Names and kinds of the links of a group."""
+    links: list[tuple[bytes, int]] = []
+    group.links.iterate(lambda name, about: links.append((name, about.type)), info=True)
+    return links
+
+
+def _refuse_stored_elsewhere(dataset: Any, path: str | Path, place: str) -> None:
+    from h5py import h5d
+
+    properties = dataset.get_create_plist()
+    if properties.get_layout() == h5d.VIRTUAL:
+        raise _leads_out(path, place, "a virtual dataset")
+    if properties.get_external_count():
+        raise _leads_out(path, place, "a dataset with external storage")
+
+
+def _leads_out(path: str | Path, place: str, what: str) -> CorpusError:
+    return CorpusError(
+        f"`{path}`: `{place}` is {what}, whose data lie elsewhere, and only what the file itself holds is read: "
+        "if you trust who made it, write it anew as a whole (`anndata.read_h5ad(path).write_h5ad(new)`)."
+    )
