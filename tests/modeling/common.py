@@ -16,6 +16,8 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from sclm_hf.registry import FAMILIES
 
+from .stock_trainer import StockTrainerTester
+
 BATCH, GENES, VOCAB = 13, 7, 99
 
 # (family, test) -> why the family cannot promise it
@@ -32,7 +34,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 }
 
 
-class ModelTester:
+class ModelTester(StockTrainerTester):
     """Mixin: subclass it, name the family, and give a tiny configuration and inputs.
 
     `head_class` in a test's arguments runs it for every head of the family (see `conftest.py`).

@@ -105,7 +105,13 @@ class CellPLMConfig(PreTrainedConfig):
     """
 
     model_type = "cellplm"
-    keys_to_ignore_at_inference = ["cell_embedding", "gene_embeddings", "latent_loss"]
+    keys_to_ignore_at_inference = [
+        "cell_embedding",
+        "gene_embeddings",
+        "expression_loss",
+        "latent_loss",
+        "dispersion",
+    ]
 
     vocab_size: int = 19374
     hidden_size: int = 1024

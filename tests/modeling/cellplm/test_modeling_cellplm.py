@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from datasets import Dataset
 from torch.testing import assert_close
 
 from sclm_hf.errors import ConfigurationError
@@ -54,6 +55,12 @@ def tiny_sample(n_cells: int = BATCH) -> dict[str, torch.Tensor]:
     }
 
 
+def whole_sample(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """A sample is a batch already."""
+    (sample,) = rows
+    return {name: torch.tensor(value) for name, value in sample.items()}
+
+
 class TestCellPLM(ModelTester):
     family = "cellplm"
     base_class = CellPLMModel
@@ -93,8 +100,20 @@ class TestCellPLM(ModelTester):
             batch |= {"masked_positions": masked, **origin, "expression_values": counts.masked_fill(masked, 0)}
         return batch | {"labels": counts}
 
+    def rows(self, batch):
+        # recorded draws are no columns of a data set
+        for name in ("cluster_uniforms", "latent_noise"):
+            batch.pop(name)
+        return Dataset.from_list([{name: tensor.tolist() for name, tensor in batch.items()}])
+
+    def stock_trainer(self, *args):
+        trainer = super().stock_trainer(*args, per_device_train_batch_size=1, per_device_eval_batch_size=1)
+        trainer.data_collator = whole_sample
+        return trainer
+
     def without_dropout(self):
-        return {"hidden_dropout_prob": 0.0, "attention_dropout_prob": 0.0, "head_dropout": 0.0}
+        dropouts = {"hidden_dropout_prob": 0.0, "attention_dropout_prob": 0.0, "head_dropout": 0.0}
+        return dropouts | {"stochastic_latent": False}
 
     def parameters_without_gradient(self, head_class):
         if head_class is CellPLMForMaskedExpression:
