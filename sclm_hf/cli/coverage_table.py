@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def print_results(path: str | Path, key: str) -> None:
-    """Print how the genes of a file met the vocabulary of the model, and how many cells have which label.
+    """Print how genes met the vocabulary of the model, how alike embeddings are, how many cells have which label.
 
     Args:
         path: the file; its data are not read.
@@ -14,6 +14,7 @@ def print_results(path: str | Path, key: str) -> None:
 
     record, n_cells, labels = read_record(path, key)
     _print_coverage(record)
+    _print_collapse(record)
     if labels is not None:
         for label, number in labels.value_counts().sort_values(ascending=False).items():
             print(f"{number:>8,}  {label}")
@@ -34,6 +35,16 @@ def _print_coverage(record: dict) -> None:
     table.add_section()
     table.add_row("all", f"{coverage['n_genes']:,}", f"{coverage['count_share']:.1%} of counts covered")
     Console().print(table)
+
+
+def _print_collapse(record: dict) -> None:
+    from ..evaluation.collapse import Collapse
+
+    if "collapse" not in record:
+        return
+    collapse = Collapse(**record["collapse"])
+    says = " These hardly tell cells apart: was the model trained?" if collapse.is_likely else ""
+    print(f"Embeddings: {collapse}.{says}")
 
 
 def _shorten(examples: str, limit: int = 60) -> str:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import ConfigurationError
+from ..evaluation.collapse import CollapseMeter
 from ..evaluation.reports import package_versions
 from ..logging import get_logger
 from ..opening.loading import LoadedModel, load_model
 from . import annotate as annotation
-from .embed import check_key, embedding_reader
+from .embed import check_key, embedding_reader, report_collapse
 from .inference import check_run, prepare_cells, run_blocks, run_cells
 from .pieces import Pieces, remove_left_over
 from .provenance import make_record
@@ -214,14 +215,17 @@ def _run_file(source: Path, destination: Path, loaded: LoadedModel, job: _Job, o
         "description": job.task,
         "pieces": pieces,
     }
-    for _ in run_blocks(loaded, prepared, job.read, **how):
-        pass
+    meter = CollapseMeter(prepared.cell_ids)
+    for block, values in run_blocks(loaded, prepared, job.read, **how):
+        meter.add(block, values)
     if prepared.samples is None:
         results = run_blocks(loaded, prepared, job.read, **how)
     else:
         # the cells of a sample may lie anywhere in the file
         results = [(slice(None), run_cells(loaded, prepared, job.read, **how))]
     record = {**make_record(loaded, prepared, job.settings), **(job.extra or {}), "fingerprint": _hash(fingerprint)}
+    if job.task == "embed":
+        record["collapse"] = report_collapse(meter.measure(), f"`{destination}`")
     with complete_or_absent(source, destination, cells, pieces.n_bytes) as file:
         add_results(file, results, cells.n_obs, job.array_key, job.columns, job.key, record)
     pieces.remove()

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
+from ..evaluation.collapse import Collapse, CollapseMeter
+from ..logging import warn
 from ..opening.loading import load_model
 from .inference import check_run, prepare_cells, run_cells
 from .provenance import check_adata, record, take_target
@@ -62,7 +64,12 @@ def embed(
     Returns:
         The AnnData with `obsm[key_added]` (n_cells, cell_embedding_size) float32, divided by its L2 norm where
         `config.normalize_cell_embedding` says so, as scGPT's published procedure does (Cui et al., Nature Methods
-        2024), and with `uns["sclm_hf"][key_added]`: model, revision, versions, settings and coverage of the genes.
+        2024), and with `uns["sclm_hf"][key_added]`: model, revision, versions, settings, coverage of the genes, and
+        under `"collapse"` how alike the embeddings are (see `sclm_hf.evaluation.collapse.Collapse`).
+
+    Warns:
+        SclmWarning: the embeddings of 50 cells or more are as alike as those of a collapsed model: mean cosine above
+            0.99, or more than 70 % of the variance along one direction.
 
     Raises:
         CheckpointError: the model cannot be read or is incomplete.
@@ -80,7 +87,9 @@ def embed(
     key_added = key_added or f"X_{config.model_type}"
     cells = prepare_cells(result, loaded, layer=layer, species=species, batch_key=batch_key)
     how = {"batch_size": batch_size, "seed": seed, "description": "embed"}
-    result.obsm[key_added] = run_cells(loaded, cells, embedding_reader(config), **how)
+    result.obsm[key_added] = embeddings = run_cells(loaded, cells, embedding_reader(config), **how)
+    meter = CollapseMeter(cells.cell_ids)
+    meter.add(slice(None), embeddings)
     settings = {
         "layer": layer,
         "species": species,
@@ -90,7 +99,19 @@ def embed(
         "normalized": config.normalize_cell_embedding,
     }
     record(result, key_added, loaded, cells, settings)
+    result.uns["sclm_hf"][key_added]["collapse"] = report_collapse(meter.measure(), f'`obsm["{key_added}"]`')
     return result
+
+
+def report_collapse(collapse: Collapse, where: str) -> dict[str, Any]:
+    """What a record says of the embeddings that stand `where`; warns of such as collapsed models give."""
+    if collapse.is_likely:
+        warn(
+            f"The embeddings in {where} hardly tell cells apart ({collapse}): so do those of a model that collapsed "
+            "or was never trained. Compare them with a baseline, such as principal components of log-normalised "
+            "counts, before you rely on them."
+        )
+    return collapse.to_dict()
 
 
 def check_key(key_added: str | None) -> None:

@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 
 import anndata
@@ -7,8 +8,9 @@ from typer.testing import CliRunner
 
 from sclm_hf import ScGPTForSequenceClassification, annotate, embed
 from sclm_hf.cli.main import app
+from sclm_hf.errors import SclmWarning
 
-from ..tasks.tiny import make_cells, save_checkpoint
+from ..tasks.tiny import collapsed, make_cells, make_model, make_processor, save_checkpoint
 
 
 @pytest.fixture
@@ -38,6 +40,19 @@ def test_annotate_writes_what_the_function_gives(files):
     written = anndata.read_h5ad(target)
     assert written.obs["sclm_prediction"].tolist() == expected.obs["sclm_prediction"].tolist()
     assert f"{(written.obs['sclm_prediction'] == 'B cell').sum():>8,}  B cell" in result.output
+
+
+def test_embeddings_of_a_collapsed_model_are_told(files):
+    source, target, _ = files
+    make_cells(60).write_h5ad(source)
+    collapsed(make_model()).save_pretrained(model := str(Path(target).with_name("collapsed")))
+    make_processor().save_pretrained(model)
+    with pytest.warns(SclmWarning, match="out.h5ad` hardly tell cells apart"):
+        result = CliRunner().invoke(app, ["embed", source, target, "--model", model])
+    assert "mean cosine between cells 1.000" in result.output and "hardly tell cells apart" in result.output
+    with warnings.catch_warnings(action="ignore"):
+        expected = embed(make_cells(60), model).uns["sclm_hf"]["X_scgpt"]["collapse"]
+    assert anndata.read_h5ad(target).uns["sclm_hf"]["X_scgpt"]["collapse"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("verb", ["embed", "annotate"])

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from sclm_hf import ScGPTForSequenceClassification, annotate, embed
-from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError
+from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError, SclmWarning
 from sclm_hf.tasks.perturb import perturb
 
-from .tiny import make_cells, make_model, make_processor, save_checkpoint
+from .tiny import collapsed, make_cells, make_model, make_processor, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,18 @@ def test_provenance_says_how_and_survives_the_file(checkpoint, tmp_path):
     assert record["settings"]["seed"] == 3 and record["settings"]["layer"] == ""
     assert record["coverage"]["n_missing"] == 1 and record["coverage"]["examples"]["missing"] == "UNKNOWN1"
     assert {"sclm_hf", "torch", "transformers", "anndata"} <= set(record["versions"])
+
+
+def test_how_alike_the_embeddings_are_is_recorded_and_does_not_depend_on_batches(checkpoint):
+    alike = [embed(make_cells(), checkpoint, batch_size=size).uns["sclm_hf"]["X_scgpt"]["collapse"] for size in (3, 64)]
+    assert alike[0]["n_cells"] == 23 and 0 < alike[0]["top_variance_share"] < 1
+    assert alike[0] == pytest.approx(alike[1], abs=1e-5)
+
+
+def test_embeddings_of_a_collapsed_model_are_told():
+    message = r'`obsm\["X_scgpt"\]` hardly tell cells apart .*cosine between cells 1.000'
+    with pytest.warns(SclmWarning, match=message):
+        embed(make_cells(60), collapsed(make_model()), make_processor())
 
 
 def test_copy_false_adds_to_the_cells_themselves(checkpoint):

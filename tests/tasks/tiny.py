@@ -51,3 +51,11 @@ def save_checkpoint(folder: Path, model_class=ScGPTModel, **overrides) -> str:
     make_model(model_class, **overrides).save_pretrained(folder)
     make_processor().save_pretrained(folder)
     return str(folder)
+
+
+def collapsed(model: ScGPTModel) -> ScGPTModel:
+    """The model, made to give nearly the same to all cells."""
+    with torch.no_grad():
+        model.layers[-1].norm2.weight.fill_(1e-3)
+        model.layers[-1].norm2.bias.fill_(1)
+    return model
