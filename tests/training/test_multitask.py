@@ -47,6 +47,7 @@ def config(folder, **settings):
     return TrainingConfig(output_dir=str(folder), lr_scheduler_type="constant", use_cpu=True, **settings)
 
 
+@pytest.mark.filterwarnings("ignore:The embeddings in")
 @pytest.mark.parametrize("lora", [True, False])
 def test_all_tasks_are_learnt_together(base, file, tmp_path, lora):
     arguments = FinetuneArguments(str(base), task_columns=list(TASKS), task_weights=[1.0, 0.5], lora=lora)

@@ -37,6 +37,7 @@ def config(folder, **settings):
     return TrainingConfig(output_dir=str(folder), **settings)
 
 
+@pytest.mark.filterwarnings("ignore:The embeddings in")
 def test_from_counts_to_labels(files, tmp_path):
     history = pretrain(DataArguments(files), PretrainArguments(**NEW), config(tmp_path / "base", num_train_epochs=3))
     losses = [record["loss"] for record in history.history if "loss" in record]

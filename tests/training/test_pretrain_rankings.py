@@ -38,6 +38,7 @@ def losses_fall(result) -> bool:
     return bool(np.isfinite(losses).all() and np.mean(losses[-3:]) < np.mean(losses[:3]))
 
 
+@pytest.mark.filterwarnings("ignore:The embeddings in")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_from_counts_to_labels(family, files, tmp_path):
     head, sizes = FAMILIES[family]
