@@ -81,7 +81,9 @@ def test_provenance_says_how_and_survives_the_file(checkpoint, tmp_path):
 
 
 def test_how_alike_the_embeddings_are_is_recorded_and_does_not_depend_on_batches(checkpoint):
-    alike = [embed(make_cells(), checkpoint, batch_size=size).uns["sclm_hf"]["X_scgpt"]["collapse"] for size in (3, 64)]
+    alike = [
+        embed(make_cells(), checkpoint, batch_size=size).uns["sclm_hf"]["X_scgpt"]["collapse"] for size in (3, 64)
+    ]
     assert alike[0]["n_cells"] == 23 and 0 < alike[0]["top_variance_share"] < 1
     assert alike[0] == pytest.approx(alike[1], abs=1e-5)
 
