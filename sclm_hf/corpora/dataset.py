@@ -7,6 +7,7 @@ import numpy as np
 
 from ..errors import require
 from .window_reader import Batch, WindowReader
+from .workers import end_with_main_process
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -38,6 +39,10 @@ def cells_dataset(corpus: "CellCorpus", epoch: int) -> "IterableDataset":
 
 def _tables(windows: list[int], reader: WindowReader, schema: Any) -> Iterator[tuple[tuple[int, int], Any]]:
     """A table for each batch, and a key that no other has."""
+    from torch.utils.data import get_worker_info
+
+    if get_worker_info() is not None:
+        end_with_main_process()
     for window in windows:
         for number, batch in enumerate(reader.batches(window)):
             yield (window, number), _table(batch, schema)

@@ -1,8 +1,6 @@
 """Batches of tensors, read ahead by worker processes."""
 
 import atexit
-import multiprocessing
-import os
 import signal
 import weakref
 from collections import deque
@@ -18,6 +16,7 @@ from .shared_memory import N_BATCH_BUFFERS, BatchParcel, SharedArrays, SharedBat
 from .token_budget import TokenSchedule
 from .token_buffer import N_BUFFERS
 from .window_reader import WindowReader
+from .workers import end_with_main_process
 
 if TYPE_CHECKING:
     from .cell_corpus import CellCorpus
@@ -150,12 +149,7 @@ def _tensors(batch: dict[str, np.ndarray]) -> Batch:
 
 def _begin_worker(worker: int) -> None:
     """Ctrl-C and SIGTERM often go to all processes of a run; the main one decides when its workers end."""
-    main = multiprocessing.parent_process()
-    # A forked worker sees `main` alive while its siblings live; one of a fork server is not the main process's child.
-    forked = multiprocessing.get_start_method() == "fork"
-    if (os.getppid() != main.pid) if forked else not main.is_alive():
-        # Killed while its workers started: torch would take the process that adopts them for the main one, for ever.
-        os._exit(1)
+    end_with_main_process()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
