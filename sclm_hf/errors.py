@@ -4,7 +4,10 @@ Every message names the thing, says what was expected and how to mend it.
 """
 
 import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 
 class SclmError(Exception):
@@ -33,6 +36,19 @@ class CorpusError(SclmError, ValueError):
 
 class ConfigurationError(SclmError, ValueError):
     """Settings contradict one another, or a setting is unknown."""
+
+
+class FilesError(SclmError):
+    """Some files of a folder could not be used; the others are done.
+
+    Attributes:
+        written: what was written, or found finished.
+        failed: file -> its error.
+    """
+
+    def __init__(self, message: str, written: Sequence[Any], failed: Mapping[Path, SclmError]) -> None:
+        super().__init__(message)
+        self.written, self.failed = list(written), dict(failed)
 
 
 class HubError(SclmError):

@@ -6,7 +6,7 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,21 @@ def read_json_object(
     return content
 
 
+def check_output_file(path: Path) -> None:
+    """Refuse, before the work, a file that could not be written after it.
+
+    Raises:
+        ConfigurationError: a folder, a link, a pipe or a device is there, or the folder of the file is missing or not
+            writable.
+    """
+    if path.is_symlink():
+        raise ConfigurationError(f"`{path}` is a link to `{os.readlink(path)}`: name the file itself.")
+    require_regular_file(path, ConfigurationError)
+    folder = path.resolve().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigurationError(f"`{path}` cannot be written: its folder is missing or not writable.")
+
+
 @contextmanager
 def written_whole(path: Path, error: type[SclmError] = SclmError) -> Iterator[Path]:
     """A path beside `path` to write to; moved there when all went well, so that `path` is never half written.
@@ -82,14 +97,20 @@ def written_whole(path: Path, error: type[SclmError] = SclmError) -> Iterator[Pa
     unfinished = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # what is written goes into no file that a link of this name may lead to
+        unfinished.unlink(missing_ok=True)
         yield unfinished
         with open(unfinished, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as cause:
-        raise error(f"`{path}` cannot be written: {cause.strerror or cause}.") from cause
+        raise error(
+            f"`{path}` cannot be written: {cause.strerror or cause}. What was there stays: make room, or allow "
+            "writing, and repeat."
+        ) from cause
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 @contextmanager

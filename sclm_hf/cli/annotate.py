@@ -24,6 +24,10 @@ def annotate(
     input: Input,
     output: Output,
     model: Model,
+    key: Annotated[
+        str | None,
+        typer.Option(help="Name of the labels in obs, to keep those of several models; `sclm_prediction`."),
+    ] = None,
     unassigned_threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Cells with a smaller highest probability are `unassigned`.")
     ] = 0.0,
@@ -42,22 +46,23 @@ def annotate(
     A run that was stopped goes on where it was when it is repeated.
     """
     from ..tasks.big_files import annotate_files
-    from .coverage_table import print_results
+    from .coverage_table import print_files
 
-    written = annotate_files(
-        input,
-        output,
-        model,
-        unassigned_threshold=unassigned_threshold,
-        layer=layer,
-        species=species,
-        batch_key=batch_key,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        revision=revision,
-        overwrite=overwrite,
+    print_files(
+        lambda: annotate_files(
+            input,
+            output,
+            model,
+            key_added=key,
+            unassigned_threshold=unassigned_threshold,
+            layer=layer,
+            species=species,
+            batch_key=batch_key,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            revision=revision,
+            overwrite=overwrite,
+        )
     )
-    for path, key_written in written:
-        print_results(path, key_written)

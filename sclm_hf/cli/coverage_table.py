@@ -1,6 +1,61 @@
 """What was added to a file, for the terminal."""
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..errors import SclmError
+    from ..tasks.big_files import Written
+
+
+def print_files(run: "Callable[[], Sequence[Written]]") -> None:
+    """Write files, and print what was added to each; of several also a table of what became of them.
+
+    Args:
+        run: writes the files.
+
+    Raises:
+        typer.Exit: some could not be used.
+    """
+    import typer
+
+    from ..errors import FilesError
+
+    failed: Mapping[Path, SclmError] = {}
+    try:
+        written = run()
+    except FilesError as error:
+        written, failed = error.written, error.failed
+    for path, key in written:
+        print_results(path, key)
+    if len(written) + len(failed) > 1:
+        _print_table(written, failed)
+    if failed:
+        typer.secho(
+            f"Error: {len(failed)} of {len(written) + len(failed)} files could not be used; the others are done. "
+            "Mend these and repeat the command, which goes on with them.",
+            fg="red",
+            err=True,
+        )
+        raise typer.Exit(1)
+
+
+def _print_table(written: "Sequence[Written]", failed: "Mapping[Path, SclmError]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from ..tasks.result_files import read_record
+
+    table = Table()
+    for name in ("file", "cells", "result"):
+        table.add_column(name, justify="right" if name == "cells" else "left", overflow="fold")
+    for path, key in written:
+        table.add_row(Text(path.name), f"{read_record(path, key)[1]:,}", Text(str(path)))
+    for path, error in failed.items():
+        table.add_row(Text(path.name), "", Text(str(error)))
+    Console().print(table)
 
 
 def print_results(path: str | Path, key: str) -> None:

@@ -40,22 +40,22 @@ def embed(
     A run that was stopped goes on where it was when it is repeated.
     """
     from ..tasks.big_files import embed_files
-    from .coverage_table import print_results
+    from .coverage_table import print_files
 
-    written = embed_files(
-        input,
-        output,
-        model,
-        key_added=key,
-        layer=layer,
-        species=species,
-        batch_key=batch_key,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        revision=revision,
-        overwrite=overwrite,
+    print_files(
+        lambda: embed_files(
+            input,
+            output,
+            model,
+            key_added=key,
+            layer=layer,
+            species=species,
+            batch_key=batch_key,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            revision=revision,
+            overwrite=overwrite,
+        )
     )
-    for path, key_written in written:
-        print_results(path, key_written)

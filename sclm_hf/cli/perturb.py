@@ -40,6 +40,7 @@ def perturb(
     overwrite: Overwrite = False,
 ) -> None:
     """Delete or over-express genes in silico; write how far that moves each cell of an .h5ad file."""
+    from ..files import sole_writer
     from ..tasks.files import check_output, read_h5ad, write_h5ad
     from ..tasks.perturb import perturb as run
     from .coverage_table import print_results
@@ -47,26 +48,27 @@ def perturb(
     genes = _genes(gene or [], group or [])
     states = _states(state_key, start_state, goal_state, other_state or [])
     check_output(output, overwrite=overwrite)
-    result = run(
-        read_h5ad(input),
-        model,
-        genes=genes,
-        mode=mode,
-        combine=combine,
-        anchor=anchor,
-        states=states,
-        similarity=similarity,
-        gene_effects=gene_effects,
-        max_cells=max_cells,
-        layer=layer,
-        species=species,
-        batch_size=batch_size,
-        device=device,
-        dtype=dtype,
-        seed=seed,
-        revision=revision,
-    )
-    write_h5ad(result, output)
+    with sole_writer(output):
+        result = run(
+            read_h5ad(input),
+            model,
+            genes=genes,
+            mode=mode,
+            combine=combine,
+            anchor=anchor,
+            states=states,
+            similarity=similarity,
+            gene_effects=gene_effects,
+            max_cells=max_cells,
+            layer=layer,
+            species=species,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            seed=seed,
+            revision=revision,
+        )
+        write_h5ad(result, output)
     print_results(output, "perturb")
     by = "similarity" if states is None else f"shift_{states.goal}"
     strongest = result.var.sort_values(by, ascending=states is None).head(10)

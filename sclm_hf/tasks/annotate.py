@@ -1,11 +1,12 @@
 """`annotate`: a label, its probability and those of all other labels for each cell."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..errors import ConfigurationError, require
 from ..opening.loading import load_model
+from .embed import check_key
 from .inference import check_run, prepare_cells, run_cells
 from .provenance import check_adata, record, take_target
 
@@ -18,7 +19,21 @@ if TYPE_CHECKING:
     from ..tokenization.processing_cell import CellProcessor
 
 UNASSIGNED = "unassigned"
-PREDICTION, CONFIDENCE, PROBABILITIES = "sclm_prediction", "sclm_confidence", "sclm_probabilities"
+PREDICTION = "sclm_prediction"
+
+
+class Keys(NamedTuple):
+    """Names of the results: two columns of `obs`, and the probabilities in `obsm`."""
+
+    prediction: str
+    confidence: str
+    probabilities: str
+
+    @classmethod
+    def of(cls, key_added: str | None) -> "Keys":
+        """The names that follow from the one that was given, if one was."""
+        stem = "sclm" if key_added in (None, PREDICTION) else key_added
+        return cls(key_added or PREDICTION, f"{stem}_confidence", f"{stem}_probabilities")
 
 
 def annotate(
@@ -26,6 +41,7 @@ def annotate(
     model: Any,
     processor: "CellProcessor | None" = None,
     *,
+    key_added: str | None = None,
     unassigned_threshold: float = 0.0,
     layer: str | None = None,
     species: str = "human",
@@ -43,13 +59,16 @@ def annotate(
         adata: cells; the data are looked for in `layer`, else `layers["counts"]`, `raw`, `X`.
         model: folder or repository id of a checkpoint with a classification head, or of an adapter; or a loaded model.
         processor: the processor; by default the one saved with the model.
+        key_added: name of the labels in `obs`, so that those of several models stand side by side; their probabilities
+            are `<key_added>_confidence` and `<key_added>_probabilities` then. By default `"sclm_prediction"`.
         unassigned_threshold: cells whose highest probability is below it are called `"unassigned"`; between 0 and 1.
         layer, species, batch_key, batch_size, device, dtype, seed, revision, copy: as for `embed`.
 
     Returns:
         The AnnData with `obs["sclm_prediction"]` (categorical), `obs["sclm_confidence"]` (the highest probability),
         `obsm["sclm_probabilities"]` (n_cells, n_labels) float32, whose columns stand in the order of
-        `uns["sclm_hf"]["sclm_prediction"]["label_names"]`, and with the provenance beside that.
+        `uns["sclm_hf"]["sclm_prediction"]["label_names"]`, and with the provenance beside that; or the names that
+        follow from `key_added`.
 
     Raises:
         CheckpointError: the model has no trained classification head, or cannot be read.
@@ -58,6 +77,9 @@ def annotate(
         ExpressionError: the data are not what the model's encoding expects.
     """
     check_adata(adata)
+    check_key(key_added)
+    keys = Keys.of(key_added)
+    _check_columns(adata, keys)
     check_threshold(unassigned_threshold)
     check_run(batch_size, seed)
     loaded = load_model(model, "annotate", processor=processor, device=device, dtype=dtype, revision=revision)
@@ -66,8 +88,9 @@ def annotate(
     how = {"batch_size": batch_size, "seed": seed, "description": "annotate"}
     probabilities = run_cells(loaded, cells, probabilities_of, **how)
     label_names = label_names_of(loaded.model.config)
-    result.obs[PREDICTION], result.obs[CONFIDENCE] = predictions(probabilities, label_names, unassigned_threshold)
-    result.obsm[PROBABILITIES] = probabilities
+    labels, confidence = predictions(probabilities, label_names, unassigned_threshold)
+    result.obs[keys.prediction], result.obs[keys.confidence] = labels, confidence
+    result.obsm[keys.probabilities] = probabilities
     settings = {
         "layer": layer,
         "species": species,
@@ -76,9 +99,17 @@ def annotate(
         "seed": seed,
         "unassigned_threshold": unassigned_threshold,
     }
-    record(result, PREDICTION, loaded, cells, settings)
-    result.uns["sclm_hf"][PREDICTION]["label_names"] = np.array(label_names, dtype=object)
+    record(result, keys.prediction, loaded, cells, settings)
+    result.uns["sclm_hf"][keys.prediction]["label_names"] = np.array(label_names, dtype=object)
     return result
+
+
+def _check_columns(adata: "AnnData", keys: Keys) -> None:
+    """Refuse names of columns that would take the place of the names of the cells."""
+    if clash := {adata.obs.index.name, "_index"} & set(keys):
+        raise ConfigurationError(
+            f"{clash.pop()!r} is what the names of the cells are called in `obs`: give another `key_added` (`--key`)."
+        )
 
 
 def check_threshold(unassigned_threshold: float) -> None:

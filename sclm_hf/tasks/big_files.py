@@ -2,17 +2,18 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, CorpusError, FilesError, SclmError
 from ..evaluation.collapse import CollapseMeter
 from ..evaluation.reports import package_versions
+from ..files import check_output_file, sole_writer
 from ..logging import get_logger
 from ..opening.loading import LoadedModel, load_model
 from . import annotate as annotation
@@ -20,7 +21,14 @@ from .embed import check_key, embedding_reader, report_collapse
 from .inference import check_run, prepare_cells, run_blocks, run_cells
 from .pieces import Pieces, remove_left_over
 from .provenance import make_record
-from .result_files import add_results, check_can_be_added_to, complete_or_absent, exists_already, read_fingerprints
+from .result_files import (
+    add_results,
+    check_room,
+    check_source,
+    complete_or_absent,
+    exists_already,
+    read_fingerprints,
+)
 from .stored_cells import StoredCells
 
 if TYPE_CHECKING:
@@ -96,21 +104,21 @@ def embed_files(
         The files written or found finished.
 
     Raises:
-        ConfigurationError: the destination holds something else, or is the source.
+        ConfigurationError: the destination holds something else, is the source, or is being written by another run.
         CorpusError: the source cannot be read.
+        FilesError: some files of a folder cannot be used; the others are done.
         SclmError: no space is left; what was computed stays.
         Others as for `embed`.
     """
     check_key(key_added)
     check_run(batch_size, seed)
-    pairs = _checked_pairs(source, destination, overwrite)
-    loaded = load_model(model, "embed", processor=processor, device=device, dtype=dtype, revision=revision)
-    config = loaded.model.config
-    key = key_added or f"X_{config.model_type}"
-    settings = _settings(layer, species, batch_key, batch_size, seed)
-    settings["normalized"] = config.normalize_cell_embedding
-    job = _Job("embed", key, key, embedding_reader(config), settings)
-    return [Written(_run_file(*pair, loaded, job, overwrite), job.key) for pair in pairs]
+    with _Files.opened(source, destination, overwrite) as files:
+        loaded = load_model(model, "embed", processor=processor, device=device, dtype=dtype, revision=revision)
+        config = loaded.model.config
+        key = key_added or f"X_{config.model_type}"
+        settings = _settings(layer, species, batch_key, batch_size, seed)
+        settings["normalized"] = config.normalize_cell_embedding
+        return files.run(loaded, _Job("embed", key, key, embedding_reader(config), settings))
 
 
 def annotate_files(
@@ -119,6 +127,7 @@ def annotate_files(
     model: Any,
     processor: "CellProcessor | None" = None,
     *,
+    key_added: str | None = None,
     unassigned_threshold: float = 0.0,
     layer: str | None = None,
     species: str = "human",
@@ -134,28 +143,29 @@ def annotate_files(
 
     Args:
         source, destination, overwrite: as for [`embed_files`].
-        model, processor, unassigned_threshold, layer, species, batch_key, batch_size, device, dtype, seed, revision:
-            as for `annotate`.
+        model, processor, key_added, unassigned_threshold, layer, species, batch_key, batch_size, device, dtype, seed,
+            revision: as for `annotate`.
 
     Returns:
         The files written or found finished.
     """
+    check_key(key_added)
     annotation.check_threshold(unassigned_threshold)
     check_run(batch_size, seed)
-    pairs = _checked_pairs(source, destination, overwrite)
-    loaded = load_model(model, "annotate", processor=processor, device=device, dtype=dtype, revision=revision)
-    names = annotation.label_names_of(loaded.model.config)
-    settings = _settings(layer, species, batch_key, batch_size, seed)
-    settings["unassigned_threshold"] = unassigned_threshold
+    keys = annotation.Keys.of(key_added)
+    with _Files.opened(source, destination, overwrite, columns=keys[:2]) as files:
+        loaded = load_model(model, "annotate", processor=processor, device=device, dtype=dtype, revision=revision)
+        names = annotation.label_names_of(loaded.model.config)
+        settings = _settings(layer, species, batch_key, batch_size, seed)
+        settings["unassigned_threshold"] = unassigned_threshold
 
-    def columns(probabilities: np.ndarray) -> dict[str, Any]:
-        labels, confidence = annotation.predictions(probabilities, names, unassigned_threshold)
-        return {annotation.PREDICTION: labels, annotation.CONFIDENCE: confidence}
+        def columns(probabilities: np.ndarray) -> dict[str, Any]:
+            labels, confidence = annotation.predictions(probabilities, names, unassigned_threshold)
+            return {keys.prediction: labels, keys.confidence: confidence}
 
-    extra = {"label_names": np.array(names, dtype=object)}
-    keys = ("annotate", annotation.PREDICTION, annotation.PROBABILITIES)
-    job = _Job(*keys, annotation.probabilities_of, settings, columns, extra)
-    return [Written(_run_file(*pair, loaded, job, overwrite), job.key) for pair in pairs]
+        extra = {"label_names": np.array(names, dtype=object)}
+        read = annotation.probabilities_of
+        return files.run(loaded, _Job("annotate", keys.prediction, keys.probabilities, read, settings, columns, extra))
 
 
 def _settings(layer: str | None, species: str, batch_key: str | None, batch_size: int, seed: int) -> dict[str, Any]:
@@ -169,6 +179,8 @@ def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path
     from ..corpora.sources import name_paths
 
     source, destination = Path(source), Path(destination)
+    if not source.exists():
+        raise CorpusError(f"`{source}` does not exist.")
     if not source.is_dir() or is_zarr(source) or is_dataset(source):
         if destination.suffix != ".h5ad":
             raise ConfigurationError(f"`{destination}` must be named `….h5ad`: that is what is written.")
@@ -183,32 +195,105 @@ def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path
     return [(path, destination / f"{name}.h5ad") for name, path in name_paths(source).items()]
 
 
-def _checked_pairs(source: str | Path, destination: str | Path, overwrite: bool) -> list[tuple[Path, Path]]:
-    """Each file with the one to write, refused where that is clearly something else."""
-    pairs = _pairs(source, destination)
-    for path, result in pairs:
-        if result.exists() and result.resolve() == path.resolve():
-            raise ConfigurationError(f"`{result}` is the source itself: name another file to write.")
-        folder = result.resolve().parent
-        if result.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise ConfigurationError(f"`{result}` cannot be written: it is a folder, or its folder is not writable.")
-        if result.exists() and not overwrite and not read_fingerprints(result):
-            raise exists_already(result)
-    return pairs
+@dataclass(frozen=True)
+class _Files:
+    """The files of a run: checked as far as they can be without the model, and locked.
+
+    Attributes:
+        pairs: each file with the one to write.
+        columns: names of the columns that `obs` gets.
+        overwrite: replace results of other settings.
+        locked: the destination whose lock is held.
+        failed: files that cannot be used -> why.
+    """
+
+    pairs: list[tuple[Path, Path]]
+    columns: Sequence[str]
+    overwrite: bool
+    locked: Path
+    failed: dict[Path, SclmError] = field(default_factory=dict)
+
+    @classmethod
+    @contextmanager
+    def opened(
+        cls, source: str | Path, destination: str | Path, overwrite: bool, columns: Sequence[str] = ()
+    ) -> "Iterator[_Files]":
+        """Check the files, and hold the lock of the destination."""
+        files = cls(_pairs(source, destination), columns, overwrite, Path(destination))
+        for path, result in files.pairs:
+            _check_destination(path, result, overwrite)
+        with sole_writer(files.locked):
+            for path, result in files.pairs:
+                with files.going_on_after(path):
+                    check_source(path, columns)
+                    if not result.exists():
+                        check_room(path, result)
+            if len(files.failed) == len(files.pairs):
+                raise files.error([])
+            yield files
+
+    def run(self, loaded: LoadedModel, job: "_Job") -> list[Written]:
+        """Do each file that can be used.
+
+        Raises:
+            FilesError: some could not; the others are done.
+        """
+        written = []
+        for path, result in self.pairs:
+            if path in self.failed:
+                continue
+            with self.going_on_after(path), nullcontext() if result == self.locked else sole_writer(result):
+                written.append(Written(_run_file(path, result, loaded, job, self), job.key))
+        if self.failed:
+            raise self.error(written)
+        return written
+
+    @contextmanager
+    def going_on_after(self, path: Path) -> Iterator[None]:
+        """Note an error of one file of several, and let the others be done."""
+        try:
+            yield
+        except SclmError as error:
+            if len(self.pairs) == 1:
+                raise
+            logger.error("%s: %s", path, error)
+            self.failed[path] = error
+
+    def error(self, written: list[Written]) -> FilesError:
+        """What is said at the end when files failed."""
+        reasons = "\n".join(f"- `{path}`: {error}" for path, error in self.failed.items())
+        return FilesError(
+            f"{len(self.failed)} of {len(self.pairs)} files could not be used; the others are done. Mend these and "
+            f"repeat, which goes on with them:\n{reasons}",
+            written,
+            self.failed,
+        )
 
 
-def _run_file(source: Path, destination: Path, loaded: LoadedModel, job: _Job, overwrite: bool) -> Path:
+def _check_destination(source: Path, destination: Path, overwrite: bool) -> None:
+    """Refuse a destination that cannot be written, or that is clearly something else."""
+    check_output_file(destination)
+    if not destination.exists():
+        return
+    if destination.resolve() == source.resolve():
+        raise ConfigurationError(f"`{destination}` is the source itself: name another file to write.")
+    if not overwrite and not read_fingerprints(destination):
+        raise exists_already(destination)
+
+
+def _run_file(source: Path, destination: Path, loaded: LoadedModel, job: _Job, files: _Files) -> Path:
     expects = loaded.processor.feature_extractor.expects
     cells = StoredCells(source, layer=job.settings["layer"], expects=expects)
     fingerprint = _fingerprint(source, cells, loaded, job)
     folder = destination.with_name(f"{destination.name}.partial")
-    if _is_finished(source, destination, fingerprint, job, overwrite):
+    if _is_finished(destination, fingerprint, job, files.overwrite):
         logger.info("%s is finished.", destination)
         remove_left_over(folder, fingerprint)
         return destination
+    check_room(source, destination)
     how = {"species": job.settings["species"], "batch_key": job.settings["batch_key"]}
     prepared = replace(prepare_cells(cells, loaded, **how), source=cells.data_name)
-    pieces = Pieces(folder, fingerprint, overwrite=overwrite)
+    pieces = Pieces(folder, fingerprint, overwrite=files.overwrite)
     how = {
         "batch_size": job.settings["batch_size"],
         "seed": job.settings["seed"],
@@ -226,7 +311,7 @@ def _run_file(source: Path, destination: Path, loaded: LoadedModel, job: _Job, o
     record = {**make_record(loaded, prepared, job.settings), **(job.extra or {}), "fingerprint": _hash(fingerprint)}
     if job.task == "embed":
         record["collapse"] = report_collapse(meter.measure(), f"`{destination}`")
-    with complete_or_absent(source, destination, cells, pieces.n_bytes) as file:
+    with complete_or_absent(source, destination, cells, pieces.n_bytes, files.columns) as file:
         add_results(file, results, cells.n_obs, job.array_key, job.columns, job.key, record)
     pieces.remove()
     return destination
@@ -268,12 +353,12 @@ def _hash(fingerprint: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(fingerprint, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _is_finished(source: Path, destination: Path, fingerprint: dict, job: _Job, overwrite: bool) -> bool:
+def _is_finished(destination: Path, fingerprint: dict, job: _Job, overwrite: bool) -> bool:
     """Whether the destination holds these results; refuses one that holds something else."""
-    if destination.exists():
-        if read_fingerprints(destination).get(job.key) == _hash(fingerprint):
-            return True
-        if not overwrite:
-            raise exists_already(destination)
-    check_can_be_added_to(source)
+    if not destination.exists():
+        return False
+    if read_fingerprints(destination).get(job.key) == _hash(fingerprint):
+        return True
+    if not overwrite:
+        raise exists_already(destination)
     return False

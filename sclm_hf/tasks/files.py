@@ -1,10 +1,11 @@
 """`.h5ad` files in and out: what cannot be read or written is told before the work, and no half file is left."""
 
-import os
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError, CorpusError, require
+from ..files import check_output_file, written_whole
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,25 +36,27 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
     """Make sure that `path` can be written later.
 
     Raises:
-        ConfigurationError: it exists and `overwrite` is False, or its folder is missing or not writable.
+        ConfigurationError: it exists and `overwrite` is False, or it is no file, or its folder is missing or not
+            writable.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ConfigurationError(f"`{path}` is a folder: name the `.h5ad` file to write.")
+    check_output_file(path)
     if path.exists() and not overwrite:
         raise ConfigurationError(f"`{path}` exists: choose another name, or pass `--overwrite`.")
-    folder = path.resolve().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ConfigurationError(f"`{path}` cannot be written: its folder is missing or not writable.")
     return path
 
 
 def write_h5ad(adata: "AnnData", path: str | Path) -> None:
-    """Write `adata` beside `path` and move it there when it is complete: `path` holds the old file or the new one."""
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        adata.write_h5ad(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """Write `adata` whole or not at all: `path` holds the old file or the new one.
+
+    Raises:
+        SclmError: it cannot be written.
+    """
+    h5py, io = require("h5py", extra="anndata"), require("anndata", extra="anndata").io
+    # in memory first: HDF5 does not survive a full disk
+    content = BytesIO()
+    with h5py.File(content, "w") as file:
+        adata.strings_to_categoricals()
+        io.write_elem(file, "/", adata)
+    with written_whole(Path(path)) as unfinished:
+        unfinished.write_bytes(content.getbuffer())

@@ -2,7 +2,7 @@
 
 import contextlib
 import numbers
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,7 @@ class PreparedCells:
         coverage: what became of the genes.
         source: where the data were found.
         samples: which cells the model must see together; None where it sees each alone.
+        names: (n_cells,) names of the cells.
     """
 
     matrix: Any
@@ -54,6 +55,7 @@ class PreparedCells:
     coverage: "GeneCoverage"
     source: str
     samples: Samples | None = None
+    names: Sequence[str] = ()
 
 
 def check_run(batch_size: int, seed: int) -> None:
@@ -105,8 +107,11 @@ def prepare_cells(
     mapping.coverage.check()
     lengths = np.concatenate([processor.lengths(part, mapping.gene_ids, rows=rows) for part, rows in blocks(matrix)])
     refuse_rows(lengths == 0, np.arange(len(lengths)), "no expressed gene that the model knows", "leave them out.")
-    cell_ids = hash_names(adata.obs_names)
-    return PreparedCells(matrix, mapping.gene_ids, cell_ids, lengths, batch_labels, mapping.coverage, source, samples)
+    names = adata.obs_names
+    cell_ids = hash_names(names)
+    return PreparedCells(
+        matrix, mapping.gene_ids, cell_ids, lengths, batch_labels, mapping.coverage, source, samples, names
+    )
 
 
 def _survey(matrix: Any) -> "tuple[Survey, np.ndarray]":
@@ -217,7 +222,8 @@ def run_blocks(
         samples.
 
     Raises:
-        SclmError: a single cell does not fit in memory, or a piece cannot be kept.
+        SclmError: a single cell does not fit in memory, the model gives values that are not finite, or a piece cannot
+            be kept.
     """
     check_run(batch_size, seed)
     run = _run_block if cells.samples is None else _run_sample
@@ -226,6 +232,8 @@ def run_blocks(
             values = None if pieces is None else pieces.load(number, size)
             if values is None:
                 values, batch_size = run(loaded, cells, block, read, batch_size, seed, bar)
+                finite = np.isfinite(values).reshape(size, -1).all(axis=1)
+                refuse_not_finite(loaded, finite, cells.names[block])
                 if pieces is not None:
                     pieces.save(number, values)
             else:
@@ -307,6 +315,35 @@ def _try_inputs(model: Any, inputs: "dict[str, torch.Tensor]", read: Callable) -
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
     return None
+
+
+def refuse_not_finite(loaded: "LoadedModel", finite: np.ndarray, names: Sequence[str]) -> None:
+    """Refuse what a model gave for cells where it is NaN or infinite.
+
+    Args:
+        loaded: the model.
+        finite: (cells,) bool.
+        names: (cells,) names of the cells.
+
+    Raises:
+        SclmError: a value is not finite; the message names the first cells and the likely cause.
+    """
+    import torch
+
+    if finite.all():
+        return
+    weights = [name for name, weight in loaded.model.named_parameters() if not weight.isfinite().all()]
+    if weights:
+        cause = f"its weights hold such values too (`{weights[0]}`): the checkpoint is damaged, take another one."
+    elif loaded.model.dtype == torch.float16:
+        cause = "float16 ends at 65,504: pass `dtype='bfloat16'` or `'float32'` (`--dtype`)."
+    else:
+        cause = "look for extreme values among the data of these cells, and at what the model was trained on."
+    first = ", ".join(repr(str(name)) for name in np.asarray(names)[~finite][:3])
+    raise SclmError(
+        f"The model of `{loaded.name}` gave values that are NaN or infinite for {(~finite).sum():,} of "
+        f"{len(finite):,} cells, such as {first}: {cause}"
+    )
 
 
 def is_out_of_memory(error: Exception) -> bool:

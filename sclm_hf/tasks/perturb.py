@@ -125,6 +125,7 @@ def perturb(
         states=_state_embeddings(adata, loaded, cells, states, batch_size, seed),
         gene_effects=gene_effects,
         batch_size=batch_size,
+        names=cells.names,
     )
     settings = {
         "genes": genes if isinstance(genes, str) else "; ".join(genes),

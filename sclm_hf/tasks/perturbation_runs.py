@@ -1,13 +1,13 @@
 """Perturbed cells through a model: how far each moves from the cell as it was, and towards which state."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .inference import halved, is_out_of_memory
+from .inference import halved, is_out_of_memory, refuse_not_finite
 from .perturbed_tokens import PerturbedCell, TokenCell, perturb_cell
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class PerturbationRunner:
         states: state -> (hidden,) cell embedding.
         gene_effects: whether to give similarities of genes.
         batch_size: cells a batch to begin with; halved when memory runs out.
+        names: names of the cells.
     """
 
     loaded: "LoadedModel"
@@ -76,6 +77,7 @@ class PerturbationRunner:
     states: Mapping[str, np.ndarray] = field(default_factory=dict)
     gene_effects: bool = False
     batch_size: int = 64
+    names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         processor = self.loaded.processor
@@ -87,7 +89,7 @@ class PerturbationRunner:
         """Results of `runs`, in their order; runs of one cell are best given one after the other.
 
         Raises:
-            SclmError: a single cell does not fit in memory.
+            SclmError: a single cell does not fit in memory, or the model gives values that are not finite.
         """
         runs = iter(runs)
         while batch := list(islice(runs, self.batch_size)):
@@ -96,7 +98,7 @@ class PerturbationRunner:
                 for run in batch
             ]
             self._encode_references(batch, edited)
-            after = self._encode([one.cell for one in edited])
+            after = self._encode([one.cell for one in edited], [run.cell for run in batch])
             for run, one, encoded in zip(batch, edited, after, strict=True):
                 yield self._compare(run, one, encoded, self._references[run.cell, one.n_pushed_out])
 
@@ -105,7 +107,8 @@ class PerturbationRunner:
         wanted = {(run.cell, one.n_pushed_out): one.reference for run, one in zip(batch, edited, strict=True)}
         known = {key: self._references[key] for key in wanted if key in self._references}
         new = [key for key in wanted if key not in known]
-        self._references = known | dict(zip(new, self._encode([wanted[key] for key in new]), strict=True))
+        encoded = self._encode([wanted[key] for key in new], [cell for cell, _ in new])
+        self._references = known | dict(zip(new, encoded, strict=True))
 
     def _compare(self, run: Run, one: PerturbedCell, after: _Encoded, before: _Encoded) -> RunResult:
         from torch.nn.functional import cosine_similarity
@@ -124,7 +127,8 @@ class PerturbationRunner:
             return RunResult(run, float(similarity), shifts, None, None)
         return RunResult(run, float(similarity), shifts, one.cell.ids[one.positions], genes.cpu().numpy())
 
-    def _encode(self, cells: list[TokenCell]) -> list[_Encoded]:
+    def _encode(self, cells: list[TokenCell], numbers: list[int]) -> list[_Encoded]:
+        """Encode cells, of which `numbers` are the numbers of those that they were made from."""
         encoded: list[_Encoded] = []
         # the longest first, so that a batch that does not fit in memory shows at once
         order = sorted(range(len(cells)), key=lambda i: -cells[i].ids.size)
@@ -135,7 +139,10 @@ class PerturbationRunner:
                 self.batch_size = halved(len(chosen), chosen[0].ids.size)
             else:
                 encoded += found
-        return [one for _, one in sorted(zip(order, encoded, strict=True), key=lambda pair: pair[0])]
+        encoded = [one for _, one in sorted(zip(order, encoded, strict=True), key=lambda pair: pair[0])]
+        finite = [bool(one.cell.isfinite().all()) and _all_finite(one.genes) for one in encoded]
+        refuse_not_finite(self.loaded, np.array(finite, bool), [self.names[number] for number in numbers])
+        return encoded
 
     def _try(self, cells: list[TokenCell]) -> list[_Encoded] | None:
         """Run a batch; None when memory ran out."""
@@ -159,6 +166,10 @@ class PerturbationRunner:
             _Encoded(None if genes is None else genes[i, : cell.ids.size].clone(), vectors[i].clone())
             for i, cell in enumerate(cells)
         ]
+
+
+def _all_finite(genes: "torch.Tensor | None") -> bool:
+    return genes is None or bool(genes.isfinite().all())
 
 
 def _gene_states(output: Any, config: Any) -> "torch.Tensor":

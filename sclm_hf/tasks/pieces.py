@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigurationError, SclmError
+from ..files import read_json_object, written_whole
 
 _FINGERPRINT = "fingerprint.json"
 
@@ -40,7 +40,8 @@ class Pieces:
                 )
             shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
-        self._write(_FINGERPRINT, lambda file: file.write(json.dumps(self._known, indent=2).encode()))
+        with written_whole(folder / _FINGERPRINT) as path:
+            path.write_text(json.dumps(self._known, indent=2), encoding="utf-8")
 
     def load(self, number: int, n_cells: int) -> np.ndarray | None:
         """(n_cells, …) piece `number`; None where it is missing or damaged."""
@@ -58,7 +59,8 @@ class Pieces:
         Raises:
             SclmError: it cannot be written; those before it stay.
         """
-        self._write(self._path(number).name, lambda file: np.savez(file, piece=piece))
+        with written_whole(self._path(number)) as path, open(path, "wb") as file:
+            np.savez(file, piece=piece)
 
     @property
     def n_bytes(self) -> int:
@@ -76,25 +78,9 @@ class Pieces:
 
     def _found(self) -> dict[str, Any]:
         try:
-            found = json.loads((self.folder / _FINGERPRINT).read_text())
-        except (OSError, ValueError):
-            found = None
-        return found if isinstance(found, dict) else {"what it was": None}
-
-    def _write(self, name: str, write: Any) -> None:
-        unfinished = self.folder / f".{name}.tmp"
-        try:
-            with open(unfinished, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, self.folder / name)
-        except OSError as error:
-            unfinished.unlink(missing_ok=True)
-            raise SclmError(
-                f"`{self.folder / name}` cannot be written: {error.strerror or error}. What is there stays: make room "
-                "and repeat the command to go on."
-            ) from error
+            return read_json_object(self.folder / _FINGERPRINT)
+        except SclmError:
+            return {"what it was": None}
 
 
 def remove_left_over(folder: Path, fingerprint: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, require
 from ..evaluation.reports import package_versions
+from ..logging import warn
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -53,10 +54,13 @@ def take_target(adata: "AnnData", *, copy: bool) -> "AnnData":
 def record(adata: "AnnData", name: str, loaded: "LoadedModel", cells: "PreparedCells", settings: dict) -> None:
     """Write `uns["sclm_hf"][name]`: model, revision, versions, settings and coverage of the genes.
 
-    Records of other names stay; the newest stands last.
+    Records of other names stay; the newest stands last. That results of another model were replaced is warned of.
     """
-    others = {key: value for key, value in adata.uns.get("sclm_hf", {}).items() if key != name}
-    adata.uns["sclm_hf"] = {**others, name: make_record(loaded, cells, settings)}
+    others = dict(adata.uns.get("sclm_hf", {}))
+    before, entry = others.pop(name, None), make_record(loaded, cells, settings)
+    if isinstance(before, Mapping) and any(before.get(what) != entry[what] for what in ("model", "revision")):
+        warn(f"`{loaded.name}` replaced results {name!r} of `{before.get('model')}`; another `key_added` keeps both.")
+    adata.uns["sclm_hf"] = {**others, name: entry}
 
 
 def make_record(loaded: "LoadedModel", cells: "PreparedCells", settings: dict) -> dict[str, Any]:

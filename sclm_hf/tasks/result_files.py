@@ -3,14 +3,18 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ConfigurationError, SclmError, require
+from ..corpora.anndata_elements import read_index
+from ..corpora.h5ad import open_h5ad
+from ..errors import ConfigurationError, require
+from ..files import written_whole
+from .files import write_h5ad
 
 if TYPE_CHECKING:
     from pandas import Categorical
@@ -27,7 +31,7 @@ def read_record(path: str | Path, key: str) -> "tuple[dict[str, Any], int, Categ
     with h5py.File(path) as file:
         obs = file["obs"]
         labels = io.read_elem(obs[key]) if key in obs else None
-        return io.read_elem(file[f"uns/sclm_hf/{key}"]), len(obs[obs.attrs["_index"]]), labels
+        return io.read_elem(file[f"uns/sclm_hf/{key}"]), len(read_index(obs)), labels
 
 
 def read_fingerprints(path: Path) -> dict[str, str]:
@@ -51,26 +55,63 @@ def exists_already(destination: Path) -> ConfigurationError:
     )
 
 
-def check_can_be_added_to(source: Path) -> None:
-    """Refuse an .h5ad file to which nothing can be added, before the work.
+def check_source(source: Path, columns: Sequence[str] = ()) -> None:
+    """Refuse, before the work, a source to which nothing could be added after it.
+
+    Args:
+        source: an .h5ad file; anything that is no file is not looked at, because nothing is added to it.
+        columns: names of the columns that `obs` will get.
 
     Raises:
-        ConfigurationError: an old version of anndata wrote it.
+        CorpusError: it is missing or no HDF5 file, or parts of it lie in other files.
+        ConfigurationError: nothing can be added.
     """
-    if not source.is_file():
+    if source.is_dir():
         return
+    with open_h5ad(source) as file:
+        _check_can_be_added_to(file, source, columns)
+
+
+def _check_can_be_added_to(file: Any, source: Path, columns: Sequence[str]) -> None:
     h5py = require("h5py", extra="anndata")
-    with h5py.File(source) as file:
-        groups = [file.get(name) for name in ("obs", "obsm", "uns")]
-    if not all(isinstance(group, h5py.Group) for group in groups):
+    anew = f"read it and write it again, `anndata.read_h5ad({source.name!r}).write_h5ad(new)`"
+    groups = {name: file.get(name) for name in ("obs", "obsm", "uns")}
+    if not all(isinstance(group, h5py.Group) for group in groups.values()):
+        lacking = ", ".join(name for name, group in groups.items() if not isinstance(group, h5py.Group))
         raise ConfigurationError(
-            f"`{source}` was written by an old version of anndata, whose files cannot be added to: read it and write "
-            "it again, `anndata.read_h5ad(old).write_h5ad(new)`."
+            f"`{source}` was written by an old version of anndata or is incomplete (no group {lacking}), and nothing "
+            f"can be added to it: {anew}."
+        )
+    attributes, records = groups["obs"].attrs, groups["uns"].get("sclm_hf")
+    if absent := [name for name in ("_index", "column-order") if name not in attributes]:
+        raise ConfigurationError(f"`{source}`: `obs` has no attribute {absent[0]!r}: {anew}.")
+    if records is not None and not isinstance(records, h5py.Group):
+        raise ConfigurationError(f"`{source}`: `uns['sclm_hf']` must be a mapping of records: rename or delete it.")
+    if attributes["_index"] in columns:
+        raise ConfigurationError(
+            f"`{source}`: {attributes['_index']!r} holds the names of the cells: give another `key_added` (`--key`)."
+        )
+
+
+def check_room(source: Path, destination: Path) -> None:
+    """Refuse, before the work, a disk that has no room for the copy.
+
+    Raises:
+        ConfigurationError: too little space is left.
+    """
+    needed = source.stat().st_size if source.is_file() else 0
+    free = shutil.disk_usage(destination.resolve().parent).free
+    if free < needed + _RECORD:
+        raise ConfigurationError(
+            f"`{destination}` takes {needed / 1e9:,.1f} GB, the size of `{source}`, and more for the results, and "
+            f"{free / 1e9:,.1f} GB are left: make room, or name a file on another disk."
         )
 
 
 @contextmanager
-def complete_or_absent(source: Path, destination: Path, cells: "StoredCells", n_bytes: int) -> Iterator[Any]:
+def complete_or_absent(
+    source: Path, destination: Path, cells: "StoredCells", n_bytes: int, columns: Sequence[str] = ()
+) -> Iterator[Any]:
     """An open .h5ad file to add to, a copy of the source; it takes the name `destination` when all went well.
 
     Args:
@@ -78,35 +119,33 @@ def complete_or_absent(source: Path, destination: Path, cells: "StoredCells", n_
         destination: the file to write.
         cells: the cells of the source.
         n_bytes: how much the results take.
+        columns: names of the columns that `obs` will get.
 
     Raises:
         CorpusError: the source changed since it was opened.
         SclmError: there is no room, or the file cannot be written.
     """
-    h5py, unfinished = require("h5py", extra="anndata"), destination.with_name(f".{destination.name}.tmp")
-    try:
+    with written_whole(destination) as unfinished:
         if source.is_file():
             shutil.copyfile(source, unfinished)
             cells.check_unchanged()
         else:
             anndata, pandas = require("anndata", extra="anndata"), require("pandas", extra="anndata")
-            anndata.AnnData(obs=pandas.DataFrame(index=cells.obs_names)).write_h5ad(unfinished)
-        # HDF5 does not survive a full disk: the process would end with a segmentation fault
-        if shutil.disk_usage(unfinished.parent).free < n_bytes + _COLUMNS * cells.n_obs + _RECORD:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with h5py.File(unfinished, "r+") as file:
+            write_h5ad(anndata.AnnData(obs=pandas.DataFrame(index=cells.obs_names)), unfinished)
+        _reserve(unfinished, n_bytes + _COLUMNS * cells.n_obs + _RECORD)
+        # what was copied may be another file than that which was checked before the work
+        with open_h5ad(unfinished, "r+") as file:
+            _check_can_be_added_to(file, source, columns)
             yield file
-            file.flush()
-        with open(unfinished, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(unfinished, destination)
-    except OSError as error:
-        raise SclmError(
-            f"`{destination}` cannot be written: {error}. The results computed so far stay: make room and repeat the "
-            "command to go on."
-        ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+
+def _reserve(path: Path, n_bytes: int) -> None:
+    """Make room behind a file: HDF5 does not survive a full disk. What it does not use it gives back."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "rb+") as file:
+            os.posix_fallocate(file.fileno(), path.stat().st_size, n_bytes)
+    elif shutil.disk_usage(path.parent).free < n_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def add_results(
@@ -143,8 +182,9 @@ def add_results(
             columns.setdefault(name, []).append(column)
     for name, parts in columns.items():
         _add_column(file["obs"], name, parts, io.write_elem)
-    others = io.read_elem(uns["sclm_hf"]) if "sclm_hf" in uns else {}
-    io.write_elem(uns, "sclm_hf", {**others, key: record})
+    if "sclm_hf" not in uns:
+        io.write_elem(uns, "sclm_hf", {})
+    io.write_elem(uns["sclm_hf"], key, record)
 
 
 def _add_column(obs: Any, name: str, parts: list, write_elem: Callable) -> None:

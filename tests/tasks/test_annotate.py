@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sclm_hf import ScGPTForSequenceClassification, ScGPTModel, annotate
-from sclm_hf.errors import CheckpointError, ConfigurationError
+from sclm_hf.errors import CheckpointError, ConfigurationError, SclmWarning
 
 from .tiny import LABELS, make_cells, make_model, make_processor, save_checkpoint
 
@@ -53,3 +53,25 @@ def test_a_model_without_trained_head_is_refused(tmp_path):
 def test_threshold_is_checked(checkpoint):
     with pytest.raises(ConfigurationError, match="between 0 and 1, got 50"):
         annotate(make_cells(), checkpoint, unassigned_threshold=50)
+
+
+def test_labels_of_several_models_have_names_of_their_own(checkpoint):
+    result = annotate(annotate(make_cells(), checkpoint), checkpoint, key_added="second")
+    assert result.obs["second"].tolist() == result.obs["sclm_prediction"].tolist()
+    assert {"sclm_confidence", "second_confidence"} < set(result.obs)
+    assert set(result.obsm) == {"sclm_probabilities", "second_probabilities"}
+    assert list(result.uns["sclm_hf"]["second"]["label_names"]) == list(LABELS.values())
+
+
+def test_replacing_the_labels_of_another_model_is_warned_of(checkpoint, tmp_path):
+    other = save_checkpoint(tmp_path, ScGPTForSequenceClassification)
+    with pytest.warns(SclmWarning, match="another `key_added` keeps both"):
+        annotate(annotate(make_cells(), checkpoint), other)
+
+
+def test_names_that_columns_cannot_have_are_refused():
+    cells = make_cells()
+    cells.obs.index.name = "barcode"
+    for key, told in (("barcode", "names of the cells"), ("_index", "names of the cells"), ("a/b", "without `/`")):
+        with pytest.raises(ConfigurationError, match=told):
+            annotate(cells, "never looked at", key_added=key)

@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 
 from sclm_hf import ScGPTForSequenceClassification, annotate, embed
 from sclm_hf.corpora.build import build_corpus
-from sclm_hf.errors import ConfigurationError, SclmError
+from sclm_hf.errors import ConfigurationError, CorpusError, FilesError, SclmError
+from sclm_hf.files import sole_writer
 from sclm_hf.tasks import big_files, inference, pieces, result_files
 from sclm_hf.tasks.big_files import annotate_files, embed_files
 
@@ -98,7 +100,7 @@ def test_no_space_for_the_copy_loses_no_result(source, model, tmp_path, runs, mo
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    module = result_files.shutil if call == "copyfile" else result_files.os
+    module = shutil if call == "copyfile" else os
     with monkeypatch.context() as patched, pytest.raises(SclmError, match="No space left"):
         original = getattr(module, call)
         patched.setattr(module, call, lambda a, b: full() if "out.h5ad.partial" not in str(b) else original(a, b))
@@ -109,10 +111,24 @@ def test_no_space_for_the_copy_loses_no_result(source, model, tmp_path, runs, mo
     assert not runs and (tmp_path / "out.h5ad").exists()
 
 
-def test_no_space_for_the_results_is_told_before_hdf5_writes(source, model, tmp_path, runs, monkeypatch):
-    with monkeypatch.context() as patched, pytest.raises(SclmError, match="make room"):
-        patched.setattr(result_files.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
-        embed_files(source, tmp_path / "out.h5ad", model)
+def test_no_space_for_the_copy_is_told_before_a_model_is_loaded(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(result_files.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+    with pytest.raises(ConfigurationError, match="make room"):
+        embed_files(source, tmp_path / "out.h5ad", "never looked at")
+    assert os.listdir(tmp_path) == ["in.h5ad"]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room is made where the system can")
+def test_no_space_for_the_results_is_told_before_hdf5_writes(source, model, tmp_path, runs):
+    import resource
+
+    limits, room = resource.getrlimit(resource.RLIMIT_FSIZE), source.stat().st_size + 2000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(SclmError, match=r"File too large.*make room"):
+            embed_files(source, tmp_path / "out.h5ad", model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(os.listdir(tmp_path)) == ["in.h5ad", "out.h5ad.partial"]
     runs.clear()
     assert embed_files(source, tmp_path / "out.h5ad", model) and not runs
@@ -231,8 +247,9 @@ def test_of_a_folder_only_the_unfinished_files_are_done(source, model, tmp_path,
     runs.clear()
     assert embed_files(folder, results, model) == written and not runs
     make_cells(9).write_h5ad(folder / "b.h5ad")
-    with pytest.raises(ConfigurationError, match=r"b\.h5ad"):
+    with pytest.raises(FilesError, match=r"b\.h5ad` exists and is not the result") as caught:
         embed_files(folder, results, model)
+    assert caught.value.written == written[:1]
     embed_files(folder, results, model, overwrite=True)
     assert sum(runs) == 9
 
@@ -278,3 +295,155 @@ def test_a_key_that_hdf5_takes_for_a_path_is_refused(source, model, tmp_path):
     with pytest.raises(ConfigurationError, match=r"must be a name without `/`.*got 'X/a'"):
         embed_files(source, tmp_path / "out.h5ad", model, key_added="X/a")
     assert not (tmp_path / "out.h5ad").exists()
+
+
+def test_of_a_folder_the_good_files_are_done_and_the_bad_ones_named(source, model, tmp_path, runs):
+    folder, results = tmp_path / "cells", tmp_path / "results"
+    folder.mkdir()
+    for name in ("a", "c", "e"):
+        shutil.copy(source, folder / f"{name}.h5ad")
+    (folder / "b.h5ad").write_text("no HDF5")
+    unknown = make_cells(5)
+    unknown.var_names = [f"other{number}" for number in range(91)]
+    unknown.write_h5ad(folder / "d.h5ad")
+    with pytest.raises(FilesError, match=r"2 of 5 files.*\n- `.*b\.h5ad`: .*\n- `.*d\.h5ad`: ") as caught:
+        embed_files(folder, results, model)
+    assert [path.name for path, _ in caught.value.written] == ["a.h5ad", "c.h5ad", "e.h5ad"]
+    assert [path.name for path in caught.value.failed] == ["b.h5ad", "d.h5ad"]
+    assert sorted(os.listdir(results)) == ["a.h5ad", "c.h5ad", "e.h5ad"] and sum(runs) == 69
+
+
+def test_a_folder_of_bad_files_needs_no_model(tmp_path):
+    (tmp_path / "cells").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "cells" / f"{name}.h5ad").write_text("no HDF5")
+    with pytest.raises(FilesError, match="2 of 2 files"):
+        embed_files(tmp_path / "cells", tmp_path / "results", "never looked at")
+
+
+def edited(path, change):
+    with h5py.File(path, "r+") as file:
+        change(file)
+
+
+def linked(place):
+    def change(file):
+        if place in file:
+            del file[place]
+        file[place] = h5py.ExternalLink("victim.h5ad", place)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "place", ["obsm", "obs", "uns", "varm", "obsp", "layers", "obsm/X_scgpt", "uns/sclm_hf", "raw"]
+)
+@pytest.mark.parametrize("run", [embed_files, annotate_files])
+def test_results_go_into_no_other_file(source, tmp_path, place, run):
+    victim = Path(shutil.copy(source, tmp_path / "victim.h5ad"))
+    before = victim.read_bytes()
+    edited(source, linked(place))
+    with pytest.raises(CorpusError, match=rf"in\.h5ad`: `/{place}` is an external link"):
+        run(source, tmp_path / "out.h5ad", "never looked at")
+    assert victim.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["in.h5ad", "victim.h5ad"]
+
+
+def test_a_source_that_got_links_during_the_work_is_refused(source, model, tmp_path, monkeypatch):
+    victim, copy = Path(shutil.copy(source, tmp_path / "victim.h5ad")), shutil.copyfile
+    before = victim.read_bytes()
+    monkeypatch.setattr(shutil, "copyfile", lambda a, b: copy(a, b) and edited(b, linked("obsm")))
+    with pytest.raises(CorpusError, match="external link"):
+        embed_files(source, tmp_path / "out.h5ad", model)
+    assert victim.read_bytes() == before and not (tmp_path / "out.h5ad").exists()
+
+
+def without_column_order(file):
+    del file["obs"].attrs["column-order"]
+
+
+def without_obsm(file):
+    del file["obsm"]
+
+
+def with_text_for_records(file):
+    file["uns/sclm_hf"] = "text"
+
+
+def with_text_for_uns(file):
+    del file["uns"]
+    file["uns"] = "text"
+
+
+def with_a_link_that_leads_nowhere(file):
+    del file["obsm"]
+    file["obsm"] = h5py.SoftLink("/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (without_column_order, "no attribute 'column-order'"),
+        (without_obsm, "no group obsm"),
+        (with_text_for_records, "must be a mapping of records"),
+        (with_text_for_uns, "no group uns"),
+        (with_a_link_that_leads_nowhere, "no group obsm"),
+    ],
+)
+def test_what_cannot_be_added_to_is_told_before_a_model_is_loaded(source, tmp_path, change, told):
+    edited(source, change)
+    with pytest.raises(ConfigurationError, match=rf"in\.h5ad`.*{told}"):
+        annotate_files(source, tmp_path / "out.h5ad", "never looked at")
+    assert os.listdir(tmp_path) == ["in.h5ad"]
+
+
+@pytest.mark.parametrize("run", [embed_files, annotate_files])
+def test_a_file_that_is_not_there_is_told_before_a_model_is_loaded(tmp_path, run):
+    with pytest.raises(CorpusError, match=r"absent\.h5ad` does not exist"):
+        run(tmp_path / "absent.h5ad", tmp_path / "out.h5ad", "never looked at")
+
+
+def test_results_stand_beside_records_that_nobody_can_read(source, model, tmp_path):
+    edited(source, lambda file: file.create_group("uns/sclm_hf/other").attrs.update({"encoding-type": "unheard of"}))
+    embed_files(source, tmp_path / "out.h5ad", model)
+    with h5py.File(tmp_path / "out.h5ad") as file:
+        assert set(file["uns/sclm_hf"]) == {"X_scgpt", "other"}
+
+
+def test_a_link_and_a_pipe_are_no_place_for_results(source, tmp_path):
+    victim = Path(shutil.copy(source, tmp_path / "victim.h5ad"))
+    (tmp_path / "link.h5ad").symlink_to(victim)
+    (tmp_path / "dangling.h5ad").symlink_to(tmp_path / "other.h5ad")
+    os.mkfifo(tmp_path / "pipe.h5ad")
+    for name, told in (("link", "is a link to .*victim"), ("dangling", "is a link to"), ("pipe", "is a pipe")):
+        with pytest.raises(ConfigurationError, match=told):
+            embed_files(source, tmp_path / f"{name}.h5ad", "never looked at", overwrite=True)
+    assert victim.read_bytes() == source.read_bytes() and not (tmp_path / "other.h5ad").exists()
+
+
+def test_a_link_in_place_of_the_unfinished_file_is_not_followed(source, model, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / ".out.h5ad.tmp").symlink_to(victim)
+    embed_files(source, tmp_path / "out.h5ad", model)
+    assert victim.read_text() == "precious" and sorted(os.listdir(tmp_path)) == ["in.h5ad", "out.h5ad", "victim"]
+
+
+def test_a_second_run_into_an_output_is_told_at_once(source, tmp_path):
+    with sole_writer(tmp_path / "out.h5ad"), pytest.raises(ConfigurationError, match=rf"process {os.getpid()} on"):
+        embed_files(source, tmp_path / "out.h5ad", "never looked at")
+    (tmp_path / "cells").mkdir()
+    shutil.move(source, tmp_path / "cells" / "a.h5ad")
+    with sole_writer(tmp_path / "results"), pytest.raises(ConfigurationError, match="results` is being written"):
+        annotate_files(tmp_path / "cells", tmp_path / "results", "never looked at")
+
+
+def test_annotations_of_two_models_stand_side_by_side(source, model, tmp_path):
+    annotate_files(source, tmp_path / "one.h5ad", model)
+    ((_, key),) = annotate_files(tmp_path / "one.h5ad", tmp_path / "two.h5ad", model, key_added="second")
+    written = anndata.read_h5ad(tmp_path / "two.h5ad")
+    pd.testing.assert_series_equal(written.obs["second"], written.obs["sclm_prediction"], check_names=False)
+    assert key == "second" and {"second_confidence", "sclm_confidence"} < set(written.obs)
+    assert {"second_probabilities", "sclm_probabilities"} < set(written.obsm)
+    assert set(written.uns["sclm_hf"]) == {"sclm_prediction", "second"}
+    with pytest.raises(ConfigurationError, match="'_index' holds the names of the cells"):
+        annotate_files(source, tmp_path / "three.h5ad", "never looked at", key_added="_index")

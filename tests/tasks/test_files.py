@@ -1,9 +1,9 @@
 import os
+from pathlib import Path
 
-import anndata
 import pytest
 
-from sclm_hf.errors import ConfigurationError, CorpusError
+from sclm_hf.errors import ConfigurationError, CorpusError, SclmError
 from sclm_hf.tasks.files import check_output, read_h5ad, write_h5ad
 
 from .tiny import make_cells
@@ -35,12 +35,13 @@ def test_existing_files_are_kept_unless_told_otherwise(tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     write_h5ad(make_cells(3), tmp_path / "out.h5ad")
 
-    def no_space(self, path):
-        path.write_bytes(b"half a file")
+    def no_space(self, content):
+        with open(self, "wb") as file:
+            file.write(content[:1000])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(anndata.AnnData, "write_h5ad", no_space)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(Path, "write_bytes", no_space)
+    with pytest.raises(SclmError, match=r"No space left.*make room"):
         write_h5ad(make_cells(5), tmp_path / "out.h5ad")
     assert os.listdir(tmp_path) == ["out.h5ad"]
     assert read_h5ad(tmp_path / "out.h5ad").n_obs == 3

@@ -1,8 +1,10 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from sclm_hf import embed, perturb
+from sclm_hf import ScGPTModel, embed, perturb
 from sclm_hf.errors import ConfigurationError, SclmError, SclmWarning
 from sclm_hf.tasks import inference
 
@@ -88,3 +90,31 @@ def test_batches_of_long_cells_are_smaller(monkeypatch):
 def test_batch_size_must_be_positive():
     with pytest.raises(ConfigurationError, match="`batch_size` must be at least 1"):
         embed(make_cells(), make_model(), make_processor(), batch_size=0)
+
+
+def of_cells(cells, model, **how):
+    return embed(cells, model, make_processor(), batch_size=5, **how)
+
+
+def perturbed(cells, model, **how):
+    return perturb(cells, model, make_processor(), genes=["GENE0"], **how)
+
+
+@pytest.mark.parametrize("run", [of_cells, perturbed])
+def test_results_that_are_not_finite_name_the_cells_and_the_cause(run):
+    model, forward = make_model(), ScGPTModel.forward
+
+    def overflowing(self, *args, **kwargs):
+        output = forward(self, *args, **kwargs)
+        output.cell_embedding[kwargs["attention_mask"].sum(1) == kwargs["attention_mask"].sum(1).max(), 0] = math.inf
+        return output
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ScGPTModel, "forward", overflowing)
+        with pytest.raises(SclmError, match=r"NaN or infinite for .* cells, such as 'cell \d+'.*: look for extreme"):
+            run(make_cells(), model)
+        with pytest.raises(SclmError, match="float16 ends at 65,504"):
+            run(make_cells(), make_model().half())
+    model.base_model.get_input_embeddings().weight.data[:] = math.nan
+    with pytest.raises(SclmError, match=r"its weights hold such values too \(`.*weight`\)"):
+        run(make_cells(), model)
