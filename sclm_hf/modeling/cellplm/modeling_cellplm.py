@@ -25,7 +25,8 @@ from sclm_hf.modeling.common.attention.cosformer import cosformer_attention
 from sclm_hf.modeling.common.attention.flow import flow_attention
 from sclm_hf.modeling.common.attention.performer import PerformerFeatures, orthogonal_random_features
 from sclm_hf.modeling.common.base import SclmPreTrainedModel
-from sclm_hf.modeling.common.losses import IGNORE, cross_entropy, mean_over_targets
+from sclm_hf.modeling.common.inputs import can_look, check_ids, refuse_keywords
+from sclm_hf.modeling.common.losses import IGNORE, check_targets, classification_loss, mean_over_targets
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
 from sclm_hf.modeling.common.performer import PerformerAttention
 
@@ -629,7 +630,8 @@ class CellPLMModel(CellPLMPreTrainedModel):
         latent_noise (`torch.FloatTensor` of shape `(cells, cell_embedding_size)`, *optional*):
             Recorded standard normal noise of the latent variable, in the place of new noise.
         """
-        gene_embeddings = self._gene_embeddings(input_ids, expression_values)
+        refuse_keywords(self, kwargs)
+        gene_embeddings = self._gene_embeddings(input_ids, expression_values, attention_mask)
         hidden_states = self.embeddings.sum_of_genes(gene_embeddings, expression_values).unsqueeze(0)
         hidden_states = in_chunks(lambda cells: self.embeddings(cells[0]).unsqueeze(0), hidden_states, self.chunk_size)
         mask = None if attention_mask is None else attention_mask.unsqueeze(0)
@@ -648,17 +650,34 @@ class CellPLMModel(CellPLMPreTrainedModel):
     def chunk_size(self) -> int | None:
         return self.config.chunk_size
 
-    def _gene_embeddings(self, input_ids: Tensor | None, expression_values: Tensor) -> Tensor:
+    def _gene_embeddings(
+        self, input_ids: Tensor | None, expression_values: Tensor | None, attention_mask: Tensor | None
+    ) -> Tensor:
         table = self.embeddings.genes
         if input_ids is None:
             input_ids = torch.arange(table.num_embeddings, device=table.weight.device)
-        if expression_values.ndim != 2 or input_ids.shape != expression_values.shape[1:]:
-            raise ConfigurationError(
-                "CellPLM reads the cells of one sample: expected `expression_values` (cells, genes) and `input_ids` "
-                f"(genes,), got {tuple(expression_values.shape)} and {tuple(input_ids.shape)}: take those that "
-                "`SampleProcessor` makes."
-            )
+        _check_sample(input_ids, expression_values, attention_mask)
+        check_ids(self, input_ids)
         return table(input_ids)
+
+
+def _check_sample(input_ids: Tensor, expression_values: Tensor | None, attention_mask: Tensor | None) -> None:
+    shape = () if expression_values is None else tuple(expression_values.shape)
+    if len(shape) != 2 or 0 in shape or tuple(input_ids.shape) != shape[1:]:
+        raise ConfigurationError(
+            "CellPLM reads the cells of one sample: expected `expression_values` (cells, genes), with at least one of "
+            f"each, and `input_ids` (genes,), got {'none' if expression_values is None else shape} and "
+            f"{tuple(input_ids.shape)}: take those that `SampleProcessor` makes."
+        )
+    if attention_mask is not None and tuple(attention_mask.shape) != shape[:1]:
+        raise ConfigurationError(
+            f"`attention_mask` must be (cells,), {shape[:1]} here; got {tuple(attention_mask.shape)}: cells are the "
+            "tokens of CellPLM."
+        )
+    if attention_mask is not None and can_look(attention_mask) and not attention_mask.any():
+        raise ConfigurationError(
+            "No cell of the sample is real: `attention_mask` is 0 all over. Leave the sample out."
+        )
 
 
 @auto_docstring(
@@ -736,6 +755,7 @@ class CellPLMForMaskedExpression(CellPLMPreTrainedModel):
 
     def _loss(self, mean: Tensor, dispersion: Tensor | None, labels: Tensor, masked: Tensor | None) -> Tensor:
         """Sum over genes, mean over the cells that are asked for."""
+        check_targets(labels, mean)
         asked = (labels != IGNORE).all(1)
         counts = labels.masked_fill(~asked[:, None], 0).float()
         if dispersion is None:
@@ -783,6 +803,7 @@ class CellPLMForImputation(CellPLMForMaskedExpression):
             return output
         if output.dispersion is None:
             raise ConfigurationError("The imputation of CellPLM needs `decoder_type='nbmlp'` in the configuration.")
+        check_targets(labels, output.expression_prediction)
         known = labels != IGNORE
         counts, mean = labels.masked_fill(~known, 0).float(), output.expression_prediction.float()
         # a cell of which nothing is known is not scaled: 0 / 0 would have no gradient
@@ -843,14 +864,15 @@ class CellPLMForSequenceClassification(CellPLMPreTrainedModel):
         attention_mask (`torch.LongTensor` of shape `(cells,)`, *optional*):
             1 at real cells.
         labels (`torch.LongTensor` of shape `(cells,)`, *optional*):
-            Cell types; -100 is ignored.
+            Cell types, or what `config.problem_type` asks for; -100 is ignored.
         """
         num_items = kwargs.pop("num_items_in_batch", None)
         encoded = self.model(input_ids, expression_values, attention_mask, **kwargs)
         logits = self.classifier(encoded.cell_embedding)
         loss = None
         if labels is not None:
-            loss = (cross_entropy(logits, labels) + encoded.latent_loss) * share_of_step(labels, num_items)
+            loss = classification_loss(logits, labels, self.config) + encoded.latent_loss
+            loss = loss * share_of_step(labels, num_items)
         return CellClassifierOutput(
             loss=loss,
             logits=logits,
@@ -890,7 +912,7 @@ class CellPLMForSampleClassification(CellPLMPreTrainedModel):
         attention_mask (`torch.LongTensor` of shape `(cells,)`, *optional*):
             1 at real cells.
         labels (`torch.LongTensor` of shape `(1,)`, *optional*):
-            Class of the sample.
+            Class of the sample, or what `config.problem_type` asks for.
         """
         num_items = kwargs.pop("num_items_in_batch", None)
         encoded = self.model(input_ids, expression_values, attention_mask, **kwargs)
@@ -899,7 +921,8 @@ class CellPLMForSampleClassification(CellPLMPreTrainedModel):
         logits = self.head(mean)
         loss = None
         if labels is not None:
-            loss = (cross_entropy(logits, labels) + encoded.latent_loss) * share_of_step(labels, num_items)
+            loss = classification_loss(logits, labels, self.config) + encoded.latent_loss
+            loss = loss * share_of_step(labels, num_items)
         return CellClassifierOutput(
             loss=loss,
             logits=logits,
@@ -976,6 +999,7 @@ def regression(
         prediction = prediction * masked
     if labels is None:
         return prediction, None
+    check_targets(labels, prediction)
     known, labels = labels != IGNORE, labels.float()
     if objective == "denoising":
         # a cell without counts: 0 / 0

@@ -7,6 +7,9 @@ whole accumulation window and all processes), and means over the targets otherwi
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
+
+from sclm_hf.errors import ConfigurationError
 
 IGNORE = -100
 
@@ -20,14 +23,29 @@ def mean_over_targets(values: Tensor, is_target: Tensor, num_items_in_batch: Ten
     return total / count
 
 
+def check_targets(labels: Tensor, prediction: Tensor) -> None:
+    """Refuse labels that torch would stretch to the shape of what is predicted.
+
+    Raises:
+        ConfigurationError: they have another shape.
+    """
+    if labels.shape != prediction.shape:
+        raise ConfigurationError(
+            f"`labels` must be {tuple(prediction.shape)}, one for each prediction (-100 where there is none); got "
+            f"{tuple(labels.shape)}."
+        )
+
+
 def masked_mse(prediction: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
     """Mean squared error over the targets; `prediction` and `labels` are `(batch, genes)`."""
+    check_targets(labels, prediction)
     error = (prediction.float() - labels.float()) ** 2
     return mean_over_targets(error, labels != IGNORE, num_items_in_batch)
 
 
 def masked_nonzero_nll(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
     """Negative log-likelihood of "this gene is expressed" over the targets; `logits` are `(batch, genes)`."""
+    check_targets(labels, logits)
     nll = F.binary_cross_entropy_with_logits(logits.float(), (labels > 0).float(), reduction="none")
     return mean_over_targets(nll, labels != IGNORE, num_items_in_batch)
 
@@ -36,6 +54,86 @@ def cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | i
     """Mean cross entropy over the targets; `logits` are `(targets, classes)`, `labels` `(targets,)` class numbers."""
     nll = F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=IGNORE)
     return mean_over_targets(nll, labels != IGNORE, num_items_in_batch)
+
+
+def classification_loss(
+    logits: Tensor,
+    labels: Tensor,
+    config: PreTrainedConfig,
+    num_items_in_batch: Tensor | int | None = None,
+    *,
+    name: str = "labels",
+) -> Tensor:
+    """The loss of a classifier, as `config.problem_type` says; None infers it from the labels as transformers does.
+
+    Args:
+        logits: `(cells, num_labels)`.
+        labels: `"single_label_classification"`: `(cells,)` class numbers. `"multi_label_classification"`:
+            `(cells, num_labels)`, 1 where the cell has the label. `"regression"`: `(cells, num_labels)` numbers, or
+            `(cells,)` with `num_labels=1`. -100 is ignored in each.
+        config: of the model.
+        num_items_in_batch: as everywhere here; labels of each cell are counted one by one.
+        name: how the user calls the labels.
+
+    Raises:
+        ConfigurationError: the labels are not what the problem needs.
+    """
+    problem = config.problem_type or _inferred_problem(labels, config.num_labels)
+    labels = labels.to(logits.device)
+    if problem == "single_label_classification":
+        return cross_entropy(logits, _class_numbers(logits, labels, name), num_items_in_batch)
+    if labels.shape == logits.shape[:1] and logits.shape[1] == 1:
+        labels = labels.unsqueeze(1)
+    if labels.shape != logits.shape:
+        raise ConfigurationError(
+            f"`{name}` must be {tuple(logits.shape)}, cells by `config.num_labels`, for `config.problem_type` "
+            f"'{problem}'; got {tuple(labels.shape)}. Classes of cells are integers (cells,), and "
+            "'single_label_classification'."
+        )
+    is_target, targets = labels != IGNORE, labels.float()
+    if problem == "regression":
+        return masked_mse(logits, labels, num_items_in_batch)
+    _check_label_flags(targets, is_target, name)
+    values = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    return mean_over_targets(values, is_target, num_items_in_batch)
+
+
+def _inferred_problem(labels: Tensor, num_labels: int) -> str:
+    if num_labels == 1:
+        return "regression"
+    whole = not (labels.is_floating_point() or labels.dtype == torch.bool)
+    return "single_label_classification" if whole else "multi_label_classification"
+
+
+def _class_numbers(logits: Tensor, labels: Tensor, name: str) -> Tensor:
+    """Labels `(cells,)` int64."""
+    cells, classes = logits.shape
+    if labels.is_floating_point() or labels.shape not in ((cells,), (cells, 1)):
+        raise ConfigurationError(
+            f"`{name}` must be ({cells},) class numbers, int64, for `config.problem_type` "
+            f"'single_label_classification'; got {tuple(labels.shape)} of {labels.dtype}. Several labels a cell are "
+            "'multi_label_classification', numbers 'regression'."
+        )
+    labels = labels.reshape(cells).long()
+    _check_range(labels, labels != IGNORE, classes - 1, f"`{name}` must be class numbers", "set `config.num_labels`")
+    return labels
+
+
+def _check_label_flags(targets: Tensor, is_target: Tensor, name: str) -> None:
+    what = f"`{name}` of several labels a cell must say yes or no"
+    _check_range(targets, is_target, 1, what, "give numbers the `config.problem_type` 'regression'")
+
+
+def _check_range(values: Tensor, is_target: Tensor, largest: int, what: str, mend: str) -> None:
+    # a GPU would have to finish all work before it could answer
+    if values.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    wrong = values[is_target & ((values < 0) | (values > largest))]
+    if len(wrong):
+        raise ConfigurationError(
+            f"{what}, 0 to {largest} (or {IGNORE}, which is ignored); there is {wrong[0].item():g}: number them so, "
+            f"or {mend}."
+        )
 
 
 def masked_relative_error(prediction: Tensor, labels: Tensor) -> Tensor:

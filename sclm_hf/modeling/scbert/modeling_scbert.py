@@ -23,7 +23,8 @@ from sclm_hf.modeling.common.attention.performer import (
     orthogonal_random_features,
 )
 from sclm_hf.modeling.common.base import SclmPreTrainedModel
-from sclm_hf.modeling.common.losses import cross_entropy
+from sclm_hf.modeling.common.inputs import check_cells, refuse_keywords
+from sclm_hf.modeling.common.losses import check_targets, classification_loss, cross_entropy
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
 from sclm_hf.modeling.common.performer import PerformerAttention, PerformerLayer
 
@@ -133,6 +134,7 @@ class ScBERTModel(ScBERTPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         expression_values: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CellModelOutput:
         r"""
@@ -143,15 +145,17 @@ class ScBERTModel(ScBERTPreTrainedModel):
             The bin of each gene, `config.mask_value` where it is masked.
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions; the others do not exist for them. The original never pads.
+        inputs_embeds (`torch.FloatTensor` of shape `(batch, genes, hidden)`, *optional*):
+            In the place of the rows of the gene table that `input_ids` say; these still say which genes they are.
         """
-        input_ids = self._gene_ids(input_ids, expression_values)
+        refuse_keywords(self, kwargs)
+        input_ids = self._gene_ids(input_ids, expression_values, attention_mask, inputs_embeds)
         self.redraw(self)
-        gene_embeddings = self.embeddings.genes(input_ids)
+        gene_embeddings = self.embeddings.genes(input_ids) if inputs_embeds is None else inputs_embeds
         hidden_states = self.embeddings(gene_embeddings, expression_values)
+        output_attentions = bool(kwargs.get("output_attentions", self.config.output_attentions))
         for layer in self.layers:
-            hidden_states = layer(
-                hidden_states, attention_mask, self.config.key_maximum, kwargs.get("output_attentions", False)
-            )
+            hidden_states = layer(hidden_states, attention_mask, self.config.key_maximum, output_attentions)
         hidden_states = self.norm(hidden_states)
         return CellModelOutput(
             last_hidden_state=hidden_states,
@@ -177,7 +181,7 @@ class ScBERTModel(ScBERTPreTrainedModel):
         Returns:
             `(batch, genes)` float32, of sum 1.
         """
-        input_ids = self._gene_ids(input_ids, expression_values)
+        input_ids = self._gene_ids(input_ids, expression_values, attention_mask)
         hidden_states = self.embeddings(self.embeddings.genes(input_ids), expression_values)
         total = torch.zeros(expression_values.shape, device=hidden_states.device)
         for layer in self.layers:
@@ -189,11 +193,19 @@ class ScBERTModel(ScBERTPreTrainedModel):
             hidden_states = layer.feed_forward(hidden_states)
         return total / total.sum(dim=1, keepdim=True)
 
-    def _gene_ids(self, input_ids: Tensor | None, expression_values: Tensor | None) -> Tensor:
+    def _gene_ids(
+        self,
+        input_ids: Tensor | None,
+        expression_values: Tensor | None,
+        attention_mask: Tensor | None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
         if expression_values is None:
             raise ConfigurationError(
                 "scBERT's tokens are bins: pass `expression_values` (batch, genes), as its processor makes them."
             )
+        tensors = {"input_ids": input_ids, "attention_mask": attention_mask}
+        check_cells(self, expression_values=expression_values, inputs_embeds=inputs_embeds, **tensors)
         if input_ids is not None:
             return input_ids
         count = expression_values.shape[1]
@@ -287,8 +299,12 @@ class ScBERTForMaskedExpression(ScBERTPreTrainedModel):
         num_items = kwargs.pop("num_items_in_batch", None)
         encoded = self.model(input_ids, expression_values, attention_mask, **kwargs)
         logits = self.expression_decoder(encoded.last_hidden_state)
+        loss = None
+        if labels is not None:
+            check_targets(labels, logits[..., 0])
+            loss = cross_entropy(logits.flatten(0, 1), labels.flatten().long(), num_items)
         return ScBERTExpressionOutput(
-            loss=None if labels is None else cross_entropy(logits.flatten(0, 1), labels.flatten().long(), num_items),
+            loss=loss,
             logits=logits,
             cell_embedding=encoded.cell_embedding,
             hidden_states=encoded.hidden_states,
@@ -366,13 +382,13 @@ class ScBERTForSequenceClassification(ScBERTPreTrainedModel):
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions.
         labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
-            Cell types; -100 is ignored.
+            Cell types, or what `config.problem_type` asks for; -100 is ignored.
         """
         num_items = kwargs.pop("num_items_in_batch", None)
         encoded = self.model(input_ids, expression_values, attention_mask, **kwargs)
         logits = self.classifier(encoded.last_hidden_state, input_ids, attention_mask)
         return CellClassifierOutput(
-            loss=None if labels is None else cross_entropy(logits, labels, num_items),
+            loss=None if labels is None else classification_loss(logits, labels, self.config, num_items),
             logits=logits,
             cell_embedding=encoded.cell_embedding,
             hidden_states=encoded.hidden_states,

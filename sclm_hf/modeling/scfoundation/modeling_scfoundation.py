@@ -29,7 +29,8 @@ from sclm_hf.modeling.common.attention import (
     orthogonal_random_features,
 )
 from sclm_hf.modeling.common.base import SclmPreTrainedModel
-from sclm_hf.modeling.common.losses import cross_entropy, masked_mse
+from sclm_hf.modeling.common.inputs import as_computed, check_cells, refuse_keywords
+from sclm_hf.modeling.common.losses import classification_loss, masked_mse
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
 from sclm_hf.modeling.common.performer import PerformerLayer
 
@@ -54,7 +55,7 @@ class ScFoundationValueEmbedding(nn.Module):
 
     def bin_weights(self, values: Tensor) -> Tensor:
         """The share `(…, bins)` of each soft bin in `(…)` values."""
-        numbers = values.unsqueeze(-1).to(self.linear1.weight.dtype)
+        numbers = as_computed(values.unsqueeze(-1), self.linear1)
         spread = F.leaky_relu(self.linear1(numbers), VALUE_SLOPE)
         return torch.softmax(self.config.bin_alpha * spread + self.linear2(spread), dim=-1)
 
@@ -259,9 +260,10 @@ class ScFoundationModel(ScFoundationPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
-        expression_values: torch.FloatTensor,
+        input_ids: torch.LongTensor | None = None,
+        expression_values: torch.FloatTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CellModelOutput:
         r"""
@@ -271,9 +273,13 @@ class ScFoundationModel(ScFoundationPreTrainedModel):
             Log-normalised expression, and the log10 of the total counts that are asked for and were measured.
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions.
+        inputs_embeds (`torch.FloatTensor` of shape `(batch, genes, hidden)`, *optional*):
+            In the place of the rows of the gene table that `input_ids` say; these still say which genes they are.
         """
-        gene_embeddings = self.embeddings.genes(input_ids)
-        hidden_states = self.embeddings.values(expression_values) + gene_embeddings
+        refuse_keywords(self, kwargs)
+        self.check_batch(input_ids, expression_values, attention_mask, inputs_embeds)
+        gene_embeddings = self.embeddings.genes(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden_states = self.embeddings.values(expression_values).to(gene_embeddings.dtype) + gene_embeddings
         mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, **kwargs)
@@ -283,6 +289,26 @@ class ScFoundationModel(ScFoundationPreTrainedModel):
             cell_embedding=self.pool(hidden_states, input_ids, attention_mask),
             gene_embeddings=gene_embeddings,
         )
+
+    def check_batch(
+        self,
+        input_ids: Tensor | None,
+        expression_values: Tensor | None,
+        attention_mask: Tensor | None,
+        inputs_embeds: Tensor | None = None,
+    ) -> None:
+        """Refuse a batch that is none.
+
+        Raises:
+            ConfigurationError: something is missing, or they are not of one another.
+        """
+        if input_ids is None or expression_values is None:
+            raise ConfigurationError(
+                "scFoundation's tokens are genes and their values: pass `input_ids` and `expression_values`, both "
+                "(batch, genes), as its processor makes them."
+            )
+        tensors = {"expression_values": expression_values, "attention_mask": attention_mask}
+        check_cells(self, input_ids=input_ids, inputs_embeds=inputs_embeds, **tensors)
 
     def pool(self, hidden_states: Tensor, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         """The cell embedding `(batch, cell_embedding_size)`, as `config.pooling` says.
@@ -336,8 +362,8 @@ class ScFoundationForMaskedExpression(ScFoundationPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
-        expression_values: torch.FloatTensor,
+        input_ids: torch.LongTensor | None = None,
+        expression_values: torch.FloatTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         decoder_expression_values: torch.FloatTensor | None = None,
         labels: torch.FloatTensor | None = None,
@@ -423,8 +449,8 @@ class ScFoundationForSequenceClassification(ScFoundationPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
-        expression_values: torch.FloatTensor,
+        input_ids: torch.LongTensor | None = None,
+        expression_values: torch.FloatTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -437,8 +463,9 @@ class ScFoundationForSequenceClassification(ScFoundationPreTrainedModel):
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions.
         labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
-            Cell types; -100 is ignored.
+            Cell types, or what `config.problem_type` asks for; -100 is ignored.
         """
+        self.model.check_batch(input_ids, expression_values, attention_mask)
         num_items = kwargs.pop("num_items_in_batch", None)
         real = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         pooled = torch.ones_like(real) if self.config.pooling_includes_padding else real
@@ -451,7 +478,7 @@ class ScFoundationForSequenceClassification(ScFoundationPreTrainedModel):
         cell_embedding = _maximum(encoded.last_hidden_state, pooled)
         logits = self.classifier(cell_embedding)
         return CellClassifierOutput(
-            loss=None if labels is None else cross_entropy(logits, labels, num_items),
+            loss=None if labels is None else classification_loss(logits, labels, self.config, num_items),
             logits=logits,
             cell_embedding=cell_embedding,
             hidden_states=encoded.hidden_states,

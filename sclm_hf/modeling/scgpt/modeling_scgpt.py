@@ -21,7 +21,9 @@ from transformers.utils.output_capturing import capture_outputs
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.common.attention import eager_attention_forward
 from sclm_hf.modeling.common.base import SclmPreTrainedModel
+from sclm_hf.modeling.common.inputs import as_computed, check_cells, check_ids, exactly_one, refuse_keywords
 from sclm_hf.modeling.common.losses import (
+    classification_loss,
     contrastive_cell_embedding,
     elastic_cell_similarity,
     masked_mse,
@@ -60,7 +62,7 @@ class ScGPTContinuousValues(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, values: Tensor) -> Tensor:
-        values = values.unsqueeze(-1).clamp(max=self.max_value).to(self.linear1.weight.dtype)
+        values = as_computed(values.unsqueeze(-1).clamp(max=self.max_value), self.linear1)
         return self.dropout(self.norm(self.linear2(F.relu(self.linear1(values)))))
 
 
@@ -102,15 +104,15 @@ class ScGPTEmbeddings(nn.Module):
             self.values = ScGPTNormedEmbedding(config.num_value_embeddings, config, padding_idx=int(config.pad_value))
         self.flags = nn.Embedding(2, config.hidden_size) if config.use_flag_embedding else None
 
-    def embed_genes(self, input_ids: Tensor) -> Tensor:
-        return self.gene_norm(self.genes(input_ids))
+    def embed_genes(self, input_ids: Tensor | None, inputs_embeds: Tensor | None = None) -> Tensor:
+        return self.gene_norm(self.genes(input_ids) if inputs_embeds is None else inputs_embeds)
 
     def add_values(self, gene_embeddings: Tensor, expression_values: Tensor | None) -> Tensor:
         if expression_values is None:
             return gene_embeddings
         if self.value_style == "scaling":
             return gene_embeddings * expression_values.unsqueeze(-1).to(gene_embeddings.dtype)
-        return gene_embeddings + self.values(expression_values)
+        return gene_embeddings + self.values(expression_values).to(gene_embeddings.dtype)
 
     def add_generation_flag(self, gene_embeddings: Tensor) -> Tensor:
         if self.flags is None:
@@ -360,7 +362,7 @@ class ScGPTModel(ScGPTPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         expression_values: torch.FloatTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         batch_labels: torch.LongTensor | None = None,
@@ -368,10 +370,11 @@ class ScGPTModel(ScGPTPreTrainedModel):
         generation_attention_mask: torch.LongTensor | None = None,
         input_cell_embedding: torch.FloatTensor | None = None,
         extra_embeddings: torch.FloatTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CellModelOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Gene ids, `<cls>` first.
         expression_values (`torch.FloatTensor` of shape `(batch, genes)`, *optional*):
             The value of each gene (bins); without them tokens are gene embeddings only.
@@ -388,9 +391,15 @@ class ScGPTModel(ScGPTPreTrainedModel):
             Replaces the first position of the encoder's input.
         extra_embeddings (`torch.FloatTensor` of shape `(batch, genes, hidden)`, *optional*):
             Added to the tokens before the encoder; perturbation flags come this way.
+        inputs_embeds (`torch.FloatTensor` of shape `(batch, genes, hidden)`, *optional*):
+            Rows of the gene table, in the place of `input_ids`.
         """
+        refuse_keywords(self, kwargs)
+        exactly_one(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        tensors = {"input_ids": input_ids, "expression_values": expression_values, "attention_mask": attention_mask}
+        check_cells(self, inputs_embeds=inputs_embeds, **tensors)
         self._check_batch_labels(batch_labels)
-        gene_embeddings = self.embeddings.embed_genes(input_ids)
+        gene_embeddings = self.embeddings.embed_genes(input_ids, inputs_embeds)
         hidden_states = self.embeddings.add_values(gene_embeddings, expression_values)
         if extra_embeddings is not None:
             hidden_states = hidden_states + extra_embeddings
@@ -399,15 +408,16 @@ class ScGPTModel(ScGPTPreTrainedModel):
             cell = input_cell_embedding.unsqueeze(1).to(hidden_states.dtype)
             hidden_states = torch.cat([cell, hidden_states[:, 1:]], dim=1)
 
-        num_known = input_ids.shape[1]
+        num_known = hidden_states.shape[1]
         num_generated = 0
         if generation_ids is not None:
+            check_ids(self, generation_ids, "generation_ids")
             num_generated = generation_ids.shape[1]
             generated = self.embeddings.embed_genes(generation_ids)
             gene_embeddings = torch.cat([gene_embeddings, generated], dim=1)
             generated = self._normalize_domain(self.embeddings.add_generation_flag(generated), batch_labels)
             hidden_states = torch.cat([hidden_states, generated], dim=1)
-            attention_mask = _join_masks(input_ids, attention_mask, generation_ids, generation_attention_mask)
+            attention_mask = _join_masks(num_known, attention_mask, generation_ids, generation_attention_mask)
 
         mask = self._attention_mask(hidden_states, attention_mask, num_known, num_generated)
         for layer in self.layers:
@@ -477,11 +487,11 @@ def _expression_losses(
 
 
 def _join_masks(
-    known_ids: Tensor, known_mask: Tensor | None, generated_ids: Tensor, generated_mask: Tensor | None
+    num_known: int, known_mask: Tensor | None, generated_ids: Tensor, generated_mask: Tensor | None
 ) -> Tensor | None:
     if known_mask is None and generated_mask is None:
         return None
-    known_mask = torch.ones_like(known_ids) if known_mask is None else known_mask
+    known_mask = generated_ids.new_ones(len(generated_ids), num_known) if known_mask is None else known_mask
     generated_mask = torch.ones_like(generated_ids) if generated_mask is None else generated_mask
     return torch.cat([known_mask, generated_mask.to(known_mask.dtype)], dim=1)
 
@@ -587,7 +597,7 @@ class ScGPTForMaskedExpression(ScGPTPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         expression_values: torch.FloatTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         batch_labels: torch.LongTensor | None = None,
@@ -601,7 +611,7 @@ class ScGPTForMaskedExpression(ScGPTPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> ScGPTExpressionOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Gene ids, `<cls>` first.
         expression_values (`torch.FloatTensor` of shape `(batch, genes)`, *optional*):
             The value of each gene (bins), `config.mask_value` where it is to be predicted.
@@ -720,7 +730,9 @@ class ScGPTForMaskedExpression(ScGPTPreTrainedModel):
         if cell_type_labels is not None:
             if cell_logits is None:
                 raise ConfigurationError("`cell_type_labels` need the classifier: set `config.use_classifier=True`.")
-            terms["classification"] = F.cross_entropy(cell_logits.float(), cell_type_labels)
+            terms["classification"] = classification_loss(
+                cell_logits, cell_type_labels, self.config, name="cell_type_labels"
+            )
         if self.config.use_ecs:
             similarity = elastic_cell_similarity(cell_embedding, self.config.ecs_threshold)
             terms["elastic_similarity"] = self.config.ecs_weight * similarity
@@ -749,7 +761,7 @@ class ScGPTForSequenceClassification(ScGPTPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         expression_values: torch.FloatTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         batch_labels: torch.LongTensor | None = None,
@@ -757,7 +769,7 @@ class ScGPTForSequenceClassification(ScGPTPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> CellClassifierOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Gene ids, `<cls>` first.
         expression_values (`torch.FloatTensor` of shape `(batch, genes)`, *optional*):
             The value of each gene (bins).
@@ -766,18 +778,13 @@ class ScGPTForSequenceClassification(ScGPTPreTrainedModel):
         batch_labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
             Batch of each cell, where the model was trained with them.
         labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
-            Cell types; -100 is ignored.
+            Cell types, or what `config.problem_type` asks for; -100 is ignored.
         """
         num_items = kwargs.pop("num_items_in_batch", None)
         encoded = self.model(input_ids, expression_values, attention_mask, batch_labels, **kwargs)
         logits = self.classifier(encoded.cell_embedding)
-        loss = None
-        if labels is not None:
-            reduction = "mean" if num_items is None else "sum"
-            loss = F.cross_entropy(logits.float(), labels, reduction=reduction)
-            loss = loss if num_items is None else loss / num_items
         return CellClassifierOutput(
-            loss=loss,
+            loss=None if labels is None else classification_loss(logits, labels, self.config, num_items),
             logits=logits,
             cell_embedding=encoded.cell_embedding,
             hidden_states=encoded.hidden_states,
@@ -809,9 +816,9 @@ class ScGPTForPerturbation(ScGPTPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
-        expression_values: torch.FloatTensor,
-        perturbation_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
+        expression_values: torch.FloatTensor | None = None,
+        perturbation_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         labels: torch.FloatTensor | None = None,
         do_sample: bool | None = None,
@@ -831,6 +838,12 @@ class ScGPTForPerturbation(ScGPTPreTrainedModel):
         do_sample (`bool`, *optional*):
             Whether to draw which genes are zero; by default in evaluation only, where `config.sample_zeros_in_eval`.
         """
+        if input_ids is None or expression_values is None or perturbation_ids is None:
+            raise ConfigurationError(
+                "Predicting a perturbation needs `input_ids`, `expression_values` and `perturbation_ids`, each "
+                "(batch, genes)."
+            )
+        check_cells(self, input_ids=input_ids, expression_values=expression_values, perturbation_ids=perturbation_ids)
         num_items = kwargs.pop("num_items_in_batch", None)
         values = expression_values
         if self.config.num_input_bins > 0:

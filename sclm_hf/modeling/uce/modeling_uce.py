@@ -29,7 +29,8 @@ from transformers.utils.output_capturing import capture_outputs
 from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.modeling.common.attention import eager_attention_forward
 from sclm_hf.modeling.common.base import SclmPreTrainedModel
-from sclm_hf.modeling.common.losses import IGNORE, cross_entropy, mean_over_targets
+from sclm_hf.modeling.common.inputs import as_computed, check_cells, check_ids, exactly_one, refuse_keywords
+from sclm_hf.modeling.common.losses import IGNORE, check_targets, classification_loss, mean_over_targets
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
 
 from .configuration_uce import UCEConfig
@@ -128,7 +129,7 @@ class UCEProteinProjection(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, proteins: Tensor) -> Tensor:
-        return self.norm(F.gelu(self.linear(proteins.to(self.linear.weight.dtype))))
+        return self.norm(F.gelu(self.linear(as_computed(proteins, self.linear))))
 
 
 class UCEPositions(nn.Module):
@@ -160,13 +161,15 @@ class UCEEmbeddings(nn.Module):
         self.positions = UCEPositions(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def embed_genes(self, input_ids: Tensor) -> Tensor:
+    def embed_genes(self, input_ids: Tensor | None, inputs_embeds: Tensor | None = None) -> Tensor:
         """Projected proteins `(batch, tokens, hidden)`, each different one read and projected once."""
+        if inputs_embeds is not None:
+            return self.projection(F.normalize(inputs_embeds, dim=-1))
         ids, places = input_ids.unique(return_inverse=True)
         return F.embedding(places, self.projection(F.normalize(self.genes(ids), dim=-1)))
 
-    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        genes = self.embed_genes(input_ids)
+    def forward(self, input_ids: Tensor | None, inputs_embeds: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        genes = self.embed_genes(input_ids, inputs_embeds)
         return self.dropout(self.positions(genes * self.scale)), genes
 
 
@@ -362,22 +365,24 @@ class UCEModel(UCEPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CellModelOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, tokens)`):
+        input_ids (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
             The cell's sentence: `<cls>`, then for each chromosome its token, genes, and the closing token.
         attention_mask (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
             1 at real positions.
+        inputs_embeds (`torch.FloatTensor` of shape `(batch, tokens, protein_embedding_size)`, *optional*):
+            Embeddings of proteins, in the place of `input_ids`.
         """
-        if input_ids.shape[1] > self.config.max_position_embeddings:
-            raise ConfigurationError(
-                f"A cell has {input_ids.shape[1]} tokens and the model {self.config.max_position_embeddings} "
-                "positions: draw fewer genes a cell."
-            )
-        hidden_states, gene_embeddings = self.embeddings(input_ids)
+        refuse_keywords(self, kwargs)
+        exactly_one(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        tensors = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds}
+        check_cells(self, longest=self.config.max_position_embeddings, **tensors)
+        hidden_states, gene_embeddings = self.embeddings(input_ids, inputs_embeds)
         mask = self._attention_mask(hidden_states, attention_mask)
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, **kwargs)
@@ -443,14 +448,14 @@ class UCEForMaskedExpression(UCEPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         query_ids: torch.LongTensor | None = None,
         labels: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> UCEExpressionOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, tokens)`):
+        input_ids (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
             The cell's sentence.
         attention_mask (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
             1 at real positions.
@@ -466,6 +471,7 @@ class UCEForMaskedExpression(UCEPreTrainedModel):
         logits = None if query_ids is None else self.predict_expression(encoded.cell_embedding, query_ids)
         loss = None
         if labels is not None:
+            check_targets(labels, logits)
             is_target = labels != IGNORE
             targets = torch.where(is_target, labels, 0).float()
             values = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
@@ -480,6 +486,7 @@ class UCEForMaskedExpression(UCEPreTrainedModel):
 
     def predict_expression(self, cell_embedding: Tensor, query_ids: Tensor) -> Tensor:
         """Logits `(batch, queries)` of genes being expressed by cells with embeddings `(batch, size)`."""
+        check_ids(self, query_ids, "query_ids")
         proteins = self.model.embeddings.genes(query_ids)
         if self.config.normalize_queried_genes:
             proteins = F.normalize(proteins, dim=-1)
@@ -503,24 +510,24 @@ class UCEForSequenceClassification(UCEPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CellClassifierOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, tokens)`):
+        input_ids (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
             The cell's sentence.
         attention_mask (`torch.LongTensor` of shape `(batch, tokens)`, *optional*):
             1 at real positions.
         labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
-            Cell types; -100 is ignored.
+            Cell types, or what `config.problem_type` asks for; -100 is ignored.
         """
         num_items = kwargs.pop("num_items_in_batch", None)
         encoded = self.model(input_ids, attention_mask, **kwargs)
         logits = self.classifier(encoded.cell_embedding)
         return CellClassifierOutput(
-            loss=None if labels is None else cross_entropy(logits, labels, num_items),
+            loss=None if labels is None else classification_loss(logits, labels, self.config, num_items),
             logits=logits,
             cell_embedding=encoded.cell_embedding,
             hidden_states=encoded.hidden_states,

@@ -17,6 +17,7 @@ from sclm_hf.modeling.cellplm.modeling_cellplm import (
 )
 
 from ..common import BATCH, GENES, VOCAB, ModelTester
+from ..common_inputs import InputTester
 
 ENCODERS = ("flowformer", "performer", "cosformer", "transformer", "mlp", "none")
 
@@ -61,8 +62,9 @@ def whole_sample(rows: list[dict]) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(value) for name, value in sample.items()}
 
 
-class TestCellPLM(ModelTester):
+class TestCellPLM(InputTester, ModelTester):
     family = "cellplm"
+    needs_values = True
     base_class = CellPLMModel
     head_classes = (
         CellPLMForMaskedExpression,
@@ -121,6 +123,18 @@ class TestCellPLM(ModelTester):
         # origins are not given, and what stands for them is taken as it is
         names = {f"decoder.covariates.0.{name}.embedding.weight" for name in ("batch", "dataset")}
         return names if head_class is CellPLMForImputation else set()
+
+    def test_batches_of_nothing_are_refused(self, head_class):
+        model, batch = self.build(head_class), self.inputs(head_class)
+        counts = batch["expression_values"]
+        for nothing in ({"expression_values": counts[:0]}, {"expression_values": counts[:, :0], "input_ids": None}):
+            with pytest.raises(ConfigurationError, match="at least one of each"):
+                model(**batch | nothing)
+
+    def test_cells_of_which_nothing_is_real_are_refused(self, head_class):
+        model, batch = self.build(head_class), self.inputs(head_class)
+        with pytest.raises(ConfigurationError, match="No cell of the sample is real"):
+            model(**batch | {"attention_mask": torch.zeros(BATCH)})
 
     def test_forward_shapes(self):
         output = self.build(CellPLMModel)(**self.inputs(CellPLMModel))

@@ -7,6 +7,7 @@ from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.common import performer
 
 from ..common import BATCH, GENES, VOCAB, ModelTester
+from ..common_inputs import InputTester
 
 CLS, PAD = VOCAB - 2, VOCAB - 1
 
@@ -39,8 +40,9 @@ def tiny_batch() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "expression_values": values, "attention_mask": mask}
 
 
-class TestScBERT(ModelTester):
+class TestScBERT(InputTester, ModelTester):
     family = "scbert"
+    needs_values = True
     base_class = ScBERTModel
     head_classes = (ScBERTForMaskedExpression, ScBERTForSequenceClassification)
 

@@ -11,6 +11,7 @@ from sclm_hf import (
 from sclm_hf.errors import ConfigurationError
 
 from ..common import BATCH, GENES, VOCAB, ModelTester
+from ..common_inputs import InputTester
 
 NUM_GENES = VOCAB - 3
 TARGET, SOURCE, PAD = NUM_GENES, NUM_GENES + 1, NUM_GENES + 2
@@ -50,8 +51,9 @@ def tiny_batch() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "expression_values": values, "attention_mask": mask}
 
 
-class TestScFoundation(ModelTester):
+class TestScFoundation(InputTester, ModelTester):
     family = "scfoundation"
+    needs_values = True
     base_class = ScFoundationModel
     head_classes = (ScFoundationForMaskedExpression, ScFoundationForSequenceClassification)
 
@@ -73,6 +75,9 @@ class TestScFoundation(ModelTester):
         # padding is seen by nobody, and only the decoder reads masked values
         names = {"model.embeddings.values.pad.weight"}
         return names | ({"model.embeddings.values.mask.weight"} if head_class is self.head_classes[1] else set())
+
+    def beside_embeddings(self, ids):
+        return {"input_ids": ids}  # they tell `<T>` and `<S>` apart
 
     def lora_settings(self, head_class):
         # its running statistics are part of what is trained

@@ -13,6 +13,7 @@ from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTDomainNorm, quantile_bins
 
 from ..common import BATCH, GENES, VOCAB, ModelTester
+from ..common_inputs import InputTester
 
 PAD, CLS = VOCAB - 3, VOCAB - 2
 
@@ -42,7 +43,7 @@ def tiny_batch(genes: int = GENES) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "expression_values": values, "attention_mask": mask}
 
 
-class TestScGPT(ModelTester):
+class TestScGPT(InputTester, ModelTester):
     family = "scgpt"
     base_class = ScGPTModel
     head_classes = (ScGPTForMaskedExpression, ScGPTForSequenceClassification, ScGPTForPerturbation)

@@ -12,6 +12,7 @@ from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.modeling.uce.modeling_uce import PROTEIN_FILE
 
 from ..common import BATCH, GENES, VOCAB, ModelTester
+from ..common_inputs import InputTester
 
 
 def tiny_config(**changes) -> UCEConfig:
@@ -41,7 +42,7 @@ def tiny_batch() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-class TestUCE(ModelTester):
+class TestUCE(InputTester, ModelTester):
     family = "uce"
     base_class = UCEModel
     head_classes = (UCEForMaskedExpression, UCEForSequenceClassification)
@@ -79,7 +80,7 @@ def test_quirk_is_refused_where_attention_cannot_do_it():
 
 
 def test_cells_that_are_too_long_are_refused():
-    with pytest.raises(ConfigurationError, match="41 tokens and the model 40"):
+    with pytest.raises(ConfigurationError, match="41 tokens do not fit the model, which reads 40"):
         UCEModel(tiny_config())(torch.full((1, 41), 5))
 
 
