@@ -71,14 +71,18 @@ class InputTester:
         with pytest.raises(ConfigurationError, match=f"there is {CLASSES}"):
             model(**batch)
 
-    @pytest.mark.parametrize("name", ["position_ids", "past_key_values", "token_type_ids", "head_mask", "gene_ids"])
-    def test_keywords_that_nobody_reads_are_refused(self, head_class, name):
-        if name in self.keywords_read:
-            pytest.skip("the family reads it")
+    def test_keywords_that_nobody_reads_are_refused(self, head_class):
         model, batch = self.build(head_class), self.inputs(head_class)
-        with pytest.raises(ConfigurationError, match=f"does not read `{name}`"):
-            model(**batch, **{name: torch.ones(1)})
-        model(**batch, **{name: None})
+        for name in {
+            "position_ids",
+            "past_key_values",
+            "token_type_ids",
+            "head_mask",
+            "gene_ids",
+        } - self.keywords_read:
+            with pytest.raises(ConfigurationError, match=f"does not read `{name}`"):
+                model(**batch, **{name: torch.ones(1)})
+        model(**batch, past_key_values=None, use_cache=False)
 
     def test_attentions_come_or_are_refused(self, head_class):
         model, batch = self.build(head_class), self.inputs(head_class)
@@ -111,41 +115,24 @@ class InputTester:
         """What a family asks for beside `inputs_embeds`."""
         return {}
 
-    @pytest.mark.parametrize(("wrong", "told"), [(-1, "-1 to"), (10_000, "to 10000")])
-    def test_ids_that_are_no_genes_are_refused(self, head_class, wrong, told):
+    def test_batches_that_are_none_are_refused(self, head_class):
         model, batch = self.build(head_class), self.inputs(head_class)
-        batch["input_ids"][..., -1] = wrong
-        with pytest.raises(ConfigurationError, match=f"rows of the gene table, 0 to .*{told}"):
-            model(**batch)
+        for changes, told in self.no_batches(batch):
+            with pytest.raises(ConfigurationError, match=told):
+                model(**batch | changes)
 
-    def test_ids_that_are_no_integers_are_refused(self, head_class):
-        model, batch = self.build(head_class), self.inputs(head_class)
-        with pytest.raises(ConfigurationError, match="ids of genes, int64"):
-            model(**batch | {"input_ids": batch["input_ids"].float()})
-
-    def test_batches_of_nothing_are_refused(self, head_class):
-        model, batch = self.build(head_class), self.inputs(head_class)
+    def no_batches(self, batch):
+        """Changes that make the batch none, and what is told."""
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        last = torch.arange(ids.shape[-1]) == ids.shape[-1] - 1
+        yield {"input_ids": ids.masked_fill(last, -1)}, "rows of the gene table, 0 to .* -1 to"
+        yield {"input_ids": ids.masked_fill(last, 10_000)}, "to 10000"
+        yield {"input_ids": ids.float()}, "ids of genes, int64"
         for empty in (slice(0), (slice(None), slice(0))):
-            nothing = {name: tensor[empty] for name, tensor in batch.items() if tensor.ndim == 2}
-            with pytest.raises(ConfigurationError, match="at least one of each"):
-                model(**nothing)
-
-    def test_shapes_that_differ_are_refused(self, head_class):
-        model, batch = self.build(head_class), self.inputs(head_class)
-        for name in ("expression_values", "attention_mask"):
-            if name in batch:
-                with pytest.raises(ConfigurationError, match=r"`\w+` must be \(|CellPLM reads"):
-                    model(**batch | {name: batch[name][..., :-1]})
-
-    def test_cells_of_which_nothing_is_real_are_refused(self, head_class):
-        model, batch = self.build(head_class), self.inputs(head_class)
-        batch["attention_mask"][2] = 0
-        with pytest.raises(ConfigurationError, match=r"no real position.*numbers \[2\]"):
-            model(**batch)
-
-    def test_what_is_missing_is_named(self, head_class):
-        model, batch = self.build(head_class), self.inputs(head_class)
-        needed = ["expression_values"] if self.needs_values else ["input_ids"]
-        for name in needed:
-            with pytest.raises(ConfigurationError, match=f"`{name}`"):
-                model(**{key: tensor for key, tensor in batch.items() if key != name})
+            yield {name: tensor[empty] for name, tensor in batch.items() if tensor.ndim == 2}, "at least one of each"
+        for name in {"expression_values", "attention_mask"} & set(batch):
+            yield {name: batch[name][:, :-1]}, rf"`{name}` must be \(|`input_ids` must be \("
+        yield {"attention_mask": mask.index_fill(0, torch.tensor(2), 0)}, r"no real position.*numbers \[2\]"
+        yield {"input_ids": None}, "`input_ids`"
+        if "expression_values" in batch and self.needs_values:
+            yield {"expression_values": None}, "`expression_values`"

@@ -124,17 +124,16 @@ class TestCellPLM(InputTester, ModelTester):
         names = {f"decoder.covariates.0.{name}.embedding.weight" for name in ("batch", "dataset")}
         return names if head_class is CellPLMForImputation else set()
 
-    def test_batches_of_nothing_are_refused(self, head_class):
-        model, batch = self.build(head_class), self.inputs(head_class)
-        counts = batch["expression_values"]
-        for nothing in ({"expression_values": counts[:0]}, {"expression_values": counts[:, :0], "input_ids": None}):
-            with pytest.raises(ConfigurationError, match="at least one of each"):
-                model(**batch | nothing)
-
-    def test_cells_of_which_nothing_is_real_are_refused(self, head_class):
-        model, batch = self.build(head_class), self.inputs(head_class)
-        with pytest.raises(ConfigurationError, match="No cell of the sample is real"):
-            model(**batch | {"attention_mask": torch.zeros(BATCH)})
+    def no_batches(self, batch):
+        ids, counts = batch["input_ids"], batch["expression_values"]
+        yield {"input_ids": ids - 99}, "rows of the gene table, 0 to"
+        yield {"input_ids": ids.float()}, "ids of genes, int64"
+        yield {"expression_values": counts[:0]}, "at least one of each"
+        yield {"expression_values": counts[:, :0]}, "at least one of each"
+        yield {"expression_values": counts[:, 1:]}, "cells of one sample"
+        yield {"expression_values": None}, "`expression_values`"
+        yield {"attention_mask": torch.ones(3)}, "must be \\(cells,\\)"
+        yield {"attention_mask": torch.zeros(len(counts))}, "No cell of the sample is real"
 
     def test_forward_shapes(self):
         output = self.build(CellPLMModel)(**self.inputs(CellPLMModel))

@@ -61,6 +61,10 @@ class TestScBERT(InputTester, ModelTester):
         batch["expression_values"] = batch["expression_values"].masked_fill(is_target, 6)
         return batch
 
+    def no_batches(self, batch):
+        # without ids, genes are the first ones of the table
+        return ((changes, told) for changes, told in super().no_batches(batch) if told != "`input_ids`")
+
     def parameters_without_gradient(self, head_class):
         return {"model.embeddings.genes.weight"}  # frozen, as published
 
