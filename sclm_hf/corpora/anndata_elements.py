@@ -6,15 +6,17 @@ compound array with the categories of its columns in `uns` (before 0.7), categor
 """
 
 import functools
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from ..errors import CorpusError, require
+from ..errors import CorpusError
 from .containment import refuse_stored_elsewhere
 from .hdf5_strings import joined_strings
 from .sources import CategoricalColumn
+from .stored_arrays import check_stored, chunks_lack, is_array, is_of_h5py, read_whole, read_whole_numbers
 
 # Of fewer strings h5py reads all in half a millisecond.
 _MANY = 2048
@@ -50,7 +52,7 @@ class _Frame:
         return name in self._columns
 
     def __getitem__(self, name: str) -> list[str]:
-        column = read_column(self._store, self._frame, name)
+        column = read_column(self._store, self._frame, name, n_rows(self._frame))
         return np.array([*column.categories, ""], dtype=object)[column.codes].tolist()
 
 
@@ -61,7 +63,7 @@ def describe(matrix: Any) -> tuple[str, tuple[int, int]]:
         CorpusError: it is something else.
     """
     attributes = matrix.attrs
-    if hasattr(matrix, "shape"):
+    if is_array(matrix):
         if len(matrix.shape) != 2:
             raise CorpusError(f"`{matrix.name}` has {len(matrix.shape)} dimensions, not 2")
         return "dense", (int(matrix.shape[0]), int(matrix.shape[1]))
@@ -69,81 +71,202 @@ def describe(matrix: Any) -> tuple[str, tuple[int, int]]:
     storage = _text(attributes.get(f"{old}format" if old else "encoding-type", "")).removesuffix("_matrix")
     if storage not in ("csr", "csc"):
         raise CorpusError(f"`{matrix.name}` is neither a dense, a CSR nor a CSC matrix")
-    n_cells, n_genes = attributes[f"{old}shape"]
-    return storage, (int(n_cells), int(n_genes))
+    shape = np.asarray(attributes.get(f"{old}shape"))
+    if shape.shape != (2,) or shape.dtype.kind not in "iu" or (shape < 0).any():
+        raise CorpusError(f"`{matrix.name}` has the shape {shape.tolist()!r}, expected two whole numbers")
+    return storage, (int(shape[0]), int(shape[1]))
+
+
+def check_matrix(store: Any, key: str, storage: str, shape: tuple[int, int]) -> None:
+    """Refuse a matrix that is not stored as a whole, or that does not fit the names of its cells and genes.
+
+    Only headers are read.
+
+    Raises:
+        CorpusError: it is so; the message names the element.
+    """
+    matrix, var = store[key], {"/raw/X": "raw/var", "/raw.X": "raw.var"}.get(key, "var")
+    for frame, number, lines in (("obs", shape[0], "rows"), (var, shape[1], "columns")):
+        if frame not in store:
+            raise CorpusError(f"it has no `{frame}`")
+        if (n_names := n_rows(store[frame])) != number:
+            raise CorpusError(f"`{frame}` has {n_names:,} names for the {number:,} {lines} of `{key}`")
+    if storage == "dense":
+        check_stored(matrix, zeros_may_lack=not is_of_h5py(matrix))
+        parts = {"values": matrix}
+    else:
+        parts = {name: _part(matrix, name) for name in ("indptr", "indices", "data")}
+        n_bounds = shape[storage == "csc"] + 1
+        if parts["indptr"].shape != (n_bounds,) or parts["indices"].shape != parts["data"].shape:
+            raise CorpusError(
+                f"indptr, indices and data of `{key}` do not fit together: {parts['indptr'].shape[0]:,} bounds "
+                f"(expected {n_bounds:,}), {parts['indices'].shape[0]:,} indices, {parts['data'].shape[0]:,} values"
+            )
+        for name in ("indptr", "indices"):
+            if parts[name].dtype.kind not in "iu":
+                raise CorpusError(f"{name} of `{key}` are of type {parts[name].dtype}, expected whole numbers")
+    values = parts.get("data", matrix)
+    if values.dtype.kind not in "biuf":
+        raise CorpusError(f"`{key}` holds values of type {values.dtype}, expected real numbers")
+    if storage != "dense":
+        for part in parts.values():
+            check_stored(part)
+
+
+def _part(matrix: Any, name: str) -> Any:
+    """A one-dimensional array of a sparse matrix."""
+    part = matrix.get(name)
+    if not is_array(part) or len(part.shape) != 1:
+        raise CorpusError(f"`{matrix.name}/{name}` is missing or no one-dimensional array")
+    return part
 
 
 def column_names(frame: Any) -> list[str]:
     """Names of the columns of `obs` or `var`, the index left out."""
-    if hasattr(frame, "dtype"):
+    if _is_compound(frame):
         return [name for name in frame.dtype.names if name != _index_name(frame)]
     others = "__categories", _index_name(frame)
     return [name for name in frame if name not in others]
 
 
+def n_rows(frame: Any) -> int:
+    """Number of rows of `obs` or `var`, of which all names are stored.
+
+    Raises:
+        CorpusError: some are not.
+    """
+    names = frame if _is_compound(frame) else _index(frame)
+    for array in (names,) if is_array(names) else _masked(names):
+        check_stored(array)
+    return (names if is_array(names) else names["values"]).shape[0]
+
+
 def read_index(frame: Any) -> np.ndarray:
-    """(rows,) names of the rows of `obs` or `var`."""
-    return _strings(frame[_index_name(frame)])
+    """(rows,) names of the rows of `obs` or `var`.
+
+    Raises:
+        CorpusError: one has none.
+    """
+    index = _index(frame)
+    if not is_array(index) and (missing := read_whole(_masked(index)[1], zeros_may_lack=True)).any():
+        raise CorpusError(f"`{index.name}` holds no name for row {int(np.argmax(missing))} (counted from 0)")
+    return _strings(index if is_array(index) else index["values"])
 
 
-def read_column(store: Any, frame: Any, name: str) -> CategoricalColumn:
-    """A column of `obs` or `var` in compact form, whatever its type."""
+def read_column(store: Any, frame: Any, name: str, length: int | None = None) -> CategoricalColumn:
+    """A column of `obs` or `var` in compact form, whatever its type.
+
+    Args:
+        store: the open store.
+        frame: `obs` or `var`.
+        name: name of the column.
+        length: how many values it must have; None = any number.
+
+    Raises:
+        CorpusError: it is damaged, or has another number of values.
+    """
+    if _is_compound(frame):
+        check_stored(frame)
     column = frame[name]
     if hasattr(column, "keys") and "categories" in column and "codes" in column:
-        return _compact(column["codes"][:], _values(column["categories"]))
-    if hasattr(column, "shape") and "categories" in getattr(column, "attrs", {}):
-        return _compact(column[:], _referred(frame, column.attrs["categories"])[:])
-    if hasattr(frame, "dtype") and f"uns/{name}_categories" in store:
-        return _compact(column, np.atleast_1d(store[f"uns/{name}_categories"][()]))
+        return _categorical(column["codes"], column["categories"], length)
+    if is_array(column) and "categories" in getattr(column, "attrs", {}):
+        return _categorical(column, _referred(frame, column.attrs["categories"]), length)
+    if _is_compound(frame) and f"uns/{name}_categories" in store:
+        categories = store[f"uns/{name}_categories"]
+        return _categorical(column, categories if categories.shape else np.atleast_1d(categories[()]), length)
+    missing = None
     if hasattr(column, "keys"):
-        missing = column["mask"][:] if "mask" in column else np.zeros(len(_values(column)), bool)
-    else:
-        missing = np.isnan(column[:]) if column.dtype.kind == "f" else np.zeros(len(column), bool)
-    text = _strings(column)
-    categories, codes = np.unique(text[~missing].astype(str), return_inverse=True)
-    all_codes = np.full(len(text), -1, dtype=np.int64)
-    all_codes[~missing] = codes
-    return _compact(all_codes, categories)
+        column, mask = _masked(column)
+        missing = read_whole(mask, length, zeros_may_lack=True).astype(bool)
+    values = read_whole(column, length, zeros_may_lack=True)
+    if missing is None:
+        missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
+    texts = _as_strings(values)
+    categories = sorted(set(texts[~missing].tolist()))
+    numbers = {text: number for number, text in enumerate(categories)}
+    codes = [-1 if lacks else numbers[text] for text, lacks in zip(texts.tolist(), missing.tolist(), strict=True)]
+    return _compact(np.array(codes, np.int64), categories)
+
+
+def _is_compound(frame: Any) -> bool:
+    """Whether a data frame is one array, as before anndata 0.7."""
+    if is_array(frame):
+        if frame.dtype.names is None:
+            raise CorpusError(f"`{frame.name}` is an array, expected a data frame")
+        return True
+    return False
 
 
 def _index_name(frame: Any) -> str:
-    if hasattr(frame, "dtype") and "_index" not in frame.attrs:
+    if _is_compound(frame) and "_index" not in frame.attrs:
         # anndata before 0.7 wrote the index as the first field, named "index".
         return frame.dtype.names[0]
     return _text(frame.attrs.get("_index", "index"))
 
 
+def _index(frame: Any) -> Any:
+    """The array of the names of rows, or the group that encodes one."""
+    name = _index_name(frame)
+    if _is_compound(frame):
+        check_stored(frame)
+    elif name not in frame:
+        raise CorpusError(f"`{frame.name}` has no index `{name}`")
+    return frame[name]
+
+
+def _masked(group: Any) -> tuple[Any, Any]:
+    """Values and mask (True = no value) of a group that encodes nullable strings or numbers."""
+    if "values" not in group or "mask" not in group:
+        raise CorpusError(f"`{group.name}` is no column: expected an array, categories or values with a mask")
+    values, mask = group["values"], group["mask"]
+    if not is_array(values) or not is_array(mask) or values.shape != mask.shape:
+        raise CorpusError(f"values and mask of `{group.name}` do not fit together")
+    return values, mask
+
+
 def _referred(frame: Any, reference: Any) -> Any:
     """What a reference of HDF5, or a path of zarr, leads to."""
     found = frame[reference]
-    if type(found).__module__.partition(".")[0] == "h5py":
+    if is_of_h5py(found):
         refuse_stored_elsewhere(found, found.file.filename)
     return found
 
 
-def _values(element: Any) -> np.ndarray:
-    """What an array, or a group that encodes one (nullable strings and numbers), holds."""
-    if hasattr(element, "shape"):
-        return element[:]
-    return np.asarray(require("anndata", extra="anndata").io.read_elem(element), dtype=object)
+def _categorical(stored_codes: Any, stored_categories: Any, length: int | None) -> CategoricalColumn:
+    codes = read_whole_numbers(stored_codes, length, zeros_may_lack=True)
+    missing = None
+    if not is_array(stored_categories):
+        stored_categories, missing = _masked(stored_categories)
+    categories = _as_strings(read_whole(stored_categories))
+    if missing is not None and read_whole(missing, zeros_may_lack=True).any():
+        raise CorpusError(f"`{missing.name}`: a category has no name")
+    column = _compact(codes, categories)
+    if chunks_lack(stored_codes) and len(np.setdiff1d(np.arange(len(categories)), codes)):
+        raise CorpusError(
+            f"chunks of `{stored_codes.name}` are missing and some of its categories have no cells: they may have "
+            "been lost; if not, write the folder again after `.cat.remove_unused_categories()`"
+        )
+    return column
 
 
-def _compact(codes: np.ndarray, categories: np.ndarray) -> CategoricalColumn:
+def _compact(codes: np.ndarray, categories: Sequence[str]) -> CategoricalColumn:
     if codes.size and not -1 <= codes.min() <= codes.max() < len(categories):
         raise CorpusError(f"a column has codes {codes.min()}..{codes.max()} for {len(categories)} categories")
-    return CategoricalColumn(codes.astype(np.min_scalar_type(-len(categories) - 1)), tuple(_as_strings(categories)))
+    return CategoricalColumn(codes.astype(np.min_scalar_type(-len(categories) - 1)), tuple(categories))
 
 
-def _strings(element: Any) -> np.ndarray:
-    joined = joined_strings(element) if getattr(element, "size", 0) >= _MANY else None
-    return _as_strings(_values(element)) if joined is None else _decoded(joined)
+def _strings(array: Any) -> np.ndarray:
+    joined = joined_strings(array) if getattr(array, "size", 0) >= _MANY else None
+    return _as_strings(read_whole(array)) if joined is None else _decoded(joined)
 
 
 def _as_strings(values: np.ndarray) -> np.ndarray:
     items = values.tolist()
     if set(map(type, items)) == {bytes}:
-        # Decoding all at once is several times faster; no name holds a NUL, which ends strings in HDF5.
-        return _decoded(b"\0".join(items))
+        # decoding all at once is several times faster; strings of a fixed length may hold the NUL that parts them here
+        decoded = _decoded(b"\0".join(items))
+        return decoded if len(decoded) == len(items) else np.array([item.decode() for item in items], object)
     return np.array([str(item) for item in items], dtype=object)
 
 

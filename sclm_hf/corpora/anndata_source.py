@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix
 
-from ..errors import CorpusError, ExpressionError
+from ..errors import CorpusError
 from ..tokenization.encodings.scratch import Scratch
 from ..tokenization.encodings.stored import StoredRows
 from ..tokenization.processing_cell import select_counts
-from .anndata_elements import column_names, describe, read_column, read_index, view
+from .anndata_elements import check_matrix, column_names, describe, read_column, read_index, view
 from .hdf5_ranges import RangeReader, memory_type
+from .reading_errors import reading_errors_named
 from .sources import CategoricalColumn, csr_from_arrays
+from .stored_arrays import read_whole_numbers
 
 # A matrix stored by columns has to be turned around in memory: values and indices of that many entries take 2 GB.
 _MAX_CSC_ENTRIES = 2**28
@@ -54,12 +56,13 @@ class AnnDataSource:
         self._open: _OpenStore | None = None
         self._key = ""
         self._current_stamp()
-        with self._errors_named():
+        with reading_errors_named(self.path, "AnnData file"):
             store = self._open_store()
             try:
                 matrix = select_counts(view(store, genes=False), layer, expects=expects)[0]
                 self._key = matrix.name
                 self._storage, (self.n_cells, self.n_genes) = describe(matrix)
+                check_matrix(store, self._key, self._storage, (self.n_cells, self.n_genes))
             finally:
                 self._close_store(store)
         self.stamp = self._current_stamp()
@@ -99,12 +102,7 @@ class AnnDataSource:
         if name not in columns:
             raise CorpusError(f"`{self.path}` has no obs column `{name}`; it has {sorted(columns)}.")
         with self._store() as store:
-            column = read_column(store, store["obs"], name)
-        if len(column.codes) != self.n_cells:
-            raise CorpusError(
-                f"`{self.path}`: `obs[{name!r}]` has {len(column.codes)} values for {self.n_cells} cells."
-            )
-        return column
+            return read_column(store, store["obs"], name, self.n_cells)
 
     def read(self, rows: np.ndarray, scratch: Scratch | None = None) -> csr_matrix:
         """Read cells.
@@ -181,7 +179,7 @@ class AnnDataSource:
     @contextmanager
     def _store(self) -> Iterator[Any]:
         self._refuse_changed()
-        with self._errors_named():
+        with reading_errors_named(self.path, "AnnData file"):
             # A handle that came over a fork shares its state with the parent's.
             if self._open is None or self._open.pid != os.getpid():
                 self._open = _OpenStore(self._open_store(), self._key, self._storage, (self.n_cells, self.n_genes))
@@ -192,17 +190,6 @@ class AnnDataSource:
     def _refuse_changed(self) -> None:
         if self._current_stamp() != self.stamp:
             raise CorpusError(f"`{self.path}` changed while the corpus was in use: open the corpus again.")
-
-    @contextmanager
-    def _errors_named(self) -> Iterator[None]:
-        try:
-            yield
-        except (CorpusError, ExpressionError) as error:
-            if str(self.path) in str(error):
-                raise
-            raise CorpusError(f"`{self.path}`: {error}") from error
-        except (OSError, LookupError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-            raise CorpusError(f"`{self.path}` is damaged or no AnnData file: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": None}
@@ -218,22 +205,17 @@ class _OpenStore:
     def __init__(self, store: Any, key: str, storage: str, shape: tuple[int, int]) -> None:
         self.store, self.pid = store, os.getpid()
         self._matrix, self._storage, self._shape = store[key], storage, shape
-        values = self._matrix if storage == "dense" else self._matrix["data"]
-        if values.dtype.kind not in "biuf":
-            raise CorpusError(f"`{key}` holds values of type {values.dtype}, expected real numbers")
         if storage == "dense":
             return
-        self._indptr = np.asarray(self._matrix["indptr"][:], dtype=np.int64)
+        self._indptr = read_whole_numbers(self._matrix["indptr"]).astype(np.int64, copy=False)
         self._indices, self._data = RangeReader(self._matrix["indices"]), RangeReader(self._matrix["data"])
-        n_lines = shape[0] if storage == "csr" else shape[1]
-        n_entries = int(self._indptr[-1]) if len(self._indptr) else -1
-        shapes = {(n_entries,), self._indices.shape, self._data.shape}
         # Compared, as differences of damaged ones may overflow.
         falls = (self._indptr[1:] < self._indptr[:-1]).any()
-        if len(self._indptr) != n_lines + 1 or len(shapes) > 1 or self._indptr[0] or falls:
-            raise CorpusError(f"indptr, indices and data of `{key}` do not fit together")
-        if self._indices.dtype.kind not in "iu":
-            raise CorpusError(f"indices of `{key}` are of type {self._indices.dtype}, expected whole numbers")
+        if self._indptr[0] or self._indptr[-1] != self._data.shape[0] or falls:
+            raise CorpusError(
+                f"indptr, indices and data of `{key}` do not fit together: its bounds must rise from 0 to the "
+                f"{self._data.shape[0]:,} values stored"
+            )
         if storage == "csc":
             self._turn_around(key)
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ..errors import CorpusError, require
+from ..errors import require
+from .anndata_elements import check_matrix
 from .anndata_source import AnnDataSource
 from .containment import refuse_entries_out
 
@@ -31,7 +32,8 @@ class AnnDataZarrSource(AnnDataSource):
         # Chunks are looked at one by one, so consolidated metadata would only be a second, perhaps stale truth.
         store = zarr.open_group(self.path, mode="r", use_consolidated=False)
         if self._key:
-            _check_chunks(store[self._key])
+            # chunks may have vanished since
+            check_matrix(store, self._key, self._storage, (self.n_cells, self.n_genes))
         return store
 
     def _close_store(self, store: Any) -> None:
@@ -42,13 +44,3 @@ class AnnDataZarrSource(AnnDataSource):
         folders = [self.path, matrix, *(matrix / part for part in ("indptr", "indices", "data"))]
         candidates = [folder / name for folder in folders for name in (*_METADATA, "c")]
         return [path for path in (*folders, *candidates) if path.exists()] if self.path.exists() else [self.path]
-
-
-def _check_chunks(matrix: Any) -> None:
-    if hasattr(matrix, "shape"):
-        return
-    for name in ("indptr", "indices", "data"):
-        array = matrix[name]
-        missing = array.nchunks - array.nchunks_initialized
-        if missing > 0:
-            raise CorpusError(f"{missing} of the {array.nchunks} chunks of `{array.name}` are missing")

@@ -1,7 +1,5 @@
 """One .h5ad file as a lazy source of cells."""
 
-import errno
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ from ..errors import CorpusError, require
 from ..files import require_regular_file
 from .anndata_source import AnnDataSource
 from .containment import refuse_links
+from .reading_errors import reading_errors_named
 
 
 def open_h5ad(path: Path, mode: str = "r", *, check_links: bool = True) -> Any:
@@ -29,31 +28,17 @@ def open_h5ad(path: Path, mode: str = "r", *, check_links: bool = True) -> Any:
     """
     h5py = require("h5py", extra="anndata")
     require_regular_file(path, CorpusError)
-    try:
+    with reading_errors_named(path, "HDF5 file"):
         if path.stat().st_size == 0:
             raise CorpusError(f"`{path}` is empty (0 bytes).")
         file = h5py.File(path, mode)
-    except OSError as error:
-        raise CorpusError(f"`{path}` {_reason(error)}") from error
-    try:
-        if check_links:
-            refuse_links(file, path)
-    except BaseException as error:
-        file.close()
-        # h5py raises RuntimeError and KeyError for what it cannot follow
-        if isinstance(error, (OSError, RuntimeError, LookupError)):
-            raise CorpusError(f"`{path}` is damaged: {error}.") from error
-        raise
+        try:
+            if check_links:
+                refuse_links(file, path)
+        except BaseException:
+            file.close()
+            raise
     return file
-
-
-def _reason(error: OSError) -> str:
-    if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
-        return "is being written by another process, which has locked it."
-    if error.errno is not None:
-        return f"cannot be read: {os.strerror(error.errno)}."
-    kind = "truncated or damaged" if "truncated" in str(error) else "no HDF5 file, or damaged"
-    return f"is {kind}: {error}"
 
 
 class H5adSource(AnnDataSource):
