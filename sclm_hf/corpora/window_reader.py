@@ -47,7 +47,7 @@ class Window(NamedTuple):
         """The batches, in memory of their own; `{}` for one of no cells."""
         for cells in self.batches:
             carried = {name: values[cells] for name, values in self.columns.items()}
-            yield {**processor.pad(self.tokens, cells), **carried} if len(cells) else {}
+            yield {**processor.padded(self.tokens, cells), **carried} if len(cells) else {}
 
 
 class _Cells(NamedTuple):

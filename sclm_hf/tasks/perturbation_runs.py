@@ -149,7 +149,7 @@ class PerturbationRunner:
         import torch
 
         model = self.loaded.model
-        arrays = self.loaded.processor.pad(_ragged(cells))
+        arrays = self.loaded.processor.padded(_ragged(cells))
         wants_genes = self.similarity == "genes" or self.gene_effects
         try:
             with torch.inference_mode():
@@ -179,7 +179,7 @@ def _gene_states(output: Any, config: Any) -> "torch.Tensor":
 
 
 def _ragged(cells: list[TokenCell]) -> Any:
-    """The cells as `CellProcessor.pad` takes them."""
+    """The cells as `CellProcessor.padded` takes them."""
     from ..tokenization.encodings.cells import CellTokens
 
     lengths = np.array([cell.ids.size for cell in cells], np.int64)

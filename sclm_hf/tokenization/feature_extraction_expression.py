@@ -212,6 +212,14 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
             )
         return cls(**{"family": family, **PUBLISHED[family], **overrides})
 
+    def changed(self, **changes: Any) -> "ExpressionFeatureExtractor":
+        """The same parameters with some changed.
+
+        Raises:
+            ConfigurationError: a parameter is unknown, or a value is wrong.
+        """
+        return type(self)(**{name: getattr(self, name) for name in parameter_names()} | changes)
+
     @property
     def model_input_names(self) -> list[str]:
         """What a model gets: ids and mask, values unless the order of the ids says it all, and token types."""

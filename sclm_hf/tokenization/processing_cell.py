@@ -1,22 +1,25 @@
 """Cells become batches: an AnnData, a matrix or a row in, `input_ids`, `expression_values`, `attention_mask` out."""
 
+import copy
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 
 from ..errors import ConfigurationError, ExpressionError
+from .cell_inputs import CellGroup, GeneTables, are_shard_rows, read_gene_tables, read_group, read_shard_rows
 from .encodings.bins import encode_bins
-from .encodings.cells import CellGenes, CellTokens, Layout, Survey, pad, tokens_of_columns
+from .encodings.cells import CellGenes, Cells, CellTokens, Layout, Survey, pad, tokens_of_columns
 from .encodings.continuous import encode_continuous
 from .encodings.depth import DEPTH_TOKENS, depths, encode_depth, known_totals
-from .encodings.keys import as_cell_ids, cell_keys, hash_names
+from .encodings.keys import as_cell_ids, cell_keys
 from .encodings.log_bins import encode_log_bins
 from .encodings.rank import encode_rank
 from .encodings.scratch import Scratch
 from .encodings.stored import StoredRows, encode_stored_bins, encode_stored_rank, most_tokens
 from .expression_matrix import (
-    as_csr,
     check_kind,
     match_length,
     merge_columns,
@@ -29,6 +32,8 @@ from .feature_extraction_expression import ExpressionFeatureExtractor
 from .gene_vocabulary import GeneCoverage, GeneMapping
 
 __all__ = ["CellProcessor", "select_counts"]
+
+_KEPT_MAPPINGS = 16
 
 
 class CellProcessor(ProcessorMixin):
@@ -53,6 +58,11 @@ class CellProcessor(ProcessorMixin):
         super().__init__(feature_extractor, tokenizer)
         self.last_coverage: GeneCoverage | None = None
         self._factors: tuple | None = None
+        self._mappings: dict[tuple, GeneMapping] = {}
+        self._tables: tuple[Any, GeneTables] | None = None
+        if "expression_values" in self.model_input_names:
+            # for `tokenizer.pad`, which collators of transformers call
+            tokenizer.init_kwargs["expression_pad_value"] = float(feature_extractor.pad_value)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -134,7 +144,7 @@ class CellProcessor(ProcessorMixin):
             "uniforms": uniforms,
             "totals": totals,
         }
-        return self.pad(self.tokens(matrix, gene_ids, **how, check=check, num_threads=num_threads))
+        return self.padded(self.tokens(matrix, gene_ids, **how, check=check, num_threads=num_threads))
 
     def tokens(
         self,
@@ -221,7 +231,7 @@ class CellProcessor(ProcessorMixin):
         ids = np.uint16 if self.tokenizer.gene_vocabulary.size <= 2**16 else np.int32
         return ids, np.int16 if whole else np.float32
 
-    def pad(self, tokens: CellTokens, cells: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def padded(self, tokens: CellTokens, cells: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The second half of [`encode`]: a batch of encoded cells, padded to the longest of them.
 
         Args:
@@ -266,27 +276,47 @@ class CellProcessor(ProcessorMixin):
         self,
         cells,
         *,
-        gene_names: Sequence[str] | None = None,
+        gene_names: Any = None,
         ensembl_ids: Sequence[str] | None = None,
         layer: str | None = None,
         species: str = "human",
         cell_ids=None,
         seed: int = 0,
         epoch: int = 0,
+        padding: bool | str | None = None,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        return_cell_ids: bool = False,
         return_tensors: str | None = None,
     ) -> BatchFeature:
         """Turn cells into a batch for the model.
 
+        It may be mapped over our shards::
+
+            genes = load_dataset(folder, "genes", split="train")
+            load_dataset(folder, split="train").map(processor, batched=True, fn_kwargs={"gene_names": genes})
+
         Args:
-            cells: an AnnData, or a (cells, genes) sparse or dense matrix, or one (genes,) row. Of an AnnData the data
-                are looked for as [`select_counts`] says.
-            gene_names: (genes,) names of the columns; needed for a matrix or a row, taken from an AnnData.
+            cells: an AnnData, a data frame of cells in rows and genes in columns, a (cells, genes) sparse or dense
+                matrix, one (genes,) row, or rows of our shards as `datasets` hands them over (a mapping with the
+                columns `gene_index`, `counts`, `cell_id` and `dataset`; also a single one). Of an AnnData the data are
+                looked for as [`select_counts`] says.
+            gene_names: (genes,) names of the columns; needed for a matrix or a row, taken from an AnnData or a data
+                frame. For rows of shards their table of genes, see above.
             ensembl_ids: (genes,) Ensembl ids of the columns, where known beside the names.
             layer: the layer of the AnnData that holds the data; also `"X"` or `"raw"`.
             species: `"human"`, or `"mouse"` to go through orthologs.
-            cell_ids: (cells,) integers. By default made from the names of the AnnData's cells; for a matrix the row
-                numbers.
+            cell_ids: (cells,) integers. By default made from the names of the AnnData's or the data frame's cells; for
+                a matrix the row numbers, for rows of shards their `cell_id`.
             seed, epoch: see [`encode`].
+            padding: True or `"longest"` (pad to the longest cell), `"max_length"`, or False or `"do_not_pad"`: lists
+                of arrays as long as their cells. By default True, for rows of shards False.
+            truncation: what a cell with more than `max_length` tokens keeps: `"sample"` or `"head"`; False = nothing
+                is cut off. By default, or with True, what the feature extractor says.
+            max_length: most tokens of a cell; by default what the feature extractor says.
+            pad_to_multiple_of: pad to a multiple of this number.
+            return_cell_ids: return `cell_ids` as well, (cells,) int64: what the cells' random draws are keyed by.
             return_tensors: `"pt"` or `"np"`; numpy arrays when left out.
 
         Returns:
@@ -295,29 +325,130 @@ class CellProcessor(ProcessorMixin):
         Raises:
             ExpressionError: as [`encode`]; or there are no cells, or the names are missing.
             GeneCoverageError: the model knows too few of the genes.
+            ConfigurationError: settings contradict one another or the encoding.
         """
-        source = "the matrix"
-        if hasattr(cells, "var_names"):
-            cell_ids = hash_names(cells.obs_names) if cell_ids is None else cell_ids
-            expects = self.feature_extractor.expects
-            cells, names, ids, source = select_counts(cells, layer, expects=expects)
-            gene_names, ensembl_ids = (names, ids) if gene_names is None else (gene_names, ensembl_ids)
-        elif layer is not None:
-            raise ExpressionError(f"A matrix has no layers: leave out `layer={layer!r}`, or give an AnnData.")
-        if gene_names is None:
-            raise ExpressionError("The columns of a matrix have no names: give `gene_names`, one for each column.")
-        matrix = as_csr(cells)
-        match_length("gene names", gene_names, matrix.shape[1], "column")
-        if matrix.shape[0] == 0:
-            raise ExpressionError("There are no cells to encode: the data have 0 rows.")
-        read, found = read_cells(matrix, np.full(matrix.shape[1], -1, np.int32))
-        check_kind(found, self.feature_extractor.expects, source)
-        counts = np.bincount(read.indices, weights=read.data, minlength=matrix.shape[1])
-        mapping = self.map_genes(gene_names, ensembl_ids=ensembl_ids, species=species, counts=counts)
-        mapping.coverage.check()
-        cell_ids = np.arange(matrix.shape[0]) if cell_ids is None else cell_ids
-        batch = self.encode(matrix, mapping.gene_ids, cell_ids=cell_ids, seed=seed, epoch=epoch, check=False)
+        if truncation is not None or max_length is not None:
+            other = self._cut_otherwise(truncation, max_length)
+            batch = other(
+                cells,
+                gene_names=gene_names,
+                ensembl_ids=ensembl_ids,
+                layer=layer,
+                species=species,
+                cell_ids=cell_ids,
+                seed=seed,
+                epoch=epoch,
+                padding=padding,
+                pad_to_multiple_of=pad_to_multiple_of,
+                return_cell_ids=return_cell_ids,
+                return_tensors=return_tensors,
+            )
+            self.last_coverage = other.last_coverage
+            return batch
+        are_rows = are_shard_rows(cells)
+        padding = _padding(not are_rows if padding is None else padding, return_tensors)
+        is_one = are_rows and isinstance(cells["dataset"], str)
+        if are_rows:
+            cells = {name: [cells[name]] for name in cells} if is_one else cells
+            groups = read_shard_rows(cells, self._gene_tables(gene_names))
+        else:
+            settings = {"ensembl_ids": ensembl_ids, "layer": layer, "cell_ids": cell_ids}
+            groups = [read_group(cells, gene_names=gene_names, expects=self.feature_extractor.expects, **settings)]
+        parts = [self._tokens_of(group, species, seed, epoch) for group in groups]
+        tokens = parts[0] if len(parts) == 1 else _joined(parts, [group.places for group in groups])
+        batch: dict[str, Any] = self._finished(tokens, padding, pad_to_multiple_of)
+        if return_cell_ids:
+            ids = np.concatenate([as_cell_ids(group.cell_ids) for group in groups])
+            batch["cell_ids"] = ids[np.argsort(np.concatenate([group.places for group in groups]))].view(np.int64)
+        if is_one:
+            batch = {name: values[0] for name, values in batch.items()}
         return BatchFeature(batch, tensor_type=return_tensors)
+
+    def pad(self, features, **settings) -> BatchFeature:
+        """Pad encoded cells to a batch, as `tokenizer.pad` does: so `DataCollatorWithPadding(processor)` works.
+
+        Args:
+            features: a list of cells, or a mapping of lists, as [`__call__`] returns them with `padding=False`.
+            **settings: `padding`, `max_length`, `pad_to_multiple_of`, `return_tensors`, …
+        """
+        return self.tokenizer.pad(features, **settings)
+
+    def _tokens_of(self, group: CellGroup, species: str, seed: int, epoch: int) -> CellTokens:
+        """The tokens of cells, after the checks of the data as a whole."""
+        read, found = read_cells(group.matrix, np.full(group.matrix.shape[1], -1, np.int32))
+        check_kind(found, self.feature_extractor.expects, group.source)
+        mapping = self._mapped(group, species, read)
+        return self.tokens(
+            group.matrix, mapping.gene_ids, cell_ids=group.cell_ids, seed=seed, epoch=epoch, check=False
+        )
+
+    def _mapped(self, group: CellGroup, species: str, read: Cells) -> GeneMapping:
+        """The ids of a group's genes; those of the last data sets are kept, for calls that follow one another."""
+        known = (tuple(group.gene_names), None if group.ensembl_ids is None else tuple(group.ensembl_ids), species)
+        mapping = self._mappings.get(known)
+        if mapping is None:
+            counts = np.bincount(read.indices, weights=read.data, minlength=group.matrix.shape[1])
+            mapping = self.map_genes(group.gene_names, ensembl_ids=group.ensembl_ids, species=species, counts=counts)
+            mapping.coverage.check()
+            self._mappings = dict([*self._mappings.items(), (known, mapping)][-_KEPT_MAPPINGS:])
+        self.last_coverage = mapping.coverage
+        return mapping
+
+    def _gene_tables(self, gene_names: Any) -> GeneTables:
+        """The gene tables of shards, read once from what every call is given again."""
+        if self._tables is None or self._tables[0] is not gene_names:
+            self._tables = (gene_names, read_gene_tables(gene_names))
+        return self._tables[1]
+
+    def _cut_otherwise(self, truncation: bool | str | None, max_length: int | None) -> "CellProcessor":
+        """This processor with other settings for long cells."""
+        changes: dict[str, Any] = {} if max_length is None else {"max_length": max_length}
+        if truncation is False and max_length is not None:
+            raise ConfigurationError("`truncation=False` cuts nothing off: leave out `max_length`.")
+        if truncation is False:
+            changes["max_length"] = None
+        elif isinstance(truncation, str):
+            changes["truncation"] = truncation
+        other = copy.copy(self)
+        other.feature_extractor = self.feature_extractor.changed(**changes)
+        return other
+
+    def _finished(self, tokens: CellTokens, padding: str, multiple: int | None) -> dict[str, Any]:
+        """Encoded cells as a padded batch, or as lists of arrays."""
+        batch = self.padded(tokens)
+        if padding == "do_not_pad":
+            lengths = batch["attention_mask"].sum(axis=1)
+            return {
+                name: [row[:length] for row, length in zip(rows, lengths, strict=True)] for name, rows in batch.items()
+            }
+        width = longest = batch["input_ids"].shape[1]
+        if padding == "max_length":
+            width = self.feature_extractor.max_length
+            if width is None:
+                raise ConfigurationError(
+                    "`padding='max_length'` needs a `max_length`: the feature extractor has none."
+                )
+        width = max(width, longest)
+        width += -width % (multiple or 1)
+        if width == longest:
+            return batch
+        fill = {
+            "input_ids": _special_id(self.tokenizer, "pad_token", always=True),
+            "expression_values": self.feature_extractor.pad_value,
+        }
+        return {
+            name: np.pad(rows, [(0, 0), (0, width - longest)], constant_values=fill.get(name, 0))
+            for name, rows in batch.items()
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled, and what `datasets` makes its fingerprints of: nothing that calls leave behind."""
+        state = self.__dict__ | {"last_coverage": None, "_factors": None, "_mappings": {}, "_tables": None}
+        return {
+            name: value
+            for name, value in state.items()
+            if not isinstance(getattr(type(self), name, None), functools.cached_property)
+        }
 
     def _keys(self, found: Survey, cell_ids, seed: int, epoch: int, check: bool) -> np.ndarray:
         """Keys of cells that can be encoded; others are refused."""
@@ -434,6 +565,34 @@ class CellProcessor(ProcessorMixin):
         if self._factors is None or any(a is not b for a, b in zip(self._factors[0], made_for, strict=True)):
             self._factors = (made_for, _factors(self.tokenizer.gene_vocabulary, self.feature_extractor.gene_medians))
         return self._factors[1]
+
+
+def _padding(padding: bool | str, return_tensors: str | None) -> str:
+    """`"longest"`, `"max_length"` or `"do_not_pad"`."""
+    name = {True: "longest", False: "do_not_pad"}.get(padding, padding) if isinstance(padding, bool) else padding
+    name = getattr(name, "value", name)
+    if name not in ("longest", "max_length", "do_not_pad"):
+        raise ConfigurationError(
+            f"`padding` must be True, False, 'longest', 'max_length' or 'do_not_pad', got {padding!r}."
+        )
+    if name == "do_not_pad" and return_tensors is not None:
+        raise ConfigurationError(
+            "Cells of different lengths are no tensor: give `padding=True` or no `return_tensors`."
+        )
+    return name
+
+
+def _joined(parts: list[CellTokens], places: list[np.ndarray]) -> CellTokens:
+    """The cells of several groups, each in its place."""
+    before = np.cumsum([0, *(part.ids.size for part in parts)])
+    order = np.argsort(np.concatenate(places))
+    starts = np.concatenate([part.starts + size for part, size in zip(parts, before, strict=False)])
+    return CellTokens(
+        ids=np.concatenate([part.ids for part in parts]),
+        values=np.concatenate([part.values for part in parts]),
+        starts=starts[order],
+        lengths=np.concatenate([part.lengths for part in parts])[order],
+    )
 
 
 def _special_id(tokenizer, role: str, always: bool = False) -> int:

@@ -124,7 +124,7 @@ class ChromosomeProcessor(CellProcessor):
         Returns:
             `input_ids` and `attention_mask`, (batch, tokens) int64.
         """
-        return self.pad(
+        return self.padded(
             self.tokens(matrix, gene_ids, random_state=random_state, check=check, num_threads=num_threads, **which)
         )
 

@@ -1,5 +1,7 @@
 """Samples become matrices of cells and genes: the processor of models whose tokens are cells."""
 
+from typing import Any
+
 import numpy as np
 from scipy.sparse import csr_matrix
 
@@ -34,7 +36,7 @@ class SampleProcessor(CellProcessor):
                 "`add_eos=False` and `max_length=None`: a sample has all genes of its cells and no special tokens."
             )
 
-    def pad(self, tokens: CellTokens, cells: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def padded(self, tokens: CellTokens, cells: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """A sample of encoded cells.
 
         Args:
@@ -53,7 +55,7 @@ class SampleProcessor(CellProcessor):
         """A sample of encoded cells without its zeros.
 
         Args:
-            tokens, cells: as for [`pad`].
+            tokens, cells: as for [`padded`].
 
         Returns:
             (genes,) int64 ids in ascending order, and the (cells, genes) float32 counts.
@@ -71,6 +73,14 @@ class SampleProcessor(CellProcessor):
         matrix = csr_matrix((values, columns, indptr), shape=(len(lengths), len(input_ids)))
         matrix.sort_indices()
         return input_ids, matrix
+
+    def _finished(self, tokens: CellTokens, padding: str, multiple: int | None) -> dict[str, Any]:
+        if padding != "longest" or multiple is not None:
+            raise ConfigurationError(
+                "The cells of a sample are one matrix, and nothing of it is padded: leave out `padding` and "
+                "`pad_to_multiple_of`. Rows of shards are not whole samples: read them with `CellCorpus`."
+            )
+        return self.padded(tokens)
 
     def _layout(self) -> Layout:
         none, no_limit = -1, np.iinfo(np.int64).max

@@ -2,6 +2,7 @@
 
 import copy
 import operator
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ from .gene_vocabulary import SPECIAL_TOKENS, GeneVocabulary
 _NO_TOKEN = " "
 
 _ROLES = {"<pad>": "pad_token", "<cls>": "cls_token", "<mask>": "mask_token", "<eos>": "eos_token"}
+
+# not in the tokenizer: `datasets` makes fingerprints of all that is there, and they would hang on earlier calls
+_VOCABULARIES: "weakref.WeakKeyDictionary[GeneTokenizer, tuple]" = weakref.WeakKeyDictionary()
 
 
 class GeneTokenizer(TokenizersBackend):
@@ -66,12 +70,13 @@ class GeneTokenizer(TokenizersBackend):
     def gene_vocabulary(self) -> GeneVocabulary:
         """The vocabulary as a `GeneVocabulary`; its `size` is what the embedding of a model needs."""
         state = (len(self), tuple(self.all_special_tokens))
-        if getattr(self, "_gene_vocabulary_state", None) != state:
+        known, vocabulary = _VOCABULARIES.get(self, (None, None))
+        if known != state:
             entries = sorted(self.get_vocab().items(), key=operator.itemgetter(1))
             aliases = self.init_kwargs.get("gene_aliases")
-            self._gene_vocabulary = GeneVocabulary(dict(entries), self.all_special_tokens, aliases)
-            self._gene_vocabulary_state = state
-        return self._gene_vocabulary
+            vocabulary = GeneVocabulary(dict(entries), self.all_special_tokens, aliases)
+            _VOCABULARIES[self] = (state, vocabulary)
+        return vocabulary
 
     def add_genes(self, genes: Iterable[str]) -> "GeneTokenizer":
         """A new tokenizer with `genes` at the ids after the largest one.
@@ -104,6 +109,22 @@ class GeneTokenizer(TokenizersBackend):
             if "WordLevel error" not in str(error):
                 raise
             raise self._unknown_genes([text, text_pair]) from error
+
+    def _pad(self, encoded_inputs, *args, **kwargs):
+        """Pad one cell, its `expression_values` as well."""
+        encoded = super()._pad(encoded_inputs, *args, **kwargs)
+        values = encoded.get("expression_values")
+        if values is None or len(values) == len(encoded["input_ids"]):
+            return encoded
+        if "expression_pad_value" not in self.init_kwargs:
+            raise ConfigurationError(
+                "The tokenizer does not know what `expression_values` are padded with: take that of the processor "
+                "(`AutoProcessor.from_pretrained(…).tokenizer`), or pad with `processor.pad`."
+            )
+        padding = [self.init_kwargs["expression_pad_value"]] * (len(encoded["input_ids"]) - len(values))
+        on_the_left = encoded["attention_mask"][0] == 0
+        encoded["expression_values"] = [*padding, *values] if on_the_left else [*values, *padding]
+        return encoded
 
     def _unknown_genes(self, text) -> GeneCoverageError:
         known, written = self.get_vocab(), self.backend_tokenizer.normalizer

@@ -355,7 +355,7 @@ def test_narrow_types_hold_what_is_encoded(tokenizer, counts, gene_ids, paramete
     narrow = tokens._replace(
         ids=tokens.ids.astype(processor.token_types[0]), values=tokens.values.astype(processor.token_types[1])
     )
-    padded, expected = processor.pad(narrow), processor.pad(tokens)
+    padded, expected = processor.padded(narrow), processor.padded(tokens)
     for name in expected:
         assert padded[name].dtype == expected[name].dtype
         np.testing.assert_array_equal(padded[name], expected[name])

@@ -50,7 +50,7 @@ def test_without_zeros_it_is_the_same_sample():
     tokens = processor.tokens(matrix, processor.map_genes(NAMES).gene_ids, cell_ids=cell_ids)
     chosen = cell_ids[::-3]
     input_ids, values = processor.sparse(tokens, chosen)
-    dense = processor.pad(tokens, chosen)
+    dense = processor.padded(tokens, chosen)
     np.testing.assert_array_equal(input_ids, dense["input_ids"])
     np.testing.assert_array_equal(values.toarray(), dense["expression_values"])
     np.testing.assert_array_equal(values.toarray(), matrix[chosen][:, [3, 2, 0]].toarray())
