@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from types import ModuleType
 
+from .peft_defaults import complete_adapters, refuse_virtual_tokens, register_target_modules
 from .registry import FAMILIES, Family
 
 _AUTO = "transformers.models.auto."
@@ -79,23 +80,20 @@ def _register_processors(auto: ModuleType) -> None:
             auto.AutoProcessor.register(config, processor, exist_ok=True)
 
 
-def register_lora_targets(constants: ModuleType) -> None:
-    """Tell `peft.utils.constants` which layers a bare `LoraConfig()` adapts in each family."""
-    # in place: peft's tuners hold this very dict
-    targets = constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-    targets.update({family.name: list(family.lora_target_modules) for family in FAMILIES.values()})
-
-
-_PEFT = "peft.utils.constants"
+_PEFT: dict[str, Callable[[ModuleType], None]] = {
+    "peft.utils.constants": register_target_modules,
+    "peft.tuners.tuners_utils": complete_adapters,
+    "peft.peft_model": refuse_virtual_tokens,
+}
 _REGISTRARS: dict[str, Callable[[ModuleType], None]] = {
     _AUTO + "configuration_auto": _register_configs,
     _AUTO + "tokenization_auto": _register_tokenizers,
     _AUTO + "feature_extraction_auto": _register_feature_extractors,
     _AUTO + "processing_auto": _register_processors,
     _MODELS: _register_models,
-    _PEFT: register_lora_targets,
+    **_PEFT,
 }
-_KINDS_WITHOUT_MODELS = tuple(name for name in _REGISTRARS if name not in (_MODELS, _PEFT))
+_KINDS_WITHOUT_MODELS = tuple(name for name in _REGISTRARS if name != _MODELS and name not in _PEFT)
 
 # Our modules import parts of transformers that import an Auto module in turn: whichever is done last registers.
 _WAITING_FOR = {
@@ -114,7 +112,7 @@ def register() -> None:
     Calling it again changes nothing.
     """
     for name, registrar in _REGISTRARS.items():
-        if name != _PEFT or name in sys.modules:
+        if name not in _PEFT or name in sys.modules:
             registrar(importlib.import_module(name))
 
 

@@ -24,7 +24,10 @@ class Family:
         config: name of the configuration class.
         auto_classes: transformers Auto class -> our class.
         models: every public model class of the family.
-        lora_target_modules: the linear layers that LoRA adapts unless told otherwise.
+        lora_target_modules: the linear layers that LoRA and its like adapt unless told otherwise.
+        key_value_modules: the linear layers that make keys and values (or all three of an attention in one).
+        feedforward_modules: the second linear layer of a feed-forward block.
+        norm_modules: the normalisations of the layers, and the one after the last.
         classification_head: modules trained in full beside a LoRA for classification.
         embed_overrides: settings of the configuration by which `embed` and `annotate` make each cell independent of
             those that share a batch with it.
@@ -51,6 +54,9 @@ class Family:
     auto_classes: dict[str, str]
     models: tuple[str, ...]
     lora_target_modules: tuple[str, ...]
+    key_value_modules: tuple[str, ...] = ("k_proj", "v_proj")
+    feedforward_modules: tuple[str, ...] = ("linear2",)
+    norm_modules: tuple[str, ...] = ("norm1", "norm2")
     classification_head: tuple[str, ...] = ("classifier",)
     tokenizer: str = "GeneTokenizer"
     feature_extractor: str = "ExpressionFeatureExtractor"
@@ -125,6 +131,7 @@ FAMILIES: dict[str, Family] = {
             "CellPLMForExpressionRegression",
         ),
         lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
+        norm_modules=("norm1", "norm2", "norm"),
         classification_head=("latent", "classifier"),
         embed_overrides={"stochastic_latent": False},
         processor="SampleProcessor",
@@ -187,6 +194,9 @@ FAMILIES: dict[str, Family] = {
             "GeneformerForMultiTaskClassification",
         ),
         lora_target_modules=("query", "key", "value", "attention.output.dense"),
+        key_value_modules=("key", "value"),
+        feedforward_modules=("output.dense",),
+        norm_modules=("LayerNorm",),
         classification_head=("pooler", "classifier"),
         embed_overrides={"attention_pooling_includes_padding": False},
         special_tokens=("<pad>", "<mask>", "<cls>", "<eos>"),
@@ -226,6 +236,9 @@ FAMILIES: dict[str, Family] = {
             "ISEEEKForTokenClassification",
         ),
         lora_target_modules=("query", "key", "value", "attention.output.dense"),
+        key_value_modules=("key", "value"),
+        feedforward_modules=("output.dense",),
+        norm_modules=("LayerNorm",),
         special_tokens=("<pad>", "<mask>", "<cls>", "<eos>"),
         objectives=("masked_genes",),
         tiny={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48},
@@ -258,6 +271,7 @@ FAMILIES: dict[str, Family] = {
         },
         models=("ScBERTModel", "ScBERTForMaskedExpression", "ScBERTForSequenceClassification"),
         lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
+        norm_modules=("norm1", "norm2", "norm"),
         embed_overrides={"key_maximum": "sequence"},
         special_tokens=("<cls>", "<pad>"),
         genes_first=True,
@@ -308,6 +322,7 @@ FAMILIES: dict[str, Family] = {
             "ScFoundationForSequenceClassification",
         ),
         lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
+        norm_modules=("norm1", "norm2", "norm"),
         embed_overrides={"key_maximum": "sequence", "pooling_includes_padding": False},
         special_tokens=("<T>", "<S>", "<pad>"),
         genes_first=True,
@@ -388,6 +403,9 @@ FAMILIES: dict[str, Family] = {
         },
         models=("TGPTModel", "TGPTForCausalLM", "TGPTForSequenceClassification", "TGPTForTokenClassification"),
         lora_target_modules=("c_attn", "attn.c_proj"),
+        key_value_modules=("c_attn",),
+        feedforward_modules=("mlp.c_proj",),
+        norm_modules=("ln_1", "ln_2", "ln_f"),
         special_tokens=("<pad>", "<cls>", "<eos>"),
         objectives=("next_gene",),
         tiny={"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48},

@@ -192,7 +192,13 @@ def load_adapter(
 
 def merge_adapter(model: "peft.PeftModel") -> PreTrainedModel:
     """The base with the adapter's update added to its weights, a plain model; `model` is left as it is."""
-    merged = copy.deepcopy(model).merge_and_unload()
+    merged = copy.deepcopy(model)
+    for name, module in list(merged.named_modules()):
+        # most of peft's methods take a module trained in full for one linear layer
+        if isinstance(module, peft.utils.ModulesToSaveWrapper):
+            parent, _, child = name.rpartition(".")
+            setattr(merged.get_submodule(parent), child, module.modules_to_save[module.active_adapters[0]])
+    merged = merged.merge_and_unload()
     merged.config.architectures = [type(merged).__name__]
     return merged
 

@@ -2,7 +2,7 @@
 
 import inspect
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -22,10 +22,21 @@ class InputName(str):
 class SclmModelMixin:
     """What every family adds to transformers' base class; placed before it in the list of bases."""
 
+    random_modules: tuple[str, ...] = ()
+    """Modules that started random when the model was opened, because its checkpoint lacks them."""
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if "forward" in cls.__dict__:
             cls.forward.__signature__ = _with_one_target(inspect.signature(cls.forward))
+
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        """As transformers', and the model knows afterwards what its checkpoint lacked (`random_modules`)."""
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        absent = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+        model.random_modules = _random_modules(model, absent)
+        return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
         """Save weights and configuration under the names that the model uses.
@@ -65,3 +76,23 @@ class SclmPreTrainedModel(SclmModelMixin, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+
+
+def _random_modules(model: nn.Module, absent: set[str]) -> tuple[str, ...]:
+    """The largest modules that hold nothing but `absent` tensors, where these were drawn at random."""
+    tensors = model.state_dict(keep_vars=True)
+    modules = dict(model.named_modules())
+    found = set()
+    for name in absent & tensors.keys():
+        # zeros and ones are the same at every opening
+        if not tensors[name].is_meta and (tensors[name] == tensors[name].flatten()[:1]).all():
+            continue
+        largest = outer = name.rpartition(".")[0]
+        while outer := outer.rpartition(".")[0]:
+            if not all(f"{outer}.{inner}" in absent for inner in modules[outer].state_dict()):
+                break
+            # a list of modules has no forward of its own
+            if not isinstance(modules[outer], (nn.ModuleList, nn.ModuleDict)):
+                largest = outer
+        found.add(largest)
+    return tuple(sorted(found))
