@@ -183,8 +183,8 @@ class _Build:
             self._save(manifest, _STATE_FILE)
             return
         try:
-            earlier = Manifest.from_json(state.read_text(encoding="utf-8"))
-        except (CorpusError, OSError) as error:
+            earlier = Manifest.read(state)
+        except CorpusError as error:
             raise CorpusError(f"`{state}` is damaged: remove `{self.folder}` and build again: {error}.") from error
         if earlier.build_id != manifest.build_id:
             raise ConfigurationError(

@@ -2,16 +2,16 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..errors import CorpusError, require
 from ..logging import progress_bar
 from .build import doubled, hash_file
+from .containment import refuse_entry_out
 from .manifest import CARD_FILE, GENES_FILE, Manifest, Shard, ShardedDataset, read_manifest
 from .plan import cell_ids
-from .shards import ShardFacts, open_shard, read_facts, shard_schema, to_matrix
+from .shards import ShardFacts, check_shard, must_be, open_shard, read_facts, to_matrix
 from .soundness import first_unsound
 
 
@@ -38,8 +38,12 @@ def check_corpus(folder: str | Path) -> list[str]:
     facts: list[ShardFacts] = []
     with progress_bar(total=manifest.n_cells, desc="Checking", unit=" cells") as bar:
         for name, dataset in manifest.datasets.items():
-            found = _check_dataset(folder, name, dataset, manifest, problems, bar)
-            facts += [found] if found else []
+            try:
+                found = _check_dataset(folder, name, dataset, manifest, problems, bar)
+                facts += [found] if found else []
+            except CorpusError as error:
+                # nothing is read of what lies elsewhere
+                problems.append(str(error))
     problems += _check_others(folder, manifest, facts)
     return problems
 
@@ -49,6 +53,7 @@ def _check_dataset(folder, name: str, dataset: ShardedDataset, manifest: Manifes
     names: Counter[str] = Counter()
     first_row = 0
     for shard in dataset.shards:
+        refuse_entry_out(folder / shard.file, folder)
         try:
             _check_bytes(folder / shard.file, shard)
         except CorpusError as error:
@@ -59,7 +64,8 @@ def _check_dataset(folder, name: str, dataset: ShardedDataset, manifest: Manifes
                 raise CorpusError("its gene table or origin is not that of the shards before it")
             facts = facts or found
             names.update(cell_names)
-        except (CorpusError, OSError, ValueError, KeyError, IndexError) as error:
+        except Exception as error:
+            # pyarrow raises almost anything for a damaged file
             text = str(error)
             problems.append(text if shard.file in text else f"`{folder / shard.file}`: {text}.")
         first_row += shard.n_cells
@@ -88,15 +94,12 @@ def _check_content(
         raise CorpusError(f"`{path}` is missing.")
     with open_shard(path) as file:
         facts = read_facts(file)
-        _same("data set", facts.dataset, name)
-        _same("number of genes", len(facts.gene_names), dataset.n_genes)
+        must_be("data set", facts.dataset, name)
+        must_be("number of genes", len(facts.gene_names), dataset.n_genes)
         pairs = list(zip(facts.gene_names, facts.ensembl_ids or facts.gene_names, strict=True))
         if len(set(pairs)) < len(pairs):
             raise CorpusError(f"its gene table holds {doubled(pairs)[:3]} more than once")
-        schema = shard_schema(dataset.n_genes, shard.largest_count, manifest.obs_columns)
-        _same("schema", file.schema_arrow.remove_metadata(), schema)
-        _same("number of cells", file.metadata.num_rows, shard.n_cells)
-        _same("number of row groups", file.num_row_groups, -(-shard.n_cells // manifest.row_group_size))
+        check_shard(file, shard, dataset.n_genes, manifest.obs_columns, manifest.row_group_size)
         table = file.read(use_threads=False)
     if table["dataset"].value_counts().to_pylist() not in ([], [{"values": name, "counts": shard.n_cells}]):
         raise CorpusError(f"not all of its cells are of the data set `{name}`")
@@ -109,19 +112,15 @@ def _check_content(
         raise CorpusError(f"row {bad}: gene indices do not ascend, or leave the {dataset.n_genes} genes")
     if not matrix.data.all():
         raise CorpusError("it holds counts of 0")
-    _same("largest count", int(matrix.data.max(initial=0)), shard.largest_count)
+    must_be("largest count", int(matrix.data.max(initial=0)), shard.largest_count)
     return facts, table["cell_name"].to_pylist()
-
-
-def _same(what: str, found: Any, expected: Any) -> None:
-    if found != expected:
-        raise CorpusError(f"its {what} is {found!s:.300}, expected {expected!s:.300}")
 
 
 def _check_others(folder: Path, manifest: Manifest, facts: list[ShardFacts]) -> list[str]:
     """The table of genes, the card, and files that belong to nothing."""
     problems = []
     try:
+        refuse_entry_out(folder / GENES_FILE, folder)
         with open_shard(folder / GENES_FILE) as file:
             table = file.read(use_threads=False).to_pydict()
         for one in facts:
@@ -130,7 +129,8 @@ def _check_others(folder: Path, manifest: Manifest, facts: list[ShardFacts]) -> 
             ids = [table["ensembl_id"][row] for row in rows]
             if names != one.gene_names or ids != (one.ensembl_ids or [None] * len(names)):
                 problems.append(f"`{folder / GENES_FILE}`: the genes of `{one.dataset}` are not those of its shards.")
-    except (CorpusError, OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # as above
         problems.append(f"`{folder / GENES_FILE}`: {error}")
     if not (folder / CARD_FILE).is_file():
         problems.append(f"`{folder / CARD_FILE}` is missing.")

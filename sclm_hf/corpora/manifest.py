@@ -10,12 +10,14 @@ A folder of shards::
 
 import json
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ..errors import CorpusError
+from ..files import read_json_object
 from .containment import refuse_entry_out
 
 MANIFEST_FILE = "manifest.json"
@@ -24,6 +26,9 @@ CARD_FILE = "README.md"
 FORMAT = "sclm_hf corpus 1"
 
 _DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_BYTES_A_CELL = 8
+"""The id of a cell is a random number, which nothing packs."""
+
 _RESERVED = ("default", "genes")
 
 
@@ -112,14 +117,15 @@ class Manifest:
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "Manifest":
+    def read(cls, path: Path) -> "Manifest":
         """Read what `to_json` wrote.
 
         Raises:
-            CorpusError: it is something else, or names a file outside the folder.
+            CorpusError: it is something else, names a file twice or one outside the folder, or claims more cells than
+                its files can hold.
         """
+        content = read_json_object(path, CorpusError)
         try:
-            content = json.loads(text)
             if content.pop("format", None) != FORMAT:
                 raise CorpusError(f"it does not say `format: {FORMAT}`")
             datasets = content.pop("datasets")
@@ -128,10 +134,9 @@ class Manifest:
                 shards = [_typed(Shard, shard) for shard in values.pop("shards")]
                 manifest.datasets[check_dataset_name(name)] = _typed(ShardedDataset, values)
                 manifest.datasets[name].shards = shards
-                for shard in shards:
-                    check_inside(shard.file, name)
+                _check_shards(shards, name)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise CorpusError(str(error)) from error
+            raise CorpusError(f"`{path}` is damaged or no manifest of shards: {error}.") from error
         return manifest
 
 
@@ -145,20 +150,18 @@ def read_manifest(folder: Path) -> Manifest:
     refuse_entry_out(path, folder)
     try:
         status = path.stat()
-        return _read(path, status.st_size, status.st_mtime_ns)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise CorpusError(
             f"`{folder}` holds no `{MANIFEST_FILE}`: expected a folder of shards that `sclm-hf corpus build` wrote."
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise CorpusError(f"`{path}` cannot be read: {error}.") from error
-    except CorpusError as error:
-        raise CorpusError(f"`{path}` is damaged or no manifest of shards: {error}.") from error
+    return _read(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=8)
 def _read(path: Path, size: int, time: int) -> Manifest:
-    return Manifest.from_json(path.read_text(encoding="utf-8"))
+    return Manifest.read(path)
 
 
 def check_dataset_name(name: str) -> str:
@@ -187,11 +190,27 @@ def check_inside(file: str, dataset: str) -> None:
         raise CorpusError(f"the file name `{file}` is not `data/{dataset}/<name>.parquet`: it may lead elsewhere")
 
 
+def _check_shards(shards: list[Shard], dataset: str) -> None:
+    """Refuse shards that are named twice, lie elsewhere or claim more cells than so many bytes can be."""
+    names = Counter(shard.file for shard in shards)
+    for shard in shards:
+        check_inside(shard.file, dataset)
+        if names[shard.file] > 1:
+            raise CorpusError(f"it names `{shard.file}` {names[shard.file]} times")
+        if shard.n_cells * _BYTES_A_CELL > shard.n_bytes:
+            raise CorpusError(
+                f"`{shard.file}` cannot hold {shard.n_cells:,} cells in {shard.n_bytes:,} bytes: each takes at least "
+                f"{_BYTES_A_CELL}, those of its id"
+            )
+
+
 def _typed(kind: type, values: dict[str, Any]) -> Any:
     """A dataclass from JSON, its simple fields of the right types and all there."""
     for one in fields(kind):
         if one.name in values and one.type in (int, str) and type(values[one.name]) is not one.type:
-            raise CorpusError(f"`{one.name}` is {values[one.name]!r}, not {one.type.__name__}")
+            raise CorpusError(f"`{one.name}` is {values[one.name]!r:.100}, not {one.type.__name__}")
         if one.type is int and values.get(one.name, 0) < 0:
             raise CorpusError(f"`{one.name}` is negative")
+        if one.type == list[str] and not all(isinstance(name, str) for name in values.get(one.name, [])):
+            raise CorpusError(f"`{one.name}` is {values[one.name]!r:.100}, not a list of text")
     return kind(**values)

@@ -13,7 +13,8 @@ from ..errors import CorpusError
 from ..tokenization.encodings.scratch import Scratch
 from .containment import refuse_entry_out
 from .manifest import MANIFEST_FILE, read_manifest
-from .shards import integer_type, open_shard, read_facts, to_matrix
+from .reading_errors import reading_errors_named
+from .shards import check_shard, integer_type, open_shard, read_facts, to_matrix
 from .sources import CategoricalColumn
 
 # The gene table stands in the footer of each shard, and is held while the shard is open.
@@ -61,6 +62,7 @@ class ParquetSource:
         if self.path.name not in manifest.datasets:
             raise CorpusError(f"`{folder / MANIFEST_FILE}` names no data set `{self.path.name}`.")
         dataset = manifest.datasets[self.path.name]
+        self._shards = dataset.shards
         self._files = [folder / shard.file for shard in dataset.shards]
         for file in self._files:
             refuse_entry_out(file, folder)
@@ -85,7 +87,8 @@ class ParquetSource:
 
     def genes(self) -> tuple[Sequence[str], Sequence[str] | None]:
         """(n_genes,) names of the genes and their Ensembl ids or None."""
-        facts = self._named(0, read_facts, self._shard(0))
+        with reading_errors_named(self._files[0], "shard"):
+            facts = read_facts(self._shard(0))
         if len(facts.gene_names) != self.n_genes:
             raise CorpusError(
                 f"`{self._files[0]}` has {len(facts.gene_names)} genes, the manifest says {self.n_genes}."
@@ -108,7 +111,8 @@ class ParquetSource:
         """
         if name not in self.obs_columns:
             raise CorpusError(f"`{self.path}` has no obs column `{name}`; it has {sorted(self.obs_columns)}.")
-        encoded = self._column(name).combine_chunks().dictionary_encode()
+        with reading_errors_named(self.path, "data set of shards"):
+            encoded = self._column(name).combine_chunks().dictionary_encode()
         categories = tuple(map(str, encoded.dictionary.to_pylist()))
         codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
         return CategoricalColumn(codes.astype(np.min_scalar_type(-len(categories) - 1)), categories)
@@ -157,15 +161,16 @@ class ParquetSource:
         groups = rows // self._row_group_size
         wanted = np.unique(groups)
         places = np.searchsorted(wanted, groups) * self._row_group_size + rows % self._row_group_size
-        return self._named(number, _read_groups, self._shard(number), wanted.tolist(), self.n_genes)[places]
+        with reading_errors_named(self._files[number], "shard"):
+            return _read_groups(self._shard(number), wanted.tolist(), self.n_genes)[places]
 
     def _column(self, name: str) -> Any:
         import pyarrow as pa
 
         chunks = []
         for number in range(len(self._files)):
-            table = self._named(number, _read_column, self._shard(number), name)
-            chunks.extend(table[name].chunks)
+            with reading_errors_named(self._files[number], "shard"):
+                chunks.extend(self._shard(number).read(columns=[name], use_threads=False)[name].chunks)
         return pa.chunked_array(chunks, pa.string())
 
     def _shard(self, number: int) -> Any:
@@ -175,15 +180,13 @@ class ParquetSource:
         if self._pid != os.getpid():
             # A handle that came over a fork shares its place in the file with the parent's.
             self._open, self._pid = {}, os.getpid()
-        file = self._open.pop(number, None) or open_shard(self._files[number])
+        file = self._open.pop(number, None)
+        if file is None:
+            file = open_shard(self._files[number])
+            check_shard(file, self._shards[number], self.n_genes, self.obs_columns, self._row_group_size)
         self._open[number] = file
         if len(self._open) > _MAX_OPEN_SHARDS:
             self._open.pop(next(iter(self._open))).close()
-        n_cells = int(self._begins[number + 1] - self._begins[number])
-        if file.metadata.num_rows != n_cells:
-            raise CorpusError(
-                f"`{self._files[number]}` has {file.metadata.num_rows} cells, the manifest says {n_cells}."
-            )
         return file
 
     def _stamp(self, number: int) -> tuple[int, int]:
@@ -192,13 +195,6 @@ class ParquetSource:
         except OSError as error:
             raise CorpusError(f"`{self._files[number]}` cannot be read: {error.strerror}.") from error
         return status.st_size, status.st_mtime_ns
-
-    def _named(self, number: int, do: Any, *arguments: Any) -> Any:
-        """Call something that reads a shard; errors name the shard."""
-        try:
-            return do(*arguments)
-        except (CorpusError, OSError, ValueError, KeyError, IndexError) as error:
-            raise CorpusError(f"`{self._files[number]}` is damaged: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
@@ -211,7 +207,3 @@ def _read_groups(file: Any, groups: list[int], n_genes: int) -> csr_matrix:
     # Arrow's threads do not survive the fork of a worker, and a worker has one core.
     table = file.read_row_groups(groups, columns=["gene_index", "counts"], use_threads=False)
     return to_matrix(table, n_genes)
-
-
-def _read_column(file: Any, name: str) -> Any:
-    return file.read(columns=[name], use_threads=False)

@@ -15,17 +15,22 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from ..errors import CorpusError, require
+from ..files import require_regular_file
 from .plan import cell_ids
+from .reading_errors import reason
 from .sources import csr_from_arrays
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from .manifest import Shard
 
 ROW_GROUP_SIZE = 32
 """Cells that have to be decoded together; a block of a shuffled epoch, by default."""
 
 FIXED_COLUMNS = ("cell_name", "dataset", "cell_id", "gene_index", "counts")
 _METADATA_KEY = "sclm_hf"
+_MOST_BYTES_A_GROUP = 2**30
 
 
 @dataclass(frozen=True)
@@ -131,10 +136,48 @@ def open_shard(path: Path) -> Any:
         MissingDependencyError: pyarrow is not installed.
     """
     parquet = require("pyarrow.parquet", extra="corpora")
+    require_regular_file(path, CorpusError)
     try:
         return parquet.ParquetFile(path, memory_map=True)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise CorpusError(f"`{path}` {reason(error, 'Parquet file')}") from error
+    except ValueError as error:
         raise CorpusError(f"`{path}` cannot be read as Parquet: {error}") from error
+
+
+def check_shard(file: Any, shard: "Shard", n_genes: int, obs_columns: list[str], row_group_size: int) -> None:
+    """Compare the header of an open shard with what the manifest says.
+
+    Args:
+        file: the open shard.
+        shard: what the manifest says of it.
+        n_genes: genes of its data set.
+        obs_columns: columns of `obs` that all shards have.
+        row_group_size: cells of a row group.
+
+    Raises:
+        CorpusError: types, names of columns, number of cells or row groups differ.
+    """
+    schema = shard_schema(n_genes, shard.largest_count, obs_columns)
+    must_be("schema", file.schema_arrow.remove_metadata(), schema)
+    must_be("number of cells", file.metadata.num_rows, shard.n_cells)
+    must_be("number of row groups", file.num_row_groups, -(-shard.n_cells // row_group_size))
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        n_cells = min(row_group_size, shard.n_cells - number * row_group_size)
+        must_be(f"number of cells of row group {number}", group.num_rows, n_cells)
+        if group.total_byte_size > _MOST_BYTES_A_GROUP:
+            raise CorpusError(f"its row group {number} claims to hold {group.total_byte_size:,} bytes")
+
+
+def must_be(what: str, found: Any, expected: Any) -> None:
+    """Refuse what is not as expected.
+
+    Raises:
+        CorpusError: it is not.
+    """
+    if found != expected:
+        raise CorpusError(f"its {what} is {found!s:.300}, expected {expected!s:.300}")
 
 
 def read_facts(file: Any) -> ShardFacts:
@@ -144,9 +187,16 @@ def read_facts(file: Any) -> ShardFacts:
         CorpusError: it has no such metadata.
     """
     try:
-        return ShardFacts(**json.loads(file.metadata.metadata[_METADATA_KEY.encode()]))
-    except (KeyError, TypeError, ValueError) as error:
+        facts = ShardFacts(**json.loads(file.metadata.metadata[_METADATA_KEY.encode()]))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CorpusError(f"its metadata hold no gene table of `sclm_hf`: {error}") from error
+    ids = facts.gene_names if facts.ensembl_ids is None else facts.ensembl_ids
+    for names in (facts.gene_names, ids):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise CorpusError("the gene table in its metadata holds something else than text")
+    if len(ids) != len(facts.gene_names):
+        raise CorpusError(f"the gene table in its metadata has {len(facts.gene_names)} names and {len(ids)} ids")
+    return facts
 
 
 def to_matrix(table: "pa.Table", n_genes: int) -> csr_matrix:

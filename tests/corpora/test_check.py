@@ -37,14 +37,18 @@ def change_manifest(folder, change):
     (folder / "manifest.json").write_text(json.dumps(content))
 
 
-def change_column(folder, name, change):
+def shards_of(content):
+    return content["datasets"]["cells"]["shards"]
+
+
+def change_column(folder, name, change, kind=None, row_group_size=32):
     """Rewrite a shard with a changed column, and with its new checksum in the manifest."""
     file = pq.ParquetFile(folder / SHARD)
     table, metadata = file.read(), file.metadata.metadata
-    column = pa.array(change(table[name].to_pylist()), table.schema.field(name).type)
+    column = pa.array(change(table[name].to_pylist()), kind or table.schema.field(name).type)
     table = table.set_column(table.schema.get_field_index(name), name, column)
     with pq.ParquetWriter(folder / SHARD, table.schema, store_schema=False) as writer:
-        writer.write_table(table, row_group_size=32)
+        writer.write_table(table, row_group_size=row_group_size)
         writer.add_key_value_metadata({"sclm_hf": metadata[b"sclm_hf"].decode()})
 
     def update(content):
@@ -84,8 +88,14 @@ def flip(folder):
             lambda folder: (folder / "manifest.json").unlink(),
             r"holds no `manifest\.json`: expected a folder",
         ),
-        (lambda folder: (folder / "manifest.json").write_text('{"format": '), "is damaged or no manifest"),
-        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe"), r"manifest\.json` cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text('{"format": '), "is not valid JSON"),
+        (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe"), r"manifest\.json` is not valid JSON"),
+        (lambda folder: (folder / "manifest.json").write_text("[" * 200_000), r"manifest\.json` is nested too deeply"),
+        (lambda folder: (folder / SHARD).unlink() or os.mkfifo(folder / SHARD), r"00001\.parquet` is a pipe"),
+        (
+            lambda folder: (folder / SHARD).unlink() or (folder / SHARD).symlink_to(__file__),
+            r"00001\.parquet` is a symbolic link that leads out of",
+        ),
     ],
 )
 def test_broken_files_are_named(folder, change, message):
@@ -146,6 +156,9 @@ def test_paths_that_lead_elsewhere_are_refused(folder, file, processor):
         (lambda content: content["datasets"]["cells"]["shards"][0].pop("sha256"), "sha256"),
         (lambda content: content.update(datasets=[]), "is damaged"),
         (lambda content: content.update(more=1), "more"),
+        (lambda content: shards_of(content).append(shards_of(content)[0]), r"names `data/.*00000\.parquet` 2 times"),
+        (lambda content: shards_of(content)[0].update(n_cells=2**40), r"cannot hold 1,099,511,627,776 cells"),
+        (lambda content: content.update(obs_columns=[["cell_type"]]), "`obs_columns` is .*not a list of text"),
     ],
 )
 def test_damaged_manifests_are_named(folder, processor, change, message):
@@ -190,3 +203,21 @@ def test_something_else_than_a_folder_of_shards_is_named(tmp_path):
     for path in (tmp_path / "cells.h5ad", tmp_path / "nowhere", tmp_path):
         (problem,) = check_corpus(path)
         assert problem.startswith(f"`{path}` holds no `manifest.json`: expected a folder of shards")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "kind"),
+    [("counts", -1, pa.int32()), ("counts", float("nan"), pa.float32()), ("gene_index", 0.5, pa.float32())],
+)
+def test_numbers_of_other_types_are_not_cut_to_counts(folder, processor, column, value, kind):
+    change_column(folder, column, lambda rows: [[value] * len(row) for row in rows], pa.list_(kind))
+    with pytest.raises(CorpusError, match=r"00001\.parquet`: its schema is"):
+        list(CellCorpus(folder, processor).batches(16))
+    assert len(check_corpus(folder)) == 1
+
+
+def test_row_groups_of_other_sizes_would_give_the_wrong_cells(folder, processor):
+    change_column(folder, "counts", lambda rows: rows, row_group_size=40)
+    with pytest.raises(CorpusError, match=r"00001\.parquet`: its number of cells of row group 0 is 40, expected 32"):
+        list(CellCorpus(folder, processor).batches(16))
+    assert len(check_corpus(folder)) == 1
