@@ -25,6 +25,9 @@ def perturb(
     start_state: Annotated[str | None, typer.Option(help="Perturb cells of this state.")] = None,
     goal_state: Annotated[str | None, typer.Option(help="State that they should move to.")] = None,
     other_state: Annotated[list[str] | None, typer.Option(help="State to measure against too; repeat it.")] = None,
+    donor_key: Annotated[
+        str | None, typer.Option(help="Column of obs with donors: tests take the mean of each for one value.")
+    ] = None,
     similarity: Annotated[
         str | None, typer.Option(help="`genes` or `cell`; as published for the model unless given.")
     ] = None,
@@ -57,6 +60,7 @@ def perturb(
             combine=combine,
             anchor=anchor,
             states=states,
+            donor_key=donor_key,
             similarity=similarity,
             gene_effects=gene_effects,
             max_cells=max_cells,

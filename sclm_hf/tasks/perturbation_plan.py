@@ -9,8 +9,8 @@ import numpy as np
 from ..errors import ConfigurationError, GeneCoverageError
 from ..opening.loading import LoadedModel
 from .inference import PreparedCells
+from .perturbation_cells import TokenCells
 from .perturbation_runs import Run
-from .perturbed_tokens import TokenCell
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -81,15 +81,16 @@ class PerturbationPlan:
     Args:
         perturbations: name and tokens of each.
         cells: tokens of every cell.
-        mode: `"delete"`, run in the cells that hold all of the genes; or `"overexpress"`, run in all.
-        expressed_only: run a perturbation only where its last gene is expressed, over-expression not of the top gene.
+        mode: `"delete"`, run in the cells that express all of the genes; or `"overexpress"`, run in all.
+        expressed_only: run a perturbation only where its last gene is among the tokens, over-expression not of the
+            top gene.
         processor: its vocabulary tells genes from special tokens.
     """
 
     def __init__(
         self,
         perturbations: list[tuple[str, tuple[int, ...]]],
-        cells: list[TokenCell],
+        cells: TokenCells,
         mode: str,
         expressed_only: bool,
         processor: "CellProcessor",
@@ -101,9 +102,9 @@ class PerturbationPlan:
 
     def of_cell(self, cell: int) -> Iterator[Run]:
         """The runs of one cell."""
-        ids = self._cells[cell].ids
+        ids = self._cells.kept[cell].ids
         genes = ids[~np.isin(ids, self._special)]
-        present = set(genes.tolist())
+        present = set(self._cells.expressed(cell).tolist())
         if self._number_of is None:
             numbers = range(len(self._perturbations))
         else:
@@ -111,17 +112,28 @@ class PerturbationPlan:
             numbers = [self._number_of[gene] for gene in ranked.tolist() if gene in self._number_of]
         for number in numbers:
             tokens = self._perturbations[number][1]
-            if self._mode == "overexpress" or present.issuperset(tokens):
+            # what would leave no gene behind is not run
+            if self._mode == "overexpress" or (present.issuperset(tokens) and len(tokens) < genes.size):
                 yield Run(cell, number, tokens)
 
     def runs(self, cells: Sequence[int]) -> Iterator[Run]:
         """The runs of `cells`, the longest cell first."""
-        for cell in sorted(cells, key=lambda number: -self._cells[number].ids.size):
+        for cell in sorted(cells, key=lambda number: -self._cells.kept[number].ids.size):
             yield from self.of_cell(cell)
 
     def has_runs(self, cell: int) -> bool:
         """Whether any perturbation is run in a cell."""
         return next(self.of_cell(cell), None) is not None
+
+    def n_expressing(self, cells: Sequence[int]) -> np.ndarray:
+        """(perturbations,) how many of `cells` express all of the genes of each."""
+        counts = np.zeros(len(self._perturbations), np.int64)
+        for cell in cells:
+            present = set(self._cells.expressed(cell).tolist())
+            by_last = self._number_of
+            numbers = range(len(counts)) if by_last is None else [by_last[gene] for gene in present if gene in by_last]
+            counts[[number for number in numbers if present.issuperset(self._perturbations[number][1])]] += 1
+        return counts
 
     @property
     def n_cells(self) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .inference import halved, is_out_of_memory, refuse_not_finite
+from .perturbation_cells import TokenCells
 from .perturbed_tokens import PerturbedCell, TokenCell, perturb_cell
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class PerturbationRunner:
     """
 
     loaded: "LoadedModel"
-    cells: list[TokenCell]
+    cells: TokenCells
     mode: str
     similarity: str
     states: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -83,7 +84,7 @@ class PerturbationRunner:
         processor = self.loaded.processor
         self._special = np.array(list(processor.tokenizer.gene_vocabulary.special_tokens.values()), np.int64)
         self._max_length = processor.feature_extractor.max_length or np.iinfo(np.int64).max
-        self._references: dict[tuple[int, int], _Encoded] = {}
+        self._references: dict[tuple, _Encoded] = {}
 
     def __call__(self, runs: Iterable[Run]) -> Iterator[RunResult]:
         """Results of `runs`, in their order; runs of one cell are best given one after the other.
@@ -93,18 +94,26 @@ class PerturbationRunner:
         """
         runs = iter(runs)
         while batch := list(islice(runs, self.batch_size)):
-            edited = [
-                perturb_cell(self.cells[run.cell], run.tokens, self.mode, self._special, self._max_length)
-                for run in batch
-            ]
+            edited = [self._edit(run) for run in batch]
             self._encode_references(batch, edited)
             after = self._encode([one.cell for one in edited], [run.cell for run in batch])
             for run, one, encoded in zip(batch, edited, after, strict=True):
-                yield self._compare(run, one, encoded, self._references[run.cell, one.n_pushed_out])
+                yield self._compare(run, one, encoded, self._references[self._reference_key(run, one)])
+
+    def _edit(self, run: Run) -> PerturbedCell:
+        # an over-expressed gene that was left out is put in as one that the cell lacks
+        put_back = self.mode == "delete"
+        cell = self.cells.holding(run.cell, run.tokens) if put_back else self.cells.kept[run.cell]
+        return perturb_cell(cell, run.tokens, self.mode, self._special, self._max_length)
+
+    def _reference_key(self, run: Run, one: PerturbedCell) -> tuple:
+        put_back = self.mode == "delete" and self.cells.lacks(run.cell, run.tokens)
+        return run.cell, one.n_pushed_out, run.tokens if put_back else None
 
     def _encode_references(self, batch: list[Run], edited: list[PerturbedCell]) -> None:
         """Encode the references of a batch, but for those that the batch before had."""
-        wanted = {(run.cell, one.n_pushed_out): one.reference for run, one in zip(batch, edited, strict=True)}
+        pairs = zip(batch, edited, strict=True)
+        wanted = {self._reference_key(run, one): one.reference for run, one in pairs}
         known = {key: self._references[key] for key in wanted if key in self._references}
         new = [key for key in wanted if key not in known]
         encoded = self._encode([wanted[key] for key in new], [cell for cell, _ in new])

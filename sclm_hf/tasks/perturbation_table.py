@@ -7,15 +7,13 @@ import numpy as np
 
 from ..errors import require
 from .perturbation_runs import RunResult
+from .perturbation_tests import compare_shifts, describe_tests
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from pandas import DataFrame
 
     from ..tokenization.processing_cell import CellProcessor
-
-MOST_REFERENCE_VALUES = 100_000
-"""As many values of all perturbations each one is tested against, as published."""
 
 
 class PerturbationTable:
@@ -58,15 +56,28 @@ class PerturbationTable:
                 sums[0] += 1
                 sums[1] += similarity
 
-    def finish(self, goal: str | None, entry: dict[str, Any]) -> "AnnData":
-        """The AnnData that `perturb` returns; shifts to `goal` are tested, and `entry` says how it was made."""
+    def finish(
+        self, entry: dict[str, Any], n_expressing: np.ndarray, goal: str | None = None, donor_key: str | None = None
+    ) -> "AnnData":
+        """The AnnData that `perturb` returns.
+
+        Args:
+            entry: how it was made.
+            n_expressing: (perturbations,) cells that express the genes of each.
+            goal: the state to which shifts are tested.
+            donor_key: column of `obs` with what counts once in the tests; None = each cell counts.
+        """
         anndata = require("anndata", extra="anndata")
         ran = ~np.isnan(self._values["X"]).all(axis=0)
         values = {name: matrix[:, ran] for name, matrix in self._values.items()}
         shifts = {f"shift_{name}": matrix for name, matrix in values.items() if name != "X"}
         var = self._summary(np.flatnonzero(ran), values["X"], shifts)
+        var.insert(2, "n_expressing", n_expressing[ran])
         if goal is not None:
-            var["p_value"], var["fdr"] = rank_sum_tests(values[goal])
+            units = None if donor_key is None else self._obs[donor_key].astype("category").cat.codes.to_numpy()
+            tests = compare_shifts(values[goal], units)
+            var["n_units"], var["p_value"], var["fdr"] = tests
+            entry = {**entry, "test": describe_tests(tests, donor_key)}
         result = anndata.AnnData(values["X"], obs=self._obs.copy(), var=var, layers=shifts)
         result.uns["sclm_hf"] = {"perturb": entry}
         if self._effects:
@@ -94,18 +105,3 @@ class PerturbationTable:
                 "similarity": [total / n for n, total in self._effects.values()],
             }
         )
-
-
-def rank_sum_tests(shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """p values and false discovery rates of the columns of (cells, perturbations) shifts; NaN = not run.
-
-    Each column's values are compared with those of all columns, or with 100,000 of them, drawn once.
-    """
-    from scipy.stats import false_discovery_control, ranksums
-
-    everything = shifts[~np.isnan(shifts)]
-    if everything.size > MOST_REFERENCE_VALUES:
-        everything = np.random.default_rng(42).choice(everything, MOST_REFERENCE_VALUES, replace=False)
-    columns = [column[~np.isnan(column)] for column in shifts.T]
-    p_values = np.array([ranksums(column, everything).pvalue for column in columns])
-    return p_values, false_discovery_control(p_values, method="bh")

@@ -4,7 +4,6 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 import torch
 
 import sclm_hf
@@ -18,9 +17,12 @@ from sclm_hf import (
     embed,
     perturb,
 )
-from sclm_hf.errors import ConfigurationError, GeneCoverageError
+from sclm_hf.errors import ConfigurationError, GeneCoverageError, SclmWarning
+from sclm_hf.opening.loading import load_model
+from sclm_hf.tasks.inference import prepare_cells
 from sclm_hf.tasks.perturb import States
-from sclm_hf.tasks.perturbation_table import rank_sum_tests
+from sclm_hf.tasks.perturbation_cells import TokenCells
+from sclm_hf.tasks.perturbation_tests import compare_shifts
 from sclm_hf.tasks.perturbed_tokens import TokenCell, perturb_cell
 
 from .tiny import GENES, make_cells, make_model, make_processor
@@ -144,7 +146,22 @@ def test_all_genes_combinations_groups_and_anchors():
     assert anchored.var_names.tolist() == ["GENE0+GENE1"]
     with_all = perturb(cells, model, processor, anchor="GENE0", mode="delete")
     assert "GENE0+GENE0" not in with_all.var_names
-    np.testing.assert_allclose(with_all[anchored.obs_names, "GENE0+GENE1"].X, anchored.X, atol=1e-6)
+    # of all genes, only those among a cell's tokens are perturbed
+    some = with_all[anchored.obs_names, "GENE0+GENE1"].X
+    np.testing.assert_allclose(some[~np.isnan(some)], anchored.X[~np.isnan(some)], atol=1e-6)
+    assert with_all.var.loc["GENE0+GENE1", ["n_cells", "n_expressing"]].tolist() == [3, 4]
+
+
+def short_reader(family, max_length):
+    """A model, and a processor that reads few genes of a cell."""
+    model, processor = MODELS[family]()
+    extractor = ExpressionFeatureExtractor.for_family(family, max_length=max_length)
+    return model, CellProcessor(extractor, processor.tokenizer)
+
+
+def token_cells(cells, model, processor):
+    loaded = load_model(model, "perturb", processor=processor)
+    return TokenCells(loaded, prepare_cells(cells, loaded), 0, None)
 
 
 def stated_cells():
@@ -156,31 +173,70 @@ def stated_cells():
 def test_shifts_towards_states(tmp_path):
     cells, (model, processor) = stated_cells(), geneformer()
     states = States("state", "ill", "well", ("other",))
-    result = perturb(cells, model, processor, genes=GENES[:4], mode="overexpress", states=states)
+    result = perturb(cells, model, processor, genes=GENES[:11], mode="overexpress", states=states)
     assert (result.obs["state"] == "ill").all() and result.n_obs == 8
     embedding = embed(cells, model, processor).obsm["X_geneformer"]
     means = {name: embedding[(cells.obs["state"] == name).to_numpy()].mean(0) for name in states.names}
     given = States("state", "ill", "well", ("other",), embeddings=means)
-    again = perturb(cells, model, processor, genes=GENES[:4], mode="overexpress", states=given)
+    again = perturb(cells, model, processor, genes=GENES[:11], mode="overexpress", states=given)
     for name in ("shift_ill", "shift_well", "shift_other"):
         np.testing.assert_allclose(result.layers[name], again.layers[name], atol=1e-6)
         np.testing.assert_allclose(result.var[name], result.layers[name].mean(axis=0), atol=1e-6)
     assert ((result.var["p_value"] >= 0) & (result.var["p_value"] <= result.var["fdr"])).all()
+    few = perturb(cells, model, processor, genes=GENES[:10], mode="overexpress", states=given)
+    assert few.var["p_value"].isna().all() and few.uns["sclm_hf"]["perturb"]["test"]["n_tested"] == 0
+    np.testing.assert_allclose(few.var["shift_well"], result.var["shift_well"].iloc[:10], atol=1e-6)
     result.write_h5ad(tmp_path / "result.h5ad")
     np.testing.assert_array_equal(anndata.read_h5ad(tmp_path / "result.h5ad").X, result.X)
 
 
-def test_rank_sums_against_all_values():
-    generator = np.random.default_rng(0)
-    shifts = generator.normal(size=(30, 50))
-    shifts[:, 2] += 2
-    shifts[10:, 3] = np.nan
-    p_values, rates = rank_sum_tests(shifts)
-    everything = shifts[~np.isnan(shifts)]
-    for number in range(50):
-        column = shifts[~np.isnan(shifts[:, number]), number]
-        assert p_values[number] == pytest.approx(scipy.stats.ranksums(column, everything).pvalue)
-    assert np.flatnonzero(rates < 0.05).tolist() == [2]
+def test_shifts_of_donors_are_tested_by_the_donor():
+    cells, (model, processor) = stated_cells(), geneformer()
+    cells.obs["donor"] = [f"donor {number % 4}" for number in range(cells.n_obs)]
+    how = {"genes": GENES[:12], "mode": "overexpress", "states": States("state", "ill", "well")}
+    result = perturb(cells, model, processor, donor_key="donor", **how)
+    assert (result.var["n_cells"] == 8).all() and (result.var["n_units"] == 4).all()
+    means = result.to_df("shift_well").groupby(result.obs["donor"].to_numpy()).mean().to_numpy()
+    np.testing.assert_allclose(result.var["p_value"], compare_shifts(means).p_values, rtol=1e-5)
+    assert "obs['donor']" in result.uns["sclm_hf"]["perturb"]["test"]["unit"]
+
+
+@pytest.mark.parametrize("family", ["scgpt", "geneformer"])
+def test_a_named_gene_is_deleted_in_all_cells_that_express_it(family):
+    cells, (model, short) = make_cells(), short_reader(family, 12)
+    for names in (["GENE7"], ["GENE7", "GENE3", "GENE50"]):
+        result = perturb(cells, model, short, genes=names)
+        expressing = (cells[:, names].X > 0).toarray().sum(axis=0)
+        assert result.var["n_cells"].tolist() == result.var["n_expressing"].tolist() == expressing.tolist()
+    alone = perturb(cells[result.obs_names[:3]], model, short, genes=["GENE7"], batch_size=1)
+    np.testing.assert_allclose(alone.X, result[alone.obs_names, "GENE7"].X, atol=1e-5)
+    everything = perturb(cells, model, short)
+    assert (everything.var["n_cells"] <= everything.var["n_expressing"]).all()
+    expressing = (cells[:, everything.var_names].X > 0).toarray().sum(axis=0)
+    assert everything.var["n_expressing"].tolist() == expressing.tolist() != everything.var["n_cells"].tolist()
+    held = ~np.isnan(everything[result.obs_names, names].X)
+    np.testing.assert_allclose(everything[result.obs_names, names].X[held], result[:, names].X[held], atol=1e-5)
+
+
+def test_named_perturbations_that_no_cell_allows_are_told():
+    cells, (model, processor) = make_cells(), MODELS["scgpt"]()
+    cells.X = cells.X.toarray() * (np.arange(91) != 8)
+    with pytest.warns(SclmWarning, match="1 of 2 perturbations were not run.*GENE8"):
+        result = perturb(cells, model, processor, genes=["GENE7", "GENE8"])
+    assert result.var_names.tolist() == ["GENE7"]
+
+
+@pytest.mark.parametrize("family", ["scgpt", "geneformer"])
+def test_a_gene_that_is_put_back_takes_the_place_of_the_next_to_be_left_out(family):
+    cells, (model, processor), (_, shorter) = make_cells(), short_reader(family, 12), short_reader(family, 11)
+    tokens, fewer = (token_cells(cells, model, one) for one in (processor, shorter))
+    gene = processor.tokenizer.gene_vocabulary["GENE7"]
+    put_back = [number for number in range(len(tokens)) if tokens.lacks(number, (gene,))]
+    assert put_back
+    for number in put_back:
+        held, expected = tokens.holding(number, (gene,)), {*fewer.kept[number].ids.tolist(), gene}
+        assert set(held.ids.tolist()) == expected and held.ids.size == 12
+        assert not np.isin(held.ids[-1], SPECIAL) or held.ids[-2] == gene
 
 
 @pytest.mark.parametrize(
@@ -198,6 +254,9 @@ def test_rank_sums_against_all_values():
         ({"states": States("stat", "ill", "well")}, ConfigurationError, "no column 'stat'"),
         ({"states": States("state", "ill", "cured")}, ConfigurationError, "no cell of the state 'cured'"),
         ({"states": States("state", "ill", "ill")}, ConfigurationError, "must differ"),
+        ({"donor_key": "state"}, ConfigurationError, "give `states`"),
+        ({"states": States("state", "ill", "well"), "donor_key": "donr"}, ConfigurationError, "no column 'donr'"),
+        ({"states": States("state", "ill", "well"), "donor_key": "gap"}, ConfigurationError, "1 of 23 cells have no"),
         (
             {"states": States("state", "ill", "well", embeddings={"ill": np.ones(32)})},
             ConfigurationError,
@@ -212,7 +271,9 @@ def test_rank_sums_against_all_values():
 )
 def test_what_cannot_be_run_is_refused(settings, error, message):
     with pytest.raises(error, match=message):
-        perturb(stated_cells(), *geneformer(), **settings)
+        cells = stated_cells()
+        cells.obs["gap"] = [None, *"a" * 22]
+        perturb(cells, *geneformer(), **settings)
 
 
 def test_families_that_cannot_serve_it_are_named(monkeypatch):

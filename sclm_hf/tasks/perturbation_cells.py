@@ -1,0 +1,99 @@
+"""The tokens of cells to perturb, and those of their genes that a long cell has no room for."""
+
+import copy
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .inference import PreparedCells
+from .perturbed_tokens import TokenCell
+from .stored_rows import blocks
+
+if TYPE_CHECKING:
+    from ..opening.loading import LoadedModel
+    from ..tokenization.processing_cell import CellProcessor
+
+
+class TokenCells:
+    """The tokens of every cell, in which a gene to perturb can be put back.
+
+    A cell of more genes than fit keeps its top ranks, or those that its keyed draw chose. A gene that was left out is
+    put back where it is perturbed: it takes the place of the one that would have been left out next.
+
+    Args:
+        loaded: the model and its processor.
+        cells: the cells.
+        seed: seed of what is random about a cell.
+        wanted: tokens that may be put back; None = any.
+
+    Attributes:
+        kept: the tokens of each cell as they are without perturbation.
+    """
+
+    def __init__(self, loaded: "LoadedModel", cells: PreparedCells, seed: int, wanted: set[int] | None) -> None:
+        from ..tokenization.encodings.keys import cell_keys
+
+        processor, self._keys = loaded.processor, cell_keys(cells.cell_ids, seed, 0)
+        limit, self._drawn = processor.feature_extractor.max_length, processor.feature_extractor.truncation == "sample"
+        self._special = np.array(list(processor.tokenizer.gene_vocabulary.special_tokens.values()), np.int64)
+        self.kept = list(_tokens(processor, cells, seed))
+        self._left_out: dict[int, TokenCell] = {}
+        if limit is not None and any(cell.ids.size == limit for cell in self.kept):
+            for number, cell in enumerate(_tokens(_without_limit(processor), cells, seed)):
+                out = ~np.isin(cell.ids, self.kept[number].ids)
+                if wanted is not None:
+                    out &= np.isin(cell.ids, list(wanted))
+                if out.any():
+                    self._left_out[number] = cell.take(np.flatnonzero(out))
+
+    def __len__(self) -> int:
+        """Number of cells."""
+        return len(self.kept)
+
+    def expressed(self, cell: int) -> np.ndarray:
+        """(genes,) tokens of the genes that a cell expresses, as far as they are kept or wanted."""
+        genes = self.kept[cell].ids[~np.isin(self.kept[cell].ids, self._special)]
+        return np.concatenate([genes, self._left_out[cell].ids]) if cell in self._left_out else genes
+
+    def lacks(self, cell: int, tokens: tuple[int, ...]) -> bool:
+        """Whether a cell expresses one of the genes `tokens` and has no room for it."""
+        return cell in self._left_out and bool(np.isin(self._left_out[cell].ids, tokens).any())
+
+    def holding(self, cell: int, tokens: tuple[int, ...]) -> TokenCell:
+        """A cell with those of the genes `tokens` put back that it expresses."""
+        kept = self.kept[cell]
+        if not self.lacks(cell, tokens):
+            return kept
+        left_out = self._left_out[cell]
+        back = left_out.take(np.flatnonzero(np.isin(left_out.ids, tokens)))
+        others = np.flatnonzero(~np.isin(kept.ids, self._special) & ~np.isin(kept.ids, tokens))
+        stay = np.setdiff1d(np.arange(kept.ids.size), self._by_rank(cell, others)[-back.ids.size :])
+        genes = np.flatnonzero(~np.isin(kept.ids[stay], self._special))
+        end = genes[-1] + 1 if genes.size else 0
+        ids = np.insert(kept.ids[stay], end, back.ids)
+        return TokenCell(ids, None if kept.values is None else np.insert(kept.values[stay], end, back.values))
+
+    def _by_rank(self, cell: int, places: np.ndarray) -> np.ndarray:
+        """Places of genes in a cell, those first that are left out last."""
+        from ..tokenization.encodings.keys import SUBSET, uniforms_for
+
+        if not self._drawn:
+            return places
+        ids = self.kept[cell].ids[places].astype(np.int64)
+        return places[np.argsort(uniforms_for(self._keys[[cell]], SUBSET, ids[None])[0], kind="stable")]
+
+
+def _tokens(processor: "CellProcessor", cells: PreparedCells, seed: int) -> Iterator[TokenCell]:
+    for part, rows in blocks(cells.matrix):
+        ids = cells.cell_ids if rows is None else cells.cell_ids[rows]
+        tokens = processor.tokens(part, cells.gene_ids, cell_ids=ids, rows=rows, seed=seed, check=False)
+        for start, length in zip(tokens.starts, tokens.lengths, strict=True):
+            place = slice(start, start + length)
+            yield TokenCell(tokens.ids[place], tokens.values[place] if tokens.values.size else None)
+
+
+def _without_limit(processor: "CellProcessor") -> "CellProcessor":
+    extractor = copy.copy(processor.feature_extractor)
+    extractor.max_length = None
+    return type(processor)(extractor, processor.tokenizer)
