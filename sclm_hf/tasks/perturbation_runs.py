@@ -116,7 +116,7 @@ class PerturbationRunner:
         wanted = {self._reference_key(run, one): one.reference for run, one in pairs}
         known = {key: self._references[key] for key in wanted if key in self._references}
         new = [key for key in wanted if key not in known]
-        encoded = self._encode([wanted[key] for key in new], [cell for cell, _ in new])
+        encoded = self._encode([wanted[key] for key in new], [key[0] for key in new])
         self._references = known | dict(zip(new, encoded, strict=True))
 
     def _compare(self, run: Run, one: PerturbedCell, after: _Encoded, before: _Encoded) -> RunResult:
