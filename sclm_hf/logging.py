@@ -2,8 +2,10 @@
 
 import logging as _logging
 import os
+import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .errors import SclmWarning
@@ -26,6 +28,26 @@ def get_logger(name: str) -> _logging.Logger:
 def warn(message: str, stacklevel: int = 3) -> None:
     """Show `message` to the user as a `SclmWarning` (once per place, as Python's warnings do)."""
     warnings.warn(message, SclmWarning, stacklevel=stacklevel)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' reports to itself, for code that says in words of our own what is wrong.
+
+    Its progress bars stay where a person looks at them.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, shows_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if shows_bars:
+            transformers_logging.enable_progress_bar()
 
 
 def progress_bar(iterable: Iterable | None = None, **kwargs: Any):

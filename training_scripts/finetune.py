@@ -8,8 +8,9 @@
 
 from accelerate.utils import set_seed
 
+from sclm_hf.opening.processors import load_processor
 from sclm_hf.training.arguments import TrainingConfig, parse_arguments
-from sclm_hf.training.data import DataArguments, load_processor, open_corpora
+from sclm_hf.training.data import DataArguments, open_corpora
 from sclm_hf.training.finetune import FinetuneArguments, adapt, create_classifier
 from sclm_hf.training.loop import train
 

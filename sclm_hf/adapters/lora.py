@@ -5,7 +5,7 @@
 
 import copy
 import importlib
-import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,29 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import cached_file
-from transformers.utils import logging as transformers_logging
-from transformers.utils.hub import resolve_revision
 
 from ..errors import CheckpointError, ConfigurationError, require
+from ..logging import quiet_transformers
+from ..opening.files import (
+    ADAPTED_CONFIG,
+    Stored,
+    damage_is_told,
+    find_file,
+    read_headers,
+    read_settings,
+    require_plausible,
+    require_readable,
+)
+from ..opening.kinds import is_classifier
+from ..opening.names import is_repo_id, resolve_name
+from ..opening.weights import is_finite, open_model
 from ..registry import get_family
+from .settings import REMEDY, base_of, read_adapter_settings
 
 peft = require("peft", extra="train")
 
-ADAPTED_CONFIG = "adapted_config.json"
-"""The configuration of the adapted model: its class and its label names.
-
-It is not called `config.json`, because transformers takes an adapter folder with one for a whole model.
-"""
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_UNREADABLE = "is not an adapter that can be read"
 
 
 def lora_config(
@@ -65,9 +74,9 @@ def lora_config(
     if not 0 <= lora_dropout < 1:
         raise ConfigurationError(f"`lora_dropout` must be at least 0 and below 1, got {lora_dropout}.")
     _check_targets(model, target_modules or ())
-    is_classifier = type(model).__name__.endswith("ForSequenceClassification")
+    classifies = is_classifier(model)
     if modules_to_save is None:
-        modules_to_save = list(family.classification_head) if is_classifier else _task_heads(model)
+        modules_to_save = list(family.classification_head) if classifies else _task_heads(model)
     are_weights = any(True for _ in model.get_input_embeddings().parameters())
     if train_gene_embeddings and not are_weights:
         raise ConfigurationError(
@@ -78,7 +87,7 @@ def lora_config(
     # GPT-2 keeps its matrices transposed; peft finds out by itself, with a warning
     options = {"fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()), **options}
     return peft.LoraConfig(
-        task_type=peft.TaskType.SEQ_CLS if is_classifier else None,
+        task_type=peft.TaskType.SEQ_CLS if classifies else None,
         r=r,
         lora_alpha=lora_alpha,
         lora_dropout=lora_dropout,
@@ -119,22 +128,34 @@ def save_adapter(model: "peft.PeftModel", directory: str | Path, *, processor: A
     directory = Path(directory)
     base = model.get_base_model()
     for config in model.peft_config.values():
-        config.base_model_name_or_path = base_reference(model)
-    has_card = (directory / "README.md").exists()
-    # peft would save the gene embeddings a second time
-    model.save_pretrained(directory, save_embedding_layers=False)
+        config.base_model_name_or_path = base_reference(model, directory)
+        _name_targets(model, config)
     config = copy.deepcopy(base.config)
     config.architectures = [type(base).__name__]
-    if not has_card:
-        # instead of peft's, which is a form to fill in
-        (directory / "README.md").write_text(_card(model.active_peft_config, config), encoding="utf-8")
+    card = directory / "README.md"
+    text = card.read_bytes() if card.exists() else _card(model.active_peft_config, config).encode()
+    # peft would save the gene embeddings a second time
+    model.save_pretrained(directory, save_embedding_layers=False)
+    # instead of peft's, which is a form to fill in, or fills in one that is there
+    card.write_bytes(text)
     (directory / ADAPTED_CONFIG).write_text(config.to_json_string(), encoding="utf-8")
     if processor is not None:
         processor.save_pretrained(directory)
 
 
-def base_reference(model: "peft.PeftModel") -> str:
-    """Repository or absolute folder that the base was loaded from.
+def _name_targets(model: "peft.PeftModel", config: "peft.PeftConfig") -> None:
+    """Put the names of the layers in the place of patterns, which nobody would try who loads the adapter."""
+    names = getattr(model.base_model, "targeted_module_names", None)
+    if names and isinstance(getattr(config, "target_modules", None), str):
+        config.target_modules, config.exclude_modules = set(names), None
+
+
+def base_reference(model: "peft.PeftModel", directory: Path | None = None) -> str:
+    """Repository that the base was loaded from; or its folder, as seen from the adapter's, so that both can move.
+
+    Args:
+        model: the adapted model.
+        directory: folder of the adapter; the folder of the base is absolute unless given.
 
     Raises:
         ConfigurationError: it was never saved, or has genes since that neither it nor the adapter would bring along.
@@ -153,8 +174,13 @@ def base_reference(model: "peft.PeftModel") -> str:
             "adapter must bring them along: adapt with `add_lora`, or with "
             f"`modules_to_save=['{base._input_embed_layer}']`."
         )
-    # a relative path would only hold for this working directory
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
+    if not Path(name).is_dir():
+        return name
+    if directory is None:
+        return str(Path(name).resolve())
+    relative = Path(os.path.relpath(Path(name).resolve(), directory.resolve())).as_posix()
+    # a name of a repository never begins with a dot
+    return relative if relative.startswith(".") else f"./{relative}"
 
 
 def load_adapter(
@@ -175,19 +201,49 @@ def load_adapter(
         is_trainable: go on training the adapter.
 
     Raises:
-        CheckpointError: the adapter or its base cannot be read, or they do not belong together.
+        CheckpointError: the adapter or its base cannot be read, or they do not belong together; a tensor of the
+            adapter is missing, unknown, of another shape or kind, or not finite.
     """
     path = str(path)
     # one commit for all files
-    revision = resolve_revision(path, revision)
-    try:
-        adapter = peft.PeftConfig.from_pretrained(path, revision=revision)
+    revision = resolve_name(path, revision)
+    require_readable(path, revision)
+    settings = read_adapter_settings(path, revision)
+    weights = find_file(path, ADAPTER_WEIGHTS, revision)
+    if weights is None:
+        raise CheckpointError(f"`{path}` is not an adapter that can be read: it holds no `{ADAPTER_WEIGHTS}`.")
+    stored = read_headers([weights])
+    require_plausible(path, settings, stored)
+    with damage_is_told(path, _UNREADABLE):
         model_class, config = _adapted_class(path, revision)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"`{path}` is not an adapter that can be read: {error}") from error
-    model = _load_base(model_class, config, adapter, str(base or adapter.base_model_name_or_path), dtype, path)
-    adapted = peft.PeftModel.from_pretrained(model, path, revision=revision, is_trainable=is_trainable)
+    model = _load_base(model_class, config, settings, str(base or base_of(path, settings)), dtype, path)
+    with damage_is_told(path, _UNREADABLE), quiet_transformers():
+        # on no device before the weights are there: an adapter may claim any rank
+        adapted = peft.PeftModel.from_pretrained(
+            model, path, revision=revision, is_trainable=is_trainable, low_cpu_mem_usage=True
+        )
+    _require_all(path, adapted, stored)
     return adapted if is_trainable else adapted.eval()
+
+
+def _require_all(path: str, model: "peft.PeftModel", stored: dict[str, Stored]) -> None:
+    """Refuse an adapter whose file does not hold exactly what it consists of, in finite numbers."""
+    expected = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    everything = model.state_dict()
+    for what, names in (
+        ("lacks", expected.keys() - stored.keys()),
+        ("holds unknown weights,", stored.keys() - expected.keys() - everything.keys()),
+        ("holds numbers that are not floating point in", {key for key, one in stored.items() if one.kind != "float"}),
+        (
+            "holds numbers that are NaN or infinite in",
+            {key for key in expected.keys() & stored.keys() if not is_finite(expected[key])},
+        ),
+    ):
+        if names:
+            raise CheckpointError(
+                f"`{path}` does not fit its configuration: `{ADAPTER_WEIGHTS}` {what} `{min(names)}`"
+                f"{f' and {len(names) - 1} more' if len(names) > 1 else ''}."
+            )
 
 
 def merge_adapter(model: "peft.PeftModel") -> PreTrainedModel:
@@ -205,7 +261,7 @@ def merge_adapter(model: "peft.PeftModel") -> PreTrainedModel:
 
 def _card(adapter: "peft.LoraConfig", config: Any) -> str:
     """A `README.md` that says what the adapter is; how well it works is for who evaluated it to say."""
-    base, is_local = adapter.base_model_name_or_path, Path(adapter.base_model_name_or_path).is_dir()
+    base, is_local = adapter.base_model_name_or_path, not is_repo_id(adapter.base_model_name_or_path)
     header = ["library_name: peft", "tags: [lora, single-cell]", *([] if is_local else [f"base_model: {base}"])]
     layers = adapter.target_modules
     facts = {
@@ -214,7 +270,7 @@ def _card(adapter: "peft.LoraConfig", config: Any) -> str:
         "Class": f"`{config.architectures[0]}`",
         "Rank and alpha": f"{adapter.r} and {adapter.lora_alpha}",
         "Adapted layers": layers if isinstance(layers, str) else ", ".join(sorted(layers)),
-        "Trained in full": ", ".join(adapter.modules_to_save or ()) or "nothing",
+        "Trained in full": ", ".join(dict.fromkeys(adapter.modules_to_save or ())) or "nothing",
     }
     if config.architectures[0].endswith("ForSequenceClassification"):
         facts["Labels"] = ", ".join(config.id2label.values())
@@ -241,49 +297,42 @@ def _has_added_genes(model: PreTrainedModel) -> bool:
     if not config._name_or_path:
         return False
     try:
-        saved = AutoConfig.from_pretrained(config._name_or_path, revision=getattr(config, "_commit_hash", None))
+        saved = AutoConfig.from_pretrained(
+            config._name_or_path, revision=getattr(config, "_commit_hash", None), trust_remote_code=False
+        )
     # a base that is gone is named when the adapter is loaded
     except OSError:
         return False
     return saved.vocab_size != config.vocab_size
 
 
-def _adapted_class(path: str, revision: str | None) -> tuple[type[PreTrainedModel], Any]:
-    file = cached_file(path, ADAPTED_CONFIG, revision=revision)
-    settings = json.loads(Path(file).read_text(encoding="utf-8"))
-    config = AutoConfig.for_model(**settings)
-    family = get_family(config.model_type)
-    architecture = settings["architectures"][0]
+def _adapted_class(path: str, revision: Any) -> tuple[type[PreTrainedModel], Any]:
+    settings = read_settings(path, ADAPTED_CONFIG, revision)
+    if settings is None:
+        raise CheckpointError(f"`{path}` {_UNREADABLE}: it holds no `{ADAPTED_CONFIG}`.")
+    family = get_family(settings.get("model_type"))
+    architecture = next(iter(settings.get("architectures") or ()), None)
     if architecture not in family.models:
-        raise ValueError(f"its class `{architecture}` is none of {', '.join(family.models)}")
-    return getattr(importlib.import_module(family.modeling_module), architecture), config
+        raise CheckpointError(
+            f"`{ADAPTED_CONFIG}` of `{path}` names the class `{architecture}`: expected one of "
+            f"{', '.join(family.models)}."
+        )
+    model_class = getattr(importlib.import_module(family.modeling_module), architecture)
+    return model_class, model_class.config_class.from_dict(settings)
 
 
-def _load_base(model_class, config, adapter, base: str, dtype, path: str) -> PreTrainedModel:
+def _load_base(
+    model_class: type[PreTrainedModel], config: Any, settings: dict[str, Any], base: str, dtype: Any, path: str
+) -> PreTrainedModel:
     """Load the base; whatever it lacks must come with the adapter."""
-    verbosity = transformers_logging.get_verbosity()
-    # the head that the base lacks comes with the adapter, so a warning that it starts random would be wrong
-    transformers_logging.set_verbosity_error()
     try:
-        model, info = model_class.from_pretrained(
+        return open_model(
             base,
-            config=config,
+            model_class,
+            revision=settings.get("revision"),
             dtype=dtype,
-            revision=adapter.revision,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
+            config=config,
+            may_lack=tuple(settings.get("modules_to_save") or ()),
         )
-    except OSError as error:
-        raise CheckpointError(
-            f"The base of the adapter `{path}` cannot be read from `{base}`: {error} Name its place with `base=`."
-        ) from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    saved = tuple(adapter.modules_to_save or ())
-    absent = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-    if lacking := sorted(key for key in absent if not any(f".{module}." in f".{key}" for module in saved)):
-        raise CheckpointError(
-            f"`{base}` is not the base of the adapter `{path}`: it lacks {len(lacking)} weights of the right shape "
-            f"that the adapter does not bring along, for example `{lacking[0]}`."
-        )
-    return model
+    except CheckpointError as error:
+        raise CheckpointError(f"`{base}` is not the base of the adapter `{path}`: {error} {REMEDY}") from error

@@ -1,43 +1,12 @@
 """The base that an adapter names: read from its folder, and renamed once the base has a repository."""
 
 import json
-import os
 from pathlib import Path
-from typing import Any
 
-from ..errors import CheckpointError, ConfigurationError
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTED_CONFIG = "adapted_config.json"
-"""Configuration of the adapted model; a literal, because `adapters.lora`, which writes it, imports torch."""
-
-
-def is_repo_id(name: str) -> bool:
-    """Whether `name` could be a repository on the Hub, and is not visibly a path of this machine."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    if name.startswith((".", "~")) or os.path.isabs(name):
-        return False
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a checkpoint folder.
-
-    Raises:
-        CheckpointError: it is missing, or holds something else.
-    """
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"`{path}` cannot be read: {error}") from error
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"`{path}` must hold a JSON object, not a {type(settings).__name__}.")
-    return settings
+from ..errors import ConfigurationError
+from ..files import read_json_object
+from ..opening.files import ADAPTER_CONFIG
+from ..opening.names import is_repo_id
 
 
 def name_base(folder: str | Path, repo_id: str) -> None:
@@ -52,7 +21,7 @@ def name_base(folder: str | Path, repo_id: str) -> None:
     path = Path(folder) / ADAPTER_CONFIG
     if not path.exists():
         return
-    settings = read_settings(path)
+    settings = read_json_object(path)
     if settings.get("base_model_name_or_path") == repo_id:
         return
     # the revision was one of the place that the base was loaded from

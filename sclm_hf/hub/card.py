@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigurationError, require
 from ..evaluation.reports import ResultsTable
+from ..files import read_json_object
+from ..opening.files import ADAPTED_CONFIG, ADAPTER_CONFIG
 from ..registry import get_family
-from .base_model import ADAPTED_CONFIG, ADAPTER_CONFIG, read_settings
 from .evaluation_results import to_model_index, write_evaluation_results
 
 if TYPE_CHECKING:
@@ -145,9 +146,9 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
     is_adapter = (folder / ADAPTER_CONFIG).exists()
     config_file = ADAPTED_CONFIG if is_adapter else "config.json"
     try:
-        config = read_settings(folder / config_file)
+        config = read_json_object(folder / config_file)
         family, architectures = config["model_type"], config.get("architectures") or []
-        base_model = read_settings(folder / ADAPTER_CONFIG)["base_model_name_or_path"] if is_adapter else None
+        base_model = read_json_object(folder / ADAPTER_CONFIG)["base_model_name_or_path"] if is_adapter else None
     except (CheckpointError, KeyError) as error:
         raise ConfigurationError(
             f"`{folder}` is not a checkpoint folder: expected a `{config_file}` with a `model_type`."

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigurationError, CorpusError, require
+from ..files import read_json_object
+from ..opening.files import ADAPTED_CONFIG, ADAPTER_CONFIG
+from ..opening.names import is_repo_id
 from ..registry import get_family
-from .base_model import ADAPTED_CONFIG, ADAPTER_CONFIG, is_repo_id, read_settings
 from .card import PLACEHOLDER
 
 # what a training run keeps beside the model; its adapter is pushed on its own, to a repository of its own
@@ -89,7 +91,7 @@ def _check_model(folder: Path, files: dict[str, Path], *, force: bool) -> list[s
         raise CheckpointError(
             f"`{folder}` holds neither a model nor an adapter: there is no `{config}`.{_hint(folder, files)}"
         )
-    family = get_family(str(read_settings(files[config]).get("model_type")))
+    family = get_family(str(read_json_object(files[config]).get("model_type")))
     if not (family.redistributable or force):
         raise ConfigurationError(
             f"Weights of {family.title} may not be hosted again: {family.weights_license}, "
@@ -101,7 +103,7 @@ def _check_model(folder: Path, files: dict[str, Path], *, force: bool) -> list[s
     for file in files.values():
         if file.suffix == ".safetensors":
             _check_safetensors(file)
-    return [str(read_settings(files[ADAPTER_CONFIG]).get("base_model_name_or_path"))] if is_adapter else []
+    return [str(read_json_object(files[ADAPTER_CONFIG]).get("base_model_name_or_path"))] if is_adapter else []
 
 
 def _hint(folder: Path, files: dict[str, Path]) -> str:
@@ -116,7 +118,7 @@ def _weight_files(files: dict[str, Path]) -> set[str]:
     index = "model.safetensors.index.json"
     if index not in files:
         return {"model.safetensors"}
-    weight_map: Any = read_settings(files[index]).get("weight_map")
+    weight_map: Any = read_json_object(files[index]).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"`{files[index]}` does not say which weights are where: save the model there again.")
     return set(weight_map.values())

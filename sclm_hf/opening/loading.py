@@ -1,14 +1,14 @@
 """From what a user names (a folder, a repository, a model in memory) to a model and its processor, ready to run."""
 
-import functools
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, ConfigurationError, SclmError
+from ..errors import CheckpointError, ConfigurationError
 from ..registry import FAMILIES
+from .files import ADAPTER_CONFIG, find_file
+from .kinds import foreign_family, is_classifier
+from .names import resolve_name
+from .processors import check_processor, load_processor
 
 if TYPE_CHECKING:
     import torch
@@ -63,31 +63,29 @@ def load_model(
             or does not fit the processor's vocabulary.
         ConfigurationError: settings that a loaded model contradicts, or a device that the machine does not have.
     """
-    from transformers.utils.hub import resolve_revision
-
     _check_device(device)
     if isinstance(model, str) or hasattr(model, "__fspath__"):
         name = str(model)
         # one commit for all files, and for the record of what ran
-        revision = resolve_revision(name, revision)
-        loaded = _from_pretrained(name, task, _dtype(dtype), revision)
+        revision = resolve_name(name, revision)
+        loaded = _open(name, task, _dtype(dtype), revision)
         device = device or default_device()
     else:
         loaded = model
         config = getattr(model, "config", None)
-        _check_family("The model in memory", getattr(config, "model_type", type(model).__name__))
+        if (model_type := getattr(config, "model_type", type(model).__name__)) not in FAMILIES:
+            raise foreign_family("The model in memory", model_type)
         name = getattr(config, "_name_or_path", "") or "in memory"
         if dtype is not None and _dtype(dtype) != model.dtype:
             raise ConfigurationError(
                 f"`dtype` asks for {_dtype(dtype)} and the model in memory is {model.dtype}: convert it (`model.to`)."
             )
-        if task == "annotate" and not _is_classifier(model):
+        if task == "annotate" and not is_classifier(model):
             raise CheckpointError(
                 f"`annotate` needs a model with a classification head, got {type(model).__name__}: fine-tune one with "
                 "`sclm-hf finetune`, or load it with `AutoModelForSequenceClassification`."
             )
-    processor = processor if processor is not None else _load_processor(name, revision)
-    _check_processor(processor, name)
+    processor = load_processor(name, revision) if processor is None else check_processor(processor, name)
     _check_vocabulary(loaded, processor, name)
     if device is not None:
         loaded.to(device)
@@ -114,121 +112,14 @@ def _dtype(dtype: "str | torch.dtype | None") -> "torch.dtype":
     return resolved
 
 
-def _from_pretrained(name: str, task: str, dtype: "torch.dtype", revision: str | None) -> "PreTrainedModel":
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-    from transformers.utils.peft_utils import find_adapter_config_file
+def _open(name: str, task: str, dtype: "torch.dtype", revision: str | None) -> "PreTrainedModel":
+    if find_file(name, ADAPTER_CONFIG, revision) is not None:
+        from ..adapters.lora import load_adapter
 
-    _check_shard_names(name)
-    try:
-        if find_adapter_config_file(name, revision=revision) is not None:
-            return _from_adapter(name, dtype, revision)
-        model, info = _opener(name, _AUTO_CLASSES[task], revision)(
-            name,
-            dtype=dtype,
-            revision=revision,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, StrictDataclassError) as error:
-        if isinstance(error, SclmError):
-            raise
-        raise CheckpointError(
-            f"`{name}` is not a checkpoint folder or repository that can be read: {error}"
-        ) from error
-    if mismatched := sorted(info["mismatched_keys"]):
-        key, found, expected = mismatched[0]
-        raise CheckpointError(
-            f"`{name}` holds {len(mismatched)} weights of another shape than its configuration says, for example "
-            f"`{key}` {tuple(found)} instead of {tuple(expected)}."
-        )
-    if missing := sorted(info["missing_keys"]):
-        advice = " Fine-tune it first, for example with `sclm-hf finetune`." if task == "annotate" else ""
-        raise CheckpointError(
-            f"`{name}` lacks {len(missing)} weights that `{task}` needs, for example `{missing[0]}`; they would be "
-            f"random.{advice}"
-        )
-    return model
+        return load_adapter(name, dtype=dtype, revision=revision)
+    from .weights import open_model
 
-
-def _opener(name: str, auto_class: str, revision: str | None) -> Callable:
-    """`from_pretrained` of the Auto class; of ours, for a stock folder whose processor names the family."""
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(name, revision=revision)
-    if config.model_type in FAMILIES:
-        return getattr(transformers, auto_class).from_pretrained
-    try:
-        encoding = _load_processor(name, revision).feature_extractor
-        family = FAMILIES[encoding.family]
-        model_class = getattr(importlib.import_module(family.modeling_module), family.auto_classes[auto_class])
-        is_ours = issubclass(model_class.config_class, type(config))
-    except (CheckpointError, AttributeError, KeyError):
-        is_ours = False
-    if not is_ours:
-        _check_family(f"`{name}`", config.model_type)
-    # a stock configuration cannot say so
-    says = hasattr(model_class.config_class, "has_special_tokens")
-    return functools.partial(model_class.from_pretrained, **({"has_special_tokens": encoding.add_cls} if says else {}))
-
-
-def _check_family(what: str, model_type: str) -> None:
-    if model_type not in FAMILIES:
-        raise CheckpointError(
-            f"{what} is a `{model_type}` model; expected one of the families {', '.join(sorted(FAMILIES))}, or a "
-            "stock model beside the processor of one that builds on it."
-        )
-
-
-def _check_shard_names(name: str) -> None:
-    """Refuse an index of shards whose names lead out of the folder."""
-    from ..modeling.common.legacy import read_json_object
-
-    index = Path(name) / "model.safetensors.index.json"
-    if not index.is_file():
-        return
-    shards = set(read_json_object(index).get("weight_map", {}).values())
-    if outside := sorted(str(shard) for shard in shards if Path(str(shard)).name != shard):
-        raise CheckpointError(f"`{index}` names the shard `{outside[0]}`; expected file names without a folder.")
-
-
-def _from_adapter(name: str, dtype: "torch.dtype", revision: str | None) -> "PreTrainedModel":
-    from ..adapters.lora import load_adapter
-
-    return load_adapter(name, dtype=dtype, revision=revision)
-
-
-def _is_classifier(model: Any) -> bool:
-    model = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return type(model).__name__.endswith("ForSequenceClassification")
-
-
-def _load_processor(name: str, revision: str | None) -> "CellProcessor":
-    from transformers import AutoProcessor
-
-    if name == "in memory":
-        raise ConfigurationError(
-            "A model that was not loaded from a folder has no processor of its own: pass `processor`."
-        )
-    try:
-        return AutoProcessor.from_pretrained(name, revision=revision)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, SclmError):
-            raise
-        raise CheckpointError(
-            f"`{name}` holds no processor: save one there, or pass `processor`. ({error})"
-        ) from error
-
-
-def _check_processor(processor: Any, name: str) -> None:
-    from ..tokenization.processing_cell import CellProcessor
-
-    if not isinstance(processor, CellProcessor):
-        raise CheckpointError(
-            f"The processor for `{name}` must be a CellProcessor, got {type(processor).__name__}: save one beside the "
-            "model, or pass `processor`."
-        )
+    return open_model(name, _AUTO_CLASSES[task], dtype=dtype, revision=revision)
 
 
 def _check_device(device: "str | torch.device | None") -> None:

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from transformers import AutoConfig, AutoProcessor
-from transformers.utils import find_adapter_config_file
 
 from ..corpora.cell_corpus import CellCorpus
 from ..corpora.samples import Samples
 from ..corpora.sources import name_paths, open_source
 from ..errors import CheckpointError, ConfigurationError
+from ..opening.files import ADAPTER_CONFIG, find_file
+from ..opening.names import resolve_name
+from ..opening.weights import read_config
 from ..tokenization.encodings.keys import cell_keys, hash_names, uniforms_for
 from ..tokenization.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
@@ -48,25 +49,13 @@ class DataArguments:
             raise ConfigurationError("Give `eval_files` or `eval_share`, not both.")
 
 
-def load_processor(name: str) -> CellProcessor:
-    """The processor saved with a model.
-
-    Raises:
-        CheckpointError: there is none in the folder or repository.
-    """
-    try:
-        return AutoProcessor.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"`{name}` holds no model with a processor that can be read: {error}") from error
-
-
 def refuse_adapter(name: str) -> None:
     """Training starts from whole models: an adapter, loaded with its base, would get lost among the new weights.
 
     Raises:
         CheckpointError: the folder or repository holds an adapter.
     """
-    if find_adapter_config_file(name) is not None:
+    if find_file(name, ADAPTER_CONFIG, resolve_name(name)) is not None:
         raise CheckpointError(
             f"`{name}` holds an adapter, and training starts from a whole model: give the folder of the merged model, "
             "which training writes around `adapter/`, or save `merge_adapter(load_adapter(...))` of "
@@ -138,7 +127,7 @@ def open_corpora(
 
 def _known_batches(name: str) -> list[str] | None:
     """Names of the batches in the order of their labels, None where the model does not say."""
-    return getattr(AutoConfig.from_pretrained(name), "batch_names", None)
+    return read_config(name, resolve_name(name)).get("batch_names")
 
 
 def hold_out(sizes: Mapping[str, int], share: float, seed: int = 0) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from accelerate.utils import set_seed
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..adapters.lora import add_lora
 from ..corpora.cell_corpus import CellCorpus
@@ -15,9 +15,11 @@ from ..logging import warn
 from ..objectives.cell_classification import CellClassificationCollator
 from ..objectives.collation import CellCollator
 from ..objectives.multitask_classification import MultiTaskClassificationCollator
+from ..opening.processors import load_processor
+from ..opening.weights import open_model
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option
-from .data import DataArguments, load_processor, open_corpora
+from .data import DataArguments, open_corpora
 from .loop import TrainingResult, train
 from .multitask import load_multitask_classifier, multitask_metrics
 from .validation import ComputeMetrics, classification_metrics
@@ -138,11 +140,12 @@ def _check_column(corpus: CellCorpus, column: str, field: str, names: Sequence[s
 
 def load_classifier(name: str, label_names: Sequence[str]) -> PreTrainedModel:
     """The pre-trained model with a classifier for `label_names`; the classifier starts random if it has none."""
-    return AutoModelForSequenceClassification.from_pretrained(
+    return open_model(
         name,
+        "AutoModelForSequenceClassification",
+        new_head=True,
         id2label=dict(enumerate(label_names)),
         label2id={label: i for i, label in enumerate(label_names)},
-        ignore_mismatched_sizes=True,
     )
 
 

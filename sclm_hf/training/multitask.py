@@ -4,10 +4,11 @@ import importlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..errors import ConfigurationError
-from ..registry import FAMILIES, get_family
+from ..opening.weights import family_of, open_model
+from ..registry import FAMILIES
 from .validation import ComputeMetrics, classification_metrics
 
 _SUFFIX = "ForMultiTaskClassification"
@@ -26,23 +27,22 @@ def load_multitask_classifier(
     Raises:
         ConfigurationError: the family has no head for several tasks.
     """
-    config = AutoConfig.from_pretrained(name)
-    family = get_family(config.model_type)
+    family, _ = family_of(name)
     model_class = next((model for model in family.models if model.endswith(_SUFFIX)), None)
     if model_class is None:
         able = sorted(one.title for one in FAMILIES.values() if any(model.endswith(_SUFFIX) for model in one.models))
         raise ConfigurationError(
             f"{family.title} has no head for several tasks; {', '.join(able)} has. Give one `label_column`."
         )
-    settings = {
-        "task_names": list(task_names),
-        "label_names_per_task": [list(names) for names in task_names.values()],
-        "num_labels_per_task": [len(names) for names in task_names.values()],
-        "task_weights": None if weights is None else list(weights),
-    }
-    config = type(config).from_dict(config.to_dict() | settings)
-    model_class = getattr(importlib.import_module(family.modeling_module), model_class)
-    return model_class.from_pretrained(name, config=config, ignore_mismatched_sizes=True)
+    return open_model(
+        name,
+        getattr(importlib.import_module(family.modeling_module), model_class),
+        new_head=True,
+        task_names=list(task_names),
+        label_names_per_task=[list(names) for names in task_names.values()],
+        num_labels_per_task=[len(names) for names in task_names.values()],
+        task_weights=None if weights is None else list(weights),
+    )
 
 
 def multitask_metrics(num_labels: Mapping[str, int]) -> ComputeMetrics:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from accelerate.utils import set_seed
-from transformers import AutoConfig, AutoModelForPreTraining, PreTrainedModel
+from transformers import AutoModelForPreTraining, PreTrainedModel
 
 from ..errors import ConfigurationError
 from ..objectives.collation import CellCollator
@@ -15,12 +15,14 @@ from ..objectives.masked_genes import MaskedGenesCollator
 from ..objectives.masked_samples import MaskedSamplesCollator
 from ..objectives.next_gene import NextGeneCollator
 from ..objectives.read_depth import ReadDepthCollator
+from ..opening.processors import load_processor
+from ..opening.weights import family_of, open_model
 from ..registry import get_family
 from ..tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from ..tokenization.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option
-from .data import DataArguments, gene_names, load_processor, open_corpora
+from .data import DataArguments, gene_names, open_corpora
 from .loop import TrainingResult, train
 from .new_model import new_config, new_tokenizer, processor_class
 
@@ -100,7 +102,7 @@ def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_ba
             apart.
     """
     if arguments.model_name_or_path:
-        model = AutoModelForPreTraining.from_pretrained(arguments.model_name_or_path)
+        model = open_model(arguments.model_name_or_path, "AutoModelForPreTraining", new_head=True)
         known = getattr(model.config, "num_batches", 0)
         if 0 < known < n_batches:
             raise ConfigurationError(
@@ -168,7 +170,7 @@ def _family_name(arguments: PretrainArguments, processor: CellProcessor) -> str:
     if processor.feature_extractor.family is not None:
         return processor.feature_extractor.family
     if arguments.model_name_or_path:
-        return AutoConfig.from_pretrained(arguments.model_name_or_path).model_type
+        return family_of(arguments.model_name_or_path)[0].name
     return arguments.family
 
 

@@ -1,15 +1,16 @@
 import json
+import shutil
 
 import numpy as np
 import peft
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
 from sclm_hf.adapters.lora import add_lora, load_adapter, lora_config, merge_adapter, save_adapter
-from sclm_hf.errors import CheckpointError, ConfigurationError
+from sclm_hf.errors import CheckpointError, ConfigurationError, SclmError
 from sclm_hf.modeling.scgpt.configuration_scgpt import ScGPTConfig
 from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTForMaskedExpression, ScGPTForSequenceClassification, ScGPTModel
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
@@ -114,7 +115,7 @@ def test_save_and_load_give_the_same_logits_and_labels(base, tmp_path):
         torch.testing.assert_close(loaded(**batch()).logits, model(**batch()).logits, rtol=0, atol=0)
         assert loaded.get_base_model().config.id2label == LABELS
     settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    assert settings["base_model_name_or_path"] == str(base.resolve())
+    assert settings["base_model_name_or_path"] == "../base"
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert all(".lora_" in name or ".classifier." in name for name in saved)
 
@@ -124,7 +125,15 @@ def test_the_card_says_what_the_adapter_is_and_one_that_is_there_stays(base, tmp
     save_adapter(model, tmp_path / "adapter")
     text = card.read_text(encoding="utf-8")
     assert "More Information Needed" not in text
-    for fact in (str(base), "scGPT", "Rank and alpha: 3 and 16", "k_proj, o_proj", "in full: classifier", "B, NK, T"):
+    assert str(tmp_path) not in text
+    for fact in (
+        "`../base`",
+        "scGPT",
+        "Rank and alpha: 3 and 16",
+        "k_proj, o_proj",
+        "in full: classifier",
+        "B, NK, T",
+    ):
         assert fact in text
     # a folder is no repository of the Hub
     assert ModelCard(text).data.to_dict() == {"library_name": "peft", "tags": ["lora", "single-cell"]}
@@ -184,10 +193,152 @@ def test_a_base_that_moved_is_named_by_the_caller(base, tmp_path):
     model = train_a_little(add_lora(classifier(base)))
     save_adapter(model, tmp_path / "adapter")
     base.rename(tmp_path / "moved")
-    with pytest.raises(CheckpointError, match="`base=`"):
+    with pytest.raises(CheckpointError, match=r"is not the base.*does not exist.*`base_model_name_or_path`.*base="):
         load_adapter(tmp_path / "adapter")
     loaded = load_adapter(tmp_path / "adapter", base=tmp_path / "moved")
     np.testing.assert_array_equal(loaded(**batch()).logits.detach(), model(**batch()).logits.detach())
+
+
+def test_base_and_adapter_can_move_together_and_be_used_from_anywhere(base, tmp_path, monkeypatch):
+    model = train_a_little(add_lora(classifier(base)))
+    save_adapter(model, tmp_path / "run" / "adapter")
+    (tmp_path / "elsewhere").mkdir()
+    for part in ("base", "run"):
+        (tmp_path / part).rename(tmp_path / "elsewhere" / part)
+    monkeypatch.chdir(tmp_path)
+    loaded = load_adapter("elsewhere/run/adapter")
+    np.testing.assert_array_equal(loaded(**batch()).logits.detach(), model(**batch()).logits.detach())
+
+
+def test_saving_again_leaves_every_file_as_it_is(base, tmp_path):
+    model = train_a_little(add_lora(classifier(base)))
+    save_adapter(model, tmp_path / "adapter")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir()}
+    save_adapter(model, tmp_path / "adapter")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir()} == before
+    assert not any(str(tmp_path).encode() in content for content in before.values())
+
+
+def test_patterns_of_ones_own_are_saved_as_names(base, tmp_path):
+    model = peft.get_peft_model(ScGPTModel.from_pretrained(base), peft.LoraConfig(target_modules=r".*\.0\..*q_proj"))
+    save_adapter(model, tmp_path / "adapter")
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert settings["target_modules"] == ["layers.0.self_attn.q_proj"]
+    assert len(load_file(tmp_path / "adapter" / "adapter_model.safetensors")) == 2
+    load_adapter(tmp_path / "adapter")
+
+
+def damaged_settings(**changes):
+    def damage(folder):
+        path = folder / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return damage
+
+
+def damaged_weights(change):
+    def damage(folder):
+        path = folder / "adapter_model.safetensors"
+        tensors = load_file(path)
+        change(tensors, sorted(name for name in tensors if "lora_A" in name)[0])
+        save_file(tensors, path, {"format": "pt"})
+
+    return damage
+
+
+def only_a_pickle(folder):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save(tensors, folder / "adapter_model.bin")
+
+
+SLOW = r"(([a-z0-9_.])+)+X"
+
+DAMAGES = {
+    "a tensor missing": (damaged_weights(lambda tensors, name: tensors.pop(name)), "lacks `.*lora_A"),
+    "all of LoRA missing": (
+        damaged_weights(lambda tensors, name: [tensors.pop(key) for key in list(tensors) if "lora_" in key]),
+        "lacks `.*lora_A.* and 15 more",
+    ),
+    "an unknown tensor": (
+        damaged_weights(lambda tensors, name: tensors.update({name.replace("lora_A", "lora_Z"): torch.zeros(1)})),
+        "unknown weights, `.*lora_Z",
+    ),
+    "another shape": (damaged_weights(lambda tensors, name: tensors.update({name: torch.zeros(8, 3)})), "lora_A"),
+    "NaN": (damaged_weights(lambda tensors, name: tensors[name].fill_(torch.nan)), "NaN or infinite in `.*lora_A"),
+    "infinite": (
+        damaged_weights(lambda tensors, name: tensors[name].fill_(torch.inf)),
+        "NaN or infinite in `.*lora_A",
+    ),
+    "whole numbers": (
+        damaged_weights(lambda tensors, name: tensors.update({name: tensors[name].long()})),
+        "not floating point in `.*lora_A",
+    ),
+    "a pickle": (only_a_pickle, "holds no `adapter_model.safetensors`"),
+    "a slow pattern for targets": (damaged_settings(target_modules=SLOW), "`target_modules`.*no plain name"),
+    "a slow pattern to leave out": (damaged_settings(exclude_modules=SLOW), "`exclude_modules`.*no plain name"),
+    "a slow pattern to save": (damaged_settings(modules_to_save=[SLOW]), "`modules_to_save`.*no plain name"),
+    "a slow pattern for layers": (
+        damaged_settings(layers_pattern=SLOW, layers_to_transform=[0]),
+        "`layers_pattern`.*no plain name",
+    ),
+    "a slow pattern for ranks": (damaged_settings(rank_pattern={SLOW: 4}), "`rank_pattern`.*no plain name"),
+    "a slow pattern for alphas": (damaged_settings(alpha_pattern={SLOW: 4}), "`alpha_pattern`.*no plain name"),
+    "a library to import": (
+        damaged_settings(megatron_config={"a": 1}, megatron_core="antigravity"),
+        "`megatron_config`.*would import",
+    ),
+    "a class of another library": (
+        damaged_settings(auto_mapping={"base_model_class": "system", "parent_library": "os"}),
+        "`auto_mapping`.*'os'",
+    ),
+    "another method": (damaged_settings(peft_type="NONSENSE"), "not an adapter that can be read"),
+    "a claimed rank": (damaged_settings(r=10**6), "lora_"),
+    "an impossible rank": (damaged_settings(r=10**12), "`r` is 1,000,000,000,000"),
+    "no base": (damaged_settings(base_model_name_or_path=5), "names no base"),
+    "a base elsewhere": (damaged_settings(base_model_name_or_path="../nowhere"), "nowhere.*does not exist"),
+    "a device as base": (damaged_settings(base_model_name_or_path="/dev/zero"), "zero.*no folder"),
+    "no object": (lambda folder: (folder / "adapter_config.json").write_text("[]"), "adapter_config.json"),
+    "deep settings": (
+        lambda folder: (folder / "adapted_config.json").write_text("[" * 10**5),
+        "adapted_config.json",
+    ),
+    "no class": (
+        lambda folder: (folder / "adapted_config.json").write_text('{"model_type": "scgpt"}'),
+        "class `None`",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sound")
+    torch.manual_seed(0)
+    ScGPTForMaskedExpression(ScGPTConfig(**SIZES)).save_pretrained(folder / "base")
+    save_adapter(add_lora(classifier(folder / "base")), folder / "adapter")
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_adapter_is_refused(sound, tmp_path, damage):
+    shutil.copytree(sound, tmp_path / "copy")
+    change, message = DAMAGES[damage]
+    change(tmp_path / "copy" / "adapter")
+    with pytest.raises(SclmError, match=message):
+        load_adapter(tmp_path / "copy" / "adapter")
+
+
+def test_the_base_is_read_with_as_much_care_as_any_checkpoint(sound, tmp_path):
+    folder = shutil.copytree(sound, tmp_path / "copy")
+    weights = load_file(folder / "base" / "model.safetensors")
+    (folder / "base" / "model.safetensors").unlink()
+    torch.save(weights, folder / "base" / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"base` holds no weights as safetensors"):
+        load_adapter(folder / "adapter")
+    weights["model.layers.0.linear1.weight"][0, 0] = torch.nan
+    save_file(weights, folder / "base" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"`model.layers.0.linear1.weight`.*NaN"):
+        load_adapter(folder / "adapter")
 
 
 def test_the_wrong_base_is_refused(base, tmp_path):

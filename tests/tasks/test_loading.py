@@ -57,7 +57,7 @@ def test_foreign_models_are_named(tmp_path):
     for changed, message in (
         ({"model_type": "bert"}, r"is a `bert` model; expected one of the families .*scgpt"),
         ({"model_type": "unheard_of"}, "unheard_of"),
-        ({"model_type": None}, r"is not a checkpoint folder or repository that can be read"),
+        ({"model_type": None}, "is a `None` model"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | changed))
         with pytest.raises(CheckpointError, match=message):

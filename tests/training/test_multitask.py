@@ -14,8 +14,9 @@ from sclm_hf.cli.main import app
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.hub.tiny import make_tiny_checkpoint
 from sclm_hf.objectives.multitask_classification import MultiTaskClassificationCollator
+from sclm_hf.opening.processors import load_processor
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments, load_processor
+from sclm_hf.training.data import DataArguments
 from sclm_hf.training.finetune import FinetuneArguments, finetune
 from sclm_hf.training.loop import train
 from sclm_hf.training.multitask import load_multitask_classifier, multitask_metrics

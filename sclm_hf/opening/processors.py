@@ -1,0 +1,51 @@
+"""The processor that was saved with a model."""
+
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError, ConfigurationError
+from ..logging import quiet_transformers
+from .files import damage_is_told, require_readable
+from .names import resolve_name
+
+if TYPE_CHECKING:
+    from ..tokenization.processing_cell import CellProcessor
+
+
+def load_processor(name: str, revision: Any = None) -> "CellProcessor":
+    """The processor saved with a model, an adapter or a corpus; nothing that it brings is run.
+
+    Args:
+        name: folder or repository; `"in memory"` for a model that was never saved.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+        ConfigurationError: the model was never saved.
+    """
+    from transformers import AutoProcessor
+
+    if name == "in memory":
+        raise ConfigurationError(
+            "A model that was not loaded from a folder has no processor of its own: pass `processor`."
+        )
+    revision = resolve_name(name, revision)
+    require_readable(name, revision)
+    with damage_is_told(name, "holds no processor: save one there, or pass `processor`"), quiet_transformers():
+        processor = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
+    return check_processor(processor, name)
+
+
+def check_processor(processor: Any, name: str) -> "CellProcessor":
+    """`processor`, if it is one of cells.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    from ..tokenization.processing_cell import CellProcessor
+
+    if not isinstance(processor, CellProcessor):
+        raise CheckpointError(
+            f"The processor for `{name}` must be a CellProcessor, got {type(processor).__name__}: save one beside the "
+            "model, or pass `processor`."
+        )
+    return processor

@@ -1,0 +1,227 @@
+"""Models from checkpoints: of the right class, whole, finite, and running nothing that a checkpoint brings."""
+
+import importlib
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from ..errors import CheckpointError, ConfigurationError
+from ..logging import quiet_transformers
+from ..registry import FAMILIES, Family
+from ..tokenization.processing_cell import CellProcessor
+from .files import (
+    Stored,
+    damage_is_told,
+    read_headers,
+    read_settings,
+    require_plausible,
+    require_readable,
+    weight_files,
+)
+from .kinds import foreign_family
+from .names import resolve_name
+from .processors import load_processor
+
+_MOST_NEW = 2**26
+"""Numbers that a checkpoint may lack, as those of a new head."""
+
+
+def open_model(
+    name: str,
+    kind: str | type[PreTrainedModel],
+    *,
+    revision: Any = None,
+    dtype: torch.dtype | None = None,
+    config: PreTrainedConfig | None = None,
+    new_head: bool = False,
+    may_lack: tuple[str, ...] = (),
+    **settings: Any,
+) -> PreTrainedModel:
+    """Open the model of a folder or repository; nothing of it is run, and nothing is left at random unasked.
+
+    Args:
+        name: folder or repository.
+        kind: the class; or that of transformers' Auto classes that says which head is wanted.
+        revision: branch, tag or commit on the Hub.
+        dtype: of the weights; as stored unless given.
+        config: the configuration, instead of that of the checkpoint.
+        new_head: what is not part of the encoder may be missing or of another shape, and then starts at random.
+        may_lack: names of modules that may do so as well.
+        **settings: changes to the configuration.
+
+    Raises:
+        CheckpointError: it cannot be read; is of another family; its weights are missing, of another shape or kind, or
+            not finite.
+        HubError: the Hub cannot be reached.
+        ConfigurationError: the family has no such head.
+    """
+    revision = resolve_name(name, revision)
+    require_readable(name, revision)
+    stored = read_headers(weight_files(name, revision))
+    with damage_is_told(name):
+        model_class, fitting = choose_class(name, kind, revision)
+        require_plausible(name, read_config(name, revision), stored)
+        if config is None:
+            config = model_class.config_class.from_pretrained(name, revision=revision, **(fitting | settings))
+        require_plausible(name, config.to_dict(), stored)
+        _require_fit(name, model_class, config, stored)
+        with quiet_transformers():
+            model, info = model_class.from_pretrained(
+                name,
+                config=config,
+                dtype=dtype,
+                revision=revision,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
+    allowed = (*may_lack, *(FAMILIES[model.config.model_type].classification_head if new_head else ()))
+    _require_whole(name, model, info, allowed, new_head=new_head)
+    require_finite(name, model)
+    return model
+
+
+def choose_class(
+    name: str, kind: str | type[PreTrainedModel], revision: Any = None
+) -> tuple[type[PreTrainedModel], dict[str, Any]]:
+    """The class that opens a checkpoint, and what the configuration of a stock model cannot say.
+
+    Args:
+        name: folder or repository.
+        kind: see [`open_model`].
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        CheckpointError: it is of no family.
+        ConfigurationError: the family has no such head.
+    """
+    family, processor = family_of(name, revision)
+    model_class = _class_of(family, kind)
+    if processor is None or not hasattr(model_class.config_class, "has_special_tokens"):
+        return model_class, {}
+    return model_class, {"has_special_tokens": processor.feature_extractor.add_cls}
+
+
+def family_of(name: str, revision: Any = None) -> tuple[Family, CellProcessor | None]:
+    """The family of a checkpoint; for a stock model that of its processor, which is returned too.
+
+    Raises:
+        CheckpointError: it is of no family.
+    """
+    model_type = read_config(name, revision).get("model_type")
+    if model_type in FAMILIES:
+        return FAMILIES[model_type], None
+    try:
+        processor = load_processor(name, revision)
+        family = FAMILIES[processor.feature_extractor.family]
+        ours = getattr(importlib.import_module(family.configuration_module), family.config)
+        is_ours = issubclass(ours, CONFIG_MAPPING[model_type])
+    except (CheckpointError, AttributeError, KeyError):
+        is_ours = False
+    if not is_ours:
+        raise foreign_family(f"`{name}`", model_type)
+    return family, processor
+
+
+def read_config(name: str, revision: Any = None) -> dict[str, Any]:
+    """The content of `config.json`.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    settings = read_settings(name, "config.json", revision)
+    if settings is None:
+        raise CheckpointError(
+            f"`{name}` is not a checkpoint folder or repository that can be read: it holds no `config.json`."
+        )
+    return settings
+
+
+def _class_of(family: Family, kind: str | type[PreTrainedModel]) -> type[PreTrainedModel]:
+    if isinstance(kind, type):
+        return kind
+    if kind not in family.auto_classes:
+        raise ConfigurationError(
+            f"{family.title} has no model for `{kind}`; it has those for {', '.join(family.auto_classes)}."
+        )
+    return getattr(importlib.import_module(family.modeling_module), family.auto_classes[kind])
+
+
+def _require_fit(name: str, model_class: type[PreTrainedModel], config: Any, stored: dict[str, Stored]) -> None:
+    """Refuse weights of another kind of number, and a model far larger than its weights, before memory is taken."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        model = model_class(config)
+    prefix, new = f"{model.base_model_prefix}.", 0
+    for key, tensor in model.state_dict().items():
+        there = stored.get(key) or stored.get(f"{prefix}{key}") or stored.get(key.removeprefix(prefix))
+        if there is not None and there.kind != _kind(tensor):
+            raise CheckpointError(
+                f"`{key}` of `{name}` holds {there.kind} numbers; expected {_kind(tensor)} ones: the file is damaged, "
+                "or of another model."
+            )
+        new += 0 if there is not None and there.shape == tuple(tensor.shape) else tensor.numel()
+    held = sum(math.prod(one.shape) for one in stored.values())
+    if new > max(_MOST_NEW, held):
+        raise CheckpointError(
+            f"The configuration of `{name}` asks for {new:,} numbers that its weights, {held:,} numbers, do not hold: "
+            "it does not belong to them."
+        )
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    if tensor.dtype == torch.bool:
+        return "boolean"
+    return "float" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "integer"
+
+
+def _require_whole(
+    name: str, model: PreTrainedModel, info: dict[str, Any], allowed: tuple[str, ...], *, new_head: bool
+) -> None:
+    """Refuse a model that has weights of its own making, other than those asked for."""
+
+    def may_be_new(key: str) -> bool:
+        in_base = model.base_model is model or key.startswith(f"{model.base_model_prefix}.")
+        return (new_head and not in_base) or any(f".{module}." in f".{key}" for module in allowed)
+
+    if mismatched := sorted(entry for entry in info["mismatched_keys"] if not may_be_new(entry[0])):
+        key, found, expected = mismatched[0]
+        raise CheckpointError(
+            f"`{name}` holds {len(mismatched)} weights of another shape than its configuration says, for example "
+            f"`{key}` {tuple(found)} instead of {tuple(expected)}."
+        )
+    if missing := sorted(key for key in info["missing_keys"] if not may_be_new(key)):
+        advice = "" if any(key.startswith(f"{model.base_model_prefix}.") for key in missing) else _ADVICE
+        raise CheckpointError(
+            f"`{name}` lacks {len(missing)} weights that {type(model).__name__} needs, for example `{missing[0]}`; "
+            f"they would be random.{advice}"
+        )
+
+
+_ADVICE = " Fine-tune it first, for example with `sclm-hf finetune`."
+
+
+def require_finite(name: str, model: nn.Module) -> None:
+    """Refuse weights that are NaN or infinite.
+
+    Raises:
+        CheckpointError: names the first such tensor.
+    """
+    tensors = dict(model.state_dict())
+    if hasattr(model, "frozen_tables"):
+        tensors |= model.frozen_tables()
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not is_finite(tensor):
+            raise CheckpointError(
+                f"`{key}` of `{name}` holds numbers that are NaN or infinite: the file is damaged, or its training "
+                "went wrong."
+            )
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no number is NaN or infinite; faster than asking each, because the extremes of a NaN are NaN."""
+    return tensor.numel() == 0 or bool(torch.isfinite(torch.stack(torch.aminmax(tensor.detach()))).all())
