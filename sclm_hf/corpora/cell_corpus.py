@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..errors import ConfigurationError, CorpusError
+from ..errors import ConfigurationError, CorpusError, require
 from .categories import number_categories
 from .filters import filter_rows
 from .genes import GeneMaps
@@ -244,7 +244,9 @@ class CellCorpus:
     def to_dataset(self, epoch: int = 0) -> "IterableDataset":
         """The epoch as a `datasets.IterableDataset` of single cells, in the order of `batches(group_size)`.
 
-        Its shards are windows: workers of a `DataLoader` share them, and `state_dict` resumes inside one.
+        Its shards are windows: workers of a `DataLoader` share them, and `state_dict` resumes inside one. After
+        `set_epoch(n)`, which transformers' `Trainer` calls, it gives the cells of `to_dataset(epoch + n)`. Columns of
+        labels are `datasets.ClassLabel`.
 
         Raises:
             MissingDependencyError: `datasets` is not installed.
@@ -252,6 +254,7 @@ class CellCorpus:
         """
         if self.samples:
             raise ConfigurationError("A model of samples cannot learn from single cells: use `batches` or `loader`.")
+        require("datasets", extra="train")
         from .dataset import cells_dataset
 
         return cells_dataset(self, epoch)

@@ -3,38 +3,58 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import numpy as np
 
-from ..errors import require
+# Public constructors take examples as Python lists, which the formatters then walk number by number: with numpy or
+# torch formatting that gives 60 cells a second.
+from datasets.iterable_dataset import ArrowExamplesIterable
+from torch.utils.data import get_worker_info
+
 from .window_reader import Batch, WindowReader
 from .workers import end_with_main_process
 
 if TYPE_CHECKING:
-    from datasets import IterableDataset
-
     from .cell_corpus import CellCorpus
 
 
-def cells_dataset(corpus: "CellCorpus", epoch: int) -> "IterableDataset":
-    """See `CellCorpus.to_dataset`."""
-    datasets = require("datasets", extra="train")
-    # Public constructors take examples as Python lists, which the formatters then walk number by number: with numpy or
-    # torch formatting that gives 60 cells a second.
-    from datasets.iterable_dataset import ArrowExamplesIterable
+class EpochTables(ArrowExamplesIterable):
+    """Windows as shards, in the order of the corpus's epoch, which `IterableDataset.set_epoch` counts on."""
 
+    def shuffle_data_sources(self, generator: np.random.Generator) -> "EpochTables":
+        """The same: the corpus shuffles, anew in each epoch."""
+        return self
+
+    def shift_rngs(self, value: int) -> ArrowExamplesIterable:
+        """The tables `value` epochs later, which nothing shifts any more."""
+        reader = self.kwargs["reader"].later(value)
+        return ArrowExamplesIterable(self.generate_tables_fn, {**self.kwargs, "reader": reader})
+
+    def shard_data_sources(self, num_shards: int, index: int, contiguous: bool = True) -> ArrowExamplesIterable:
+        shard = super().shard_data_sources(num_shards, index, contiguous)
+        # in a worker, what comes next is a shift by the number of the worker
+        return shard if get_worker_info() else EpochTables(self.generate_tables_fn, shard.kwargs)
+
+
+def cells_dataset(corpus: "CellCorpus", epoch: int) -> datasets.IterableDataset:
+    """See `CellCorpus.to_dataset`."""
+    features = _features(corpus)
+    schedule = corpus.schedule(corpus.group_size)
+    reader = WindowReader(corpus, schedule, epoch)
+    arguments = {"windows": list(schedule.windows()), "reader": reader, "schema": features.arrow_schema}
+    return datasets.IterableDataset(EpochTables(_tables, arguments), info=datasets.DatasetInfo(features=features))
+
+
+def _features(corpus: "CellCorpus") -> datasets.Features:
     kinds = {"expression_values": "float32"}
     features = {
         name: datasets.List(datasets.Value(kinds.get(name, "int64")))
         for name in corpus.processor.feature_extractor.model_input_names
     }
-    features.update({name: datasets.Value("int64") for name in ("cell_ids", *corpus.numbered)})
-    features = datasets.Features(features)
-    schedule = corpus.schedule(corpus.group_size)
-    reader = WindowReader(corpus, schedule, epoch)
-    arguments = {"windows": list(schedule.windows()), "reader": reader, "schema": features.arrow_schema}
-    return datasets.IterableDataset(
-        ArrowExamplesIterable(_tables, arguments), info=datasets.DatasetInfo(features=features)
-    )
+    names = {"labels": corpus.label_names, "batch_labels": corpus.batch_names}
+    names |= {f"labels_{column}": values for column, values in corpus.task_names.items()}
+    classes = {field: datasets.ClassLabel(names=names[field]) for field in corpus.numbered}
+    return datasets.Features(features | {"cell_ids": datasets.Value("int64")} | classes)
 
 
 def _tables(windows: list[int], reader: WindowReader, schema: Any) -> Iterator[tuple[tuple[int, int], Any]]:
@@ -44,7 +64,7 @@ def _tables(windows: list[int], reader: WindowReader, schema: Any) -> Iterator[t
     if get_worker_info() is not None:
         end_with_main_process()
     for window in windows:
-        for number, batch in enumerate(reader.batches(window)):
+        for number, batch in enumerate(reader.all_batches(window)):
             yield (window, number), _table(batch, schema)
 
 

@@ -1,5 +1,6 @@
 """Windows of an epoch: read once, encoded, put in order and cut into batches."""
 
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -75,10 +76,20 @@ class WindowReader:
         self._keys = {"seed": corpus.seed, "epoch": epoch}
         self._plan = corpus.plan(schedule.window_size, epoch)
         self._workplace: _Workplace | None = None
+        self._turn = threading.Lock()
+
+    def later(self, epochs: int) -> "WindowReader":
+        """A reader of the same windows, `epochs` epochs later."""
+        return WindowReader(self._corpus, self._schedule, self._keys["epoch"] + epochs)
 
     def batches(self, number: int) -> Iterator[Batch]:
         """The rank's batches of window `number`, in order; `{}` where it has none and other ranks have."""
         return self.window(number).padded(self._corpus.processor)
+
+    def all_batches(self, number: int) -> list[Batch]:
+        """As [`batches`], for callers that read windows by turns or from several threads."""
+        with self._turn:
+            return list(self.batches(number))
 
     def window(self, number: int, allocate: Allocate = allocate) -> Window:
         """Window `number`, encoded.
@@ -107,7 +118,8 @@ class WindowReader:
         return {source: np.concatenate(parts) for source, parts in positions.items()}
 
     def _encoded(self, rows: dict[int, np.ndarray], allocate: Allocate) -> CellTokens:
-        if self._workplace is None:
+        # a process that was forked has the threads of its parent by name only
+        if self._workplace is None or self._workplace.process != os.getpid():
             self._workplace = _Workplace(allocate, self._corpus.processor.token_types)
         buffer = self._workplace.next_buffer(sum(map(len, rows.values())))
         parts: list[Future] = [self._workplace.threads.submit(self._encode, part, buffer) for part in _parts(rows)]
@@ -188,13 +200,17 @@ class WindowReader:
         return type(error)(f"`{source.location}`: {error}")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_workplace": None}
+        return {**self.__dict__, "_workplace": None, "_turn": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = {**state, "_turn": threading.Lock()}
 
 
 class _Workplace:
     """What the threads of one process work with."""
 
     def __init__(self, allocate: Allocate, types: tuple[type, type]) -> None:
+        self.process = os.getpid()
         self.threads = ThreadPoolExecutor(_THREADS, "sclm-read")
         self.reading = threading.Lock()
         self._own = threading.local()

@@ -5,6 +5,7 @@ from torch.utils.data import DataLoader
 from sclm_hf import CellCorpus
 
 datasets = pytest.importorskip("datasets")
+split_dataset_by_node = pytest.importorskip("datasets.distributed").split_dataset_by_node
 
 
 @pytest.fixture
@@ -33,9 +34,75 @@ def test_features_are_declared(corpus):
             "expression_values": datasets.List(datasets.Value("float32")),
             "attention_mask": datasets.List(datasets.Value("int64")),
             "cell_ids": datasets.Value("int64"),
-            "labels": datasets.Value("int64"),
+            "labels": datasets.ClassLabel(names=corpus.label_names),
         }
     )
+
+
+def test_every_column_of_labels_names_its_classes(folder, processor):
+    corpus = CellCorpus(folder, processor, batch_column="donor", task_columns={"cell_type": ["T", "B", "NK"]})
+    features = corpus.to_dataset().features
+    assert features["batch_labels"].names == corpus.batch_names
+    assert features["labels_cell_type"].names == ["T", "B", "NK"]
+
+
+def ids(dataset) -> list[int]:
+    return [int(cell["cell_ids"]) for cell in dataset]
+
+
+@pytest.mark.parametrize("change", [lambda d: d, lambda d: d.with_format("torch"), lambda d: d.map(lambda cell: cell)])
+def test_set_epoch_gives_the_order_of_that_epoch(corpus, change):
+    dataset = change(corpus.to_dataset())
+    orders = [ids(corpus.to_dataset(epoch)) for epoch in range(3)]
+    assert orders[0] != orders[1] != orders[2]
+    for epoch in (2, 0, 1):
+        dataset.set_epoch(epoch)
+        assert ids(dataset) == orders[epoch]
+    later = change(corpus.to_dataset(epoch=1))
+    later.set_epoch(1)
+    assert ids(later) == orders[2]
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_workers_and_processes_share_the_cells_of_any_epoch(corpus, epoch):
+    expected = ids(corpus.to_dataset(epoch))
+    dataset = corpus.to_dataset()
+    dataset.set_epoch(epoch)
+    found = ids(DataLoader(dataset, batch_size=None, num_workers=2))
+    assert found != expected and sorted(found) == sorted(expected)
+    parts = [split_dataset_by_node(corpus.to_dataset(), rank, 2) for rank in range(2)]
+    parts += [corpus.to_dataset().shard(2, index) for index in range(2)]
+    for part in parts:
+        part.set_epoch(epoch)
+    for pair in (parts[:2], parts[2:]):
+        assert sorted(cell for part in pair for cell in ids(part)) == sorted(expected)
+    assert sorted(ids(DataLoader(parts[2], batch_size=None, num_workers=2))) == sorted(ids(parts[2]))
+
+
+def test_workers_read_a_dataset_that_was_looked_at(corpus):
+    dataset = corpus.to_dataset()
+    next(iter(dataset))
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, timeout=60)
+    assert sorted(ids(loader)) == sorted(ids(corpus.to_dataset()))
+
+
+def test_a_later_epoch_resumes_where_it_stopped(corpus):
+    everything = ids(corpus.to_dataset(epoch=2))
+    dataset = corpus.to_dataset()
+    dataset.set_epoch(2)
+    cells = iter(dataset)
+    first = [int(next(cells)["cell_ids"]) for _ in range(61)]
+    resumed = corpus.to_dataset()
+    resumed.set_epoch(2)
+    resumed.load_state_dict(dataset.state_dict())
+    assert first + ids(resumed) == everything
+
+
+def test_a_shuffle_buffer_comes_on_top_of_the_order(corpus):
+    dataset = corpus.to_dataset().shuffle(seed=0, buffer_size=8)
+    dataset.set_epoch(1)
+    first = ids(dataset)
+    assert first != ids(corpus.to_dataset(1)) and sorted(first) == sorted(ids(corpus.to_dataset()))
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
