@@ -71,8 +71,11 @@ class AnnDataSource:
 
     @property
     def data_name(self) -> str:
-        """Where in the store the data lie, such as `"/layers/counts"`."""
-        return self._key
+        """Where in the AnnData the data lie, as `select_counts` says it, such as `'layers["counts"]'`."""
+        group, _, name = self._key.removeprefix("/").rpartition("/")
+        if group == "layers":
+            return f'layers["{name}"]'
+        return "raw" if group == "raw" or name == "raw.X" else "X"
 
     def genes(self) -> tuple[Sequence[str], Sequence[str] | None]:
         """(n_genes,) names of the columns and their Ensembl ids or None, as `select_counts` finds them."""

@@ -28,8 +28,20 @@ def first_unsound(matrix: csr_matrix) -> int:
     return int(_first_unsound(matrix.indptr, matrix.indices, matrix.shape[1]))
 
 
+@njit(cache=True, nogil=True)
+def _first_outside(indptr, indices, n_columns):
+    """The first row with an index that leaves the columns; -1 when there is none."""
+    for i in range(indptr.size - 1):
+        outside = False
+        for j in range(indptr[i], indptr[i + 1]):
+            outside |= indices[j] < 0 or indices[j] >= n_columns
+        if outside:
+            return i
+    return -1
+
+
 def check_indices(matrix: csr_matrix, source: CellSource, rows: np.ndarray) -> None:
-    """Refuse rows with gene indices out of range, doubled or out of order.
+    """Refuse rows with gene indices out of range. Those out of order or doubled are read as scipy reads them.
 
     Args:
         matrix: (rows, genes) what `source.read(rows)` returned.
@@ -39,22 +51,49 @@ def check_indices(matrix: csr_matrix, source: CellSource, rows: np.ndarray) -> N
     Raises:
         CorpusError: a row is not as it should be; the message names it.
     """
-    bad = first_unsound(matrix)
-    if bad < 0:
-        return
-    indices = matrix.indices[matrix.indptr[bad] : matrix.indptr[bad + 1]]
-    place = f"`{source.location}`, row {rows[bad]} (counted from 0)"
-    if indices.min() < 0 or indices.max() >= source.n_genes:
-        raise CorpusError(f"{place}: column indices beyond its {source.n_genes} genes: the file is damaged.")
-    if len(np.unique(indices)) < len(indices):
+    bad = _first_outside(matrix.indptr, matrix.indices, matrix.shape[1])
+    if bad >= 0:
         raise CorpusError(
-            f"{place}: a gene has two values. If they belong together, add them up (`adata.X.sum_duplicates()`) and "
-            "write the file again."
+            f"`{source.location}`, row {rows[bad]} (counted from 0): column indices in {source.data_name} beyond its "
+            f"{source.n_genes} genes: the file is damaged."
         )
-    raise CorpusError(
-        f"{place}: column indices are not in order: sort them (`adata.X.sort_indices()`) and write the file again, or "
-        "let `sclm-hf corpus build` do it."
-    )
+
+
+@njit(cache=True, nogil=True)
+def _first_fractional(indptr, data):
+    """The first row most of whose values are fractional; -1 when there is none."""
+    for i in range(indptr.size - 1):
+        n_values, n_fractional = 0, 0
+        for value in data[indptr[i] : indptr[i + 1]]:
+            n_values += value != 0
+            # what is no number is refused with its own words
+            n_fractional += value != np.floor(value) and value == value
+        if 2 * n_fractional > n_values:
+            return i
+    return -1
+
+
+def check_counts(matrix: csr_matrix, expects: str, source: CellSource, rows: np.ndarray) -> None:
+    """Refuse a row of fractional values where counts are expected: what [`check_kind`] saw was but a sample.
+
+    Args:
+        matrix: (rows, genes) what `source.read(rows)` returned.
+        expects: `"counts"`, `"normalized"` or `"any"`.
+        source: the source.
+        rows: the rows.
+
+    Raises:
+        ExpressionError: most of the values of a row are fractional; the message names it.
+    """
+    if expects != "counts" or matrix.dtype.kind != "f":
+        return
+    bad = _first_fractional(matrix.indptr, matrix.data)
+    if bad >= 0:
+        raise ExpressionError(
+            f"`{source.location}`, row {rows[bad]} (counted from 0): its values in {source.data_name} are mostly "
+            "fractional, where the encoding expects counts: leave the cell out, or name with `layer` (`--layer`) "
+            "where raw counts are."
+        )
 
 
 def refuse_empty(source: CellSource, rows: np.ndarray | None) -> None:
@@ -91,11 +130,12 @@ def check_kind(matrix: csr_matrix, expects: str, source: CellSource) -> None:
     """
     values = matrix.data[np.isfinite(matrix.data) & (matrix.data != 0)]
     totals = [np.array([number]) for number in (0, 0, len(values), (values != np.floor(values)).sum(), 0)]
-    refuse_kind(Survey(*totals), expects, f"`{source.location}` (judged by {matrix.shape[0]} of its cells)")
+    within = f" of `{source.location}` (judged by {matrix.shape[0]} of its cells)"
+    refuse_kind(Survey(*totals), expects, source.data_name, within)
 
 
 def to_counts(matrix: csr_matrix, source: CellSource, rows: np.ndarray) -> csr_matrix:
-    """Whole numbers above 0 in the order of their columns, or a refusal.
+    """Whole numbers above 0 in the order of their columns, doubled ones added up, or a refusal.
 
     Args:
         matrix: (rows, genes) what `source.read(rows)` returned.
@@ -106,15 +146,14 @@ def to_counts(matrix: csr_matrix, source: CellSource, rows: np.ndarray) -> csr_m
         (rows, genes) uint32 counts without stored zeros.
 
     Raises:
-        CorpusError: an index is out of range or doubled, or a value is negative, not finite, not whole or beyond 32
+        CorpusError: an index is out of range, or a value is negative, not finite, not whole or beyond 32
             bits; the message names the row.
     """
+    check_indices(matrix, source, rows)
     if first_unsound(matrix) >= 0:
-        if 0 <= matrix.indices.min() <= matrix.indices.max() < source.n_genes:
-            matrix = matrix.copy()
-            matrix.has_sorted_indices = False
-            matrix.sort_indices()
-        check_indices(matrix, source, rows)
+        # doubled counts may be too large for their type when they are added up
+        matrix = csr_matrix((matrix.data.astype(np.float64), matrix.indices, matrix.indptr), shape=matrix.shape)
+        matrix.sum_duplicates()
     values = matrix.data
     largest = np.iinfo(np.uint32).max
     good = np.isfinite(values) & (values >= 0) & (values <= largest)
@@ -123,8 +162,8 @@ def to_counts(matrix: csr_matrix, source: CellSource, rows: np.ndarray) -> csr_m
         bad = int(np.flatnonzero(~good)[0])
         row = rows[np.searchsorted(matrix.indptr, bad, "right") - 1]
         raise CorpusError(
-            f"`{source.location}`, row {row} (counted from 0): {values[bad]} is no count: shards hold raw counts, so "
-            "name the layer that has them (`layer=`), or leave the cell out."
+            f"`{source.location}`, row {row} (counted from 0): {values[bad]} in {source.data_name} is no count: "
+            "shards hold raw counts, so name the layer that has them (`layer=`, `--layer`), or leave the cell out."
         )
     counts = csr_matrix((values.astype(np.uint32), matrix.indices, matrix.indptr), shape=matrix.shape)
     counts.eliminate_zeros()

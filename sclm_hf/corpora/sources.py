@@ -35,7 +35,7 @@ class CellSource(Protocol):
         location: where the cells are, for messages.
         n_cells: number of rows.
         n_genes: number of columns of the matrices that `read` returns.
-        data_name: where in the store they lie.
+        data_name: where in the store they lie, as `select_counts` says it.
         stamp: (size, time) of the files, which change when the cells do.
     """
 

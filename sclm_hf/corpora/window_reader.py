@@ -15,7 +15,7 @@ from ..errors import ConfigurationError, SclmError
 from ..tokenization.encodings.cells import CellTokens
 from ..tokenization.encodings.scratch import Scratch
 from .plan import Schedule, cell_ids
-from .soundness import check_indices
+from .soundness import check_counts, check_indices
 from .token_budget import TokenSchedule
 from .token_buffer import N_BUFFERS, Allocate, TokenBuffer, allocate
 
@@ -143,6 +143,7 @@ class WindowReader:
             gene_ids, source = corpus.gene_ids(part.source), corpus.sources[part.source]
             matrix = corpus.opened(part.source).read(part.rows, scratch)
         check_indices(matrix, source, part.rows)
+        check_counts(matrix, corpus.processor.feature_extractor.expects, source, part.rows)
         ids = cell_ids(source.name, part.rows)
         try:
             tokens = self._tokens(matrix, gene_ids, ids, scratch=scratch)

@@ -4,13 +4,13 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..errors import ConfigurationError, CorpusError, FilesError, SclmError
+from ..errors import ConfigurationError, CorpusError, ExpressionError, FilesError, GeneCoverageError, SclmError
 from ..evaluation.collapse import CollapseMeter
 from ..evaluation.reports import package_versions
 from ..files import check_output_file, sole_writer
@@ -292,7 +292,8 @@ def _run_file(source: Path, destination: Path, loaded: LoadedModel, job: _Job, f
         return destination
     check_room(source, destination)
     how = {"species": job.settings["species"], "batch_key": job.settings["batch_key"]}
-    prepared = replace(prepare_cells(cells, loaded, **how), source=cells.data_name)
+    with _errors_of(source):
+        prepared = prepare_cells(cells, loaded, **how)
     pieces = Pieces(folder, fingerprint, overwrite=files.overwrite)
     how = {
         "batch_size": job.settings["batch_size"],
@@ -315,6 +316,15 @@ def _run_file(source: Path, destination: Path, loaded: LoadedModel, job: _Job, f
         add_results(file, results, cells.n_obs, job.array_key, job.columns, job.key, record)
     pieces.remove()
     return destination
+
+
+@contextmanager
+def _errors_of(source: Path) -> Iterator[None]:
+    """Errors about cells name the file that they are in."""
+    try:
+        yield
+    except (ExpressionError, GeneCoverageError) as error:
+        raise type(error)(f"`{source}`: {error}") from error
 
 
 def _fingerprint(source: Path, cells: StoredCells, loaded: LoadedModel, job: _Job) -> dict[str, Any]:

@@ -100,6 +100,8 @@ def prepare_cells(
     batch_labels = _batch_labels(adata, batch_key, config) if samples is None else None
     expects = processor.feature_extractor.expects
     matrix, names, ensembl_ids, source = select_counts(adata, layer, expects=expects)
+    # a file shows itself as an AnnData that has but one matrix
+    source = getattr(adata, "data_name", source)
     matrix = open_rows(matrix)
     found, counts = _survey(matrix)
     check_kind(found, expects, source)

@@ -180,13 +180,16 @@ def read_genes(
     return genes, found._replace(rows=numbers), uniforms
 
 
-def check_kind(found: Survey, expects: str, source: str = "the matrix") -> None:
+def check_kind(found: Survey, expects: str, source: str = "the matrix", within: str = "") -> None:
     """Refuse fractional values where counts are expected, and counts where normalised data are.
+
+    Cells most of whose values are fractional are no counts either, however few they are among the others.
 
     Args:
         found: survey of the cells.
         expects: `"counts"`, `"normalized"` or `"any"`.
-        source: where the data come from, for the message.
+        source: where the data were found, as [`select_counts`] says it.
+        within: what to add to that, for the message.
 
     Raises:
         ExpressionError: the data are of the other kind.
@@ -195,14 +198,28 @@ def check_kind(found: Survey, expects: str, source: str = "the matrix") -> None:
     share = int(found.fractional.sum()) / max(n_values, 1)
     if expects == "counts" and share > FRACTIONAL_SHARE:
         raise ExpressionError(
-            f"The encoding expects counts, but {share:.0%} of the values in {source} are fractional: give raw counts "
-            '(`layer="counts"`, `layer="raw"`, …), or set `expects="any"` of the feature extractor if you know better.'
+            f"The encoding expects counts, but {share:.0%} of the values in {source}{within} are fractional: "
+            f"{_counts_elsewhere(source)}."
         )
+    if expects == "counts":
+        what = f"mostly fractional values in {source}{within}, where the encoding expects counts"
+        refuse_rows(2 * found.fractional > found.values, found.rows, what, f"{_counts_elsewhere(source)}.")
     if expects == "normalized" and n_values and share <= FRACTIONAL_SHARE:
         raise ExpressionError(
-            f"The encoding expects normalised data, but {source} holds whole numbers ({share:.1%} fractional): "
-            "normalise first (`scanpy.pp.normalize_total`, then `scanpy.pp.log1p`), or name another `layer`."
+            f"The encoding expects normalised data, but {source}{within} holds whole numbers ({share:.1%} "
+            "fractional): normalise first (`scanpy.pp.normalize_total`, then `scanpy.pp.log1p`), or name another "
+            "`layer` (`--layer`)."
         )
+
+
+def _counts_elsewhere(source: str) -> str:
+    """Where counts may be, if not where the data were found."""
+    places = {"counts": 'layers["counts"]', "raw": "raw", "X": "X"}
+    others = ", ".join(f'"{name}"' for name, place in places.items() if place != source)
+    return (
+        f"name with `layer` (`--layer`) where raw counts are ({others}, …), or set "
+        '`expects="any"` of the feature extractor if you know better'
+    )
 
 
 def refuse_rows(bad: np.ndarray, rows: np.ndarray, what: str, remedy: str) -> None:

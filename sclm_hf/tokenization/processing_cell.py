@@ -212,15 +212,35 @@ class CellProcessor(ProcessorMixin):
             scratch: memory to work in.
 
         Returns:
-            False when [`tokens`] would refuse a row, or a row is not sorted or cannot be read.
+            False when [`tokens`] would refuse a row, a row is not sorted or cannot be read, or most of its values are
+            fractional where the encoding expects counts.
         """
         extractor, layout, scratch = self.feature_extractor, self._layout(), scratch or Scratch()
         tokens = self._tokens(gene_ids)
         if extractor.encoding == "rank":
-            scale = {"factors": self._rank_factors(), "target_sum": extractor.target_sum}
-            return encode_stored_rank(stored, rows, tokens, layout, out, **scale, scratch=scratch)
+            return encode_stored_rank(
+                stored,
+                rows,
+                tokens,
+                layout,
+                out,
+                factors=self._rank_factors(),
+                target_sum=extractor.target_sum,
+                counts=extractor.expects == "counts",
+                scratch=scratch,
+            )
         keys = cell_keys(as_cell_ids(cell_ids), seed, epoch)
-        return encode_stored_bins(stored, rows, tokens, keys, layout, out, n_bins=extractor.n_bins, scratch=scratch)
+        return encode_stored_bins(
+            stored,
+            rows,
+            tokens,
+            keys,
+            layout,
+            out,
+            n_bins=extractor.n_bins,
+            counts=extractor.expects == "counts",
+            scratch=scratch,
+        )
 
     @property
     def token_types(self) -> tuple[type, type]:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from sclm_hf import ScGPTForSequenceClassification, annotate, embed
 from sclm_hf.corpora.build import build_corpus
-from sclm_hf.errors import ConfigurationError, CorpusError, FilesError, SclmError
+from sclm_hf.errors import ConfigurationError, CorpusError, ExpressionError, FilesError, SclmError
 from sclm_hf.files import sole_writer
 from sclm_hf.tasks import big_files, inference, pieces, result_files
 from sclm_hf.tasks.big_files import annotate_files, embed_files
@@ -58,9 +59,46 @@ def test_a_file_gets_what_the_function_gives_and_keeps_what_it_had(source, model
     pd.testing.assert_frame_equal(written.obs, expected.obs)
     assert set(written.obsm) == {"X_pca", "X_scgpt"}
     record = written.uns["sclm_hf"]["X_scgpt"]
-    assert record["settings"] == expected.uns["sclm_hf"]["X_scgpt"]["settings"] and record["data"] == "/X"
+    assert (
+        record["settings"] == expected.uns["sclm_hf"]["X_scgpt"]["settings"]
+        and record["data"] == expected.uns["sclm_hf"]["X_scgpt"]["data"] == "X"
+    )
     assert record["coverage"] == expected.uns["sclm_hf"]["X_scgpt"]["coverage"]
     assert sorted(os.listdir(tmp_path)) == ["in.h5ad", "out.h5ad"]
+
+
+@pytest.mark.parametrize(
+    ("place", "elsewhere"), [("raw", '"counts", "X"'), ('layers["counts"]', '"raw", "X"'), ("X", '"counts", "raw"')]
+)
+def test_errors_name_the_file_and_where_in_it_the_data_are(model, tmp_path, place, elsewhere):
+    cells = make_cells()
+    logged = cells.copy()
+    logged.X = logged.X.log1p()
+    if place == "raw":
+        cells.raw = logged
+    elif place == "X":
+        cells = logged
+    else:
+        cells.layers["counts"] = logged.X
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    message = re.escape(f"of the values in {place} are fractional: name with `layer` (`--layer`) where raw counts are")
+    for run in (lambda: embed(cells, model), lambda: embed_files(tmp_path / "in.h5ad", tmp_path / "out.h5ad", model)):
+        with pytest.raises(ExpressionError, match=rf"{message} \({elsewhere}, …\)") as caught:
+            run()
+    assert str(caught.value).startswith(f"`{tmp_path / 'in.h5ad'}`: ")
+
+
+def test_a_file_whose_names_are_nullable_strings_has_as_many_cells(source, model, tmp_path):
+    with h5py.File(source, "r+") as file:
+        names, attributes = (
+            file["obs/_index"][:],
+            {"encoding-type": "nullable-string-array", "encoding-version": "0.1.0"},
+        )
+        del file["obs/_index"]
+        file.create_group("obs/_index").attrs.update(attributes)
+        file["obs/_index/values"], file["obs/_index/mask"] = names, np.zeros(23, bool)
+    ((path, key),) = embed_files(source, tmp_path / "out.h5ad", model)
+    assert result_files.read_record(path, key)[1] == 23
 
 
 def test_labels_stand_in_obs_beside_what_was_there(source, model, tmp_path):

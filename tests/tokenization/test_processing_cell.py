@@ -288,7 +288,7 @@ def test_an_anndata_a_matrix_and_a_row(tokenizer, counts):
     np.testing.assert_array_equal(matrix["expression_values"], batch["expression_values"])
     row = processor(counts.toarray()[4], gene_names=GENES, cell_ids=hash_names(adata.obs_names[4:5]))
     assert cells_of(row) == cells_of(matrix)[4:5]
-    with pytest.raises(ExpressionError, match=r"the values in X are fractional: give raw counts"):
+    with pytest.raises(ExpressionError, match=r"the values in X are fractional: name with `layer`"):
         processor(adata, layer="X")
     with pytest.raises(ExpressionError, match="no layer `log`: expected one of counts, X"):
         processor(adata, layer="log")

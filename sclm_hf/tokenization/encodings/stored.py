@@ -67,7 +67,10 @@ class _Tile(NamedTuple):
 
 
 class _Work(NamedTuple):
-    """What is encoded: rows of a file, seen through the model's vocabulary; `StoredRows` in the form kernels read."""
+    """What is encoded: rows of a file, seen through the model's vocabulary; `StoredRows` in the form kernels read.
+
+    With `counts`, rows most of whose values are fractional are not sound.
+    """
 
     file: int
     indptr: np.ndarray
@@ -77,6 +80,7 @@ class _Work(NamedTuple):
     data_chunk: int
     rows: np.ndarray
     tokens: np.ndarray
+    counts: bool
 
 
 @njit(cache=True, nogil=True)
@@ -125,6 +129,10 @@ def _read_tile(work, first, end, tile):
     found = tile.found
     cells = Cells(tile.indptr, indices, data, found.rows[:n], work.tokens)
     take(cells, tile.genes, found.genes, found.values, found.fractional, found.problems)
+    if work.counts:
+        for i in range(n):
+            if 2 * found.fractional[i] > found.values[i]:
+                return False
     return not found.problems[:n].any() and found.genes[:n].all()
 
 
@@ -181,6 +189,7 @@ def encode_stored_bins(
     out: CellTokens,
     *,
     n_bins: int,
+    counts: bool,
     scratch: Scratch,
 ) -> bool:
     """Read rows and encode them as `encode_bins` does.
@@ -194,12 +203,13 @@ def encode_stored_bins(
         out: where cells are written, beginning at `starts`, with room for
             [`most_tokens`] each; `lengths` is filled in.
         n_bins: as for `encode_bins`.
+        counts: whether a row most of whose values are fractional is not sound.
         scratch: memory to work in.
 
     Returns:
         False when a row is not sound, has no known gene or cannot be read; `out` then holds nothing of use.
     """
-    work, tile = _work(stored, rows, tokens), _tile(stored, rows, tokens, scratch)
+    work, tile = _work(stored, rows, tokens, counts), _tile(stored, rows, tokens, scratch)
     single = tile.genes.values.dtype == np.float32
     return _encode_bins(work, tile, keys, np.linspace(0, 1, n_bins - 1), single, layout, out)
 
@@ -213,20 +223,21 @@ def encode_stored_rank(
     *,
     factors: np.ndarray,
     target_sum: float,
+    counts: bool,
     scratch: Scratch,
 ) -> bool:
     """Read rows and encode them as `encode_rank` does, whose arguments `factors` and `target_sum` are.
 
     The others, and what is returned, are those of [`encode_stored_bins`].
     """
-    work, tile = _work(stored, rows, tokens), _tile(stored, rows, tokens, scratch)
+    work, tile = _work(stored, rows, tokens, counts), _tile(stored, rows, tokens, scratch)
     return _encode_rank(work, tile, float(target_sum), factors, layout, out)
 
 
-def _work(stored: StoredRows, rows: np.ndarray, tokens: np.ndarray) -> _Work:
+def _work(stored: StoredRows, rows: np.ndarray, tokens: np.ndarray, counts: bool) -> _Work:
     indices, data = stored.indices, stored.data
     places = indices.offsets, indices.chunk_size, data.offsets, data.chunk_size
-    return _Work(stored.file, stored.indptr, *places, rows, tokens)
+    return _Work(stored.file, stored.indptr, *places, rows, tokens, counts)
 
 
 def _tile(stored: StoredRows, rows: np.ndarray, tokens: np.ndarray, scratch: Scratch) -> _Tile:
