@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import stat
 import sys
@@ -86,10 +87,17 @@ def check_output_file(path: Path) -> None:
 
 
 @contextmanager
-def written_whole(path: Path, error: type[SclmError] = SclmError) -> Iterator[Path]:
+def written_whole(
+    path: Path, error: type[SclmError] = SclmError, *, mend: str = "make room, or allow writing, and repeat"
+) -> Iterator[Path]:
     """A path beside `path` to write to; moved there when all went well, so that `path` is never half written.
 
     What is there stays when anything goes wrong, and nothing is left beside it.
+
+    Args:
+        path: the file.
+        error: class of the exception that is raised.
+        mend: what the user can do when it cannot be written.
 
     Raises:
         SclmError: of the class `error`: it cannot be written, for example because no space is left.
@@ -104,13 +112,33 @@ def written_whole(path: Path, error: type[SclmError] = SclmError) -> Iterator[Pa
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as cause:
-        raise error(
-            f"`{path}` cannot be written: {cause.strerror or cause}. What was there stays: make room, or allow "
-            "writing, and repeat."
-        ) from cause
+        raise error(f"`{path}` cannot be written: {cause.strerror or cause}. What was there stays: {mend}.") from cause
     finally:
         with suppress(OSError):
             unfinished.unlink()
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A path beside `folder` to make a folder at; moved there when all went well, else nothing is left of it.
+
+    Raises:
+        ConfigurationError: something is there already, and no empty folder.
+        SclmError: it cannot be written.
+    """
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        raise ConfigurationError(f"`{folder}` exists and is not an empty folder: choose another output, or empty it.")
+    unfinished = folder.resolve().with_name(f".{folder.resolve().name}.tmp")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        yield unfinished
+        if folder.exists():
+            folder.rmdir()
+        os.replace(unfinished, folder)
+    except OSError as cause:
+        raise SclmError(f"`{folder}` cannot be written: {cause}. Make room, or allow writing, and repeat.") from cause
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 @contextmanager

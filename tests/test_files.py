@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, SclmError
-from sclm_hf.files import read_json_object, sole_writer, written_whole
+from sclm_hf.files import check_output_file, new_folder, read_json_object, sole_writer, written_whole
 
 
 def test_a_json_object_is_read(tmp_path):
@@ -101,3 +101,54 @@ def test_a_read_only_folder_is_told(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(ConfigurationError, match="cannot be written"), sole_writer(tmp_path / "out"):
         pass
+
+
+def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path):
+    with pytest.raises(SclmError, match="No space"), new_folder(tmp_path / "out") as folder:
+        folder.mkdir()
+        (folder / "half").write_text("half")
+        raise OSError(28, "No space left on device")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "out").mkdir()
+    with new_folder(tmp_path / "out") as folder:
+        folder.mkdir()
+        (folder / "a").write_text("a")
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["out", "a"]
+
+
+def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    for path in (tmp_path, tmp_path / "precious"):
+        with pytest.raises(ConfigurationError, match="not an empty folder"), new_folder(path):
+            pass
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigurationError, match="not an empty folder"), new_folder(tmp_path / "link"):
+        pass
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_files_that_could_not_be_written_later_are_refused_now(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    told = {
+        "link": "is a link to",
+        "pipe": "is a pipe",
+        "absent/a": "folder is missing",
+        "file/a": "folder is missing",
+    }
+    for name, message in told.items():
+        with pytest.raises(ConfigurationError, match=message):
+            check_output_file(tmp_path / name)
+    with pytest.raises(ConfigurationError, match="is a folder"):
+        check_output_file(tmp_path)
+    check_output_file(tmp_path / "file")
+    check_output_file(tmp_path / "new")
+
+
+def test_a_link_in_place_of_the_unfinished_file_is_not_followed(tmp_path):
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / ".out.tmp").symlink_to(tmp_path / "victim")
+    with written_whole(tmp_path / "out") as path:
+        path.write_text("new")
+    assert (tmp_path / "victim").read_text() == "precious" and (tmp_path / "out").read_text() == "new"

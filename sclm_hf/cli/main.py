@@ -1,5 +1,11 @@
 """The `sclm-hf` command: one file a verb; each verb imports what it needs only when it runs."""
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
 import typer
 from typer.core import TyperGroup
 
@@ -16,12 +22,43 @@ from .pretrain import pretrain
 from .push import push
 
 
+@contextmanager
+def _stopped_in_good_order() -> Iterator[None]:
+    """After Ctrl-C or SIGTERM what is half written is cleared away, and one line says how to go on.
+
+    Raises:
+        typer.Exit: one of them came; the code is that of a shell, 128 and the signal's number.
+    """
+    received = [signal.SIGINT]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received[0] = signal.Signals(number)
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if is_main else None
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        typer.secho(
+            f"Stopped by {received[0].name}; nothing half written is left. Repeat the command to go on, training with "
+            "`--resume_from_checkpoint last`.",
+            fg="red",
+            err=True,
+        )
+        raise typer.Exit(128 + received[0]) from error
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
+
+
 class _Verbs(TyperGroup):
     """Shows our own errors as one message; anything else is a bug and keeps its traceback."""
 
     def invoke(self, ctx):
         try:
-            return super().invoke(ctx)
+            with _stopped_in_good_order():
+                return super().invoke(ctx)
         except SclmError as error:
             typer.secho(f"Error: {error}", fg="red", err=True)
             raise typer.Exit(1) from error

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from .._version import __version__
 from ..errors import ConfigurationError, CorpusError, require
-from ..files import written_whole
+from ..files import sole_writer, written_whole
 from ..logging import progress_bar
 from .dataset_card import render_card
 from .filters import filter_rows
@@ -75,16 +75,22 @@ def build_corpus(
         The manifest, as `read_manifest(folder)` would.
 
     Raises:
-        ConfigurationError: a setting is impossible, or `folder` holds something else.
+        ConfigurationError: a setting is impossible, or `folder` holds something else or is written by another build.
         CorpusError: an input cannot be used, or nothing can be written; the message names the file.
     """
     require("pyarrow.parquet", extra="corpora")
     folder = Path(folder)
     if shard_size < 1:
         raise ConfigurationError(f"`shard_size` must be at least 1, got {shard_size}.")
-    build = _Build(folder, name_paths(paths), list(dict.fromkeys(obs_columns)), layer, where, shard_size)
     card = {"title": title or folder.resolve().name, "license": license, "organism": organism}
-    manifest = build.manifest(**card, description=description)
+    with sole_writer(folder):
+        build = _Build(folder, name_paths(paths), list(dict.fromkeys(obs_columns)), layer, where, shard_size)
+        manifest = build.manifest(**card, description=description)
+        return _finished(folder, manifest) or build.run(manifest)
+
+
+def _finished(folder: Path, manifest: Manifest) -> Manifest | None:
+    """The manifest of a folder that is complete; refuses one that holds something else."""
     if (folder / MANIFEST_FILE).exists():
         finished = read_manifest(folder)
         if finished.build_id != manifest.build_id:
@@ -93,7 +99,7 @@ def build_corpus(
             )
         (folder / _STATE_FILE).unlink(missing_ok=True)
         return finished
-    return build.run(manifest)
+    return None
 
 
 class _Build:

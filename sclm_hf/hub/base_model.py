@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from ..errors import ConfigurationError
-from ..files import read_json_object
+from ..errors import CheckpointError, ConfigurationError
+from ..files import read_json_object, written_whole
 from ..opening.files import ADAPTER_CONFIG
 from ..opening.names import is_repo_id
 
@@ -26,4 +26,5 @@ def name_base(folder: str | Path, repo_id: str) -> None:
         return
     # the revision was one of the place that the base was loaded from
     settings |= {"base_model_name_or_path": repo_id, "revision": None}
-    path.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+    with written_whole(path, CheckpointError) as unfinished:
+        unfinished.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import require
 from ..evaluation.reports import Result, ResultsTable
+from ..files import written_whole
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, EvalResultEntry
@@ -71,9 +72,9 @@ def write_evaluation_results(tables: Sequence[ResultsTable], method: str | None,
         entries.setdefault(entry.dataset_id, []).append(entry)
     for dataset_id, of_dataset in entries.items():
         path = Path(folder) / ".eval_results" / f"{_slug(dataset_id)}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = yaml.safe_dump(eval_result_entries_to_yaml(of_dataset), sort_keys=False, allow_unicode=True)
-        path.write_text(content, encoding="utf-8")
+        with written_whole(path) as unfinished:
+            unfinished.write_text(content, encoding="utf-8")
 
 
 def _scores(tables: Sequence[ResultsTable], method: str | None) -> list[tuple[ResultsTable, Result]]:

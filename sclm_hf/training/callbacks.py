@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -12,8 +11,9 @@ from types import FrameType
 from typing import Any
 
 from ..errors import CheckpointError
+from ..files import written_whole
 from .arguments import TrainingConfig
-from .checkpoints import TrainingState
+from .checkpoints import MEND, TrainingState
 
 
 class LossLog:
@@ -37,10 +37,9 @@ class LossLog:
         """
         if not self.path.exists():
             return 0
-        kept, temporary = self.read()[:n_records], self.path.with_suffix(".partial")
-        with self._explained():
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-            os.replace(temporary, self.path)
+        kept = self.read()[:n_records]
+        with written_whole(self.path, CheckpointError, mend=MEND) as path:
+            path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         return len(kept)
 
     def append(self, record: dict[str, Any]) -> None:

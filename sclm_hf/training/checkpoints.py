@@ -10,15 +10,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from accelerate import Accelerator
-from accelerate.utils import load
+from accelerate.utils import get_int_from_env, load
 from accelerate.utils.constants import RNG_STATE_NAME
 from safetensors import SafetensorError
 
 from ..errors import CheckpointError, ConfigurationError
+from ..files import read_json_object, sole_writer, written_whole
 from ..logging import warn
 from .arguments import TrainingConfig
 
 STATE_FILE = "training_state.json"
+MEND = "make room and resume from the last checkpoint"
 WEIGHTS_FILE = "model.safetensors"
 _PARTIAL = ".partial-"
 
@@ -63,10 +65,8 @@ class TrainingState:
 
     def save(self, directory: Path) -> None:
         """Write `training_state.json`; one that is there is replaced at once."""
-        temporary = directory / f"{_PARTIAL}{STATE_FILE}"
-        temporary.write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
-        flush_entry(temporary)
-        os.replace(temporary, directory / STATE_FILE)
+        with written_whole(directory / STATE_FILE, CheckpointError, mend=MEND) as path:
+            path.write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
         flush_entry(directory)
 
     def forget_best(self) -> None:
@@ -82,12 +82,12 @@ class TrainingState:
             CheckpointError: the folder is no checkpoint, or one of another version.
         """
         try:
-            values = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            values = read_json_object(directory / STATE_FILE)
+        except CheckpointError as error:
             raise CheckpointError(
                 f"{directory} is not a training checkpoint ({error}): give a folder `step-…` that training wrote."
             ) from error
-        if not isinstance(values, dict) or set(values) != {f.name for f in fields(cls)}:
+        if set(values) != {f.name for f in fields(cls)}:
             raise CheckpointError(f"{directory / STATE_FILE} was written by another version of `sclm_hf`.")
         return cls(**values)
 
@@ -136,14 +136,28 @@ class CheckpointFolder:
                 shutil.rmtree(path)
 
 
+def check_output_dir(config: TrainingConfig) -> None:
+    """Find out before files are read and models loaded what would stop the run when it begins to write.
+
+    Raises:
+        ConfigurationError, CheckpointError: as `find_checkpoint`; or another run writes there.
+    """
+    find_checkpoint(config, CheckpointFolder(Path(config.output_dir) / "checkpoints"))
+    if get_int_from_env(["RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"], 0) == 0:
+        with sole_writer(Path(config.output_dir)):
+            pass
+
+
 def find_checkpoint(config: TrainingConfig, folder: CheckpointFolder) -> Path | None:
     """The checkpoint that a run starts from, None for a fresh start.
 
     Raises:
-        ConfigurationError: the output folder is a file, or holds a model that the run would replace, or checkpoints
-            that it would mix with its own.
+        ConfigurationError: the output folder is a file or cannot be written, or holds a model that the run would
+            replace, or checkpoints that it would mix with its own.
         CheckpointError: the checkpoint asked for does not exist.
     """
+    if folder.directory.parent.is_dir() and not os.access(folder.directory.parent, os.W_OK):
+        raise ConfigurationError(f"`output_dir` {config.output_dir} is not writable: choose another folder.")
     asked, last = config.resume_from_checkpoint, folder.last()
     if last is None:
         _check_is_free(Path(config.output_dir))
@@ -284,7 +298,7 @@ def replacing(temporary: Path, final: Path) -> Iterator[Path]:
             flush(temporary)
             os.replace(temporary, final)
             flush_entry(final.parent)
-    except CheckpointError:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 

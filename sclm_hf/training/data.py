@@ -9,7 +9,7 @@ import numpy as np
 from ..corpora.cell_corpus import CellCorpus
 from ..corpora.samples import Samples
 from ..corpora.sources import name_paths, open_source
-from ..errors import CheckpointError, ConfigurationError
+from ..errors import CheckpointError, ConfigurationError, CorpusError
 from ..opening.files import ADAPTER_CONFIG, find_file
 from ..opening.names import resolve_name
 from ..opening.weights import read_config
@@ -47,6 +47,18 @@ class DataArguments:
             raise ConfigurationError(f"`eval_share` must be at least 0 and below 1, got {self.eval_share}.")
         if self.eval_files and self.eval_share:
             raise ConfigurationError("Give `eval_files` or `eval_share`, not both.")
+
+
+def check_files(data: DataArguments) -> None:
+    """Find out before a model is loaded that a file is missing.
+
+    Raises:
+        CorpusError: it is, or a folder holds no file of cells.
+    """
+    for files in (data.train_files, data.eval_files):
+        for path in name_paths(files).values() if files else ():
+            if not path.exists():
+                raise CorpusError(f"`{path}` does not exist.")
 
 
 def refuse_adapter(name: str) -> None:

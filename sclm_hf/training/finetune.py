@@ -19,7 +19,8 @@ from ..opening.processors import load_processor
 from ..opening.weights import open_model
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option
-from .data import DataArguments, open_corpora
+from .checkpoints import check_output_dir
+from .data import DataArguments, check_files, open_corpora
 from .loop import TrainingResult, train
 from .multitask import load_multitask_classifier, multitask_metrics
 from .validation import ComputeMetrics, classification_metrics
@@ -70,6 +71,8 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
     Raises:
         SclmError: settings, files or checkpoints do not go together; the subclass tells what.
     """
+    check_output_dir(config)
+    check_files(data)
     set_seed(config.seed)
     processor = load_processor(arguments.model_name_or_path)
     corpus, eval_corpus = open_corpora(

@@ -20,6 +20,7 @@ from safetensors.torch import load_model
 from torch import nn
 
 from ..errors import ConfigurationError, SclmError
+from ..files import sole_writer
 from ..logging import get_logger, progress_bar, warn
 from .arguments import TrainingConfig
 from .callbacks import Interruption, LossLog, note_evaluation
@@ -108,26 +109,31 @@ def train(
         on_log: called in the main process with every record of the log.
 
     Raises:
-        ConfigurationError: model, settings, corpus and existing checkpoints do not go together.
+        ConfigurationError: model, settings, corpus and existing checkpoints do not go together, or another run writes
+            to the folder.
         CheckpointError: a checkpoint, the log or the model cannot be written, or a checkpoint not read.
         SclmError: the loss or the weights are no longer finite numbers.
     """
     check_model(model, processor)
     note_batches(model, getattr(corpus, "batch_names", None))
-    run = _Run(model, corpus, collator, config, eval_corpus, eval_collator or collator, compute_metrics, on_log)
-    return run.fit(processor)
+    accelerator = create_accelerator(config)
+    with sole_writer(Path(config.output_dir)) if accelerator.is_main_process else contextlib.nullcontext():
+        cells = (corpus, collator, eval_corpus, eval_collator or collator)
+        return _Run(model, *cells, config, accelerator, compute_metrics, on_log).fit(processor)
 
 
 class _Run:
     """The state of one call of `train`."""
 
-    def __init__(self, model, corpus, collator, config, eval_corpus, eval_collator, compute_metrics, on_log) -> None:
+    def __init__(
+        self, model, corpus, collator, eval_corpus, eval_collator, config, accelerator, compute_metrics, on_log
+    ) -> None:
         self.config, self.corpus, self.collator = config, corpus, collator
         self.eval_corpus, self.eval_collator, self.compute_metrics = eval_corpus, eval_collator, compute_metrics
         self.on_log = on_log
         self._check()
         self.output_dir = Path(config.output_dir)
-        self.accelerator = create_accelerator(config)
+        self.accelerator = accelerator
         self.world_size, self.is_main = self.accelerator.num_processes, self.accelerator.is_main_process
         self.total_steps = self._count_steps()
         self.checkpoints = CheckpointFolder(self.output_dir / "checkpoints", config.save_total_limit)

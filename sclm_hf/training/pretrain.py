@@ -22,7 +22,8 @@ from ..tokenization.feature_extraction_expression import ExpressionFeatureExtrac
 from ..tokenization.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option
-from .data import DataArguments, gene_names, open_corpora
+from .checkpoints import check_output_dir
+from .data import DataArguments, check_files, gene_names, open_corpora
 from .loop import TrainingResult, train
 from .new_model import new_config, new_tokenizer, processor_class
 
@@ -68,6 +69,8 @@ def pretrain(data: DataArguments, arguments: PretrainArguments, config: Training
     if not arguments.model_name_or_path:
         # before any file is read
         choose_objective(arguments.objective, arguments.family)
+    check_output_dir(config)
+    check_files(data)
     processor = create_processor(data, arguments)
     collator = create_collator(arguments, processor, seed=config.seed)
     how = {"sample_share": collator.sample_share, "seed": config.seed}

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
 from torch import nn
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, SclmError
 from .windows import count_items
 
 ComputeMetrics = Callable[[np.ndarray, np.ndarray], dict[str, float]]
@@ -42,6 +42,7 @@ def evaluate(
 
     Raises:
         ConfigurationError: the corpus has no labels that count.
+        SclmError: logits are not finite.
     """
     # the bare model: processes may have different numbers of batches
     model = accelerator.unwrap_model(model).eval()
@@ -64,8 +65,19 @@ def evaluate(
     metrics = {"loss": loss_sum / items}
     if compute_metrics is not None:
         logits, labels = zip(*gather_object(outputs), strict=True)
-        metrics |= compute_metrics(np.concatenate(logits), np.concatenate(labels))
+        metrics |= compute_metrics(_finite(np.concatenate(logits)), np.concatenate(labels))
     return metrics
+
+
+def _finite(logits: np.ndarray) -> np.ndarray:
+    """The logits, refused where metrics would take NaN for a class."""
+    finite = np.isfinite(logits).all(axis=-1)
+    if not finite.all():
+        raise SclmError(
+            f"The model gave logits that are NaN or infinite for {(~finite).sum():,} of {len(logits):,} evaluated "
+            "cells: lower `learning_rate` or use `mixed_precision=no`, and resume from an earlier checkpoint."
+        )
+    return logits
 
 
 def check_loss(outputs: Any, model: nn.Module, batch: dict[str, torch.Tensor]) -> None:

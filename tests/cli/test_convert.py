@@ -1,9 +1,11 @@
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
 from sclm_hf.cli.main import app
+from sclm_hf.files import sole_writer
 
 from ..modeling.scgpt.golden_scgpt import GOLDEN
 
@@ -46,3 +48,17 @@ def test_missing_files_are_named_with_the_layout_that_is_taken(family, tmp_path)
     for name in WEIGHTS[family]:
         assert name in result.output, result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_conversion_that_fails_leaves_nothing_and_one_at_a_time_writes(tmp_path):
+    shutil.copytree(GOLDEN / "case_a", tmp_path / "source")
+    arguments = ["convert", "scgpt", str(tmp_path / "source"), str(tmp_path / "out")]
+    with sole_writer(tmp_path / "out"):
+        second = CliRunner().invoke(app, arguments)
+    assert second.exit_code == 1 and "is being written by" in second.output
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sclm_hf.hub.card.write_card", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        failed = CliRunner().invoke(app, arguments)
+    assert failed.exit_code == 1 and "No space left" in failed.output
+    assert [entry.name for entry in tmp_path.iterdir()] == ["source"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0

@@ -1,3 +1,6 @@
+import os
+import shutil
+import signal
 import warnings
 from pathlib import Path
 
@@ -76,3 +79,48 @@ def test_a_command_that_is_repeated_does_nothing_and_with_other_settings_asks(fi
     assert Path(target).stat().st_mtime_ns == written
     changed = CliRunner().invoke(app, [*arguments, "--seed", "1"])
     assert changed.exit_code == 1 and "--overwrite" in changed.stderr
+
+
+def test_cells_are_counted_whatever_encodes_their_names(files):
+    source, target, model = files
+    cells = make_cells()
+    cells.obs.index = cells.obs.index.astype("string")
+    with anndata.settings.override(allow_write_nullable_strings=True):
+        cells.write_h5ad(source)
+    result = CliRunner().invoke(app, ["embed", source, target, "--model", model])
+    assert result.exit_code == 0 and "with 23 cells" in result.output, result.output
+
+
+@pytest.mark.parametrize("verb", ["embed", "annotate", "perturb"])
+def test_a_missing_file_is_told_before_a_model_is_loaded(tmp_path, verb):
+    arguments = [verb, str(tmp_path / "absent.h5ad"), str(tmp_path / "out.h5ad"), "--model", "never looked at"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1 and "absent.h5ad" in result.stderr and "never looked at" not in result.stderr
+
+
+def test_of_a_folder_a_table_says_what_became_of_each_file(files, tmp_path):
+    source, _, model = files
+    (tmp_path / "cells").mkdir()
+    Path(source).rename(tmp_path / "cells" / "good.h5ad")
+    (tmp_path / "cells" / "bad.h5ad").write_text("no HDF5")
+    arguments = ["annotate", str(tmp_path / "cells"), str(tmp_path / "results"), "--model", model, "--key", "mine"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1 and "1 of 2 files could not be used" in result.stderr
+    table = result.stdout[result.stdout.index("┏") :]
+    assert "good.h5ad" in table and " 23 " in table and "bad.h5ad" in table and "HDF5" in table
+    assert "mine" in anndata.read_h5ad(tmp_path / "results" / "good.h5ad").obs
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_with_one_line_and_nothing_half_written(files, tmp_path, monkeypatch, number):
+    source, target, model = files
+    before, handler = sorted(os.listdir(tmp_path)), signal.getsignal(signal.SIGTERM)
+    Path(target).write_text("precious")
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfile", lambda a, b: Path(b).write_text("half") and signal.raise_signal(number))
+        result = CliRunner().invoke(app, ["embed", source, target, "--model", model, "--overwrite"])
+    assert result.exit_code == 128 + number and "Traceback" not in result.output
+    assert result.stderr.splitlines()[-1].startswith(f"Stopped by {number.name}; nothing half written is left.")
+    assert Path(target).read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == sorted([*before, "out.h5ad", "out.h5ad.partial"])
+    assert signal.getsignal(signal.SIGTERM) is handler

@@ -8,6 +8,7 @@ from transformers import AutoModelForPreTraining, AutoModelForSequenceClassifica
 from typer.testing import CliRunner
 
 from sclm_hf.cli.main import app
+from sclm_hf.files import sole_writer
 
 from ..training.h5ad_files import write_h5ad
 
@@ -76,3 +77,14 @@ def test_help_lists_the_settings_and_errors_are_one_message(cells, tmp_path):
     assert wrong.exit_code == 1 and "Did you mean `--learning_rate`" in wrong.output
     wrong = run("finetune", "--train_files", cells, "--model_name_or_path", tmp_path, "--label_column", "x")
     assert wrong.exit_code == 1 and "no model" in wrong.output
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+def test_what_is_missing_or_taken_is_told_before_a_model_is_opened(cells, tmp_path, verb):
+    labels = ("--label_column", "x") if verb == "finetune" else ()
+    common = (verb, "--model_name_or_path", "never looked at", *labels, "--output_dir", tmp_path / "out")
+    missing = run(*common, "--train_files", cells, "--eval_files", tmp_path / "absent.h5ad")
+    assert missing.exit_code == 1 and "absent.h5ad` does not exist" in missing.stderr
+    with sole_writer(tmp_path / "out"):
+        taken = run(*common, "--train_files", cells)
+    assert taken.exit_code == 1 and "is being written by process" in taken.stderr

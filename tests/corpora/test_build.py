@@ -17,6 +17,7 @@ from sclm_hf.corpora.build import build_corpus
 from sclm_hf.corpora.check import check_corpus
 from sclm_hf.corpora.manifest import read_manifest
 from sclm_hf.errors import ConfigurationError, CorpusError
+from sclm_hf.files import sole_writer
 
 from .conftest import GENES, make_cells
 
@@ -256,3 +257,9 @@ def test_manifest_names_no_path_of_this_machine(inputs, tmp_path):
     for name, content in files_in(tmp_path / "out").items():
         assert str(Path.home()).encode() not in content and str(tmp_path).encode() not in content, name
     assert read_manifest(tmp_path / "out").datasets["one"].source == "one.h5ad"
+
+
+def test_one_build_at_a_time_writes_to_a_folder(inputs, tmp_path):
+    with sole_writer(tmp_path / "out"), pytest.raises(ConfigurationError, match="out` is being written by process"):
+        build_corpus(inputs, tmp_path / "out")
+    assert not list(tmp_path.iterdir())

@@ -10,10 +10,17 @@ import torch
 
 from sclm_hf.adapters.lora import add_lora, load_adapter
 from sclm_hf.errors import CheckpointError, ConfigurationError, SclmWarning
+from sclm_hf.files import sole_writer
 from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTForSequenceClassification
 from sclm_hf.objectives.cell_classification import CellClassificationCollator
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.checkpoints import CheckpointFolder, TrainingState, replacing, update_checkpoint
+from sclm_hf.training.checkpoints import (
+    CheckpointFolder,
+    TrainingState,
+    check_output_dir,
+    replacing,
+    update_checkpoint,
+)
 from sclm_hf.training.loop import train
 
 from .training_cells import CLS, PAD, CellsInMemory, classifier
@@ -303,3 +310,33 @@ def test_ctrl_c_saves_a_state_to_resume_from(tmp_path):
     assert CheckpointFolder(tmp_path / "out" / "checkpoints").last().name == "step-00000007"
     _, result = run(tmp_path / "base", tmp_path / "out", resume_from_checkpoint="last")
     assert_same(result, expected)
+
+
+def test_one_run_at_a_time_trains_into_a_folder(tmp_path):
+    second = []
+
+    def try_to_write(record):
+        with (
+            pytest.raises(ConfigurationError, match="is being written by process") as caught,
+            sole_writer(tmp_path / "a"),
+        ):
+            pass
+        second.append(str(caught.value))
+
+    run(tmp_path / "base", tmp_path / "a", max_steps=2, on_log=try_to_write)
+    assert second and not list(tmp_path.glob(".*.lock"))
+    with sole_writer(tmp_path / "b"), pytest.raises(ConfigurationError, match="b` is being written by process"):
+        run(tmp_path / "base", tmp_path / "b", max_steps=2)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path / "a")
+    with pytest.raises(ConfigurationError, match="a is not writable"):
+        check_output_dir(config(tmp_path / "a"))
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        check_output_dir(config(tmp_path / "file" / "b"))
+    with sole_writer(tmp_path / "c"), pytest.raises(ConfigurationError, match="is being written by process"):
+        check_output_dir(config(tmp_path / "c"))
