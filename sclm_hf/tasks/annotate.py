@@ -8,7 +8,7 @@ from ..errors import ConfigurationError, require
 from ..opening.loading import load_model
 from .embed import check_key
 from .inference import check_run, prepare_cells, run_cells
-from .provenance import check_adata, record, take_target
+from .provenance import check_adata, check_target, record, take_target
 
 if TYPE_CHECKING:
     import torch
@@ -77,6 +77,7 @@ def annotate(
         ExpressionError: the data are not what the model's encoding expects.
     """
     check_adata(adata)
+    check_target(adata, copy=copy)
     check_key(key_added)
     keys = Keys.of(key_added)
     _check_columns(adata, keys)

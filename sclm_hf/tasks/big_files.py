@@ -191,7 +191,10 @@ def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path
         )
     if destination.is_file():
         raise ConfigurationError(f"`{source}` is a folder and `{destination}` a file: name a folder to write to.")
-    destination.mkdir(parents=True, exist_ok=True)
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"The folder `{destination}` cannot be made: {error.strerror}.") from error
     return [(path, destination / f"{name}.h5ad") for name, path in name_paths(source).items()]
 
 

@@ -8,7 +8,7 @@ from ..evaluation.collapse import Collapse, CollapseMeter
 from ..logging import warn
 from ..opening.loading import load_model
 from .inference import check_run, prepare_cells, run_cells
-from .provenance import check_adata, record, take_target
+from .provenance import check_adata, check_target, record, take_target
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +79,7 @@ def embed(
         ExpressionError: the data are not what the model's encoding expects.
     """
     check_adata(adata)
+    check_target(adata, copy=copy)
     check_key(key_added)
     check_run(batch_size, seed)
     loaded = load_model(model, "embed", processor=processor, device=device, dtype=dtype, revision=revision)

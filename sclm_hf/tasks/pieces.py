@@ -25,10 +25,12 @@ class Pieces:
         overwrite: throw away what another fingerprint left there.
 
     Raises:
-        ConfigurationError: pieces of another run lie there; the message names what differs.
+        ConfigurationError: pieces of another run lie there; the message names what differs. Or there is a link.
     """
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        if folder.is_symlink():
+            raise ConfigurationError(f"`{folder}`, where results are kept, is a link: remove it.")
         self.folder, self._known = folder, json.loads(json.dumps(fingerprint))
         # without pieces there is nothing to lose: a run may stop before its fingerprint is there
         if any(folder.glob("*.npz")) and (found := self._found()) != self._known:
@@ -39,7 +41,6 @@ class Pieces:
                     "repeat that run, or pass `overwrite` (`--overwrite`) to throw them away."
                 )
             shutil.rmtree(folder)
-        folder.mkdir(exist_ok=True)
         with written_whole(folder / _FINGERPRINT) as path:
             path.write_text(json.dumps(self._known, indent=2), encoding="utf-8")
 

@@ -29,25 +29,29 @@ def check_adata(adata: Any) -> None:
         )
 
 
-def take_target(adata: "AnnData", *, copy: bool) -> "AnnData":
-    """The AnnData that results will be added to, taken before the work so that nothing is lost when it cannot be.
+def check_target(adata: "AnnData", *, copy: bool) -> None:
+    """Refuse, before the work, an AnnData to which results cannot be added.
 
     Args:
         adata: the cells.
-        copy: take a copy, which is in memory if `adata` is backed; False takes `adata` itself.
+        copy: whether results are added to a copy.
 
     Raises:
-        ConfigurationError: nothing can be added: `uns["sclm_hf"]` is not ours, or `adata` is a part of a backed one.
+        ConfigurationError: `uns["sclm_hf"]` is not ours, or `adata` is a part of a backed one.
     """
     there = adata.uns.get("sclm_hf", {})
     if not isinstance(there, Mapping):
         raise ConfigurationError(
             f'`uns["sclm_hf"]` must be a mapping of records, got {type(there).__name__}: rename or delete it.'
         )
+    if not copy and adata.isbacked and adata.is_view:
+        raise ConfigurationError("Nothing can be added to a part of a backed AnnData: pass `copy=True`.")
+
+
+def take_target(adata: "AnnData", *, copy: bool) -> "AnnData":
+    """The AnnData that results will be added to: `adata` itself, or a copy, in memory if it is backed."""
     if copy:
         return adata.to_memory() if adata.isbacked else adata.copy()
-    if adata.isbacked and adata.is_view:
-        raise ConfigurationError("Nothing can be added to a part of a backed AnnData: pass `copy=True`.")
     return adata
 
 

@@ -485,3 +485,19 @@ def test_annotations_of_two_models_stand_side_by_side(source, model, tmp_path):
     assert set(written.uns["sclm_hf"]) == {"sclm_prediction", "second"}
     with pytest.raises(ConfigurationError, match="'_index' holds the names of the cells"):
         annotate_files(source, tmp_path / "three.h5ad", "never looked at", key_added="_index")
+
+
+def test_pieces_go_into_no_other_folder(source, model, tmp_path):
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "out.h5ad.partial").symlink_to(tmp_path / "victim")
+    with pytest.raises(ConfigurationError, match=r"out\.h5ad\.partial`, where results are kept, is a link"):
+        embed_files(source, tmp_path / "out.h5ad", model)
+    assert not list((tmp_path / "victim").iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_a_model_is_loaded(source, tmp_path):
+    (tmp_path / "cells").mkdir()
+    shutil.move(source, tmp_path / "cells")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"file/results` cannot be made"):
+        embed_files(tmp_path / "cells", tmp_path / "file" / "results", "never looked at")

@@ -156,11 +156,12 @@ def test_batch_labels_are_asked_for_and_checked():
         embed(cells, make_model(), processor, batch_key="batch")
 
 
-def test_a_foreign_record_is_refused_before_the_model_runs():
-    cells, model = make_cells(), make_model()
-    cells.uns["sclm_hf"], model.forward = "mine", None
+@pytest.mark.parametrize("run", [embed, annotate])
+def test_a_foreign_record_is_refused_before_a_model_is_loaded(run):
+    cells = make_cells()
+    cells.uns["sclm_hf"] = "mine"
     with pytest.raises(ConfigurationError, match=r'`uns\["sclm_hf"\]` must be a mapping of records, got str'):
-        embed(cells, model, make_processor())
+        run(cells, "never looked at")
 
 
 def test_batches_are_named_where_the_model_knows_their_names():
