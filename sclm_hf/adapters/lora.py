@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import CheckpointError, ConfigurationError, require
 from ..logging import quiet_transformers
+from ..modeling.common.soundness import is_finite, require_plausible
 from ..opening.files import (
     ADAPTED_CONFIG,
     Stored,
@@ -24,12 +25,11 @@ from ..opening.files import (
     find_file,
     read_headers,
     read_settings,
-    require_plausible,
     require_readable,
 )
 from ..opening.kinds import is_classifier
 from ..opening.names import is_repo_id, resolve_name
-from ..opening.weights import is_finite, open_model
+from ..opening.weights import open_model
 from ..registry import get_family
 from .settings import REMEDY, base_of, read_adapter_settings
 
@@ -213,7 +213,7 @@ def load_adapter(
     if weights is None:
         raise CheckpointError(f"`{path}` is not an adapter that can be read: it holds no `{ADAPTER_WEIGHTS}`.")
     stored = read_headers([weights])
-    require_plausible(path, settings, stored)
+    require_plausible(path, settings, {key: one.shape for key, one in stored.items()})
     with damage_is_told(path, _UNREADABLE):
         model_class, config = _adapted_class(path, revision)
     model = _load_base(model_class, config, settings, str(base or base_of(path, settings)), dtype, path)

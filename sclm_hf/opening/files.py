@@ -1,6 +1,5 @@
 """The files of a checkpoint that anybody may have written, looked at before anything opens them."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ _SETTINGS = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-_LARGEST = 2**20
-"""A number in settings may be as large as this whatever the weights are."""
 
 
 @dataclass(frozen=True)
@@ -153,26 +150,3 @@ def read_headers(files: list[Path]) -> dict[str, Stored]:
 def _kind(dtype: str) -> str:
     kinds = {"F": "float", "B": "float" if dtype.startswith("BF") else "boolean", "C": "complex"}
     return kinds.get(dtype[:1], "integer")
-
-
-def require_plausible(name: str, settings: dict[str, Any], weights: dict[str, Stored]) -> None:
-    """Refuse settings of a model larger than its weights could be, before it is built.
-
-    Args:
-        name: of the checkpoint.
-        settings: its configuration.
-        weights: what its files say of their tensors.
-
-    Raises:
-        CheckpointError: names the setting.
-    """
-    stored = sum(math.prod(one.shape) for one in weights.values())
-    for key, value in settings.items():
-        numbers = [number for number in (value if isinstance(value, list) else [value]) if type(number) is int]
-        most = len(weights) if "layer" in key else max(_LARGEST, stored)
-        if len(numbers) > max(len(weights), 1) or any(number > most for number in numbers):
-            shown = f"{max(numbers):,}" if len(numbers) == 1 else f"{len(numbers):,} numbers up to {max(numbers):,}"
-            raise CheckpointError(
-                f"`{name}` does not fit its configuration: `{key}` is {shown}, and the weights are {len(weights):,} "
-                f"tensors of {stored:,} numbers together."
-            )

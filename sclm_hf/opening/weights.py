@@ -11,6 +11,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..errors import CheckpointError, ConfigurationError
 from ..logging import quiet_transformers
+from ..modeling.common.soundness import is_finite, number_kind, require_plausible, without_memory
 from ..registry import FAMILIES, Family
 from ..tokenization.processing_cell import CellProcessor
 from .files import (
@@ -18,7 +19,6 @@ from .files import (
     damage_is_told,
     read_headers,
     read_settings,
-    require_plausible,
     require_readable,
     weight_files,
 )
@@ -64,10 +64,11 @@ def open_model(
     stored = read_headers(weight_files(name, revision))
     with damage_is_told(name):
         model_class, fitting = choose_class(name, kind, revision)
-        require_plausible(name, read_config(name, revision), stored)
+        shapes = {key: one.shape for key, one in stored.items()}
+        require_plausible(name, read_config(name, revision), shapes)
         if config is None:
             config = model_class.config_class.from_pretrained(name, revision=revision, **(fitting | settings))
-        require_plausible(name, config.to_dict(), stored)
+        require_plausible(name, config.to_dict(), shapes)
         _require_fit(name, model_class, config, stored)
         with quiet_transformers():
             model, info = model_class.from_pretrained(
@@ -154,14 +155,13 @@ def _class_of(family: Family, kind: str | type[PreTrainedModel]) -> type[PreTrai
 
 def _require_fit(name: str, model_class: type[PreTrainedModel], config: Any, stored: dict[str, Stored]) -> None:
     """Refuse weights of another kind of number, and a model far larger than its weights, before memory is taken."""
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        model = model_class(config)
+    model = without_memory(model_class, config)
     prefix, new = f"{model.base_model_prefix}.", 0
     for key, tensor in model.state_dict().items():
         there = stored.get(key) or stored.get(f"{prefix}{key}") or stored.get(key.removeprefix(prefix))
-        if there is not None and there.kind != _kind(tensor):
+        if there is not None and there.kind != number_kind(tensor):
             raise CheckpointError(
-                f"`{key}` of `{name}` holds {there.kind} numbers; expected {_kind(tensor)} ones: the file is damaged, "
+                f"`{key}` of `{name}` holds {there.kind} numbers; expected {number_kind(tensor)} ones: the file is damaged, "
                 "or of another model."
             )
         new += 0 if there is not None and there.shape == tuple(tensor.shape) else tensor.numel()
@@ -171,12 +171,6 @@ def _require_fit(name: str, model_class: type[PreTrainedModel], config: Any, sto
             f"The configuration of `{name}` asks for {new:,} numbers that its weights, {held:,} numbers, do not hold: "
             "it does not belong to them."
         )
-
-
-def _kind(tensor: torch.Tensor) -> str:
-    if tensor.dtype == torch.bool:
-        return "boolean"
-    return "float" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "integer"
 
 
 def _require_whole(
@@ -215,13 +209,8 @@ def require_finite(name: str, model: nn.Module) -> None:
     if hasattr(model, "frozen_tables"):
         tensors |= model.frozen_tables()
     for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not is_finite(tensor):
+        if not is_finite(tensor):
             raise CheckpointError(
                 f"`{key}` of `{name}` holds numbers that are NaN or infinite: the file is damaged, or its training "
                 "went wrong."
             )
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no number is NaN or infinite; faster than asking each, because the extremes of a NaN are NaN."""
-    return tensor.numel() == 0 or bool(torch.isfinite(torch.stack(torch.aminmax(tensor.detach()))).all())

@@ -11,10 +11,10 @@ from sclm_hf.modeling.common.conversion import (
     Dropped,
     LoadingReport,
     WeightMap,
+    build_model,
     convert_weights,
     damage_is_told,
-    empty_output,
-    load_strictly,
+    write_checkpoint,
 )
 from sclm_hf.modeling.common.legacy import as_state_dict, read_json_object, read_torch_file, require_file
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
@@ -123,6 +123,8 @@ WEIGHT_MAP: WeightMap = {
     **_both("head.output_layer", "head"),
 }
 
+_OWN = "latent.warm_up.steps"
+"""What the original does not save."""
 _OBJECTIVES = {"imputation": "imputation", "denoising": "denoising", "perturbation_prediction": "perturbation"}
 
 
@@ -153,15 +155,14 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     tensors = as_state_dict(content["model_state_dict"], weights_path)
     with damage_is_told(path):
         model_class = _model_class(settings)
-        model = model_class(build_config(settings, tensors))
+        config = build_config(settings, tensors)
         weights = convert_weights(_our_shapes(tensors), WEIGHT_MAP | _head_names(tensors, model_class), report)
-    _complete(model, weights, report)
-    load_strictly(model, weights)
+        model = build_model(model_class, config, weights, weights_path, own=(_OWN,))
+        processor = build_processor(settings["gene_list"])
+    if any(name.endswith(_OWN) for name in model.state_dict()):
+        report.notes.append("the weight of the latent variable's loss begins at 0, as the original's after a load")
     report.architecture = model_class.__name__
-    empty_output(output)
-    model.save_pretrained(output)
-    build_processor(settings["gene_list"]).save_pretrained(output)
-    report.save(output)
+    write_checkpoint(output, model, processor, report)
     return report
 
 
@@ -254,14 +255,6 @@ def _head_names(tensors: dict[str, Tensor], model_class: type[CellPLMPreTrainedM
 def _bare(target: str | tuple[str, ...]) -> str | tuple[str, ...]:
     """The name that a tensor of a model with a head has in the bare model."""
     return target.removeprefix("model.") if isinstance(target, str) else tuple(map(_bare, target))
-
-
-def _complete(model: CellPLMPreTrainedModel, weights: dict[str, Tensor], report: LoadingReport) -> None:
-    """What the original does not save."""
-    for name, tensor in model.state_dict().items():
-        if name.endswith("latent.warm_up.steps"):
-            weights[name] = tensor
-            report.notes.append("the weight of the latent variable's loss begins at 0, as the original's after a load")
 
 
 def _config_file(source: Path) -> Path:

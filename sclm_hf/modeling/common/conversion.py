@@ -11,12 +11,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from sclm_hf.errors import CheckpointError, SclmError
+
+from .soundness import is_finite, number_kind, require_plausible, without_memory
+
+_Model = TypeVar("_Model", bound=nn.Module)
 
 REPORT_FILE = "loading_report.json"
 
@@ -80,17 +84,13 @@ def damage_is_told(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except SclmError:
+    except CheckpointError:
         raise
-    except (
-        StrictDataclassError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    # what a checkpoint holds is told as such, though it was a list of genes or a setting that was refused
+    except SclmError as error:
+        raise CheckpointError(f"`{path}` is damaged or of another kind: {error}") from error
+    # damaged settings and tensors raise almost anything
+    except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
             f"`{path}` is damaged or of another kind: its settings and tensors make no model ({reason})."
@@ -101,7 +101,7 @@ def convert_weights(source: dict[str, Tensor], weight_map: WeightMap, report: Lo
     """Rename, cut, stack and drop the tensors of `source` as `weight_map` says; fills `report`.
 
     Raises:
-        CheckpointError: a tensor is not in the table.
+        CheckpointError: a tensor is not in the table, or holds numbers that are NaN or infinite.
     """
     patterns = [(_pattern(original), target) for original, target in weight_map.items()]
     converted: dict[str, Tensor] = {}
@@ -113,6 +113,11 @@ def convert_weights(source: dict[str, Tensor], weight_map: WeightMap, report: Lo
             unknown.append(name)
         elif isinstance(target, Dropped):
             report.dropped[name] = str(target)
+        elif not is_finite(tensor):
+            raise CheckpointError(
+                f"`{name}` of the checkpoint ({', '.join(report.source)}) holds numbers that are NaN or infinite: the "
+                "file is damaged, or its training went wrong."
+            )
         elif isinstance(target, Stacked):
             stacks.setdefault(str(target), {})[int(match.group(1))] = tensor
             report.renamed[name] = [str(target)]
@@ -134,33 +139,69 @@ def convert_weights(source: dict[str, Tensor], weight_map: WeightMap, report: Lo
     return converted
 
 
-def load_strictly(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Load `weights` into `model`: nothing missing, nothing left over, every shape equal.
+def build_model(
+    model_class: type[_Model], config: Any, weights: dict[str, Tensor], path: Path, *, own: tuple[str, ...] = ()
+) -> _Model:
+    """The model of `config` with `weights`: nothing missing, nothing left over, every shape and kind equal.
+
+    No memory is taken before that is known.
+
+    Args:
+        model_class: class of the model.
+        config: its configuration.
+        weights: name -> tensor.
+        path: where they are from.
+        own: ends of the names of tensors that no file holds, and that stay as the model makes them.
 
     Raises:
         CheckpointError: lists what does not fit.
     """
-    expected = model.state_dict()
-    missing = sorted(expected.keys() - weights.keys())
-    extra = sorted(weights.keys() - expected.keys())
+    require_plausible(path, config.to_dict(), {name: tensor.shape for name, tensor in weights.items()})
+    expected = {
+        name: tensor
+        for name, tensor in without_memory(model_class, config).state_dict().items()
+        if not (own and name.endswith(own))
+    }
+    common = sorted(expected.keys() & weights.keys())
     misshapen = [
         f"{name} {tuple(weights[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in sorted(expected.keys() & weights.keys())
+        for name in common
         if weights[name].shape != expected[name].shape
+    ]
+    kinds = {name: (number_kind(weights[name]), number_kind(expected[name])) for name in common}
+    miscast = [
+        f"{name} holds {found} numbers instead of {kind}" for name, (found, kind) in kinds.items() if found != kind
     ]
     problems = [
         f"{what}: {_some(names)}"
-        for what, names in (("missing", missing), ("left over", extra), ("wrongly shaped", misshapen))
+        for what, names in (
+            ("missing", sorted(expected.keys() - weights.keys())),
+            ("left over", sorted(weights.keys() - expected.keys())),
+            ("wrongly shaped", misshapen),
+            ("of another kind", miscast),
+        )
         if names
     ]
     if problems:
         raise CheckpointError(
-            f"The weights do not fit {type(model).__name__}; "
-            + "; ".join(problems)
-            + ". Check that the settings file "
-            "belongs to these weights."
+            f"The weights of `{path}` do not fit {model_class.__name__}; {'; '.join(problems)}. Check that the "
+            "settings file belongs to these weights."
         )
-    model.load_state_dict({name: tensor.contiguous() for name, tensor in weights.items()})
+    model = model_class(config)
+    model.load_state_dict({name: tensor.contiguous() for name, tensor in weights.items()}, strict=not own)
+    return model
+
+
+def write_checkpoint(output: Path, model: Any, processor: Any, report: LoadingReport) -> None:
+    """Write model, processor and report into the empty folder `output`.
+
+    Raises:
+        CheckpointError: it holds files already.
+    """
+    empty_output(output)
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
+    report.save(output)
 
 
 def empty_output(folder: Path) -> Path:

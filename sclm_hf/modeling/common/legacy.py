@@ -1,8 +1,9 @@
 """Readers of the files that original checkpoints come in. Nothing in such a file is ever executed."""
 
-import json
 import pickle
 import re
+import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sclm_hf import files
 from sclm_hf.errors import CheckpointError, MissingFileError
+from sclm_hf.files import require_regular_file
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Weights in a folder of transformers; the first that is there is read."""
@@ -41,6 +44,7 @@ def read_torch_file(path: Path, allowed: Sequence[type] = ()) -> Any:
         CheckpointError: the file is missing, damaged, or would run code.
     """
     require_file(path)
+    _refuse_compressed(path)
     try:
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -49,8 +53,25 @@ def read_torch_file(path: Path, allowed: Sequence[type] = ()) -> Any:
             f"`{path}` holds Python objects other than tensors and was refused; nothing of it was run. Expected a "
             "flat state dict written by `torch.save(model.state_dict(), …)`."
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
+    # a damaged file raises almost anything
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"`{path}` cannot be read as a torch file ({reason}): download it again.") from error
+
+
+def _refuse_compressed(path: Path) -> None:
+    """torch stores its files as they are; a compressed one can be a thousand times what it seems."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise CheckpointError(f"`{path}` cannot be read as a torch file ({error}): download it again.") from error
+    if size > path.stat().st_size:
+        raise CheckpointError(
+            f"`{path}` claims {size:,} bytes and has {path.stat().st_size:,}: expected a file written by `torch.save`."
+        )
 
 
 def read_weights(folder: Path) -> tuple[str, dict[str, Tensor]]:
@@ -59,14 +80,16 @@ def read_weights(folder: Path) -> tuple[str, dict[str, Tensor]]:
     Raises:
         CheckpointError: there are none, or they cannot be read.
     """
-    name = next((name for name in WEIGHT_FILES if (folder / name).is_file()), WEIGHT_FILES[0])
+    name = next((name for name in WEIGHT_FILES if (folder / name).exists()), WEIGHT_FILES[0])
     require_file(folder / name)
     if name.endswith(".bin"):
         return name, read_state_dict(folder / name)
     try:
-        return name, load_file(folder / name)
-    except (SafetensorError, OSError) as error:
+        tensors = load_file(folder / name)
+    # also of dtypes that torch does not have
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"`{folder / name}` cannot be read as safetensors ({error}).") from error
+    return name, tensors
 
 
 def as_state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
@@ -75,11 +98,35 @@ def as_state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: it is something else.
     """
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
+    ):
         raise CheckpointError(f"`{path}` is not a flat state dict: expected names that map to tensors.")
+    for name, tensor in loaded.items():
+        require_stored(tensor, name, path)
+    size = sum(tensor.nbytes for tensor in loaded.values())
+    if size > 4 * path.stat().st_size + 2**20:
+        raise CheckpointError(
+            f"`{path}` claims tensors of {size:,} bytes and has {path.stat().st_size:,}: expected a state dict "
+            "written by `torch.save`."
+        )
     if all(name.startswith("module.") for name in loaded):
         loaded = {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
     return dict(loaded)
+
+
+def require_stored(tensor: Tensor, name: str, path: Path) -> None:
+    """Refuse a tensor that claims more numbers than its file holds, or is no plain tensor.
+
+    Raises:
+        CheckpointError: names it.
+    """
+    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+    if not plain or tensor.nbytes > tensor.untyped_storage().nbytes():
+        raise CheckpointError(
+            f"`{name}` in `{path}` claims the shape {tuple(tensor.shape)}, and the file does not hold as many numbers: "
+            "it is damaged."
+        )
 
 
 def read_pickle(path: Path) -> Any:
@@ -151,24 +198,33 @@ def _check_plain(loaded: Any) -> None:
             raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")
 
 
-def read_json_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path, *, once: bool = False) -> dict[str, Any]:
     """Read a JSON file that holds one object.
 
+    Args:
+        path: the file.
+        once: refuse a name that is there twice, of which Python keeps the last.
+
     Raises:
-        CheckpointError: the file is missing, is no JSON or holds something else than an object.
+        CheckpointError: the file is missing, too large or too deep, is no JSON or holds something else than an object.
     """
     require_file(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"`{path}` is not valid JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"`{path}` must hold a JSON object, got {type(content).__name__}.")
-    return content
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if twice := [name for name, number in Counter(name for name, _ in pairs).items() if number > 1]:
+            raise CheckpointError(f"`{path}` names {twice[0]!r} twice: expected each name once.")
+        return dict(pairs)
+
+    return files.read_json_object(path, object_pairs_hook=unique if once else None)
 
 
 def require_file(path: Path) -> None:
-    """Raise a `MissingFileError` that lists the folder's content when `path` is not there."""
+    """Raise a `MissingFileError` that lists the folder's content when `path` is not there.
+
+    Raises:
+        CheckpointError: it is a folder, a pipe or a device.
+    """
+    require_regular_file(path)
     if path.is_file():
         return
     there = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []

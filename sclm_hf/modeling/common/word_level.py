@@ -13,7 +13,7 @@ def read_word_level(path: Path, special_tokens: Iterable[str]) -> dict[str, int]
     Raises:
         CheckpointError: it is missing, damaged, of another kind, or lacks one of `special_tokens`.
     """
-    settings = read_json_object(path)
+    settings = read_json_object(path, once=True)
     model = settings.get("model")
     words = model.get("vocab") if isinstance(model, dict) and model.get("type") == "WordLevel" else None
     if not _is_vocabulary(words) or settings.get("normalizer") is not None:

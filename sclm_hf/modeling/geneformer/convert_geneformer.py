@@ -13,11 +13,13 @@ from sclm_hf.modeling.common.conversion import (
     Dropped,
     LoadingReport,
     WeightMap,
+    build_model,
     convert_weights,
-    empty_output,
-    load_strictly,
+    damage_is_told,
+    write_checkpoint,
 )
 from sclm_hf.modeling.common.legacy import read_json_object, read_pickle, read_weights
+from sclm_hf.modeling.common.soundness import require_plausible
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from sclm_hf.tokenization.gene_vocabulary import GeneVocabulary
 from sclm_hf.tokenization.processing_cell import CellProcessor
@@ -88,27 +90,24 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
             dictionary fits the weights.
     """
     source, output = Path(source), Path(output)
-    settings = read_json_object(source / "config.json")
-    weights_file, tensors = read_weights(source)
-    embedding = tensors.get("bert.embeddings.word_embeddings.weight")
-    if embedding is None:
-        raise CheckpointError(f"`{weights_file}` lacks the gene embeddings: it is no Geneformer, or incomplete.")
-    tokens_file, vocabulary = find_vocabulary(source, rows=embedding.shape[0])
-
-    model_class = _model_class(tensors)
-    report = LoadingReport("geneformer", ["config.json", weights_file], architecture=model_class.__name__)
-    config = build_config(settings, tensors, vocabulary, report)
-    weights = convert_weights(tensors, _weight_map(model_class), report)
-    model = model_class(config)
-    load_strictly(model, _with_tied(weights, model_class))
-    processor = build_processor(config, vocabulary, tokens_file, report)
+    with damage_is_told(source):
+        settings = read_json_object(source / "config.json")
+        weights_file, tensors = read_weights(source)
+        embedding = tensors.get("bert.embeddings.word_embeddings.weight")
+        if embedding is None:
+            raise CheckpointError(f"`{weights_file}` lacks the gene embeddings: it is no Geneformer, or incomplete.")
+        tokens_file, vocabulary = find_vocabulary(source, rows=embedding.shape[0])
+        model_class = _model_class(tensors)
+        report = LoadingReport("geneformer", ["config.json", weights_file], architecture=model_class.__name__)
+        with damage_is_told(source / "config.json"):
+            config = build_config(settings, tensors, vocabulary, report)
+        weights = convert_weights(tensors, _weight_map(model_class), report)
+        model = build_model(model_class, config, _with_tied(weights, model_class), source / weights_file)
+        processor = build_processor(config, vocabulary, tokens_file, report)
     if model_class is GeneformerForMaskedLM:
         report.notes.append("it holds no classifier: `AutoModelForSequenceClassification` starts one at random")
 
-    empty_output(output)
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
-    report.save(output)
+    write_checkpoint(output, model, processor, report)
     return report
 
 
@@ -134,6 +133,7 @@ def build_config(
     if unused:
         report.notes.append(f"settings of `config.json` without a meaning here: {', '.join(unused)}")
     chosen = {name: value for name, value in settings.items() if name in known - ignored}
+    require_plausible("config.json", chosen, {name: tensor.shape for name, tensor in tensors.items()})
     heads = [name for name in tensors if name.startswith("classification_heads.") and name.endswith("weight")]
     if heads:
         chosen["num_labels_per_task"] = [tensors[name].shape[0] for name in sorted(heads, key=_number)]

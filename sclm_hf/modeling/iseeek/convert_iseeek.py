@@ -11,9 +11,10 @@ from sclm_hf.modeling.common.conversion import (
     Dropped,
     LoadingReport,
     WeightMap,
+    build_model,
     convert_weights,
-    empty_output,
-    load_strictly,
+    damage_is_told,
+    write_checkpoint,
 )
 from sclm_hf.modeling.common.legacy import WEIGHT_FILES, read_json_object, read_weights
 from sclm_hf.modeling.common.word_level import read_pickled_words, read_word_level
@@ -72,31 +73,28 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     """
     source, output = Path(source), Path(output)
     _check_layout(source)
-    settings = read_json_object(source / "config.json")
-    weights_file, tensors = read_weights(source)
-    tokens_file = next(name for name in TOKEN_FILES if (source / name).is_file())
-    read_tokens = read_pickled_words if tokens_file.endswith(".pkl") else read_word_level
-    tokens = read_tokens(source / tokens_file, SPECIAL_TOKENS)
-    report = LoadingReport("iseeek", ["config.json", weights_file, tokens_file], ISEEEKForMaskedLM.__name__)
-    config = build_config(settings, report)
-    weights = convert_weights(tensors, WEIGHT_MAP, report)
-    for name, tied in _TIED.items():
-        if tied in weights and not torch.equal(weights.setdefault(name, weights[tied]), weights[tied]):
-            raise CheckpointError(f"`{name}` differs from `{tied}`, which iSEEEK ties: the file is damaged.")
-    if max(tokens.values()) >= config.vocab_size:
-        raise CheckpointError(
-            f"`{tokens_file}` has ids up to {max(tokens.values())}, and the model has {config.vocab_size} gene "
-            "embeddings: take both from the same release."
-        )
-    model = ISEEEKForMaskedLM(config)
-    load_strictly(model, weights)
-    processor = build_processor(tokens)
+    with damage_is_told(source):
+        settings = read_json_object(source / "config.json")
+        weights_file, tensors = read_weights(source)
+        tokens_file = next(name for name in TOKEN_FILES if (source / name).exists())
+        read_tokens = read_pickled_words if tokens_file.endswith(".pkl") else read_word_level
+        tokens = read_tokens(source / tokens_file, SPECIAL_TOKENS)
+        report = LoadingReport("iseeek", ["config.json", weights_file, tokens_file], ISEEEKForMaskedLM.__name__)
+        config = build_config(settings, report)
+        weights = convert_weights(tensors, WEIGHT_MAP, report)
+        for name, tied in _TIED.items():
+            if tied in weights and not torch.equal(weights.setdefault(name, weights[tied]), weights[tied]):
+                raise CheckpointError(f"`{name}` differs from `{tied}`, which iSEEEK ties: the file is damaged.")
+        if max(tokens.values()) >= config.vocab_size:
+            raise CheckpointError(
+                f"`{tokens_file}` has ids up to {max(tokens.values())}, and the model has {config.vocab_size} gene "
+                "embeddings: take both from the same release."
+            )
+        model = build_model(ISEEEKForMaskedLM, config, weights, source / weights_file)
+        processor = build_processor(tokens)
     report.notes.append("it holds no classifier: `AutoModelForSequenceClassification` starts one at random")
 
-    empty_output(output)
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
-    report.save(output)
+    write_checkpoint(output, model, processor, report)
     return report
 
 

@@ -1,5 +1,6 @@
 """Reads an original scBERT checkpoint: one `.pth` file, and the names of its genes in `genes.txt`."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from sclm_hf.errors import CheckpointError, MissingFileError
 from sclm_hf.modeling.common.conversion import (
     LoadingReport,
     WeightMap,
+    build_model,
     convert_weights,
     damage_is_told,
-    empty_output,
-    load_strictly,
+    write_checkpoint,
 )
 from sclm_hf.modeling.common.legacy import as_state_dict, read_torch_file, require_file
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
@@ -93,15 +94,13 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
         if model_class is ScBERTForSequenceClassification:
             _name_labels(config, source, report)
         weights = convert_weights(_our_shapes(tensors, config, report), WEIGHT_MAP, report)
-        model = model_class(config)
-    load_strictly(model, weights)
+        model = build_model(model_class, config, weights, path)
+    with damage_is_told(source / GENES_FILE):
+        processor = build_processor(config, genes)
     if model_class is ScBERTForMaskedExpression:
         report.notes.append("it holds no cell classifier: `AutoModelForSequenceClassification` starts it at random")
 
-    empty_output(output)
-    model.save_pretrained(output)
-    build_processor(config, genes).save_pretrained(output)
-    report.save(output)
+    write_checkpoint(output, model, processor, report)
     return report
 
 
@@ -119,7 +118,7 @@ def read_names(path: Path) -> list[str]:
     names = [name.strip() for name in names if name.strip()]
     if not names:
         raise CheckpointError(f"`{path}` is empty: expected one name a line.")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, number in Counter(names).items() if number > 1):
         raise CheckpointError(f"`{path}` names {twice[0]!r} twice: expected each name once, in the model's order.")
     return names
 
@@ -174,7 +173,7 @@ def _our_shapes(tensors: dict[str, Tensor], config: ScBERTConfig, report: Loadin
     else:
         table = torch.zeros(config.num_positions, config.hidden_size)
         report.notes.append("it was built without gene2vec: its gene embeddings are zero, and genes are alike to it")
-    tensors["pos_emb.emb.weight"] = torch.cat([table.float(), torch.zeros(1, config.hidden_size)])
+    tensors["pos_emb.emb.weight"] = torch.cat([table, table.new_zeros(1, config.hidden_size)])
     if "to_out.conv1.weight" in tensors:
         tensors["to_out.conv1.weight"] = tensors["to_out.conv1.weight"].flatten(1)
     return tensors

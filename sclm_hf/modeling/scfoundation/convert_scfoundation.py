@@ -10,10 +10,10 @@ from sclm_hf.errors import CheckpointError
 from sclm_hf.modeling.common.conversion import (
     LoadingReport,
     WeightMap,
+    build_model,
     convert_weights,
     damage_is_told,
     empty_output,
-    load_strictly,
 )
 from sclm_hf.modeling.common.legacy import as_state_dict, read_torch_file, require_file
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
@@ -110,8 +110,9 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
         converted[name] = (_build_model(released[name], genes, source / WEIGHTS_FILE, report), report)
         _add(report, whole, name)
 
+    with damage_is_told(genes_file):
+        processor = build_processor(genes)
     empty_output(output)
-    processor = build_processor(genes)
     for name, (model, report) in converted.items():
         folder = output / name
         model.save_pretrained(folder)
@@ -202,7 +203,7 @@ def merge_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_models(path: Path) -> dict[str, Any]:
     content = read_torch_file(path)
-    found = sorted(content) if isinstance(content, Mapping) else [type(content).__name__]
+    found = sorted(map(str, content)) if isinstance(content, Mapping) else [type(content).__name__]
     if not set(MODELS) <= set(found):
         raise CheckpointError(f"`{path}` must hold the models {', '.join(MODELS)}; it holds {', '.join(found)[:200]}.")
     return content
@@ -211,15 +212,15 @@ def _read_models(path: Path) -> dict[str, Any]:
 def _build_model(part: Any, genes: list[str], path: Path, report: LoadingReport) -> ScFoundationForMaskedExpression:
     if not isinstance(part, Mapping) or not {"config", "state_dict"} <= part.keys():
         raise CheckpointError(f"Each model in `{path}` must hold `config` and `state_dict`.")
-    settings = merge_settings(part["config"])
+    with damage_is_told(path):
+        settings = merge_settings(part["config"])
     if settings["model"] != "mae_autobin":
         raise CheckpointError(f"`{path}` holds a model `{settings['model']}`: expected 'mae_autobin'.")
     tensors = {_inner_name(name): tensor for name, tensor in as_state_dict(part["state_dict"], path).items()}
     with damage_is_told(path):
         config = build_config(settings, tensors, len(genes))
         weights = convert_weights(tensors, WEIGHT_MAP, report)
-        model = ScFoundationForMaskedExpression(config)
-    load_strictly(model, weights)
+        model = build_model(ScFoundationForMaskedExpression, config, weights, path)
     report.notes.append("it holds no cell classifier: `AutoModelForSequenceClassification` starts it at random")
     return model
 

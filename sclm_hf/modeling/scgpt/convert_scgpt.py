@@ -10,9 +10,10 @@ from sclm_hf.modeling.common.conversion import (
     LoadingReport,
     Stacked,
     WeightMap,
+    build_model,
     convert_weights,
-    empty_output,
-    load_strictly,
+    damage_is_told,
+    write_checkpoint,
 )
 from sclm_hf.modeling.common.legacy import read_json_object, read_state_dict
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
@@ -129,41 +130,40 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
             vocabulary does not fit the weights.
     """
     source, output = Path(source), Path(output)
-    args = read_json_object(source / "args.json")
-    tensors = read_state_dict(source / "best_model.pt")
-    vocabulary = read_vocabulary(source / "vocab.json", rows=_shape(tensors, "encoder.embedding.weight")[0])
-    config = build_config(args, tensors, vocabulary)
-
-    model_class = ScGPTForPerturbation if "pert_encoder.weight" in tensors else ScGPTForMaskedExpression
-    report = LoadingReport("scgpt", list(ORIGINAL_FILES), architecture=model_class.__name__)
-    weights = convert_weights(tensors, WEIGHT_MAP, report)
-    model = model_class(config)
-    load_strictly(model, weights)
+    with damage_is_told(source):
+        args = read_json_object(source / "args.json")
+        tensors = read_state_dict(source / "best_model.pt")
+        vocabulary = read_vocabulary(source / "vocab.json", rows=_shape(tensors, "encoder.embedding.weight")[0])
+        with damage_is_told(source / "args.json"):
+            config = build_config(args, tensors, vocabulary)
+        model_class = ScGPTForPerturbation if "pert_encoder.weight" in tensors else ScGPTForMaskedExpression
+        report = LoadingReport("scgpt", list(ORIGINAL_FILES), architecture=model_class.__name__)
+        weights = convert_weights(tensors, WEIGHT_MAP, report)
+        model = build_model(model_class, config, weights, source / "best_model.pt")
+    perturbation = model_class is ScGPTForPerturbation
+    with damage_is_told(source / "args.json"):
+        processor = build_processor(config, args, vocabulary, perturbation=perturbation)
     if not config.use_classifier:
         report.notes.append("it holds no cell classifier: `AutoModelForSequenceClassification` starts it at random")
-    if model_class is ScGPTForPerturbation:
+    if perturbation:
         report.notes.append("open it as `ScGPTForPerturbation`: other heads start at random")
-    perturbation = model_class is ScGPTForPerturbation
-    processor = build_processor(config, args, vocabulary, perturbation=perturbation)
     if processor.feature_extractor.expects != "counts":
         report.notes.append("it takes normalised values, not counts, and its processor checks that")
 
-    empty_output(output)
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
-    report.save(output)
+    write_checkpoint(output, model, processor, report)
     return report
 
 
 def read_vocabulary(path: Path, rows: int) -> GeneVocabulary:
     """Read `vocab.json`, append the special tokens that it lacks, and check it against the embedding's rows."""
-    token_to_id = read_json_object(path)
+    token_to_id = read_json_object(path, once=True)
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in token_to_id.values()):
         raise CheckpointError(f"`{path}` must map gene names to integers.")
     for token in SPECIAL_TOKENS:
         if token not in token_to_id:
             token_to_id[token] = max(token_to_id.values(), default=-1) + 1
-    vocabulary = GeneVocabulary(token_to_id)
+    with damage_is_told(path):
+        vocabulary = GeneVocabulary(token_to_id)
     if vocabulary.size != rows:
         raise CheckpointError(
             f"`{path}` does not fit the weights: its ids (special tokens included) reach {vocabulary.size - 1}, and "

@@ -13,9 +13,10 @@ from sclm_hf.modeling.common.conversion import (
     Dropped,
     LoadingReport,
     WeightMap,
+    build_model,
     convert_weights,
-    empty_output,
-    load_strictly,
+    damage_is_told,
+    write_checkpoint,
 )
 from sclm_hf.modeling.common.legacy import (
     WEIGHT_FILES,
@@ -81,30 +82,29 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     source = weights_path.parent
     tokens_path = find_tokenizer(source)
     files = [path.name for path in (source / "config.json", weights_path, tokens_path) if path.is_file()]
-    report = LoadingReport("tgpt", files, TGPTForCausalLM.__name__)
-    tensors = read_tensors(weights_path, report)
-    tokens = read_word_level(tokens_path, SPECIAL_TOKENS)
-    has_config = (source / "config.json").is_file()
-    settings = read_json_object(source / "config.json") if has_config else sizes_of(tensors, report)
-    config = build_config(settings, report)
-    weights = convert_weights(tensors, WEIGHT_MAP, report)
-    table = weights.get("transformer.wte.weight")
-    if table is not None and not torch.equal(weights.setdefault("lm_head.weight", table), table):
-        raise CheckpointError("`lm_head.weight` differs from the gene embeddings that it is tied to: damaged weights.")
-    if max(tokens.values()) >= config.vocab_size:
-        raise CheckpointError(
-            f"`tokenizer.json` has ids up to {max(tokens.values())}, and the model has {config.vocab_size} gene "
-            "embeddings: take both from the same release."
-        )
-    model = TGPTForCausalLM(config)
-    load_strictly(model, weights)
-    processor = build_processor(tokens)
+    with damage_is_told(source):
+        report = LoadingReport("tgpt", files, TGPTForCausalLM.__name__)
+        tensors = read_tensors(weights_path, report)
+        tokens = read_word_level(tokens_path, SPECIAL_TOKENS)
+        has_config = (source / "config.json").is_file()
+        settings = read_json_object(source / "config.json") if has_config else sizes_of(tensors, report)
+        config = build_config(settings, report)
+        weights = convert_weights(tensors, WEIGHT_MAP, report)
+        table = weights.get("transformer.wte.weight")
+        if table is not None and not torch.equal(weights.setdefault("lm_head.weight", table), table):
+            raise CheckpointError(
+                "`lm_head.weight` differs from the gene embeddings that it is tied to: damaged weights."
+            )
+        if max(tokens.values()) >= config.vocab_size:
+            raise CheckpointError(
+                f"`tokenizer.json` has ids up to {max(tokens.values())}, and the model has {config.vocab_size} gene "
+                "embeddings: take both from the same release."
+            )
+        model = build_model(TGPTForCausalLM, config, weights, weights_path)
+        processor = build_processor(tokens)
     report.notes.append("it holds no classifier: `AutoModelForSequenceClassification` starts one at random")
 
-    empty_output(output)
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
-    report.save(output)
+    write_checkpoint(output, model, processor, report)
     return report
 
 

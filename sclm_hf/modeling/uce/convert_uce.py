@@ -11,10 +11,10 @@ from sclm_hf.errors import CheckpointError, MissingFileError
 from sclm_hf.modeling.common.conversion import (
     LoadingReport,
     WeightMap,
+    build_model,
     convert_weights,
     damage_is_told,
-    empty_output,
-    load_strictly,
+    write_checkpoint,
 )
 from sclm_hf.modeling.common.legacy import (
     read_json_object,
@@ -22,7 +22,9 @@ from sclm_hf.modeling.common.legacy import (
     read_state_dict,
     read_torch_file,
     require_file,
+    require_stored,
 )
+from sclm_hf.modeling.common.soundness import is_finite, number_kind
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from sclm_hf.tokenization.processing_chromosomes import (
     SPECIAL_TOKENS,
@@ -122,7 +124,8 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     source, output = Path(source), Path(output)
     weights_file = _weights_file(source)
     settings = read_json_object(source / SETTINGS_FILE) if (source / SETTINGS_FILE).exists() else {}
-    chromosomes = read_chromosomes(source / CHROMOSOMES_FILE)
+    with damage_is_told(source / CHROMOSOMES_FILE):
+        chromosomes = read_chromosomes(source / CHROMOSOMES_FILE)
     tensors = read_state_dict(weights_file)
     report = LoadingReport("uce", [weights_file.name, CHROMOSOMES_FILE, OFFSETS_FILE])
     report.architecture = UCEForMaskedExpression.__name__
@@ -132,16 +135,14 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
         tables = read_species(source, chromosomes, chromosome_offset, proteins.shape[0], report)
         tensors["pos_encoder.pe"] = tensors["pos_encoder.pe"].squeeze(1)
         weights = convert_weights(tensors, WEIGHT_MAP, report)
-        model = UCEForMaskedExpression(config)
-    load_strictly(model, weights)
-    model.set_protein_embeddings(proteins)
+        _require_numbers(proteins, weights_file)
+        model = build_model(UCEForMaskedExpression, config, weights, weights_file)
+        model.set_protein_embeddings(proteins)
+        processor = build_processor(config, settings, tables)
     report.renamed[_PROTEINS] = ["protein_embeddings.safetensors"]
     report.notes.append("it holds no cell classifier: `AutoModelForSequenceClassification` starts it at random")
 
-    empty_output(output)
-    model.save_pretrained(output)
-    build_processor(config, settings, tables).save_pretrained(output)
-    report.save(output)
+    write_checkpoint(output, model, processor, report)
     return report
 
 
@@ -285,6 +286,9 @@ def _proteins(
     if not (source / TOKENS_FILE).exists():
         return released, offset
     tokens = read_torch_file(source / TOKENS_FILE)
+    if isinstance(tokens, Tensor):
+        require_stored(tokens, "the table", source / TOKENS_FILE)
+        _require_numbers(tokens, source / TOKENS_FILE)
     if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.shape[1] != released.shape[1]:
         raise CheckpointError(f"`{source / TOKENS_FILE}` must hold a (proteins, {released.shape[1]}) tensor.")
     report.source.append(TOKENS_FILE)
@@ -302,6 +306,11 @@ def _proteins(
         f"random as the original draws them, in place of the {released.shape[0]:,} rows of the weights"
     )
     return torch.cat([tokens.float(), drawn]), tokens.shape[0]
+
+
+def _require_numbers(proteins: Tensor, path: Path) -> None:
+    if number_kind(proteins) != "float" or not is_finite(proteins):
+        raise CheckpointError(f"The protein embeddings of `{path}` must be finite numbers: the file is damaged.")
 
 
 def _weights_file(source: Path) -> Path:
