@@ -161,8 +161,8 @@ def _require_fit(name: str, model_class: type[PreTrainedModel], config: Any, sto
         there = stored.get(key) or stored.get(f"{prefix}{key}") or stored.get(key.removeprefix(prefix))
         if there is not None and there.kind != number_kind(tensor):
             raise CheckpointError(
-                f"`{key}` of `{name}` holds {there.kind} numbers; expected {number_kind(tensor)} ones: the file is damaged, "
-                "or of another model."
+                f"`{key}` of `{name}` holds {there.kind} numbers; expected {number_kind(tensor)} ones: the file is "
+                "damaged, or of another model."
             )
         new += 0 if there is not None and there.shape == tuple(tensor.shape) else tensor.numel()
     held = sum(math.prod(one.shape) for one in stored.values())

@@ -124,8 +124,8 @@ def require_stored(tensor: Tensor, name: str, path: Path) -> None:
     plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
     if not plain or tensor.nbytes > tensor.untyped_storage().nbytes():
         raise CheckpointError(
-            f"`{name}` in `{path}` claims the shape {tuple(tensor.shape)}, and the file does not hold as many numbers: "
-            "it is damaged."
+            f"`{name}` in `{path}` claims the shape {tuple(tensor.shape)}, and the file does not hold as many "
+            "numbers: it is damaged."
         )
 
 
