@@ -7,6 +7,9 @@ import numpy as np
 from ..errors import CorpusError
 from .sources import CategoricalColumn, CellSource
 
+_PLACEHOLDERS = {"", "nan", "NaN", "NA", "N/A", "<NA>", "None", "NaT", "null"}
+"""What missing values become where they are written as text."""
+
 
 def number_categories(
     name: str,
@@ -27,10 +30,14 @@ def number_categories(
         integer type that holds them.
 
     Raises:
-        CorpusError: a source lacks the column, or a cell used has no value or one that is not among `names`.
+        CorpusError: a source lacks the column, or a cell used has no value, one that stands for none, or one that is
+            not among `names`.
     """
     columns = [_used(source, name, used) for source, used in zip(sources, rows, strict=True)]
     present = [{column.categories[code] for code in np.unique(column.codes)} for column in columns]
+    if names is None:
+        for source, values in zip(sources, present, strict=True):
+            _refuse_placeholders(name, source, values & _PLACEHOLDERS)
     names = sorted(set().union(*present)) if names is None else [str(value) for value in names]
     numbers = {value: number for number, value in enumerate(names)}
     if len(numbers) < len(names):
@@ -47,6 +54,17 @@ def number_categories(
         table = np.array([numbers.get(value, -1) for value in column.categories], dtype)
         codes.append(table[column.codes] if len(table) else np.empty(0, dtype))
     return names, codes
+
+
+def _refuse_placeholders(name: str, source: CellSource, found: set[str]) -> None:
+    """Refuse to make a class of its own of the cells without a value."""
+    if found:
+        raise CorpusError(
+            f"`{source.location}`: some of the cells used have {sorted(found)} in `obs[{name!r}]`, which usually "
+            f"stands for no value: leave them out (write `adata[~adata.obs[{name!r}].isin({sorted(found)})]`, or give "
+            "`where=` in Python), or give them a value; if it is one, rename it, or list the names of all values in "
+            "Python."
+        )
 
 
 def _used(source: CellSource, name: str, rows: np.ndarray | None) -> CategoricalColumn:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,11 @@ def reading_errors_named(path: str | Path, kind: str) -> Iterator[None]:
         raise CorpusError(f"`{path}` {reason(error, kind)}") from error
     except Exception as error:
         # h5py, zarr, its codecs and pyarrow raise almost anything for a damaged file
+        if codec := _unknown_codec(error):
+            raise CorpusError(
+                f"`{path}` is compressed with the codec {codec!r}, which is not installed here: install the package "
+                "that has it, or write the folder again without."
+            ) from error
         text = str(error) or type(error).__name__
         raise CorpusError(f"`{path}` is damaged or no {kind}: {text.removesuffix('.')}.") from error
 
@@ -52,3 +58,13 @@ def reason(error: OSError, kind: str) -> str:
     if error.errno in _ADVICE:
         return f"cannot be read: {os.strerror(error.errno)}: {_ADVICE[error.errno]}."
     return f"cannot be read: {os.strerror(error.errno)}."
+
+
+def _unknown_codec(error: Exception) -> str | None:
+    """The codec of zarr that was not found; None where something else went wrong."""
+    if type(error).__name__ == "UnknownCodecError":
+        return str(error).rpartition(":")[2].strip(" '\"")
+    for frame in traceback.extract_tb(error.__traceback__) if isinstance(error, KeyError) else ():
+        if frame.name == "get_codec_class":
+            return str(error.args[0])
+    return None

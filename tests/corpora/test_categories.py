@@ -44,3 +44,15 @@ def test_problems_are_named(sources):
         number_categories("tissue", sources, [None, None], None)
     with pytest.raises(CorpusError, match="one twice"):
         number_categories("kind", sources, [None, np.arange(9)], ["a", "b", "c", "a"])
+
+
+@pytest.mark.parametrize("text", ["nan", "NA", "None", "<NA>", ""])
+def test_texts_that_stand_for_no_value_become_no_class(tmp_path, text):
+    cells = make_cells(10)
+    cells.obs["kind"] = ["a"] * 9 + [text]
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    sources = [H5adSource(tmp_path / "cells.h5ad")]
+    with pytest.raises(CorpusError, match=rf"cells\.h5ad`: some .*\['{text}'\] in `obs\['kind'\]`"):
+        number_categories("kind", sources, [None], None)
+    assert number_categories("kind", sources, [np.arange(9)], None)[0] == ["a"]
+    assert number_categories("kind", sources, [None], [text, "a"])[1][0].tolist() == [1] * 9 + [0]
