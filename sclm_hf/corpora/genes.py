@@ -74,10 +74,7 @@ class GeneMaps:
         if key in self._by_genes:
             return self._by_genes[key]
         mapping = self._processor.map_genes(names, ensembl_ids=ensembl_ids, species=self._species, counts=counts)
-        # Which of two columns stands for a gene depends on the counts of the source.
-        if not mapping.coverage.duplicated:
-            self._by_genes[key] = mapping
-        return mapping
+        return self._by_genes.setdefault(key, mapping)
 
 
 def sample_rows(source: CellSource, rows: np.ndarray | None) -> np.ndarray:

@@ -15,6 +15,7 @@ from .encodings.cells import (
     CellGenes,
     Cells,
     Survey,
+    are_ascending,
     survey,
     take_genes,
     taken_entries,
@@ -115,37 +116,12 @@ def as_csr(matrix):
     return scipy.sparse.csr_matrix(_kernel_type(np.atleast_2d(dense)))
 
 
-def merge_columns(matrix, gene_ids: np.ndarray) -> tuple[Any, np.ndarray]:
-    """Move the entries of columns that add to another one there, where reading adds them up.
-
-    Args:
-        matrix: as for [`as_csr`].
-        gene_ids: (columns,) integers, `-2 - other` for a column that adds to column `other`.
-
-    Returns:
-        The matrix, and (columns,) gene ids of which those that added are -1. Both are what was given when no column
-        adds to another.
-    """
-    gene_ids = np.asarray(gene_ids)
-    adds = gene_ids < -1 if gene_ids.dtype.kind == "i" else np.zeros(gene_ids.shape, bool)
-    targets = np.where(adds, -2 - gene_ids, np.arange(gene_ids.size)) if adds.any() else None
-    if targets is None or not (targets < gene_ids.size).all():
-        return matrix, gene_ids
-    matrix = as_csr(matrix)
-    indices = np.asarray(matrix.indices)
-    if indices.size and not (0 <= indices.min() <= indices.max() < gene_ids.size):
-        # what reads it will say so
-        return matrix, np.where(adds, -1, gene_ids)
-    parts = (matrix.data, targets.astype(indices.dtype)[indices], matrix.indptr)
-    return scipy.sparse.csr_matrix(parts, shape=matrix.shape), np.where(adds, -1, gene_ids)
-
-
 def read_cells(matrix, tokens: np.ndarray, rows=None, uniforms=None) -> tuple[Cells, Survey]:
     """Rows of a matrix in the form that kernels read, sound in everything but the kind of their values.
 
     Args:
         matrix: as for [`as_csr`].
-        tokens: (columns,) int32 token ids, -1 = column not used.
+        tokens: (columns,) int32 token ids, -1 = column not used; columns of one id are added up.
         rows: rows to take, in this order; None for all.
         uniforms: as for `CellProcessor.encode`; only checked here.
 
@@ -164,14 +140,18 @@ def read_cells(matrix, tokens: np.ndarray, rows=None, uniforms=None) -> tuple[Ce
 
 
 def read_genes(
-    matrix, tokens: np.ndarray, rows=None, uniforms=None, scratch: Scratch | None = None
+    matrix, tokens: np.ndarray, rows=None, uniforms=None, scratch: Scratch | None = None, *, as_columns: bool = False
 ) -> tuple[CellGenes, Survey, np.ndarray | None]:
     """The known genes of rows of a matrix, sound in everything but the kind of their values, as encodings take them.
 
-    Arguments and errors are those of [`read_cells`]; for `scratch` see [`take_genes`]. Also returns those of the
-    `uniforms` that belong to these genes.
+    Arguments and errors are those of [`read_cells`]; for `scratch` see [`take_genes`]. Genes are in the order of their
+    ids; with `as_columns`, and with `uniforms`, which belong to entries of the matrix, in that of their columns. Also
+    returns those of the `uniforms` that belong to these genes.
     """
     cells, numbers = _cells_of(matrix, tokens, rows, uniforms)
+    if as_columns or uniforms is not None:
+        _refuse_doubled(tokens)
+        cells = cells._replace(sort=False)
     genes, found = take_genes(cells, scratch)
     if _unsorted(found, numbers, uniforms):
         genes, found = take_genes(_canonical(cells), scratch)
@@ -240,7 +220,7 @@ def _cells_of(matrix, tokens: np.ndarray, rows, uniforms) -> tuple[Cells, np.nda
     """Rows of a matrix, and their numbers in it, with bounds and lengths checked."""
     matrix = as_csr(matrix)
     match_length("gene ids", tokens, matrix.shape[1], "column")
-    cells = Cells(*_csr_arrays(matrix), _row_numbers(rows, matrix.shape[0]), tokens)
+    cells = Cells(*_csr_arrays(matrix), _row_numbers(rows, matrix.shape[0]), tokens, not are_ascending(tokens))
     numbers = cells.rows
     _check_bounds(cells)
     if uniforms is not None:
@@ -248,6 +228,12 @@ def _cells_of(matrix, tokens: np.ndarray, rows, uniforms) -> tuple[Cells, np.nda
     elif rows is not None and _kernel_type(cells.data[:0]).dtype != cells.data.dtype:
         cells = _taken(cells)
     return cells._replace(data=_kernel_type(cells.data)), numbers
+
+
+def _refuse_doubled(tokens: np.ndarray) -> None:
+    known = tokens[tokens >= 0]
+    if np.unique(known).size < known.size:
+        raise ExpressionError("Recorded draws are for one column a gene, but several columns mean one: add them up.")
 
 
 def _unsorted(found: Survey, numbers: np.ndarray, uniforms) -> bool:

@@ -12,7 +12,6 @@ from .encodings.depth import is_target_depth
 ENCODINGS = ("bins", "chromosomes", "continuous", "depth", "log_bins", "rank")
 EXPECTED_DATA = ("counts", "normalized", "any")
 TRUNCATIONS = ("sample", "head")
-DUPLICATES = ("best", "sum")
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "cellplm": {
@@ -28,7 +27,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "add_cls": True,
         "add_eos": True,
         "target_sum": 10_000.0,
-        "duplicates": "sum",
     },
     "iseeek": {
         "encoding": "rank",
@@ -92,16 +90,17 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 |---|---|---|
 | cellplm | counts; cells of one sample together | the counts of its genes as they are, and of a sample the matrix of its cells and genes; the model takes `ln(1 + count)` of them, not scaled to the cell's total |
 | geneformer | counts; a cell's total is that of all its genes, those outside the dictionary included | genes in order of `count / total × 10,000 / median of the gene`, the median being over its non-zero values in the pre-training corpus (`gene_medians`, which a converted checkpoint brings along); V2: `<cls>` first, `<eos>` last, 4,096 tokens; V1: `max_length=2048, add_cls=False, add_eos=False` |
-| iseeek | rankings of genes; how they were made is not published. Here: any expression that is not negative, as within a cell only its order counts | the 126 most expressed genes, equal ones in column order, between `[CLS]` and `[SEP]` |
+| iseeek | rankings of genes; how they were made is not published. Here: any expression that is not negative, as within a cell only its order counts | the 126 most expressed genes, equal ones in the order of their ids, between `[CLS]` and `[SEP]` |
 | scbert | counts, of cells with at least 200 of its genes expressed (scanpy's `filter_cells`, left to the user) | all 16,906 genes in their order, genes that the data lack as not expressed, then `<cls>` with bin 0; bins are `log2(1 + count / total × 10,000)`, the total being over the model's genes, cut down to whole numbers of at most 5 |
 | scfoundation | counts (its `pre_normalized` F); `expects="normalized"` takes values that are log-normalised already: with their sum for the total (T, a quirk), or with the totals that `encode` is given (A). Bulk samples: normalised, with `target_depth="f1"` (bulk F) or `"sum"` (bulk T) | the expressed ones of its 19,264 genes, those that the data lack as not expressed; `ln(1 + count / total × 10,000)`, the total being over the model's genes; then `<T>` with the log10 of the total asked for, and `<S>` with that of the total. In the original's default, `"t4"`, cells are embedded as if 10,000 counts were asked for |
 | scgpt | counts as they are (pre-training and embedding); its fine-tuning examples normalise to 10,000 and take `log1p` first, which leaves the order within a cell, and so the bins, as they are but for ties and rounding | 51 quantile bins over the expressed genes of the cell; `<cls>` first with value -2 (its fine-tuning examples give `<cls>` the value 0: `cls_value=0.0`); a random subset of cells with more than 1,199 genes |
-| tgpt | as iseeek | the 62 most expressed genes, equal ones in column order, between `</b>` and `</s>`; token types, all 0, which the model adds as the vector of `<pad>` |
+| tgpt | as iseeek | the 62 most expressed genes, equal ones in the order of their ids, between `</b>` and `</s>`; token types, all 0, which the model adds as the vector of `<pad>` |
 | uce | counts, fractions cut off, of genes in at least 10 cells and of cells with at least 25 genes (`published_filter`, left to the user) | 1,024 genes drawn with replacement by log1p of their counts, between the tokens of their chromosomes (`gene_places`, which a converted checkpoint brings along); the draws are not seeded there, and keyed by the cell here |
 """  # noqa: E501
 
-# transformers writes these beside the parameters; they are no parameters of ours.
-_BOOKKEEPING = ("feature_extractor_type", "processor_class", "auto_map", "_commit_hash")
+# transformers writes these beside the parameters; they are no parameters of ours. `duplicates` is what folders of
+# before have, when families differed in what they did with columns of one gene.
+_BOOKKEEPING = ("feature_extractor_type", "processor_class", "auto_map", "_commit_hash", "duplicates")
 
 
 class ExpressionFeatureExtractor(FeatureExtractionMixin):
@@ -118,8 +117,8 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
             `"any"` (not negative, finite).
         n_bins: number of bins, the bin 0 of genes that are not expressed included. Only for `"bins"` and `"log_bins"`.
         max_length: most tokens a cell may have, special tokens included; None for no limit.
-        truncation: what a longer cell keeps: `"sample"`, a random subset keyed by the cell (column order is kept), or
-            `"head"`, the first genes. `"rank"` keeps the top ranks and wants `"head"`.
+        truncation: what a longer cell keeps: `"sample"`, a random subset keyed by the cell, or `"head"`,
+            those with the lowest ids. `"rank"` keeps the top ranks and wants `"head"`.
         add_cls: put `<cls>` first.
         add_eos: put the tokenizer's `eos_token` last.
         add_token_types: give `token_type_ids` as well, all 0.
@@ -127,8 +126,6 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         pad_value: the value that goes with `<pad>` and with the `eos_token`.
         mask_value: the value that objectives put where they hide one.
         include_zero_genes: genes that are not expressed are tokens too, with value 0. Not for `"rank"`.
-        duplicates: of several columns that mean one gene, `"best"` takes the one whose name says so most surely and
-            reports the others; `"sum"` adds up those that say so by the vocabulary's own name or an Ensembl id.
         target_sum: what a cell's counts are scaled to before ranking, binning or the logarithm. Only for `"rank"`, and
             for `"depth"` and `"log_bins"` where they `expect` counts; they take other values for logarithms.
         target_depth: what `<T>` asks for: `"t4"` a log10 total of 4, `"f2"` twice the cell's total, `"a5"` a log10
@@ -159,7 +156,6 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         pad_value: float = -2.0,
         mask_value: float = -1.0,
         include_zero_genes: bool = False,
-        duplicates: str = "best",
         target_sum: float = 10_000.0,
         gene_medians: Mapping[str, float] | None = None,
         target_depth: str = "t4",
@@ -188,7 +184,6 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         self.pad_value = pad_value
         self.mask_value = mask_value
         self.include_zero_genes = include_zero_genes
-        self.duplicates = duplicates
         self.target_sum = target_sum
         self.gene_medians = None if gene_medians is None else dict(gene_medians)
         self.target_depth = target_depth
@@ -236,7 +231,6 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         self._one_of("encoding", ENCODINGS)
         self._one_of("expects", EXPECTED_DATA)
         self._one_of("truncation", TRUNCATIONS)
-        self._one_of("duplicates", DUPLICATES)
         for name in ("add_cls", "add_eos", "add_token_types", "include_zero_genes", "whole_counts"):
             self._one_of(name, (True, False))
         for name in ("cls_value", "pad_value", "mask_value", "target_sum"):

@@ -41,14 +41,14 @@ class GeneResolver:
         """Find a human gene by its name and, where known, its Ensembl id; white space around them is ignored."""
         name = name.strip()
         if name in self._genes:
-            return Resolution(name, Step.AS_WRITTEN)
+            return _as_written(name)
         return self._first_found(self._through_gene, name, ensembl_id)
 
     def resolve_mouse(self, name: str, ensembl_id: str = "") -> Resolution:
         """Find a mouse gene: as written, else by its human ortholog."""
         name = name.strip()
         if name in self._genes:
-            return Resolution(name, Step.AS_WRITTEN)
+            return _as_written(name)
         return self._first_found(self._through_ortholog, name, ensembl_id)
 
     def _first_found(self, find, name: str, ensembl_id: str) -> Resolution:
@@ -101,3 +101,8 @@ class GeneResolver:
                 tokens[gene] = token
                 steps[gene] = table.step_of[name]
         return tokens
+
+
+def _as_written(name: str) -> Resolution:
+    # an id as written is as sure as one with a version, or one beside a name
+    return Resolution(name, Step.AS_WRITTEN if ensembl_id_of(name) is None else Step.ENSEMBL_ID)

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import CheckpointError, ConfigurationError, ExpressionError
 from .gene_coverage import GeneCoverage
 from .gene_resolution import GeneResolver, Resolution
-from .gene_table import Step, ensembl_id_of
+from .gene_table import ensembl_id_of
 
 SPECIAL_TOKENS = ("<pad>", "<cls>", "<eoc>")
 SPECIES = ("human", "mouse")
@@ -27,7 +27,7 @@ class GeneMapping:
 
     Attributes:
         gene_ids: (n_genes,) int64, the id of each column; -1 = the column is not used, `-2 - other` = it is added to
-            column `other`.
+            column `other`, which means the same gene.
         coverage: what became of the names.
     """
 
@@ -109,22 +109,20 @@ class GeneVocabulary(Mapping[str, int]):
         ensembl_ids: Sequence[str] | None = None,
         species: str = "human",
         counts: np.ndarray | None = None,
-        add_duplicates: bool = False,
     ) -> GeneMapping:
         """Find the id of each column of a data set.
 
         A name is looked for in this vocabulary as it is written; else the gene it means is looked for under its other
         names, found by Ensembl id, symbol, previous symbol or alias, in this order (`GeneResolver`). A name that may
-        mean several genes is not used. When several columns mean one gene, the one found by the surest step keeps it,
-        then the one with more counts, then the first.
+        mean several genes is not used. When several columns mean one gene, those found by the surest step keep it, and
+        are added up in the place of the first. Names and ids alone decide, never the cells at hand.
 
         Args:
             names: (n_genes,) gene names, for example `adata.var_names`.
             ensembl_ids: (n_genes,) Ensembl ids where the data have them beside the names; missing ones may be empty,
                 None or NaN.
             species: `"human"`, or `"mouse"` to go through orthologs.
-            counts: (n_genes,) total counts of each column; decides among duplicates and weighs the coverage.
-            add_duplicates: of columns that mean one gene by its name as written or by an Ensembl id, add up all.
+            counts: (n_genes,) total counts of each column; they weigh the coverage.
 
         Returns:
             The ids and the coverage report. Nothing is checked against a threshold: see `GeneCoverage.check`.
@@ -140,14 +138,11 @@ class GeneVocabulary(Mapping[str, int]):
             raise ConfigurationError(f"There is no species `{species}`: expected one of {', '.join(SPECIES)}.")
         resolve = self._resolver.resolve_mouse if species == "mouse" else self._resolver.resolve
         found = [resolve(name, ensembl_id) for name, ensembl_id in zip(names, ids, strict=True)]
-        used = _one_column_each(found, weights)
+        keepers = _keepers(found)
         gene_ids = np.full(len(names), -1, dtype=np.int64)
-        gene_ids[used] = [self._token_to_id[found[column].token] for column in used]
-        if add_duplicates:
-            keeper = {found[column].token: column for column in used}
-            for column, resolution in enumerate(found):
-                if gene_ids[column] == -1 and resolution.token is not None and resolution.step <= Step.ENSEMBL_ID:
-                    gene_ids[column] = -2 - keeper[resolution.token]
+        for column, (token, step, _) in enumerate(found):
+            if token is not None and step == found[keepers[token]].step:
+                gene_ids[column] = self._token_to_id[token] if column == keepers[token] else -2 - keepers[token]
         return GeneMapping(gene_ids, _coverage(names, found, gene_ids != -1, weights, species))
 
     @functools.cached_property
@@ -257,17 +252,13 @@ def _as_counts(counts: np.ndarray, n_genes: int) -> np.ndarray:
     return weights
 
 
-def _one_column_each(found: Sequence[Resolution], weights: np.ndarray | None) -> list[int]:
-    """Columns that keep their gene: the surest step, then more counts, then the first."""
-    rank = [0.0] * len(found) if weights is None else (-weights).tolist()
-    taken: dict[str, int] = {}
-    for column, resolution in enumerate(found):
-        if resolution.token is None:
-            continue
-        other = taken.setdefault(resolution.token, column)
-        if other != column and (resolution.step, rank[column]) < (found[other].step, rank[other]):
-            taken[resolution.token] = column
-    return sorted(taken.values())
+def _keepers(found: Sequence[Resolution]) -> dict[str, int]:
+    """Name in the vocabulary -> the column that keeps it: the first of those found by the surest step."""
+    keepers: dict[str, int] = {}
+    for column, (token, step, _) in enumerate(found):
+        if token is not None and step < found[keepers.setdefault(token, column)].step:
+            keepers[token] = column
+    return keepers
 
 
 def _coverage(

@@ -22,7 +22,6 @@ from .encodings.stored import StoredRows, encode_stored_bins, encode_stored_rank
 from .expression_matrix import (
     check_kind,
     match_length,
-    merge_columns,
     read_cells,
     read_genes,
     refuse_rows,
@@ -41,8 +40,8 @@ class CellProcessor(ProcessorMixin):
 
     What is random about a cell (ties between bins, which genes a long cell keeps) depends on its id, `seed` and
     `epoch` alone, so a cell's tokens are the same in any batch, order, chunking and number of threads; only the
-    padding is the batch's. Genes stand in the order of the matrix's columns, with the encoding `rank` in that of their
-    ranks.
+    padding is the batch's. Genes stand in the order of their ids (`rank`: of their ranks, `chromosomes`: of the
+    genome), so the order of the matrix's columns changes nothing.
 
     Args:
         feature_extractor: parameters of the encoding.
@@ -85,7 +84,6 @@ class CellProcessor(ProcessorMixin):
             ensembl_ids=ensembl_ids,
             species=species,
             counts=counts,
-            add_duplicates=self.feature_extractor.duplicates == "sum",
         )
         self.last_coverage = mapping.coverage
         return mapping
@@ -119,7 +117,7 @@ class CellProcessor(ProcessorMixin):
             epoch: varies what is random from epoch to epoch.
             rows: (batch,) rows of the matrix to take, in this order; None for all.
             uniforms: (stored entries of `matrix`,) numbers in [0, 1) that spread ties between bins instead of the
-                keyed ones, for comparisons with recorded draws.
+                keyed ones, for comparisons with recorded draws; genes then stay in the order of their columns.
             totals: (batch,) total count of each cell, for the encodings `rank` (None for the sum of its row) and
                 `depth` (None for the sum of its known genes).
             check: refuse data that are not of the kind that the feature extractor `expects`, judged by all rows of
@@ -170,7 +168,6 @@ class CellProcessor(ProcessorMixin):
         """
         self._refuse_pointless(uniforms, totals)
         scratch = scratch or Scratch()
-        matrix, gene_ids = merge_columns(matrix, gene_ids)
         genes, found, uniforms = read_genes(matrix, self._tokens(gene_ids), rows, uniforms, scratch)
         keys = self._keys(found, cell_ids, seed, epoch, check)
         if totals is not None:
@@ -184,7 +181,7 @@ class CellProcessor(ProcessorMixin):
 
     def stored_room(self, stored: StoredRows, rows: np.ndarray, gene_ids: np.ndarray) -> np.ndarray | None:
         """How many tokens rows have at most, (cells,) int64; None where [`encode_stored`] is not for them."""
-        if self.feature_extractor.encoding not in ("bins", "rank") or gene_ids.min(initial=0) < -1:
+        if self.feature_extractor.encoding not in ("bins", "rank"):
             return None
         return most_tokens(stored, rows, self._layout(), np.count_nonzero(gene_ids >= 0))
 
@@ -205,7 +202,7 @@ class CellProcessor(ProcessorMixin):
         Args:
             stored: a CSR matrix in a file.
             rows: (cells,) int64, ascending.
-            gene_ids: as for [`encode`], without columns that add to others.
+            gene_ids: as for [`encode`].
             out: where the cells are written, beginning at `starts`; `lengths` is filled in. Each has as much room as
                 [`stored_room`] says.
             cell_ids, seed, epoch: as for [`encode`].
@@ -282,7 +279,6 @@ class CellProcessor(ProcessorMixin):
         Raises:
             ExpressionError: lengths do not match, or values are negative or not finite.
         """
-        matrix, gene_ids = merge_columns(matrix, gene_ids)
         tokens = self._tokens(gene_ids)
         if self.feature_extractor.encoding == "depth":
             genes, found, _ = read_genes(matrix, tokens, rows)
@@ -290,7 +286,7 @@ class CellProcessor(ProcessorMixin):
         else:
             _, found = read_cells(matrix, tokens, rows)
             sound = found.genes > 0
-        return np.where(sound, self._token_counts(found, np.count_nonzero(tokens >= 0)), 0)
+        return np.where(sound, self._token_counts(found, np.count_nonzero(np.asarray(gene_ids) >= 0)), 0)
 
     def __call__(
         self,

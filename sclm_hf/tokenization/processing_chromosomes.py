@@ -118,8 +118,8 @@ class ChromosomeProcessor(CellProcessor):
         Arguments and errors are those of [`CellProcessor.encode`], and:
 
         Args:
-            random_state: numpy's legacy generator, from which the draws are taken cell by cell as the published
-                procedure takes them; None for draws keyed by the cell.
+            random_state: numpy's legacy generator, from which the draws are taken cell by cell, and genes in the order
+                of their columns, as the published procedure takes them; None for draws keyed by the cell.
 
         Returns:
             `input_ids` and `attention_mask`, (batch, tokens) int64.
@@ -147,7 +147,8 @@ class ChromosomeProcessor(CellProcessor):
         """The first half of [`encode`]: the tokens of cells, without padding."""
         self._refuse_pointless(uniforms, totals)
         scratch = scratch or Scratch()
-        genes, found, _ = read_genes(matrix, self._tokens(gene_ids), rows, None, scratch)
+        as_columns = random_state is not None
+        genes, found, _ = read_genes(matrix, self._tokens(gene_ids), rows, None, scratch, as_columns=as_columns)
         keys = self._keys(found, cell_ids, seed, epoch, check)
         out = self._room(self._token_counts(found, genes.columns.size), scratch)
         how = self._genome, self._sentence

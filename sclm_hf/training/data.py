@@ -201,7 +201,7 @@ def gene_names(data: DataArguments, expects: str) -> list[str]:
         source = open_source(name, path, layer=data.layer, expects=expects)
         names, ensembl_ids = source.genes()
         source.close()
-        found = genes.map_genes(names, ensembl_ids=ensembl_ids, species=data.species).gene_ids >= 0
+        found = genes.map_genes(names, ensembl_ids=ensembl_ids, species=data.species).gene_ids != -1
         # columns that one file holds apart stay apart
         new = {gene for gene, is_known in zip(names, found, strict=True) if not is_known} - set(genes)
         genes = genes.add_genes(sorted(new)) if new else genes

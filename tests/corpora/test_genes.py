@@ -30,10 +30,10 @@ def test_genes_are_mapped_once_and_shared(tmp_path, processor, monkeypatch):
     assert other.tolist() == first[::-1].tolist()
 
 
-def test_sources_with_doubled_genes_are_mapped_by_their_own_counts(tmp_path, processor):
+def test_sources_with_doubled_genes_are_mapped_alike_whatever_their_counts(tmp_path, processor):
     maps, genes = GeneMaps(processor, "human"), [*GENES[:-1], GENES[0]]
     found = []
-    for name, column in (("a", 0), ("b", 39), ("c", 39)):
+    for name, column in (("a", 0), ("b", 39)):
         cells = make_cells(20, 1)
         counts = cells.X.toarray()
         counts[:, [0, 39]] = 0
@@ -41,8 +41,8 @@ def test_sources_with_doubled_genes_are_mapped_by_their_own_counts(tmp_path, pro
         cells.X, cells.var_names = counts, genes
         cells.write_h5ad(tmp_path / f"{name}.h5ad")
         found.append(maps.of(H5adSource(tmp_path / f"{name}.h5ad"), None)[0])
-    assert [(ids[0] >= 0, ids[39] >= 0) for ids in found] == [(True, False), (False, True), (False, True)]
-    assert found[1] is found[2]
+    assert found[0][0] >= 0 and found[0][39] == -2
+    assert found[1] is found[0]
 
 
 def test_share_of_counts_is_that_of_the_cells_used(tmp_path, processor):

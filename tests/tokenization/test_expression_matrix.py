@@ -6,7 +6,7 @@ import scipy.sparse
 
 from sclm_hf.errors import ExpressionError
 from sclm_hf.tokenization.encodings.cells import tokens_of_columns
-from sclm_hf.tokenization.expression_matrix import as_csr, merge_columns, read_cells, select_counts
+from sclm_hf.tokenization.expression_matrix import as_csr, read_cells, read_genes, select_counts
 
 ENSEMBL = ["ENSG00000141510", "ENSG00000012048", "ENSG00000139618"]
 SYMBOLS = ["TP53", "BRCA1", "BRCA2"]
@@ -167,11 +167,39 @@ def test_as_csr_leaves_csr_alone():
     assert as_csr(matrix) is matrix
 
 
-def test_columns_that_add_to_another_are_moved_there():
+def test_columns_of_one_gene_are_added_up():
     matrix = scipy.sparse.csr_matrix(np.array([[1, 2, 0, 4], [0, 5, 6, 0]]))
-    merged, gene_ids = merge_columns(matrix, np.array([7, -2, -1, -3]))
-    np.testing.assert_array_equal(merged.toarray(), [[3, 4, 0, 0], [5, 0, 6, 0]])
-    np.testing.assert_array_equal(gene_ids, [7, -1, -1, -1])
-    same, gene_ids = merge_columns(matrix, np.array([7, 8, -1, 9]))
-    assert same is matrix
-    np.testing.assert_array_equal(gene_ids, [7, 8, -1, 9])
+    tokens = tokens_of_columns(np.array([7, -2, 3, -2]), ())
+    genes, found, _ = read_genes(matrix, tokens)
+    assert (genes.ids.tolist()[:3], genes.values.tolist()[:3]) == ([7, 3, 7], [7, 6, 5])
+    assert genes.indptr.tolist() == [0, 1, 3] and found.genes.tolist() == [1, 2]
+    assert read_cells(matrix, tokens)[1].genes.tolist() == [1, 2]
+    assert genes.totals.tolist() == [7, 11]
+
+
+@pytest.mark.parametrize("gene_ids", [[-3, -1, 4], [-5, 3, 4], [-3, -4, 5]])
+def test_a_column_cannot_add_to_one_that_is_not_used(gene_ids):
+    with pytest.raises(ExpressionError, match="Column 0 has the gene id"):
+        tokens_of_columns(np.array(gene_ids), ())
+
+
+def test_genes_of_a_cell_are_in_the_order_of_their_ids_whatever_the_columns():
+    random = np.random.default_rng(0)
+    dense, tokens = random.poisson(0.5, (20, 300)), random.permutation(100_000)[:300].astype(np.int32)
+    tokens[::7] = -1
+    order = random.permutation(300)
+    one, _, _ = read_genes(dense, tokens)
+    other, _, _ = read_genes(dense[:, order], tokens[order])
+    assert all((np.diff(one.ids[a:b]) > 0).all() for a, b in zip(one.indptr, one.indptr[1:], strict=False))
+    n = one.indptr[-1]
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_array_equal(a[:n], b[:n])
+
+
+def test_recorded_draws_keep_the_order_of_columns():
+    tokens, uniforms = np.array([9, -1, 4], np.int32), np.array([0.1, 0.2, 0.3])
+    genes, _, draws = read_genes(np.array([[1, 2, 3]]), tokens, None, uniforms)
+    assert (genes.ids[:2].tolist(), draws.tolist()) == ([9, 4], [0.1, 0.3])
+    assert read_genes(np.array([[1, 2, 3]]), tokens, as_columns=True)[0].ids[:2].tolist() == [9, 4]
+    with pytest.raises(ExpressionError, match="one column a gene"):
+        read_genes(np.array([[1, 2, 3]]), np.array([4, -1, 4], np.int32), None, uniforms)

@@ -125,19 +125,28 @@ def test_every_name_is_in_one_group_of_the_report():
 
 
 @pytest.mark.parametrize(
-    ("names", "counts", "kept"),
+    ("names", "gene_ids"),
     [
-        (["p53", "TP53"], [9, 1], 1),  # the surer step before more counts
-        (["TP53", "TP53"], [1, 9], 1),  # then more counts
-        (["TP53", "TP53"], [3, 3], 0),  # then the first
-        (["TP53", "TP53"], None, 0),
-        (["LFS1", "p53", "ENSG00000141510"], [5, 6, 0], 2),
+        (["p53", "TP53"], [-1, 7]),  # the surest step keeps the gene
+        (["TP53", "x", "TP53"], [7, -1, -2]),  # columns of equal rank are added up
+        (["LFS1", "p53", "ENSG00000141510"], [-1, -1, 7]),
+        (["LFS1", "p53"], [7, -2]),
+        (["ENSG00000141510.2", "ENSG00000141510"], [7, -2]),
     ],
 )
-def test_one_column_keeps_a_gene(vocabulary, names, counts, kept):
-    mapping = vocabulary.map_genes(names, counts=None if counts is None else np.array(counts))
-    assert np.flatnonzero(mapping.gene_ids >= 0).tolist() == [kept]
-    assert len(mapping.coverage.duplicated) == len(names) - 1
+def test_names_alone_decide_among_columns_of_one_gene(vocabulary, names, gene_ids):
+    for counts in (None, np.arange(len(names)), np.arange(len(names))[::-1]):
+        mapping = vocabulary.map_genes(names, counts=counts)
+        assert mapping.gene_ids.tolist() == gene_ids
+        assert len(mapping.coverage.duplicated) == sum(name != "x" for name in names) - sum(
+            number != -1 for number in gene_ids
+        )
+
+
+def test_an_id_as_written_is_no_surer_than_with_a_version():
+    vocabulary = GeneVocabulary({"ENSG00000141510": 3})
+    assert vocabulary.map_genes(["ENSG00000141510.2", "ENSG00000141510"]).gene_ids.tolist() == [3, -2]
+    assert vocabulary.map_genes(["p53", "ENSG00000141510"]).gene_ids.tolist() == [-1, 3]
 
 
 def test_unknown_ensembl_ids_may_be_empty_none_or_nan(vocabulary):

@@ -26,7 +26,9 @@ class Cells(NamedTuple):
     Attributes:
         indptr, indices, data: the arrays of the CSR matrix.
         rows: (cells,) int64, the rows that are meant, in the order wanted.
-        tokens: (columns,) int32, token id of each column, -1 = column not used.
+        tokens: (columns,) int32, token id of each column, -1 = column not used; columns of one id are added up.
+        sort: put the genes of each cell in the order of their ids and add up those of one: needed unless the ids of
+            the columns ascend. Without it they stay in the order of the columns.
     """
 
     indptr: np.ndarray
@@ -34,6 +36,7 @@ class Cells(NamedTuple):
     data: np.ndarray
     rows: np.ndarray
     tokens: np.ndarray
+    sort: bool = False
 
 
 class CellGenes(NamedTuple):
@@ -41,10 +44,11 @@ class CellGenes(NamedTuple):
 
     Attributes:
         indptr: (cells + 1,) int64, where each cell's genes begin.
-        ids: (genes,) int32 token ids, in column order within a cell.
+        ids: (genes,) int32 token ids, ascending within a cell where genes are sorted, else in column order.
         values: (genes,) their values, float32 or float64.
         totals: (cells,) float64, sum of each cell's row, unknown genes included.
-        columns: (columns used,) int32 token ids of all columns that the vocabulary knows, in column order.
+        columns: (genes,) int32 token ids of all columns that the vocabulary knows, in the
+            same order.
     """
 
     indptr: np.ndarray
@@ -71,13 +75,13 @@ class CellTokens(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How a cell's tokens stand in a row: `<cls>`, genes, `<eos>`, padding.
+    """How a cell's tokens stand in a row: `<cls>`, genes in the order of their ids, `<eos>`, padding.
 
     Attributes:
         cls_id, eos_id, pad_id: token ids; -1 = no such token.
         cls_value, pad_value: the values that go with `<cls>` and with `<eos>` and padding.
         max_genes: how many genes fit.
-        sample: keep a keyed random subset of a longer cell (in column order) instead of its first genes.
+        sample: keep a keyed random subset of a longer cell instead of its first genes.
         zeros: genes that are not expressed stand in the row too, with value 0.
     """
 
@@ -139,13 +143,29 @@ def _look_at(cells, i, values, fractional, problems):
 
 
 @njit(cache=True, nogil=True)
+def _count_once(cells, i, last_cell):
+    """How many genes cell `i` has, each counted once; `last_cell` holds the cell in which each gene was seen last."""
+    n_genes = 0
+    for j in range(cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]):
+        token = cells.tokens[cells.indices[j]]
+        if token >= 0 and cells.data[j] != 0 and last_cell[token] != i:
+            last_cell[token] = i
+            n_genes += 1
+    return n_genes
+
+
+@njit(cache=True, nogil=True)
 def _survey(cells, genes, values, fractional, problems):
+    last_cell = np.full(cells.tokens.max() + 1 if cells.sort else 0, -1, np.int64)
     for i in range(cells.rows.size):
         _look_at(cells, i, values, fractional, problems)
         n_genes = 0
         if not problems[i] & OUT_OF_RANGE:
-            for j in range(cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]):
-                n_genes += (cells.data[j] != 0) & (cells.tokens[cells.indices[j]] >= 0)
+            if cells.sort:
+                n_genes = _count_once(cells, i, last_cell)
+            else:
+                for j in range(cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]):
+                    n_genes += (cells.data[j] != 0) & (cells.tokens[cells.indices[j]] >= 0)
         genes[i] = n_genes
 
 
@@ -202,17 +222,75 @@ def _copy_known(indices, data, tokens, ids, values):
 
 
 @njit(cache=True, nogil=True)
+def _digit_size(columns):
+    """How many bits each half of a token id has."""
+    bits = 1
+    while columns.size and columns[-1] >> (2 * bits):
+        bits += 1
+    return bits
+
+
+@njit(cache=True, nogil=True)
+def _sort_by_id(ids, values, n, bits, starts, sorted_ids, sorted_values):
+    """Put the genes of a cell in the order of their ids: two counting passes, by the lower and the upper half."""
+    low_bits, shift = np.uint32((1 << bits) - 1), np.uint32(bits)
+    starts[:] = 0
+    for j in range(n):
+        starts[0, np.uint32(ids[j]) & low_bits] += np.uint32(1)
+        starts[1, np.uint32(ids[j]) >> shift] += np.uint32(1)
+    low = high = np.uint32(0)
+    for bucket in range(starts.shape[1]):
+        low_here, high_here = starts[0, bucket], starts[1, bucket]
+        starts[0, bucket], starts[1, bucket] = low, high
+        low += low_here
+        high += high_here
+    for j in range(n):
+        bucket = np.uint32(ids[j]) & low_bits
+        place = starts[0, bucket]
+        starts[0, bucket] = place + np.uint32(1)
+        sorted_ids[place], sorted_values[place] = ids[j], values[j]
+    for j in range(n):
+        bucket = np.uint32(sorted_ids[j]) >> shift
+        place = starts[1, bucket]
+        starts[1, bucket] = place + np.uint32(1)
+        ids[place], values[place] = sorted_ids[j], sorted_values[j]
+
+
+@njit(cache=True, nogil=True)
+def _add_up(ids, values, n):
+    """Make one gene of neighbours with one id; returns how many genes are left."""
+    kept = 0
+    for j in range(1, n):
+        if ids[j] == ids[kept]:
+            values[kept] += values[j]
+        else:
+            kept += 1
+            ids[kept], values[kept] = ids[j], values[j]
+    return min(n, kept + 1)
+
+
+@njit(cache=True, nogil=True)
 def take(cells, genes, counts, values, fractional, problems):
     """[`take_genes`] into memory that is given; the last four are what a survey says, (cells,) each."""
     place = 0
     genes.indptr[0] = 0
+    bits, size = _digit_size(genes.columns), 0
+    if cells.sort:
+        for i in range(cells.rows.size):
+            size = max(size, cells.indptr[cells.rows[i] + 1] - cells.indptr[cells.rows[i]])
+    starts = np.empty((2, 1 << bits), np.uint32)
+    sorted_ids, sorted_values = np.empty(size, genes.ids.dtype), np.empty(size, genes.values.dtype)
     for i in range(cells.rows.size):
         start, stop = cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]
         indices, data = cells.indices[start:stop], cells.data[start:stop]
         _look_at(cells, i, values, fractional, problems)
         counts[i] = 0
         if not problems[i] & OUT_OF_RANGE:
-            counts[i] = _copy_known(indices, data, cells.tokens, genes.ids[place:], genes.values[place:])
+            ids, its_values = genes.ids[place:], genes.values[place:]
+            counts[i] = _copy_known(indices, data, cells.tokens, ids, its_values)
+            if cells.sort:
+                _sort_by_id(ids, its_values, counts[i], bits, starts, sorted_ids, sorted_values)
+                counts[i] = _add_up(ids, its_values, counts[i])
         genes.totals[i] = _total(data) if fractional[i] else _total_of_whole(data)
         place += counts[i]
         genes.indptr[i + 1] = place
@@ -232,15 +310,36 @@ def take_genes(cells: Cells, scratch: Scratch | None = None) -> tuple[CellGenes,
         ids=scratch.empty("ids", n_entries, np.int32),
         values=scratch.empty("values", n_entries, np.float32 if single else np.float64),
         totals=np.empty(n),
-        columns=cells.tokens[cells.tokens >= 0],
+        columns=known_ids(cells.tokens) if cells.sort else cells.tokens[cells.tokens >= 0],
     )
     counts = tuple(np.empty(n, np.int64) for _ in range(4))
     take(cells, genes, *counts)
     return genes, Survey(cells.rows, *counts)
 
 
+@njit(cache=True, nogil=True)
+def known_ids(tokens):
+    """(genes,) int32, the token ids among those of columns, ascending and each once."""
+    is_known = np.zeros(max(0, tokens.max() + 1) if tokens.size else 0, np.bool_)
+    for token in tokens:
+        if token >= 0:
+            is_known[token] = True
+    return np.flatnonzero(is_known).astype(np.int32)
+
+
+@njit(cache=True, nogil=True)
+def are_ascending(tokens):
+    """Whether the token ids of the columns used ascend, each being there once."""
+    last = -1
+    for token in tokens:
+        if 0 <= token <= last:
+            return False
+        last = max(last, token)
+    return True
+
+
 def taken_entries(cells: Cells) -> np.ndarray:
-    """Where in the data of the matrix the genes stand that [`take_genes`] copies."""
+    """Where in the data of the matrix the genes stand that [`take_genes`] copies without sorting them."""
     parts = [np.arange(cells.indptr[row], cells.indptr[row + 1]) for row in cells.rows]
     entries = np.concatenate([*parts, np.empty(0, np.int64)])
     return entries[(cells.tokens[cells.indices[entries]] >= 0) & (cells.data[entries] != 0)]
@@ -278,7 +377,7 @@ def _smallest(draws, n_smallest):
 
 @njit(cache=True, nogil=True)
 def _copy_subset(stream_key, ids, values, n, n_kept, out_ids, out_values):
-    """Copy the `n_kept` of `n` genes with the smallest draws: a subset that column order does not move."""
+    """Copy the `n_kept` of `n` genes with the smallest draws, in their order."""
     draws = np.empty(n, np.uint64)
     for i in range(n):
         draws[i] = draw(stream_key, ids[i])
@@ -306,7 +405,7 @@ def write_ids(layout, n, out_ids):
 
 @njit(cache=True, nogil=True)
 def _with_zeros(columns, ids, values, n):
-    """Values of all `columns`, given ids and values of a cell's `n` expressed genes, in column order."""
+    """Values of all `columns`, given ids and values of a cell's `n` expressed genes, ascending like them."""
     all_values = np.zeros(columns.size, values.dtype)
     expressed = 0
     for place in range(columns.size):
@@ -318,7 +417,7 @@ def _with_zeros(columns, ids, values, n):
 
 @njit(cache=True, nogil=True)
 def write_cell(layout, columns, key, ids, values, n, out_ids, out_values):
-    """Write a cell's tokens: at most `layout.max_genes` of its genes, in column order.
+    """Write a cell's tokens: at most `layout.max_genes` of its genes, in the order of their ids.
 
     `ids` and `values` are those of its `n` expressed genes.
     """
@@ -386,6 +485,7 @@ def _side_by_side(size: int, n_values: int) -> tuple[np.ndarray, np.ndarray, np.
 
 @njit(cache=True, nogil=True)
 def _first_bad_column(tokens, gene_ids, special_ids):
+    """The first column whose id is no id or another's; turns `-2 - other` into the id of the column `other`."""
     largest = 0
     for token in tokens:
         largest = max(largest, token)
@@ -396,10 +496,16 @@ def _first_bad_column(tokens, gene_ids, special_ids):
         used[token] = True
     for column in range(tokens.size):
         token = tokens[column]
-        if token < -1 or token != gene_ids[column] or (token >= 0 and used[token]):
+        if token != gene_ids[column] or (token >= 0 and used[token]):
             return column
         if token >= 0:
             used[token] = True
+    for column in range(tokens.size):
+        if gene_ids[column] < -1:
+            other = -2 - gene_ids[column]
+            if other >= tokens.size or gene_ids[other] < 0:
+                return column
+            tokens[column] = gene_ids[other]
     return -1
 
 
@@ -407,14 +513,15 @@ def tokens_of_columns(gene_ids: np.ndarray, special_ids: tuple[int, ...]) -> np.
     """Token ids of columns, checked: the form that kernels read.
 
     Args:
-        gene_ids: (columns,) integers, -1 = column not used.
+        gene_ids: (columns,) integers, -1 = column not used, `-2 - other` = it is added to column `other`.
         special_ids: ids that are no genes.
 
     Returns:
-        (columns,) int32.
+        (columns,) int32; columns that are added up have the same.
 
     Raises:
-        ExpressionError: an id is not an integer, below -1, used by two columns, or that of a special token.
+        ExpressionError: an id is not an integer, used by two columns, or that of a special token, or a column adds to
+            one that is not used.
     """
     gene_ids = np.asarray(gene_ids)
     if gene_ids.ndim != 1 or gene_ids.dtype.kind not in "iu":
@@ -423,7 +530,7 @@ def tokens_of_columns(gene_ids: np.ndarray, special_ids: tuple[int, ...]) -> np.
             "take `gene_ids` of the result of `map_genes`."
         )
     tokens = gene_ids.astype(np.int32)
-    column = _first_bad_column(tokens, gene_ids, np.array(special_ids, np.int32))
+    column = _first_bad_column(tokens, gene_ids.astype(np.int64, copy=False), np.array(special_ids, np.int32))
     if column >= 0:
         raise ExpressionError(
             f"Column {column} has the gene id {gene_ids[column]}, which is no id, that of a special token, or already "

@@ -2,8 +2,8 @@
 
 Source: Theodoris et al., "Transfer learning enables predictions in network biology", Nature 618, 616-624 (2023),
 doi:10.1038/s41586-023-06139-9, Methods. A gene's value is its count over the cell's total, times a target sum, times a
-factor of the gene (there: one over its non-zero median across the corpus). Equal values keep the order of their
-columns.
+factor of the gene (there: one over its non-zero median across the corpus). Equal values are in the order of the
+genes' ids.
 """
 
 import numpy as np

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, types
 
 from .bins import bin_cells, bins_scratch
-from .cells import CellGenes, Cells, CellTokens, Layout, Survey, take
+from .cells import CellGenes, Cells, CellTokens, Layout, Survey, are_ascending, known_ids, take
 from .rank import rank_cells, rank_scratch
 from .scratch import Scratch
 
@@ -80,6 +80,7 @@ class _Work(NamedTuple):
     data_chunk: int
     rows: np.ndarray
     tokens: np.ndarray
+    sort: bool
     counts: bool
 
 
@@ -127,7 +128,7 @@ def _read_tile(work, first, end, tile):
     if not _read(work.file, work.data_offsets, work.data_chunk, start, data):
         return False
     found = tile.found
-    cells = Cells(tile.indptr, indices, data, found.rows[:n], work.tokens)
+    cells = Cells(tile.indptr, indices, data, found.rows[:n], work.tokens, work.sort)
     take(cells, tile.genes, found.genes, found.values, found.fractional, found.problems)
     if work.counts:
         for i in range(n):
@@ -197,7 +198,7 @@ def encode_stored_bins(
     Args:
         stored: the matrix.
         rows: (cells,) int64, ascending.
-        tokens: (columns,) int32 token ids of the columns, -1 = column not used.
+        tokens: (columns,) int32 token ids of the columns, -1 = column not used; columns of one id are added up.
         keys: (cells,) uint64 from `cell_keys`.
         layout: how a row looks.
         out: where cells are written, beginning at `starts`, with room for
@@ -237,7 +238,8 @@ def encode_stored_rank(
 def _work(stored: StoredRows, rows: np.ndarray, tokens: np.ndarray, counts: bool) -> _Work:
     indices, data = stored.indices, stored.data
     places = indices.offsets, indices.chunk_size, data.offsets, data.chunk_size
-    return _Work(stored.file, stored.indptr, *places, rows, tokens, counts)
+    sort = not are_ascending(tokens)
+    return _Work(stored.file, stored.indptr, *places, rows, tokens, sort, counts)
 
 
 def _tile(stored: StoredRows, rows: np.ndarray, tokens: np.ndarray, scratch: Scratch) -> _Tile:
@@ -249,7 +251,7 @@ def _tile(stored: StoredRows, rows: np.ndarray, tokens: np.ndarray, scratch: Scr
         ids=scratch.empty("tile_ids", size, np.int32),
         values=scratch.empty("tile_values", size, np.float32 if kind == np.float32 else np.float64),
         totals=np.empty(_CELLS),
-        columns=tokens[tokens >= 0],
+        columns=known_ids(tokens),
     )
     return _Tile(
         indptr=np.empty(_CELLS + 1, np.int64),
