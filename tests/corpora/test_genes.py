@@ -61,7 +61,7 @@ def test_a_header_that_promises_too_many_genes_is_named(tmp_path, processor):
     path = write(tmp_path / "cells.h5ad", GENES).path
     with h5py.File(path, "r+") as file:
         file["X"].attrs["shape"] = np.array([200, 2**40])
-    with pytest.raises(CorpusError, match=r"cells\.h5ad`: 40 gene names for 1099511627776 columns"):
+    with pytest.raises(CorpusError, match=r"cells\.h5ad`: `var` has 40 names for the 1,099,511,627,776 columns"):
         GeneMaps(processor, "human").of(H5adSource(path), None)
 
 
