@@ -36,7 +36,7 @@ def resolve_name(name: str, revision: str | None = None) -> Any:
     """
     from transformers.utils.hub import resolve_revision
 
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return revision
     if name in FAMILIES:
         raise CheckpointError(

@@ -48,4 +48,9 @@ def check_processor(processor: Any, name: str) -> "CellProcessor":
             f"The processor for `{name}` must be a CellProcessor, got {type(processor).__name__}: save one beside the "
             "model, or pass `processor`."
         )
+    if not hasattr(processor.tokenizer, "gene_vocabulary"):
+        raise CheckpointError(
+            f"The tokenizer for `{name}` must be a GeneTokenizer, got {type(processor.tokenizer).__name__}: save one "
+            "beside the model."
+        )
     return processor

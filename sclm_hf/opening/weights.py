@@ -115,14 +115,14 @@ def family_of(name: str, revision: Any = None) -> tuple[Family, CellProcessor | 
         CheckpointError: it is of no family.
     """
     model_type = read_config(name, revision).get("model_type")
-    if model_type in FAMILIES:
+    if isinstance(model_type, str) and model_type in FAMILIES:
         return FAMILIES[model_type], None
     try:
         processor = load_processor(name, revision)
         family = FAMILIES[processor.feature_extractor.family]
         ours = getattr(importlib.import_module(family.configuration_module), family.config)
         is_ours = issubclass(ours, CONFIG_MAPPING[model_type])
-    except (CheckpointError, AttributeError, KeyError):
+    except (CheckpointError, AttributeError, KeyError, TypeError):
         is_ours = False
     if not is_ours:
         raise foreign_family(f"`{name}`", model_type)

@@ -169,8 +169,9 @@ def build_config(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], num
     rows = _shape(tensors, "pos_emb.weight")[0]
     if (positions, rows) != (num_genes + 2, num_genes + 3):
         raise CheckpointError(
-            f"The list of genes does not fit `{WEIGHTS_FILE}`: it has {num_genes:,} genes, and the weights are for "
-            f"{positions - 2:,} (with {rows:,} rows in their gene table). Use the list released with them."
+            f"The list of genes (`{GENES_FILES}`) does not fit `{WEIGHTS_FILE}`: it has {num_genes:,} genes, and the "
+            f"weights are for {positions - 2:,} (with {rows:,} rows in their gene table). Use the list released with "
+            "them."
         )
     return ScFoundationConfig(
         vocab_size=rows,
