@@ -137,6 +137,8 @@ def n_rows(frame: Any) -> int:
     """
     names = frame if _is_compound(frame) else _index(frame)
     for array in (names,) if is_array(names) else _masked(names):
+        if len(array.shape) != 1:
+            raise CorpusError(f"`{array.name}` is no one-dimensional array")
         check_stored(array)
     return (names if is_array(names) else names["values"]).shape[0]
 
@@ -187,6 +189,26 @@ def read_column(store: Any, frame: Any, name: str, length: int | None = None) ->
     numbers = {text: number for number, text in enumerate(categories)}
     codes = [-1 if lacks else numbers[text] for text, lacks in zip(texts.tolist(), missing.tolist(), strict=True)]
     return _compact(np.array(codes, np.int64), categories)
+
+
+def check_columns(frame: Any, length: int) -> None:
+    """Refuse a data frame with a column of another length, or of codes that lead nowhere.
+
+    Args:
+        frame: `obs` or `var`.
+        length: number of its rows.
+
+    Raises:
+        CorpusError: it has one; the message names it.
+    """
+    for name in [] if _is_compound(frame) else column_names(frame):
+        column = frame[name]
+        if hasattr(column, "keys") and "codes" in column and "categories" in column:
+            _categorical(column["codes"], column["categories"], length)
+            continue
+        for array in (column,) if is_array(column) else _masked(column):
+            if array.shape != (length,):
+                raise CorpusError(f"`{array.name}` has the shape {array.shape}, expected ({length:,},)")
 
 
 def _is_compound(frame: Any) -> bool:
@@ -257,6 +279,7 @@ def _compact(codes: np.ndarray, categories: Sequence[str]) -> CategoricalColumn:
 
 
 def _strings(array: Any) -> np.ndarray:
+    check_stored(array)
     joined = joined_strings(array) if getattr(array, "size", 0) >= _MANY else None
     return _as_strings(read_whole(array)) if joined is None else _decoded(joined)
 

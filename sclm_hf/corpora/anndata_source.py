@@ -13,7 +13,7 @@ from ..errors import CorpusError
 from ..tokenization.encodings.scratch import Scratch
 from ..tokenization.encodings.stored import StoredRows
 from ..tokenization.processing_cell import select_counts
-from .anndata_elements import check_matrix, column_names, describe, read_column, read_index, view
+from .anndata_elements import check_columns, check_matrix, column_names, describe, read_column, read_index, view
 from .hdf5_ranges import RangeReader, memory_type
 from .reading_errors import reading_errors_named
 from .sources import CategoricalColumn, csr_from_arrays
@@ -106,6 +106,15 @@ class AnnDataSource:
             raise CorpusError(f"`{self.path}` has no obs column `{name}`; it has {sorted(columns)}.")
         with self._store() as store:
             return read_column(store, store["obs"], name, self.n_cells)
+
+    def check_columns(self) -> None:
+        """Compare all columns of `obs` with the number of cells, and codes with categories.
+
+        Raises:
+            CorpusError: a column does not fit; the message names it.
+        """
+        with self._store() as store:
+            check_columns(store["obs"], self.n_cells)
 
     def read(self, rows: np.ndarray, scratch: Scratch | None = None) -> csr_matrix:
         """Read cells.

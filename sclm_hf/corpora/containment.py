@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CorpusError
+from .stored_arrays import check_stored
+
+_MOST_LEVELS, _MOST_GROUPS = 64, 20_000
+"""Groups within groups, and groups counted as often as links lead to them; AnnData have some ten of each."""
 
 
 def refuse_links(file: Any, path: str | Path) -> None:
@@ -44,6 +48,37 @@ def refuse_links(file: Any, path: str | Path) -> None:
                     _refuse_stored_elsewhere(found, path, inner)
 
 
+def refuse_unbounded(file: Any, path: str | Path) -> None:
+    """Refuse an open HDF5 file that is larger, read as a whole, than it is on disk.
+
+    For readers that follow every link and read every array, as `anndata.read_h5ad` does.
+
+    Args:
+        file: an `h5py.File`.
+        path: its path, for messages.
+
+    Raises:
+        CorpusError: groups lead to one another in circles or again and again, or an array claims more than is stored.
+    """
+    import h5py
+
+    waiting, n_groups = [(file, 0)], 0
+    while waiting:
+        group, depth = waiting.pop()
+        n_groups += 1
+        if depth > _MOST_LEVELS or n_groups > _MOST_GROUPS:
+            raise CorpusError(
+                f"`{path}`: the groups below `/{group.name.split('/')[1]}` lead to one another in circles or without "
+                "end: take that element out, and write the file again."
+            )
+        # what a link promises may be missing
+        for element in filter(None, map(group.get, group)):
+            if isinstance(element, h5py.Group):
+                waiting.append((element, depth + 1))
+            elif isinstance(element, h5py.Dataset):
+                check_stored(element)
+
+
 def refuse_stored_elsewhere(dataset: Any, path: str | Path) -> None:
     """Refuse a dataset of h5py that lies elsewhere: one that was found by a reference, which `refuse_links` may miss.
 
@@ -63,7 +98,10 @@ def refuse_entry_out(path: Path, folder: Path) -> None:
     Raises:
         CorpusError: it lies elsewhere, or is a pipe or device.
     """
-    root, real = folder.resolve(), path.resolve()
+    try:
+        root, real = folder.resolve(), path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise CorpusError(f"`{path}` is a symbolic link that leads nowhere: {error}.") from error
     if not any(real.is_relative_to(allowed) for allowed in (root, *_blobs(root))):
         raise CorpusError(
             f"`{path}` is a symbolic link that leads out of `{folder}`, to `{real}`: put a copy in its place."

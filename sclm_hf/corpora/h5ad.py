@@ -6,17 +6,18 @@ from typing import Any
 from ..errors import CorpusError, require
 from ..files import require_regular_file
 from .anndata_source import AnnDataSource
-from .containment import refuse_links
+from .containment import refuse_links, refuse_unbounded
 from .reading_errors import reading_errors_named
 
 
-def open_h5ad(path: Path, mode: str = "r", *, check_links: bool = True) -> Any:
+def open_h5ad(path: Path, mode: str = "r", *, check_links: bool = True, whole: bool = False) -> Any:
     """Open a .h5ad file that anybody may have made.
 
     Args:
         path: the file.
         mode: as for `h5py.File`.
         check_links: refuse a file whose links lead out of it; False where it was checked and has not changed.
+        whole: also refuse what cannot be read as a whole, as `anndata.read_h5ad` does.
 
     Returns:
         An `h5py.File`.
@@ -35,6 +36,8 @@ def open_h5ad(path: Path, mode: str = "r", *, check_links: bool = True) -> Any:
         try:
             if check_links:
                 refuse_links(file, path)
+            if whole:
+                refuse_unbounded(file, path)
         except BaseException:
             file.close()
             raise

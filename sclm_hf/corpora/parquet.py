@@ -117,6 +117,9 @@ class ParquetSource:
         codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
         return CategoricalColumn(codes.astype(np.min_scalar_type(-len(categories) - 1)), categories)
 
+    def check_columns(self) -> None:
+        """Columns are as long as their shard: that was compared when it was opened."""
+
     def read(self, rows: np.ndarray, scratch: Scratch | None = None) -> csr_matrix:
         """Read cells.
 

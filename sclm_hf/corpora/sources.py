@@ -58,6 +58,9 @@ class CellSource(Protocol):
     def column(self, name: str) -> CategoricalColumn:
         """A column of `obs`."""
 
+    def check_columns(self) -> None:
+        """Refuse a source whose columns of `obs` are not all as long as it has cells."""
+
     def read(self, rows: np.ndarray, scratch: Scratch | None = None) -> csr_matrix:
         """The cells `rows` (ascending row numbers) with their values as stored.
 

@@ -18,18 +18,15 @@ def read_h5ad(path: str | Path) -> "AnnData":
         CorpusError: there is no such file, it is not a readable `.h5ad`, or links in it lead to other files.
     """
     from ..corpora.h5ad import open_h5ad
+    from ..corpora.reading_errors import reading_errors_named
 
     anndata = require("anndata", extra="anndata")
     path = Path(path)
     if not path.exists():
         raise CorpusError(f"There is no file `{path}`.")
-    open_h5ad(path).close()
-    try:
+    open_h5ad(path, whole=True).close()
+    with reading_errors_named(path, "`.h5ad` file"):
         return anndata.read_h5ad(path)
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorpusError(
-            f"`{path}` cannot be read as `.h5ad`; it may be truncated or of another kind: {error}"
-        ) from error
 
 
 def check_output(path: str | Path, *, overwrite: bool) -> Path:

@@ -68,7 +68,7 @@ def check_source(source: Path, columns: Sequence[str] = ()) -> None:
     """
     if source.is_dir():
         return
-    with open_h5ad(source) as file:
+    with open_h5ad(source, whole=True) as file:
         _check_can_be_added_to(file, source, columns)
 
 

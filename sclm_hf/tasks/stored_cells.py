@@ -29,6 +29,8 @@ class StoredCells:
     def __init__(self, path: str | Path, *, layer: str | None = None, expects: str = "counts") -> None:
         pandas = require("pandas", extra="anndata")
         self._source = open_source(Path(path).stem, path, layer=layer, expects=expects)
+        # results are written into a copy, which has them all
+        self._source.check_columns()
         names, ensembl_ids = self._source.genes()
         self.var = pandas.DataFrame({} if ensembl_ids is None else {"ensembl_id": list(ensembl_ids)}, index=names)
         self.var_names, self.obs_names = self.var.index, self._source.obs_names()

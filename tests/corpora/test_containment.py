@@ -86,6 +86,44 @@ def test_links_within_the_file_and_in_circles_are_fine(path):
         refuse_links(file, path)
 
 
+def hard_circle(file):
+    file["uns/within/circle"] = file["uns"]
+
+
+def soft_circle(file):
+    file["uns/within/circle"] = h5py.SoftLink("/uns")
+
+
+def doubling(file):
+    """Each of 40 groups holds the next one twice: as many as 2**40 to a reader that follows all links."""
+    group = file["uns"]
+    for _ in range(40):
+        inner = group.create_group("a")
+        group["b"] = inner
+        group = inner
+
+
+def never_written(file):
+    file["uns"].create_dataset("scores", (2**40,), "f4", chunks=(2**20,))
+
+
+@pytest.mark.parametrize("add", [hard_circle, soft_circle, doubling, never_written])
+def test_what_has_no_end_is_refused_where_a_file_is_read_as_a_whole(path, add):
+    with h5py.File(path, "r+") as file:
+        file.create_group("uns/within")
+        add(file)
+    with pytest.raises(CorpusError, match=r"cells\.h5ad`: .*(`/uns` lead|`/uns/scores` are missing)"):
+        read_h5ad(path)
+    assert H5adSource(path).read(np.arange(20)).shape == (20, 40)
+
+
+def test_a_symbolic_link_to_itself_leads_nowhere(tmp_path):
+    path = write(make_cells(20), tmp_path / "cells.zarr")
+    (path / "loop").symlink_to(path / "loop")
+    with pytest.raises(CorpusError, match=r"loop` is a symbolic link that leads (nowhere|out of)"):
+        AnnDataZarrSource(path)
+
+
 def test_a_symbolic_link_may_name_a_source(path, tmp_path):
     write(make_cells(20), tmp_path / "cells.zarr")
     for name in ("cells.h5ad", "cells.zarr"):

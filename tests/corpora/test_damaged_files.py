@@ -14,8 +14,11 @@ import pandas as pd
 import pytest
 import zarr
 
+from sclm_hf import CellCorpus
+from sclm_hf.corpora.build import build_corpus
 from sclm_hf.corpora.sources import open_source
 from sclm_hf.errors import CorpusError
+from sclm_hf.tasks.stored_cells import StoredCells
 
 from .conftest import make_cells
 from .damaged_files import DAMAGES, N_CELLS
@@ -54,6 +57,22 @@ def test_each_damage_ends_in_an_error_that_names_the_file(sound, tmp_path, damag
     with pytest.raises(CorpusError) as caught:
         read_everything(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_each_damage_ends_so_wherever_the_file_is_read(sound, tmp_path, processor, damage):
+    path = Path(shutil.copy(sound / "cells.h5ad", tmp_path))
+    with h5py.File(path, "r+") as file:
+        damage(file)
+    for read in (
+        lambda: list(CellCorpus(path, processor, label_column="cell_type").batches(16)),
+        lambda: build_corpus(path, tmp_path / "shards", obs_columns=["cell_type"]),
+        lambda: StoredCells(path).X.to_memory(),
+    ):
+        with pytest.raises(CorpusError) as caught:
+            read()
+        assert str(path) in str(caught.value)
+    assert not (tmp_path / "shards" / "manifest.json").exists()
 
 
 def test_sound_files_are_read(sound):
