@@ -15,7 +15,7 @@ from sclm_hf.errors import ConfigurationError
 from sclm_hf.hub.tiny import make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES
 
-CELLS, GENES = 6, 8
+from ..modeling.inputs import CELLS, cells
 
 # what a method needs for layers as small as ours
 SETTINGS = {
@@ -80,20 +80,6 @@ def classifier(base, seed=0):
     """The classifier on the base: whatever the base lacks depends on the seed."""
     torch.manual_seed(seed)
     return AutoModelForSequenceClassification.from_pretrained(base, num_labels=3).eval()
-
-
-def cells(model) -> dict[str, torch.Tensor]:
-    family, generator = model.config.model_type, torch.Generator().manual_seed(0)
-    if family == "cellplm":
-        return {"input_ids": torch.arange(GENES), "expression_values": torch.rand(CELLS, GENES, generator=generator)}
-    if family == "scbert":
-        shape = (CELLS, model.config.num_positions)
-        return {"expression_values": torch.randint(1, 5, shape, generator=generator)}
-    ids = torch.stack([4 + torch.randperm(16, generator=generator)[:GENES] for _ in range(CELLS)])
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if family in ("scgpt", "scfoundation"):
-        batch["expression_values"] = torch.randint(1, 5, ids.shape, generator=generator).float()
-    return batch
 
 
 def stock(method: str, **settings):

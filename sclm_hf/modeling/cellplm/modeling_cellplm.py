@@ -553,6 +553,8 @@ class CellPLMPreTrainedModel(SclmPreTrainedModel):
 
     config_class = CellPLMConfig
     _no_split_modules = ["CellLayer", "MLPLayer"]
+    # quantisers leave it in float: a classifier's starts random, a mixture's takes the largest of close numbers
+    _keep_in_fp32_modules = [r"(.*\.)?latent"]
     supports_gradient_checkpointing = True
     _supports_sdpa = False
     _supports_flash_attn = False

@@ -38,6 +38,16 @@ class SclmModelMixin:
         model.random_modules = _random_modules(model, absent)
         return (model, info) if output_loading_info else model
 
+    def post_init(self):
+        super().post_init()
+        # quantisers leave these in float: layers that read numbers as they are, and heads, which may start random
+        heads = [name for name, _ in self.named_children() if name != self.base_model_prefix]
+        self._keep_in_fp32_modules |= {r"(.*\.)?embeddings", *(heads if self.base_model is not self else ())}
+
+    def _get_dtype_plan(self, dtype):
+        # what quantisers leave alone is in half precision with the rest, where that is asked for
+        return {}
+
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
         """Save weights and configuration under the names that the model uses.
 

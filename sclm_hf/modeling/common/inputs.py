@@ -149,4 +149,6 @@ def exactly_one(**tensors: Tensor | None) -> None:
 
 def as_computed(values: Tensor, layer: nn.Linear) -> Tensor:
     """Values in the type that `layer` computes in: that of its bias, as quantised weights are integers."""
-    return values.to(layer.bias.dtype)
+    bias = layer.bias
+    # torch's dynamically quantised layers make a function of it
+    return values.to((bias() if callable(bias) else bias).dtype)

@@ -66,6 +66,8 @@ class GeneformerPreTrainedModel(SclmModelMixin, BertPreTrainedModel):
     _input_embed_layer = "word_embeddings"
     _no_split_modules = ["BertEmbeddings", "BertLayer"]
     _can_compile_fullgraph = True
+    # quantisers leave it in float: a classifier's starts random
+    _keep_in_fp32_modules = [r"(.*\.)?pooler"]
     # what another class of the family has beside the encoder
     _keys_to_ignore_on_load_unexpected = [
         rf"^(bert\.)?{part}\." for part in ("pooler", "cls", "classifier", "classification_heads", "attention_pool")
