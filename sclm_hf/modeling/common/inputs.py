@@ -17,6 +17,9 @@ from sclm_hf.errors import ConfigurationError
 
 EVERYBODYS_KEYWORDS = frozenset({"num_items_in_batch", "output_attentions", "output_hidden_states", "return_dict"})
 
+ATTENTION_KEYWORDS = frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "is_causal"})
+"""What transformers' attention reads, where a family hands its keywords on to it."""
+
 
 def refuse_keywords(model: PreTrainedModel, keywords: Mapping[str, Any], *, also: Collection[str] = ()) -> None:
     """Refuse what `forward` of `model` takes by `**kwargs` and nobody would read. None and False ask for nothing.
@@ -119,6 +122,47 @@ def check_ids(model: PreTrainedModel, ids: Tensor, name: str = "input_ids") -> N
                 f"`{name}` must be rows of the gene table, 0 to {model.config.vocab_size - 1}; they reach from "
                 f"{smallest} to {largest}: encode cells with the tokenizer or processor of this model, and resize the "
                 "model to genes that were added."
+            )
+
+
+def check_ranked_cells(
+    model: PreTrainedModel,
+    input_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    token_type_ids: Tensor | None,
+    position_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+) -> None:
+    """[`check_cells`] and [`check_positions`] for the inputs of transformers' BERT; a mask of each position passes.
+
+    Raises:
+        ConfigurationError: the batch is none.
+    """
+    longest = model.config.max_position_embeddings
+    mask = None if attention_mask is not None and attention_mask.ndim == 4 else attention_mask
+    given = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": token_type_ids}
+    check_cells(model, inputs_embeds=inputs_embeds, longest=None if position_ids is not None else longest, **given)
+    if position_ids is not None:
+        check_positions(position_ids, (inputs_embeds if input_ids is None else input_ids).shape[1], longest)
+
+
+def check_positions(position_ids: Tensor, length: int, longest: int) -> None:
+    """Refuse positions of `length` tokens that are none of the `longest` that the model has.
+
+    Raises:
+        ConfigurationError: so it is.
+    """
+    if position_ids.ndim != 2 or position_ids.shape[1] != length:
+        raise ConfigurationError(
+            f"`position_ids` must be (batch, genes), with {length} genes as the cells have; got "
+            f"{tuple(position_ids.shape)}."
+        )
+    if can_look(position_ids):
+        smallest, largest = (int(number) for number in position_ids.aminmax())
+        if smallest < 0 or largest >= longest:
+            raise ConfigurationError(
+                f"`position_ids` must be 0 to {longest - 1}, the positions that the model has; they reach from "
+                f"{smallest} to {largest}: leave them out, or count the positions of each cell from 0."
             )
 
 

@@ -98,6 +98,21 @@ def classification_loss(
     return mean_over_targets(values, is_target, num_items_in_batch)
 
 
+def gene_classification_loss(
+    logits: Tensor, labels: Tensor, config: PreTrainedConfig, num_items_in_batch: Tensor | int | None = None
+) -> Tensor:
+    """As [`classification_loss`], of genes: `logits` are `(batch, genes, num_labels)`.
+
+    Raises:
+        ConfigurationError: the labels are not what the problem needs.
+    """
+    if labels.shape[:2] != logits.shape[:2]:
+        raise ConfigurationError(
+            f"`labels` must be (batch, genes), here {tuple(logits.shape[:2])}; got {tuple(labels.shape)}."
+        )
+    return classification_loss(logits.flatten(0, 1), labels.flatten(0, 1), config, num_items_in_batch)
+
+
 def _inferred_problem(labels: Tensor, num_labels: int) -> str:
     if num_labels == 1:
         return "regression"

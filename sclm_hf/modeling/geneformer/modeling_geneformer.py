@@ -26,7 +26,8 @@ from transformers.utils.output_capturing import capture_outputs
 
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.common.base import SclmModelMixin
-from sclm_hf.modeling.common.losses import IGNORE
+from sclm_hf.modeling.common.inputs import ATTENTION_KEYWORDS, check_ranked_cells, exactly_one, refuse_keywords
+from sclm_hf.modeling.common.losses import IGNORE, check_targets, classification_loss, gene_classification_loss
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, GenesOutput
 
 from .configuration_geneformer import GeneformerConfig
@@ -119,23 +120,28 @@ class GeneformerModel(GeneformerPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CellModelOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Gene ids from the highest rank down; with special tokens between `<cls>` and `<eos>`.
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions, padded on the right.
         """
-        if input_ids.shape[1] > self.config.max_position_embeddings:
-            raise ConfigurationError(
-                f"Cells of {input_ids.shape[1]:,} tokens do not fit the model, which reads "
-                f"{self.config.max_position_embeddings:,}: set `max_length` of the processor to that."
-            )
-        gene_embeddings = self.embeddings.word_embeddings(input_ids)
-        hidden_states = self.embeddings(inputs_embeds=gene_embeddings)
+        # transformers fills it in from the configuration, and an encoder has no cache
+        kwargs.pop("use_cache", None)
+        refuse_keywords(self, kwargs, also=ATTENTION_KEYWORDS)
+        exactly_one(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        check_ranked_cells(self, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        gene_embeddings = self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden_states = self.embeddings(
+            inputs_embeds=gene_embeddings, token_type_ids=token_type_ids, position_ids=position_ids
+        )
         mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
         )
@@ -156,6 +162,11 @@ class GeneformerModel(GeneformerPreTrainedModel):
             return hidden_states[:, 0]
         if attention_mask is None:
             attention_mask = hidden_states.new_ones(hidden_states.shape[:2], dtype=torch.long)
+        if attention_mask.ndim != 2:
+            raise ConfigurationError(
+                "The mean over the genes of a cell needs an `attention_mask` (batch, genes), 1 at real positions; got "
+                f"{tuple(attention_mask.shape)}."
+            )
         return mean_over_genes(hidden_states, attention_mask, self.config.has_special_tokens)
 
 
@@ -183,13 +194,13 @@ class GeneformerForMaskedLM(GeneformerPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> GenesOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Gene ids from the highest rank down, some replaced by `<mask>`.
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions, padded on the right.
@@ -201,6 +212,7 @@ class GeneformerForMaskedLM(GeneformerPreTrainedModel):
         logits = self.cls(encoded.last_hidden_state)
         loss = None
         if labels is not None:
+            check_targets(labels, logits[..., 0])
             size = {"vocab_size": self.config.vocab_size}
             loss = self.loss_function(logits, labels, **size, num_items_in_batch=num_items)
         return GenesOutput(
@@ -231,25 +243,25 @@ class GeneformerForSequenceClassification(GeneformerPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CellClassifierOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Gene ids from the highest rank down; with special tokens between `<cls>` and `<eos>`.
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions, padded on the right.
         labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
-            Cell types, -100 is ignored; numbers when `config.num_labels` is 1.
+            Cell types, or what `config.problem_type` asks for; -100 is ignored.
         """
         num_items = kwargs.pop("num_items_in_batch", None)
         encoded = self.bert(input_ids, attention_mask, **kwargs)
         logits = self.classifier(self.dropout(self.bert.pooler(encoded.last_hidden_state)))
         loss = None
         if labels is not None:
-            loss = self.loss_function(labels, logits, self.config, num_items_in_batch=num_items)
+            loss = classification_loss(logits, labels, self.config, num_items)
         return CellClassifierOutput(
             loss=loss,
             logits=logits,
@@ -273,25 +285,25 @@ class GeneformerForTokenClassification(GeneformerPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> GenesOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Gene ids from the highest rank down; with special tokens between `<cls>` and `<eos>`.
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions, padded on the right.
         labels (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
-            Classes of genes, -100 where there is none.
+            Classes of genes, or what `config.problem_type` asks for; -100 where there is none.
         """
         num_items = kwargs.pop("num_items_in_batch", None)
         encoded = self.bert(input_ids, attention_mask, **kwargs)
         logits = self.classifier(self.dropout(encoded.last_hidden_state))
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits, labels, self.config, num_items_in_batch=num_items)
+            loss = gene_classification_loss(logits, labels, self.config, num_items)
         return GenesOutput(
             loss=loss,
             logits=logits,
@@ -342,13 +354,13 @@ class GeneformerForMultiTaskClassification(GeneformerPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> GeneformerMultiTaskOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Gene ids from the highest rank down; with special tokens between `<cls>` and `<eos>`.
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions, padded on the right.
@@ -378,6 +390,10 @@ class GeneformerForMultiTaskClassification(GeneformerPreTrainedModel):
         return self.config.task_weights or [1.0] * len(self.classification_heads)
 
     def _losses(self, logits: tuple[Tensor, ...], labels: Tensor, num_items: Tensor | int | None) -> Tensor:
+        if labels.shape != (len(logits[0]), len(logits)):
+            raise ConfigurationError(
+                f"`labels` must be ({len(logits[0])}, {len(logits)}), cells by tasks; got {tuple(labels.shape)}."
+            )
         losses = []
         for task_logits, task_labels in zip(logits, labels.unbind(1), strict=True):
             total = nn.functional.cross_entropy(task_logits.float(), task_labels, ignore_index=IGNORE, reduction="sum")

@@ -11,8 +11,9 @@ from transformers.models.bert.modeling_bert import BertModel, BertOnlyMLMHead, B
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
 
-from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.common.base import SclmModelMixin
+from sclm_hf.modeling.common.inputs import ATTENTION_KEYWORDS, check_ranked_cells, exactly_one, refuse_keywords
+from sclm_hf.modeling.common.losses import check_targets, classification_loss, gene_classification_loss
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, GenesOutput
 
 from .configuration_iseeek import ISEEEKConfig
@@ -42,26 +43,34 @@ class ISEEEKModel(ISEEEKPreTrainedModel, BertModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CellModelOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Gene ids from the highest rank down, between `[CLS]` and `[SEP]`.
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions, padded on the right.
         """
-        if input_ids.shape[1] > self.config.max_position_embeddings:
-            raise ConfigurationError(
-                f"Cells of {input_ids.shape[1]:,} tokens do not fit the model, which reads "
-                f"{self.config.max_position_embeddings:,}: set `max_length` of the processor to that."
-            )
-        encoded = super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        refuse_keywords(self, kwargs, also=ATTENTION_KEYWORDS)
+        exactly_one(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        check_ranked_cells(self, input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        encoded = super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
         return CellModelOutput(
             last_hidden_state=encoded.last_hidden_state,
             cell_embedding=encoded.last_hidden_state[:, 0],
-            gene_embeddings=self.embeddings.word_embeddings(input_ids),
+            gene_embeddings=self.embeddings.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds,
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
@@ -91,13 +100,13 @@ class ISEEEKForMaskedLM(ISEEEKPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> GenesOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Gene ids from the highest rank down, between `[CLS]` and `[SEP]`, some replaced by `[MASK]`.
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions, padded on the right.
@@ -109,6 +118,7 @@ class ISEEEKForMaskedLM(ISEEEKPreTrainedModel):
         logits = self.cls(encoded.last_hidden_state)
         loss = None
         if labels is not None:
+            check_targets(labels, logits[..., 0])
             size = {"vocab_size": self.config.vocab_size}
             loss = self.loss_function(logits, labels, **size, num_items_in_batch=num_items)
         return GenesOutput(
@@ -134,25 +144,25 @@ class ISEEEKForSequenceClassification(ISEEEKPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CellClassifierOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Gene ids from the highest rank down, between `[CLS]` and `[SEP]`.
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions, padded on the right.
         labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
-            Cell types, -100 is ignored; numbers when `config.num_labels` is 1.
+            Cell types, or what `config.problem_type` asks for; -100 is ignored.
         """
         num_items = kwargs.pop("num_items_in_batch", None)
         encoded = self.bert(input_ids, attention_mask, **kwargs)
         logits = self.classifier(self.dropout(encoded.cell_embedding))
         loss = None
         if labels is not None:
-            loss = self.loss_function(labels, logits, self.config, num_items_in_batch=num_items)
+            loss = classification_loss(logits, labels, self.config, num_items)
         return CellClassifierOutput(
             loss=loss,
             logits=logits,
@@ -176,25 +186,25 @@ class ISEEEKForTokenClassification(ISEEEKPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> GenesOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Gene ids from the highest rank down, between `[CLS]` and `[SEP]`.
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions, padded on the right.
         labels (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
-            Classes of genes, -100 where there is none.
+            Classes of genes, or what `config.problem_type` asks for; -100 where there is none.
         """
         num_items = kwargs.pop("num_items_in_batch", None)
         encoded = self.bert(input_ids, attention_mask, **kwargs)
         logits = self.classifier(self.dropout(encoded.last_hidden_state))
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits, labels, self.config, num_items_in_batch=num_items)
+            loss = gene_classification_loss(logits, labels, self.config, num_items)
         return GenesOutput(
             loss=loss,
             logits=logits,

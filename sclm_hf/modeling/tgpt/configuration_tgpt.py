@@ -56,9 +56,10 @@ class TGPTConfig(GPT2Config):
     classifier_dropout: float | int = 0.1
 
     def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        # after transformers has read the sizes by their other names, such as `hidden_size`
         if self.cell_embedding_size is None:
             self.cell_embedding_size = self.n_embd
-        super().__post_init__(**kwargs)
 
     @classmethod
     def get_config_dict(cls, *args, **kwargs):

@@ -16,6 +16,15 @@ from transformers.utils import TransformersKwargs, auto_docstring, can_return_tu
 
 from sclm_hf.errors import ConfigurationError, ExpressionError
 from sclm_hf.modeling.common.base import SclmModelMixin
+from sclm_hf.modeling.common.inputs import (
+    ATTENTION_KEYWORDS,
+    can_look,
+    check_ids,
+    check_ranked_cells,
+    exactly_one,
+    refuse_keywords,
+)
+from sclm_hf.modeling.common.losses import check_targets, classification_loss, gene_classification_loss
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, GenesOutput
 
 from .configuration_tgpt import TGPTConfig
@@ -35,11 +44,11 @@ class TGPTModelOutput(CellModelOutput):
 
 @dataclass
 class TGPTCausalLMOutput(GenesOutput):
-    """What the prediction of next genes returns.
+    """What the prediction of next genes returns; a prompt is no cell, so there is no `cell_embedding`.
 
     Args:
         past_key_values (`Cache`, *optional*):
-            Keys and values of the genes read so far, with `use_cache`; there is no `cell_embedding` then.
+            Keys and values of the genes read so far, with `use_cache`.
     """
 
     past_key_values: Cache | None = None
@@ -87,16 +96,18 @@ class TGPTModel(TGPTPreTrainedModel, GPT2Model):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
+        pool_cells: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TGPTModelOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Gene ids from the highest rank down, between `</b>` and `</s>`.
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions.
@@ -104,17 +115,24 @@ class TGPTModel(TGPTPreTrainedModel, GPT2Model):
             Tokens whose vectors are added, zeros when left out; see `config.embed_token_types`.
         use_cache (`bool`, *optional*, defaults to `False`):
             Whether to return keys and values, to go on with further genes.
+        pool_cells (`bool`, *optional*):
+            Whether to make the cell embedding, for which a row must be a whole cell. By default where it may be one:
+            without keys and values of other genes, a mask for each position, or positions that begin anew in a row.
         """
-        already_read = 0 if past_key_values is None else past_key_values.get_seq_length()
-        if already_read + input_ids.shape[1] > self.config.n_positions:
-            raise ConfigurationError(
-                f"Cells of {already_read + input_ids.shape[1]:,} tokens do not fit the model, which reads "
-                f"{self.config.n_positions:,}: set `max_length` of the processor to that."
-            )
+        refuse_keywords(self, kwargs, also=ATTENTION_KEYWORDS)
+        exactly_one(input_ids=input_ids, inputs_embeds=inputs_embeds)
+        # a mask is of the genes of the cache as well
+        mask = attention_mask if past_key_values is None else None
+        check_ranked_cells(self, input_ids, mask, token_type_ids, position_ids, inputs_embeds)
+        tokens = inputs_embeds[..., 0] if input_ids is None else input_ids
+        if position_ids is None:
+            self._check_cache(tokens, past_key_values)
         if not self.config.embed_token_types:
             token_type_ids = None
         elif token_type_ids is None:
-            token_type_ids = torch.zeros_like(input_ids)
+            token_type_ids = torch.zeros_like(tokens, dtype=torch.long)
+        else:
+            check_ids(self, token_type_ids, "token_type_ids")
         use_cache = bool(use_cache)
         decoded = super().forward(
             input_ids=input_ids,
@@ -122,21 +140,49 @@ class TGPTModel(TGPTPreTrainedModel, GPT2Model):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
         )
         cell_embedding = None
-        if not use_cache and past_key_values is None:
-            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-            cell_embedding = mean_over_genes(decoded.last_hidden_state, mask)
+        if pool_cells is not False:
+            why_not = _no_whole_cells(attention_mask, position_ids, use_cache or past_key_values is not None)
+            if pool_cells and why_not:
+                raise ConfigurationError(f"A cell embedding is the mean over the genes of a whole cell: {why_not}.")
+            if not why_not:
+                mask = torch.ones_like(tokens, dtype=torch.long) if attention_mask is None else attention_mask
+                cell_embedding = mean_over_genes(decoded.last_hidden_state, mask)
         return TGPTModelOutput(
             last_hidden_state=decoded.last_hidden_state,
             cell_embedding=cell_embedding,
-            gene_embeddings=self.wte(input_ids),
+            gene_embeddings=self.wte(input_ids) if inputs_embeds is None else inputs_embeds,
             hidden_states=decoded.hidden_states,
             attentions=decoded.attentions,
             past_key_values=decoded.past_key_values,
         )
+
+    def _check_cache(self, tokens: Tensor, past_key_values: Cache | None) -> None:
+        if past_key_values is None or not can_look(tokens):
+            return
+        read, longest = int(past_key_values.get_seq_length()) + tokens.shape[1], self.config.n_positions
+        if read > longest:
+            raise ConfigurationError(
+                f"Cells of {read:,} tokens do not fit the model, which reads {longest:,}: set `max_length` of the "
+                "processor to that, or generate fewer genes."
+            )
+
+
+def _no_whole_cells(attention_mask: Tensor | None, position_ids: Tensor | None, cached: bool) -> str | None:
+    """Why the rows of a batch cannot be taken for a cell each, or None."""
+    if cached:
+        return "leave `past_key_values` and `use_cache` out"
+    if attention_mask is not None and attention_mask.ndim != 2:
+        return "pass `attention_mask` as (batch, genes), or `pool_cells=False`"
+    if attention_mask is not None or position_ids is None or torch.compiler.is_compiling():
+        return None
+    if (position_ids.diff(dim=1) != 1).any():
+        return "`position_ids` begin anew in a row, which then holds several; give each a row of its own"
+    return None
 
 
 @auto_docstring(custom_intro="tGPT that predicts the next gene of the ranking, as in pre-training.")
@@ -153,18 +199,20 @@ class TGPTForCausalLM(TGPTPreTrainedModel, GenerationMixin):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         labels: torch.LongTensor | None = None,
+        shift_labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TGPTCausalLMOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Gene ids from the highest rank down, after `</b>`.
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions.
@@ -174,6 +222,8 @@ class TGPTForCausalLM(TGPTPreTrainedModel, GenerationMixin):
             Whether to return keys and values, to go on with further genes.
         labels (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             The ids themselves, -100 where they are not to be predicted: each is predicted from those before it.
+        shift_labels (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
+            At each position the id that follows it, -100 where none is to be predicted; in the place of `labels`.
         """
         num_items = kwargs.pop("num_items_in_batch", None)
         decoded = self.transformer(
@@ -182,19 +232,21 @@ class TGPTForCausalLM(TGPTPreTrainedModel, GenerationMixin):
             token_type_ids,
             position_ids=position_ids,
             past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            pool_cells=False,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(decoded.last_hidden_state[:, kept])
         loss = None
-        if labels is not None:
-            size = {"vocab_size": self.config.vocab_size}
-            loss = self.loss_function(logits, labels, **size, num_items_in_batch=num_items)
+        if labels is not None or shift_labels is not None:
+            check_targets(labels if shift_labels is None else shift_labels, logits[..., 0])
+            targets = {"labels": labels, "shift_labels": shift_labels, "vocab_size": self.config.vocab_size}
+            loss = self.loss_function(logits, **targets, num_items_in_batch=num_items)
         return TGPTCausalLMOutput(
             loss=loss,
             logits=logits,
-            cell_embedding=decoded.cell_embedding,
             hidden_states=decoded.hidden_states,
             attentions=decoded.attentions,
             past_key_values=decoded.past_key_values,
@@ -215,28 +267,28 @@ class TGPTForSequenceClassification(TGPTPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         token_type_ids: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CellClassifierOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Gene ids from the highest rank down, between `</b>` and `</s>`.
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions.
         token_type_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Tokens whose vectors are added, zeros when left out; see `config.embed_token_types`.
         labels (`torch.LongTensor` of shape `(batch,)`, *optional*):
-            Cell types, -100 is ignored; numbers when `config.num_labels` is 1.
+            Cell types, or what `config.problem_type` asks for; -100 is ignored.
         """
         num_items = kwargs.pop("num_items_in_batch", None)
-        decoded = self.transformer(input_ids, attention_mask, token_type_ids, **kwargs)
+        decoded = self.transformer(input_ids, attention_mask, token_type_ids, pool_cells=True, **kwargs)
         logits = self.classifier(self.dropout(decoded.cell_embedding))
         loss = None
         if labels is not None:
-            loss = self.loss_function(labels, logits, self.config, num_items_in_batch=num_items)
+            loss = classification_loss(logits, labels, self.config, num_items)
         return CellClassifierOutput(
             loss=loss,
             logits=logits,
@@ -260,28 +312,28 @@ class TGPTForTokenClassification(TGPTPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         token_type_ids: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> GenesOutput:
         r"""
-        input_ids (`torch.LongTensor` of shape `(batch, genes)`):
+        input_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Gene ids from the highest rank down, between `</b>` and `</s>`.
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions.
         token_type_ids (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             Tokens whose vectors are added, zeros when left out; see `config.embed_token_types`.
         labels (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
-            Classes of genes, -100 where there is none.
+            Classes of genes, or what `config.problem_type` asks for; -100 where there is none.
         """
         num_items = kwargs.pop("num_items_in_batch", None)
         decoded = self.transformer(input_ids, attention_mask, token_type_ids, **kwargs)
         logits = self.classifier(self.dropout(decoded.last_hidden_state))
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits, labels, self.config, num_items_in_batch=num_items)
+            loss = gene_classification_loss(logits, labels, self.config, num_items)
         return GenesOutput(
             loss=loss,
             logits=logits,

@@ -16,6 +16,7 @@ from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.geneformer.modeling_geneformer import mean_over_genes
 
 from ..common import BATCH, GENES, VOCAB, ModelTester
+from ..common_inputs import InputTester
 
 
 def tiny_config(**changes) -> GeneformerConfig:
@@ -42,11 +43,12 @@ def tiny_batch(genes: int = GENES) -> dict[str, torch.Tensor]:
     return {"input_ids": ids.masked_fill(mask == 0, 0), "attention_mask": mask}
 
 
-class TestGeneformer(ModelTester):
+class TestGeneformer(InputTester, ModelTester):
     family = "geneformer"
     base_class = GeneformerModel
     head_classes = (GeneformerForMaskedLM, GeneformerForSequenceClassification, GeneformerForTokenClassification)
     permutation_equivariant = False
+    keywords_read = frozenset({"position_ids", "token_type_ids"})
 
     def config(self, **changes):
         return tiny_config(**changes)
@@ -119,6 +121,25 @@ def test_mean_over_genes_leaves_out_special_tokens_and_padding():
 def test_cells_that_are_too_long_are_refused():
     with pytest.raises(ConfigurationError, match="18 tokens do not fit"):
         GeneformerModel(tiny_config())(**tiny_batch(genes=18))
+
+
+def test_inputs_of_bert_are_read_as_bert_reads_them():
+    torch.manual_seed(0)
+    model = GeneformerModel(tiny_config()).eval()
+    settings = {name: getattr(model.config, name) for name in BertConfig.__dataclass_fields__}
+    stock = BertModel(BertConfig(**settings), add_pooling_layer=False).eval()
+    stock.load_state_dict(model.state_dict())
+    ids = tiny_batch()["input_ids"]
+    mask = torch.ones(BATCH, 1, GENES, GENES).tril().bool()
+    batch = {"attention_mask": mask, "token_type_ids": ids % 2, "position_ids": torch.arange(GENES).flip(0)[None]}
+    expected = stock(ids, **batch).last_hidden_state
+    assert_close(model(ids, **batch).last_hidden_state, expected)
+    embeddings = model.get_input_embeddings()(ids)
+    assert_close(model(inputs_embeds=embeddings, **batch).last_hidden_state, expected)
+    with pytest.raises(ConfigurationError, match="`position_ids` must be 0 to 16"):
+        model(ids, position_ids=torch.arange(GENES)[None] + 17)
+    with pytest.raises(ConfigurationError, match=f"`position_ids` must be .* {GENES} genes"):
+        model(ids, position_ids=torch.arange(GENES - 1)[None])
 
 
 def test_stock_classes_read_our_folders_and_ours_read_theirs(tmp_path):
@@ -195,6 +216,17 @@ def test_attention_pooling_starts_initialised(tmp_path):
     settings = {"num_labels_per_task": [2], "multitask_pooling": "attention"}
     model = GeneformerForMultiTaskClassification.from_pretrained(tmp_path, **settings)
     assert 0.1 < model.attention_pool.attention_weights.std() < 0.4
+
+
+def test_multi_task_labels_are_one_for_each_task():
+    with pytest.raises(ConfigurationError, match=r"\(13, 2\), cells by tasks; got \(13,\)"):
+        multi_task()(**tiny_batch(), labels=torch.zeros(BATCH, dtype=torch.long))
+
+
+def test_a_mean_over_genes_refuses_a_mask_of_each_position():
+    model = GeneformerModel(tiny_config(pooling="mean"))
+    with pytest.raises(ConfigurationError, match=r"needs an `attention_mask` \(batch, genes\)"):
+        model(tiny_batch()["input_ids"], torch.ones(BATCH, 1, GENES, GENES))
 
 
 def test_multi_task_needs_tasks():

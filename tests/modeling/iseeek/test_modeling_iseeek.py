@@ -14,6 +14,7 @@ from sclm_hf import (
 from sclm_hf.errors import ConfigurationError
 
 from ..common import BATCH, GENES, VOCAB, ModelTester
+from ..common_inputs import InputTester
 
 
 def tiny_config(**changes) -> ISEEEKConfig:
@@ -40,11 +41,12 @@ def tiny_batch(genes: int = GENES) -> dict[str, torch.Tensor]:
     return {"input_ids": ids.masked_fill(mask == 0, 0), "attention_mask": mask}
 
 
-class TestISEEEK(ModelTester):
+class TestISEEEK(InputTester, ModelTester):
     family = "iseeek"
     base_class = ISEEEKModel
     head_classes = (ISEEEKForMaskedLM, ISEEEKForSequenceClassification, ISEEEKForTokenClassification)
     permutation_equivariant = False
+    keywords_read = frozenset({"position_ids", "token_type_ids"})
 
     def config(self, **changes):
         return tiny_config(**changes)
@@ -86,6 +88,25 @@ def test_configurations_that_contradict_themselves(changes, named):
 def test_cells_that_are_too_long_are_refused():
     with pytest.raises(ConfigurationError, match="18 tokens do not fit"):
         ISEEEKModel(tiny_config())(**tiny_batch(genes=18))
+
+
+def test_inputs_of_bert_are_read_as_bert_reads_them():
+    torch.manual_seed(0)
+    model = ISEEEKModel(tiny_config()).eval()
+    settings = {name: getattr(model.config, name) for name in BertConfig.__dataclass_fields__}
+    stock = BertModel(BertConfig(**settings), add_pooling_layer=False).eval()
+    stock.load_state_dict(model.state_dict())
+    ids = tiny_batch()["input_ids"]
+    mask = torch.ones(BATCH, 1, GENES, GENES).tril().bool()
+    batch = {"attention_mask": mask, "token_type_ids": ids % 2, "position_ids": torch.arange(GENES).flip(0)[None]}
+    expected = stock(ids, **batch).last_hidden_state
+    assert_close(model(ids, **batch).last_hidden_state, expected)
+    embeddings = model.get_input_embeddings()(ids)
+    assert_close(model(inputs_embeds=embeddings, **batch).last_hidden_state, expected)
+    with pytest.raises(ConfigurationError, match="`position_ids` must be 0 to 16"):
+        model(ids, position_ids=torch.arange(GENES)[None] + 17)
+    with pytest.raises(ConfigurationError, match=f"`position_ids` must be .* {GENES} genes"):
+        model(ids, position_ids=torch.arange(GENES - 1)[None])
 
 
 def test_stock_classes_read_our_folders_and_ours_read_theirs(tmp_path):
