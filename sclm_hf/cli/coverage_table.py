@@ -33,8 +33,8 @@ def print_files(run: "Callable[[], Sequence[Written]]") -> None:
         _print_table(written, failed)
     if failed:
         typer.secho(
-            f"Error: {len(failed)} of {len(written) + len(failed)} files could not be used; the others are done. "
-            "Mend these and repeat the command, which goes on with them.",
+            f"Error: {len(failed)} of {len(written) + len(failed)} files could not be used. Mend these and repeat the "
+            "command, which goes on with them.",
             fg="red",
             err=True,
         )

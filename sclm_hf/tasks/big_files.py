@@ -265,9 +265,10 @@ class _Files:
     def error(self, written: list[Written]) -> FilesError:
         """What is said at the end when files failed."""
         reasons = "\n".join(f"- `{path}`: {error}" for path, error in self.failed.items())
+        others = "; the others are done" if written else ""
         return FilesError(
-            f"{len(self.failed)} of {len(self.pairs)} files could not be used; the others are done. Mend these and "
-            f"repeat, which goes on with them:\n{reasons}",
+            f"{len(self.failed)} of {len(self.pairs)} files could not be used{others}. Mend these and repeat, which "
+            f"goes on with them:\n{reasons}",
             written,
             self.failed,
         )

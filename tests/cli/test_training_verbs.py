@@ -1,4 +1,5 @@
 import runpy
+import signal
 import sys
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from typer.testing import CliRunner
 
 from sclm_hf.cli.main import app
 from sclm_hf.files import sole_writer
+from sclm_hf.training.callbacks import LossLog
+from sclm_hf.training.checkpoints import CheckpointFolder
 
 from ..training.h5ad_files import write_h5ad
 
@@ -88,3 +91,21 @@ def test_what_is_missing_or_taken_is_told_before_a_model_is_opened(cells, tmp_pa
     with sole_writer(tmp_path / "out"):
         taken = run(*common, "--train_files", cells)
     assert taken.exit_code == 1 and "is being written by process" in taken.stderr
+
+
+def test_sigterm_ends_training_in_good_order(cells, recipe, tmp_path, monkeypatch):
+    append = LossLog.append
+
+    def append_and_stop(self, record):
+        append(self, record)
+        if record["step"] == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(LossLog, "append", append_and_stop)
+    stopped = run(
+        "pretrain", "--config", recipe, "--train_files", cells, "--output_dir", tmp_path / "out", "--logging_steps=1",
+        "--max_steps=9",
+    )  # fmt: skip
+    assert stopped.exit_code == 143 and "Stopped by SIGTERM" in stopped.stderr, stopped.output
+    assert CheckpointFolder(tmp_path / "out" / "checkpoints").last() is not None
+    assert not list(tmp_path.glob(".*")) and not (tmp_path / "out" / "model.safetensors").exists()
