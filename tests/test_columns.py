@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoProcessor
 
 import sclm_hf
+from sclm_hf.corpora.build import build_corpus
 from sclm_hf.corpora.cell_corpus import CellCorpus
 from sclm_hf.hub.tiny import make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES
@@ -65,3 +66,29 @@ def test_columns_of_one_gene_are_added_up_whatever_cells_are_given(family, check
         found = embedded(cells[some].copy(), folder, family)
         np.testing.assert_allclose(found, embedded(cells, folder, family)[some], atol=1e-5)
     np.testing.assert_allclose(embedded(cells, folder, family), embedded(one_column, folder, family), atol=1e-6)
+
+
+@pytest.mark.parametrize("place", ["memory", "file", "shards"])
+def test_columns_of_var_are_read_alike_wherever_the_cells_are(place, tmp_path):
+    """`var` as CELLxGENE writes it: numbered, with ids that the gene table does not know by these symbols."""
+    names = {
+        "LYZ": "ENSG00000090382",
+        "HERC3": "ENSG00000287542",
+        "PINX1": "ENSG00000258724",
+        "CD3": "ENSG00000198851",
+    }
+    var = pd.DataFrame({"feature_id": list(names.values()), "feature_name": list(names)}, index=list("0123"))
+    var["feature_types"] = [*["Gene Expression"] * 3, "Antibody Capture"]
+    obs = pd.DataFrame(index=[f"c{number}" for number in range(40)])
+    adata = anndata.AnnData(np.ones((40, 4), np.float32), obs=obs, var=var)
+    folder, path = make_tiny_checkpoint("scgpt", tmp_path / "model", genes=[*names, "CD3E"]), tmp_path / "cells.h5ad"
+    adata.write_h5ad(path)
+    if place == "memory":
+        coverage = sclm_hf.embed(adata, folder).uns["sclm_hf"]["X_scgpt"]["coverage"]
+    else:
+        if place == "shards":
+            build_corpus([path], path := tmp_path / "shards")
+        corpus = CellCorpus(path, AutoProcessor.from_pretrained(folder))
+        coverage = corpus.coverage["cells"].to_dict()
+    assert (coverage["n_matched"], coverage["n_missing"], coverage["n_not_genes"]) == (3, 0, 1)
+    assert "CD3 [Antibody Capture]" in str(coverage["examples"]["not_genes"])

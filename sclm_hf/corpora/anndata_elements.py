@@ -45,11 +45,12 @@ class _Frame:
         self._store, self._frame = store, frame
 
     @functools.cached_property
-    def _columns(self) -> list[str]:
+    def columns(self) -> list[str]:
+        """Names of the columns."""
         return [] if self._frame is None else column_names(self._frame)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._columns
+        return name in self.columns
 
     def __getitem__(self, name: str) -> list[str]:
         column = read_column(self._store, self._frame, name, n_rows(self._frame))

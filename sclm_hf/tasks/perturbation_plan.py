@@ -1,6 +1,6 @@
 """Which perturbations there are, and in which cells each is run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -38,11 +38,12 @@ def named_perturbations(
     """
     from ..tokenization.expression_matrix import select_counts
 
+    expects = loaded.processor.feature_extractor.expects
+    _, names, ensembl_ids, _ = select_counts(adata, layer, expects=expects)
     front = () if anchor is None else (anchor,)
-    token_of = _token_finder(loaded.processor, species)
+    token_of = _token_finder(loaded.processor, species, names, ensembl_ids, cells.gene_ids)
     anchored = tuple(token_of(front))
     if genes == "all":
-        names = select_counts(adata, layer, expects=loaded.processor.feature_extractor.expects)[1]
         known = np.flatnonzero(cells.gene_ids >= 0)
         groups = [(str(names[column]), (int(cells.gene_ids[column]),)) for column in known]
         groups = [(name, tokens) for name, tokens in groups if tokens != anchored]
@@ -60,19 +61,47 @@ def named_perturbations(
     return named
 
 
-def _token_finder(processor: "CellProcessor", species: str):
-    vocabulary = processor.tokenizer.gene_vocabulary
+def _token_finder(
+    processor: "CellProcessor",
+    species: str,
+    names: Sequence[str],
+    ensembl_ids: Sequence[str] | None,
+    gene_ids: np.ndarray,
+) -> Callable[[Sequence[str]], list[int]]:
+    """Finds tokens of genes by the names of the data's columns, then their Ensembl ids, then as data are resolved."""
+    tokens = np.where(gene_ids < -1, gene_ids[np.where(gene_ids < -1, -2 - gene_ids, 0)], gene_ids)
+    by_name = _columns_of(names)
+    by_id = {} if ensembl_ids is None else _columns_of(ensembl_ids)
 
-    def find(names: Sequence[str]) -> list[int]:
-        found = [int(vocabulary.map_genes([name], species=species).gene_ids[0]) for name in names]
-        if missing := [name for name, token in zip(names, found, strict=True) if token < 0]:
+    def token_of(name: str) -> int:
+        columns = by_name.get(name) or by_id.get(name)
+        if columns is None:
+            return int(processor.map_genes([name], species=species).gene_ids[0])
+        found = sorted(set(tokens[columns].tolist()) - {-1})
+        if len(found) > 1:
+            remedy = "name one by its Ensembl id" if ensembl_ids is not None else "rename them"
+            raise ConfigurationError(f"`{name}` is the name of {len(found)} genes of the data: {remedy}.")
+        return found[0] if found else -1
+
+    def find(wanted: Sequence[str]) -> list[int]:
+        found = [token_of(name) for name in wanted]
+        if missing := [name for name, token in zip(wanted, found, strict=True) if token < 0]:
+            unused = [name for name in missing if name in by_name or name in by_id]
+            there = f" (columns of the data that are not used: {', '.join(unused[:5])})" if unused else ""
             raise GeneCoverageError(
-                f"The model does not know {len(missing)} of the genes to perturb: {', '.join(missing[:5])}. Use names "
-                "or Ensembl ids of its vocabulary."
+                f"The model does not know {len(missing)} of the genes to perturb: {', '.join(missing[:5])}{there}. "
+                "Use names or Ensembl ids of its vocabulary."
             )
         return found
 
     return find
+
+
+def _columns_of(names: Sequence[str]) -> dict[str, list[int]]:
+    columns: dict[str, list[int]] = {}
+    for column, name in enumerate(names):
+        columns.setdefault(str(name), []).append(column)
+    return columns
 
 
 class PerturbationPlan:

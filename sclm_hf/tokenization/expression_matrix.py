@@ -21,13 +21,10 @@ from .encodings.cells import (
     taken_entries,
 )
 from .encodings.scratch import Scratch
-from .gene_table import ensembl_id_of
+from .gene_columns import gene_names
 
 FRACTIONAL_SHARE = 0.01
 """Data with a larger share of fractional values are no counts; data with at most this share are nothing else."""
-
-_ENSEMBL_COLUMNS = ("ensembl_id", "ensembl_ids", "gene_ids", "gene_id", "feature_id")
-_SYMBOL_COLUMNS = ("feature_name", "gene_symbol", "gene_symbols", "gene_name", "gene_names", "symbol")
 
 
 def select_counts(
@@ -39,9 +36,7 @@ def select_counts(
     else `X`. What is found is not replaced by something further down when it turns out not to be counts: then it is
     refused, and `layer` says where else to look.
 
-    Names are `var_names`, with Ensembl ids beside them where a column of `var` holds some (`ensembl_id`, `gene_ids`,
-    `gene_id`, `feature_id`). Where `var_names` are Ensembl ids and a column holds symbols (`feature_name`,
-    `gene_symbol`, `gene_name`, `symbol`), the symbols are the names.
+    Names and Ensembl ids are found in `var_names` and the columns of `var` as [`gene_names`] says.
 
     Args:
         adata: an AnnData, or what looks like one.
@@ -68,27 +63,7 @@ def select_counts(
         raise ExpressionError(f"The AnnData has no layer `{layer}`: expected one of {there}.")
     if matrix is None:
         raise ExpressionError(f"`{source}` of the AnnData is empty: say with `layer` where the data are.")
-    return matrix, *_names_of(var, list(names)), source
-
-
-def _names_of(var, names: list[str]) -> tuple[list[str], list[str] | None]:
-    """Names and Ensembl ids of genes."""
-    if _are_ensembl_ids(names):
-        symbols = next((column for column in _SYMBOL_COLUMNS if column in var), None)
-        if symbols is None:
-            return names, None
-        return [str(symbol) for symbol in var[symbols]], names
-    for column in _ENSEMBL_COLUMNS:
-        if column in var and _are_ensembl_ids(list(var[column])):
-            return names, list(var[column])
-    return names, None
-
-
-def _are_ensembl_ids(names: list) -> bool:
-    # Looking at all names at once spares most data sets a look at each.
-    if set(map(type, names)) == {str} and "ENS" not in "\0".join(names):
-        return False
-    return 2 * sum(isinstance(name, str) and ensembl_id_of(name) is not None for name in names) > len(names)
+    return matrix, *gene_names(var, names), source
 
 
 def as_csr(matrix):

@@ -34,20 +34,20 @@ class GeneResolver:
     """
 
     def __init__(self, genes: Collection[str], aliases: Mapping[str, str] | None = None) -> None:
-        self._genes = genes
+        self.genes = genes
         self._aliases = aliases or {}
 
     def resolve(self, name: str, ensembl_id: str = "") -> Resolution:
         """Find a human gene by its name and, where known, its Ensembl id; white space around them is ignored."""
         name = name.strip()
-        if name in self._genes:
+        if name in self.genes:
             return _as_written(name)
         return self._first_found(self._through_gene, name, ensembl_id)
 
     def resolve_mouse(self, name: str, ensembl_id: str = "") -> Resolution:
         """Find a mouse gene: as written, else by its human ortholog."""
         name = name.strip()
-        if name in self._genes:
+        if name in self.genes:
             return _as_written(name)
         return self._first_found(self._through_ortholog, name, ensembl_id)
 
@@ -73,7 +73,7 @@ class GeneResolver:
         # The gene that the name means first is not there. If another gene of that name is, or if this gene's name is
         # there but means another gene by now, a match would be a guess.
         ambiguous = any(bearer in self._token_of_gene for bearer in table.shared.get(name, ())) or (
-            gene != AMBIGUOUS and any(other in self._genes for other in table.names(gene))
+            gene != AMBIGUOUS and any(other in self.genes for other in table.names(gene))
         )
         return Resolution(None, ambiguous=ambiguous)
 
@@ -86,7 +86,7 @@ class GeneResolver:
 
     @functools.cached_property
     def _token_of_id(self) -> dict[str, str]:
-        by_id = {ensembl_id_of(token): token for token in reversed(self._genes)}
+        by_id = {ensembl_id_of(token): token for token in reversed(self.genes)}
         return {ensembl_id: token for ensembl_id, token in by_id.items() if ensembl_id}
 
     @functools.cached_property
@@ -94,7 +94,7 @@ class GeneResolver:
         table = human_genes()
         tokens: dict[int, str] = {}
         steps: dict[int, Step] = {}
-        names = [(ensembl_id_of(token) or token, token) for token in self._genes]
+        names = [(ensembl_id_of(token) or token, token) for token in self.genes]
         for name, token in [*names, *self._aliases.items()]:
             gene = table.gene_of.get(name, AMBIGUOUS)
             if gene != AMBIGUOUS and (gene not in tokens or table.step_of[name] < steps[gene]):

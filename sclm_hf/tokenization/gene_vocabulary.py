@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, ConfigurationError, ExpressionError
-from .gene_coverage import GeneCoverage
+from .gene_columns import is_gene, kind_of, labelled
+from .gene_coverage import GROUPS, SPECIES, GeneCoverage
 from .gene_resolution import GeneResolver, Resolution
+from .gene_species import species_of_ids, species_of_symbols
 from .gene_table import ensembl_id_of
 
 SPECIAL_TOKENS = ("<pad>", "<cls>", "<eoc>")
-SPECIES = ("human", "mouse")
-
 _NOT_KNOWN = {"", "None", "nan", "<NA>"}
 
 
@@ -143,7 +143,21 @@ class GeneVocabulary(Mapping[str, int]):
         for column, (token, step, _) in enumerate(found):
             if token is not None and step == found[keepers[token]].step:
                 gene_ids[column] = self._token_to_id[token] if column == keepers[token] else -2 - keepers[token]
-        return GeneMapping(gene_ids, _coverage(names, found, gene_ids != -1, weights, species))
+        report = _coverage(names, found, gene_ids != -1, weights)
+        looks_like = self._other_species(names, ids, species)
+        return GeneMapping(
+            gene_ids, GeneCoverage(n_genes=len(names), species=species, looks_like=looks_like, **report)
+        )
+
+    def _other_species(self, names: Sequence[str], ids: Sequence[str], species: str) -> tuple[str, ...]:
+        """The species that the genes tell of, where it is neither `species` nor that of the vocabulary."""
+        found = species_of_ids(names, ids) or species_of_symbols(names)
+        return () if found in ((), (species,)) or found == self._own_species else found
+
+    @functools.cached_property
+    def _own_species(self) -> tuple[str, ...]:
+        genes = list(self._resolver.genes)
+        return species_of_ids(genes, [""] * len(genes)) or species_of_symbols(genes)
 
     @functools.cached_property
     def _resolver(self) -> GeneResolver:
@@ -262,20 +276,24 @@ def _keepers(found: Sequence[Resolution]) -> dict[str, int]:
 
 
 def _coverage(
-    names: Sequence[str], found: Sequence[Resolution], used: np.ndarray, weights: np.ndarray | None, species: str
-) -> GeneCoverage:
-    groups: dict[str, list] = {"matched": [], "renamed": [], "ambiguous": [], "duplicated": [], "missing": []}
-    for name, resolution, is_used in zip(names, found, used.tolist(), strict=True):
-        if is_used and resolution.token == name:
-            groups["matched"].append(name)
-        elif is_used:
-            groups["renamed"].append((name, resolution.token))
-        elif resolution.token is not None:
-            groups["duplicated"].append(name)
-        else:
-            groups["ambiguous" if resolution.ambiguous else "missing"].append(name)
+    names: Sequence[str], found: Sequence[Resolution], used: np.ndarray, weights: np.ndarray | None
+) -> dict[str, Any]:
+    """The groups of a coverage report, names with the most counts first, and the share of counts covered."""
+    groups: dict[str, list] = {group: [] for group in GROUPS}
     if weights is None or not weights.sum():
         weights = np.ones(len(names))
+    for column in np.argsort(-weights, kind="stable").tolist():
+        name, resolution = names[column], found[column]
+        if used[column]:
+            is_same = resolution.token == name
+            groups["matched" if is_same else "renamed"].append(name if is_same else (name, resolution.token))
+        elif resolution.token is not None:
+            groups["duplicated"].append(name)
+        elif resolution.ambiguous:
+            groups["ambiguous"].append(name)
+        elif (kind := kind_of(name)) is not None:
+            groups["not_genes"].append(labelled(name, kind) if is_gene(name) else name)
+        else:
+            groups["missing"].append(name)
     share = float(weights[used].sum() / weights.sum()) if len(names) else 0.0
-    tuples = {group: tuple(members) for group, members in groups.items()}
-    return GeneCoverage(n_genes=len(names), count_share=share, species=species, **tuples)
+    return {"count_share": share, **{group: tuple(members) for group, members in groups.items()}}

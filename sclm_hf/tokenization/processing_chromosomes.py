@@ -20,7 +20,9 @@ from .encodings.chromosomes import (
 from .encodings.scratch import Scratch
 from .expression_matrix import read_genes, refuse_rows
 from .feature_extraction_expression import ExpressionFeatureExtractor
+from .gene_coverage import SPECIES
 from .gene_resolution import GeneResolver, Resolution
+from .gene_species import species_of_ids, species_of_symbols
 from .gene_table import Step
 from .gene_vocabulary import GeneMapping, GeneVocabulary
 from .processing_cell import CellProcessor
@@ -99,7 +101,7 @@ class ChromosomeProcessor(CellProcessor):
         """
         vocabulary = self._vocabulary(species)
         mapping = vocabulary.map_genes(names, ensembl_ids=ensembl_ids, counts=counts)
-        coverage = dataclasses.replace(mapping.coverage, species=species)
+        coverage = dataclasses.replace(mapping.coverage, species=species, served=self.species)
         self.last_coverage = coverage
         return dataclasses.replace(mapping, coverage=coverage)
 
@@ -226,6 +228,11 @@ class SpeciesVocabulary(GeneVocabulary):
         super().__init__(token_to_id, special_tokens=())
         self.species = species
 
+    def _other_species(self, names: Sequence[str], ids: Sequence[str], species: str) -> tuple[str, ...]:
+        # symbols of human and mouse alone are told from others
+        found = species_of_ids(names, ids) or (species_of_symbols(names) if self.species in SPECIES else ())
+        return () if found in ((), (self.species,)) else found
+
     @functools.cached_property
     def _resolver(self) -> GeneResolver:
         return _SpeciesResolver(dict(self), has_other_names=self.species == _FIRST_SPECIES)
@@ -240,6 +247,6 @@ class _SpeciesResolver(GeneResolver):
 
     def resolve(self, name: str, ensembl_id: str = "") -> Resolution:
         written = name.strip().upper()
-        if written in self._genes:
+        if written in self.genes:
             return Resolution(written, Step.AS_WRITTEN)
         return super().resolve(name, ensembl_id) if self._has_other_names else Resolution(None)

@@ -14,6 +14,7 @@ from ..opening.files import ADAPTER_CONFIG, find_file
 from ..opening.names import resolve_name
 from ..opening.weights import read_config
 from ..tokenization.encodings.keys import cell_keys, hash_names, uniforms_for
+from ..tokenization.gene_columns import is_gene
 from ..tokenization.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import option
@@ -203,6 +204,8 @@ def gene_names(data: DataArguments, expects: str) -> list[str]:
         source.close()
         found = genes.map_genes(names, ensembl_ids=ensembl_ids, species=data.species).gene_ids != -1
         # columns that one file holds apart stay apart
-        new = {gene for gene, is_known in zip(names, found, strict=True) if not is_known} - set(genes)
+        new = {gene for gene, is_known in zip(names, found, strict=True) if not is_known and is_gene(gene)} - set(
+            genes
+        )
         genes = genes.add_genes(sorted(new)) if new else genes
     return sorted(set(genes) - set(genes.special_tokens))
