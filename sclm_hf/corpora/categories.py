@@ -56,14 +56,45 @@ def number_categories(
     return names, codes
 
 
+def drop_unlabelled(
+    sources: Sequence[CellSource], rows: Sequence[np.ndarray | None], columns: Sequence[str]
+) -> tuple[list[np.ndarray | None], dict[str, int]]:
+    """Leave out the cells that have no value, or a text that stands for none, in one of `columns`.
+
+    Args:
+        sources: the sources.
+        rows: the rows used of each, ascending; None = all.
+        columns: columns of `obs`.
+
+    Returns:
+        The rows kept of each source, and source name -> how many cells were left out.
+
+    Raises:
+        CorpusError: a source lacks a column.
+    """
+    kept, dropped = [], {}
+    for source, used in zip(sources, rows, strict=True):
+        numbers = np.arange(source.n_cells) if used is None else used
+        labelled = np.ones(len(numbers), bool)
+        for name in columns:
+            column = source.column(name)
+            # the last place is that of the code -1
+            has_value = np.array([category not in _PLACEHOLDERS for category in column.categories] + [False])
+            labelled &= has_value[column.codes[numbers]]
+        source.close()
+        dropped[source.name] = int((~labelled).sum())
+        kept.append(numbers[labelled] if dropped[source.name] else used)
+    return kept, dropped
+
+
 def _refuse_placeholders(name: str, source: CellSource, found: set[str]) -> None:
     """Refuse to make a class of its own of the cells without a value."""
     if found:
         raise CorpusError(
             f"`{source.location}`: some of the cells used have {sorted(found)} in `obs[{name!r}]`, which usually "
-            f"stands for no value: leave them out (write `adata[~adata.obs[{name!r}].isin({sorted(found)})]`, or give "
-            "`where=` in Python), or give them a value; if it is one, rename it, or list the names of all values in "
-            "Python."
+            f"stands for no value: leave them out (labels with `--unlabelled drop`, `unlabelled='drop'` in Python; "
+            f"others with `adata[~adata.obs[{name!r}].isin({sorted(found)})]`), or give them a value; if it is one, "
+            "rename it, or list the names of all values in Python."
         )
 
 
@@ -75,6 +106,7 @@ def _used(source: CellSource, name: str, rows: np.ndarray | None) -> Categorical
     if missing:
         raise CorpusError(
             f"`{source.location}`: {missing} of the cells used have no value in `obs[{name!r}]`: leave them out "
-            f"(write `adata[adata.obs[{name!r}].notna()]`, or give `rows=` in Python), or give them one."
+            "(labels with `--unlabelled drop`, `unlabelled='drop'` in Python; else write "
+            f"`adata[adata.obs[{name!r}].notna()]`), or give them one."
         )
     return CategoricalColumn(codes, column.categories)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..errors import ConfigurationError, CorpusError, require
-from .categories import number_categories
+from .categories import drop_unlabelled, number_categories
 from .filters import filter_rows
 from .genes import GeneMaps
 from .plan import BlockSequence, EpochPlan, Schedule
@@ -50,6 +50,9 @@ class CellCorpus:
             `X`, in this order (encodings that expect normalised values: `X`).
         label_column: column of `obs` that becomes `labels`, numbers of `label_names`.
         label_names: the labels in the order of their numbers; by default those of the cells used, sorted.
+        unlabelled: `"refuse"` cells without a value in `label_column` or one of `task_columns`, or `"drop"` them:
+            those with a missing value, or a text that usually stands for one (`""`, `"nan"`, `"NA"`, `"None"`, …).
+            Texts such as `"unknown"` or `"doublet"` are labels like others.
         batch_column: column of `obs` that becomes `batch_labels`, numbers of `batch_names`.
         batch_names: as `label_names`.
         sample_share: share of the cells of each sample that an epoch takes, drawn anew in each, where cells come in
@@ -82,6 +85,7 @@ class CellCorpus:
         sources: the opened sources, sorted by name.
         samples: which cells belong together, None where each stands alone.
         dropped: source name -> column -> cells that a condition of `where` left out.
+        unlabelled: source name -> cells that were dropped because they have no label.
 
     Raises:
         CorpusError: a file is missing, damaged, empty or lacks a column; two sources share a name; a cell used has no
@@ -105,6 +109,7 @@ class CellCorpus:
         layer: str | None = None,
         label_column: str | None = None,
         label_names: Sequence[str] | None = None,
+        unlabelled: Literal["refuse", "drop"] = "refuse",
         batch_column: str | None = None,
         batch_names: Sequence[str] | None = None,
         sample_share: float = 1.0,
@@ -132,14 +137,15 @@ class CellCorpus:
         chosen = select_rows(rows, named, self.sources)
         side = Split.asked_for(split, split_by, validation_share)
         self._rows, self.dropped = filter_rows(self.sources, chosen, where=where, split=side)
+        tasks = task_columns if isinstance(task_columns, Mapping) else dict.fromkeys(task_columns)
+        self._drop_unlabelled(unlabelled, [*([label_column] if label_column else []), *tasks])
         pairs = zip(self.sources, self._rows, strict=True)
         self.sizes = [source.n_cells if used is None else len(used) for source, used in pairs]
         if not len(self):
-            raise CorpusError("`rows`, `where` or `split` leaves no cell in the corpus.")
+            raise CorpusError("`rows`, `where`, `split` or `unlabelled='drop'` leaves no cell in the corpus.")
         self.numbered: dict[str, list[np.ndarray]] = {}
         self.label_names = self._number("labels", label_column, label_names)
         self.batch_names = self._number("batch_labels", batch_column, batch_names)
-        tasks = task_columns if isinstance(task_columns, Mapping) else dict.fromkeys(task_columns)
         self.task_names = {column: self._number(f"labels_{column}", column, names) for column, names in tasks.items()}
         if processor.context == "sample":
             self.samples = Samples(self.sources, self._rows, batch_column, sample_share)
@@ -326,6 +332,13 @@ class CellCorpus:
     def rows_at(self, index: int, positions: np.ndarray) -> np.ndarray:
         """Rows of a source that stand at `positions` among the rows used of it."""
         return positions if self._rows[index] is None else self._rows[index][positions]
+
+    def _drop_unlabelled(self, unlabelled: str, columns: list[str]) -> None:
+        if unlabelled not in ("refuse", "drop"):
+            raise ConfigurationError(f"`unlabelled` must be 'refuse' or 'drop', got {unlabelled!r}.")
+        self.unlabelled: dict[str, int] = {}
+        if unlabelled == "drop" and columns:
+            self._rows, self.unlabelled = drop_unlabelled(self.sources, self._rows, columns)
 
     def _number(self, field: str, column: str | None, names: Sequence[str] | None) -> list[str] | None:
         if column is None and names is not None:

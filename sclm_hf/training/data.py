@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from ..corpora.cell_corpus import CellCorpus
 from ..corpora.samples import Samples
 from ..corpora.sources import name_paths, open_source
 from ..errors import CheckpointError, ConfigurationError, CorpusError
+from ..logging import get_logger
 from ..opening.files import ADAPTER_CONFIG, find_file
 from ..opening.names import resolve_name
 from ..opening.weights import read_config
@@ -18,6 +19,8 @@ from ..tokenization.gene_columns import is_gene
 from ..tokenization.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import option
+
+logger = get_logger(__name__)
 
 _HELD_OUT_STREAM = 4
 
@@ -82,6 +85,7 @@ def open_corpora(
     *,
     label_column: str | None = None,
     task_columns: Sequence[str] = (),
+    unlabelled: Literal["refuse", "drop"] = "refuse",
     start_from: str | None = None,
     sample_share: float = 1.0,
     seed: int = 0,
@@ -93,6 +97,7 @@ def open_corpora(
         processor: encodes the cells.
         label_column: column of `obs` with the label of each cell.
         task_columns: columns of `obs`, one a task, with the labels of each cell.
+        unlabelled: what becomes of cells without a label: `"refuse"` them, or `"drop"` them and say how many.
         start_from: folder or repository of the model to go on from: batches keep the labels that it knows them by.
         sample_share: share of the cells of a sample to train on in an epoch, where cells come in samples.
         seed: seed of the order of the cells and of what is held out.
@@ -109,6 +114,7 @@ def open_corpora(
         "layer": data.layer,
         "label_column": label_column,
         "task_columns": task_columns,
+        "unlabelled": unlabelled,
         "batch_column": data.batch_column,
         "batch_names": _known_batches(start_from) if data.batch_column and start_from else None,
         "species": data.species,
@@ -116,10 +122,13 @@ def open_corpora(
     }
     share = {"sample_share": sample_share}
     everything = CellCorpus(data.train_files, processor, lazy=data.eval_share > 0, **share, **options)
+    _report_unlabelled(everything)
     options |= {"label_names": everything.label_names, "batch_names": everything.batch_names}
     options["task_columns"] = everything.task_names
     if data.eval_files:
-        return everything, CellCorpus(data.eval_files, processor, shuffle=False, **options)
+        evaluated = CellCorpus(data.eval_files, processor, shuffle=False, **options)
+        _report_unlabelled(evaluated)
+        return everything, evaluated
     if not data.eval_share:
         return everything, None
     sizes = {source.name: source.n_cells for source in everything.sources}
@@ -136,6 +145,12 @@ def open_corpora(
         CellCorpus(data.train_files, processor, rows=kept, **share, **options),
         CellCorpus(data.train_files, processor, rows=held_out, shuffle=False, **options),
     )
+
+
+def _report_unlabelled(corpus: CellCorpus) -> None:
+    if n_dropped := sum(corpus.unlabelled.values()):
+        names = ", ".join(f"{number:,} of {name}" for name, number in corpus.unlabelled.items() if number)
+        logger.warning(f"{n_dropped:,} of {n_dropped + len(corpus):,} cells have no label and are left out: {names}.")
 
 
 def _known_batches(name: str) -> list[str] | None:

@@ -1,5 +1,6 @@
 """Fine-tuning for annotation from files to a model folder: what `sclm-hf finetune` runs."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,12 @@ from .loop import TrainingResult, train
 from .multitask import load_multitask_classifier, multitask_metrics
 from .validation import ComputeMetrics, classification_metrics
 
+FEWEST_CELLS_A_LABEL, FEWEST_CELLS_A_NUMBER = 2, 10
+"""Cells a label, on average; more where all labels are numbers, which may be measurements."""
+
+FEWEST_CELLS = 20
+"""With fewer cells to train on, any column may hold labels."""
+
 
 @dataclass
 class FinetuneArguments:
@@ -43,6 +50,7 @@ class FinetuneArguments:
     task_weights: list[float] | None = field(
         default=None, metadata={"help": "Weights of the tasks' losses; by default 1 each."}
     )
+    unlabelled: str = option("refuse", "Cells without a label: refuse, or drop to leave them out.")
     lora: bool = option(True, "Train a LoRA and the classifier; --no_lora trains all weights.")
     lora_r: int = option(8, "Rank of the LoRA.")
     lora_alpha: int = option(16, "Its update is scaled by lora_alpha / lora_r.")
@@ -55,6 +63,8 @@ class FinetuneArguments:
     def __post_init__(self) -> None:
         if bool(self.label_column) == bool(self.task_columns):
             raise ConfigurationError("Give `label_column`, or `task_columns` for several tasks; not both.")
+        if self.unlabelled not in ("refuse", "drop"):
+            raise ConfigurationError(f"`unlabelled` must be refuse or drop, got {self.unlabelled!r}.")
         tasks = self.task_columns or []
         if len(set(tasks)) < len(tasks):
             raise ConfigurationError(f"`task_columns` names a column twice: {', '.join(tasks)}.")
@@ -80,6 +90,7 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
         processor,
         label_column=arguments.label_column,
         task_columns=arguments.task_columns or (),
+        unlabelled=arguments.unlabelled,
         start_from=arguments.model_name_or_path,
         seed=config.seed,
     )
@@ -118,7 +129,8 @@ def check_labels(corpus: CellCorpus, arguments: FinetuneArguments) -> None:
     """Refuse cells that a classifier cannot learn from, and warn of labels that it cannot learn.
 
     Raises:
-        ConfigurationError: all cells to train on have the same label.
+        ConfigurationError: all cells to train on have the same label, or hardly two have: names of cells or
+            measurements are no labels.
     """
     if arguments.label_column:
         _check_column(corpus, arguments.label_column, "labels", corpus.label_names)
@@ -134,10 +146,23 @@ def _check_column(corpus: CellCorpus, column: str, field: str, names: Sequence[s
             f"All {len(corpus)} cells to train on have the same label in `obs[{column!r}]`, {present[0]!r}: a "
             "classifier needs at least two; give cells with others, or another `label_column`."
         )
+    _check_number(column, present, len(corpus))
     if absent := sorted(set(names) - set(present)):
         warn(
             f"No cell to train on has the label {', '.join(map(repr, absent[:10]))} of `obs[{column!r}]`: all such "
             "cells are held out for evaluation, and the model cannot learn them."
+        )
+
+
+def _check_number(column: str, present: Sequence[str], n_cells: int) -> None:
+    """Refuse a column of names of cells or of measurements."""
+    numeric = all(re.fullmatch(r"[+-]?\d*\.?\d+(e[+-]?\d+)?", value, re.ASCII) for value in present)
+    needed = FEWEST_CELLS_A_NUMBER if numeric else FEWEST_CELLS_A_LABEL
+    if n_cells >= FEWEST_CELLS and n_cells < needed * len(present):
+        raise ConfigurationError(
+            f"`obs[{column!r}]` holds {len(present):,} different {'numbers' if numeric else 'values'} in {n_cells:,} "
+            f"cells, for example {', '.join(map(repr, present[:3]))}: a label must name at least {needed} cells on "
+            "average. Name with `label_column` (`task_columns`) a column of classes, such as cell types."
         )
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sclm_hf.corpora.categories import number_categories
+from sclm_hf.corpora.categories import drop_unlabelled, number_categories
 from sclm_hf.corpora.h5ad import H5adSource
 from sclm_hf.errors import CorpusError
 
@@ -56,3 +56,21 @@ def test_texts_that_stand_for_no_value_become_no_class(tmp_path, text):
         number_categories("kind", sources, [None], None)
     assert number_categories("kind", sources, [np.arange(9)], None)[0] == ["a"]
     assert number_categories("kind", sources, [None], [text, "a"])[1][0].tolist() == [1] * 9 + [0]
+
+
+def test_cells_without_a_label_are_left_out_where_that_is_asked_for(sources):
+    rows, dropped = drop_unlabelled(sources, [None, np.arange(5, 10)], ["kind"])
+    assert rows[0] is None and rows[1].tolist() == [5, 6, 7, 8]
+    assert dropped == {"first": 0, "second": 1}
+
+
+@pytest.mark.parametrize("placeholder", ["", "nan", "NA", "None", "<NA>"])
+def test_texts_that_stand_for_no_label_are_refused_or_left_out(tmp_path, placeholder):
+    cells = make_cells(6, 1)
+    cells.obs["kind"] = ["unknown", "doublet", placeholder, "unassigned", "a", "a"]
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    sources = [H5adSource(tmp_path / "cells.h5ad")]
+    with pytest.raises(CorpusError, match=r"\['" + placeholder + r"'\] in `obs\['kind'\]`.*--unlabelled drop"):
+        number_categories("kind", sources, [None], None)
+    rows, _ = drop_unlabelled(sources, [None], ["kind"])
+    assert number_categories("kind", sources, rows, None)[0] == ["a", "doublet", "unassigned", "unknown"]

@@ -3,7 +3,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -89,12 +88,8 @@ def test_the_tables_are_small_and_without_a_time_stamp():
     assert all(path.read_bytes()[4:8] == bytes(4) for path in TABLES)
 
 
-def test_the_tables_are_read_once_and_fast():
-    human_genes.cache_clear()
-    start = time.process_time()
-    table = human_genes()
-    assert time.process_time() - start < 2.0  # measured 0.15 s; the rest is for a busy machine
-    assert human_genes() is table
+def test_the_tables_are_read_once():
+    assert human_genes() is human_genes()
 
 
 def test_reading_gene_names_needs_neither_torch_nor_transformers():

@@ -56,7 +56,7 @@ def test_all_tasks_are_learnt_together(base, file, tmp_path, lora):
     guess = np.log(3) + 0.5 * np.log(2)
     assert result.metrics["eval_loss"] < 0.6 * guess
     assert {"eval_accuracy", "eval_cell_type_accuracy", "eval_stage_macro_f1"} <= result.metrics.keys()
-    assert min(result.metrics["eval_cell_type_accuracy"], result.metrics["eval_stage_accuracy"]) > 0.7
+    assert min(result.metrics["eval_cell_type_accuracy"], result.metrics["eval_stage_accuracy"]) > 0.6
 
     model, info = GeneformerForMultiTaskClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
