@@ -49,7 +49,7 @@ def number_categories(
             unknown = sorted(values - set(numbers))
             raise CorpusError(
                 f"`{source.location}`: `obs[{name!r}]` holds {unknown[:10]}, not among the {len(names)} names given: "
-                "add them, or leave these cells out with `rows=`."
+                "take these cells out of the file, or in Python add the names or leave cells out with `rows`."
             )
         table = np.array([numbers.get(value, -1) for value in column.categories], dtype)
         codes.append(table[column.codes] if len(table) else np.empty(0, dtype))

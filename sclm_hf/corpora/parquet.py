@@ -56,7 +56,7 @@ class ParquetSource:
         self.name = self.path.name if name is None else name
         self.location = str(self.path)
         if layer is not None:
-            raise CorpusError(f"`{self.path}` holds raw counts and no layer `{layer}`: leave out `layer=`.")
+            raise CorpusError(f"`{self.path}` holds raw counts and no layer `{layer}`: leave out `layer` (`--layer`).")
         folder = self.path.parent.parent
         manifest = read_manifest(folder)
         if self.path.name not in manifest.datasets:

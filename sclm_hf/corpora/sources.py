@@ -121,7 +121,7 @@ def name_paths(paths: str | Path | Sequence[str | Path] | Mapping[str, str | Pat
             if name in named:
                 raise CorpusError(
                     f"`{named[name]}` and `{path}` would share the name `{name}`, from which the keys of their cells "
-                    "are made: pass a mapping name -> path with different names."
+                    "are made: rename one, or in Python pass a mapping name -> path."
                 )
             named[name] = path
     if not named:
@@ -175,7 +175,7 @@ def _files(path: Path) -> dict[str, Path]:
     if not found:
         raise CorpusError(f"The folder `{path}` holds no .h5ad file, no AnnData zarr folder and no `manifest.json`.")
     if len(found) < len(files):
-        raise CorpusError(f"Two files in `{path}` share a name: pass a mapping name -> path with different names.")
+        raise CorpusError(f"Two files in `{path}` share a name: rename one, or in Python pass a mapping name -> path.")
     return found
 
 

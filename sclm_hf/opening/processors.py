@@ -30,7 +30,10 @@ def load_processor(name: str, revision: Any = None) -> "CellProcessor":
         )
     revision = resolve_name(name, revision)
     require_readable(name, revision)
-    with damage_is_told(name, "holds no processor: save one there, or pass `processor`"), quiet_transformers():
+    with (
+        damage_is_told(name, "holds no processor: save one there, or pass `processor` in Python"),
+        quiet_transformers(),
+    ):
         processor = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
     return check_processor(processor, name)
 
@@ -46,7 +49,7 @@ def check_processor(processor: Any, name: str) -> "CellProcessor":
     if not isinstance(processor, CellProcessor):
         raise CheckpointError(
             f"The processor for `{name}` must be a CellProcessor, got {type(processor).__name__}: save one beside the "
-            "model, or pass `processor`."
+            "model, or pass `processor` in Python."
         )
     if not hasattr(processor.tokenizer, "gene_vocabulary"):
         raise CheckpointError(

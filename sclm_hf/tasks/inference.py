@@ -134,12 +134,12 @@ def _batch_labels(adata: "AnnData", batch_key: str | None, config: Any) -> np.nd
     if not needed and batch_key is None:
         return None
     if not needed:
-        raise ConfigurationError("The model was trained without batch labels: leave out `batch_key`.")
+        raise ConfigurationError("The model was trained without batch labels: leave out `batch_key` (`--batch-key`).")
     names = getattr(config, "batch_names", None)
     if batch_key is None or batch_key not in adata.obs:
         raise ConfigurationError(
-            f"The model was trained with {config.num_batch_labels} batch labels: name with `batch_key` the column of "
-            f"`obs` that holds their {'names' if names else 'numbers'}, got {batch_key!r}; there are "
+            f"The model was trained with {config.num_batch_labels} batch labels: name with `batch_key` "
+            f"(`--batch-key`) the column of `obs` that holds their {'names' if names else 'numbers'}, got {batch_key!r}; there are "
             f"{list(adata.obs.columns)}."
         )
     values = adata.obs[batch_key].tolist()

@@ -63,7 +63,10 @@ def record(adata: "AnnData", name: str, loaded: "LoadedModel", cells: "PreparedC
     others = dict(adata.uns.get("sclm_hf", {}))
     before, entry = others.pop(name, None), make_record(loaded, cells, settings)
     if isinstance(before, Mapping) and any(before.get(what) != entry[what] for what in ("model", "revision")):
-        warn(f"`{loaded.name}` replaced results {name!r} of `{before.get('model')}`; another `key_added` keeps both.")
+        warn(
+            f"`{loaded.name}` replaced results {name!r} of `{before.get('model')}`; another `key_added` (`--key`) "
+            "keeps both."
+        )
     adata.uns["sclm_hf"] = {**others, name: entry}
 
 

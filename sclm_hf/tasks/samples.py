@@ -47,20 +47,20 @@ def find_samples(adata: "AnnData", batch_key: str | None) -> Samples:
     if batch_key is None and SAMPLE_COLUMN not in adata.obs:
         logger.warning(
             f"There is no `obs[{SAMPLE_COLUMN!r}]`: the {adata.n_obs:,} cells are taken for one sample; name the "
-            "column that tells samples apart with `batch_key`."
+            "column that tells samples apart with `batch_key` (`--batch-key`)."
         )
         return Samples(None, [np.arange(adata.n_obs)])
     column = batch_key or SAMPLE_COLUMN
     if column not in adata.obs:
         raise ConfigurationError(
-            f"`batch_key` must name the column of `obs` that tells samples apart, got {column!r}; there are "
-            f"{list(adata.obs.columns)}."
+            f"`batch_key` (`--batch-key`) must name the column of `obs` that tells samples apart, got {column!r}; "
+            f"there are {list(adata.obs.columns)}."
         )
     codes, names = require("pandas", extra="anndata").factorize(_texts(adata.obs[column], column), sort=True)
     if len(names) == adata.n_obs > 1:
         raise ConfigurationError(
             f"`obs[{column!r}]` has another value for each of the {adata.n_obs:,} cells, and no sample would have "
-            "more than one: name with `batch_key` the column that tells samples apart."
+            "more than one: name with `batch_key` (`--batch-key`) the column that tells samples apart."
         )
     ends = np.cumsum(np.bincount(codes))
     return Samples(column, np.split(np.argsort(codes, kind="stable"), ends[:-1]))

@@ -1,9 +1,11 @@
 """The gene vocabulary as a Hugging Face tokenizer: saved, loaded and shared like any other."""
 
 import copy
+import json
 import operator
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -12,10 +14,14 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import TokenizersBackend
 
 from ..errors import ConfigurationError, GeneCoverageError
+from ..files import read_json_object
 from .gene_vocabulary import SPECIAL_TOKENS, GeneVocabulary
 
 # `WordLevel` wants a name for unknown words; one that no vocabulary can hold makes them an error.
 _NO_TOKEN = " "
+
+# without our class transformers takes a tokenizer of its own, in silence; a value that it refuses says what is missing
+_NOTICE = "unknown without the package sclm_hf (`pip install sclm_hf`, then `import sclm_hf` before loading)"
 
 _ROLES = {"<pad>": "pad_token", "<cls>": "cls_token", "<mask>": "mask_token", "<eos>": "eos_token"}
 
@@ -134,6 +140,22 @@ class GeneTokenizer(TokenizersBackend):
             f"Not in the vocabulary: {examples}. Leave such genes out, translate names with "
             "`gene_vocabulary.map_genes`, or add them with `add_genes`."
         )
+
+    def _save_pretrained(self, save_directory, file_names, *args, **kwargs):
+        for name in (name for name in file_names if str(name).endswith("tokenizer_config.json")):
+            settings = read_json_object(Path(name))
+            if self.truncation_side == GeneTokenizer.truncation_side:
+                settings["truncation_side"] = _NOTICE
+                text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+                Path(name).write_text(text, encoding="utf-8")
+        return super()._save_pretrained(save_directory, file_names, *args, **kwargs)
+
+    @classmethod
+    def _from_pretrained(cls, resolved_vocab_files, name, init_configuration, *args, **kwargs):
+        settings = resolved_vocab_files.get("tokenizer_config_file")
+        if settings is not None and read_json_object(Path(settings)).get("truncation_side") == _NOTICE:
+            kwargs.setdefault("truncation_side", cls.truncation_side)
+        return super()._from_pretrained(resolved_vocab_files, name, init_configuration, *args, **kwargs)
 
     def _add_tokens(self, new_tokens, special_tokens: bool = False) -> int:
         # The backend numbers new tokens by the count of tokens, an id that may be taken where ids have gaps, and finds

@@ -48,6 +48,11 @@ class SclmModelMixin:
         # what quantisers leave alone is in half precision with the rest, where that is asked for
         return {}
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """The name by which peft asks for `is_activation_checkpointing`, and of which transformers would warn."""
+        return self.is_activation_checkpointing
+
     def save_pretrained(self, save_directory, *args, save_original_format: bool = False, **kwargs):
         """Save weights and configuration under the names that the model uses.
 
