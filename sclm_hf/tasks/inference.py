@@ -139,7 +139,7 @@ def _batch_labels(adata: "AnnData", batch_key: str | None, config: Any) -> np.nd
     if batch_key is None or batch_key not in adata.obs:
         raise ConfigurationError(
             f"The model was trained with {config.num_batch_labels} batch labels: name with `batch_key` "
-            f"(`--batch-key`) the column of `obs` that holds their {'names' if names else 'numbers'}, got {batch_key!r}; "
+            f"(`--batch-key`) the column of `obs` with their {'names' if names else 'numbers'}, got {batch_key!r}; "
             f"there are {list(adata.obs.columns)}."
         )
     values = adata.obs[batch_key].tolist()
