@@ -12,7 +12,7 @@ import numpy as np
 
 from ..corpora.anndata_elements import read_index
 from ..corpora.h5ad import open_h5ad
-from ..errors import ConfigurationError, require
+from ..errors import ConfigurationError, SclmError, require
 from ..files import written_whole
 from .files import write_h5ad
 
@@ -36,14 +36,13 @@ def read_record(path: str | Path, key: str) -> "tuple[dict[str, Any], int, Categ
 
 def read_fingerprints(path: Path) -> dict[str, str]:
     """Name of each record in a finished file -> its fingerprint; empty where there is none."""
-    h5py = require("h5py", extra="anndata")
     try:
-        with h5py.File(path) as file:
+        with open_h5ad(path) as file:
             records = file["uns/sclm_hf"]
             return {
                 name: records[name]["fingerprint"].asstr()[()] for name in records if "fingerprint" in records[name]
             }
-    except (OSError, KeyError, AttributeError, TypeError):
+    except (SclmError, OSError, KeyError, AttributeError, TypeError):
         return {}
 
 

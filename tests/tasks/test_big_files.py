@@ -501,3 +501,11 @@ def test_a_folder_that_cannot_be_made_is_told_before_a_model_is_loaded(source, t
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"file/results` cannot be made"):
         embed_files(tmp_path / "cells", tmp_path / "file" / "results", "never looked at")
+
+
+def test_a_result_whose_record_lies_elsewhere_is_none(source, model, tmp_path):
+    embed_files(source, tmp_path / "victim.h5ad", model)
+    shutil.copy(source, tmp_path / "out.h5ad")
+    edited(tmp_path / "out.h5ad", linked("uns/sclm_hf"))
+    with pytest.raises(ConfigurationError, match="is not the result of this command"):
+        embed_files(source, tmp_path / "out.h5ad", model)
