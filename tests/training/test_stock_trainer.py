@@ -1,13 +1,18 @@
 """Our collators, models and corpora under `transformers.Trainer` as it is."""
 
+import numpy as np
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import AutoModelForSequenceClassification, AutoProcessor, Trainer, TrainingArguments
 
+from sclm_hf import CellCorpus
+from sclm_hf.hub.tiny import make_tiny_checkpoint
+from sclm_hf.objectives.cell_classification import CellClassificationCollator
 from sclm_hf.objectives.masked_expression import MaskedExpressionCollator
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.loop import train
 
+from .h5ad_files import GENES, write_h5ad
 from .training_cells import CLS, PAD, CellsInMemory, masked_model
 
 
@@ -64,3 +69,38 @@ def test_three_steps_of_the_stock_trainer_equal_ours(tmp_path):
     assert [record["loss"] for record in result.history] == pytest.approx(stock, abs=1e-3)
     for a, b in zip(model.parameters(), ours.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+def test_a_corpus_trains_and_is_evaluated_under_the_stock_trainer(tmp_path):
+    folder = make_tiny_checkpoint("scgpt", tmp_path / "tiny", task="annotate", genes=GENES)
+    processor = AutoProcessor.from_pretrained(folder)
+    shards = [write_h5ad(tmp_path / f"{name}.h5ad", 40, seed=seed) for seed, name in enumerate(("one", "two"))]
+    corpora = [CellCorpus(path, processor, label_column="cell_type", window_size=12, group_size=4) for path in shards]
+    seen = []
+
+    def metrics(prediction):
+        seen.append((prediction.predictions.shape, sorted(prediction.label_ids.tolist())))
+        return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+    settings = {"max_steps": 11, "per_device_train_batch_size": 4, "per_device_eval_batch_size": 16}
+    trainer = Trainer(
+        AutoModelForSequenceClassification.from_pretrained(folder),
+        TrainingArguments(
+            str(tmp_path / "out"),
+            use_cpu=True,
+            report_to="none",
+            save_strategy="no",
+            dataloader_num_workers=2,
+            **settings,
+        ),
+        train_dataset=corpora[0].to_dataset(),
+        eval_dataset=corpora[1].to_dataset(),
+        data_collator=CellClassificationCollator.from_processor(processor),
+        compute_metrics=metrics,
+    )
+    trainer.train()
+    # 10 steps an epoch: the second one has begun, in its own order
+    assert trainer.train_dataset.epoch == 1 and 1 < trainer.state.epoch < 2
+    result = trainer.evaluate()
+    assert 0 < result["eval_loss"] < 20 and 0 <= result["eval_accuracy"] <= 1
+    assert seen == [((40, 3), sorted(np.concatenate(corpora[1].numbered["labels"]).tolist()))]
