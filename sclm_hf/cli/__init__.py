@@ -1,8 +1,10 @@
 """The `sclm-hf` command line."""
 
 import sys
+import warnings
+from typing import Any
 
-from ..errors import MissingDependencyError, require
+from ..errors import MissingDependencyError, SclmWarning, require
 
 
 def run() -> None:
@@ -14,4 +16,18 @@ def run() -> None:
         sys.exit(f"Error: {error}")
     from .main import app
 
+    show_warnings_as_lines()
     app()
+
+
+def show_warnings_as_lines() -> None:
+    """Show our own warnings as one line each, without the place in the code that others are shown with."""
+    show = warnings.showwarning
+
+    def show_line(message: Warning, category: type[Warning], *place: Any) -> None:
+        if issubclass(category, SclmWarning):
+            print(f"Warning: {message}", file=sys.stderr)
+        else:
+            show(message, category, *place)
+
+    warnings.showwarning = show_line

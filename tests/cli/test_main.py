@@ -2,13 +2,16 @@ import configparser
 import importlib
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from sclm_hf.cli import show_warnings_as_lines
 from sclm_hf.cli.main import app
+from sclm_hf.logging import warn
 
 
 def run_without(module: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -40,6 +43,16 @@ def test_the_command_that_is_installed_lists_all_verbs():
     assert result.returncode == 0, result.stderr
     for verb in ("annotate", "card", "convert", "corpus", "embed", "finetune", "pretrain", "push"):
         assert verb in result.stdout
+
+
+def test_warnings_are_lines_without_code(capsys):
+    others = []
+    with warnings.catch_warnings(action="always"):
+        warnings.showwarning = lambda message, *place: others.append(str(message))
+        show_warnings_as_lines()
+        warn("look at this")
+        warnings.warn("theirs", UserWarning, stacklevel=1)
+    assert (capsys.readouterr().err, others) == ("Warning: look at this\n", ["theirs"])
 
 
 def test_shared_options_read_the_same_in_every_verb():
