@@ -102,6 +102,8 @@ class ModelTester(StockTrainerTester):
         assert state.keys() == reloaded.state_dict().keys()
         for name, tensor in reloaded.state_dict().items():
             assert torch.equal(tensor, state[name]), name
+        frozen = [[name for name, p in m.named_parameters() if not p.requires_grad] for m in (model, reloaded)]
+        assert frozen[0] == frozen[1]
         batch = self.inputs(head_class)
         self.assert_same_output(model(**batch), reloaded.eval()(**batch))
 
@@ -165,6 +167,8 @@ class ModelTester(StockTrainerTester):
     def test_gradients_reach_every_parameter(self, head_class):
         model = self.build(head_class).train()
         model(**self.inputs(head_class, labels=True)).loss.backward()
+        # what trains in several processes must have a gradient, even of zeros, in every step
+        assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
         without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         assert set(without) <= self.parameters_without_gradient(head_class), without
 
@@ -248,6 +252,53 @@ class ModelTester(StockTrainerTester):
         output = model(**self.inputs(head_class, labels=True))
         assert torch.isfinite(output.loss)
         assert all(torch.isfinite(t.float()).all() for t in output.to_tuple() if isinstance(t, torch.Tensor))
+
+    def test_model_made_in_bfloat16(self, head_class):
+        model = head_class._from_config(self.config(), dtype=torch.bfloat16)
+        assert {p.dtype for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()} == {torch.bfloat16}
+        loss = model(**self.inputs(head_class, labels=True)).loss
+        loss.backward()
+        assert torch.isfinite(loss)
+
+    def test_model_built_on_meta_gets_all_its_numbers(self, head_class):
+        expected = head_class(self.config())
+        with torch.device("meta"):
+            model = head_class(self.config())
+        model.to_empty(device="cpu")
+        unwritten = 77
+        with torch.no_grad():
+            for tensor in (*model.parameters(), *model.buffers()):
+                tensor.fill_(unwritten)
+        model.init_weights()
+        assert not [name for name, tensor in model.state_dict().items() if (tensor == unwritten).any()]
+        for (name, buffer), (_, same) in zip(model.named_buffers(), expected.named_buffers(), strict=True):
+            if name.endswith("features.projection"):
+                block = torch.nn.functional.normalize(buffer[: buffer.shape[1]], dim=1)
+                assert_close(block @ block.T, torch.eye(len(block)), atol=1e-5, rtol=0)
+            elif not name.endswith(".u"):
+                assert torch.equal(buffer, same), name
+
+    def test_linear_layers_are_plain(self, head_class):
+        """Tools that adapt or quantise layers know no subclass."""
+        linear = [module for module in head_class(self.config()).modules() if isinstance(module, torch.nn.Linear)]
+        assert linear and {type(module) for module in linear} == {torch.nn.Linear}
+
+    def test_loss_or_prediction_comes_first(self, head_class):
+        model = self.build(head_class)
+        with_labels = model(**self.inputs(head_class, labels=True))
+        assert with_labels[0] is with_labels.loss
+        assert next(iter(model(**self.inputs(head_class)).values())).ndim >= 1
+        predicted = {name: value for name, value in with_labels.items() if isinstance(value, torch.Tensor)}
+        scalars = {name for name, value in predicted.items() if value.ndim == 0}
+        assert scalars - {"loss"} <= set(model.config.keys_to_ignore_at_inference)
+
+    def test_hidden_states_keep_gradients(self, head_class):
+        model, batch = self.build(head_class), self.inputs(head_class)
+        output = model(**batch, output_hidden_states=True)
+        output.hidden_states[0].retain_grad()
+        next(iter(output.values())).sum().backward()
+        assert output.hidden_states[0].grad.abs().sum() > 0
+        assert {state.shape for state in output.hidden_states} == {output.hidden_states[-1].shape}
 
     def test_compiles_without_graph_breaks(self, head_class):
         # a process compiles the same code a few times only, and families share some

@@ -7,7 +7,7 @@ which a decoder tells the distribution of its counts.
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from sclm_hf.modeling.common.attention.cosformer import cosformer_attention
 from sclm_hf.modeling.common.attention.flow import flow_attention
 from sclm_hf.modeling.common.attention.performer import PerformerFeatures, orthogonal_random_features
 from sclm_hf.modeling.common.base import SclmPreTrainedModel
+from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.inputs import can_look, check_ids, refuse_keywords
 from sclm_hf.modeling.common.losses import IGNORE, check_targets, classification_loss, mean_over_targets
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
@@ -62,13 +63,29 @@ def covariate_sizes(config: CellPLMConfig) -> dict[str, int]:
     return {name: size for name, size in sizes if size > 0}
 
 
-def with_rows(table: nn.Linear | nn.Embedding, count: int) -> nn.Linear | nn.Embedding:
+class GeneRows(nn.Module):
+    """A linear map with a row for each gene, of which those asked for are read.
+
+    It is no `nn.Linear`: who wraps one, to adapt or to quantise it, waits for a call of all of it.
+    """
+
+    def __init__(self, in_features: int, count: int):
+        super().__init__()
+        self.in_features = in_features
+        linear = nn.Linear(in_features, count)
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, hidden_states: Tensor, genes: Tensor) -> Tensor:
+        return F.linear(hidden_states, self.weight[genes], self.bias[genes])
+
+
+def with_rows(table: GeneRows | nn.Embedding, count: int) -> GeneRows | nn.Embedding:
     """The same table with `count` rows; new ones are 0."""
     old = table.weight
     if isinstance(table, nn.Embedding):
         larger = nn.Embedding(count, old.shape[1])
     else:
-        larger = nn.Linear(old.shape[1], count)
+        larger = GeneRows(old.shape[1], count)
     larger.to(old.device, old.dtype)
     with torch.no_grad():
         kept = min(count, len(old))
@@ -136,7 +153,7 @@ class NegativeBinomialDecoder(Decoder):
             for _ in widths[:-1]
         )
         self.hidden = nn.Linear(width, DECODED_WIDTH)
-        self.mean = nn.Linear(DECODED_WIDTH, config.vocab_size)
+        self.mean = GeneRows(DECODED_WIDTH, config.vocab_size)
         self.dispersion = nn.Embedding(config.vocab_size, 1)
 
     def forward(
@@ -149,7 +166,7 @@ class NegativeBinomialDecoder(Decoder):
             for name, embedding in added.items():
                 hidden_states = hidden_states + embedding(covariates.get(name))
         hidden_states = F.relu(self.hidden(hidden_states))
-        mean = F.linear(hidden_states, self.mean.weight[genes], self.mean.bias[genes])
+        mean = self.mean(hidden_states, genes)
         dispersion = self.dispersion(genes).squeeze(-1)
         return mean.exp().clamp(*_MEANS), dispersion.exp().clamp(*_DISPERSIONS)
 
@@ -163,7 +180,7 @@ class MLPDecoder(Decoder):
         widths = [config.cell_embedding_size] + [width] * (config.num_decoder_layers - 1)
         beside = sum(self.sizes.values())
         self.layers = nn.ModuleList(Block(config, before + beside, width) for before in widths[:-1])
-        self.output = nn.Linear(widths[-1], config.vocab_size)
+        self.output = GeneRows(widths[-1], config.vocab_size)
 
     def forward(
         self, cell_embedding: Tensor, genes: Tensor, covariates: dict[str, Tensor | None]
@@ -172,7 +189,7 @@ class MLPDecoder(Decoder):
         hidden_states = cell_embedding
         for layer in self.layers:
             hidden_states = layer(torch.cat([hidden_states, *beside], dim=-1))
-        return F.relu(F.linear(hidden_states, self.output.weight[genes], self.output.bias[genes])), None
+        return F.relu(self.output(hidden_states, genes)), None
 
     def _one_hot(self, name: str, size: int, covariates: dict[str, Tensor | None], like: Tensor) -> Tensor:
         if covariates.get(name) is None:
@@ -190,7 +207,7 @@ class ResidualMLPDecoder(Decoder):
         self.layers = nn.ModuleList(Block(config, before, width) for before in widths[:-1])
         self.batches = nn.Embedding(max(config.num_batches, 1), width)
         self.norm = nn.LayerNorm(width)
-        self.output = nn.Linear(width * len(self.layers), config.vocab_size)
+        self.output = GeneRows(width * len(self.layers), config.vocab_size)
         self.activation = nn.PReLU()
 
     def forward(
@@ -202,8 +219,7 @@ class ResidualMLPDecoder(Decoder):
             if covariates.get("batch") is not None:
                 hidden_states = hidden_states + self.norm(self.batches(covariates["batch"]))
             outputs.append(hidden_states)
-        joined = torch.cat(outputs, dim=-1)
-        return self.activation(F.linear(joined, self.output.weight[genes], self.output.bias[genes])), None
+        return self.activation(self.output(torch.cat(outputs, dim=-1), genes)), None
 
 
 DECODERS = {"nbmlp": NegativeBinomialDecoder, "mlp": MLPDecoder, "resmlp": ResidualMLPDecoder}
@@ -294,6 +310,8 @@ class CellLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
+        """`(cells, hidden)` again; `mask` is `(1, cells)`."""
+        hidden_states = hidden_states.unsqueeze(0)
         normed = self.norm1(hidden_states)
         if self.config.encoder_type == "performer":
             attended, _ = self.self_attn(normed, mask, "batch")
@@ -302,7 +320,7 @@ class CellLayer(GradientCheckpointingLayer):
         hidden_states = hidden_states + attended
         # each call of a spectrally normalised map moves its estimate
         chunk_size = None if self.config.encoder_type == "transformer" else self.config.chunk_size
-        return hidden_states + in_chunks(self._feed_forward, hidden_states, chunk_size)
+        return (hidden_states + in_chunks(self._feed_forward, hidden_states, chunk_size)).squeeze(0)
 
     def _feed_forward(self, hidden_states: Tensor) -> Tensor:
         inner = self.dropout(F.gelu(self.linear1(self.norm2(hidden_states))))
@@ -318,19 +336,23 @@ class MLPLayer(GradientCheckpointingLayer):
         self.block = Block(config, config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
-        flat = self.block(hidden_states[0]).unsqueeze(0)
-        return hidden_states + flat
+        return hidden_states + self.block(hidden_states)
 
 
-class SpectralLinear(nn.Linear):
+class SpectralLinear(nn.Module):
     """A linear map whose largest singular value is a parameter.
+
+    It is no `nn.Linear`: who adds to the weight of one, or quantises it, would change another map.
 
     The value that it has is estimated by one step of the power iteration a forward, in evaluation too: as in the
     original, the first calls differ a little from one another.
     """
 
     def __init__(self, in_features: int, out_features: int):
-        super().__init__(in_features, out_features)
+        super().__init__()
+        self.in_features = in_features
+        linear = nn.Linear(in_features, out_features)
+        self.weight, self.bias = linear.weight, linear.bias
         self.sigma = nn.Parameter(torch.ones(1))
         self.register_buffer("u", F.normalize(torch.randn(in_features), dim=0))
         self.register_buffer("spectral_norm", torch.ones(()))
@@ -503,10 +525,6 @@ class CellPLMExpressionOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor`, *optional*):
             Scalar, when labels were given: that of the counts and that of the latent variable.
-        expression_loss (`torch.FloatTensor`, *optional*):
-            That of the counts alone.
-        latent_loss (`torch.FloatTensor`, *optional*):
-            That of the latent variable.
         expression_prediction (`torch.FloatTensor`, *optional*):
             `(cells, genes)` expected counts.
         dispersion (`torch.FloatTensor`, *optional*):
@@ -515,15 +533,19 @@ class CellPLMExpressionOutput(ModelOutput):
             `(cells, cell_embedding_size)`.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*):
             One `(cells, hidden)` a layer, when asked for.
+        expression_loss (`torch.FloatTensor`, *optional*):
+            That of the counts alone.
+        latent_loss (`torch.FloatTensor`, *optional*):
+            That of the latent variable.
     """
 
     loss: torch.FloatTensor | None = None
-    expression_loss: torch.FloatTensor | None = None
-    latent_loss: torch.FloatTensor | None = None
     expression_prediction: torch.FloatTensor | None = None
     dispersion: torch.FloatTensor | None = None
     cell_embedding: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    expression_loss: torch.FloatTensor | None = None
+    latent_loss: torch.FloatTensor | None = None
 
 
 class CellPLMEmbeddings(nn.Module):
@@ -570,11 +592,8 @@ class CellPLMPreTrainedModel(SclmPreTrainedModel):
             init.zeros_(module.steps)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=_GENE_SCALE if module.num_embeddings == self.config.vocab_size else 1.0)
-        elif isinstance(module, nn.Linear):
-            bound = module.in_features**-0.5
-            init.uniform_(module.weight, -bound, bound)
-            if module.bias is not None:
-                init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, (nn.Linear, GeneRows, SpectralLinear)):
+            draw_linear(module)
             if isinstance(module, SpectralLinear):
                 init.ones_(module.sigma)
                 init.ones_(module.spectral_norm)
@@ -634,12 +653,13 @@ class CellPLMModel(CellPLMPreTrainedModel):
         """
         refuse_keywords(self, kwargs)
         gene_embeddings = self._gene_embeddings(input_ids, expression_values, attention_mask)
-        hidden_states = self.embeddings.sum_of_genes(gene_embeddings, expression_values).unsqueeze(0)
-        hidden_states = in_chunks(lambda cells: self.embeddings(cells[0]).unsqueeze(0), hidden_states, self.chunk_size)
+        summed = self.embeddings.sum_of_genes(gene_embeddings, expression_values).unsqueeze(0)
+        embedded = in_chunks(lambda cells: self.embeddings(cells[0]).unsqueeze(0), summed, self.chunk_size)
+        hidden_states = embedded.squeeze(0)
         mask = None if attention_mask is None else attention_mask.unsqueeze(0)
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask)
-        hidden_states = self.norm(hidden_states).squeeze(0)
+        hidden_states = self.norm(hidden_states)
         cell_embedding, latent_loss = self.latent(hidden_states, cluster_uniforms, latent_noise)
         return CellPLMModelOutput(
             last_hidden_state=hidden_states,
@@ -779,6 +799,9 @@ class CellPLMForMaskedExpression(CellPLMPreTrainedModel):
     """
 )
 class CellPLMForImputation(CellPLMForMaskedExpression):
+    # origins are not given, and what stands for them is taken as it is
+    _untrained = (r"decoder\.covariates\..*\.embedding\.", r"decoder\.(batches|norm)\.")
+
     @can_return_tuple
     @auto_docstring
     def forward(
@@ -812,10 +835,10 @@ class CellPLMForImputation(CellPLMForMaskedExpression):
         scale = counts.sum(1, keepdim=True) / (mean * known).sum(1, keepdim=True).clamp(min=_MEANS[0])
         mean = mean * torch.where(known.any(1, keepdim=True), scale, 1.0)
         nll = negative_binomial_nll(counts, mean, output.dispersion)
-        output.expression_prediction = mean
-        output.expression_loss = mean_over_targets(torch.where(known, nll, 0.0).sum(1), known.any(1))
-        output.loss = (output.expression_loss + output.latent_loss) * share_of_step(labels, num_items)
-        return output
+        loss = mean_over_targets(torch.where(known, nll, 0.0).sum(1), known.any(1))
+        whole = (loss + output.latent_loss) * share_of_step(labels, num_items)
+        # what is set later on an output comes last in it
+        return replace(output, loss=whole, expression_loss=loss, expression_prediction=mean)
 
 
 class CellPLMHead(nn.Module):

@@ -1,7 +1,9 @@
 """Base class of every model of the package."""
 
 import inspect
+import re
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -91,6 +93,28 @@ class SclmPreTrainedModel(SclmModelMixin, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    _untrained: tuple[str, ...] = ()
+
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Regular expressions of names of parameters that stay as they are: no loss of this class reaches them."""
+        return self._untrained
+
+    def freeze_untrained(self) -> None:
+        for name, parameter in self.named_parameters():
+            if any(re.match(pattern, name) for pattern in self.untrained):
+                parameter.requires_grad_(False)
+
+    def post_init(self):
+        super().post_init()
+        self.freeze_untrained()
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        # loading makes every parameter trainable
+        (loaded[0] if isinstance(loaded, tuple) else loaded).freeze_untrained()
+        return loaded
 
 
 def _random_modules(model: nn.Module, absent: set[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from sclm_hf.errors import ConfigurationError
@@ -189,10 +189,3 @@ def exactly_one(**tensors: Tensor | None) -> None:
     """
     if sum(tensor is not None for tensor in tensors.values()) != 1:
         raise ConfigurationError(f"Pass exactly one of {' and '.join(f'`{name}`' for name in tensors)}.")
-
-
-def as_computed(values: Tensor, layer: nn.Linear) -> Tensor:
-    """Values in the type that `layer` computes in: that of its bias, as quantised weights are integers."""
-    bias = layer.bias
-    # torch's dynamically quantised layers make a function of it
-    return values.to((bias() if callable(bias) else bias).dtype)

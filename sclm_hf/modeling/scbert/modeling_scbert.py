@@ -23,6 +23,7 @@ from sclm_hf.modeling.common.attention.performer import (
     orthogonal_random_features,
 )
 from sclm_hf.modeling.common.base import SclmPreTrainedModel
+from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.inputs import check_cells, refuse_keywords
 from sclm_hf.modeling.common.losses import check_targets, classification_loss, cross_entropy
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
@@ -47,12 +48,6 @@ class ScBERTEmbeddings(nn.Module):
         self.values = nn.Embedding(config.num_bins + 1, config.hidden_size)
         self.genes = ScBERTGeneEmbedding(config.vocab_size, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.freeze = config.freeze_gene_embeddings
-        self.freeze_genes()
-
-    def freeze_genes(self) -> None:
-        if self.freeze:
-            self.genes.weight.requires_grad_(False)
 
     def forward(self, gene_embeddings: Tensor, expression_values: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
@@ -74,6 +69,8 @@ class ScBERTPreTrainedModel(SclmPreTrainedModel):
 
     config: ScBERTConfig
     main_input_name = "expression_values"
+    # training forwards are counted, to draw random features anew
+    _can_compile_fullgraph = False
     _no_split_modules = ["PerformerLayer"]
     _can_record_outputs = {"hidden_states": PerformerLayer, "attentions": PerformerAttention}
     _supports_sdpa = False
@@ -81,14 +78,9 @@ class ScBERTPreTrainedModel(SclmPreTrainedModel):
     _supports_flex_attn = False
     _supports_attention_backend = False
 
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        loaded = super().from_pretrained(*args, **kwargs)
-        # loading makes every parameter trainable
-        for module in (loaded[0] if isinstance(loaded, tuple) else loaded).modules():
-            if isinstance(module, ScBERTEmbeddings):
-                module.freeze_genes()
-        return loaded
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        return (r"(model\.)?embeddings\.genes\.",) if self.config.freeze_gene_embeddings else ()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -105,10 +97,7 @@ class ScBERTPreTrainedModel(SclmPreTrainedModel):
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)
         elif isinstance(module, nn.Linear):
-            bound = module.in_features**-0.5
-            init.uniform_(module.weight, -bound, bound)
-            if module.bias is not None:
-                init.uniform_(module.bias, -bound, bound)
+            draw_linear(module)
         else:
             super()._init_weights(module)
 

@@ -147,6 +147,11 @@ class ScFoundationConfig(PreTrainedConfig):
                 f"`<T>` and `<S>` stand behind the genes: `target_token_id` and `source_token_id` must be "
                 f"{self.num_genes} and {self.num_genes + 1}, got {self.target_token_id} and {self.source_token_id}."
             )
+        if self.vocab_size < self.num_positions:
+            raise ValueError(
+                f"`vocab_size` must be at least {self.num_positions}, the rows of the {self.num_genes} genes of the "
+                f"panel, `<T>` and `<S>`, got {self.vocab_size}."
+            )
         for name in ("pad_token_id", "classifier_pad_position_id"):
             row = getattr(self, name)
             if row is not None and not 0 <= row < self.vocab_size:

@@ -6,6 +6,7 @@ predicts their log-normalised expression. Values are spread over soft bins inste
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,8 @@ from sclm_hf.modeling.common.attention import (
     orthogonal_random_features,
 )
 from sclm_hf.modeling.common.base import SclmPreTrainedModel
-from sclm_hf.modeling.common.inputs import as_computed, check_cells, refuse_keywords
+from sclm_hf.modeling.common.initialization import attention_projection, draw_linear
+from sclm_hf.modeling.common.inputs import check_cells, refuse_keywords
 from sclm_hf.modeling.common.losses import classification_loss, masked_mse
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
 from sclm_hf.modeling.common.performer import PerformerLayer
@@ -55,7 +57,8 @@ class ScFoundationValueEmbedding(nn.Module):
 
     def bin_weights(self, values: Tensor) -> Tensor:
         """The share `(…, bins)` of each soft bin in `(…)` values."""
-        numbers = as_computed(values.unsqueeze(-1), self.linear1)
+        # quantised weights have a type that nothing is computed in
+        numbers = values.unsqueeze(-1).to(self.bins.weight.dtype)
         spread = F.leaky_relu(self.linear1(numbers), VALUE_SLOPE)
         return torch.softmax(self.config.bin_alpha * spread + self.linear2(spread), dim=-1)
 
@@ -74,14 +77,6 @@ class ScFoundationEmbeddings(nn.Module):
         self.values = ScFoundationValueEmbedding(config)
 
 
-class ScFoundationProjection(nn.Linear):
-    """A projection of attention without bias at the start; queries, keys and values are drawn as one fused matrix."""
-
-    def __init__(self, size: int, fused: bool):
-        super().__init__(size, size)
-        self.fused = fused
-
-
 class ScFoundationAttention(nn.Module):
     """Multi-head self-attention of the encoder."""
 
@@ -92,10 +87,10 @@ class ScFoundationAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
-        self.q_proj = ScFoundationProjection(config.hidden_size, fused=True)
-        self.k_proj = ScFoundationProjection(config.hidden_size, fused=True)
-        self.v_proj = ScFoundationProjection(config.hidden_size, fused=True)
-        self.o_proj = ScFoundationProjection(config.hidden_size, fused=False)
+        self.q_proj = attention_projection(config.hidden_size, fused=True)
+        self.k_proj = attention_projection(config.hidden_size, fused=True)
+        self.v_proj = attention_projection(config.hidden_size, fused=True)
+        self.o_proj = attention_projection(config.hidden_size, fused=False)
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
@@ -226,19 +221,26 @@ class ScFoundationPreTrainedModel(SclmPreTrainedModel):
             init.zeros_(module.running_mean)
             init.ones_(module.running_var)
             init.zeros_(module.num_batches_tracked)
-        elif isinstance(module, ScFoundationProjection):
-            # torch's multi-head attention draws a (3 · size, size) matrix by Xavier's rule
-            bound = (6 / (4 * module.in_features)) ** 0.5 if module.fused else module.in_features**-0.5
-            init.uniform_(module.weight, -bound, bound)
-            init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
-            bound = module.in_features**-0.5
-            init.uniform_(module.weight, -bound, bound)
-            init.uniform_(module.bias, -bound, bound)
+            draw_linear(module)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight)
         else:
             super()._init_weights(module)
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize the gene table, of which the panel and the tokens behind it stay.
+
+        Raises:
+            ConfigurationError: they would not.
+        """
+        fewest = max(self.config.num_positions, self.config.pad_token_id + 1)
+        if new_num_tokens is not None and new_num_tokens < fewest:
+            raise ConfigurationError(
+                f"scFoundation's gene table holds its panel of {self.config.num_genes} genes, `<T>`, `<S>` and "
+                f"`<pad>`: it can have {fewest} rows or more, not {new_num_tokens}."
+            )
+        return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
 
 @auto_docstring(
@@ -350,6 +352,8 @@ def _sum(hidden_states: Tensor, chosen: Tensor) -> Tensor:
 )
 class ScFoundationForMaskedExpression(ScFoundationPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+    # the decoder counts training forwards, to draw its random features anew
+    _can_compile_fullgraph = False
 
     def __init__(self, config: ScFoundationConfig):
         super().__init__(config)
@@ -418,7 +422,7 @@ class ScFoundationForMaskedExpression(ScFoundationPreTrainedModel):
         if attention_mask is not None:
             slots = slots.masked_fill(attention_mask == 0, count)
         filled = room.scatter(1, slots.unsqueeze(-1).expand_as(hidden_states), hidden_states)[:, :count]
-        return filled + self.model.embeddings.genes.weight[:count]
+        return filled + self.model.embeddings.genes(torch.arange(count, device=filled.device))
 
 
 @auto_docstring(

@@ -21,7 +21,8 @@ from transformers.utils.output_capturing import capture_outputs
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.common.attention import eager_attention_forward
 from sclm_hf.modeling.common.base import SclmPreTrainedModel
-from sclm_hf.modeling.common.inputs import as_computed, check_cells, check_ids, exactly_one, refuse_keywords
+from sclm_hf.modeling.common.initialization import attention_projection, draw_linear
+from sclm_hf.modeling.common.inputs import check_cells, check_ids, exactly_one, refuse_keywords
 from sclm_hf.modeling.common.losses import (
     classification_loss,
     contrastive_cell_embedding,
@@ -62,7 +63,8 @@ class ScGPTContinuousValues(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, values: Tensor) -> Tensor:
-        values = as_computed(values.unsqueeze(-1).clamp(max=self.max_value), self.linear1)
+        # quantised weights have a type that nothing is computed in
+        values = values.unsqueeze(-1).clamp(max=self.max_value).to(self.norm.weight.dtype)
         return self.dropout(self.norm(self.linear2(F.relu(self.linear1(values)))))
 
 
@@ -80,14 +82,6 @@ class ScGPTNormedEmbedding(nn.Module):
 
 class ScGPTGeneEmbedding(nn.Embedding):
     """The gene table, drawn uniformly, padding included."""
-
-
-class ScGPTProjection(nn.Linear):
-    """A projection of attention without bias at the start; queries, keys and values are drawn as one fused matrix."""
-
-    def __init__(self, size: int, fused: bool):
-        super().__init__(size, size)
-        self.fused = fused
 
 
 class ScGPTEmbeddings(nn.Module):
@@ -113,6 +107,12 @@ class ScGPTEmbeddings(nn.Module):
         if self.value_style == "scaling":
             return gene_embeddings * expression_values.unsqueeze(-1).to(gene_embeddings.dtype)
         return gene_embeddings + self.values(expression_values).to(gene_embeddings.dtype)
+
+    def touch_flags(self, hidden_states: Tensor) -> Tensor:
+        """The same values, in which flags that could learn have a part, as training in several processes expects."""
+        if self.flags is None or not self.training or not self.flags.weight.requires_grad:
+            return hidden_states
+        return hidden_states + 0 * self.flags.weight.sum()
 
     def add_generation_flag(self, gene_embeddings: Tensor) -> Tensor:
         if self.flags is None:
@@ -147,8 +147,8 @@ class ScGPTDomainNorm(nn.Module):
     @torch.no_grad()
     def _track(self, domain: Tensor, mean: Tensor, variance: Tensor, count: int) -> None:
         unbiased = variance * (count / max(count - 1, 1))
-        self.running_mean[domain] = torch.lerp(self.running_mean[domain], mean[None], DOMAIN_NORM_MOMENTUM)
-        self.running_var[domain] = torch.lerp(self.running_var[domain], unbiased[None], DOMAIN_NORM_MOMENTUM)
+        for running, now in ((self.running_mean, mean), (self.running_var, unbiased)):
+            running[domain] = torch.lerp(running[domain].float(), now[None], DOMAIN_NORM_MOMENTUM).to(running.dtype)
         self.num_batches_tracked[domain] += 1
 
 
@@ -172,10 +172,10 @@ class ScGPTAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
-        self.q_proj = ScGPTProjection(config.hidden_size, fused=True)
-        self.k_proj = ScGPTProjection(config.hidden_size, fused=True)
-        self.v_proj = ScGPTProjection(config.hidden_size, fused=True)
-        self.o_proj = ScGPTProjection(config.hidden_size, fused=False)
+        self.q_proj = attention_projection(config.hidden_size, fused=True)
+        self.k_proj = attention_projection(config.hidden_size, fused=True)
+        self.v_proj = attention_projection(config.hidden_size, fused=True)
+        self.o_proj = attention_projection(config.hidden_size, fused=False)
 
     def forward(
         self,
@@ -317,16 +317,8 @@ class ScGPTPreTrainedModel(SclmPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ScGPTGeneEmbedding):
             init.uniform_(module.weight, -self.config.initializer_range, self.config.initializer_range)
-        elif isinstance(module, ScGPTProjection):
-            # torch's multi-head attention draws a (3 · size, size) matrix by Xavier's rule
-            bound = (6 / (4 * module.in_features)) ** 0.5 if module.fused else module.in_features**-0.5
-            init.uniform_(module.weight, -bound, bound)
-            init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
-            bound = module.in_features**-0.5
-            init.uniform_(module.weight, -bound, bound)
-            if module.bias is not None:
-                init.uniform_(module.bias, -bound, bound)
+            draw_linear(module)
         elif isinstance(module, nn.PReLU):
             init.constant_(module.weight, 0.25)
         elif isinstance(module, ScGPTDomainNorm):
@@ -410,7 +402,9 @@ class ScGPTModel(ScGPTPreTrainedModel):
 
         num_known = hidden_states.shape[1]
         num_generated = 0
-        if generation_ids is not None:
+        if generation_ids is None:
+            hidden_states = self.embeddings.touch_flags(hidden_states)
+        else:
             check_ids(self, generation_ids, "generation_ids")
             num_generated = generation_ids.shape[1]
             generated = self.embeddings.embed_genes(generation_ids)
@@ -748,6 +742,8 @@ class ScGPTForMaskedExpression(ScGPTPreTrainedModel):
     custom_intro="scGPT with a classifier of cells on the cell embedding, as in the paper's annotation task."
 )
 class ScGPTForSequenceClassification(ScGPTPreTrainedModel):
+    # genes to generate belong to pre-training
+    _untrained = (r"model\.embeddings\.flags\.",)
     _keys_to_ignore_on_load_unexpected = [rf"^{head}\." for head in HEADS if head != "classifier"]
 
     def __init__(self, config: ScGPTConfig):
@@ -799,6 +795,9 @@ class ScGPTForSequenceClassification(ScGPTPreTrainedModel):
     """
 )
 class ScGPTForPerturbation(ScGPTPreTrainedModel):
+    # the published loss is on the perturbation decoder alone
+    _untrained = (r"model\.embeddings\.flags\.", r"cell_expression_decoder\.", r"classifier\.")
+
     def __init__(self, config: ScGPTConfig):
         super().__init__(config)
         self.model = ScGPTModel(config)

@@ -29,7 +29,8 @@ from transformers.utils.output_capturing import capture_outputs
 from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.modeling.common.attention import eager_attention_forward
 from sclm_hf.modeling.common.base import SclmPreTrainedModel
-from sclm_hf.modeling.common.inputs import as_computed, check_cells, check_ids, exactly_one, refuse_keywords
+from sclm_hf.modeling.common.initialization import draw_linear
+from sclm_hf.modeling.common.inputs import check_cells, check_ids, exactly_one, refuse_keywords
 from sclm_hf.modeling.common.losses import IGNORE, check_targets, classification_loss, mean_over_targets
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
 
@@ -106,7 +107,8 @@ class UCEProteins(nn.Module):
         """The table; a model that was made from a configuration has random proteins, the same every time."""
         if self.table is None:
             generator = torch.Generator().manual_seed(_RANDOM_TABLE_SEED)
-            rows = torch.randn(self.num_embeddings, self.embedding_dim, generator=generator, device="cpu")
+            size = self.num_embeddings, self.embedding_dim
+            rows = torch.randn(size, generator=generator, device="cpu", dtype=torch.float32)
             self.table = UCEProteinTable(rows)
         return self.table
 
@@ -129,7 +131,8 @@ class UCEProteinProjection(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, proteins: Tensor) -> Tensor:
-        return self.norm(F.gelu(self.linear(as_computed(proteins, self.linear))))
+        # quantised weights have a type that nothing is computed in
+        return self.norm(F.gelu(self.linear(proteins.to(self.norm.weight.dtype))))
 
 
 class UCEPositions(nn.Module):
@@ -142,7 +145,9 @@ class UCEPositions(nn.Module):
     @staticmethod
     def values(count: int, size: int) -> Tensor:
         """`(count, size)`: even columns sines, odd ones cosines, wavelengths from 2π to 10,000 · 2π."""
-        frequencies = torch.exp(torch.arange(0, size, 2) * (-torch.log(torch.tensor(10000.0)) / size))
+        # whatever type a model is made in
+        numbers = {"dtype": torch.float32}
+        frequencies = torch.exp(torch.arange(0, size, 2) * (-torch.log(torch.tensor(10000.0, **numbers)) / size))
         angles = torch.arange(count).unsqueeze(1) * frequencies
         return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
@@ -264,9 +269,7 @@ class UCEPreTrainedModel(SclmPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
-            bound = module.in_features**-0.5
-            init.uniform_(module.weight, -bound, bound)
-            init.uniform_(module.bias, -bound, bound)
+            draw_linear(module)
         elif isinstance(module, UCEPositions):
             init.copy_(module.table, UCEPositions.values(*module.table.shape))
         else:

@@ -29,7 +29,7 @@ _MAXIMUM_DIMS: dict[str, tuple[int, ...]] = {"batch": (0, 1, 2, 3), "sequence": 
 def orthogonal_random_features(
     num_features: int, head_dim: int, *, scaling: Literal[0, 1] = 0, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draw a projection `(num_features, head_dim)` whose rows are orthogonal within blocks of `head_dim` rows.
+    """Draw a projection `(num_features, head_dim)` float32 whose rows are orthogonal within blocks of `head_dim` rows.
 
     Args:
         num_features: number of random features.
@@ -39,11 +39,11 @@ def orthogonal_random_features(
     """
     blocks = []
     for start in range(0, num_features, head_dim):
-        orthogonal, _ = torch.linalg.qr(torch.randn(head_dim, head_dim, generator=generator))
+        orthogonal, _ = torch.linalg.qr(torch.randn(head_dim, head_dim, generator=generator, dtype=torch.float32))
         blocks.append(orthogonal.T[: num_features - start])
     if scaling == 1:
         return head_dim**0.5 * torch.cat(blocks)
-    norms = torch.randn(num_features, head_dim, generator=generator).norm(dim=1)
+    norms = torch.randn(num_features, head_dim, generator=generator, dtype=torch.float32).norm(dim=1)
     return norms[:, None] * torch.cat(blocks)
 
 
@@ -54,7 +54,8 @@ class PerformerFeatures(nn.Module):
 
     def __init__(self, num_features: int, head_dim: int):
         super().__init__()
-        self.register_buffer("projection", orthogonal_random_features(num_features, head_dim))
+        drawn = orthogonal_random_features(num_features, head_dim)
+        self.register_buffer("projection", drawn.to(torch.get_default_dtype()))
 
     @torch.no_grad()
     def redraw(self, generator: torch.Generator | None = None) -> None:
