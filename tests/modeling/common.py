@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from sclm_hf.registry import FAMILIES
 
-from .stock_trainer import StockTrainerTester
+from .stock_trainer import StockTrainerTester, costs_a_second
 
 BATCH, GENES, VOCAB = 13, 7, 99
 
@@ -308,6 +308,14 @@ class ModelTester(StockTrainerTester):
         expected = model(**batch)
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         self.assert_same_output(expected, compiled(**batch), mask=batch["attention_mask"])
+
+    @costs_a_second
+    def test_training_compiles_where_the_class_says_so(self, head_class):
+        if not head_class._can_compile_fullgraph:
+            pytest.skip("the class says that it does not")
+        torch.compiler.reset()
+        compiled = torch.compile(self.build(head_class).train(), fullgraph=True, backend="eager")
+        assert torch.isfinite(compiled(**self.inputs(head_class, labels=True)).loss)
 
     def test_documentation_prints_nothing(self):
         """transformers' `auto_docstring` complains on stdout about undocumented arguments."""
