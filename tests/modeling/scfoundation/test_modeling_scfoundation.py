@@ -139,6 +139,13 @@ def test_added_genes_are_read_and_not_predicted():
     assert not torch.allclose(before.cell_embedding[0], after.cell_embedding[0])
 
 
+def test_gene_table_without_its_panel_is_refused():
+    model = ScFoundationForMaskedExpression(tiny_config())
+    with pytest.raises(ConfigurationError, match=f"can have {VOCAB} rows or more, not 66"):
+        model.resize_token_embeddings(66)
+    assert model.resize_token_embeddings().num_embeddings == VOCAB
+
+
 def test_decoder_values_of_another_width_are_refused():
     model = ScFoundationForMaskedExpression(tiny_config())
     with pytest.raises(ConfigurationError, match=rf"\(batch, {NUM_GENES + 2}\)"):
@@ -155,6 +162,7 @@ def test_decoder_values_of_another_width_are_refused():
         ({"cell_embedding_size": 32}, "cell_embedding_size"),
         ({"num_random_features": 0}, "num_random_features"),
         ({"pooling": "mean"}, "pooling"),
+        ({"vocab_size": 52, "pad_token_id": 5}, "vocab_size"),
     ],
 )
 def test_contradicting_settings_are_refused(settings, message):
