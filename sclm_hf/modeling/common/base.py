@@ -3,7 +3,6 @@
 import inspect
 import re
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 

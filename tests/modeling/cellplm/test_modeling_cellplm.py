@@ -64,7 +64,6 @@ def whole_sample(rows: list[dict]) -> dict[str, torch.Tensor]:
 
 class TestCellPLM(InputTester, ModelTester):
     family = "cellplm"
-    left_by_quantisers = ("classifier", "head")
     needs_values = True
     base_class = CellPLMModel
     head_classes = (

@@ -53,7 +53,6 @@ def tiny_batch() -> dict[str, torch.Tensor]:
 
 class TestScFoundation(InputTester, ModelTester):
     family = "scfoundation"
-    left_by_quantisers = ("model.embeddings.values", "classifier")
     needs_values = True
     base_class = ScFoundationModel
     head_classes = (ScFoundationForMaskedExpression, ScFoundationForSequenceClassification)

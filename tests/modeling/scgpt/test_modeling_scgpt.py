@@ -45,7 +45,6 @@ def tiny_batch(genes: int = GENES) -> dict[str, torch.Tensor]:
 
 class TestScGPT(InputTester, ModelTester):
     family = "scgpt"
-    left_by_quantisers = ("model.embeddings.values", "classifier")
     base_class = ScGPTModel
     head_classes = (ScGPTForMaskedExpression, ScGPTForSequenceClassification, ScGPTForPerturbation)
 

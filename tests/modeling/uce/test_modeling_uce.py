@@ -44,7 +44,6 @@ def tiny_batch() -> dict[str, torch.Tensor]:
 
 class TestUCE(InputTester, ModelTester):
     family = "uce"
-    left_by_quantisers = ("model.embeddings.projection", "gene_projection", "classifier")
     base_class = UCEModel
     head_classes = (UCEForMaskedExpression, UCEForSequenceClassification)
     permutation_equivariant = False
