@@ -85,17 +85,22 @@ def refuse_virtual_tokens(peft_model: ModuleType) -> None:
 
 
 def _check_prompts(adapter: Any, model: Any) -> None:
+    if _family(model) is None:
+        return
     # not at the top: `import sclm_hf` is to stay cheap
     import inspect
 
-    if _family(model) is None:
-        return
-    given = "past_key_values" if adapter.peft_type in ("PREFIX_TUNING", "CARTRIDGE") else "inputs_embeds"
-    if given not in inspect.signature(model.forward).parameters:
+    if adapter.peft_type in ("PREFIX_TUNING", "CARTRIDGE"):
+        takes_them = model.can_generate()
+    else:
+        inputs = inspect.signature(model.forward).parameters
+        # virtual tokens have no expression, and are drawn beside weights
+        takes_them = "inputs_embeds" in inputs and "expression_values" not in inputs
+        takes_them = takes_them and any(True for _ in model.get_input_embeddings().parameters())
+    if not takes_them:
         raise ConfigurationError(
-            f"`{type(adapter).__name__}` puts virtual tokens before those of a cell (`{given}`), and "
-            f"`{type(model).__name__}` takes none: choose a method that adapts layers, such as `LoraConfig` or "
-            "`IA3Config`."
+            f"`{type(adapter).__name__}` puts virtual tokens before those of a cell, and `{type(model).__name__}` "
+            "takes none: choose a method that adapts layers, such as `LoraConfig` or `IA3Config`."
         )
 
 

@@ -8,7 +8,7 @@ import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from sclm_hf.adapters.lora import add_lora, merge_adapter
 from sclm_hf.errors import ConfigurationError
@@ -174,11 +174,35 @@ def test_a_method_that_saves_no_modules_refuses_a_random_head(bases):
         )
 
 
+PROMPT_METHODS = (peft.PrefixTuningConfig, peft.PromptTuningConfig, peft.PromptEncoderConfig)
+WITH_PROMPTS = ("geneformer", "iseeek", "tgpt")
+"""Families whose tokens are genes alone, with a table of weights: their bare models take virtual tokens."""
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("prompts", [peft.PrefixTuningConfig, peft.PromptTuningConfig, peft.PromptEncoderConfig])
+@pytest.mark.parametrize("prompts", PROMPT_METHODS)
 def test_virtual_tokens_are_refused_where_a_model_takes_none(family, prompts, bases):
-    with pytest.raises(ConfigurationError, match="takes none: choose a method that adapts layers"):
-        peft.get_peft_model(classifier(bases(family)), prompts(task_type="SEQ_CLS", num_virtual_tokens=3))
+    refused = [("SEQ_CLS", classifier(bases(family)))]
+    if prompts is peft.PrefixTuningConfig or family not in WITH_PROMPTS:
+        refused.append(("FEATURE_EXTRACTION", AutoModel.from_pretrained(bases(family))))
+    for task, model in refused:
+        with pytest.raises(ConfigurationError, match="takes none: choose a method that adapts layers"):
+            peft.get_peft_model(model, prompts(task_type=task, num_virtual_tokens=3))
+
+
+@pytest.mark.parametrize("family", WITH_PROMPTS)
+@pytest.mark.parametrize("prompts", PROMPT_METHODS[1:])
+def test_virtual_tokens_change_the_cell_and_come_back(family, prompts, bases, tmp_path):
+    def opened():
+        return AutoModel.from_pretrained(bases(family)).eval()
+
+    model = peft.get_peft_model(opened(), prompts(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)).eval()
+    batch = cells(model)
+    found = model(**batch).cell_embedding
+    assert found.shape[0] == CELLS and not torch.equal(found, opened()(**batch).cell_embedding)
+    model.save_pretrained(tmp_path)
+    reloaded = peft.PeftModel.from_pretrained(opened(), tmp_path).eval()
+    assert_close(reloaded(**batch).cell_embedding, found, rtol=0, atol=0)
 
 
 def test_a_language_model_takes_a_prefix(bases, tmp_path):
