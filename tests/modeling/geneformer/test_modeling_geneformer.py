@@ -223,6 +223,17 @@ def test_multi_task_labels_are_one_for_each_task():
         multi_task()(**tiny_batch(), labels=torch.zeros(BATCH, dtype=torch.long))
 
 
+def test_multi_task_classification_is_evaluated_by_the_stock_trainer(tmp_path):
+    tester = TestGeneformer()
+    labels = torch.stack([torch.arange(BATCH) % 3, torch.arange(BATCH) % 2], dim=1)
+    trainer = tester.stock_trainer(multi_task(), tester.rows(tiny_batch() | {"labels": labels}), tmp_path)
+    trainer.compute_metrics = None
+    assert 0 < trainer.evaluate()["eval_loss"] < 20
+    found = trainer.predict(trainer.eval_dataset)
+    assert [part.shape for part in found.predictions] == [(BATCH, 3), (BATCH, 2)]
+    assert found.label_ids.tolist() == labels.tolist()
+
+
 def test_a_mean_over_genes_refuses_a_mask_of_each_position():
     model = GeneformerModel(tiny_config(pooling="mean"))
     with pytest.raises(ConfigurationError, match=r"needs an `attention_mask` \(batch, genes\)"):
