@@ -77,6 +77,9 @@ def perturb(
     by = "similarity" if states is None else f"shift_{states.goal}"
     strongest = result.var.sort_values(by, ascending=states is None).head(10)
     typer.echo(strongest.drop(columns="genes").to_string(float_format="%.4g"))
+    if states is not None and (n_untested := int(result.var["p_value"].isna().sum())):
+        needs = result.uns["sclm_hf"]["perturb"]["test"]["needs"]
+        typer.echo(f"{n_untested:,} of {result.n_vars:,} perturbations have no p value: it takes {needs}.")
 
 
 def _genes(genes: list[str], groups: list[str]):

@@ -71,7 +71,8 @@ def describe_tests(tests: ShiftTests, donor_key: str | None) -> dict[str, Any]:
         "null": "the shifts to the goal are distributed like those of all other perturbations of this result",
         "method": "two-sided Wilcoxon rank sum, normal approximation; false discovery rates by Benjamini and Hochberg",
         "unit": "cell" if donor_key is None else f"mean over the cells of each obs[{donor_key!r}]",
-        "needs": f"{FEWEST_UNITS} units of a perturbation and {FEWEST_OTHERS} other perturbations; NaN with fewer",
+        "needs": f"{FEWEST_UNITS} {'cells' if donor_key is None else 'donors'} that a perturbation was run in, and "
+        f"{FEWEST_OTHERS} other perturbations to compare it with",
         "n_tested": int((~np.isnan(tests.p_values)).sum()),
     }
 
