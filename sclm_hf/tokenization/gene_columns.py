@@ -53,6 +53,7 @@ _NOT_KNOWN = ("", "none", "nan", "<na>")
 _LABEL = re.compile(r" \[([^\]]+)\]$")
 
 _KINDS_BY_NAME = {
+    "peak": r"(chr)?[0-9XYM]{1,2}[:_-][0-9]+[_-][0-9]+",
     "spike-in": r"ERCC[-_.]?[0-9]{5}|SIRV[0-9]+.*|.*spike[-_ ]?in.*",
     "antibody or hashtag": r"(ADT|HTO|AB)[-_].+|hashtag.*|.*[-_.](Total(Seq)?[-_ABCD]*|ADT|HTO)([-_.].*)?",
     "transgene": r"(d?[EY]?GFP|[YRCB]FP|TagBFP|tdTomato|mCherry|mKate2?|DsRed|Venus|mNeonGreen|ZsGreen|mScarlet|"

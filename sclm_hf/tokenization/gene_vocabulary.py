@@ -150,9 +150,12 @@ class GeneVocabulary(Mapping[str, int]):
         )
 
     def _other_species(self, names: Sequence[str], ids: Sequence[str], species: str) -> tuple[str, ...]:
-        """The species that the genes tell of, where it is neither `species` nor that of the vocabulary."""
+        """The species that the genes tell of, where it is another one than `species`."""
         found = species_of_ids(names, ids) or species_of_symbols(names)
-        return () if found in ((), (species,)) or found == self._own_species else found
+        if found in ((), (species,)):
+            return ()
+        # nobody is asked to name the species of a vocabulary that was made from the same data
+        return () if species == SPECIES[0] and found == self._own_species else found
 
     @functools.cached_property
     def _own_species(self) -> tuple[str, ...]:

@@ -58,8 +58,8 @@ def test_a_gene_that_the_model_knows_is_one_whatever_its_name():
 
 
 def test_data_without_any_gene_are_told_so(vocabulary):
-    with pytest.raises(GeneCoverageError, match=r"No genes: `chr1:1-9 \[Peaks\]`. Give the columns that hold gene"):
-        vocabulary.map_genes(["chr1:1-9 [Peaks]"]).coverage.check()
+    with pytest.raises(GeneCoverageError, match=r"No genes: `a \[Peaks\]`, `chr1-10-99 \[peak\]`. Give the"):
+        vocabulary.map_genes(["a [Peaks]", "chr1-10-99"]).coverage.check()
 
 
 def test_no_advice_is_given_that_was_followed_already(vocabulary):
@@ -87,6 +87,11 @@ HUMAN, MOUSE = ["HLA-A", "TP53I13", "LINC00115", "GAPDH"], ["Ly6c2", "Gapdh", "G
 def test_genes_of_another_species_are_refused_whatever_their_coverage(vocabulary, names, species, message):
     with pytest.raises(GeneCoverageError, match=message):
         vocabulary.map_genes(names, species=species).coverage.check(minimum=0, warn_below=0)
+
+
+def test_human_data_are_no_mouse_data_for_a_model_of_human_genes():
+    with pytest.raises(GeneCoverageError, match=r'pass `species="human"`'):
+        GeneVocabulary.from_genes(HUMAN).map_genes(HUMAN, species="mouse").coverage.check()
 
 
 def test_a_vocabulary_of_mouse_genes_takes_mouse_data():

@@ -4,7 +4,7 @@ import scipy.sparse
 from transformers import AutoFeatureExtractor, AutoProcessor
 
 from sclm_hf import ExpressionFeatureExtractor, GeneTokenizer
-from sclm_hf.errors import ConfigurationError, ExpressionError
+from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError
 from sclm_hf.tokenization.processing_chromosomes import (
     SPECIAL_TOKENS,
     ChromosomeProcessor,
@@ -180,3 +180,10 @@ def test_wrong_parameters_are_refused(settings, message):
 def test_processor_needs_places(processor):
     with pytest.raises(ConfigurationError, match="gene_places"):
         ChromosomeProcessor(ExpressionFeatureExtractor.for_family("uce"), processor.tokenizer)
+
+
+def test_genes_of_another_species_are_refused_with_those_it_knows(processor):
+    with pytest.raises(GeneCoverageError, match="chicken genes, not human ones: the model takes genes of human"):
+        processor.map_genes([f"ENSGALG{number:011d}" for number in range(9)]).coverage.check()
+    with pytest.raises(GeneCoverageError, match='pass `species="mouse"`'):
+        processor.map_genes(["Trp53", "Actb", "Gapdh", "Ly6c2"]).coverage.check()
