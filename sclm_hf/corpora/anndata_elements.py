@@ -178,14 +178,15 @@ def read_column(store: Any, frame: Any, name: str, length: int | None = None) ->
     if _is_compound(frame) and f"uns/{name}_categories" in store:
         categories = store[f"uns/{name}_categories"]
         return _categorical(column, categories if categories.shape else np.atleast_1d(categories[()]), length)
-    missing = None
-    if hasattr(column, "keys"):
-        column, mask = _masked(column)
-        missing = read_whole(mask, length, zeros_may_lack=True).astype(bool)
-    values = read_whole(column, length, zeros_may_lack=True)
-    if missing is None:
-        missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
-    texts = _as_strings(values)
+    column, mask = _masked(column) if hasattr(column, "keys") else (column, None)
+    if column.dtype.kind == "f":
+        values = read_whole(column, length, zeros_may_lack=True)
+        missing, texts = np.isnan(values), _as_strings(values)
+    else:
+        texts = _strings(column, length, zeros_may_lack=True)
+        missing = np.zeros(len(texts), bool)
+    if mask is not None:
+        missing |= read_whole(mask, length, zeros_may_lack=True).astype(bool)
     categories = sorted(set(texts[~missing].tolist()))
     numbers = {text: number for number, text in enumerate(categories)}
     codes = [-1 if lacks else numbers[text] for text, lacks in zip(texts.tolist(), missing.tolist(), strict=True)]
@@ -279,10 +280,14 @@ def _compact(codes: np.ndarray, categories: Sequence[str]) -> CategoricalColumn:
     return CategoricalColumn(codes.astype(np.min_scalar_type(-len(categories) - 1)), tuple(categories))
 
 
-def _strings(array: Any) -> np.ndarray:
-    check_stored(array)
-    joined = joined_strings(array) if getattr(array, "size", 0) >= _MANY else None
-    return _as_strings(read_whole(array)) if joined is None else _decoded(joined)
+def _strings(array: Any, length: int | None = None, *, zeros_may_lack: bool = False) -> np.ndarray:
+    """The entries of an array as text; arguments and errors are those of `read_whole`."""
+    if not isinstance(array, np.ndarray) and array.shape == (array.size,) and array.size >= _MANY:
+        check_stored(array, zeros_may_lack=zeros_may_lack)
+        joined = joined_strings(array) if length in (None, array.size) else None
+        if joined is not None:
+            return _decoded(joined)
+    return _as_strings(read_whole(array, length, zeros_may_lack=zeros_may_lack))
 
 
 def _as_strings(values: np.ndarray) -> np.ndarray:

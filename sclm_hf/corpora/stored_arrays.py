@@ -20,7 +20,8 @@ _METADATA = (".zgroup", ".zarray", ".zattrs", ".zmetadata", "zarr.json")
 _MOST_UNPACKED, _MOST_RATIO = 2**30, 2000
 """Bytes that anything may unpack to, and how many times as many as are stored beyond that: twice what zlib can do."""
 
-_STRINGS_AT_ONCE = 4096
+_LEAST_STRINGS, _MOST_STRINGS = 1024, 4096
+"""Strings that are read at once: fewer of a large file, each of which may be as long as that."""
 
 
 def is_array(element: Any) -> bool:
@@ -100,7 +101,7 @@ def _strings_of_hdf5(dataset: Any) -> np.ndarray:
     if h5py.check_string_dtype(dataset.dtype) is None:
         raise CorpusError(f"`{dataset.name}` holds values of type {dataset.dtype}, expected text or numbers")
     room = dataset.file.id.get_filesize()
-    at_once = min(_STRINGS_AT_ONCE, max(64, _MOST_UNPACKED // max(room, 1)))
+    at_once = min(_MOST_STRINGS, max(_LEAST_STRINGS, _MOST_UNPACKED // max(room, 1)))
     values, length = np.empty(dataset.shape[0], object), 0
     for start in range(0, len(values), at_once):
         values[start : start + at_once] = part = dataset[start : start + at_once]
