@@ -93,9 +93,9 @@ def _print_coverage(record: dict) -> None:
 
 
 def _print_collapse(record: dict) -> None:
-    from ..evaluation.collapse import Collapse
+    from ..evaluation.collapse import FEWEST_CELLS, Collapse
 
-    if "collapse" not in record:
+    if "collapse" not in record or record["collapse"]["n_cells"] < FEWEST_CELLS:
         return
     collapse = Collapse(**record["collapse"])
     says = " These hardly tell cells apart: was the model trained?" if collapse.is_likely else ""

@@ -50,7 +50,7 @@ def perturb(
 
     genes = _genes(gene or [], group or [])
     states = _states(state_key, start_state, goal_state, other_state or [])
-    check_output(output, overwrite=overwrite)
+    check_output(output, source=input, overwrite=overwrite)
     with sole_writer(output):
         result = run(
             read_h5ad(input),

@@ -29,14 +29,16 @@ def read_h5ad(path: str | Path) -> "AnnData":
         return anndata.read_h5ad(path)
 
 
-def check_output(path: str | Path, *, overwrite: bool) -> Path:
+def check_output(path: str | Path, *, source: str | Path, overwrite: bool) -> Path:
     """Make sure that `path` can be written later.
 
     Raises:
-        ConfigurationError: it exists and `overwrite` is False, or it is no file, or its folder is missing or not
-            writable.
+        ConfigurationError: it is the `source` of the cells, or exists and `overwrite` is False, or it is no file, or
+            its folder is missing or not writable.
     """
     path = Path(path)
+    if path.exists() and Path(source).exists() and path.samefile(source):
+        raise ConfigurationError(f"`{path}` is the source itself: name another file to write.")
     check_output_file(path)
     if path.exists() and not overwrite:
         raise ConfigurationError(f"`{path}` exists: choose another name, or pass `--overwrite`.")

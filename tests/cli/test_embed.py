@@ -58,6 +58,12 @@ def test_embeddings_of_a_collapsed_model_are_told(files):
     assert anndata.read_h5ad(target).uns["sclm_hf"]["X_scgpt"]["collapse"] == pytest.approx(expected)
 
 
+def test_nothing_is_said_of_how_alike_a_few_cells_are(files):
+    source, target, model = files
+    result = CliRunner().invoke(app, ["embed", source, target, "--model", model])
+    assert "Wrote" in result.output and "cosine" not in result.output
+
+
 @pytest.mark.parametrize("verb", ["embed", "annotate"])
 def test_an_existing_file_is_not_touched_before_or_after_the_work(files, verb):
     source, target, model = files

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import anndata
 import numpy as np
 import pytest
@@ -64,3 +66,15 @@ def test_arguments_that_do_not_go_together(files, arguments, message):
     source, target, _ = files
     result = CliRunner().invoke(app, ["perturb", source, target, "--model", "never looked at", *arguments])
     assert result.exit_code == 1 and message in result.stderr
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_the_source_is_never_written_over(files, tmp_path, link):
+    source, _, model = files
+    before, target = Path(source).read_bytes(), tmp_path / "same.h5ad"
+    if link:
+        target.hardlink_to(source)
+    arguments = ["perturb", source, str(target) if link else source, "--model", model, "--overwrite"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1 and "is the source itself" in result.stderr
+    assert Path(source).read_bytes() == before

@@ -24,12 +24,12 @@ def test_unreadable_files_are_named(tmp_path):
 def test_existing_files_are_kept_unless_told_otherwise(tmp_path):
     (tmp_path / "out.h5ad").touch()
     with pytest.raises(ConfigurationError, match="--overwrite"):
-        check_output(tmp_path / "out.h5ad", overwrite=False)
-    check_output(tmp_path / "out.h5ad", overwrite=True)
+        check_output(tmp_path / "out.h5ad", source="in.h5ad", overwrite=False)
+    check_output(tmp_path / "out.h5ad", source="in.h5ad", overwrite=True)
     with pytest.raises(ConfigurationError, match="folder is missing"):
-        check_output(tmp_path / "absent" / "out.h5ad", overwrite=False)
+        check_output(tmp_path / "absent" / "out.h5ad", source="in.h5ad", overwrite=False)
     with pytest.raises(ConfigurationError, match="is a folder"):
-        check_output(tmp_path, overwrite=True)
+        check_output(tmp_path, source="in.h5ad", overwrite=True)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
