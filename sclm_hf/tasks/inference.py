@@ -139,8 +139,8 @@ def _batch_labels(adata: "AnnData", batch_key: str | None, config: Any) -> np.nd
     if batch_key is None or batch_key not in adata.obs:
         raise ConfigurationError(
             f"The model was trained with {config.num_batch_labels} batch labels: name with `batch_key` "
-            f"(`--batch-key`) the column of `obs` with their {'names' if names else 'numbers'}, got {batch_key!r}; "
-            f"there are {list(adata.obs.columns)}."
+            f"(`--batch-key`) the column of `obs` that holds their {'names' if names else 'numbers'}, got "
+            f"{batch_key!r}; there are {list(adata.obs.columns)}."
         )
     values = adata.obs[batch_key].tolist()
     return _numbers_of(values, names, batch_key) if names else _whole_numbers(values, config, batch_key)
