@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from ..tokenization.processing_cell import CellProcessor
 
 
+_ABSENT = "holds no processor: save one there, or pass `processor` in Python"
+
+
 def load_processor(name: str, revision: Any = None) -> "CellProcessor":
     """The processor saved with a model, an adapter or a corpus; nothing that it brings is run.
 
@@ -30,11 +33,11 @@ def load_processor(name: str, revision: Any = None) -> "CellProcessor":
         )
     revision = resolve_name(name, revision)
     require_readable(name, revision)
-    with (
-        damage_is_told(name, "holds no processor: save one there, or pass `processor` in Python"),
-        quiet_transformers(),
-    ):
-        processor = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
+    with damage_is_told(name, _ABSENT), quiet_transformers():
+        try:
+            processor = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
+        except ConfigurationError as error:
+            raise CheckpointError(f"The processor of `{name}` cannot be used: {error}") from error
     return check_processor(processor, name)
 
 

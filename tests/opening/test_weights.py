@@ -152,6 +152,15 @@ def test_training_opens_a_stock_folder_as_the_family_that_its_processor_names(tm
     assert type(open_model(str(tmp_path), "AutoModelForPreTraining")).__name__ == "GeneformerForMaskedLM"
 
 
+def test_settings_of_a_processor_that_make_none_name_the_folder(folder):
+    settings = json.loads((folder / "processor_config.json").read_text())
+    change_settings(
+        folder, "processor_config.json", feature_extractor=settings["feature_extractor"] | {"n_bins": None}
+    )
+    with pytest.raises(CheckpointError, match=rf"The processor of `{folder}` cannot be used: `n_bins`"):
+        load_processor(str(folder))
+
+
 def test_a_head_that_a_family_has_not_is_named(tmp_path):
     folder = make_tiny_checkpoint("uce", tmp_path)
     with pytest.raises(ConfigurationError, match="UCE has no model for `AutoModelForTokenClassification`"):
