@@ -12,6 +12,7 @@ import numpy as np
 
 from ..corpora.anndata_elements import read_index
 from ..corpora.h5ad import open_h5ad
+from ..corpora.whole_anndata import refuse_unreadable
 from ..errors import ConfigurationError, SclmError, require
 from ..files import written_whole
 from .files import write_h5ad
@@ -62,13 +63,14 @@ def check_source(source: Path, columns: Sequence[str] = ()) -> None:
         columns: names of the columns that `obs` will get.
 
     Raises:
-        CorpusError: it is missing or no HDF5 file, or parts of it lie in other files.
+        CorpusError: it is missing or no HDF5 file, parts of it lie in other files, or it would not open as an AnnData.
         ConfigurationError: nothing can be added.
     """
     if source.is_dir():
         return
     with open_h5ad(source, whole=True) as file:
         _check_can_be_added_to(file, source, columns)
+        refuse_unreadable(file, source)
 
 
 def _check_can_be_added_to(file: Any, source: Path, columns: Sequence[str]) -> None:

@@ -1,0 +1,72 @@
+"""A file that would not open as an AnnData is refused before anything is added to its copy."""
+
+import h5py
+import numpy as np
+import pytest
+
+from sclm_hf.corpora import whole_anndata
+from sclm_hf.corpora.h5ad import open_h5ad
+from sclm_hf.corpora.whole_anndata import refuse_unreadable
+from sclm_hf.errors import CorpusError
+
+from ..tasks.tiny import make_cells
+
+
+@pytest.fixture
+def path(tmp_path):
+    cells = make_cells()
+    cells.obsm["X_pca"] = np.ones((23, 2))
+    cells.layers["counts"] = cells.X.copy()
+    cells.varm["loadings"] = np.ones((91, 2))
+    cells.uns["method"] = {"parameters": [1, 2]}
+    cells.raw = cells
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    return tmp_path / "cells.h5ad"
+
+
+def check(path):
+    with open_h5ad(path) as file:
+        refuse_unreadable(file, path)
+
+
+@pytest.mark.parametrize("most_read", [2**28, 1000, 0], ids=["small", "partly large", "large"])
+def test_a_sound_file_passes_however_much_of_it_is_read(path, monkeypatch, most_read):
+    monkeypatch.setattr(whole_anndata, "_MOST_READ", most_read)
+    check(path)
+
+
+def shorter(name):
+    def change(file):
+        values = file[name][:-1]
+        attributes = dict(file[name].attrs)
+        del file[name]
+        file.create_dataset(name, data=values).attrs.update(attributes)
+
+    return change
+
+
+def unknown_kind(file):
+    file["varm"].attrs["encoding-version"] = "nonsense"
+
+
+def no_array(file):
+    del file["uns/method/parameters"].attrs["encoding-type"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (shorter("obs/batch"), "Length of values"),
+        (shorter("obsm/X_pca"), "`obsm/X_pca` has 22 rows or columns, and `obs` has 23 rows"),
+        (shorter("varm/loadings"), "`varm/loadings` has 90"),
+        (unknown_kind, "encoding_version='nonsense'"),
+        (no_array, "read method"),
+    ],
+    ids=["column", "obsm", "varm", "kind", "attribute"],
+)
+def test_what_anndata_cannot_open_is_refused_by_name(path, change, told):
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(CorpusError, match=r"cells\.h5ad") as error:
+        check(path)
+    assert told in str(error.value)
