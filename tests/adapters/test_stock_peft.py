@@ -46,8 +46,8 @@ LINEAR_ONLY = {
 """peft refuses GPT-2's Conv1D for these."""
 NEVER_MERGED = {"LILY", "POLY"}
 """peft refuses to merge these whatever the model."""
-UNREACHED = {"GLORA": ("glora_X", "glora_C")}
-"""Factors of a product whose others start at zero, and the bias of keys, which attention cannot see."""
+UNREACHED = {"GLORA": ("glora_C", "glora_D")}
+"""What acts on the bias of keys, which attention cannot see, and on biases that are zero."""
 
 
 def is_everyday(family: str, method: str) -> bool:

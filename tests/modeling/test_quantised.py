@@ -70,6 +70,18 @@ def test_no_input_is_cast_to_the_type_of_weights(auto_class, base):
         assert torch.isfinite(tensor).all() and cosine_similarity(tensor.flatten(), wanted.flatten(), 0) > 0.99
 
 
+def test_quantize_dynamic_converts_every_linear_layer(base):
+    model = opened(AutoModelForSequenceClassification, base)
+    linears = sum(isinstance(module, nn.Linear) for module in model.modules())
+    quantised = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    kind = torch.ao.nn.quantized.dynamic.Linear
+    assert sum(isinstance(module, kind) for module in quantised.modules()) == linears
+    for tensor, wanted in zip(
+        outputs(quantised), outputs(opened(AutoModelForSequenceClassification, base)), strict=True
+    ):
+        assert cosine_similarity(tensor.flatten(), wanted.flatten(), 0) > 0.99
+
+
 def torchao_int8():
     quantization = pytest.importorskip("torchao.quantization")
     return transformers.TorchAoConfig(quantization.Int8WeightOnlyConfig())
