@@ -92,6 +92,7 @@ MODELS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*perturbations were not run")
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("mode", ["delete", "overexpress"])
 def test_result_does_not_depend_on_batches_and_other_cells(family, mode):
