@@ -100,8 +100,16 @@ class ParquetSource:
         return list(self.obs_columns)
 
     def obs_names(self) -> np.ndarray:
-        """(n_cells,) names of the cells."""
-        return np.array(self._column("cell_name").to_pylist(), dtype=object)
+        """(n_cells,) names of the cells.
+
+        Raises:
+            CorpusError: a cell has none.
+        """
+        with reading_errors_named(self.path, "data set of shards"):
+            names = self._column("cell_name")
+            if names.null_count:
+                raise CorpusError(f"{names.null_count:,} of its cells have no `cell_name`")
+            return np.array(names.to_pylist(), dtype=object)
 
     def column(self, name: str) -> CategoricalColumn:
         """A column of `obs`.

@@ -11,6 +11,7 @@ import pytest
 from sclm_hf import CellCorpus
 from sclm_hf.corpora.build import build_corpus, hash_file
 from sclm_hf.corpora.check import check_corpus
+from sclm_hf.corpora.sources import open_source
 from sclm_hf.errors import CorpusError
 
 from .conftest import make_cells
@@ -221,3 +222,10 @@ def test_row_groups_of_other_sizes_would_give_the_wrong_cells(folder, processor)
     with pytest.raises(CorpusError, match=r"00001\.parquet`: its number of cells of row group 0 is 40, expected 32"):
         list(CellCorpus(folder, processor).batches(16))
     assert len(check_corpus(folder)) == 1
+
+
+def test_cells_without_a_name_are_refused_where_names_are_needed(folder):
+    change_column(folder, "cell_name", lambda names: [None, *names[1:]])
+    source = open_source("cells", folder / "data" / "cells")
+    with pytest.raises(CorpusError, match="1 of its cells have no `cell_name`"):
+        source.obs_names()

@@ -148,7 +148,7 @@ _TABLES: list[tuple[str, Callable]] = [
 SHARDS = [
     *FILES,
     *JSON,
-    *(Damage(name, _on_table(change, known=False), alters=name == "null name") for name, change in _TABLES),
+    *(Damage(name, _on_table(change, known=False)) for name, change in _TABLES),
     *(
         Damage(f"{name}, known", _on_table(change, known=True), alters=name in ("rows missing",))
         for name, change in _TABLES
