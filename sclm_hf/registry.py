@@ -66,8 +66,8 @@ class Family:
     embed_overrides: dict[str, object] = field(default_factory=dict)
     processor_module: str = "processing_cell"
     cells: str = (
-        "Trained on human cells; mouse genes go through orthologs (`species='mouse'`). Others are not supported, and "
-        "not noticed."
+        "Trained on human cells; mouse genes go through orthologs (`species='mouse'`). Others are refused where "
+        "names tell them apart."
     )
     special_tokens: tuple[str, ...] = ("<pad>", "<cls>", "<eoc>")
     genes_first: bool = False
