@@ -1,7 +1,6 @@
 """The genes of a corpus's sources as ids of the model's vocabulary."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -61,7 +60,7 @@ class GeneMaps:
             check_kind(matrix, self._processor.feature_extractor.expects, source)
             counts = _column_sums(matrix)
             mapping = self._map(names, ensembl_ids, counts)
-            coverage = replace(mapping.coverage, count_share=_share(mapping.gene_ids, counts))
+            coverage = mapping.weighed(counts).coverage
             _check(coverage, source)
             key = blake2b(mapping.gene_ids.tobytes(), digest_size=16).digest()
             self._by_source[source.name] = self._arrays.setdefault(key, mapping.gene_ids), coverage
@@ -98,11 +97,6 @@ def _add_up(columns, values, sums):
     for i in range(values.size):
         if np.isfinite(values[i]):
             sums[columns[i]] += values[i]
-
-
-def _share(gene_ids: np.ndarray, counts: np.ndarray | None) -> float:
-    weights = np.ones(len(gene_ids)) if counts is None else counts
-    return float(weights[gene_ids != -1].sum() / weights.sum())
 
 
 def _check(coverage: "GeneCoverage", source: CellSource) -> None:

@@ -7,11 +7,14 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from ..errors import ExpressionError
-from .encodings.keys import hash_names
+from .encodings.keys import as_cell_ids, hash_names
 from .expression_matrix import as_csr, match_length, select_counts
 
 GeneTables = dict[str | None, tuple[Sequence[str], Sequence[str] | None]]
 """Data set -> names and Ensembl ids of its genes; None = whatever the data set."""
+
+
+SHARD_COLUMNS = ("dataset", "cell_id", "gene_index", "counts")
 
 
 class CellGroup(NamedTuple):
@@ -35,8 +38,29 @@ class CellGroup(NamedTuple):
 
 
 def are_shard_rows(cells: Any) -> bool:
-    """Whether these are rows of our shards, as `datasets` hands them to a function."""
-    return isinstance(cells, Mapping) and "gene_index" in cells and "counts" in cells
+    """Whether these are rows of our shards, as `datasets` hands them to a function.
+
+    Raises:
+        ExpressionError: they are, and lack a column.
+    """
+    if not isinstance(cells, Mapping) or not {"gene_index", "counts"} & set(cells):
+        return False
+    if missing := [f"`{name}`" for name in SHARD_COLUMNS if name not in cells]:
+        raise ExpressionError(
+            f"Rows of shards need the columns {', '.join(SHARD_COLUMNS)}; these lack {' and '.join(missing)}: do not "
+            "take columns away before the processor has read them."
+        )
+    return True
+
+
+def refuse_settings_of_matrices(settings: Mapping[str, Any]) -> None:
+    """Refuse what rows of shards bring themselves.
+
+    Raises:
+        ExpressionError: one of the settings is given.
+    """
+    if given := [f"`{name}`" for name, value in settings.items() if value is not None]:
+        raise ExpressionError(f"Rows of shards bring their own data and ids: leave out {' and '.join(given)}.")
 
 
 def read_group(
@@ -59,7 +83,8 @@ def read_group(
     if hasattr(cells, "var_names"):
         cell_ids = hash_names(cells.obs_names) if cell_ids is None else cell_ids
         cells, names, ids, source = select_counts(cells, layer, expects=expects)
-        gene_names, ensembl_ids = (names, ids) if gene_names is None else (gene_names, ensembl_ids)
+        if gene_names is None:
+            gene_names, ensembl_ids = names, ids if ensembl_ids is None else ensembl_ids
     elif layer is not None:
         raise ExpressionError(f"A matrix has no layers: leave out `layer={layer!r}`, or give an AnnData.")
     elif hasattr(cells, "columns") and hasattr(cells, "index"):
@@ -90,7 +115,9 @@ def read_shard_rows(rows: Mapping[str, Any], tables: GeneTables) -> list[CellGro
     names = np.asarray(rows["dataset"], dtype=object)
     if not names.size:
         raise ExpressionError("There are no cells to encode: the data have 0 rows.")
-    cell_ids = np.asarray(rows["cell_id"], dtype=np.int64).view(np.uint64)
+    for column in SHARD_COLUMNS:
+        match_length(f"entries of `{column}`", rows[column], names.size, "cell")
+    cell_ids = as_cell_ids(rows["cell_id"])
     groups = []
     for name in dict.fromkeys(names.tolist()):
         if name not in tables and None not in tables:
@@ -165,4 +192,8 @@ def _numbers(frame: Any) -> Any:
             "genes in columns, and nothing else."
         )
     is_sparse = bool(kinds) and all(kind.startswith("Sparse") for kind in kinds)
-    return frame.sparse.to_coo().tocsr() if is_sparse else frame.to_numpy()
+    if is_sparse:
+        return frame.sparse.to_coo().tocsr()
+    # pandas' own types become objects otherwise; what is missing is NaN, and refused as such
+    is_nullable = any(hasattr(kind, "na_value") for kind in frame.dtypes)
+    return frame.to_numpy(np.float64, na_value=np.nan) if is_nullable else frame.to_numpy()

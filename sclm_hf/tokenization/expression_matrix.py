@@ -82,7 +82,14 @@ def as_csr(matrix):
         return matrix
     if scipy.sparse.issparse(matrix):
         return matrix.tocsr()
-    dense = np.asarray(matrix)
+    try:
+        dense = np.asarray(matrix)
+    except (TypeError, ValueError, RuntimeError) as error:
+        # ragged lists, and tensors of torch that numpy cannot read, each with an error of its own
+        raise ExpressionError(
+            f"Expected a (cells, genes) matrix of numbers or one row of it, got a {type(matrix).__name__} that numpy "
+            f"cannot read ({error})."
+        ) from error
     if dense.dtype.kind not in "biuf" or dense.ndim not in (1, 2):
         raise ExpressionError(
             f"Expected a (cells, genes) matrix of numbers or one row of it, got {type(matrix).__name__} with "

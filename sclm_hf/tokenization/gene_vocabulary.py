@@ -4,7 +4,7 @@ import functools
 import json
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,12 @@ class GeneMapping:
 
     gene_ids: np.ndarray
     coverage: GeneCoverage
+
+    def weighed(self, counts: np.ndarray | None) -> "GeneMapping":
+        """The same columns for other cells: `counts` (n_genes,) are what these have in all; None weighs all alike."""
+        weights = np.ones(len(self.gene_ids)) if counts is None or not counts.sum() else counts
+        share = float(weights[self.gene_ids != -1].sum() / weights.sum()) if weights.size else 0.0
+        return replace(self, coverage=replace(self.coverage, count_share=share))
 
 
 class GeneVocabulary(Mapping[str, int]):

@@ -9,7 +9,15 @@ import numpy as np
 from transformers import BatchFeature, ProcessorMixin
 
 from ..errors import ConfigurationError, ExpressionError
-from .cell_inputs import CellGroup, GeneTables, are_shard_rows, read_gene_tables, read_group, read_shard_rows
+from .cell_inputs import (
+    CellGroup,
+    GeneTables,
+    are_shard_rows,
+    read_gene_tables,
+    read_group,
+    read_shard_rows,
+    refuse_settings_of_matrices,
+)
 from .encodings.bins import encode_bins
 from .encodings.cells import CellGenes, Cells, CellTokens, Layout, Survey, pad, tokens_of_columns
 from .encodings.continuous import encode_continuous
@@ -58,7 +66,7 @@ class CellProcessor(ProcessorMixin):
         self.last_coverage: GeneCoverage | None = None
         self._factors: tuple | None = None
         self._mappings: dict[tuple, GeneMapping] = {}
-        self._tables: tuple[Any, GeneTables] | None = None
+        self._tables: dict[str, Any] = {}
         if "expression_values" in self.model_input_names:
             # for `tokenizer.pad`, which collators of transformers call
             tokenizer.init_kwargs["expression_pad_value"] = float(feature_extractor.pad_value)
@@ -320,7 +328,8 @@ class CellProcessor(ProcessorMixin):
                 looked for as [`select_counts`] says.
             gene_names: (genes,) names of the columns; needed for a matrix or a row, taken from an AnnData or a data
                 frame. For rows of shards their table of genes, see above.
-            ensembl_ids: (genes,) Ensembl ids of the columns, where known beside the names.
+            ensembl_ids: (genes,) Ensembl ids of the columns, where known beside the names; by default those of the
+                AnnData.
             layer: the layer of the AnnData that holds the data; also `"X"` or `"raw"`.
             species: `"human"`, or `"mouse"` to go through orthologs.
             cell_ids: (cells,) integers. By default made from the names of the AnnData's or the data frame's cells; for
@@ -363,12 +372,14 @@ class CellProcessor(ProcessorMixin):
             return batch
         are_rows = are_shard_rows(cells)
         padding = _padding(not are_rows if padding is None else padding, return_tensors)
+        _check_multiple(pad_to_multiple_of)
         is_one = are_rows and isinstance(cells["dataset"], str)
+        settings = {"ensembl_ids": ensembl_ids, "layer": layer, "cell_ids": cell_ids}
         if are_rows:
+            refuse_settings_of_matrices(settings)
             cells = {name: [cells[name]] for name in cells} if is_one else cells
             groups = read_shard_rows(cells, self._gene_tables(gene_names))
         else:
-            settings = {"ensembl_ids": ensembl_ids, "layer": layer, "cell_ids": cell_ids}
             groups = [read_group(cells, gene_names=gene_names, expects=self.feature_extractor.expects, **settings)]
         parts = [self._tokens_of(group, species, seed, epoch) for group in groups]
         tokens = parts[0] if len(parts) == 1 else _joined(parts, [group.places for group in groups])
@@ -401,20 +412,25 @@ class CellProcessor(ProcessorMixin):
     def _mapped(self, group: CellGroup, species: str, read: Cells) -> GeneMapping:
         """The ids of a group's genes; those of the last data sets are kept, for calls that follow one another."""
         known = (tuple(group.gene_names), None if group.ensembl_ids is None else tuple(group.ensembl_ids), species)
-        mapping = self._mappings.get(known)
-        if mapping is None:
-            counts = np.bincount(read.indices, weights=read.data, minlength=group.matrix.shape[1])
+        counts = np.bincount(read.indices, weights=read.data, minlength=group.matrix.shape[1])
+        if known not in self._mappings:
             mapping = self.map_genes(group.gene_names, ensembl_ids=group.ensembl_ids, species=species, counts=counts)
-            mapping.coverage.check()
-            self._mappings = dict([*self._mappings.items(), (known, mapping)][-_KEPT_MAPPINGS:])
+            self._mappings[known] = mapping
+        # the cells of this call are judged, not those of an earlier one
+        mapping = self._mappings[known].weighed(counts)
+        for old in list(self._mappings)[:-_KEPT_MAPPINGS]:
+            del self._mappings[old]
         self.last_coverage = mapping.coverage
+        mapping.coverage.check()
         return mapping
 
     def _gene_tables(self, gene_names: Any) -> GeneTables:
-        """The gene tables of shards, read once from what every call is given again."""
-        if self._tables is None or self._tables[0] is not gene_names:
-            self._tables = (gene_names, read_gene_tables(gene_names))
-        return self._tables[1]
+        """The gene tables of shards; that of `datasets`, which nobody changes in place, is read once for all calls."""
+        if not hasattr(gene_names, "column_names"):
+            return read_gene_tables(gene_names)
+        if self._tables.get("given") is not gene_names:
+            self._tables.update(given=gene_names, read=read_gene_tables(gene_names))
+        return self._tables["read"]
 
     def _cut_otherwise(self, truncation: bool | str | None, max_length: int | None) -> "CellProcessor":
         """This processor with other settings for long cells."""
@@ -426,7 +442,8 @@ class CellProcessor(ProcessorMixin):
         elif isinstance(truncation, str):
             changes["truncation"] = truncation
         other = copy.copy(self)
-        other.feature_extractor = self.feature_extractor.changed(**changes)
+        # what calls leave behind serves both
+        vars(other).update(vars(self), feature_extractor=self.feature_extractor.changed(**changes))
         return other
 
     def _finished(self, tokens: CellTokens, padding: str, multiple: int | None) -> dict[str, Any]:
@@ -459,7 +476,7 @@ class CellProcessor(ProcessorMixin):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled, and what `datasets` makes its fingerprints of: nothing that calls leave behind."""
-        state = self.__dict__ | {"last_coverage": None, "_factors": None, "_mappings": {}, "_tables": None}
+        state = self.__dict__ | {"last_coverage": None, "_factors": None, "_mappings": {}, "_tables": {}}
         return {
             name: value
             for name, value in state.items()
@@ -591,11 +608,18 @@ def _padding(padding: bool | str, return_tensors: str | None) -> str:
         raise ConfigurationError(
             f"`padding` must be True, False, 'longest', 'max_length' or 'do_not_pad', got {padding!r}."
         )
+    if return_tensors not in (None, "pt", "np"):
+        raise ConfigurationError(f"`return_tensors` must be 'pt', 'np' or None, got {return_tensors!r}.")
     if name == "do_not_pad" and return_tensors is not None:
         raise ConfigurationError(
             "Cells of different lengths are no tensor: give `padding=True` or no `return_tensors`."
         )
     return name
+
+
+def _check_multiple(multiple: int | None) -> None:
+    if multiple is not None and not (isinstance(multiple, (int, np.integer)) and multiple > 0):
+        raise ConfigurationError(f"`pad_to_multiple_of` must be a whole number from 1 on, or None; got {multiple!r}.")
 
 
 def _joined(parts: list[CellTokens], places: list[np.ndarray]) -> CellTokens:

@@ -82,6 +82,14 @@ class SampleProcessor(CellProcessor):
             )
         return self.padded(tokens)
 
+    def _cut_otherwise(self, truncation: bool | str | None, max_length: int | None) -> "SampleProcessor":
+        if truncation not in (None, False) or max_length is not None:
+            raise ConfigurationError(
+                "A sample has all genes of its cells, and nothing of it is cut off: leave out `truncation` and "
+                "`max_length`."
+            )
+        return self
+
     def _layout(self) -> Layout:
         none, no_limit = -1, np.iinfo(np.int64).max
         return Layout(none, none, none, cls_value=0.0, pad_value=0.0, max_genes=no_limit, sample=False, zeros=False)

@@ -1,5 +1,6 @@
 """Calling a processor as processors of transformers are called: padding, truncation, tables, rows of shards."""
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,8 +9,9 @@ from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from sclm_hf import CellCorpus
 from sclm_hf.corpora.build import build_corpus
-from sclm_hf.errors import ConfigurationError, ExpressionError
+from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError
 from sclm_hf.hub.tiny import make_processor as make_processor_of
+from sclm_hf.tokenization.processing_cell import CellProcessor
 from sclm_hf.tokenization.processing_sample import SampleProcessor
 
 from ..tasks.tiny import GENES, make_cells, make_processor
@@ -62,6 +64,10 @@ def test_a_call_cuts_cells_otherwise_than_the_processor(processor, cells):
         ({"truncation": "tail"}, "`truncation`"),
         ({"truncation": False, "max_length": 9}, "cuts nothing off"),
         ({"max_length": 0}, "`max_length`"),
+        ({"pad_to_multiple_of": 0}, "`pad_to_multiple_of`"),
+        ({"pad_to_multiple_of": -8}, "`pad_to_multiple_of`"),
+        ({"pad_to_multiple_of": 2.5}, "`pad_to_multiple_of`"),
+        ({"return_tensors": "tf"}, "`return_tensors`"),
     ],
 )
 def test_settings_that_contradict_are_refused(processor, cells, settings, told):
@@ -75,6 +81,48 @@ def test_a_data_frame_is_read_as_the_anndata_it_came_from(processor, cells):
     for given in (frame, sparse):
         for name, array in processor(given).items():
             np.testing.assert_array_equal(array, processor(cells)[name])
+
+
+def test_a_data_frame_of_nullable_numbers_is_read_and_what_is_missing_refused(processor, cells):
+    frame = cells.to_df().astype("Int64")
+    for name, array in processor(frame).items():
+        np.testing.assert_array_equal(array, processor(cells)[name])
+    frame.iloc[3, 4] = pd.NA
+    with pytest.raises(ExpressionError, match=r"NaN .* \(rows 3\)"):
+        processor(frame)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        [[1, 2], [1]],
+        torch.ones(2, 90).bfloat16(),
+        torch.ones(2, 90).to_sparse(),
+        torch.ones(2, 90, requires_grad=True),
+    ],
+)
+def test_what_numpy_cannot_read_is_refused(processor, matrix):
+    with pytest.raises(ExpressionError, match="numpy cannot read"):
+        processor(matrix, gene_names=GENES)
+
+
+def test_coverage_is_judged_by_the_cells_of_each_call(processor):
+    names = [*GENES[:45], *(f"NO-GENE-{number}" for number in range(45))]
+    known, unknown = np.ones((2, 90)), np.ones((2, 90))
+    known[:, 45:], unknown[:, 1:45] = 0, 0
+    for _ in range(2):
+        processor(known, gene_names=names)
+        assert processor.last_coverage.count_share == 1
+        with pytest.raises(GeneCoverageError):
+            processor(unknown, gene_names=names)
+        assert processor.last_coverage.count_share == pytest.approx(1 / 46)
+
+
+def test_ensembl_ids_beside_an_anndata_are_read():
+    processor = make_processor_of("scgpt", ["ACTB"])
+    cells = anndata.AnnData(np.ones((2, 1), np.float32), var=pd.DataFrame(index=["my-gene"]))
+    assert processor(cells, ensembl_ids=["ENSG00000075624"])["input_ids"].shape == (2, 2)
+    assert processor.last_coverage.renamed == (("my-gene", "ACTB"),)
 
 
 def test_labels_in_a_data_frame_are_named(processor, cells):
@@ -153,6 +201,53 @@ def test_rows_of_shards_without_their_genes_are_refused(processor):
         processor(row, gene_names=GENES)
 
 
+@pytest.fixture
+def two_rows():
+    return {"dataset": ["a", "a"], "cell_id": [1, 2**64 - 1], "gene_index": [[0, 9], [3]], "counts": [[1, 2], [4]]}
+
+
+def test_cell_ids_of_shards_may_be_written_unsigned(processor, two_rows):
+    ids = processor(two_rows, gene_names=GENES, return_cell_ids=True)["cell_ids"]
+    assert ids.tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("column", ["dataset", "cell_id", "gene_index", "counts"])
+def test_rows_of_shards_without_a_column_are_refused(processor, two_rows, column):
+    short = two_rows | {column: two_rows[column][:1]}
+    with pytest.raises(ExpressionError, match=r"entries of `|cells?: expected one a cell"):
+        processor(short, gene_names=GENES)
+    del two_rows[column]
+    with pytest.raises(ExpressionError, match=f"these lack `{column}`"):
+        processor(two_rows, gene_names=GENES)
+
+
+@pytest.mark.parametrize("settings", [{"cell_ids": [1, 2]}, {"layer": "counts"}, {"ensembl_ids": [""] * 90}])
+def test_rows_of_shards_bring_their_own_data(processor, two_rows, settings):
+    with pytest.raises(ExpressionError, match=f"leave out `{next(iter(settings))}`"):
+        processor(two_rows, gene_names=GENES, **settings)
+
+
+def test_a_table_of_genes_that_was_mended_is_read_again(processor, two_rows):
+    tables = {"b": GENES}
+    with pytest.raises(ExpressionError, match="data set `a`"):
+        processor(two_rows, gene_names=tables)
+    tables["a"] = GENES
+    assert len(processor(two_rows, gene_names=tables)["input_ids"]) == 2
+
+
+def test_genes_are_mapped_once_however_cells_are_cut(two_rows, monkeypatch):
+    processor = make_processor()
+    calls = []
+    resolve = processor.map_genes
+    monkeypatch.setattr(
+        CellProcessor, "map_genes", lambda _, *genes, **more: calls.append(1) or resolve(*genes, **more)
+    )
+    for _ in range(2):
+        processor(two_rows, gene_names=GENES, max_length=20)
+    processor(two_rows, gene_names=GENES)
+    assert len(calls) == 1
+
+
 def test_a_fingerprint_does_not_hang_on_earlier_calls(cells):
     from datasets.fingerprint import Hasher
 
@@ -167,3 +262,11 @@ def test_a_sample_is_not_padded():
     assert isinstance(processor, SampleProcessor)
     with pytest.raises(ConfigurationError, match="nothing of it is padded"):
         processor(make_cells(), padding=False)
+
+
+@pytest.mark.parametrize("settings", [{"max_length": 20}, {"truncation": "head"}, {"truncation": True}])
+def test_a_sample_is_not_cut_off(settings):
+    processor = make_processor_of("cellplm", GENES)
+    with pytest.raises(ConfigurationError, match="nothing of it is cut off"):
+        processor(make_cells(), **settings)
+    assert processor(make_cells(), truncation=False)["expression_values"].shape[0] == 23

@@ -92,6 +92,9 @@ def as_cell_ids(cell_ids) -> np.ndarray:
     Raises:
         ExpressionError: they are not integers in one dimension.
     """
+    if isinstance(cell_ids, (list, tuple)) and all(type(one) is int for one in cell_ids):
+        # numpy makes floats of a list with numbers below 0 or 2**63 and above
+        cell_ids = np.array([one & _WORD for one in cell_ids], np.uint64)
     ids = np.atleast_1d(np.asarray(cell_ids))
     if ids.ndim != 1 or (ids.dtype.kind not in "iu" and ids.size):
         raise ExpressionError(
