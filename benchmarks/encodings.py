@@ -1,8 +1,9 @@
-"""How many cells a second the encodings do: `python benchmarks/encodings.py [--threads 2] [--output results.json]`.
+"""How many cells a second the encodings do: `python benchmarks/encodings.py [--shuffled] [--output results.json]`.
 
 Cells have 2,000 expressed genes of 20,000. For each encoding and kind of data, two rates: `kernel`, values in and bins
 or ranks out; and `batches`, what `CellProcessor.encode` makes of CSR rows, checks, gene ids and padding included, in
-batches of 64. Beside them `published`, on one core: the procedure of the paper for a cell at a time, written in numpy
+batches of 64; with `--shuffled` also of columns in another order than the vocabulary's, as most data sets have them.
+Beside them `published`, on one core: the procedure of the paper for a cell at a time, written in numpy
 from its description. Each rate is the best of several rounds, so it says what the machine can do, not what it does
 while others use it; `load_before` in the results tells whether they did. The goals are for the kernel on two cores.
 """
@@ -13,6 +14,7 @@ import os
 import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numba
@@ -72,14 +74,15 @@ def kernel_of(encoding: str, matrix: scipy.sparse.csr_matrix):
     return lambda part: bin_all(values[part], ties, np.linspace(0, 1, 50), out[part])
 
 
-def batches_of(encoding: str, matrix: scipy.sparse.csr_matrix):
+def batches_of(encoding: str, matrix: scipy.sparse.csr_matrix, *, shuffled: bool = False):
     """A function of a range of cells that encodes them in batches."""
     names = [f"GENE{i}" for i in range(N_GENES)]
     medians = dict(zip(names, np.random.default_rng(1).lognormal(0.5, 1, N_GENES).tolist(), strict=True))
     parameters = {"gene_medians": medians, "truncation": "head"} if encoding == "rank" else {}
     extractor = ExpressionFeatureExtractor(encoding=encoding, expects="any", **parameters)
     processor = CellProcessor(extractor, GeneTokenizer.from_genes(names))
-    gene_ids, cells = processor.map_genes(names).gene_ids, np.arange(N_CELLS)
+    columns = np.random.default_rng(2).permutation(names).tolist() if shuffled else names
+    gene_ids, cells = processor.map_genes(columns).gene_ids, np.arange(N_CELLS)
 
     def encode(part: slice) -> None:
         for start in range(part.start, part.stop, BATCH):
@@ -125,12 +128,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--shuffled", action="store_true", help="also batches of shuffled columns")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "encodings.json")
     arguments = parser.parse_args()
+    makers = {"kernel": kernel_of, "batches": batches_of, "published": published_of}
+    if arguments.shuffled:
+        makers["shuffled"] = partial(batches_of, shuffled=True)
     results, load = [], os.getloadavg()
     for encoding, kind in (("bins", "counts"), ("bins", "log1p"), ("bins", "reals"), ("rank", "counts")):
         matrix = make_cells(kind)
-        for what, make in (("kernel", kernel_of), ("batches", batches_of), ("published", published_of)):
+        for what, make in makers.items():
             work = make(encoding, matrix)
             for threads in sorted({1, arguments.threads}) if what != "published" else (1,):
                 speed = rate(work, threads, arguments.rounds if what != "published" else ROUNDS_PUBLISHED)

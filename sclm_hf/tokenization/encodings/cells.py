@@ -222,64 +222,56 @@ def _copy_known(indices, data, tokens, ids, values):
 
 
 @njit(cache=True, nogil=True)
-def _digit_size(columns):
-    """How many bits each half of a token id has."""
-    bits = 1
-    while columns.size and columns[-1] >> (2 * bits):
-        bits += 1
-    return bits
+def _bits_set(word):
+    # the compiler knows this loop as one instruction
+    n = np.uint32(0)
+    while word:
+        word &= word - np.uint64(1)
+        n += np.uint32(1)
+    return n
 
 
 @njit(cache=True, nogil=True)
-def _sort_by_id(ids, values, n, bits, starts, sorted_ids, sorted_values):
-    """Put the genes of a cell in the order of their ids: two counting passes, by the lower and the upper half."""
-    low_bits, shift = np.uint32((1 << bits) - 1), np.uint32(bits)
-    starts[:] = 0
+def _mark(ids, n, present, before):
+    """Set the bit of each of `n` ids, and count those `before` each word of bits; returns how many different ones."""
+    present[:] = 0
     for j in range(n):
-        starts[0, np.uint32(ids[j]) & low_bits] += np.uint32(1)
-        starts[1, np.uint32(ids[j]) >> shift] += np.uint32(1)
-    low = high = np.uint32(0)
-    for bucket in range(starts.shape[1]):
-        low_here, high_here = starts[0, bucket], starts[1, bucket]
-        starts[0, bucket], starts[1, bucket] = low, high
-        low += low_here
-        high += high_here
-    for j in range(n):
-        bucket = np.uint32(ids[j]) & low_bits
-        place = starts[0, bucket]
-        starts[0, bucket] = place + np.uint32(1)
-        sorted_ids[place], sorted_values[place] = ids[j], values[j]
-    for j in range(n):
-        bucket = np.uint32(sorted_ids[j]) >> shift
-        place = starts[1, bucket]
-        starts[1, bucket] = place + np.uint32(1)
-        ids[place], values[place] = sorted_ids[j], sorted_values[j]
+        present[np.uint32(ids[j]) >> np.uint32(6)] |= np.uint64(1) << np.uint64(ids[j] & 63)
+    n_present = np.uint32(0)
+    for word in range(present.size):
+        before[word] = n_present
+        n_present += _bits_set(present[word])
+    return n_present
 
 
 @njit(cache=True, nogil=True)
-def _add_up(ids, values, n):
-    """Make one gene of neighbours with one id; returns how many genes are left."""
-    kept = 0
-    for j in range(1, n):
-        if ids[j] == ids[kept]:
-            values[kept] += values[j]
-        else:
-            kept += 1
-            ids[kept], values[kept] = ids[j], values[j]
-    return min(n, kept + 1)
+def _sort_by_id(ids, values, n, present, before, out_ids, out_values):
+    """Copy the genes of a cell in the order of their ids, those of one id added up; returns how many are left.
+
+    The place of an id is the number of smaller ones, which bits tell sooner than sorting.
+    """
+    n_present = _mark(ids, n, present, before)
+    if n_present < n:
+        out_values[:n_present] = 0
+    for j in range(n):
+        word, bit = np.uint32(ids[j]) >> np.uint32(6), np.uint64(ids[j] & 63)
+        place = before[word] + _bits_set(present[word] & ((np.uint64(1) << bit) - np.uint64(1)))
+        out_ids[place] = ids[j]
+        out_values[place] = values[j] + (out_values[place] if n_present < n else 0)
+    return n_present
 
 
 @njit(cache=True, nogil=True)
 def take(cells, genes, counts, values, fractional, problems):
     """[`take_genes`] into memory that is given; the last four are what a survey says, (cells,) each."""
-    place = 0
+    place = size = n_words = 0
     genes.indptr[0] = 0
-    bits, size = _digit_size(genes.columns), 0
     if cells.sort:
+        n_words = genes.columns[-1] // 64 + 1 if genes.columns.size else 0
         for i in range(cells.rows.size):
             size = max(size, cells.indptr[cells.rows[i] + 1] - cells.indptr[cells.rows[i]])
-    starts = np.empty((2, 1 << bits), np.uint32)
-    sorted_ids, sorted_values = np.empty(size, genes.ids.dtype), np.empty(size, genes.values.dtype)
+    present, before = np.empty(n_words, np.uint64), np.empty(n_words, np.uint32)
+    known_ids, known_values = np.empty(size, genes.ids.dtype), np.empty(size, genes.values.dtype)
     for i in range(cells.rows.size):
         start, stop = cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]
         indices, data = cells.indices[start:stop], cells.data[start:stop]
@@ -287,10 +279,11 @@ def take(cells, genes, counts, values, fractional, problems):
         counts[i] = 0
         if not problems[i] & OUT_OF_RANGE:
             ids, its_values = genes.ids[place:], genes.values[place:]
-            counts[i] = _copy_known(indices, data, cells.tokens, ids, its_values)
             if cells.sort:
-                _sort_by_id(ids, its_values, counts[i], bits, starts, sorted_ids, sorted_values)
-                counts[i] = _add_up(ids, its_values, counts[i])
+                n = _copy_known(indices, data, cells.tokens, known_ids, known_values)
+                counts[i] = _sort_by_id(known_ids, known_values, n, present, before, ids, its_values)
+            else:
+                counts[i] = _copy_known(indices, data, cells.tokens, ids, its_values)
         genes.totals[i] = _total(data) if fractional[i] else _total_of_whole(data)
         place += counts[i]
         genes.indptr[i + 1] = place
