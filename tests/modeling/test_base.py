@@ -1,11 +1,15 @@
 import inspect
 
+import pytest
 import torch
 from datasets import Dataset
-from transformers import Trainer, TrainingArguments
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
 
 from sclm_hf import ScGPTConfig, ScGPTForMaskedExpression, ScGPTForSequenceClassification
+from sclm_hf.hub.tiny import make_tiny_checkpoint
 from sclm_hf.modeling.common.base import InputName
+from sclm_hf.registry import FAMILIES
 
 SIZES = {
     "vocab_size": 20,
@@ -58,3 +62,14 @@ def test_the_stock_trainer_hands_batches_of_cells_to_the_model_and_not_to_the_me
     trainer.train()
     assert trainer.evaluate()["eval_loss"] > 0
     assert seen == [((8, 3), [cell % 3 for cell in range(8)])]
+
+
+# scBERT's heads have a width of their own
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"scbert"}))
+def test_settings_changed_at_loading_are_looked_at(family, tmp_path):
+    make_tiny_checkpoint(family, tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path, num_attention_heads=5)
+    with pytest.raises(StrictDataclassError, match="must be a multiple of"):
+        AutoModel.from_config(config)
+    with pytest.raises(StrictDataclassError, match="must be a multiple of"):
+        AutoModel.from_pretrained(tmp_path, num_attention_heads=5)

@@ -4,7 +4,7 @@ import inspect
 import re
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class InputName(str):
@@ -30,6 +30,11 @@ class SclmModelMixin:
         super().__init_subclass__(**kwargs)
         if "forward" in cls.__dict__:
             cls.forward.__signature__ = _with_one_target(inspect.signature(cls.forward))
+
+    def __init__(self, config: PreTrainedConfig, *args, **kwargs):
+        # what is changed at loading, or by hand, was not looked at
+        config.validate()
+        super().__init__(config, *args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):

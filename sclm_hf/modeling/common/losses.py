@@ -81,7 +81,7 @@ def classification_loss(
     problem = config.problem_type or _inferred_problem(labels, config.num_labels)
     labels = labels.to(logits.device)
     if problem == "single_label_classification":
-        return cross_entropy(logits, _class_numbers(logits, labels, name), num_items_in_batch)
+        return cross_entropy(logits, class_numbers(logits, labels, name), num_items_in_batch)
     if labels.shape == logits.shape[:1] and logits.shape[1] == 1:
         labels = labels.unsqueeze(1)
     if labels.shape != logits.shape:
@@ -120,8 +120,17 @@ def _inferred_problem(labels: Tensor, num_labels: int) -> str:
     return "single_label_classification" if whole else "multi_label_classification"
 
 
-def _class_numbers(logits: Tensor, labels: Tensor, name: str) -> Tensor:
-    """Labels `(cells,)` int64."""
+def class_numbers(logits: Tensor, labels: Tensor, name: str, *, setting: str = "num_labels") -> Tensor:
+    """Labels `(cells,)` int64, the classes that `logits` (cells, classes) are of.
+
+    Args:
+        logits, labels: as for [`classification_loss`].
+        name: how the user calls the labels.
+        setting: of the configuration, which says how many classes there are.
+
+    Raises:
+        ConfigurationError: they are none.
+    """
     cells, classes = logits.shape
     if labels.is_floating_point() or labels.shape not in ((cells,), (cells, 1)):
         raise ConfigurationError(
@@ -130,7 +139,7 @@ def _class_numbers(logits: Tensor, labels: Tensor, name: str) -> Tensor:
             "'multi_label_classification', numbers 'regression'."
         )
     labels = labels.reshape(cells).long()
-    _check_range(labels, labels != IGNORE, classes - 1, f"`{name}` must be class numbers", "set `config.num_labels`")
+    _check_range(labels, labels != IGNORE, classes - 1, f"`{name}` must be class numbers", f"set `config.{setting}`")
     return labels
 
 

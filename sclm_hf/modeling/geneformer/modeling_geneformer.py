@@ -27,7 +27,13 @@ from transformers.utils.output_capturing import capture_outputs
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.common.base import SclmModelMixin
 from sclm_hf.modeling.common.inputs import ATTENTION_KEYWORDS, check_ranked_cells, exactly_one, refuse_keywords
-from sclm_hf.modeling.common.losses import IGNORE, check_targets, classification_loss, gene_classification_loss
+from sclm_hf.modeling.common.losses import (
+    IGNORE,
+    check_targets,
+    class_numbers,
+    classification_loss,
+    gene_classification_loss,
+)
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, GenesOutput
 
 from .configuration_geneformer import GeneformerConfig
@@ -395,7 +401,9 @@ class GeneformerForMultiTaskClassification(GeneformerPreTrainedModel):
                 f"`labels` must be ({len(logits[0])}, {len(logits)}), cells by tasks; got {tuple(labels.shape)}."
             )
         losses = []
-        for task_logits, task_labels in zip(logits, labels.unbind(1), strict=True):
+        for task, (task_logits, task_labels) in enumerate(zip(logits, labels.unbind(1), strict=True)):
+            name = f"labels[:, {task}]"
+            task_labels = class_numbers(task_logits, task_labels, name, setting="num_labels_per_task")
             total = nn.functional.cross_entropy(task_logits.float(), task_labels, ignore_index=IGNORE, reduction="sum")
             count = (task_labels != IGNORE).sum().clamp(min=1) if num_items is None else num_items / len(logits)
             losses.append(total / count)

@@ -197,6 +197,20 @@ def test_multi_task_losses_and_weights(tmp_path):
     assert GeneformerModel.from_pretrained(tmp_path).embeddings is not None
 
 
+def test_multi_task_gradients_reach_every_parameter():
+    model = multi_task().train()
+    labels = torch.stack([torch.arange(BATCH) % 3, torch.arange(BATCH) % 2], dim=1)
+    model(**tiny_batch(), labels=labels).loss.backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+
+
+def test_multi_task_labels_that_are_no_classes_are_refused():
+    labels = torch.zeros(BATCH, 2, dtype=torch.long)
+    labels[3, 1] = 2
+    with pytest.raises(ConfigurationError, match=r"`labels\[:, 1\]` must be class numbers, 0 to 1"):
+        multi_task()(**tiny_batch(), labels=labels)
+
+
 def test_attention_pooling_depends_on_padding_only_where_the_original_does():
     batch = tiny_batch()
     padded = {name: torch.nn.functional.pad(tensor, (0, 4)) for name, tensor in batch.items()}
