@@ -1,4 +1,6 @@
 import inspect
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -73,3 +75,10 @@ def test_settings_changed_at_loading_are_looked_at(family, tmp_path):
         AutoModel.from_config(config)
     with pytest.raises(StrictDataclassError, match="must be a multiple of"):
         AutoModel.from_pretrained(tmp_path, num_attention_heads=5)
+
+
+def test_documentation_of_models_prints_nothing():
+    """transformers' `auto_docstring` complains on stdout about undocumented arguments."""
+    modules = ", ".join(family.modeling_module for family in FAMILIES.values())
+    result = subprocess.run([sys.executable, "-c", f"import {modules}"], capture_output=True, text=True, check=True)
+    assert result.stdout == ""

@@ -250,5 +250,5 @@ def test_older_ids_of_the_release_lead_to_its_genes(source, dictionaries, tmp_pa
     assert processor.tokenizer.gene_vocabulary.aliases == {"ENSG90000000005": "ENSG00000000005"}
     ids = processor.map_genes(["ENSG90000000005.2", "ENSG00000000003", "ENSG00000000005"]).gene_ids
     tokens = processor.tokenizer.gene_vocabulary
-    # the older column is added to the one under today's id
-    assert ids.tolist() == [-2 - 2, tokens["ENSG00000000003"], tokens["ENSG00000000005"]]
+    # an id is as sure as an older one of the same gene: they are added up in the place of the first
+    assert ids.tolist() == [tokens["ENSG00000000005"], tokens["ENSG00000000003"], -2 - 0]
