@@ -91,7 +91,10 @@ def run_attack(target: Target, damage: Damage, seed: int, sound: Path, expected:
         output.mkdir()
         copy = folder / Path(target.content).name
         (shutil.copytree if (sound / target.content).is_dir() else shutil.copy)(sound / target.content, copy)
-        what = damage.apply(copy, generator, victim)
+        try:
+            what = damage.apply(copy, generator, victim)
+        except LookupError:
+            what = None
         if what is None:
             return Outcome(name, "", "not applicable", "")
         before = _fingerprint(victim)

@@ -37,6 +37,9 @@ def files_of(path: Path, *suffixes: str) -> list[Path]:
 
 
 def pick(generator: np.random.Generator, items: list) -> Any:
+    """One of the items; where there are none the damage does not apply."""
+    if not items:
+        raise LookupError("nothing to damage")
     return items[int(generator.integers(len(items)))]
 
 

@@ -93,7 +93,8 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
         table = weights.get("transformer.wte.weight")
         if table is not None and not torch.equal(weights.setdefault("lm_head.weight", table), table):
             raise CheckpointError(
-                "`lm_head.weight` differs from the gene embeddings that it is tied to: damaged weights."
+                f"`lm_head.weight` in `{weights_path}` differs from the gene embeddings that it is tied to: damaged "
+                "weights."
             )
         if max(tokens.values()) >= config.vocab_size:
             raise CheckpointError(
