@@ -41,9 +41,12 @@ def are_shard_rows(cells: Any) -> bool:
     """Whether these are rows of our shards, as `datasets` hands them to a function.
 
     Raises:
-        ExpressionError: they are, and lack a column.
+        ExpressionError: they are, and lack a column, or are in another form.
     """
-    if not isinstance(cells, Mapping) or not {"gene_index", "counts"} & set(cells):
+    if not isinstance(cells, Mapping):
+        _refuse_other_forms(cells)
+        return False
+    if not {"gene_index", "counts"} & set(cells):
         return False
     if missing := [f"`{name}`" for name in SHARD_COLUMNS if name not in cells]:
         raise ExpressionError(
@@ -51,6 +54,15 @@ def are_shard_rows(cells: Any) -> bool:
             "take columns away before the processor has read them."
         )
     return True
+
+
+def _refuse_other_forms(cells: Any) -> None:
+    columns = getattr(cells, "column_names", getattr(cells, "columns", None))
+    if columns is not None and {"gene_index", "counts"} <= set(map(str, columns)):
+        raise ExpressionError(
+            f"Rows of shards are read as plain columns, got a {type(cells).__name__}: leave out `with_format`, or "
+            "give a slice of the data set, such as `rows[:64]`."
+        )
 
 
 def refuse_settings_of_matrices(settings: Mapping[str, Any]) -> None:
@@ -153,6 +165,8 @@ def read_gene_tables(gene_names: Any) -> GeneTables:
         return {None: (list(gene_names), None)}
     if missing := [name for name in ("dataset", "gene_index", "gene_name") if name not in columns]:
         raise ExpressionError(f"`gene_names` is a table without the column `{missing[0]}`; it has {list(columns)}.")
+    if not hasattr(gene_names, "__len__"):
+        raise ExpressionError("`gene_names` is a table that is streamed: load it without `streaming=True`.")
     return _tables(gene_names, has_ids="ensembl_id" in columns)
 
 

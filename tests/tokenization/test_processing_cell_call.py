@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from sclm_hf import CellCorpus
@@ -219,6 +220,16 @@ def test_rows_of_shards_without_a_column_are_refused(processor, two_rows, column
     del two_rows[column]
     with pytest.raises(ExpressionError, match=f"these lack `{column}`"):
         processor(two_rows, gene_names=GENES)
+
+
+def test_rows_of_shards_in_another_form_are_refused(processor, two_rows):
+    rows = Dataset.from_dict({"gene_index": [[0]], "counts": [[1]]})
+    for given in (pd.DataFrame(two_rows), rows, rows.with_format("arrow")[:]):
+        with pytest.raises(ExpressionError, match=f"got a {type(given).__name__}: leave out `with_format`"):
+            processor(given, gene_names=GENES)
+    streamed = Dataset.from_dict({"dataset": ["a"], "gene_index": [0], "gene_name": ["G"]}).to_iterable_dataset()
+    with pytest.raises(ExpressionError, match="without `streaming=True`"):
+        processor(two_rows, gene_names=streamed)
 
 
 @pytest.mark.parametrize("settings", [{"cell_ids": [1, 2]}, {"layer": "counts"}, {"ensembl_ids": [""] * 90}])
