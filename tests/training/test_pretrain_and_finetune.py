@@ -245,8 +245,8 @@ def test_unknown_model_settings_and_folders_without_model_are_refused(files, tmp
         create_model(PretrainArguments(model_config='{"hidden_siz": 3}'), processor)
     with pytest.raises(ConfigurationError, match="JSON"):
         create_model(PretrainArguments(model_config="hidden_size=3"), processor)
-    for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(CheckpointError, match="no model"):
+    for folder, told in ((tmp_path, "holds no processor"), (tmp_path / "absent", "does not exist")):
+        with pytest.raises(CheckpointError, match=told):
             finetune(data, FinetuneArguments(str(folder), "cell_type"), config(tmp_path / "out"))
 
 
