@@ -332,11 +332,11 @@ def test_no_space_left_keeps_the_old_file(tmp_path, monkeypatch):
     path = cells_file(tmp_path)
     before = path.read_bytes()
 
-    def full(self, *args, **kwargs):
+    def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(anndata.AnnData, "write_h5ad", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SclmError, match="No space left on device"):
         write_h5ad(make_cells(), path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]

@@ -196,14 +196,11 @@ def test_pretrain_on_the_objectives_of_the_family(family, cells, tmp_path):
         assert np.isfinite([record["loss"] for record in result.history if "loss" in record]).all()
 
 
-def test_a_random_head_is_said(family, base, cells, caplog):
-    transformers.utils.logging.enable_propagation()
-    try:
-        with caplog.at_level(logging.WARNING, logger="transformers"):
-            load_classifier(str(base), LABELS)
-    finally:
-        transformers.utils.logging.disable_propagation()
-    assert any(head in caplog.text for head in family.classification_head), caplog.text
+def test_a_random_head_is_said(family, base, cells, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("sclm_hf"), "propagate", True)
+    with caplog.at_level(logging.INFO, logger="sclm_hf"):
+        load_classifier(str(base), LABELS)
+    assert any(f"starts at random in `{head}`" in caplog.text for head in family.classification_head), caplog.text
     with pytest.raises(CheckpointError, match="random"):
         annotate(cells[0], base)
 

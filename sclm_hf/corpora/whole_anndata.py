@@ -29,20 +29,21 @@ def refuse_unreadable(file: Any, path: Path) -> None:
     """
     with reading_errors_named(path, "AnnData file"):
         parts = {name: _read(file[name]) for name in {**_CELLS, **_GENES, "uns": 0, "raw": 0} if name in file}
-        for dimensions in (_CELLS, _GENES):
+        for what, dimensions in (("cells", _CELLS), ("genes", _GENES)):
             lengths = _lengths(parts, dimensions)
             frame = next(iter(dimensions))
             if others := {name: n for name, n in lengths.items() if n != lengths.get(frame, n)}:
-                name, length = others.popitem()
+                name, length = next(iter(others.items()))
                 raise CorpusError(
-                    f"`{name}` has {length:,} rows or columns, and `{frame}` has {lengths[frame]:,} rows"
+                    f"`{name}` is for {length:,} {what}, and `{frame}` has {lengths[frame]:,}: the file is "
+                    "damaged, or put together of parts that do not belong together"
                 )
 
 
 def _lengths(parts: dict[str, Any], dimensions: dict[str, int]) -> dict[str, int]:
     """Length of every element along the cells or the genes, as far as it was read."""
     lengths: dict[str, int] = {}
-    for part in dimensions.keys() & parts.keys():
+    for part in (name for name in dimensions if name in parts):
         found = parts[part] if isinstance(parts[part], Mapping) else {"": parts[part]}
         for name, value in found.items():
             if value is not None:

@@ -22,7 +22,7 @@ def load_processor(name: str, revision: Any = None) -> "CellProcessor":
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        CheckpointError: there is none, or it cannot be read.
+        CheckpointError: there is none, it cannot be read, or its tokenizer lacks a special token that it asks for.
         ConfigurationError: the model was never saved.
     """
     from transformers import AutoProcessor
@@ -35,10 +35,12 @@ def load_processor(name: str, revision: Any = None) -> "CellProcessor":
     require_readable(name, revision)
     with damage_is_told(name, _ABSENT), quiet_transformers():
         try:
-            processor = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
+            opened = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
+            processor = check_processor(opened, name)
+            processor.check_special_tokens()
         except ConfigurationError as error:
             raise CheckpointError(f"The processor of `{name}` cannot be used: {error}") from error
-    return check_processor(processor, name)
+    return processor
 
 
 def check_processor(processor: Any, name: str) -> "CellProcessor":

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..errors import CheckpointError, ConfigurationError
-from ..logging import quiet_transformers
+from ..logging import get_logger, quiet_transformers
 from ..modeling.common.soundness import is_finite, number_kind, require_plausible, without_memory
 from ..registry import FAMILIES, Family
 from ..tokenization.processing_cell import CellProcessor
@@ -25,6 +25,8 @@ from .files import (
 from .kinds import foreign_family
 from .names import resolve_name
 from .processors import load_processor
+
+logger = get_logger(__name__)
 
 _MOST_NEW = 2**26
 """Numbers that a checkpoint may lack, as those of a new head."""
@@ -83,6 +85,8 @@ def open_model(
             )
     allowed = (*may_lack, *(FAMILIES[model.config.model_type].classification_head if new_head else ()))
     _require_whole(name, model, info, allowed, new_head=new_head)
+    if new_head:
+        _say_what_is_random(name, info, allowed)
     require_finite(name, model)
     return model
 
@@ -194,6 +198,20 @@ def _require_whole(
             f"`{name}` lacks {len(missing)} weights that {type(model).__name__} needs, for example `{missing[0]}`; "
             f"they would be random.{advice}"
         )
+
+
+def _say_what_is_random(name: str, info: dict[str, Any], heads: tuple[str, ...]) -> None:
+    """Say in which modules training starts at random; louder where it throws away what the checkpoint holds."""
+    replaced = {key for key, *_ in info["mismatched_keys"]}
+    keys = replaced | set(info["missing_keys"])
+    # a pooler lies inside of the encoder
+    found = {next((head for head in heads if f".{head}." in f".{key}"), key.partition(".")[0]) for key in keys}
+    modules = [f"`{module}`" for module in sorted(found)]
+    says = "Training starts at random in %s, which `%s` %s."
+    if replaced:
+        logger.warning(says, ", ".join(modules), name, "holds in another shape")
+    elif modules:
+        logger.info(says, ", ".join(modules), name, "does not hold")
 
 
 _ADVICE = " Fine-tune it first, for example with `sclm-hf finetune`."

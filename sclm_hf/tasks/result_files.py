@@ -27,9 +27,13 @@ _COLUMNS, _RECORD = 32, 2**20
 
 
 def read_record(path: str | Path, key: str) -> "tuple[dict[str, Any], int, Categorical | None]":
-    """The record `key` of a finished file, its number of cells, and the column `key` of its `obs` if there is one."""
-    h5py, io = require("h5py", extra="anndata"), require("anndata", extra="anndata").io
-    with h5py.File(path) as file:
+    """The record `key` of a finished file, its number of cells, and the column `key` of its `obs` if there is one.
+
+    Raises:
+        CorpusError: links in the file lead out of it, or it cannot be read.
+    """
+    io = require("anndata", extra="anndata").io
+    with open_h5ad(Path(path)) as file:
         obs = file["obs"]
         labels = io.read_elem(obs[key]) if key in obs else None
         return io.read_elem(file[f"uns/sclm_hf/{key}"]), len(read_index(obs)), labels

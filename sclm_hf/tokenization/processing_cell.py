@@ -531,7 +531,7 @@ class CellProcessor(ProcessorMixin):
             layout,
             out,
             scales=extractor.target_sum / totals if extractor.expects == "counts" else np.zeros_like(totals),
-            depth_ids=tuple(_special_id_of(self.tokenizer, token) for token in DEPTH_TOKENS),
+            depth_ids=self._depth_ids(),
             depth_values=depths(totals, extractor.target_depth),
             num_threads=num_threads,
         )
@@ -561,6 +561,19 @@ class CellProcessor(ProcessorMixin):
             if given is not None and encoding not in uses:
                 use = "` and `".join(uses)
                 raise ConfigurationError(f"`{name}` is for the encoding `{use}`, not for `{encoding}`: leave it out.")
+
+    def check_special_tokens(self) -> None:
+        """Refuse, before the work, a tokenizer without a special token that the feature extractor asks for.
+
+        Raises:
+            ConfigurationError: it lacks one.
+        """
+        self._layout()
+        if self.feature_extractor.encoding == "depth":
+            self._depth_ids()
+
+    def _depth_ids(self) -> tuple[int, ...]:
+        return tuple(_special_id_of(self.tokenizer, token) for token in DEPTH_TOKENS)
 
     def _layout(self) -> Layout:
         extractor, tokenizer = self.feature_extractor, self.tokenizer

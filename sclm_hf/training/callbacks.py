@@ -11,9 +11,11 @@ from types import FrameType
 from typing import Any
 
 from ..errors import CheckpointError
-from ..files import written_whole
+from ..files import require_regular_file, written_whole
 from .arguments import TrainingConfig
 from .checkpoints import MEND, TrainingState
+
+_MOVE = "mend it, or move it away, and the log starts anew"
 
 
 class LossLog:
@@ -48,9 +50,30 @@ class LossLog:
             file.write(json.dumps(record) + "\n")
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole records; a last line that a kill cut off is none."""
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        """All whole records; a last line that a kill cut off is none.
+
+        Raises:
+            CheckpointError: the file is damaged, or not that of a run.
+        """
+        return [self._record(number, line) for number, line in enumerate(self._text().split("\n")[:-1], 1)]
+
+    def _text(self) -> str:
+        require_regular_file(self.path)
+        try:
+            return self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"`{self.path}` cannot be read as the log of a run ({error}): {_MOVE}.") from error
+
+    def _record(self, number: int, line: str) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise CheckpointError(
+                f"Line {number} of `{self.path}` is no JSON object with a `step`, as the log of a run has: {_MOVE}."
+            )
+        return record
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -57,7 +57,7 @@ def no_array(file):
     ("change", "told"),
     [
         (shorter("obs/batch"), "Length of values"),
-        (shorter("obsm/X_pca"), "`obsm/X_pca` has 22 rows or columns, and `obs` has 23 rows"),
+        (shorter("obsm/X_pca"), "`obsm/X_pca` is for 22 cells, and `obs` has 23: the file is damaged"),
         (shorter("varm/loadings"), "`varm/loadings` has 90"),
         (unknown_kind, "encoding_version='nonsense'"),
         (no_array, "read method"),

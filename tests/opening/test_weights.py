@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import logging
 import os
 import shutil
 
@@ -159,6 +160,20 @@ def test_settings_of_a_processor_that_make_none_name_the_folder(folder):
     )
     with pytest.raises(CheckpointError, match=rf"The processor of `{folder}` cannot be used: `n_bins`"):
         load_processor(str(folder))
+
+
+def test_a_tokenizer_that_lacks_a_special_token_names_the_folder(folder):
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(CheckpointError, match=rf"The processor of `{folder}` cannot be used: .*`cls_token`"):
+        load_processor(str(folder))
+
+
+def test_a_head_of_other_labels_is_not_thrown_away_in_silence(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("sclm_hf"), "propagate", True)
+    folder = make_tiny_checkpoint("scgpt", tmp_path, task="annotate")
+    with caplog.at_level(logging.WARNING, logger="sclm_hf"):
+        load_classifier(str(folder), [f"label {number}" for number in range(7)])
+    assert f"starts at random in `classifier`, which `{folder}` holds in another shape." in caplog.text
 
 
 def test_a_head_that_a_family_has_not_is_named(tmp_path):

@@ -474,6 +474,16 @@ def test_a_second_run_into_an_output_is_told_at_once(source, tmp_path):
         annotate_files(tmp_path / "cells", tmp_path / "results", "never looked at")
 
 
+def test_a_second_process_is_told_who_writes_and_leaves_the_output_alone(source, tmp_path):
+    output = tmp_path / "out.h5ad"
+    code = "import sys; from sclm_hf import cli; cli.run()"
+    command = [sys.executable, "-c", code, "embed", str(source), str(output), "--model", "never looked at"]
+    with sole_writer(output):
+        second = subprocess.run(command, capture_output=True, text=True)
+    assert second.returncode == 1 and f"is being written by process {os.getpid()} on" in second.stderr
+    assert "Traceback" not in second.stderr and os.listdir(tmp_path) == ["in.h5ad"]
+
+
 def test_annotations_of_two_models_stand_side_by_side(source, model, tmp_path):
     annotate_files(source, tmp_path / "one.h5ad", model)
     ((_, key),) = annotate_files(tmp_path / "one.h5ad", tmp_path / "two.h5ad", model, key_added="second")
@@ -508,3 +518,5 @@ def test_a_result_whose_record_lies_elsewhere_is_none(source, model, tmp_path):
     edited(tmp_path / "out.h5ad", linked("uns/sclm_hf"))
     with pytest.raises(ConfigurationError, match="is not the result of this command"):
         embed_files(source, tmp_path / "out.h5ad", model)
+    with pytest.raises(CorpusError, match="external link"):
+        result_files.read_record(tmp_path / "out.h5ad", "X_scgpt")

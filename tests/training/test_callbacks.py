@@ -3,6 +3,7 @@ import signal
 
 import pytest
 
+from sclm_hf.errors import CheckpointError
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.callbacks import Interruption, LossLog, note_evaluation
 from sclm_hf.training.checkpoints import TrainingState
@@ -20,6 +21,16 @@ def test_a_rewound_log_forgets_later_records_and_a_cut_line(tmp_path):
     log.rewind(2)
     log.append({"step": 3, "loss": 0.5})
     assert log.read() == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": 0.5}]
+
+
+@pytest.mark.parametrize("line", [b"{", b"[1]", b'{"loss": 1.0}', b'{"step": "1"}', b"[" * 20_000, b"\xff"])
+def test_a_damaged_line_of_the_log_is_named(tmp_path, line):
+    log = LossLog(tmp_path / "log.jsonl")
+    log.append({"step": 1, "loss": 1.0})
+    with log.path.open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(CheckpointError, match=r"log\.jsonl` .*mend it, or move it away"):
+        log.read()
 
 
 @pytest.mark.parametrize(
