@@ -89,7 +89,7 @@ def check(folder: Annotated[Path, typer.Argument(help="Folder that `sclm-hf corp
     for problem in problems:
         typer.echo(problem, err=True)
     if problems:
-        typer.echo(f"{len(problems)} problems.", err=True)
+        typer.echo(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}.", err=True)
         raise typer.Exit(1)
     typer.echo(f"{folder} is sound.")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._version import __version__
 from ..errors import ConfigurationError, require
+from ..files import read_json_object
 from .metrics import METRICS, Predictions, difference, estimate
 
 if TYPE_CHECKING:
@@ -88,9 +89,10 @@ class ResultsTable:
         Raises:
             ConfigurationError: the file is not such a table.
         """
+        content = read_json_object(Path(path), ConfigurationError)
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            return cls.from_dict(content)
+        except (KeyError, TypeError) as error:
             raise ConfigurationError(f"`{path}` is not a results table written by `ResultsTable.save`.") from error
 
     @classmethod

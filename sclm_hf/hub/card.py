@@ -127,12 +127,12 @@ class CardFacts:
         Raises:
             ConfigurationError: the file does not hold the facts of a card.
         """
+        content = read_json_object(Path(path), ConfigurationError)
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
             content["training_data"] = [TrainingData(**one) for one in content["training_data"]]
             content["results"] = [ResultsTable.from_dict(one) for one in content["results"]]
             return cls(**content)
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise ConfigurationError(f"`{path}` does not hold the facts of a model card: {error}") from error
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, ConfigurationError, ExpressionError
+from ..files import read_json_object
 from .gene_columns import is_gene, kind_of, labelled
 from .gene_coverage import GROUPS, SPECIES, GeneCoverage
 from .gene_resolution import GeneResolver, Resolution
@@ -86,11 +87,8 @@ class GeneVocabulary(Mapping[str, int]):
             CheckpointError: the file cannot be read, is no such object, or names a gene twice.
         """
         try:
-            entries = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_unique)
-            if not isinstance(entries, dict):
-                raise ConfigurationError(f"it holds a {type(entries).__name__}, no object")
-            return cls(entries, special_tokens)
-        except (OSError, ConfigurationError, ValueError) as error:
+            return cls(read_json_object(Path(path), object_pairs_hook=_unique), special_tokens)
+        except ConfigurationError as error:
             raise CheckpointError(f"`{path}` is no vocabulary (a JSON object gene -> id): {error}.") from error
 
     def save(self, path: str | Path) -> None:

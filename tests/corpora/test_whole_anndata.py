@@ -58,7 +58,7 @@ def no_array(file):
     [
         (shorter("obs/batch"), "Length of values"),
         (shorter("obsm/X_pca"), "`obsm/X_pca` is for 22 cells, and `obs` has 23: the file is damaged"),
-        (shorter("varm/loadings"), "`varm/loadings` has 90"),
+        (shorter("varm/loadings"), "`varm/loadings` is for 90 genes"),
         (unknown_kind, "encoding_version='nonsense'"),
         (no_array, "read method"),
     ],

@@ -60,5 +60,9 @@ def test_bad_input_is_named(tmp_path):
     (tmp_path / "results.json").write_text('{"dataset": "pbmc"}')
     with pytest.raises(ConfigurationError, match="not a results table"):
         ResultsTable.load(tmp_path / "results.json")
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    for name, told in (("deep", "nested too deeply"), ("absent", "No such file")):
+        with pytest.raises(ConfigurationError, match=rf"{name}\.json` .*{told}"):
+            ResultsTable.load(tmp_path / f"{name}.json")
     with pytest.raises(ConfigurationError, match="`reference` 'kNN'"):
         compare({}, reference="kNN")

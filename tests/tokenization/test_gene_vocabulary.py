@@ -73,8 +73,9 @@ def test_save_and_read_back(vocabulary, tmp_path):
     ("text", "message"),
     [
         ('{"A": 1, "A": 2}', "`A` is there twice"),
-        ("[1]", "holds a list"),
-        ("{", "no vocabulary"),
+        ("[1]", "must hold a JSON object, got list"),
+        ("{", "is not valid JSON"),
+        ("[" * 200_000, "nested too deeply"),
         ('{"A": null}', "None"),
     ],
 )
@@ -86,7 +87,7 @@ def test_a_file_that_is_no_vocabulary_is_refused_by_name(tmp_path, text, message
 
 
 def test_a_vocabulary_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match=r"absent\.json` is no vocabulary.*No such file"):
+    with pytest.raises(CheckpointError, match=r"absent\.json` cannot be read: No such file"):
         GeneVocabulary.from_file(tmp_path / "absent.json")
 
 
