@@ -316,7 +316,7 @@ def test_unsorted_and_doubled_entries_are_read_as_scipy_reads_them(tmp_path):
         np.testing.assert_allclose(embed(other, model, processor).obsm["X_scgpt"], expected, atol=1e-5)
 
 
-def test_duplicated_genes_are_reported_and_duplicated_cells_kept():
+def test_duplicated_genes_are_added_up_and_duplicated_cells_kept():
     cells = make_cells()
     cells = anndata.concat([cells, cells])
     names = cells.var_names.tolist()
@@ -324,7 +324,7 @@ def test_duplicated_genes_are_reported_and_duplicated_cells_kept():
     cells.var_names = names
     result = embed(cells, make_model(), make_processor())
     assert result.n_obs == cells.n_obs
-    assert result.uns["sclm_hf"]["X_scgpt"]["coverage"]["n_duplicated"] == 1
+    assert result.uns["sclm_hf"]["X_scgpt"]["coverage"]["n_duplicated"] == 0
     np.testing.assert_allclose(result.obsm["X_scgpt"][:23], result.obsm["X_scgpt"][23:], atol=1e-5)
 
 

@@ -68,7 +68,7 @@ def info(
 
     processor = None
     if model is not None:
-        from ..training.data import load_processor
+        from ..opening.processors import load_processor
 
         processor = load_processor(model)
     found = describe_corpus(_named(paths), columns=column or (), processor=processor, layer=layer, species=species)

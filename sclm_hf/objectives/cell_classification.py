@@ -1,6 +1,7 @@
 """Cell classification: one label a cell."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -10,19 +11,27 @@ from .collation import IGNORED, CellCollator, require_column
 
 @dataclass
 class CellClassificationCollator(CellCollator):
-    """Hands the batch on without `cell_ids`, with `labels` (cells,) int64; cells labelled -100 are ignored.
+    """Hands the batch on with `labels` (cells,) int64; cells labelled -100 are ignored.
 
     Args:
         num_labels: number of classes; labels outside are an error. None skips the check.
+        left_out: what the model does not read.
     """
 
     num_labels: int | None = None
+    left_out: tuple[str, ...] = ("cell_ids",)
+
+    @classmethod
+    def from_processor(cls, processor: Any, **overrides: Any) -> "CellClassificationCollator":
+        """As for [`CellCollator`]; the batches of a model of samples only tell which cells belong together."""
+        left_out = ("cell_ids", "batch_labels") if processor.context == "sample" else ("cell_ids",)
+        return super().from_processor(processor, **({"left_out": left_out} | overrides))
 
     def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
         labels = require_column(batch, "labels", "classification needs one label a cell").long()
         if self.num_labels is not None:
             check_classes(labels, self.num_labels)
-        inputs = {name: tensor for name, tensor in batch.items() if name != "cell_ids"}
+        inputs = {name: tensor for name, tensor in batch.items() if name not in self.left_out}
         return inputs | {"labels": labels}
 
 
