@@ -1,6 +1,10 @@
-"""Fresh memory is poisoned: who reads what nobody wrote gets NaN or -1, not the zeros that a new process often has."""
+"""For all tests: fresh memory is poisoned, and Ctrl-C interrupts.
+
+Who reads what nobody wrote gets NaN or -1, not the zeros that a new process often has.
+"""
 
 import functools
+import signal
 
 import numba.extending
 import numpy as np
@@ -41,6 +45,14 @@ def poisoned_memory():
         torch.use_deterministic_algorithms(True, warn_only=True)
         yield
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """Ctrl-C as in the foreground: a shell lets its background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)
