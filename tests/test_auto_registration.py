@@ -102,6 +102,7 @@ def test_public_names_exist():
         assert set(family.auto_classes.values()) <= set(family.models)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first",
     [

@@ -231,7 +231,8 @@ def _require_all(path: str, model: "peft.PeftModel", stored: dict[str, Stored]) 
     expected = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     everything = model.state_dict()
     # some heads count their steps, in whole numbers
-    floating = {key for key in stored if key not in expected or expected[key].is_floating_point()}
+    counters = {name.rpartition(".")[2] for name, one in model.named_buffers() if not one.is_floating_point()}
+    floating = {key for key in stored if key.rpartition(".")[2] not in counters}
     for what, names in (
         ("lacks", expected.keys() - stored.keys()),
         ("holds unknown weights,", stored.keys() - expected.keys() - everything.keys()),

@@ -79,7 +79,7 @@ def test_help_lists_the_settings_and_errors_are_one_message(cells, tmp_path):
     wrong = run("pretrain", "--train_files", cells, "--learning_rat", "1")
     assert wrong.exit_code == 1 and "Did you mean `--learning_rate`" in wrong.output
     wrong = run("finetune", "--train_files", cells, "--model_name_or_path", tmp_path, "--label_column", "x")
-    assert wrong.exit_code == 1 and "no model" in wrong.output
+    assert wrong.exit_code == 1 and "holds no processor" in wrong.output
 
 
 @pytest.mark.parametrize("verb", ["pretrain", "finetune"])

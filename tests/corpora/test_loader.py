@@ -59,6 +59,7 @@ def test_errors_of_a_worker_keep_their_kind_and_name_the_file(tmp_path, processo
     assert caught.tb and not multiprocessing.active_children(), "Python would wait for them at exit"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_workers_may_be_started_in_other_ways(corpus, monkeypatch, method):
     monkeypatch.setattr(

@@ -156,6 +156,9 @@ class ScFoundationConfig(PreTrainedConfig):
             row = getattr(self, name)
             if row is not None and not 0 <= row < self.vocab_size:
                 raise ValueError(f"`{name}` must be a row of the gene table, 0 to {self.vocab_size - 1}, got {row}.")
+        if self.cell_embedding_size is None:
+            # given so at loading, together with another pooling
+            self.cell_embedding_size = self._pooled_size
         if self.cell_embedding_size != self._pooled_size:
             raise ValueError(
                 f"`cell_embedding_size` must be {self._pooled_size} with `pooling={self.pooling!r}`, got "
