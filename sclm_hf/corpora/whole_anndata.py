@@ -31,6 +31,10 @@ def refuse_unreadable(file: Any, path: Path) -> None:
         parts = {name: _read(file[name]) for name in {**_CELLS, **_GENES, "uns": 0, "raw": 0} if name in file}
         for what, dimensions in (("cells", _CELLS), ("genes", _GENES)):
             lengths = _lengths(parts, dimensions)
+            # however large it is, only its shape is looked at here
+            shape = _shape(file["X"]) if "X" in file else None
+            if shape is not None:
+                lengths["X"] = int(shape[int(what == "genes")])
             frame = next(iter(dimensions))
             if others := {name: n for name, n in lengths.items() if n != lengths.get(frame, n)}:
                 name, length = next(iter(others.items()))
@@ -50,6 +54,12 @@ def _lengths(parts: dict[str, Any], dimensions: dict[str, int]) -> dict[str, int
                 shape = getattr(value, "shape", None) or (len(value),)
                 lengths[f"{part}/{name}" if name else part] = shape[dimensions[part]]
     return lengths
+
+
+def _shape(matrix: Any) -> Any:
+    """(cells, genes) of a stored matrix; None where it has no such shape."""
+    shape = getattr(matrix, "shape", None) or matrix.attrs.get("shape", ())
+    return shape if len(shape) == 2 else None
 
 
 def _read(element: Any) -> Any:

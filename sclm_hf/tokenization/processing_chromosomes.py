@@ -189,8 +189,14 @@ class ChromosomeProcessor(CellProcessor):
         chromosomes, starts = np.full(size, -1, np.int32), np.zeros(size, np.int64)
         for species, genes in self.feature_extractor.gene_places.items():
             for gene, (chromosome, start) in genes.items():
-                token = ids[gene_token(species, gene)]
-                chromosomes[token], starts[token] = ids[chromosome_token(species, chromosome)], start
+                names = gene_token(species, gene), chromosome_token(species, chromosome)
+                if lacking := [name for name in names if name not in ids]:
+                    raise ConfigurationError(
+                        f"`gene_places` of the feature extractor name `{lacking[0]}`, which the tokenizer lacks: take "
+                        "both from the same checkpoint."
+                    )
+                token = ids[names[0]]
+                chromosomes[token], starts[token] = ids[names[1]], start
         places = np.empty(size, np.int64)
         places[np.lexsort((np.arange(size), starts, chromosomes))] = np.arange(size)
         return Genome(chromosomes, places)

@@ -45,6 +45,10 @@ def shorter(name):
     return change
 
 
+def wide(file):
+    file["X"].attrs["shape"] = [23, 2**40]
+
+
 def unknown_kind(file):
     file["varm"].attrs["encoding-version"] = "nonsense"
 
@@ -59,10 +63,11 @@ def no_array(file):
         (shorter("obs/batch"), "Length of values"),
         (shorter("obsm/X_pca"), "`obsm/X_pca` is for 22 cells, and `obs` has 23: the file is damaged"),
         (shorter("varm/loadings"), "`varm/loadings` is for 90 genes"),
+        (wide, "`X` is for 1,099,511,627,776 genes"),
         (unknown_kind, "encoding_version='nonsense'"),
         (no_array, "read method"),
     ],
-    ids=["column", "obsm", "varm", "kind", "attribute"],
+    ids=["column", "obsm", "varm", "X", "kind", "attribute"],
 )
 def test_what_anndata_cannot_open_is_refused_by_name(path, change, told):
     with h5py.File(path, "r+") as file:
