@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from sclm_hf import CellCorpus, ScGPTForSequenceClassification, annotate, embed
 from sclm_hf.errors import SclmError
 from sclm_hf.modeling.scgpt.convert_scgpt import convert_checkpoint
+from sclm_hf.opening.loading import load_model
 from sclm_hf.tasks.files import read_h5ad, write_h5ad
-from sclm_hf.tasks.loading import load_model
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.data import DataArguments
 from sclm_hf.training.finetune import FinetuneArguments, finetune

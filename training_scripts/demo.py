@@ -54,7 +54,7 @@ from sclm_hf.adapters.lora import add_lora
 from sclm_hf.evaluation.baselines import predict_splits
 from sclm_hf.evaluation.metrics import Predictions, confusion_matrix
 from sclm_hf.evaluation.plots import plot_cells, plot_confusion, plot_loss, umap_layout
-from sclm_hf.evaluation.reports import ResultsTable, compare, package_versions
+from sclm_hf.evaluation.reports import ResultsTable, compare
 from sclm_hf.evaluation.splits import Split, stratified_splits
 from sclm_hf.hub.card import CardFacts, TrainingData, write_card
 from sclm_hf.objectives.cell_classification import CellClassificationCollator
@@ -62,6 +62,7 @@ from sclm_hf.objectives.generative_expression import GenerativeExpressionCollato
 from sclm_hf.tasks.files import write_h5ad
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.loop import train
+from sclm_hf.versions import package_versions
 
 BATCH_SIZE = 16
 MAX_LENGTH = 128

@@ -1,14 +1,11 @@
 """Tables of results that say how they were measured; as JSON for machines, markdown and rich for people."""
 
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._version import __version__
 from ..errors import ConfigurationError, require
 from ..files import read_json_object
 from .metrics import METRICS, Predictions, difference, estimate
@@ -169,14 +166,3 @@ def compare(
             paired = asdict(difference(predictions, methods[reference], metric))
             results.append(Result(method, metric, splits=splits, reference=reference, **paired))
     return results
-
-
-def package_versions(*packages: str) -> dict[str, str]:
-    """Versions of Python, `sclm_hf` and of those of `packages` that are installed."""
-    versions = {"python": platform.python_version(), "sclm_hf": __version__}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions

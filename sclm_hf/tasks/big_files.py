@@ -12,10 +12,10 @@ import numpy as np
 
 from ..errors import ConfigurationError, CorpusError, ExpressionError, FilesError, GeneCoverageError, SclmError
 from ..evaluation.collapse import CollapseMeter
-from ..evaluation.reports import package_versions
 from ..files import check_output_file, sole_writer
 from ..logging import get_logger
 from ..opening.loading import LoadedModel, load_model
+from ..versions import package_versions
 from . import annotate as annotation
 from .embed import check_key, embedding_reader, report_collapse
 from .inference import check_run, prepare_cells, run_blocks, run_cells

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, require
-from ..evaluation.reports import package_versions
 from ..logging import warn
+from ..versions import package_versions
 
 if TYPE_CHECKING:
     from anndata import AnnData

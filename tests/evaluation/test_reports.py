@@ -6,7 +6,8 @@ from rich.console import Console
 
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.evaluation.metrics import Predictions
-from sclm_hf.evaluation.reports import ResultsTable, compare, package_versions
+from sclm_hf.evaluation.reports import ResultsTable, compare
+from sclm_hf.versions import package_versions
 
 TRUE = np.array(["B", "B", "T", "T"])
 

@@ -6,9 +6,9 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from sclm_hf import CellProcessor, ExpressionFeatureExtractor, GeneformerModel, GeneTokenizer, embed
 from sclm_hf.errors import CheckpointError, ConfigurationError
-from sclm_hf.tasks.loading import load_model
+from sclm_hf.opening.loading import load_model
 
-from .tiny import GENES, make_cells, make_model, make_processor, save_checkpoint
+from ..tasks.tiny import GENES, make_cells, make_model, make_processor, save_checkpoint
 
 
 def test_folder_brings_its_processor(tmp_path):
