@@ -50,7 +50,9 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize(
+    "name", ["AutoModel", *(pytest.param(name, marks=pytest.mark.slow) for name in EXPECTED if name != "AutoModel")]
+)
 def test_each_auto_class_alone_opens_our_folder(folder, name):
     code = f"import sclm_hf, transformers; print(type(transformers.{name}.from_pretrained({str(folder)!r})).__name__)"
     assert run(code).splitlines()[-1] == EXPECTED[name]
@@ -60,8 +62,8 @@ def test_each_auto_class_alone_opens_our_folder(folder, name):
     "first",
     [
         f"from transformers import {', '.join(EXPECTED)}; import sclm_hf",
-        "from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTModel",
-        "from sclm_hf.tokenization.processing_cell import CellProcessor",
+        pytest.param("from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTModel", marks=pytest.mark.slow),
+        pytest.param("from sclm_hf.tokenization.processing_cell import CellProcessor", marks=pytest.mark.slow),
     ],
     ids=["transformers", "our model", "our processor"],
 )
@@ -70,7 +72,9 @@ def test_any_order_of_imports(folder, first):
     assert run(f"{first}; import transformers; print({names})").splitlines()[-1] == str(list(EXPECTED.values()))
 
 
-@pytest.mark.parametrize("first", ["import sclm_hf, peft", "import peft, sclm_hf"])
+@pytest.mark.parametrize(
+    "first", ["import sclm_hf, peft", pytest.param("import peft, sclm_hf", marks=pytest.mark.slow)]
+)
 def test_peft_knows_what_lora_adapts(first):
     code = (
         f"{first}; from sclm_hf import ScGPTConfig, ScGPTModel;"

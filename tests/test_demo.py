@@ -58,6 +58,7 @@ def test_the_demo_in_few_steps(tmp_path):
     assert "sclm_prediction" in anndata.read_h5ad(tmp_path / "out.h5ad").obs
 
 
+@pytest.mark.slow
 def test_another_folder_is_not_replaced(tmp_path):
     (tmp_path / "precious.txt").touch()
     result = subprocess.run([sys.executable, DEMO, "--output", tmp_path], capture_output=True, text=True)

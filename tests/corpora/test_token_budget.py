@@ -59,7 +59,7 @@ def test_batches_stay_below_the_budget_and_fill_it(corpus):
     assert cells != [cell for batch in ids_of(corpus.batches(**BUDGET, epoch=1)) for cell in batch]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 40])
+@pytest.mark.parametrize("world_size", [1, 2, 3, pytest.param(40, marks=pytest.mark.slow)])
 def test_an_epoch_resumes_after_any_batch_with_any_number_of_ranks(corpus, world_size):
     whole = ids_of(corpus.batches(**BUDGET))
     for done in range(len(whole) + 1):

@@ -221,7 +221,10 @@ big_files.embed_files(source, destination, model)
 """
 
 
-@pytest.mark.parametrize(("after", "left"), [("piece", 13), ("copy", 0), ("rename", 0)])
+@pytest.mark.parametrize(
+    ("after", "left"),
+    [("piece", 13), *(pytest.param(after, 0, marks=pytest.mark.slow) for after in ("copy", "rename"))],
+)
 def test_a_killed_run_goes_on_where_it_was(source, model, tmp_path, runs, after, left):
     path = tmp_path / "out.h5ad"
     root = str(Path(big_files.__file__).parents[2])

@@ -223,6 +223,7 @@ def test_refusals_name_the_rows_of_the_matrix(tokenizer, counts, gene_ids):
         make(tokenizer).encode(changed, gene_ids, rows=[3, 7], cell_ids=[3, 7])
 
 
+@pytest.mark.slow
 def test_the_next_process_finds_compiled_kernels(tokenizer, counts, gene_ids):
     make(tokenizer).encode(counts, gene_ids, cell_ids=np.arange(N_CELLS))
     done = subprocess.run([sys.executable, "-c", ANOTHER_PROCESS], capture_output=True, text=True, check=True)

@@ -181,13 +181,18 @@ def test_only_the_newest_and_the_best_are_kept(tmp_path):
 @pytest.mark.parametrize(
     "writer",
     [
-        "accelerate.utils.other.safe_save_file",
-        "accelerate.checkpointing.save",
         "torch.save",
-        "os.fsync",
         "os.replace",
-        "pathlib.Path.open",
         "sclm_hf.training.loop.save_trained",
+        *(
+            pytest.param(writer, marks=pytest.mark.slow)
+            for writer in (
+                "accelerate.utils.other.safe_save_file",
+                "accelerate.checkpointing.save",
+                "os.fsync",
+                "pathlib.Path.open",
+            )
+        ),
     ],
 )
 def test_a_full_disk_leaves_a_state_to_resume_from(tmp_path, monkeypatch, writer):

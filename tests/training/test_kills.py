@@ -14,8 +14,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
-@pytest.mark.parametrize(("kills", "seed"), [(3, 0), pytest.param(50, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "seed"), [(3, 0), (50, 1)])
 def test_runs_that_are_killed_anywhere_replay_to_the_same_bits(tmp_path, kills, seed):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "SCLM_NO_PROGRESS": "1"}
     command = [sys.executable, "-m", "tests.training.killed_runs", str(tmp_path), str(kills), str(seed)]

@@ -27,13 +27,14 @@ def log(folder):
     return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 # settings are the steps, the most cells and forward passes a process, and the most tokens
 @pytest.mark.parametrize(
     ("one", "two"),
     [
         ((8, 8, 1, 0), (8, 4, 1, 0)),
-        pytest.param((50, 8, 1, 0), (50, 4, 1, 0), marks=pytest.mark.slow),
-        pytest.param((50, 12, 4, 300), (50, 12, 2, 300), marks=pytest.mark.slow),
+        ((50, 8, 1, 0), (50, 4, 1, 0)),
+        ((50, 12, 4, 300), (50, 12, 2, 300)),
     ],
 )
 def test_two_processes_equal_one(tmp_path, one, two):

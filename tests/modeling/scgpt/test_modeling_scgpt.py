@@ -96,6 +96,7 @@ def test_generated_genes_see_known_genes_and_themselves_only():
     assert_close(without[real], together[:, :GENES][real], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_flex_attention_equals_sdpa():
     model = ScGPTForMaskedExpression(tiny_config(hidden_size=64)).eval()
     batch = tiny_batch()

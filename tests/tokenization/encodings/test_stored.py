@@ -60,7 +60,10 @@ def cells_of(tokens: CellTokens) -> list[tuple[list, list]]:
     return [(tokens.ids[part].tolist(), tokens.values[part].tolist()) for part in parts]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64])
+# kernels are compiled for each type
+@pytest.mark.parametrize(
+    "dtype", [np.float32, np.int64, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in (np.float64, np.int32))]
+)
 @pytest.mark.parametrize(
     "settings",
     [
