@@ -11,11 +11,11 @@ from ..logging import progress_bar, warn
 from ..opening.loading import LoadedModel, load_model
 from ..registry import FAMILIES
 from .inference import PreparedCells, check_run, independent_cells, prepare_cells, run_cells
-from .perturbation_cells import TokenCells
-from .perturbation_plan import Genes, PerturbationPlan, named_perturbations
-from .perturbation_runs import PerturbationRunner
-from .perturbation_table import PerturbationTable
-from .perturbed_tokens import MODES
+from .perturbation.cells import TokenCells
+from .perturbation.plan import Genes, PerturbationPlan, named_perturbations
+from .perturbation.runs import PerturbationRunner
+from .perturbation.table import PerturbationTable
+from .perturbation.tokens import MODES
 from .provenance import check_adata, make_record
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .inference import PreparedCells
-from .perturbed_tokens import TokenCell
-from .stored_rows import blocks
+from ..inference import PreparedCells
+from ..stored_rows import blocks
+from .tokens import TokenCell
 
 if TYPE_CHECKING:
-    from ..opening.loading import LoadedModel
-    from ..tokenization.processing_cell import CellProcessor
+    from ...opening.loading import LoadedModel
+    from ...tokenization.processing_cell import CellProcessor
 
 
 class TokenCells:
@@ -32,7 +32,7 @@ class TokenCells:
     """
 
     def __init__(self, loaded: "LoadedModel", cells: PreparedCells, seed: int, wanted: set[int] | None) -> None:
-        from ..tokenization.encodings.keys import cell_keys
+        from ...tokenization.encodings.keys import cell_keys
 
         processor, self._keys = loaded.processor, cell_keys(cells.cell_ids, seed, 0)
         limit, self._drawn = processor.feature_extractor.max_length, processor.feature_extractor.truncation == "sample"
@@ -76,7 +76,7 @@ class TokenCells:
 
     def _by_rank(self, cell: int, places: np.ndarray) -> np.ndarray:
         """Places of genes in a cell, those first that are left out last."""
-        from ..tokenization.encodings.keys import SUBSET, uniforms_for
+        from ...tokenization.encodings.keys import SUBSET, uniforms_for
 
         if not self._drawn:
             return places

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .inference import halved, is_out_of_memory, refuse_not_finite
-from .perturbation_cells import TokenCells
-from .perturbed_tokens import PerturbedCell, TokenCell, perturb_cell
+from ..inference import halved, is_out_of_memory, refuse_not_finite
+from .cells import TokenCells
+from .tokens import PerturbedCell, TokenCell, perturb_cell
 
 if TYPE_CHECKING:
     import torch
 
-    from ..opening.loading import LoadedModel
+    from ...opening.loading import LoadedModel
 
 
 class Run(NamedTuple):
@@ -189,7 +189,7 @@ def _gene_states(output: Any, config: Any) -> "torch.Tensor":
 
 def _ragged(cells: list[TokenCell]) -> Any:
     """The cells as `CellProcessor.padded` takes them."""
-    from ..tokenization.encodings.cells import CellTokens
+    from ...tokenization.encodings.cells import CellTokens
 
     lengths = np.array([cell.ids.size for cell in cells], np.int64)
     values = [cell.values for cell in cells if cell.values is not None]

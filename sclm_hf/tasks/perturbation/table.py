@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import require
-from .perturbation_runs import RunResult
-from .perturbation_tests import compare_shifts, describe_tests
+from ...errors import require
+from .runs import RunResult
+from .shift_tests import compare_shifts, describe_tests
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from pandas import DataFrame
 
-    from ..tokenization.processing_cell import CellProcessor
+    from ...tokenization.processing_cell import CellProcessor
 
 
 class PerturbationTable:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from sclm_hf.tasks.perturbation_tests import compare_shifts
+from sclm_hf.tasks.perturbation.shift_tests import compare_shifts
 
 
 def shifts(n_cells=30, n_perturbations=50):

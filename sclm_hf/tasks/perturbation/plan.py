@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ConfigurationError, GeneCoverageError
-from ..opening.loading import LoadedModel
-from .inference import PreparedCells
-from .perturbation_cells import TokenCells
-from .perturbation_runs import Run
+from ...errors import ConfigurationError, GeneCoverageError
+from ...opening.loading import LoadedModel
+from ..inference import PreparedCells
+from .cells import TokenCells
+from .runs import Run
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from ..tokenization.processing_cell import CellProcessor
+    from ...tokenization.processing_cell import CellProcessor
 
 Genes = str | Sequence[str] | Mapping[str, Sequence[str]]
 
@@ -36,7 +36,7 @@ def named_perturbations(
         ConfigurationError: a perturbation names one gene twice.
         GeneCoverageError: the model does not know a gene.
     """
-    from ..tokenization.expression_matrix import select_counts
+    from ...tokenization.expression_matrix import select_counts
 
     expects = loaded.processor.feature_extractor.expects
     _, names, ensembl_ids, _ = select_counts(adata, layer, expects=expects)
