@@ -19,7 +19,7 @@ from sclm_hf import CellCorpus, ScGPTForSequenceClassification, annotate, embed
 from sclm_hf.errors import SclmError
 from sclm_hf.modeling.scgpt.convert_scgpt import convert_checkpoint
 from sclm_hf.opening.loading import load_model
-from sclm_hf.tasks.files import read_h5ad, write_h5ad
+from sclm_hf.tasks.files.h5ad import read_h5ad, write_h5ad
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.data import DataArguments
 from sclm_hf.training.finetune import FinetuneArguments, finetune

@@ -59,7 +59,7 @@ from sclm_hf.evaluation.splits import Split, stratified_splits
 from sclm_hf.hub.card import CardFacts, TrainingData, write_card
 from sclm_hf.objectives.cell_classification import CellClassificationCollator
 from sclm_hf.objectives.generative_expression import GenerativeExpressionCollator
-from sclm_hf.tasks.files import write_h5ad
+from sclm_hf.tasks.files.h5ad import write_h5ad
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.loop import train
 from sclm_hf.versions import package_versions

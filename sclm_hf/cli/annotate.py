@@ -45,7 +45,7 @@ def annotate(
 
     A run that was stopped goes on where it was when it is repeated.
     """
-    from ..tasks.big_files import annotate_files
+    from ..tasks.files.run_files import annotate_files
     from .coverage_table import print_files
 
     print_files(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..errors import SclmError
-    from ..tasks.big_files import Written
+    from ..tasks.files.run_files import Written
 
 
 def print_files(run: "Callable[[], Sequence[Written]]") -> None:
@@ -46,7 +46,7 @@ def _print_table(written: "Sequence[Written]", failed: "Mapping[Path, SclmError]
     from rich.table import Table
     from rich.text import Text
 
-    from ..tasks.result_files import read_record
+    from ..tasks.files.results import read_record
 
     table = Table()
     for name in ("file", "cells", "result"):
@@ -65,7 +65,7 @@ def print_results(path: str | Path, key: str) -> None:
         path: the file; its data are not read.
         key: name of the record in `uns["sclm_hf"]`.
     """
-    from ..tasks.result_files import read_record
+    from ..tasks.files.results import read_record
 
     record, n_cells, labels = read_record(path, key)
     _print_coverage(record)

@@ -39,7 +39,7 @@ def embed(
 
     A run that was stopped goes on where it was when it is repeated.
     """
-    from ..tasks.big_files import embed_files
+    from ..tasks.files.run_files import embed_files
     from .coverage_table import print_files
 
     print_files(

@@ -44,7 +44,7 @@ def perturb(
 ) -> None:
     """Delete or over-express genes in silico; write how far that moves each cell of an .h5ad file."""
     from ..files import sole_writer
-    from ..tasks.files import check_output, read_h5ad, write_h5ad
+    from ..tasks.files.h5ad import check_output, read_h5ad, write_h5ad
     from ..tasks.perturb import perturb as run
     from .coverage_table import print_results
 

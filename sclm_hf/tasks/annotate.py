@@ -8,7 +8,7 @@ from ..errors import ConfigurationError, require
 from ..opening.loading import load_model
 from .embed import check_key
 from .inference import check_run, prepare_cells, run_cells
-from .provenance import check_adata, check_target, record, take_target
+from .running.provenance import check_adata, check_target, record, take_target
 
 if TYPE_CHECKING:
     import torch

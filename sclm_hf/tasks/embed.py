@@ -8,7 +8,7 @@ from ..evaluation.collapse import Collapse, CollapseMeter
 from ..logging import warn
 from ..opening.loading import load_model
 from .inference import check_run, prepare_cells, run_cells
-from .provenance import check_adata, check_target, record, take_target
+from .running.provenance import check_adata, check_target, record, take_target
 
 if TYPE_CHECKING:
     import torch

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..opening.loading import LoadedModel
     from ..tokenization.encodings.cells import Survey
     from ..tokenization.gene_vocabulary import GeneCoverage
-    from .pieces import Pieces
+    from .files.pieces import Pieces
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .perturbation.plan import Genes, PerturbationPlan, named_perturbations
 from .perturbation.runs import PerturbationRunner
 from .perturbation.table import PerturbationTable
 from .perturbation.tokens import MODES
-from .provenance import check_adata, make_record
+from .running.provenance import check_adata, make_record
 
 if TYPE_CHECKING:
     import torch

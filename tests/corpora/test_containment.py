@@ -13,7 +13,7 @@ from sclm_hf.corpora.containment import refuse_links
 from sclm_hf.corpora.h5ad import H5adSource, open_h5ad
 from sclm_hf.corpora.parquet import ParquetSource
 from sclm_hf.errors import CorpusError
-from sclm_hf.tasks.files import read_h5ad
+from sclm_hf.tasks.files.h5ad import read_h5ad
 
 from .conftest import make_cells
 from .test_anndata_zarr import write

@@ -19,7 +19,7 @@ from sclm_hf.corpora.check import check_corpus
 from sclm_hf.errors import CorpusError
 from sclm_hf.hub.tiny import LABELS, make_processor, make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES, get_family
-from sclm_hf.tasks.big_files import annotate_files, embed_files
+from sclm_hf.tasks.files.run_files import annotate_files, embed_files
 
 from ..modeling.cellplm import golden_cellplm
 from ..modeling.geneformer import golden_geneformer

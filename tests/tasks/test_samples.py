@@ -12,8 +12,9 @@ import torch
 from sclm_hf import annotate, embed
 from sclm_hf.errors import ConfigurationError, SclmError, SclmWarning
 from sclm_hf.registry import FAMILIES
-from sclm_hf.tasks import inference, pieces
-from sclm_hf.tasks.big_files import annotate_files, embed_files
+from sclm_hf.tasks import inference
+from sclm_hf.tasks.files import pieces
+from sclm_hf.tasks.files.run_files import annotate_files, embed_files
 
 from .sample_model import make_cells, make_model, make_processor
 

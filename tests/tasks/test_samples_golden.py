@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoProcessor
 
 from sclm_hf import embed
 from sclm_hf.modeling.cellplm.convert_cellplm import convert_checkpoint
-from sclm_hf.tasks.big_files import embed_files
+from sclm_hf.tasks.files.run_files import embed_files
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cellplm"
 PARTS = {"embedding": "batch", "embedding_chunk5": "chunk", "embedding_nobatch": None}

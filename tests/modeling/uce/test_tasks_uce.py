@@ -14,7 +14,7 @@ from sclm_hf import UCEForSequenceClassification, annotate, embed
 from sclm_hf.adapters.lora import lora_config
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.uce.modeling_uce import PROTEIN_FILE
-from sclm_hf.tasks.big_files import embed_files
+from sclm_hf.tasks.files.run_files import embed_files
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.data import DataArguments
 from sclm_hf.training.finetune import FinetuneArguments, finetune

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from sclm_hf.errors import ConfigurationError, CorpusError, SclmError
-from sclm_hf.tasks.files import check_output, read_h5ad, write_h5ad
+from sclm_hf.tasks.files.h5ad import check_output, read_h5ad, write_h5ad
 
-from .tiny import make_cells
+from ..tiny import make_cells
 
 
 def test_unreadable_files_are_named(tmp_path):

@@ -4,8 +4,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ConfigurationError, CorpusError, require
-from ..files import check_output_file, written_whole
+from ...errors import ConfigurationError, CorpusError, require
+from ...files import check_output_file, written_whole
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -17,8 +17,8 @@ def read_h5ad(path: str | Path) -> "AnnData":
     Raises:
         CorpusError: there is no such file, it is not a readable `.h5ad`, or links in it lead to other files.
     """
-    from ..corpora.h5ad import open_h5ad
-    from ..corpora.reading_errors import reading_errors_named
+    from ...corpora.h5ad import open_h5ad
+    from ...corpora.reading_errors import reading_errors_named
 
     anndata = require("anndata", extra="anndata")
     path = Path(path)

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..corpora.anndata_elements import read_index
-from ..corpora.h5ad import open_h5ad
-from ..corpora.whole_anndata import refuse_unreadable
-from ..errors import ConfigurationError, SclmError, require
-from ..files import written_whole
-from .files import write_h5ad
+from ...corpora.anndata_elements import read_index
+from ...corpora.h5ad import open_h5ad
+from ...corpora.whole_anndata import refuse_unreadable
+from ...errors import ConfigurationError, SclmError, require
+from ...files import written_whole
+from .h5ad import write_h5ad
 
 if TYPE_CHECKING:
     from pandas import Categorical
 
-    from .stored_cells import StoredCells
+    from ..stored_cells import StoredCells
 
 _COLUMNS, _RECORD = 32, 2**20
 """Bytes that the columns of a cell, and all that does not grow with the cells, take at most."""

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError, require
-from ..logging import warn
-from ..versions import package_versions
+from ...errors import ConfigurationError, require
+from ...logging import warn
+from ...versions import package_versions
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from ..opening.loading import LoadedModel
-    from .inference import PreparedCells
+    from ...opening.loading import LoadedModel
+    from ..inference import PreparedCells
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "anndata", "peft")
 
@@ -25,7 +25,7 @@ def check_adata(adata: Any) -> None:
     if not isinstance(adata, require("anndata", extra="anndata").AnnData):
         raise ConfigurationError(
             f"The cells must be an AnnData, got {type(adata).__name__}: read a file with `anndata.read_h5ad(path)`; "
-            "`sclm_hf.tasks.big_files` goes from file to file."
+            "`sclm_hf.tasks.files.run_files` goes from file to file."
         )
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigurationError, SclmError
-from ..files import read_json_object, written_whole
+from ...errors import ConfigurationError, SclmError
+from ...files import read_json_object, written_whole
 
 _FINGERPRINT = "fingerprint.json"
 

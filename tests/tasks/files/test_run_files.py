@@ -17,10 +17,11 @@ from sclm_hf import ScGPTForSequenceClassification, annotate, embed
 from sclm_hf.corpora.build import build_corpus
 from sclm_hf.errors import ConfigurationError, CorpusError, ExpressionError, FilesError, SclmError
 from sclm_hf.files import sole_writer
-from sclm_hf.tasks import big_files, inference, pieces, result_files
-from sclm_hf.tasks.big_files import annotate_files, embed_files
+from sclm_hf.tasks import inference
+from sclm_hf.tasks.files import pieces, results, run_files
+from sclm_hf.tasks.files.run_files import annotate_files, embed_files
 
-from .tiny import make_cells, make_model, make_processor, save_checkpoint
+from ..tiny import make_cells, make_model, make_processor, save_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +99,7 @@ def test_a_file_whose_names_are_nullable_strings_has_as_many_cells(source, model
         file.create_group("obs/_index").attrs.update(attributes)
         file["obs/_index/values"], file["obs/_index/mask"] = names, np.zeros(23, bool)
     ((path, key),) = embed_files(source, tmp_path / "out.h5ad", model)
-    assert result_files.read_record(path, key)[1] == 23
+    assert results.read_record(path, key)[1] == 23
 
 
 def test_labels_stand_in_obs_beside_what_was_there(source, model, tmp_path):
@@ -150,7 +151,7 @@ def test_no_space_for_the_copy_loses_no_result(source, model, tmp_path, runs, mo
 
 
 def test_no_space_for_the_copy_is_told_before_a_model_is_loaded(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(result_files.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+    monkeypatch.setattr(results.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
     with pytest.raises(ConfigurationError, match="make room"):
         embed_files(source, tmp_path / "out.h5ad", "never looked at")
     assert os.listdir(tmp_path) == ["in.h5ad"]
@@ -193,7 +194,7 @@ def test_no_space_for_a_piece_is_told_and_the_others_stay(source, model, tmp_pat
 def test_a_damaged_piece_is_computed_again(source, model, tmp_path, runs, monkeypatch, damage):
     expected = embed(anndata.read_h5ad(source), model).obsm["X_scgpt"]
     with monkeypatch.context() as patched, pytest.raises(SclmError):
-        patched.setattr(result_files.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        patched.setattr(results.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
         embed_files(source, tmp_path / "out.h5ad", model)
     piece = tmp_path / "out.h5ad.partial" / "00000002.npz"
     content, middle = piece.read_bytes(), piece.stat().st_size // 2
@@ -207,7 +208,8 @@ def test_a_damaged_piece_is_computed_again(source, model, tmp_path, runs, monkey
 
 _KILLED = """
 import os, signal, sys
-from sclm_hf.tasks import big_files, inference
+from sclm_hf.tasks import inference
+from sclm_hf.tasks.files.run_files import embed_files
 source, destination, model, after = sys.argv[1:]
 inference.BLOCK_SIZE, replace = 5, os.replace
 def replace_and_die(old, new):
@@ -217,7 +219,7 @@ def replace_and_die(old, new):
     if str(new).endswith({"piece": "01.npz", "rename": "/out.h5ad"}.get(after, "?")):
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = replace_and_die
-big_files.embed_files(source, destination, model)
+embed_files(source, destination, model)
 """
 
 
@@ -227,7 +229,7 @@ big_files.embed_files(source, destination, model)
 )
 def test_a_killed_run_goes_on_where_it_was(source, model, tmp_path, runs, after, left):
     path = tmp_path / "out.h5ad"
-    root = str(Path(big_files.__file__).parents[2])
+    root = str(Path(run_files.__file__).parents[3])
     killed = subprocess.run([sys.executable, "-c", _KILLED, source, path, model, after], cwd=root)
     assert killed.returncode == -signal.SIGKILL and path.exists() == (after == "rename")
     embed_files(source, path, model)
@@ -262,7 +264,7 @@ def test_a_model_with_other_labels_is_another_model(source, model, tmp_path):
 @pytest.mark.parametrize("change", ["seed", "source", "model"])
 def test_pieces_of_another_run_are_refused(source, model, tmp_path, monkeypatch, change):
     with monkeypatch.context() as patched, pytest.raises(SclmError):
-        patched.setattr(result_files.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        patched.setattr(results.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
         embed_files(source, tmp_path / "out.h5ad", model)
     how = {"seed": 1} if change == "seed" else {}
     if change == "source":
@@ -522,4 +524,4 @@ def test_a_result_whose_record_lies_elsewhere_is_none(source, model, tmp_path):
     with pytest.raises(ConfigurationError, match="is not the result of this command"):
         embed_files(source, tmp_path / "out.h5ad", model)
     with pytest.raises(CorpusError, match="external link"):
-        result_files.read_record(tmp_path / "out.h5ad", "X_scgpt")
+        results.read_record(tmp_path / "out.h5ad", "X_scgpt")

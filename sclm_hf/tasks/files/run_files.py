@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..errors import ConfigurationError, CorpusError, ExpressionError, FilesError, GeneCoverageError, SclmError
-from ..evaluation.collapse import CollapseMeter
-from ..files import check_output_file, sole_writer
-from ..logging import get_logger
-from ..opening.loading import LoadedModel, load_model
-from ..versions import package_versions
-from . import annotate as annotation
-from .embed import check_key, embedding_reader, report_collapse
-from .inference import check_run, prepare_cells, run_blocks, run_cells
+from ...errors import ConfigurationError, CorpusError, ExpressionError, FilesError, GeneCoverageError, SclmError
+from ...evaluation.collapse import CollapseMeter
+from ...files import check_output_file, sole_writer
+from ...logging import get_logger
+from ...opening.loading import LoadedModel, load_model
+from ...versions import package_versions
+from .. import annotate as annotation
+from ..embed import check_key, embedding_reader, report_collapse
+from ..inference import check_run, prepare_cells, run_blocks, run_cells
+from ..running.provenance import make_record
+from ..stored_cells import StoredCells
 from .pieces import Pieces, remove_left_over
-from .provenance import make_record
-from .result_files import (
+from .results import (
     add_results,
     check_room,
     check_source,
@@ -29,12 +30,11 @@ from .result_files import (
     exists_already,
     read_fingerprints,
 )
-from .stored_cells import StoredCells
 
 if TYPE_CHECKING:
     import torch
 
-    from ..tokenization.processing_cell import CellProcessor
+    from ...tokenization.processing_cell import CellProcessor
 
 logger = get_logger(__name__)
 
@@ -174,9 +174,9 @@ def _settings(layer: str | None, species: str, batch_key: str | None, batch_size
 
 def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path]]:
     """Each file with the one to write."""
-    from ..corpora.anndata_zarr import is_zarr
-    from ..corpora.parquet import is_dataset
-    from ..corpora.sources import name_paths
+    from ...corpora.anndata_zarr import is_zarr
+    from ...corpora.parquet import is_dataset
+    from ...corpora.sources import name_paths
 
     source, destination = Path(source), Path(destination)
     if not source.exists():
