@@ -46,7 +46,7 @@ def annotate(
     A run that was stopped goes on where it was when it is repeated.
     """
     from ..tasks.files.run_files import annotate_files
-    from .coverage_table import print_files
+    from .results import print_files
 
     print_files(
         lambda: annotate_files(

@@ -40,7 +40,7 @@ def embed(
     A run that was stopped goes on where it was when it is repeated.
     """
     from ..tasks.files.run_files import embed_files
-    from .coverage_table import print_files
+    from .results import print_files
 
     print_files(
         lambda: embed_files(

@@ -46,7 +46,7 @@ def perturb(
     from ..files import sole_writer
     from ..tasks.files.h5ad import check_output, read_h5ad, write_h5ad
     from ..tasks.perturb import perturb as run
-    from .coverage_table import print_results
+    from .results import print_results
 
     genes = _genes(gene or [], group or [])
     states = _states(state_key, start_state, goal_state, other_state or [])
