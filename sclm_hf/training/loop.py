@@ -36,9 +36,9 @@ from .checkpoints import (
 )
 from .optimization import create_optimizer, create_schedule
 from .saving import check_model, note_batches, save_trained
+from .steps import Step, steps
 from .trackers import check_trackers, start_trackers
 from .validation import ComputeMetrics, check_loss, evaluate
-from .windows import Window, windows
 
 logger = get_logger(__name__)
 
@@ -92,8 +92,8 @@ def train(
 ) -> TrainingResult:
     """Train `model` on `corpus` and save it, with its processor, to `config.output_dir`.
 
-    The loss is the model head's. Element-wise losses are divided by the number of labels in the whole accumulation
-    window of all processes (`num_items_in_batch`), so that neither accumulation nor the number of processes changes
+    The loss is the model head's. Element-wise losses are divided by the number of labels in the whole optimizer
+    step of all processes (`num_items_in_batch`), so that neither accumulation nor the number of processes changes
     them. Each process reads its own batches from the corpus's plan.
 
     Args:
@@ -232,14 +232,14 @@ class _Run:
         filler = functools.cache(lambda: next(iter(self._loader(self.state.epoch, start=0, **alone))))
         batches = self._loader(self.state.epoch, self.state.cells)
         accumulation = self.config.gradient_accumulation_steps
-        for window in windows(batches, accumulation, self.accelerator, filler, self.interruption.is_wished):
-            self._step(window)
+        for step in steps(batches, accumulation, self.accelerator, filler, self.interruption.is_wished):
+            self._take(step)
             if self._is_due(self.config.eval_steps):
                 self._evaluate()
             if self._is_due(self.config.save_steps):
                 self._save_checkpoint()
-            if self.done or window.interrupted:
-                return window.interrupted
+            if self.done or step.interrupted:
+                return step.interrupted
         self.state.epoch, self.state.cells = self.state.epoch + 1, 0
         if self.config.eval_steps == 0:
             self._evaluate()
@@ -259,27 +259,27 @@ class _Run:
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.state.step % every == 0
 
-    def _step(self, window: Window) -> None:
+    def _take(self, step: Step) -> None:
         """One optimizer step; the loss is the sum over the batches of all processes."""
         self.model.train()
         arguments = self.collator.forward_arguments(self.state.step)
         if self.divides_by_items:
-            arguments = arguments | {"num_items_in_batch": window.items}
-        for i, (batch, weight) in enumerate(window.batches):
-            is_last = i == len(window.batches) - 1
+            arguments = arguments | {"num_items_in_batch": step.items}
+        for i, (batch, weight) in enumerate(step.batches):
+            is_last = i == len(step.batches) - 1
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 outputs = self.model(**send_to_device(batch, self.accelerator.device), **arguments)
                 check_loss(outputs, self.accelerator.unwrap_model(self.model), batch)
                 loss = outputs.loss * weight
-                loss = loss if self.divides_by_items else loss / window.n_batches
+                loss = loss if self.divides_by_items else loss / step.n_batches
                 # distributed training averages gradients over the processes, and the loss is a sum
                 self.accelerator.backward(loss * self.world_size)
             self.loss_sum += loss.detach()
         self._update()
         self.state.step += 1
         self.state.loss_steps += 1
-        self.state.cells += window.cells
-        self.cells_logged += window.cells
+        self.state.cells += step.cells
+        self.cells_logged += step.cells
         self.bar.update()
         if self._is_due(self.config.logging_steps) or self.done:
             self._log_step()
@@ -387,7 +387,7 @@ class _Run:
 
 
 def create_accelerator(config: TrainingConfig) -> Accelerator:
-    """The accelerator of a run; accumulation windows and batches a process are the loop's own business."""
+    """The accelerator of a run; accumulation and the batches of each process are the loop's own business."""
     check_trackers(config)
     # a process may train several times, with other settings each time
     AcceleratorState._reset_state()

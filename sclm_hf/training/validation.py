@@ -10,7 +10,7 @@ from accelerate.utils import gather_object, send_to_device
 from torch import nn
 
 from ..errors import ConfigurationError, SclmError
-from .windows import count_items
+from .steps import count_items
 
 ComputeMetrics = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 

@@ -1,4 +1,4 @@
-"""Accumulation windows: the batches of one optimizer step, and what all processes must agree on before its forward."""
+"""The batches of each optimizer step, and what all processes must agree on before its forward pass."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ Batch = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Window:
+class Step:
     """The batches of one optimizer step.
 
     Attributes:
         batches: this process's batches, each with its weight in the loss: 1, or 0 for a filler that only keeps the
             processes in step where the others have one batch more.
-        cells: cells in the window, all processes together.
+        cells: cells in the step, all processes together.
         items: labels that count (not -100), all processes together; at least 1.
-        n_batches: batches in the window, all processes together, fillers left out.
+        n_batches: batches in the step, all processes together, fillers left out.
         interrupted: a process has been asked to stop.
     """
 
@@ -32,40 +32,40 @@ class Window:
     interrupted: bool = False
 
 
-def windows(
+def steps(
     batches: Iterable[Batch],
     size: int,
     accelerator: Accelerator,
     filler: Callable[[], Batch],
     is_interrupted: Callable[[], bool],
-) -> Iterator[Window]:
-    """Cut this process's batches into windows of `size`; the last one of an epoch may be shorter.
+) -> Iterator[Step]:
+    """Group this process's batches into steps of `size`; the last step of an epoch may be shorter.
 
-    All processes get the same number of windows with the same number of batches.
+    All processes get the same number of steps with the same number of batches.
 
     Args:
         batches: what the corpus hands out to this process; `{}` where only other processes have a batch.
-        size: batches a window and process.
+        size: batches per step and process.
         accelerator: sums the counts over the processes.
-        filler: gives a batch for a process that has run out before the others.
+        filler: makes a batch for a process that runs out before the others.
         is_interrupted: tells whether this process has been asked to stop.
     """
     batches = iter(batches)
     while True:
-        window = list(islice(batches, size))
-        cells = sum(count_cells(batch) for batch in window)
-        items = sum(count_items(batch) for batch in window)
-        # one process needs no exchange, and a tensor on its accelerator would only wait for the step before
+        mine = list(islice(batches, size))
+        cells = sum(count_cells(batch) for batch in mine)
+        items = sum(count_items(batch) for batch in mine)
+        # with one process, counting on the CPU avoids a GPU sync with the previous step
         device = accelerator.device if accelerator.num_processes > 1 else "cpu"
-        n_batches = sum(map(bool, window))
-        counts = torch.tensor([[len(window), n_batches, cells, items, is_interrupted()]], device=device)
+        n_batches = sum(map(bool, mine))
+        counts = torch.tensor([[len(mine), n_batches, cells, items, is_interrupted()]], device=device)
         counts = accelerator.gather(counts)
         _, n_batches, cells, items, interrupted = counts.sum(dim=0).tolist()
         if n_batches == 0:
             return
-        window += [{}] * (int(counts[:, 0].max()) - len(window))
-        weighted = [(batch, 1.0) if batch else (filler(), 0.0) for batch in window]
-        yield Window(weighted, cells, max(items, 1), n_batches, bool(interrupted))
+        mine += [{}] * (int(counts[:, 0].max()) - len(mine))
+        weighted = [(batch, 1.0) if batch else (filler(), 0.0) for batch in mine]
+        yield Step(weighted, cells, max(items, 1), n_batches, bool(interrupted))
 
 
 def count_cells(batch: Batch) -> int:

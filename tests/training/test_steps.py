@@ -1,6 +1,6 @@
 import torch
 
-from sclm_hf.training.windows import windows
+from sclm_hf.training.steps import steps
 
 
 class OneOfTwo:
@@ -25,7 +25,7 @@ FILLER = batch(1)
 
 
 def cut(batches, *theirs, interrupted=False):
-    return list(windows(batches, 2, OneOfTwo(*theirs, (0, 0, 0, 0, 0)), lambda: FILLER, lambda: interrupted))
+    return list(steps(batches, 2, OneOfTwo(*theirs, (0, 0, 0, 0, 0)), lambda: FILLER, lambda: interrupted))
 
 
 def test_labels_and_cells_are_counted_over_all_processes():
@@ -46,5 +46,5 @@ def test_a_process_without_a_batch_gets_a_filler_that_does_not_count():
     assert (last.cells, last.n_batches, last.interrupted) == (5, 3, True)
 
 
-def test_a_wish_to_stop_reaches_the_window():
-    assert [window.interrupted for window in cut([batch(1)], (1, 1, 1, 1, 0), interrupted=True)] == [True]
+def test_a_wish_to_stop_reaches_the_step():
+    assert [step.interrupted for step in cut([batch(1)], (1, 1, 1, 1, 0), interrupted=True)] == [True]
