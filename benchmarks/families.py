@@ -105,8 +105,8 @@ def build(family: str, genes: list[str]):
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from sclm_hf.hub.tiny import make_processor
-    from sclm_hf.training.new_model import new_config
+    from sclm_hf.opening.new_models import new_config
+    from sclm_hf.opening.tiny import make_processor
 
     torch.manual_seed(0)
     processor = make_processor(family, genes)

@@ -24,7 +24,7 @@ import pandas as pd
 import scipy.sparse
 
 import sclm_hf
-from sclm_hf.hub.tiny import LABELS, make_tiny_checkpoint
+from sclm_hf.opening.tiny import LABELS, make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES
 
 PACKAGES = ("sclm_hf", "torch", "transformers", "peft", "accelerate", "datasets", "anndata", "zarr", "numpy", "numba")

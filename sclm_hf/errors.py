@@ -3,6 +3,7 @@
 Every message names the thing, says what was expected and how to mend it.
 """
 
+import difflib
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -81,3 +82,10 @@ def require(module: str, *, extra: str) -> ModuleType:
         raise MissingDependencyError(
             f"`{module}` is needed here and not installed: run `pip install 'sclm_hf[{extra}]'`."
         ) from error
+
+
+def unknown_name(name: str, valid: Sequence[str], where: str = "") -> ConfigurationError:
+    """The error for a setting that does not exist; it names the closest one and lists all."""
+    close = difflib.get_close_matches(name.split("=")[0], valid, n=1)
+    hint = f" Did you mean `{close[0]}`?" if close else ""
+    return ConfigurationError(f"Unknown setting `{name}`{where}.{hint} Valid settings: {', '.join(sorted(valid))}.")

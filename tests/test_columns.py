@@ -9,7 +9,7 @@ from transformers import AutoProcessor
 import sclm_hf
 from sclm_hf.corpora.build import build_corpus
 from sclm_hf.corpora.cell_corpus import CellCorpus
-from sclm_hf.hub.tiny import make_tiny_checkpoint
+from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES
 
 GENES = ["LYZ", "CD14", "B2M", "ACTB", "CD3E", "NKG7", "MATR3", "FTL", "CD74", "LTB", "JUN", "FOS", "CST3", "VIM"]

@@ -20,7 +20,7 @@ from sclm_hf import annotate, embed
 from sclm_hf.adapters.lora import load_adapter
 from sclm_hf.cli.main import app
 from sclm_hf.errors import CheckpointError, ConfigurationError
-from sclm_hf.hub.tiny import make_tiny_checkpoint
+from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.data import DataArguments

@@ -2,14 +2,13 @@
 
 import argparse
 import dataclasses
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigurationError, require
+from ..errors import ConfigurationError, require, unknown_name
 
 PRECISIONS = ("no", "fp16", "bf16")
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
@@ -194,10 +193,3 @@ def _recipe_as_flags(path: str, names: list[str]) -> list[str]:
         elif value is not None:
             flags.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
     return flags
-
-
-def unknown_name(name: str, valid: Sequence[str], where: str = "") -> ConfigurationError:
-    """The error for a setting that does not exist; it names the closest one and lists all."""
-    close = difflib.get_close_matches(name.split("=")[0], valid, n=1)
-    hint = f" Did you mean `{close[0]}`?" if close else ""
-    return ConfigurationError(f"Unknown setting `{name}`{where}.{hint} Valid settings: {', '.join(sorted(valid))}.")

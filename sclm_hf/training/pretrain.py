@@ -15,6 +15,7 @@ from ..objectives.masked_genes import MaskedGenesCollator
 from ..objectives.masked_samples import MaskedSamplesCollator
 from ..objectives.next_gene import NextGeneCollator
 from ..objectives.read_depth import ReadDepthCollator
+from ..opening.new_models import new_config, new_tokenizer, processor_class
 from ..opening.processors import load_processor
 from ..opening.weights import family_of, open_model
 from ..registry import get_family
@@ -25,7 +26,6 @@ from .arguments import TrainingConfig, option
 from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, gene_names, open_corpora
 from .loop import TrainingResult, train
-from .new_model import new_config, new_tokenizer, processor_class
 
 
 @dataclass

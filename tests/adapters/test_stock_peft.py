@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 
 from sclm_hf.adapters.lora import add_lora, merge_adapter
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.hub.tiny import make_tiny_checkpoint
+from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES
 
 from ..modeling.inputs import CELLS, cells

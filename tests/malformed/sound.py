@@ -17,7 +17,7 @@ from sclm_hf import CellCorpus
 from sclm_hf.corpora.build import build_corpus
 from sclm_hf.corpora.check import check_corpus
 from sclm_hf.errors import CorpusError
-from sclm_hf.hub.tiny import LABELS, make_processor, make_tiny_checkpoint
+from sclm_hf.opening.tiny import LABELS, make_processor, make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES, get_family
 from sclm_hf.tasks.files.run_files import annotate_files, embed_files
 

@@ -9,8 +9,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
 
 from sclm_hf import ScGPTConfig, ScGPTForMaskedExpression, ScGPTForSequenceClassification
-from sclm_hf.hub.tiny import make_tiny_checkpoint
 from sclm_hf.modeling.common.base import InputName
+from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES
 
 SIZES = {

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenceClassification
 from transformers.pytorch_utils import Conv1D
 
-from sclm_hf.hub.tiny import make_tiny_checkpoint
+from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES
 
 from .inputs import cells

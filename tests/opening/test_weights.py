@@ -13,9 +13,9 @@ from transformers import BertConfig, BertForMaskedLM
 
 from sclm_hf import FAMILIES, CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
 from sclm_hf.errors import CheckpointError, ConfigurationError, SclmError
-from sclm_hf.hub.tiny import make_tiny_checkpoint
 from sclm_hf.opening.loading import load_model
 from sclm_hf.opening.processors import load_processor
+from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.opening.weights import open_model
 from sclm_hf.training.finetune import load_classifier
 

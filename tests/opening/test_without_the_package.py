@@ -7,7 +7,7 @@ import sys
 import pytest
 from transformers import AutoProcessor, AutoTokenizer
 
-from sclm_hf.hub.tiny import make_tiny_checkpoint
+from sclm_hf.opening.tiny import make_tiny_checkpoint
 
 SCRIPT = """
 import json, sys, transformers

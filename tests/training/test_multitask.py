@@ -12,9 +12,9 @@ from sclm_hf import CellCorpus, GeneformerConfig, GeneformerForMultiTaskClassifi
 from sclm_hf.adapters.lora import load_adapter
 from sclm_hf.cli.main import app
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.hub.tiny import make_tiny_checkpoint
 from sclm_hf.objectives.multitask_classification import MultiTaskClassificationCollator
 from sclm_hf.opening.processors import load_processor
+from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.data import DataArguments
 from sclm_hf.training.finetune import FinetuneArguments, finetune

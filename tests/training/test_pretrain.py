@@ -2,8 +2,8 @@ import pytest
 
 from sclm_hf import CellProcessor, ExpressionFeatureExtractor
 from sclm_hf.errors import ConfigurationError
+from sclm_hf.opening.new_models import new_tokenizer
 from sclm_hf.training.arguments import parse_arguments
-from sclm_hf.training.new_model import new_tokenizer
 from sclm_hf.training.pretrain import PretrainArguments, create_collator
 
 

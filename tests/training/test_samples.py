@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForPreTraining, AutoProcessor
 
 from sclm_hf import CellCorpus
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.hub.tiny import make_processor, make_tiny_checkpoint
+from sclm_hf.opening.tiny import make_processor, make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES
 from sclm_hf.tokenization.processing_sample import SampleProcessor
 from sclm_hf.training.arguments import TrainingConfig

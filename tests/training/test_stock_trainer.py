@@ -6,9 +6,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoProcessor, Trainer, TrainingArguments
 
 from sclm_hf import CellCorpus
-from sclm_hf.hub.tiny import make_tiny_checkpoint
 from sclm_hf.objectives.cell_classification import CellClassificationCollator
 from sclm_hf.objectives.masked_expression import MaskedExpressionCollator
+from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.loop import train
 

@@ -5,7 +5,7 @@ import pytest
 
 from sclm_hf import perturb
 from sclm_hf.errors import ConfigurationError, GeneCoverageError
-from sclm_hf.hub.tiny import make_tiny_checkpoint
+from sclm_hf.opening.tiny import make_tiny_checkpoint
 
 IDS = {
     "MATR3": "ENSG00000280987",  # two ids share the symbol

@@ -54,7 +54,7 @@ def make_tiny_checkpoint(
     import torch
     import transformers
 
-    from ..training.new_model import new_config
+    from .new_models import new_config
 
     known = get_family(family)
     if task not in _AUTO_CLASSES:
@@ -83,7 +83,7 @@ def make_processor(family: str, genes: list[str], **changes):
         **changes: to the parameters of the encoding.
     """
     from ..tokenization.feature_extraction_expression import PUBLISHED, ExpressionFeatureExtractor
-    from ..training.new_model import new_tokenizer, processor_class
+    from .new_models import new_tokenizer, processor_class
 
     kind = processor_class(family)
     if hasattr(kind, "example"):

@@ -3,7 +3,7 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoProcessor
 
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.hub.tiny import LABELS, make_tiny_checkpoint
+from sclm_hf.opening.tiny import LABELS, make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES
 
 

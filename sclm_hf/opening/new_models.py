@@ -7,11 +7,11 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from ..errors import unknown_name
 from ..registry import get_family
 from ..tokenization.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
 from ..tokenization.tokenization_gene import GeneTokenizer
-from .arguments import unknown_name
 
 
 def new_tokenizer(family: str, genes: Iterable[str] | GeneVocabulary) -> GeneTokenizer:
@@ -68,7 +68,7 @@ def new_config(
         "num_batches": n_batches,
         "has_special_tokens": encoding.add_cls,
         "max_position_embeddings": encoding.max_length,
-        # there is no published gene table to keep
+        # a new model has no pretrained gene table to freeze
         "freeze_gene_embeddings": False,
     }
     known = [field.name for field in dataclasses.fields(AutoConfig.for_model(family))]
