@@ -11,7 +11,7 @@ from .build import doubled, hash_file
 from .containment import refuse_entry_out
 from .manifest import CARD_FILE, GENES_FILE, Manifest, Shard, ShardedDataset, read_manifest
 from .plan import cell_ids
-from .shards import ShardFacts, check_shard, must_be, open_shard, read_facts, to_matrix
+from .shards import ShardFacts, check_shard, must_be, open_shard, read_counts, read_facts, read_texts
 from .soundness import first_unsound
 
 
@@ -100,20 +100,23 @@ def _check_content(
         if len(set(pairs)) < len(pairs):
             raise CorpusError(f"its gene table holds {doubled(pairs)[:3]} more than once")
         check_shard(file, shard, dataset.n_genes, manifest.obs_columns, manifest.row_group_size)
-        table = file.read(use_threads=False)
-    if table["dataset"].value_counts().to_pylist() not in ([], [{"values": name, "counts": shard.n_cells}]):
-        raise CorpusError(f"not all of its cells are of the data set `{name}`")
-    ids = cell_ids(name, np.arange(first_row, first_row + shard.n_cells)).view(np.int64)
-    if not np.array_equal(table["cell_id"].to_numpy(), ids):
-        raise CorpusError(f"its cell ids are not those of rows {first_row}..{first_row + shard.n_cells - 1}")
-    matrix = to_matrix(table, dataset.n_genes)
+        codes, texts = read_texts(path, file, "dataset")
+        if texts.tolist() not in ([], [name]) or codes.any():
+            raise CorpusError(f"not all of its cells are of the data set `{name}`")
+        ids = cell_ids(name, np.arange(first_row, first_row + shard.n_cells)).view(np.int64)
+        if not np.array_equal(file.read(columns=["cell_id"], use_threads=False)["cell_id"].to_numpy(), ids):
+            raise CorpusError(f"its cell ids are not those of rows {first_row}..{first_row + shard.n_cells - 1}")
+        for column in manifest.obs_columns:
+            read_texts(path, file, column)
+        codes, texts = read_texts(path, file, "cell_name")
+        matrix = read_counts(file, list(range(file.num_row_groups)), dataset.n_genes)
     bad = first_unsound(matrix)
     if bad >= 0:
         raise CorpusError(f"row {bad}: gene indices do not ascend, or leave the {dataset.n_genes} genes")
     if not matrix.data.all():
         raise CorpusError("it holds counts of 0")
     must_be("largest count", int(matrix.data.max(initial=0)), shard.largest_count)
-    return facts, table["cell_name"].to_pylist()
+    return facts, np.array([*texts, None], object)[codes].tolist()
 
 
 def _check_others(folder: Path, manifest: Manifest, facts: list[ShardFacts]) -> list[str]:

@@ -14,7 +14,7 @@ from ..tokenization.encodings.scratch import Scratch
 from .containment import refuse_entry_out
 from .manifest import MANIFEST_FILE, read_manifest
 from .reading_errors import reading_errors_named
-from .shards import check_shard, integer_type, open_shard, read_facts, to_matrix
+from .shards import check_shard, integer_type, open_shard, read_counts, read_facts, read_texts
 from .sources import CategoricalColumn
 
 # The gene table stands in the footer of each shard, and is held while the shard is open.
@@ -103,13 +103,15 @@ class ParquetSource:
         """(n_cells,) names of the cells.
 
         Raises:
-            CorpusError: a cell has none.
+            CorpusError: a cell has none, or that of another one.
         """
         with reading_errors_named(self.path, "data set of shards"):
-            names = self._column("cell_name")
-            if names.null_count:
-                raise CorpusError(f"{names.null_count:,} of its cells have no `cell_name`")
-            return np.array(names.to_pylist(), dtype=object)
+            codes, texts = self._texts("cell_name")
+            if (codes < 0).any():
+                raise CorpusError(f"{(codes < 0).sum():,} of its cells have no `cell_name`")
+            if len(texts) < len(codes):
+                raise CorpusError(f"{len(codes) - len(texts):,} of its cells have the `cell_name` of another one")
+            return texts[codes]
 
     def column(self, name: str) -> CategoricalColumn:
         """A column of `obs`.
@@ -120,10 +122,8 @@ class ParquetSource:
         if name not in self.obs_columns:
             raise CorpusError(f"`{self.path}` has no obs column `{name}`; it has {sorted(self.obs_columns)}.")
         with reading_errors_named(self.path, "data set of shards"):
-            encoded = self._column(name).combine_chunks().dictionary_encode()
-        categories = tuple(map(str, encoded.dictionary.to_pylist()))
-        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        return CategoricalColumn(codes.astype(np.min_scalar_type(-len(categories) - 1)), categories)
+            codes, texts = self._texts(name)
+        return CategoricalColumn(codes.astype(np.min_scalar_type(-len(texts) - 1)), tuple(texts.tolist()))
 
     def check_columns(self) -> None:
         """Columns are as long as their shard: that was compared when it was opened."""
@@ -173,16 +173,18 @@ class ParquetSource:
         wanted = np.unique(groups)
         places = np.searchsorted(wanted, groups) * self._row_group_size + rows % self._row_group_size
         with reading_errors_named(self._files[number], "shard"):
-            return _read_groups(self._shard(number), wanted.tolist(), self.n_genes)[places]
+            return read_counts(self._shard(number), wanted.tolist(), self.n_genes)[places]
 
-    def _column(self, name: str) -> Any:
-        import pyarrow as pa
-
-        chunks = []
-        for number in range(len(self._files)):
-            with reading_errors_named(self._files[number], "shard"):
-                chunks.extend(self._shard(number).read(columns=[name], use_threads=False)[name].chunks)
-        return pa.chunked_array(chunks, pa.string())
+    def _texts(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """A column of all shards, as [`read_texts`] gives that of one."""
+        codes: list[np.ndarray] = []
+        numbers: dict[str, int] = {}
+        for number, path in enumerate(self._files):
+            with reading_errors_named(path, "shard"):
+                found, texts = read_texts(path, self._shard(number), name)
+            places = [numbers.setdefault(text, len(numbers)) for text in texts.tolist()]
+            codes.append(np.array([*places, -1])[found])
+        return np.concatenate(codes), np.array([*numbers, None], object)[:-1]
 
     def _shard(self, number: int) -> Any:
         """An open shard, checked against the manifest; the one unused for longest is closed when too many are open."""
@@ -212,9 +214,3 @@ class ParquetSource:
 
     def __repr__(self) -> str:
         return f"ParquetSource({self.location!r}, {self.n_cells:,} cells × {self.n_genes:,} genes)"
-
-
-def _read_groups(file: Any, groups: list[int], n_genes: int) -> csr_matrix:
-    # Arrow's threads do not survive the fork of a worker, and a worker has one core.
-    table = file.read_row_groups(groups, columns=["gene_index", "counts"], use_threads=False)
-    return to_matrix(table, n_genes)

@@ -199,6 +199,49 @@ def read_facts(file: Any) -> ShardFacts:
     return facts
 
 
+def read_texts(path: Path, file: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read a column of text in compact form: a dictionary can stand for a long text in every row of a small shard.
+
+    Args:
+        path: where the shard is.
+        file: the open shard.
+        name: name of the column.
+
+    Returns:
+        (rows,) int64 number of each row's text, -1 where it has none, and (texts,) these in order of appearance.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, metadata=file.metadata, memory_map=True, read_dictionary=[name]) as opened:
+        column = opened.read(columns=[name], use_threads=False)[name]
+    if not len(column):
+        return np.empty(0, np.int64), np.empty(0, object)
+    encoded = column.unify_dictionaries().combine_chunks()
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    used, first = np.unique(codes, return_index=True)
+    used = used[np.argsort(first)]
+    used = used[used >= 0]
+    number = np.full(len(encoded.dictionary) + 1, -1)
+    number[used] = np.arange(len(used))
+    return number[codes], np.array([*encoded.dictionary.take(used).to_pylist(), None], object)[:-1]
+
+
+def read_counts(file: Any, groups: list[int], n_genes: int) -> csr_matrix:
+    """(rows, genes) counts of some row groups of an open shard; indices are not checked.
+
+    Raises:
+        CorpusError: a group claims more counts than its cells have genes; further as for [`to_matrix`].
+    """
+    for number in groups:
+        group = file.metadata.row_group(number)
+        claimed = max(group.column(place).num_values for place in range(group.num_columns))
+        if claimed > group.num_rows * max(n_genes, 1):
+            raise CorpusError(f"its row group {number} claims to hold {claimed:,} counts")
+    # Arrow's threads do not survive the fork of a worker, and a worker has one core
+    table = file.read_row_groups(groups, columns=["gene_index", "counts"], use_threads=False)
+    return to_matrix(table, n_genes)
+
+
 def to_matrix(table: "pa.Table", n_genes: int) -> csr_matrix:
     """(rows, genes) counts of the rows of a shard; indices are not checked.
 

@@ -9,19 +9,34 @@ import importlib
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import CorpusError
+from .zarr_shards import MISSING, read_shard_index
 
 _METADATA = (".zgroup", ".zarray", ".zattrs", ".zmetadata", "zarr.json")
 
 _MOST_UNPACKED, _MOST_RATIO = 2**30, 2000
 """Bytes that anything may unpack to, and how many times as many as are stored beyond that: twice what zlib can do."""
 
+_MOST_OF_A_CHUNK = 8
+"""How many times its own size a chunk may be stored as or unpack to: filters may have widened its entries."""
+
+_ZSTD, _ZSTD_HEADER_BYTES = b"\x28\xb5\x2f\xfd", 18
+
 _LEAST_STRINGS, _MOST_STRINGS = 1024, 4096
 """Strings that are read at once: fewer of a large file, each of which may be as long as that."""
+
+
+class _Stored(NamedTuple):
+    """Bytes of an item; number of stored chunks, bytes of all of them, and of the largest one that is compressed."""
+
+    item: int
+    n_chunks: int
+    n_bytes: int
+    largest: int = 0
 
 
 def is_array(element: Any) -> bool:
@@ -46,14 +61,27 @@ def check_stored(array: Any, *, zeros_may_lack: bool = False) -> None:
     """
     if isinstance(array, np.ndarray) or not array.size:
         return
-    item, stored, n_chunks = _stored_in_hdf5(array) if is_of_h5py(array) else _stored_in_zarr(array)
-    chunk = getattr(array, "shards", None) or array.chunks
+    found = _stored_in_hdf5(array) if is_of_h5py(array) else _stored_in_zarr(array)
+    chunk = array.chunks
     expected = 1 if chunk is None else math.prod(-(-n // of) for n, of in zip(array.shape, chunk, strict=True))
-    if n_chunks < expected and not zeros_may_lack:
-        raise CorpusError(f"{expected - n_chunks} of the {expected} chunks of `{array.name}` are missing")
-    claimed = item * max(array.size if not zeros_may_lack else 0, math.prod(chunk or ()))
-    if claimed > max(_MOST_UNPACKED, _MOST_RATIO * stored) or (chunk is None and array.size * item > stored):
-        raise CorpusError(f"`{array.name}` claims to hold {claimed:,} bytes, of which {stored:,} are stored")
+    if found.n_chunks < expected and not zeros_may_lack:
+        raise CorpusError(f"{expected - found.n_chunks} of the {expected} chunks of `{array.name}` are missing")
+    claimed = found.item * max(array.size if not zeros_may_lack else 0, math.prod(chunk or ()))
+    too_much = claimed > max(_MOST_UNPACKED, _MOST_RATIO * found.n_bytes)
+    if too_much or (chunk is None and array.size * found.item > found.n_bytes):
+        raise CorpusError(f"`{array.name}` claims to hold {claimed:,} bytes, of which {found.n_bytes:,} are stored")
+    if chunk is not None and found.largest > _most_of_a_chunk(array, found.item):
+        raise CorpusError(
+            f"a chunk of `{array.name}` is stored as {found.largest:,} bytes and holds "
+            f"{found.item * math.prod(chunk):,}: it would unpack to more"
+        )
+
+
+def _most_of_a_chunk(array: Any, item: int) -> int:
+    """Bytes that a chunk may be stored as, or unpack to."""
+    # the length of text is not in the type
+    least = _MOST_UNPACKED if array.dtype.kind in "OT" else 2**16
+    return max(least, _MOST_OF_A_CHUNK * item * math.prod(array.chunks))
 
 
 def chunks_lack(array: Any) -> bool:
@@ -111,15 +139,19 @@ def _strings_of_hdf5(dataset: Any) -> np.ndarray:
     return values
 
 
-def _stored_in_hdf5(dataset: Any) -> tuple[int, int, int]:
-    """Bytes of an item, bytes stored and chunks stored; refuses what is packed by a filter that is not installed."""
+def _stored_in_hdf5(dataset: Any) -> _Stored:
+    """What the file holds of a dataset; refuses one that is packed by a filter that is not installed."""
     kind = dataset.id
+    item = kind.get_type().get_size()
     if dataset.chunks is None:
         # compact data lie in the header, and data that were never written nowhere
-        stored = min(kind.get_storage_size(), dataset.file.id.get_filesize())
-        return kind.get_type().get_size(), stored, int(stored > 0)
+        n_bytes = min(kind.get_storage_size(), dataset.file.id.get_filesize())
+        return _Stored(item, int(n_bytes > 0), n_bytes)
     _require_filters(dataset)
-    return kind.get_type().get_size(), kind.get_storage_size(), kind.get_num_chunks()
+    sizes = [0]
+    if kind.get_create_plist().get_nfilters():
+        kind.chunk_iter(lambda chunk: sizes.append(chunk.size))
+    return _Stored(item, kind.get_num_chunks(), kind.get_storage_size(), max(sizes))
 
 
 def _require_filters(dataset: Any) -> None:
@@ -140,11 +172,42 @@ def _require_filters(dataset: Any) -> None:
             )
 
 
-def _stored_in_zarr(array: Any) -> tuple[int, int, int]:
-    sizes = [
-        os.stat(os.path.join(folder, name)).st_size
+def _stored_in_zarr(array: Any) -> _Stored:
+    """What a folder holds of an array; refuses a chunk that says it unpacks to more than it should hold."""
+    files = [
+        Path(folder, name)
         for folder, _, names in os.walk(Path(array.store.root, array.path))
         for name in names
         if name not in _METADATA
     ]
-    return array.dtype.itemsize, sum(sizes), len(sizes)
+    item, sizes = array.dtype.itemsize, [0]
+    for file in files:
+        chunks = _chunks_of_file(array, file)
+        sizes += [size for _, size in chunks]
+        if array.compressors:
+            _check_frames(array, file, chunks, max(_MOST_UNPACKED, _most_of_a_chunk(array, item)))
+    return _Stored(item, len(sizes) - 1, sum(sizes), max(sizes))
+
+
+def _check_frames(array: Any, file: Path, chunks: list[tuple[int, int]], most: int) -> None:
+    with open(file, "rb") as opened:
+        for offset, _ in chunks:
+            opened.seek(offset)
+            if (content := _zstd_content(opened.read(_ZSTD_HEADER_BYTES))) > most:
+                raise CorpusError(f"a chunk of `{array.name}` in `{file}` claims to unpack to {content:,} bytes")
+
+
+def _chunks_of_file(array: Any, file: Path) -> list[tuple[int, int]]:
+    """Offset and length of each chunk in a file of an array of zarr."""
+    if array.shards is None:
+        return [(0, file.stat().st_size)]
+    return [(offset, size) for offset, size in read_shard_index(array, file).tolist() if offset != MISSING]
+
+
+def _zstd_content(head: bytes) -> int:
+    """Bytes that a frame of Zstandard says it unpacks to; 0 where it does not say, or is no such frame (RFC 8878)."""
+    if len(head) < 5 or head[:4] != _ZSTD:
+        return 0
+    flag, is_single, n_dictionary = head[4] >> 6, head[4] >> 5 & 1, (0, 1, 2, 4)[head[4] & 3]
+    start, length = 5 + 1 - is_single + n_dictionary, (is_single, 2, 4, 8)[flag]
+    return int.from_bytes(head[start : start + length], "little")

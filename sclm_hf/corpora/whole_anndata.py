@@ -1,5 +1,6 @@
 """Whether a .h5ad file opens as an AnnData: what is copied along must not spoil the file that results are added to."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from ..errors import CorpusError, require
 from .reading_errors import reading_errors_named
+from .stored_arrays import read_whole
 
 _MOST_READ = 2**28
 """Bytes of an element that is read to see whether it can be; of larger ones the shape is believed."""
@@ -66,6 +68,7 @@ def _read(element: Any) -> Any:
     """An element as anndata reads it; of what is large, an array of its shape that takes no memory, or None."""
     read_elem = require("anndata", extra="anndata").io.read_elem
     if _claimed(element) <= _MOST_READ:
+        _refuse_shared_texts(element)
         return read_elem(element)
     shape = getattr(element, "shape", None) or element.attrs.get("shape")
     if shape is not None:
@@ -75,9 +78,21 @@ def _read(element: Any) -> Any:
     return None
 
 
-def _claimed(element: Any) -> int:
-    """Bytes that an element takes when it is read."""
-    if hasattr(element, "dtype"):
-        # a string is an object of Python
-        return element.size * (64 if element.dtype.kind == "O" else element.dtype.itemsize)
-    return sum(_claimed(element[name]) for name in element)
+def _claimed(element: Any) -> float:
+    """Bytes that an element takes when it is read, as far as its header says."""
+    if not hasattr(element, "dtype"):
+        return sum(_claimed(element[name]) for name in element)
+    if element.dtype.kind != "O":
+        return element.size * element.dtype.itemsize
+    # a string is an object of Python; anndata writes objects of no other kind and shape
+    is_text = len(element.shape) < 2 and require("h5py", extra="anndata").check_string_dtype(element.dtype) is not None
+    return element.size * 64 if is_text else math.inf
+
+
+def _refuse_shared_texts(element: Any) -> None:
+    """Refuse text that is read as more than the file holds, as its entries refer to the same bytes."""
+    if not hasattr(element, "dtype"):
+        for name in element:
+            _refuse_shared_texts(element[name])
+    elif element.dtype.kind == "O" and element.shape:
+        read_whole(element)

@@ -3,10 +3,12 @@ import pickle
 import shutil
 
 import anndata
+import numcodecs
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import zarr
 
 from sclm_hf import CellCorpus
 from sclm_hf.corpora.anndata_zarr import AnnDataZarrSource
@@ -109,3 +111,48 @@ def test_folders_that_change_vanish_or_are_damaged_are_named(cells, tmp_path):
     shutil.rmtree(path)
     with pytest.raises(CorpusError, match=r"cells\.zarr` cannot be read"):
         source.read(ROWS)
+
+
+def in_shards(path, location="end", skip=None):
+    """Write the counts again, in shards of 64 entries with chunks of 8, of which one may be left out."""
+    store = zarr.open_group(path, mode="r+", use_consolidated=False)
+    counts, kept = store["X/data"][:], store["X/data"].attrs.asdict()
+    del store["X/data"]
+    shards = {"shape": (64,), "index_location": location}
+    array = store.create_array("X/data", shape=counts.shape, dtype=counts.dtype, chunks=(8,), shards=shards)
+    for start in range(0, len(counts), 8):
+        if start // 8 != skip:
+            array[start : start + 8] = counts[start : start + 8]
+    array.attrs.update(kept)
+    return -(-len(counts) // 8)
+
+
+@pytest.mark.parametrize("location", ["start", "end"])
+def test_chunks_missing_within_a_shard_are_no_zeros(cells, tmp_path, location):
+    path = write(cells, tmp_path / "cells.zarr")
+    in_shards(path, location)
+    np.testing.assert_array_equal(AnnDataZarrSource(path).read(ROWS).toarray(), cells.X.toarray()[ROWS])
+    n_chunks = in_shards(path, location, skip=13)
+    with pytest.raises(CorpusError, match=rf"1 of the {n_chunks} chunks of `/X/data` are missing"):
+        AnnDataZarrSource(path).read(ROWS)
+
+
+def test_a_frame_that_unpacks_to_far_more_than_a_chunk_is_refused(cells, tmp_path, monkeypatch):
+    monkeypatch.setattr("sclm_hf.corpora.stored_arrays._MOST_UNPACKED", 2**20)
+    bomb = numcodecs.Zstd().encode(bytes(2**21))
+    path = write(cells, tmp_path / "cells.zarr")
+    (path / "X/data/c/0").write_bytes(bomb)
+    with pytest.raises(CorpusError, match=r"`/X/data` in `.*c/0` claims to unpack to 2,097,152 bytes"):
+        AnnDataZarrSource(path).read(ROWS)
+    in_shards(write(cells, tmp_path / "shards.zarr"))
+    index = np.array([[0, len(bomb)]] * 8, "<u8").tobytes()
+    (tmp_path / "shards.zarr/X/data/c/0").write_bytes(bomb + index + bytes(4))
+    with pytest.raises(CorpusError, match=r"`/X/data` in `.*c/0` claims to unpack to 2,097,152 bytes"):
+        AnnDataZarrSource(tmp_path / "shards.zarr").read(ROWS)
+
+
+def test_a_chunk_stored_as_more_than_it_holds_is_refused(cells, tmp_path):
+    path = write(cells, tmp_path / "cells.zarr")
+    (path / "X/data/c/0").write_bytes(bytes(2**20))
+    with pytest.raises(CorpusError, match=r"a chunk of `/X/data` is stored as 1,048,576 bytes and holds [\d,]+: it"):
+        AnnDataZarrSource(path).read(ROWS)

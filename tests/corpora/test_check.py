@@ -229,3 +229,29 @@ def test_cells_without_a_name_are_refused_where_names_are_needed(folder):
     source = open_source("cells", folder / "data" / "cells")
     with pytest.raises(CorpusError, match="1 of its cells have no `cell_name`"):
         source.obs_names()
+
+
+def test_names_that_repeat_are_not_read_as_many_texts(folder):
+    """A dictionary holds a long text once, however many rows of a small shard have it."""
+    change_column(folder, "cell_name", lambda names: ["x" * 100_000] * len(names))
+    source = open_source("cells", folder / "data" / "cells")
+    with pytest.raises(CorpusError, match="63 of its cells have the `cell_name` of another one"):
+        source.obs_names()
+    assert (
+        "63 cell names" not in check_corpus(folder)[0] and "cell names occur more than once" in check_corpus(folder)[0]
+    )
+
+
+def test_columns_of_text_hold_each_value_once(folder):
+    change_column(folder, "cell_type", lambda values: ["x" * 100_000, None] * (len(values) // 2))
+    column = open_source("cells", folder / "data" / "cells").column("cell_type")
+    assert column.categories[column.codes[64]] == "x" * 100_000 and column.codes[65] == -1
+    assert len({id(text) for text in column.categories}) == len(column.categories)
+
+
+def test_a_row_group_of_more_counts_than_genes_is_refused(folder):
+    change_column(folder, "counts", lambda rows: [[1] * 41] * len(rows))
+    change_column(folder, "gene_index", lambda rows: [[0] * 41] * len(rows))
+    source = open_source("cells", folder / "data" / "cells")
+    with pytest.raises(CorpusError, match=r"00001\.parquet`: its row group 0 claims to hold 1,312 counts"):
+        source.read(np.arange(70))

@@ -190,3 +190,14 @@ def test_what_unpacks_to_far_more_than_is_stored_is_refused(sound, tmp_path, mon
         CorpusError, match=r"`/X/(indices|data)` claims to hold 16,777,216 bytes, of which \d+ are stored"
     ):
         open_source("cells", path)
+
+
+def test_a_chunk_stored_as_more_than_it_holds_is_refused(sound, tmp_path):
+    path = Path(shutil.copy(sound / "cells.h5ad", tmp_path))
+    with h5py.File(path, "r+") as file:
+        values = file["X/data"][:]
+        del file["X/data"]
+        packed = file["X"].create_dataset("data", data=values, chunks=values.shape, compression="gzip")
+        packed.id.write_direct_chunk((0,), np.random.default_rng(0).bytes(2**20))
+    with pytest.raises(CorpusError, match=r"a chunk of `/X/data` is stored as 1,048,576 bytes and holds"):
+        open_source("cells", path)

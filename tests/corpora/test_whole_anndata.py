@@ -75,3 +75,19 @@ def test_what_anndata_cannot_open_is_refused_by_name(path, change, told):
     with pytest.raises(CorpusError, match=r"cells\.h5ad") as error:
         check(path)
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(200,), (100, 2)])
+def test_texts_that_share_their_bytes_are_not_read_as_many(path, shape):
+    """Of two dimensions they are not read at all."""
+    with h5py.File(path, "r+") as file:
+        texts = file["uns"].create_dataset("texts", shape, h5py.string_dtype(), chunks=shape)
+        texts[0] = "x" * 10_000
+        _, chunk = texts.id.read_direct_chunk((0,) * len(shape))
+        texts.id.write_direct_chunk((0,) * len(shape), chunk[:16] * 200)
+        texts.attrs.update({"encoding-type": "string-array", "encoding-version": "0.2.0"})
+    if len(shape) == 1:
+        with pytest.raises(CorpusError, match="`/uns/texts` holds more text than there are bytes in the file"):
+            check(path)
+    else:
+        check(path)
