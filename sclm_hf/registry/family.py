@@ -1,0 +1,93 @@
+"""The record of a family of models."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the package knows about one family of models.
+
+    Attributes:
+        name: the `model_type`, the folder below `modeling/` and the suffix of `obsm["X_<name>"]`.
+        title: the name as the paper writes it.
+        paper: authors, title, journal, year and DOI.
+        repository: where the authors keep the original.
+        code_license: licence of the original code.
+        weights_license: licence of the released weights, as the Hub names it.
+        weights_license_note: where that is known from.
+        weights_license_name: name of a licence that the Hub does not know, where `weights_license` is `"other"`.
+        weights_license_link: where it can be read.
+        redistributable: whether converted weights may be hosted again.
+        sizes: released checkpoint -> what it is.
+        source_layout: what `sclm-hf convert` takes, as the end of a sentence.
+        tasks: tasks of `sclm_hf.tasks` that the family serves.
+        config: name of the configuration class.
+        auto_classes: transformers Auto class -> our class.
+        models: every public model class of the family.
+        lora_target_modules: the linear layers that LoRA and its like adapt unless told otherwise.
+        key_value_modules: the linear layers that make keys and values (or all three of an attention in one).
+        feedforward_modules: the second linear layer of a feed-forward block.
+        norm_modules: the normalisations of the layers, and the one after the last.
+        classification_head: modules trained in full beside a LoRA for classification.
+        embed_overrides: settings of the configuration by which `embed` and `annotate` make each cell independent of
+            those that share a batch with it.
+        processor_module: module of `sclm_hf.tokenization` that holds the processor.
+        cells: which cells it is for.
+        special_tokens: tokens of a new vocabulary that are no genes.
+        genes_first: whether genes come before these in a new vocabulary.
+        objectives: what its pre-training model can be trained on by `sclm-hf pretrain`, the published one first.
+        no_objective: why there is none.
+        tiny: configuration of a model small enough for tests and examples, without what a vocabulary tells.
+    """
+
+    name: str
+    title: str
+    paper: str
+    repository: str
+    code_license: str
+    weights_license: str
+    weights_license_note: str
+    redistributable: bool
+    sizes: dict[str, str]
+    tasks: tuple[str, ...]
+    config: str
+    auto_classes: dict[str, str]
+    models: tuple[str, ...]
+    lora_target_modules: tuple[str, ...]
+    key_value_modules: tuple[str, ...] = ("k_proj", "v_proj")
+    feedforward_modules: tuple[str, ...] = ("linear2",)
+    norm_modules: tuple[str, ...] = ("norm1", "norm2")
+    classification_head: tuple[str, ...] = ("classifier",)
+    tokenizer: str = "GeneTokenizer"
+    feature_extractor: str = "ExpressionFeatureExtractor"
+    processor: str = "CellProcessor"
+    weights_license_name: str | None = None
+    weights_license_link: str | None = None
+    embed_overrides: dict[str, object] = field(default_factory=dict)
+    processor_module: str = "processing_cell"
+    cells: str = (
+        "Trained on human cells; mouse genes go through orthologs (`species='mouse'`). Others are refused where "
+        "names tell them apart."
+    )
+    special_tokens: tuple[str, ...] = ("<pad>", "<cls>", "<eoc>")
+    genes_first: bool = False
+    objectives: tuple[str, ...] = ()
+    no_objective: str = ""
+    tiny: dict[str, object] = field(default_factory=dict)
+    source_layout: str = ""
+
+    @property
+    def package(self) -> str:
+        return f"sclm_hf.modeling.{self.name}"
+
+    @property
+    def configuration_module(self) -> str:
+        return f"{self.package}.configuration_{self.name}"
+
+    @property
+    def modeling_module(self) -> str:
+        return f"{self.package}.modeling_{self.name}"
+
+    @property
+    def conversion_module(self) -> str:
+        return f"{self.package}.convert_{self.name}"

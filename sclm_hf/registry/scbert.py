@@ -1,0 +1,45 @@
+"""What the package knows about scBERT."""
+
+from .family import Family
+
+FAMILY = Family(
+    name="scbert",
+    title="scBERT",
+    paper=(
+        "Yang et al. scBERT as a large-scale pretrained deep language model for cell type annotation of "
+        "single-cell RNA-seq data. Nature Machine Intelligence 4, 852-866 (2022). doi:10.1038/s42256-022-00534-z"
+    ),
+    repository="TencentAILabHealthcare/scBERT",
+    code_license="GPL-3.0",
+    weights_license="other",
+    weights_license_note="The authors name no licence for the weights; their code is under GPL-3.0.",
+    weights_license_name="none-stated",
+    redistributable=False,
+    sizes={"panglao": "6 layers, width 200, 10 heads of 64, 16,906 genes; 1.1 million human cells of PanglaoDB"},
+    source_layout=(
+        "a folder with one `.pth` file and `genes.txt`, the `var_names` of the release's `panglao_10000.h5ad`, "
+        "one a line; for a fine-tuned model also `labels.txt`"
+    ),
+    tasks=("embed", "annotate"),
+    config="ScBERTConfig",
+    auto_classes={
+        "AutoModel": "ScBERTModel",
+        "AutoModelForPreTraining": "ScBERTForMaskedExpression",
+        "AutoModelForMaskedLM": "ScBERTForMaskedExpression",
+        "AutoModelForSequenceClassification": "ScBERTForSequenceClassification",
+    },
+    models=("ScBERTModel", "ScBERTForMaskedExpression", "ScBERTForSequenceClassification"),
+    lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
+    norm_modules=("norm1", "norm2", "norm"),
+    embed_overrides={"key_maximum": "sequence"},
+    special_tokens=("<cls>", "<pad>"),
+    genes_first=True,
+    objectives=("masked",),
+    tiny={
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 8,
+        "intermediate_size": 48,
+    },
+)

@@ -1,0 +1,34 @@
+"""What the package knows about scGPT."""
+
+from .family import Family
+
+FAMILY = Family(
+    name="scgpt",
+    title="scGPT",
+    paper=(
+        "Cui et al. scGPT: toward building a foundation model for single-cell multi-omics using generative AI. "
+        "Nature Methods 21, 1470-1480 (2024). doi:10.1038/s41592-024-02201-0"
+    ),
+    repository="bowang-lab/scGPT",
+    code_license="MIT",
+    weights_license="mit",
+    weights_license_note="The licence of the authors' repository; the weight files carry none of their own.",
+    redistributable=True,
+    sizes={
+        "whole-human": "12 layers, width 512, 8 heads, 60,697 genes; 33 million normal human cells",
+        "brain, blood, heart, lung, kidney, pan-cancer, continual": "the same architecture, other cells",
+    },
+    source_layout="a folder with `best_model.pt`, `args.json` and `vocab.json`",
+    tasks=("embed", "annotate", "perturb"),
+    config="ScGPTConfig",
+    auto_classes={
+        "AutoModel": "ScGPTModel",
+        "AutoModelForPreTraining": "ScGPTForMaskedExpression",
+        "AutoModelForSequenceClassification": "ScGPTForSequenceClassification",
+    },
+    models=("ScGPTModel", "ScGPTForMaskedExpression", "ScGPTForSequenceClassification", "ScGPTForPerturbation"),
+    lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
+    embed_overrides={"pooling_includes_padding": False, "dsbn_batch_domain": "cell"},
+    objectives=("generative", "masked"),
+    tiny={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48},
+)
