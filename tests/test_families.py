@@ -20,11 +20,12 @@ from sclm_hf import annotate, embed
 from sclm_hf.adapters.lora import load_adapter
 from sclm_hf.cli.main import app
 from sclm_hf.errors import CheckpointError, ConfigurationError
+from sclm_hf.opening.classifiers import open_classifier
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments, finetune, load_classifier
+from sclm_hf.training.finetune import FinetuneArguments, finetune
 from sclm_hf.training.pretrain import PretrainArguments, pretrain
 
 LABELS = ["CD14+ Monocyte", "CD19+ B", "CD56+ NK"]
@@ -199,7 +200,7 @@ def test_pretrain_on_the_objectives_of_the_family(family, cells, tmp_path):
 def test_a_random_head_is_said(family, base, cells, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("sclm_hf"), "propagate", True)
     with caplog.at_level(logging.INFO, logger="sclm_hf"):
-        load_classifier(str(base), LABELS)
+        open_classifier(str(base), LABELS)
     assert any(f"starts at random in `{head}`" in caplog.text for head in family.classification_head), caplog.text
     with pytest.raises(CheckpointError, match="random"):
         annotate(cells[0], base)

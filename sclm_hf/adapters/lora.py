@@ -4,7 +4,6 @@
 """
 
 import copy
-import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ..errors import CheckpointError, ConfigurationError, require
+from ..errors import CheckpointError, ConfigurationError, SclmError, require
 from ..logging import quiet_transformers
 from ..modeling.common.soundness import is_finite, require_plausible
+from ..opening.families import class_of, read_config
 from ..opening.files import (
     ADAPTED_CONFIG,
     Stored,
@@ -27,7 +27,7 @@ from ..opening.files import (
     read_settings,
     require_readable,
 )
-from ..opening.kinds import is_classifier
+from ..opening.kinds import is_classifier, labels_cells, labels_tasks
 from ..opening.names import is_repo_id, resolve_name
 from ..opening.weights import open_model
 from ..registry import get_family
@@ -275,7 +275,7 @@ def _card(adapter: "peft.LoraConfig", config: Any) -> str:
         "Adapted layers": layers if isinstance(layers, str) else ", ".join(sorted(layers)),
         "Trained in full": ", ".join(dict.fromkeys(adapter.modules_to_save or ())) or "nothing",
     }
-    if config.architectures[0].endswith("ForSequenceClassification"):
+    if labels_cells(config.architectures[0]):
         facts["Labels"] = ", ".join(config.id2label.values())
     lines = [f"- {name}: {value}" for name, value in facts.items()]
     use = "Load it with `sclm_hf.adapters.lora.load_adapter`."
@@ -284,7 +284,7 @@ def _card(adapter: "peft.LoraConfig", config: Any) -> str:
 
 def _task_heads(model: PreTrainedModel) -> list[str]:
     """What a classifier for several tasks has beside its encoder; none for other models."""
-    if not type(model).__name__.endswith("ForMultiTaskClassification"):
+    if not labels_tasks(type(model).__name__):
         return []
     added = {name: module for name, module in model.named_children() if name != model.base_model_prefix}
     names = []
@@ -300,13 +300,11 @@ def _has_added_genes(model: PreTrainedModel) -> bool:
     if not config._name_or_path:
         return False
     try:
-        saved = AutoConfig.from_pretrained(
-            config._name_or_path, revision=getattr(config, "_commit_hash", None), trust_remote_code=False
-        )
+        saved = read_config(config._name_or_path, getattr(config, "_commit_hash", None))
     # a base that is gone is named when the adapter is loaded
-    except OSError:
+    except (OSError, SclmError):
         return False
-    return saved.vocab_size != config.vocab_size
+    return saved.get("vocab_size", config.vocab_size) != config.vocab_size
 
 
 def _adapted_class(path: str, revision: Any) -> tuple[type[PreTrainedModel], Any]:
@@ -320,7 +318,7 @@ def _adapted_class(path: str, revision: Any) -> tuple[type[PreTrainedModel], Any
             f"`{ADAPTED_CONFIG}` of `{path}` names the class `{architecture}`: expected one of "
             f"{', '.join(family.models)}."
         )
-    model_class = getattr(importlib.import_module(family.modeling_module), architecture)
+    model_class = class_of(family, architecture)
     return model_class, model_class.config_class.from_dict(settings)
 
 

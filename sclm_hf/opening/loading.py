@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError, ConfigurationError
 from ..registry import FAMILIES
 from .files import ADAPTER_CONFIG, find_file
-from .kinds import foreign_family, is_classifier
+from .kinds import AUTO_CLASSES, foreign_family, is_classifier
 from .names import resolve_name
-from .processors import check_processor, load_processor
+from .processors import check_processor, check_vocabulary, load_processor
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
     from ..tokenization.processing_cell import CellProcessor
-
-_AUTO_CLASSES = {"embed": "AutoModel", "annotate": "AutoModelForSequenceClassification", "perturb": "AutoModel"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def load_model(
                 "`sclm-hf finetune`, or load it with `AutoModelForSequenceClassification`."
             )
     processor = load_processor(name, revision) if processor is None else check_processor(processor, name)
-    _check_vocabulary(loaded, processor, name)
+    check_vocabulary(loaded, processor, name)
     if device is not None:
         loaded.to(device)
     return LoadedModel(loaded, processor, name, getattr(revision, "resolved", None) or "")
@@ -119,7 +117,7 @@ def _open(name: str, task: str, dtype: "torch.dtype", revision: str | None) -> "
         return load_adapter(name, dtype=dtype, revision=revision)
     from .weights import open_model
 
-    return open_model(name, _AUTO_CLASSES[task], dtype=dtype, revision=revision)
+    return open_model(name, AUTO_CLASSES[task], dtype=dtype, revision=revision)
 
 
 def _check_device(device: "str | torch.device | None") -> None:
@@ -133,12 +131,3 @@ def _check_device(device: "str | torch.device | None") -> None:
             f"`device={device!r}` cannot be used on this machine ({str(error).splitlines()[0]}): leave it out for "
             f"`{default_device()}`."
         ) from error
-
-
-def _check_vocabulary(model: "PreTrainedModel", processor: "CellProcessor", name: str) -> None:
-    needed, there = processor.tokenizer.gene_vocabulary.size, model.get_input_embeddings().num_embeddings
-    if needed > there:
-        raise CheckpointError(
-            f"The vocabulary has ids up to {needed - 1}, and the model of `{name}` has {there} gene embeddings: use "
-            "the processor that was saved with the model, or `model.resize_token_embeddings`."
-        )

@@ -5,13 +5,15 @@ import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from transformers import AutoConfig, PreTrainedConfig
+import transformers
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..errors import unknown_name
 from ..registry import get_family
 from ..tokenization.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
 from ..tokenization.tokenization_gene import GeneTokenizer
+from .kinds import AUTO_CLASSES
 
 
 def new_tokenizer(family: str, genes: Iterable[str] | GeneVocabulary) -> GeneTokenizer:
@@ -77,3 +79,8 @@ def new_config(
             raise unknown_name(name, known, " in `model_config`")
     chosen = {name: value for name, value in fitting.items() if name in known and value is not None}
     return AutoConfig.for_model(family, **(chosen | dict(settings)))
+
+
+def new_model(config: PreTrainedConfig, task: str) -> PreTrainedModel:
+    """A model with random weights and the head that `task`, a key of `AUTO_CLASSES`, needs."""
+    return getattr(transformers, AUTO_CLASSES[task]).from_config(config)

@@ -8,6 +8,8 @@ from .files import damage_is_told, require_readable
 from .names import resolve_name
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ..tokenization.processing_cell import CellProcessor
 
 
@@ -62,3 +64,24 @@ def check_processor(processor: Any, name: str) -> "CellProcessor":
             "beside the model."
         )
     return processor
+
+
+def check_vocabulary(model: "PreTrainedModel", processor: "CellProcessor", name: str = "in memory") -> None:
+    """Refuse a model that lacks embeddings for some ids of the processor's vocabulary.
+
+    Args:
+        model: the model, or the PEFT model around it.
+        processor: the processor.
+        name: folder or repository of the model.
+
+    Raises:
+        CheckpointError: it has too few gene embeddings.
+    """
+    needed = processor.tokenizer.gene_vocabulary.size
+    there = getattr(model.get_input_embeddings(), "num_embeddings", needed)
+    if there < needed:
+        which = "" if name == "in memory" else f" of `{name}`"
+        raise CheckpointError(
+            f"The vocabulary has ids up to {needed - 1}, and the model{which} has {there} gene embeddings: "
+            f"use the processor that was saved with the model, or `model.resize_token_embeddings({needed})`."
+        )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..errors import ConfigurationError
 from ..registry import Family, get_family
+from .kinds import AUTO_CLASSES
 
 MAX_LENGTH = 64
 """Most tokens of a cell, where the published encoding has a limit above it."""
@@ -19,19 +20,12 @@ _GENES = (
 )
 """Some genes of blood cells."""
 
-_AUTO_CLASSES = {
-    None: "AutoModel",
-    "embed": "AutoModel",
-    "pretrain": "AutoModelForPreTraining",
-    "annotate": "AutoModelForSequenceClassification",
-}
-
 
 def make_tiny_checkpoint(
     family: str,
     folder: str | Path,
     *,
-    task: str | None = None,
+    task: str = "embed",
     genes: Iterable[str] | None = None,
     seed: int = 0,
 ) -> Path:
@@ -40,8 +34,8 @@ def make_tiny_checkpoint(
     Args:
         family: name of the family, as `sclm-hf models` lists it.
         folder: folder to write.
-        task: `"embed"` (the bare model, also if None), `"annotate"` (with a classifier of three labels) or
-            `"pretrain"` (with the head of the pre-training).
+        task: `"embed"` or `"perturb"` (the bare model), `"annotate"` (with a classifier for three labels) or
+            `"pretrain"` (with the head of pre-training).
         genes: symbols that the model knows; some genes of blood cells unless given.
         seed: seed of the weights.
 
@@ -52,14 +46,12 @@ def make_tiny_checkpoint(
         ConfigurationError: there is no such family or task.
     """
     import torch
-    import transformers
 
-    from .new_models import new_config
+    from .new_models import new_config, new_model
 
     known = get_family(family)
-    if task not in _AUTO_CLASSES:
-        there = ", ".join(repr(name) for name in _AUTO_CLASSES if name)
-        raise ConfigurationError(f"`task` must be one of {there}, or None, got {task!r}.")
+    if task not in AUTO_CLASSES:
+        raise ConfigurationError(f"`task` must be one of {', '.join(map(repr, AUTO_CLASSES))}, got {task!r}.")
     processor = make_processor(family, _GENES.split() if genes is None else list(genes), **_shortened(known))
     config = new_config(family, processor, known.tiny)
     if task == "annotate":
@@ -67,7 +59,7 @@ def make_tiny_checkpoint(
         config.label2id = {label: number for number, label in enumerate(LABELS)}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = getattr(transformers, _AUTO_CLASSES[task]).from_config(config)
+        model = new_model(config, task)
     folder = Path(folder)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -1,30 +1,19 @@
 """Models from checkpoints: of the right class, whole, finite, and running nothing that a checkpoint brings."""
 
-import importlib
 import math
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ..errors import CheckpointError, ConfigurationError
+from ..errors import CheckpointError
 from ..logging import get_logger, quiet_transformers
 from ..modeling.common.soundness import is_finite, number_kind, require_plausible, without_memory
-from ..registry import FAMILIES, Family
-from ..tokenization.processing_cell import CellProcessor
-from .files import (
-    Stored,
-    damage_is_told,
-    read_headers,
-    read_settings,
-    require_readable,
-    weight_files,
-)
-from .kinds import foreign_family
+from ..registry import FAMILIES
+from .families import choose_class, read_config
+from .files import Stored, damage_is_told, read_headers, require_readable, weight_files
 from .names import resolve_name
-from .processors import load_processor
 
 logger = get_logger(__name__)
 
@@ -47,7 +36,7 @@ def open_model(
 
     Args:
         name: folder or repository.
-        kind: the class; or that of transformers' Auto classes that says which head is wanted.
+        kind: the class, its name, or the name of the Auto class that says which head is wanted.
         revision: branch, tag or commit on the Hub.
         dtype: of the weights; as stored unless given.
         config: the configuration, instead of that of the checkpoint.
@@ -89,72 +78,6 @@ def open_model(
         _say_what_is_random(name, info, allowed)
     require_finite(name, model)
     return model
-
-
-def choose_class(
-    name: str, kind: str | type[PreTrainedModel], revision: Any = None
-) -> tuple[type[PreTrainedModel], dict[str, Any]]:
-    """The class that opens a checkpoint, and what the configuration of a stock model cannot say.
-
-    Args:
-        name: folder or repository.
-        kind: see [`open_model`].
-        revision: branch, tag or commit on the Hub.
-
-    Raises:
-        CheckpointError: it is of no family.
-        ConfigurationError: the family has no such head.
-    """
-    family, processor = family_of(name, revision)
-    model_class = _class_of(family, kind)
-    if processor is None or not hasattr(model_class.config_class, "has_special_tokens"):
-        return model_class, {}
-    return model_class, {"has_special_tokens": processor.feature_extractor.add_cls}
-
-
-def family_of(name: str, revision: Any = None) -> tuple[Family, CellProcessor | None]:
-    """The family of a checkpoint; for a stock model that of its processor, which is returned too.
-
-    Raises:
-        CheckpointError: it is of no family.
-    """
-    model_type = read_config(name, revision).get("model_type")
-    if isinstance(model_type, str) and model_type in FAMILIES:
-        return FAMILIES[model_type], None
-    try:
-        processor = load_processor(name, revision)
-        family = FAMILIES[processor.feature_extractor.family]
-        ours = getattr(importlib.import_module(family.configuration_module), family.config)
-        is_ours = issubclass(ours, CONFIG_MAPPING[model_type])
-    except (CheckpointError, AttributeError, KeyError, TypeError):
-        is_ours = False
-    if not is_ours:
-        raise foreign_family(f"`{name}`", model_type)
-    return family, processor
-
-
-def read_config(name: str, revision: Any = None) -> dict[str, Any]:
-    """The content of `config.json`.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    settings = read_settings(name, "config.json", revision)
-    if settings is None:
-        raise CheckpointError(
-            f"`{name}` is not a checkpoint folder or repository that can be read: it holds no `config.json`."
-        )
-    return settings
-
-
-def _class_of(family: Family, kind: str | type[PreTrainedModel]) -> type[PreTrainedModel]:
-    if isinstance(kind, type):
-        return kind
-    if kind not in family.auto_classes:
-        raise ConfigurationError(
-            f"{family.title} has no model for `{kind}`; it has those for {', '.join(family.auto_classes)}."
-        )
-    return getattr(importlib.import_module(family.modeling_module), family.auto_classes[kind])
 
 
 def _require_fit(name: str, model_class: type[PreTrainedModel], config: Any, stored: dict[str, Stored]) -> None:

@@ -11,9 +11,9 @@ from ..corpora.samples import Samples
 from ..corpora.sources import name_paths, open_source
 from ..errors import CheckpointError, ConfigurationError, CorpusError
 from ..logging import get_logger
+from ..opening.families import read_config
 from ..opening.files import ADAPTER_CONFIG, find_file
 from ..opening.names import resolve_name
-from ..opening.weights import read_config
 from ..tokenization.encodings.keys import cell_keys, hash_names, uniforms_for
 from ..tokenization.gene_columns import is_gene
 from ..tokenization.gene_vocabulary import GeneVocabulary

@@ -16,14 +16,14 @@ from ..logging import warn
 from ..objectives.cell_classification import CellClassificationCollator
 from ..objectives.collation import CellCollator
 from ..objectives.multitask_classification import MultiTaskClassificationCollator
+from ..opening.classifiers import open_classifier, open_multitask_classifier
 from ..opening.processors import load_processor
-from ..opening.weights import open_model
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option
 from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, open_corpora
 from .loop import TrainingResult, train
-from .multitask import load_multitask_classifier, multitask_metrics
+from .multitask import multitask_metrics
 from .validation import ComputeMetrics, classification_metrics
 
 FEWEST_CELLS_A_LABEL, FEWEST_CELLS_A_NUMBER = 2, 10
@@ -118,9 +118,9 @@ def create_classifier(
     name = arguments.model_name_or_path
     if not arguments.task_columns:
         collator = CellClassificationCollator.from_processor(processor, num_labels=len(corpus.label_names))
-        return load_classifier(name, corpus.label_names), collator, classification_metrics
+        return open_classifier(name, corpus.label_names), collator, classification_metrics
     num_labels = {task: len(names) for task, names in corpus.task_names.items()}
-    model = load_multitask_classifier(name, corpus.task_names, arguments.task_weights)
+    model = open_multitask_classifier(name, corpus.task_names, arguments.task_weights)
     collator = MultiTaskClassificationCollator.from_processor(processor, num_labels=num_labels)
     return model, collator, multitask_metrics(num_labels)
 
@@ -164,17 +164,6 @@ def _check_number(column: str, present: Sequence[str], n_cells: int) -> None:
             f"cells, for example {', '.join(map(repr, present[:3]))}: a label must name at least {needed} cells on "
             "average. Name with `label_column` (`task_columns`) a column of classes, such as cell types."
         )
-
-
-def load_classifier(name: str, label_names: Sequence[str]) -> PreTrainedModel:
-    """The pre-trained model with a classifier for `label_names`; the classifier starts random if it has none."""
-    return open_model(
-        name,
-        "AutoModelForSequenceClassification",
-        new_head=True,
-        id2label=dict(enumerate(label_names)),
-        label2id={label: i for i, label in enumerate(label_names)},
-    )
 
 
 def adapt(model: PreTrainedModel, arguments: FinetuneArguments) -> nn.Module:

@@ -22,6 +22,7 @@ from torch import nn
 from ..errors import ConfigurationError, SclmError
 from ..files import sole_writer
 from ..logging import get_logger, progress_bar, warn
+from ..opening.kinds import inner_model
 from .arguments import TrainingConfig
 from .callbacks import Interruption, LossLog, note_evaluation
 from .checkpoints import (
@@ -402,7 +403,7 @@ def create_accelerator(config: TrainingConfig) -> Accelerator:
 
 def accepts_num_items(model: nn.Module) -> bool:
     """Whether the model divides its loss by `num_items_in_batch`; the rule of `transformers.Trainer`."""
-    inner = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    inner = inner_model(model)
     declared = getattr(inner, "accepts_loss_kwargs", None)
     if declared is not None:
         return declared

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from accelerate.utils import set_seed
-from transformers import AutoModelForPreTraining, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..errors import ConfigurationError
 from ..objectives.collation import CellCollator
@@ -15,9 +15,11 @@ from ..objectives.masked_genes import MaskedGenesCollator
 from ..objectives.masked_samples import MaskedSamplesCollator
 from ..objectives.next_gene import NextGeneCollator
 from ..objectives.read_depth import ReadDepthCollator
-from ..opening.new_models import new_config, new_tokenizer, processor_class
+from ..opening.families import family_of
+from ..opening.kinds import AUTO_CLASSES
+from ..opening.new_models import new_config, new_model, new_tokenizer, processor_class
 from ..opening.processors import load_processor
-from ..opening.weights import family_of, open_model
+from ..opening.weights import open_model
 from ..registry import get_family
 from ..tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from ..tokenization.gene_vocabulary import GeneVocabulary
@@ -105,7 +107,7 @@ def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_ba
             apart.
     """
     if arguments.model_name_or_path:
-        model = open_model(arguments.model_name_or_path, "AutoModelForPreTraining", new_head=True)
+        model = open_model(arguments.model_name_or_path, AUTO_CLASSES["pretrain"], new_head=True)
         known = getattr(model.config, "num_batches", 0)
         if 0 < known < n_batches:
             raise ConfigurationError(
@@ -121,7 +123,7 @@ def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_ba
             "gene would be there: leave `add_cls` in `encoding` true, or set `pooling` in `model_config` to "
             "'avg-pool'."
         )
-    return AutoModelForPreTraining.from_config(model_config)
+    return new_model(model_config, "pretrain")
 
 
 def create_collator(arguments: PretrainArguments, processor: CellProcessor, *, seed: int = 0) -> CellCollator:

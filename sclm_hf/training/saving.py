@@ -6,35 +6,30 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ConfigurationError
+from ..opening.kinds import inner_model, is_adapted
+from ..opening.processors import check_vocabulary
 
 
 def check_model(model: nn.Module, processor: Any = None) -> None:
     """Refuse a model that could not be saved after training, or that does not know all ids of its processor.
 
     Raises:
-        ConfigurationError: an adapter on a base that was never saved, or too few gene embeddings.
+        ConfigurationError: it is an adapter on a base that was never saved.
+        CheckpointError: it has too few gene embeddings.
     """
-    if hasattr(model, "peft_config"):
+    if is_adapted(model):
         from ..adapters.lora import base_reference
 
         base_reference(model)
-    if processor is None:
-        return
-    needed = processor.tokenizer.gene_vocabulary.size
-    there = getattr(model.get_input_embeddings(), "num_embeddings", needed)
-    if there < needed:
-        raise ConfigurationError(
-            f"The vocabulary has ids up to {needed - 1}, and the model has {there} gene embeddings: use the processor "
-            f"that was saved with the model, or `model.resize_token_embeddings({needed})`."
-        )
+    if processor is not None:
+        check_vocabulary(model, processor)
 
 
 def note_batches(model: nn.Module, names: Sequence[str] | None) -> None:
     """Write into the configuration which batches the model's batch labels stand for, where it has a place for them."""
-    inner = model.get_base_model() if hasattr(model, "peft_config") else model
-    if names is not None and hasattr(getattr(inner, "config", None), "batch_names"):
-        inner.config.batch_names = list(names)
+    config = getattr(inner_model(model), "config", None)
+    if names is not None and hasattr(config, "batch_names"):
+        config.batch_names = list(names)
 
 
 def save_trained(model: nn.Module, directory: Path, processor: Any = None, *, merged: bool = True) -> None:
@@ -49,7 +44,7 @@ def save_trained(model: nn.Module, directory: Path, processor: Any = None, *, me
         processor: saved in each folder that is written.
         merged: see above.
     """
-    if hasattr(model, "peft_config"):
+    if is_adapted(model):
         from ..adapters.lora import merge_adapter, save_adapter
 
         save_adapter(model, directory / "adapter", processor=processor)

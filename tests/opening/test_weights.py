@@ -13,11 +13,11 @@ from transformers import BertConfig, BertForMaskedLM
 
 from sclm_hf import FAMILIES, CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
 from sclm_hf.errors import CheckpointError, ConfigurationError, SclmError
+from sclm_hf.opening.classifiers import open_classifier
 from sclm_hf.opening.loading import load_model
 from sclm_hf.opening.processors import load_processor
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.opening.weights import open_model
-from sclm_hf.training.finetune import load_classifier
 
 JSON_FILES = ("config.json", "processor_config.json", "tokenizer_config.json")
 NAME = "layers.1.linear1.bias"
@@ -113,7 +113,7 @@ def test_code_of_a_folder_is_never_run_whatever_is_answered(folder, file, monkey
     (folder / "evil.py").write_text(f"open({str(folder / 'canary')!r}, 'w').close()\nclass Evil: pass\n")
     for opens in (
         lambda: load_model(str(folder), "embed", device="cpu"),
-        lambda: load_classifier(str(folder), ["A", "B"]),
+        lambda: open_classifier(str(folder), ["A", "B"]),
         lambda: load_processor(str(folder)),
     ):
         try:
@@ -124,12 +124,12 @@ def test_code_of_a_folder_is_never_run_whatever_is_answered(folder, file, monkey
 
 
 def test_only_the_head_may_start_at_random(folder):
-    assert load_classifier(str(folder), ["A", "B", "C"]).config.num_labels == 3
+    assert open_classifier(str(folder), ["A", "B", "C"]).config.num_labels == 3
     tensors = load_file(folder / "model.safetensors")
     del tensors[f"model.{NAME}"]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(CheckpointError, match=rf"lacks 1 weights that ScGPTForSequenceClassification needs.*{NAME}"):
-        load_classifier(str(folder), ["A", "B", "C"])
+        open_classifier(str(folder), ["A", "B", "C"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -147,7 +147,7 @@ def test_training_opens_a_stock_folder_as_the_family_that_its_processor_names(tm
     BertForMaskedLM(BertConfig(vocab_size=22, max_position_embeddings=48, **sizes)).save_pretrained(tmp_path)
     extractor = ExpressionFeatureExtractor.for_family("geneformer", max_length=48, add_cls=False, add_eos=False)
     CellProcessor(extractor, tokenizer).save_pretrained(tmp_path)
-    model = load_classifier(str(tmp_path), ["A", "B"])
+    model = open_classifier(str(tmp_path), ["A", "B"])
     assert type(model).__name__ == "GeneformerForSequenceClassification" and model.config.num_labels == 2
     assert not model.config.has_special_tokens
     assert type(open_model(str(tmp_path), "AutoModelForPreTraining")).__name__ == "GeneformerForMaskedLM"
@@ -172,7 +172,7 @@ def test_a_head_of_other_labels_is_not_thrown_away_in_silence(tmp_path, caplog, 
     monkeypatch.setattr(logging.getLogger("sclm_hf"), "propagate", True)
     folder = make_tiny_checkpoint("scgpt", tmp_path, task="annotate")
     with caplog.at_level(logging.WARNING, logger="sclm_hf"):
-        load_classifier(str(folder), [f"label {number}" for number in range(7)])
+        open_classifier(str(folder), [f"label {number}" for number in range(7)])
     assert f"starts at random in `classifier`, which `{folder}` holds in another shape." in caplog.text
 
 
@@ -183,6 +183,6 @@ def test_a_head_that_a_family_has_not_is_named(tmp_path):
 
 
 def test_transformers_does_not_report_what_was_asked_for(folder, capfd):
-    load_classifier(str(folder), ["A", "B"])
+    open_classifier(str(folder), ["A", "B"])
     out, err = capfd.readouterr()
     assert out == "" and err == ""

@@ -5,7 +5,7 @@ import torch
 
 from sclm_hf import CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
 from sclm_hf.adapters.lora import add_lora
-from sclm_hf.errors import ConfigurationError, SclmError
+from sclm_hf.errors import CheckpointError, ConfigurationError, SclmError
 from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTForMaskedExpression, ScGPTForSequenceClassification
 from sclm_hf.objectives.cell_classification import CellClassificationCollator
 from sclm_hf.objectives.collation import CellCollator
@@ -204,7 +204,7 @@ class Plain(CellCollator):
 def test_a_vocabulary_that_does_not_fit_the_weights_is_refused(tmp_path):
     genes = GeneTokenizer.from_genes([f"GENE{i}" for i in range(30)])
     processor = CellProcessor(ExpressionFeatureExtractor(n_bins=6), genes)
-    with pytest.raises(ConfigurationError, match="ids up to 32, and the model has 20 gene embeddings"):
+    with pytest.raises(CheckpointError, match="ids up to 32, and the model has 20 gene embeddings"):
         train(masked_model(), CellsInMemory(), Plain(**SPECIAL), config(tmp_path), processor=processor)
     assert not (tmp_path / "out").exists()
 

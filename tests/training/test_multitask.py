@@ -13,13 +13,14 @@ from sclm_hf.adapters.lora import load_adapter
 from sclm_hf.cli.main import app
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.objectives.multitask_classification import MultiTaskClassificationCollator
+from sclm_hf.opening.classifiers import open_multitask_classifier
 from sclm_hf.opening.processors import load_processor
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.data import DataArguments
 from sclm_hf.training.finetune import FinetuneArguments, finetune
 from sclm_hf.training.loop import train
-from sclm_hf.training.multitask import load_multitask_classifier, multitask_metrics
+from sclm_hf.training.multitask import multitask_metrics
 
 from .h5ad_files import GENES, LABELS, write_h5ad
 
@@ -74,7 +75,7 @@ def test_all_tasks_are_learnt_together(base, file, tmp_path, lora):
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_loss_of_a_step_is_the_weighted_sum_of_the_means_over_its_cells(base, file, tmp_path, accumulation):
     """However the cells of the step are cut into batches."""
-    model = load_multitask_classifier(str(base), TASKS, [1.0, 0.25])
+    model = open_multitask_classifier(str(base), TASKS, [1.0, 0.25])
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -103,7 +104,7 @@ def test_attention_over_genes_may_be_learnt_as_well(file, tmp_path):
     GeneformerConfig.from_pretrained(pooled, multitask_pooling="attention").save_pretrained(pooled)
     arguments = FinetuneArguments(str(pooled), task_columns=list(TASKS))
     finetune(DataArguments([file]), arguments, config(tmp_path / "out", max_steps=2))
-    before = load_multitask_classifier(str(pooled), TASKS).attention_pool.attention_weights
+    before = open_multitask_classifier(str(pooled), TASKS).attention_pool.attention_weights
     after = GeneformerForMultiTaskClassification.from_pretrained(tmp_path / "out").attention_pool.attention_weights
     assert not torch.equal(before, after)
 

@@ -1,0 +1,99 @@
+"""Which family a checkpoint is of, and which class opens it."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError, ConfigurationError
+from ..registry import FAMILIES, Family
+from .files import read_settings
+from .kinds import foreign_family
+from .processors import load_processor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..tokenization.processing_cell import CellProcessor
+
+
+def read_config(name: str, revision: Any = None) -> dict[str, Any]:
+    """The content of `config.json`.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    settings = read_settings(name, "config.json", revision)
+    if settings is None:
+        raise CheckpointError(
+            f"`{name}` is not a checkpoint folder or repository that can be read: it holds no `config.json`."
+        )
+    return settings
+
+
+def family_of(name: str, revision: Any = None) -> tuple[Family, "CellProcessor | None"]:
+    """The family of a checkpoint; for a stock model that of its processor, which is returned too.
+
+    Raises:
+        CheckpointError: it is of no family.
+    """
+    model_type = read_config(name, revision).get("model_type")
+    if isinstance(model_type, str) and model_type in FAMILIES:
+        return FAMILIES[model_type], None
+    try:
+        processor = load_processor(name, revision)
+        family = FAMILIES[processor.feature_extractor.family]
+        is_ours = _builds_on(family, model_type)
+    except (CheckpointError, KeyError):
+        is_ours = False
+    if not is_ours:
+        raise foreign_family(f"`{name}`", model_type)
+    return family, processor
+
+
+def _builds_on(family: Family, model_type: Any) -> bool:
+    """Whether the configuration of `family` is one of transformers' `model_type` with more to it."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        return False
+    ours = getattr(importlib.import_module(family.configuration_module), family.config)
+    return issubclass(ours, CONFIG_MAPPING[model_type])
+
+
+def choose_class(
+    name: str, kind: "str | type[PreTrainedModel]", revision: Any = None
+) -> tuple["type[PreTrainedModel]", dict[str, Any]]:
+    """The class that opens a checkpoint, and the settings that the configuration of a stock model cannot hold.
+
+    Args:
+        name: folder or repository.
+        kind: see [`class_of`].
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        CheckpointError: it is of no family.
+        ConfigurationError: the family has no such head.
+    """
+    family, processor = family_of(name, revision)
+    model_class = class_of(family, kind)
+    if processor is None or not hasattr(model_class.config_class, "has_special_tokens"):
+        return model_class, {}
+    return model_class, {"has_special_tokens": processor.feature_extractor.add_cls}
+
+
+def class_of(family: Family, kind: "str | type[PreTrainedModel]") -> "type[PreTrainedModel]":
+    """A class of models of a family.
+
+    Args:
+        family: the family.
+        kind: the class itself; its name; or the name of the Auto class that says which head is wanted.
+
+    Raises:
+        ConfigurationError: the family has no such class.
+    """
+    if isinstance(kind, type):
+        return kind
+    if kind not in family.auto_classes and kind not in family.models:
+        raise ConfigurationError(
+            f"{family.title} has no model for `{kind}`; it has those for {', '.join(family.auto_classes)}."
+        )
+    return getattr(importlib.import_module(family.modeling_module), family.auto_classes.get(kind, kind))
