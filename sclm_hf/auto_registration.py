@@ -21,7 +21,10 @@ _LAYERS = "transformers.modeling_layers"
 """Imports the Auto models before it has what our models need of it."""
 _COMMON = "sclm_hf.modeling.common."
 """What our models need may be what brings transformers in."""
-_BUILT_ON = tuple(f"transformers.models.{name}.modeling_{name}" for name in ("bert", "gpt2"))
+_BUILT_ON = tuple(
+    f"transformers.models.{name}.modeling_{name}"
+    for name in dict.fromkeys(family.built_on for family in FAMILIES.values() if family.built_on)
+)
 """What some of our models build on; each brings the Auto models in before it is complete itself."""
 
 

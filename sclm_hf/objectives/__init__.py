@@ -3,3 +3,24 @@
 A collator is called with a batch of cells (and the epoch) and returns the model's inputs with `labels`; the loss is
 the model head's business.
 """
+
+from .collation import CellCollator
+from .generative_expression import GenerativeExpressionCollator
+from .masked_expression import MaskedExpressionCollator
+from .masked_genes import MaskedGenesCollator
+from .masked_samples import MaskedSamplesCollator
+from .next_gene import NextGeneCollator
+from .read_depth import ReadDepthCollator
+
+PRETRAINING: dict[str, type[CellCollator]] = {
+    collator.objective: collator
+    for collator in (
+        GenerativeExpressionCollator,
+        MaskedExpressionCollator,
+        MaskedGenesCollator,
+        MaskedSamplesCollator,
+        NextGeneCollator,
+        ReadDepthCollator,
+    )
+}
+"""Name of a pre-training objective, as families list it in the registry -> its collator."""

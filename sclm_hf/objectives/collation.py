@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..errors import ConfigurationError, CorpusError
+from ..registry import FAMILIES
 from ..tokenization.encodings.keys import cell_keys, uniforms_for
 
 IGNORED = -100
@@ -35,6 +36,8 @@ class CellCollator(ABC):
         epoch: epoch used when a call names none; see `set_epoch`.
     """
 
+    objective: ClassVar[str] = ""
+    """Name of a pre-training objective, as families list it in the registry."""
     predicts_expression: ClassVar[bool] = False
     """Whether the objective needs the values of an encoding."""
     sample_share: ClassVar[float] = 1.0
@@ -48,7 +51,11 @@ class CellCollator(ABC):
 
     @classmethod
     def from_processor(cls, processor: Any, **overrides: Any) -> "CellCollator":
-        """A collator that pads and masks as `processor` encodes; `overrides` are the collator's own arguments.
+        """A collator that pads as `processor` encodes and masks as its family published.
+
+        Args:
+            processor: the tokenizer and encoding of the cells.
+            **overrides: the collator's own arguments.
 
         Raises:
             ConfigurationError: the objective predicts expression values, and the encoding has none.
@@ -66,7 +73,9 @@ class CellCollator(ABC):
         }
         if "mask_value" in cls.__dataclass_fields__:
             settings["mask_value"] = encoding.mask_value
-        return cls(**(settings | overrides))
+        family = FAMILIES.get(encoding.family)
+        published = family.masking.get(cls.objective, {}) if family else {}
+        return cls(**(settings | published | overrides))
 
     def set_epoch(self, epoch: int) -> None:
         """Draw as in `epoch` from now on; loops that pass `epoch` with each call do not need it."""

@@ -34,6 +34,7 @@ class GenerativeExpressionCollator(CellCollator):
         padding; `batch_labels` when the batch has them.
     """
 
+    objective = "generative"
     predicts_expression = True
 
     mask_ratio: float | Sequence[float] = (0.25, 0.5, 0.75)

@@ -6,7 +6,6 @@ al., scBERT, Nature Machine Intelligence 4 (2022), pre-training.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -15,9 +14,6 @@ from .collation import IGNORED, CellCollator, check_ratios
 
 REPLACE_STREAM = 8
 """Stream of the keyed generator: which of the masked values are replaced."""
-
-PUBLISHED = {"scbert": {"mask_ratio": 0.15, "mask_zeros": False, "replace_ratio": 0.9, "rounding": "up"}}
-"""Family -> what its published masking does other than the defaults, which are scGPT's."""
 
 
 @dataclass
@@ -41,6 +37,7 @@ class MaskedExpressionCollator(CellCollator):
         value where drawn, -100 elsewhere.
     """
 
+    objective = "masked"
     predicts_expression = True
 
     mask_ratio: float | Sequence[float] = 0.4
@@ -56,12 +53,6 @@ class MaskedExpressionCollator(CellCollator):
             raise ConfigurationError(f"`replace_ratio` must be above 0 and at most 1, got {self.replace_ratio}.")
         if self.rounding not in ("down", "up"):
             raise ConfigurationError(f"`rounding` is 'down' or 'up', got {self.rounding!r}.")
-
-    @classmethod
-    def from_processor(cls, processor: Any, **overrides: Any) -> "MaskedExpressionCollator":
-        """A collator that masks as was published for the processor's family; see [`CellCollator.from_processor`]."""
-        published = PUBLISHED.get(processor.feature_extractor.family, {})
-        return super().from_processor(processor, **(published | overrides))
 
     def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
         values = batch["expression_values"]

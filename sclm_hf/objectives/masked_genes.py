@@ -16,10 +16,6 @@ from .collation import IGNORED, MASK_STREAM, CellCollator, check_ratios, require
 REPLACE_STREAM, RANDOM_STREAM, TOKEN_STREAM = 5, 6, 7
 """Streams of the keyed generator: what becomes of a masked token, and which token takes its place."""
 
-MASKS_SPECIAL_TOKENS = ("geneformer",)
-"""Families whose published collator knows only `<pad>` and `<mask>` as special, so that `<cls>` and `<eos>` may be
-masked like a gene."""
-
 
 @dataclass
 class MaskedGenesCollator(CellCollator):
@@ -37,12 +33,14 @@ class MaskedGenesCollator(CellCollator):
         random_ratio: share of those that do not, which become a random token.
         mask_token_id: id of `<mask>`.
         vocab_size: random tokens are drawn from 0 to `vocab_size - 1`, special ones included.
-        mask_special_tokens: whether special tokens other than `<pad>` and `<mask>` may be chosen.
+        mask_special_tokens: whether special tokens other than `<pad>` and `<mask>` may be chosen like a gene.
 
     Gives:
         The batch without `cell_ids`, its `input_ids` with tokens replaced, and `labels` (cells, genes) int64: the true
         token where chosen, -100 elsewhere.
     """
+
+    objective = "masked_genes"
 
     mask_ratio: float | Sequence[float] = 0.15
     ratio_per: str = "batch"
@@ -76,7 +74,6 @@ class MaskedGenesCollator(CellCollator):
         settings = {
             "mask_token_id": tokenizer.mask_token_id,
             "vocab_size": tokenizer.gene_vocabulary.size,
-            "mask_special_tokens": processor.feature_extractor.family in MASKS_SPECIAL_TOKENS,
         }
         return super().from_processor(processor, **(settings | overrides))
 

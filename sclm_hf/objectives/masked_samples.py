@@ -44,6 +44,7 @@ class MaskedSamplesCollator(CellCollator):
         ConfigurationError: a ratio is not between 0 and 1.
     """
 
+    objective = "masked_samples"
     predicts_expression = True
     sample_share = 0.7
 

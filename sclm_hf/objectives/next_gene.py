@@ -26,6 +26,8 @@ class NextGeneCollator(CellCollator):
         padding.
     """
 
+    objective = "next_gene"
+
     @classmethod
     def from_processor(cls, processor: Any, **overrides: Any) -> "NextGeneCollator":
         """A collator for the tokens of `processor`; `overrides` are the collator's own arguments.

@@ -46,6 +46,7 @@ class ReadDepthCollator(CellCollator):
         was where drawn, -100 elsewhere.
     """
 
+    objective = "read_depth"
     predicts_expression = True
 
     target_token_id: int = 0

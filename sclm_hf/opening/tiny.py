@@ -74,22 +74,20 @@ def make_processor(family: str, genes: list[str], **changes):
         genes: symbols.
         **changes: to the parameters of the encoding.
     """
-    from ..tokenization.feature_extraction_expression import PUBLISHED, ExpressionFeatureExtractor
+    from ..tokenization.feature_extraction_expression import ExpressionFeatureExtractor
     from .new_models import new_tokenizer, processor_class
 
     kind = processor_class(family)
     if hasattr(kind, "example"):
-        return kind.example(genes, **(PUBLISHED[family] | changes))
+        return kind.example(genes, **(get_family(family).encoding | changes))
     extractor = ExpressionFeatureExtractor.for_family(family, **changes)
     return kind(extractor, new_tokenizer(family, genes))
 
 
 def _shortened(family: Family) -> dict[str, int]:
-    from ..tokenization.feature_extraction_expression import PUBLISHED
-
     limits = {"max_length": MAX_LENGTH, "n_draws": MAX_LENGTH // 2}
     return {
-        name: min(PUBLISHED[family.name][name], most)
+        name: min(family.encoding[name], most)
         for name, most in limits.items()
-        if PUBLISHED[family.name].get(name) is not None
+        if family.encoding.get(name) is not None
     }

@@ -23,6 +23,16 @@ FAMILY = Family(
         "`<prefix>.config.json` beside `<prefix>.best.ckpt`, or a folder with one such pair; also of a fine-tuned "
         "model"
     ),
+    encoding={
+        "encoding": "continuous",
+        "expects": "counts",
+        "add_cls": False,
+    },
+    published_input="Raw counts, with the cells of one sample together.",
+    published_tokens=(
+        "The counts of the model's genes as they are, and for a sample the matrix of its cells and genes. The "
+        "model takes `ln(1 + count)` of them, not scaled to the cell's total."
+    ),
     tasks=("embed", "annotate"),
     config="CellPLMConfig",
     auto_classes={

@@ -20,10 +20,14 @@ class Family:
         redistributable: whether converted weights may be hosted again.
         sizes: released checkpoint -> what it is.
         source_layout: what `sclm-hf convert` takes, as the end of a sentence.
+        encoding: what the published pipeline does to a cell, as parameters of `ExpressionFeatureExtractor`.
+        published_input: what that pipeline takes, in sentences for the card.
+        published_tokens: what it makes of a cell.
         tasks: tasks of `sclm_hf.tasks` that the family serves.
         config: name of the configuration class.
         auto_classes: transformers Auto class -> our class.
         models: every public model class of the family.
+        built_on: model of transformers whose classes ours derive from.
         lora_target_modules: the linear layers that LoRA and its like adapt unless told otherwise.
         key_value_modules: the linear layers that make keys and values (or all three of an attention in one).
         feedforward_modules: the second linear layer of a feed-forward block.
@@ -37,6 +41,7 @@ class Family:
         genes_first: whether genes come before these in a new vocabulary.
         objectives: what its pre-training model can be trained on by `sclm-hf pretrain`, the published one first.
         no_objective: why there is none.
+        masking: objective -> what its published masking does otherwise than the collator does by default.
         tiny: configuration of a model small enough for tests and examples, without what a vocabulary tells.
     """
 
@@ -49,6 +54,9 @@ class Family:
     weights_license_note: str
     redistributable: bool
     sizes: dict[str, str]
+    encoding: dict[str, object]
+    published_input: str
+    published_tokens: str
     tasks: tuple[str, ...]
     config: str
     auto_classes: dict[str, str]
@@ -61,6 +69,7 @@ class Family:
     tokenizer: str = "GeneTokenizer"
     feature_extractor: str = "ExpressionFeatureExtractor"
     processor: str = "CellProcessor"
+    built_on: str | None = None
     weights_license_name: str | None = None
     weights_license_link: str | None = None
     embed_overrides: dict[str, object] = field(default_factory=dict)
@@ -73,6 +82,7 @@ class Family:
     genes_first: bool = False
     objectives: tuple[str, ...] = ()
     no_objective: str = ""
+    masking: dict[str, dict[str, object]] = field(default_factory=dict)
     tiny: dict[str, object] = field(default_factory=dict)
     source_layout: str = ""
 

@@ -28,6 +28,22 @@ FAMILY = Family(
         "the pickled dictionaries `token_dictionary*.pkl` and `gene_median_dictionary*.pkl` (and "
         "`ensembl_mapping_dict*.pkl`) in it, or in `geneformer/` in it, beside it or above"
     ),
+    encoding={
+        "encoding": "rank",
+        "expects": "counts",
+        "max_length": 4096,
+        "truncation": "head",
+        "add_cls": True,
+        "add_eos": True,
+        "target_sum": 10_000.0,
+    },
+    published_input="Raw counts. A cell's total is that of all its genes, including those outside the dictionary.",
+    published_tokens=(
+        "Genes in descending order of `count / total × 10,000 / median of the gene`, where the median is that of "
+        "the gene's non-zero values in the pre-training corpus (`gene_medians`, which a converted checkpoint "
+        "brings along). V2 puts `<cls>` first and `<eos>` last and has 4,096 tokens; V1 is `max_length=2048, "
+        "add_cls=False, add_eos=False`."
+    ),
     tasks=("embed", "annotate", "perturb"),
     config="GeneformerConfig",
     auto_classes={
@@ -44,6 +60,7 @@ FAMILY = Family(
         "GeneformerForTokenClassification",
         "GeneformerForMultiTaskClassification",
     ),
+    built_on="bert",
     lora_target_modules=("query", "key", "value", "attention.output.dense"),
     key_value_modules=("key", "value"),
     feedforward_modules=("output.dense",),
@@ -52,5 +69,7 @@ FAMILY = Family(
     embed_overrides={"attention_pooling_includes_padding": False},
     special_tokens=("<pad>", "<mask>", "<cls>", "<eos>"),
     objectives=("masked_genes",),
+    # its collator knows only <pad> and <mask> as special
+    masking={"masked_genes": {"mask_special_tokens": True}},
     tiny={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48},
 )

@@ -19,6 +19,21 @@ FAMILY = Family(
         "a folder with `config.json`, `model.safetensors` or `pytorch_model.bin`, and `tokenizer.json` or "
         "`iSEEEK_vocab.pkl`; not the TorchScript export"
     ),
+    encoding={
+        "encoding": "rank",
+        "expects": "any",
+        "max_length": 128,
+        "truncation": "head",
+        "add_cls": True,
+        "add_eos": True,
+    },
+    published_input=(
+        "Rankings of genes; how they were made is not published. Here any expression that is not negative will do,"
+        " because only the order within a cell counts."
+    ),
+    published_tokens=(
+        "The 126 most expressed genes, equal ones in the order of their ids, between `[CLS]` and `[SEP]`."
+    ),
     tasks=("embed", "annotate", "perturb"),
     config="ISEEEKConfig",
     auto_classes={
@@ -34,6 +49,7 @@ FAMILY = Family(
         "ISEEEKForSequenceClassification",
         "ISEEEKForTokenClassification",
     ),
+    built_on="bert",
     lora_target_modules=("query", "key", "value", "attention.output.dense"),
     key_value_modules=("key", "value"),
     feedforward_modules=("output.dense",),

@@ -20,6 +20,26 @@ FAMILY = Family(
         "a folder with one `.pth` file and `genes.txt`, the `var_names` of the release's `panglao_10000.h5ad`, "
         "one a line; for a fine-tuned model also `labels.txt`"
     ),
+    encoding={
+        "encoding": "log_bins",
+        "expects": "counts",
+        "n_bins": 6,
+        "target_sum": 10_000.0,
+        "include_zero_genes": True,
+        "add_cls": True,
+        "cls_value": 0.0,
+        "pad_value": 6.0,
+        "mask_value": 6.0,
+    },
+    published_input=(
+        "Raw counts of cells that express at least 200 of the model's genes (scanpy's `filter_cells`, left to the "
+        "user)."
+    ),
+    published_tokens=(
+        "All 16,906 genes in their order, with those that the data lack as not expressed, then `<cls>` with bin 0."
+        " Bins are `log2(1 + count / total × 10,000)`, where the total is over the model's genes, cut down to "
+        "whole numbers of at most 5."
+    ),
     tasks=("embed", "annotate"),
     config="ScBERTConfig",
     auto_classes={
@@ -35,6 +55,7 @@ FAMILY = Family(
     special_tokens=("<cls>", "<pad>"),
     genes_first=True,
     objectives=("masked",),
+    masking={"masked": {"mask_ratio": 0.15, "mask_zeros": False, "replace_ratio": 0.9, "rounding": "up"}},
     tiny={
         "hidden_size": 32,
         "num_hidden_layers": 2,

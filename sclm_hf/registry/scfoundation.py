@@ -26,6 +26,27 @@ FAMILY = Family(
     source_layout=(
         "a folder with `models.ckpt` and `OS_scRNA_gene_index.19264.tsv`; gives three models, `cell`, `gene` and `rde`"
     ),
+    encoding={
+        "encoding": "depth",
+        "expects": "counts",
+        "target_depth": "t4",
+        "target_sum": 10_000.0,
+        "add_cls": False,
+        "pad_value": 103.0,
+        "mask_value": 102.0,
+    },
+    published_input=(
+        'Raw counts (the original\'s `pre_normalized` F). `expects="normalized"` takes values that are log-'
+        "normalised already, with their sum for the total (T, a quirk of the original) or with the totals that "
+        '`encode` is given (A). Bulk samples are normalised, with `target_depth="f1"` (bulk F) or `"sum"` (bulk '
+        "T)."
+    ),
+    published_tokens=(
+        "The expressed ones of its 19,264 genes, with those that the data lack as not expressed, and `ln(1 + count"
+        " / total × 10,000)` of each, where the total is over the model's genes; then `<T>` with the log10 of the "
+        'total asked for and `<S>` with the log10 of the cell\'s own. By default (`"t4"`, as in the original) cells'
+        " are embedded as if 10,000 counts were asked for."
+    ),
     tasks=("embed", "annotate", "perturb"),
     config="ScFoundationConfig",
     auto_classes={

@@ -19,6 +19,27 @@ FAMILY = Family(
         "brain, blood, heart, lung, kidney, pan-cancer, continual": "the same architecture, other cells",
     },
     source_layout="a folder with `best_model.pt`, `args.json` and `vocab.json`",
+    encoding={
+        "encoding": "bins",
+        "expects": "counts",
+        "n_bins": 51,
+        "max_length": 1200,
+        "truncation": "sample",
+        "add_cls": True,
+        "cls_value": -2.0,
+        "pad_value": -2.0,
+        "mask_value": -1.0,
+    },
+    published_input=(
+        "Raw counts (pre-training and embedding). The authors' fine-tuning examples normalise to 10,000 and take "
+        "`log1p` first, which leaves the order within a cell, and so the bins, as they are but for ties and "
+        "rounding."
+    ),
+    published_tokens=(
+        "51 quantile bins over the expressed genes of the cell, after `<cls>` with value -2 (the fine-tuning "
+        "examples give `<cls>` the value 0: `cls_value=0.0`). Cells with more than 1,199 genes keep a random "
+        "subset."
+    ),
     tasks=("embed", "annotate", "perturb"),
     config="ScGPTConfig",
     auto_classes={

@@ -24,6 +24,23 @@ FAMILY = Family(
         "`pytorch_model.bin`; or, of the authors' training, `model_{epoch}.pth` or `checkpoint.pth`; or the path "
         "of such a file"
     ),
+    encoding={
+        "encoding": "rank",
+        "expects": "any",
+        "max_length": 64,
+        "truncation": "head",
+        "add_cls": True,
+        "add_eos": True,
+        "add_token_types": True,
+    },
+    published_input=(
+        "Rankings of genes; how they were made is not published. Here any expression that is not negative will do,"
+        " because only the order within a cell counts."
+    ),
+    published_tokens=(
+        "The 62 most expressed genes, equal ones in the order of their ids, between `</b>` and `</s>`; and token "
+        "types, all 0, which the model adds as the vector of `<pad>`."
+    ),
     tasks=("embed", "annotate", "perturb"),
     config="TGPTConfig",
     auto_classes={
@@ -34,6 +51,7 @@ FAMILY = Family(
         "AutoModelForTokenClassification": "TGPTForTokenClassification",
     },
     models=("TGPTModel", "TGPTForCausalLM", "TGPTForSequenceClassification", "TGPTForTokenClassification"),
+    built_on="gpt2",
     lora_target_modules=("c_attn", "attn.c_proj"),
     key_value_modules=("c_attn",),
     feedforward_modules=("mlp.c_proj",),

@@ -23,6 +23,22 @@ FAMILY = Family(
         "a folder with one file of weights, such as `4layer_model.torch`, `species_chrom.csv`, "
         "`species_offsets.pkl` and the protein embeddings of the species wanted (`*_to_embedding_ESM2.pt`)"
     ),
+    encoding={
+        "encoding": "chromosomes",
+        "expects": "counts",
+        "max_length": 1536,
+        "n_draws": 1024,
+        "whole_counts": True,
+    },
+    published_input=(
+        "Raw counts with fractions cut off, of genes in at least 10 cells and of cells with at least 25 genes "
+        "(`sclm_hf.published_filter`, left to the user)."
+    ),
+    published_tokens=(
+        "1,024 genes drawn with replacement by the `log1p` of their counts, between the tokens of their "
+        "chromosomes (`gene_places`, which a converted checkpoint brings along). The original does not seed the "
+        "draws; here they are keyed by the cell."
+    ),
     tasks=("embed", "annotate"),
     config="UCEConfig",
     auto_classes={

@@ -7,96 +7,12 @@ from typing import Any
 from transformers import FeatureExtractionMixin
 
 from ..errors import ConfigurationError
+from ..registry import get_family
 from .encodings.depth import is_target_depth
 
 ENCODINGS = ("bins", "chromosomes", "continuous", "depth", "log_bins", "rank")
 EXPECTED_DATA = ("counts", "normalized", "any")
 TRUNCATIONS = ("sample", "head")
-
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "cellplm": {
-        "encoding": "continuous",
-        "expects": "counts",
-        "add_cls": False,
-    },
-    "geneformer": {
-        "encoding": "rank",
-        "expects": "counts",
-        "max_length": 4096,
-        "truncation": "head",
-        "add_cls": True,
-        "add_eos": True,
-        "target_sum": 10_000.0,
-    },
-    "iseeek": {
-        "encoding": "rank",
-        "expects": "any",
-        "max_length": 128,
-        "truncation": "head",
-        "add_cls": True,
-        "add_eos": True,
-    },
-    "scbert": {
-        "encoding": "log_bins",
-        "expects": "counts",
-        "n_bins": 6,
-        "target_sum": 10_000.0,
-        "include_zero_genes": True,
-        "add_cls": True,
-        "cls_value": 0.0,
-        "pad_value": 6.0,
-        "mask_value": 6.0,
-    },
-    "scfoundation": {
-        "encoding": "depth",
-        "expects": "counts",
-        "target_depth": "t4",
-        "target_sum": 10_000.0,
-        "add_cls": False,
-        "pad_value": 103.0,
-        "mask_value": 102.0,
-    },
-    "scgpt": {
-        "encoding": "bins",
-        "expects": "counts",
-        "n_bins": 51,
-        "max_length": 1200,
-        "truncation": "sample",
-        "add_cls": True,
-        "cls_value": -2.0,
-        "pad_value": -2.0,
-        "mask_value": -1.0,
-    },
-    "tgpt": {
-        "encoding": "rank",
-        "expects": "any",
-        "max_length": 64,
-        "truncation": "head",
-        "add_cls": True,
-        "add_eos": True,
-        "add_token_types": True,
-    },
-    "uce": {
-        "encoding": "chromosomes",
-        "expects": "counts",
-        "max_length": 1536,
-        "n_draws": 1024,
-        "whole_counts": True,
-    },
-}
-"""What each family's published pipeline does, as parameters of `ExpressionFeatureExtractor`.
-
-| family | the published pipeline takes | and makes of it |
-|---|---|---|
-| cellplm | counts; cells of one sample together | the counts of its genes as they are, and of a sample the matrix of its cells and genes; the model takes `ln(1 + count)` of them, not scaled to the cell's total |
-| geneformer | counts; a cell's total is that of all its genes, those outside the dictionary included | genes in order of `count / total × 10,000 / median of the gene`, the median being over its non-zero values in the pre-training corpus (`gene_medians`, which a converted checkpoint brings along); V2: `<cls>` first, `<eos>` last, 4,096 tokens; V1: `max_length=2048, add_cls=False, add_eos=False` |
-| iseeek | rankings of genes; how they were made is not published. Here: any expression that is not negative, as within a cell only its order counts | the 126 most expressed genes, equal ones in the order of their ids, between `[CLS]` and `[SEP]` |
-| scbert | counts, of cells with at least 200 of its genes expressed (scanpy's `filter_cells`, left to the user) | all 16,906 genes in their order, genes that the data lack as not expressed, then `<cls>` with bin 0; bins are `log2(1 + count / total × 10,000)`, the total being over the model's genes, cut down to whole numbers of at most 5 |
-| scfoundation | counts (its `pre_normalized` F); `expects="normalized"` takes values that are log-normalised already: with their sum for the total (T, a quirk), or with the totals that `encode` is given (A). Bulk samples: normalised, with `target_depth="f1"` (bulk F) or `"sum"` (bulk T) | the expressed ones of its 19,264 genes, those that the data lack as not expressed; `ln(1 + count / total × 10,000)`, the total being over the model's genes; then `<T>` with the log10 of the total asked for, and `<S>` with that of the total. In the original's default, `"t4"`, cells are embedded as if 10,000 counts were asked for |
-| scgpt | counts as they are (pre-training and embedding); its fine-tuning examples normalise to 10,000 and take `log1p` first, which leaves the order within a cell, and so the bins, as they are but for ties and rounding | 51 quantile bins over the expressed genes of the cell; `<cls>` first with value -2 (its fine-tuning examples give `<cls>` the value 0: `cls_value=0.0`); a random subset of cells with more than 1,199 genes |
-| tgpt | as iseeek | the 62 most expressed genes, equal ones in the order of their ids, between `</b>` and `</s>`; token types, all 0, which the model adds as the vector of `<pad>` |
-| uce | counts, fractions cut off, of genes in at least 10 cells and of cells with at least 25 genes (`published_filter`, left to the user) | 1,024 genes drawn with replacement by log1p of their counts, between the tokens of their chromosomes (`gene_places`, which a converted checkpoint brings along); the draws are not seeded there, and keyed by the cell here |
-"""  # noqa: E501
 
 # transformers writes these beside the parameters; they are no parameters of ours. `duplicates` is what folders of
 # before have, when families differed in what they did with columns of one gene.
@@ -195,17 +111,12 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
 
     @classmethod
     def for_family(cls, family: str, **overrides: Any) -> "ExpressionFeatureExtractor":
-        """The published parameters of a family (see [`PUBLISHED`]), with `overrides`.
+        """The published parameters of a family (its `encoding` in the registry), with `overrides`.
 
         Raises:
-            ConfigurationError: no parameters are known for the family, or an override is wrong.
+            ConfigurationError: there is no such family, or an override is wrong.
         """
-        if family not in PUBLISHED:
-            raise ConfigurationError(
-                f"There are no published parameters for the family `{family}`: expected one of "
-                f"{', '.join(sorted(PUBLISHED))}."
-            )
-        return cls(**{"family": family, **PUBLISHED[family], **overrides})
+        return cls(**{"family": family, **get_family(family).encoding, **overrides})
 
     def changed(self, **changes: Any) -> "ExpressionFeatureExtractor":
         """The same parameters with some changed.

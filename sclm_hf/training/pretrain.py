@@ -8,13 +8,8 @@ from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
 from ..errors import ConfigurationError
+from ..objectives import PRETRAINING
 from ..objectives.collation import CellCollator
-from ..objectives.generative_expression import GenerativeExpressionCollator
-from ..objectives.masked_expression import MaskedExpressionCollator
-from ..objectives.masked_genes import MaskedGenesCollator
-from ..objectives.masked_samples import MaskedSamplesCollator
-from ..objectives.next_gene import NextGeneCollator
-from ..objectives.read_depth import ReadDepthCollator
 from ..opening.families import family_of
 from ..opening.kinds import AUTO_CLASSES
 from ..opening.new_models import new_config, new_model, new_tokenizer, processor_class
@@ -43,8 +38,8 @@ class PretrainArguments:
     vocabulary: str | None = option(None, "Gene vocabulary of a new model; by default all genes of `train_files`.")
     model_config: str | None = option(None, "Configuration of a new model: a mapping, as JSON on the command line.")
     encoding: str | None = option(None, "Changes to the family's published encoding: a mapping, as JSON.")
-    objective: Literal["generative", "masked", "masked_genes", "masked_samples", "next_gene", "read_depth"] | None = (
-        option(None, "What is predicted; by default as published for the family.")
+    objective: Literal[*PRETRAINING] | None = option(
+        None, "What is predicted; by default as published for the family."
     )
     mask_ratio: list[float] | None = field(
         default=None,
@@ -134,7 +129,7 @@ def create_collator(arguments: PretrainArguments, processor: CellProcessor, *, s
             has no `mask_ratio`.
     """
     objective = choose_objective(arguments.objective, _family_name(arguments, processor))
-    collator, settings = _COLLATORS[objective], {}
+    collator, settings = PRETRAINING[objective], {}
     if "ratio_per" in collator.__dataclass_fields__:
         settings["ratio_per"] = arguments.ratio_per
         if arguments.mask_ratio is not None:
@@ -177,16 +172,6 @@ def _family_name(arguments: PretrainArguments, processor: CellProcessor) -> str:
     if arguments.model_name_or_path:
         return family_of(arguments.model_name_or_path)[0].name
     return arguments.family
-
-
-_COLLATORS: dict[str, type[CellCollator]] = {
-    "generative": GenerativeExpressionCollator,
-    "masked": MaskedExpressionCollator,
-    "masked_genes": MaskedGenesCollator,
-    "masked_samples": MaskedSamplesCollator,
-    "next_gene": NextGeneCollator,
-    "read_depth": ReadDepthCollator,
-}
 
 
 def _mapping(name: str, text: str | None) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from sclm_hf import CellProcessor, ExpressionFeatureExtractor
 from sclm_hf.modeling.common.attention import performer_attention_naive, performer_attention_weights, softmax_kernel
 from sclm_hf.modeling.scbert.convert_scbert import WEIGHT_MAP
 from sclm_hf.objectives.collation import MASK_STREAM
-from sclm_hf.objectives.masked_expression import PUBLISHED, MaskedExpressionCollator
+from sclm_hf.objectives.masked_expression import MaskedExpressionCollator
+from sclm_hf.registry import FAMILIES
 
 from .golden_scbert import CASES, FINETUNED, convert_case, golden_arrays, golden_names
 
@@ -173,7 +174,9 @@ def masked(model, values, seed):
     }
     config = model.config
     special = (config.pad_token_id, config.cls_token_id)
-    collator = RecordedDraws(**PUBLISHED["scbert"], mask_value=config.mask_value, special_token_ids=special)
+    collator = RecordedDraws(
+        **FAMILIES["scbert"].masking["masked"], mask_value=config.mask_value, special_token_ids=special
+    )
     torch.manual_seed(int(seed))
     return collator(batch)
 
