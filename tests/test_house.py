@@ -48,6 +48,23 @@ def test_model_files_can_be_copied_to_the_hub(family):
                     assert node.module.startswith(("sclm_hf.modeling.common", "sclm_hf.errors")), node.module
 
 
+MAY_LOAD = {
+    "adapters/lora.py": "puts an adapter on a base that opening opened; peft stays in adapters",
+    "modeling/common/base.py": "what loading does for all families",
+    "modeling/uce/modeling_uce.py": "what loading does for UCE's table of proteins",
+}
+"""Files outside `opening` that call a `from_pretrained` or `from_config`, and why."""
+
+
+def test_models_and_processors_are_loaded_in_opening_only():
+    loading = set()
+    for path in PACKAGE.rglob("*.py"):
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        if {"from_pretrained", "from_config", "_from_config"} & {getattr(call, "attr", None) for call in calls}:
+            loading.add(path.relative_to(PACKAGE).as_posix())
+    assert {name for name in loading if not name.startswith("opening/")} == set(MAY_LOAD)
+
+
 def test_import_linter_knows_every_family():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")

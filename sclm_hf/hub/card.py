@@ -5,10 +5,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, ConfigurationError, require
+from ..adapters.settings import read_adapter_settings
+from ..errors import ConfigurationError, require
 from ..evaluation.reports import ResultsTable
 from ..files import read_json_object
-from ..opening.files import ADAPTED_CONFIG, ADAPTER_CONFIG
+from ..opening.families import family_of, read_config
+from ..opening.files import ADAPTER_CONFIG
+from ..opening.kinds import labels_cells
 from ..registry import get_family
 from .evaluation_results import to_model_index, write_evaluation_results
 
@@ -140,29 +143,25 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
     """The facts that a folder shows by itself: family, task and labels of a model, and the base of an adapter.
 
     Raises:
-        ConfigurationError: there is no readable configuration, or no licence was given.
+        ConfigurationError: there is no such folder, or no licence was given.
+        CheckpointError: its configuration cannot be read, or is that of no family.
     """
     folder = Path(folder)
     is_adapter = (folder / ADAPTER_CONFIG).exists()
-    config_file = ADAPTED_CONFIG if is_adapter else "config.json"
-    try:
-        config = read_json_object(folder / config_file)
-        family, architectures = config["model_type"], config.get("architectures") or []
-        base_model = read_json_object(folder / ADAPTER_CONFIG)["base_model_name_or_path"] if is_adapter else None
-    except (CheckpointError, KeyError) as error:
-        raise ConfigurationError(
-            f"`{folder}` is not a checkpoint folder: expected a `{config_file}` with a `model_type`."
-        ) from error
+    if not folder.is_dir():
+        raise ConfigurationError(f"`{folder}` is not a checkpoint folder.")
+    config = read_config(str(folder))
+    family, _ = family_of(str(folder))
     if license is None:
         raise ConfigurationError("A new card needs the licence of the checkpoint, for example `--license mit`.")
-    classifies = any(name.endswith("ForSequenceClassification") for name in architectures)
+    classifies = any(map(labels_cells, config.get("architectures") or ()))
     return CardFacts(
         title=folder.resolve().name,
-        family=family,
+        family=family.name,
         license=license,
-        summary=f"A {get_family(family).title} checkpoint.",
+        summary=f"A {family.title} checkpoint.",
         task="annotate" if classifies else "embed",
-        base_model=base_model,
+        base_model=read_adapter_settings(str(folder)).get("base_model_name_or_path") if is_adapter else None,
         is_adapter=is_adapter,
         label_names=list(config.get("id2label", {}).values()) if classifies else [],
     )

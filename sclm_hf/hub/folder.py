@@ -6,9 +6,9 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigurationError, CorpusError, require
 from ..files import read_json_object
+from ..opening.families import family_of
 from ..opening.files import ADAPTED_CONFIG, ADAPTER_CONFIG
 from ..opening.names import is_repo_id
-from ..registry import get_family
 from .card import PLACEHOLDER
 
 # what a training run keeps beside the model; its adapter is pushed on its own, to a repository of its own
@@ -91,7 +91,7 @@ def _check_model(folder: Path, files: dict[str, Path], *, force: bool) -> list[s
         raise CheckpointError(
             f"`{folder}` holds neither a model nor an adapter: there is no `{config}`.{_hint(folder, files)}"
         )
-    family = get_family(str(read_json_object(files[config]).get("model_type")))
+    family, _ = family_of(str(folder))
     if not (family.redistributable or force):
         raise ConfigurationError(
             f"Weights of {family.title} may not be hosted again: {family.weights_license}, "

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from .._version import __version__
 from ..errors import ConfigurationError, HubError, SclmError
 from ..logging import get_logger
+from ..opening.files import ADAPTED_CONFIG, ADAPTER_CONFIG
 from .folder import PushFolder, read_folder, unusable_base
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ _REPLACED = (
     "*.safetensors",
     "*.safetensors.index.json",
     "config.json",
-    "adapter_config.json",
-    "adapted_config.json",
+    ADAPTER_CONFIG,
+    ADAPTED_CONFIG,
 )
 
 

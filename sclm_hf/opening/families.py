@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigurationError
 from ..registry import FAMILIES, Family
-from .files import read_settings
+from .files import ADAPTED_CONFIG, ADAPTER_CONFIG, find_file, read_settings
 from .kinds import foreign_family
 from .processors import load_processor
 
@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
 
 def read_config(name: str, revision: Any = None) -> dict[str, Any]:
-    """The content of `config.json`.
+    """The configuration of a model; of an adapter that of the adapted model.
 
     Raises:
         CheckpointError: there is none.
     """
-    settings = read_settings(name, "config.json", revision)
+    file = "config.json" if find_file(name, ADAPTER_CONFIG, revision) is None else ADAPTED_CONFIG
+    settings = read_settings(name, file, revision)
     if settings is None:
         raise CheckpointError(
-            f"`{name}` is not a checkpoint folder or repository that can be read: it holds no `config.json`."
+            f"`{name}` is not a checkpoint folder or repository that can be read: it holds no `{file}`."
         )
     return settings
 

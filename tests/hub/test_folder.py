@@ -158,7 +158,7 @@ def test_other_families_and_kinds_are_refused(copy):
     with pytest.raises(ConfigurationError, match="`repo_type` must be 'model' or 'dataset', got 'space'"):
         read_folder(folder, "me/it", repo_type="space")
     (folder / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ConfigurationError, match="There is no family `bert`"):
+    with pytest.raises(CheckpointError, match="is a `bert` model; expected one of the families"):
         read_folder(folder, "me/it")
 
 
