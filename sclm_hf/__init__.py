@@ -17,7 +17,7 @@ _NAMES = {
     "GeneTokenizer": "sclm_hf.tokenization.tokenization_gene",
     "ExpressionFeatureExtractor": "sclm_hf.tokenization.feature_extraction_expression",
     "CellProcessor": "sclm_hf.tokenization.processing_cell",
-    "ChromosomeProcessor": "sclm_hf.tokenization.processing_chromosomes",
+    "ChromosomeProcessor": "sclm_hf.modeling.uce.processing_uce",
     "published_filter": "sclm_hf.tokenization.expression_filter",
     "CellCorpus": "sclm_hf.corpora.cell_corpus",
     "MixedCorpus": "sclm_hf.corpora.mixture",

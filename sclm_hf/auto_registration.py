@@ -78,7 +78,7 @@ def _register_feature_extractors(auto: ModuleType) -> None:
 
 def _register_processors(auto: ModuleType) -> None:
     for family in FAMILIES.values():
-        processor = _load(f"sclm_hf.tokenization.{family.processor_module}", family.processor)
+        processor = _load(family.processor_module, family.processor)
         if (config := _config(family)) and processor:
             auto.AutoProcessor.register(config, processor, exist_ok=True)
 
@@ -103,7 +103,7 @@ _WAITING_FOR = {
     **dict.fromkeys((_LAYERS, *_BUILT_ON), _MODELS),
     "sclm_hf.tokenization.tokenization_gene": _AUTO + "tokenization_auto",
     "sclm_hf.tokenization.feature_extraction_expression": _AUTO + "feature_extraction_auto",
-    **{f"sclm_hf.tokenization.{family.processor_module}": _AUTO + "processing_auto" for family in FAMILIES.values()},
+    **{family.processor_module: _AUTO + "processing_auto" for family in FAMILIES.values()},
     **{family.configuration_module: _AUTO + "configuration_auto" for family in FAMILIES.values()},
     **{family.modeling_module: _MODELS for family in FAMILIES.values()},
 }

@@ -31,8 +31,11 @@ def test_no_module_imports_what_another_keeps_private():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_family_folder_holds_its_four_files(family):
-    folder = PACKAGE / "modeling" / family
+    """And a fifth, `processing_<family>.py`, where the input is its own."""
+    folder, known = PACKAGE / "modeling" / family, FAMILIES[family]
     expected = {"__init__.py", *(f"{kind}_{family}.py" for kind in ("configuration", "modeling", "convert"))}
+    if known.processor_module.startswith(known.package):
+        expected.add(f"processing_{family}.py")
     assert {path.name for path in folder.iterdir() if path.is_file()} == expected
 
 
@@ -44,6 +47,7 @@ def test_model_files_can_be_copied_to_the_hub(family):
             if isinstance(node, ast.ImportFrom):
                 assert node.level <= 1, f"{name}: `from ..` breaks the copy"
                 assert node.level == 0 or node.module, f"{name}: `from . import` loses the file"
+                assert not (node.level and node.module.startswith("processing_")), f"{name}: a processor is not copied"
                 if node.level == 0 and node.module.startswith("sclm_hf"):
                     assert node.module.startswith(("sclm_hf.modeling.common", "sclm_hf.errors")), node.module
 

@@ -39,7 +39,7 @@ def processor_class(family: str) -> type[CellProcessor]:
         ConfigurationError: there is no such family.
     """
     known = get_family(family)
-    return getattr(importlib.import_module(f"sclm_hf.tokenization.{known.processor_module}"), known.processor)
+    return getattr(importlib.import_module(known.processor_module), known.processor)
 
 
 def new_config(

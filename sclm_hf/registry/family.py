@@ -35,7 +35,7 @@ class Family:
         classification_head: modules trained in full beside a LoRA for classification.
         embed_overrides: settings of the configuration by which `embed` and `annotate` make each cell independent of
             those that share a batch with it.
-        processor_module: module of `sclm_hf.tokenization` that holds the processor.
+        processor_module: module that holds the processor.
         cells: which cells it is for.
         special_tokens: tokens of a new vocabulary that are no genes.
         genes_first: whether genes come before these in a new vocabulary.
@@ -73,7 +73,7 @@ class Family:
     weights_license_name: str | None = None
     weights_license_link: str | None = None
     embed_overrides: dict[str, object] = field(default_factory=dict)
-    processor_module: str = "processing_cell"
+    processor_module: str = "sclm_hf.tokenization.processing_cell"
     cells: str = (
         "Trained on human cells; mouse genes go through orthologs (`species='mouse'`). Others are refused where "
         "names tell them apart."

@@ -26,16 +26,11 @@ from sclm_hf.modeling.common.legacy import (
 )
 from sclm_hf.modeling.common.soundness import is_finite, number_kind
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
-from sclm_hf.tokenization.processing_chromosomes import (
-    SPECIAL_TOKENS,
-    ChromosomeProcessor,
-    chromosome_token,
-    gene_token,
-)
 from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
 
 from .configuration_uce import UCEConfig
 from .modeling_uce import UCEForMaskedExpression
+from .processing_uce import SPECIAL_TOKENS, ChromosomeProcessor, chromosome_token, gene_token
 
 TOKENS_FILE, CHROMOSOMES_FILE, OFFSETS_FILE = "all_tokens.torch", "species_chrom.csv", "species_offsets.pkl"
 SETTINGS_FILE = "config.json"

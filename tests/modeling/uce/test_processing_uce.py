@@ -5,7 +5,7 @@ from transformers import AutoFeatureExtractor, AutoProcessor
 
 from sclm_hf import ExpressionFeatureExtractor, GeneTokenizer
 from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError
-from sclm_hf.tokenization.processing_chromosomes import (
+from sclm_hf.modeling.uce.processing_uce import (
     SPECIAL_TOKENS,
     ChromosomeProcessor,
     chromosome_token,

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigurationError
-from .encodings.cells import CellTokens
-from .encodings.chromosomes import (
+from sclm_hf.errors import ConfigurationError
+from sclm_hf.tokenization.encodings.cells import CellTokens
+from sclm_hf.tokenization.encodings.chromosomes import (
     Genome,
     Sentence,
     compact,
@@ -17,16 +17,16 @@ from .encodings.chromosomes import (
     most_tokens,
     published_draws,
 )
-from .encodings.scratch import Scratch
-from .expression_matrix import read_genes, refuse_rows
-from .feature_extraction_expression import ExpressionFeatureExtractor
-from .gene_coverage import SPECIES
-from .gene_resolution import GeneResolver, Resolution
-from .gene_species import species_of_ids, species_of_symbols
-from .gene_table import Step
-from .gene_vocabulary import GeneMapping, GeneVocabulary
-from .processing_cell import CellProcessor
-from .tokenization_gene import GeneTokenizer
+from sclm_hf.tokenization.encodings.scratch import Scratch
+from sclm_hf.tokenization.expression_matrix import read_genes, refuse_rows
+from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
+from sclm_hf.tokenization.gene_coverage import SPECIES
+from sclm_hf.tokenization.gene_resolution import GeneResolver, Resolution
+from sclm_hf.tokenization.gene_species import species_of_ids, species_of_symbols
+from sclm_hf.tokenization.gene_table import Step
+from sclm_hf.tokenization.gene_vocabulary import GeneMapping, GeneVocabulary
+from sclm_hf.tokenization.processing_cell import CellProcessor
+from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
 
 CLOSE_TOKEN = "</chromosome>"
 SPECIAL_TOKENS = ("<pad>", "<chromosome>", CLOSE_TOKEN, "<cls>")
