@@ -18,7 +18,7 @@ _NAMES = {
     "ExpressionFeatureExtractor": "sclm_hf.tokenization.feature_extraction_expression",
     "CellProcessor": "sclm_hf.tokenization.processing_cell",
     "ChromosomeProcessor": "sclm_hf.modeling.uce.processing_uce",
-    "published_filter": "sclm_hf.tokenization.expression_filter",
+    "published_filter": "sclm_hf.modeling.uce.processing_uce",
     "CellCorpus": "sclm_hf.corpora.cell_corpus",
     "MixedCorpus": "sclm_hf.corpora.mixture",
     "mix": "sclm_hf.corpora.mixture",

@@ -1,13 +1,14 @@
-"""Cells become sentences of genes in genomic order: the processor of models that know genes by their proteins."""
+"""What UCE reads: sentences of genes in genomic order, of cells and genes that pass the published filter."""
 
-import dataclasses
 import functools
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
-from sclm_hf.errors import ConfigurationError
+from sclm_hf.errors import ConfigurationError, ExpressionError
 from sclm_hf.tokenization.encodings.cells import CellTokens
 from sclm_hf.tokenization.encodings.chromosomes import (
     Genome,
@@ -18,7 +19,7 @@ from sclm_hf.tokenization.encodings.chromosomes import (
     published_draws,
 )
 from sclm_hf.tokenization.encodings.scratch import Scratch
-from sclm_hf.tokenization.expression_matrix import read_genes, refuse_rows
+from sclm_hf.tokenization.expression_matrix import as_csr, read_genes, refuse_rows
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from sclm_hf.tokenization.gene_coverage import SPECIES
 from sclm_hf.tokenization.gene_resolution import GeneResolver, Resolution
@@ -101,9 +102,9 @@ class ChromosomeProcessor(CellProcessor):
         """
         vocabulary = self._vocabulary(species)
         mapping = vocabulary.map_genes(names, ensembl_ids=ensembl_ids, counts=counts)
-        coverage = dataclasses.replace(mapping.coverage, species=species, served=self.species)
+        coverage = replace(mapping.coverage, species=species, served=self.species)
         self.last_coverage = coverage
-        return dataclasses.replace(mapping, coverage=coverage)
+        return replace(mapping, coverage=coverage)
 
     def encode(
         self,
@@ -146,16 +147,16 @@ class ChromosomeProcessor(CellProcessor):
         scratch: Scratch | None = None,
         random_state: np.random.RandomState | None = None,
     ) -> CellTokens:
-        """The first half of [`encode`]: the tokens of cells, without padding."""
+        """Tokens of cells before padding, the first half of [`encode`]."""
         self._refuse_pointless(uniforms, totals)
         scratch = scratch or Scratch()
         as_columns = random_state is not None
         genes, found, _ = read_genes(matrix, self._tokens(gene_ids), rows, None, scratch, as_columns=as_columns)
         keys = self._keys(found, cell_ids, seed, epoch, check)
         out = self._room(self._token_counts(found, genes.columns.size), scratch)
-        how = self._genome, self._sentence
-        draws = None if random_state is None else published_draws(genes, *how, random_state)
-        encode_chromosomes(genes, keys, *how, out, draws=draws, num_threads=num_threads)
+        genome, sentence = self._genome, self._sentence
+        draws = None if random_state is None else published_draws(genes, genome, sentence, random_state)
+        encode_chromosomes(genes, keys, genome, sentence, out, draws=draws, num_threads=num_threads)
         refuse_rows(out.lengths == 0, found.rows, "no known gene with a count of 1 or more", "leave them out.")
         longest = self.feature_extractor.max_length
         if longest is not None:
@@ -166,7 +167,7 @@ class ChromosomeProcessor(CellProcessor):
     def lengths(self, matrix, gene_ids: np.ndarray, *, rows: np.ndarray | None = None) -> np.ndarray:
         """How many tokens each cell will have at most, see [`CellProcessor.lengths`].
 
-        On how many chromosomes a cell's genes lie shows when they are drawn.
+        Only drawing the genes shows on how many chromosomes they lie.
         """
         at_most = super().lengths(matrix, gene_ids, rows=rows)
         longest = self.feature_extractor.max_length
@@ -184,19 +185,12 @@ class ChromosomeProcessor(CellProcessor):
     @functools.cached_property
     def _genome(self) -> Genome:
         """Where genes lie; genes that start at the same place are in the order of their ids."""
-        ids = self.tokenizer.get_vocab()
         size = self.tokenizer.gene_vocabulary.size
         chromosomes, starts = np.full(size, -1, np.int32), np.zeros(size, np.int64)
         for species, genes in self.feature_extractor.gene_places.items():
             for gene, (chromosome, start) in genes.items():
-                names = gene_token(species, gene), chromosome_token(species, chromosome)
-                if lacking := [name for name in names if name not in ids]:
-                    raise ConfigurationError(
-                        f"`gene_places` of the feature extractor name `{lacking[0]}`, which the tokenizer lacks: take "
-                        "both from the same checkpoint."
-                    )
-                token = ids[names[0]]
-                chromosomes[token], starts[token] = ids[names[1]], start
+                token = self._id(gene_token(species, gene))
+                chromosomes[token], starts[token] = self._id(chromosome_token(species, chromosome)), start
         places = np.empty(size, np.int64)
         places[np.lexsort((np.arange(size), starts, chromosomes))] = np.arange(size)
         return Genome(chromosomes, places)
@@ -212,10 +206,21 @@ class ChromosomeProcessor(CellProcessor):
                 f"The processor knows no genes of the species `{species}`: expected one of {', '.join(known)}."
             )
         if species not in self._vocabularies:
-            ids = self.tokenizer.get_vocab()
-            genes = {gene: ids[gene_token(species, gene)] for gene in known[species]}
+            genes = {gene: self._id(gene_token(species, gene)) for gene in known[species]}
             self._vocabularies[species] = SpeciesVocabulary(genes, species)
         return self._vocabularies[species]
+
+    def _id(self, token: str) -> int:
+        if token not in self._ids:
+            raise ConfigurationError(
+                f"`gene_places` of the feature extractor names `{token}`, which the tokenizer lacks: take both from "
+                "the same checkpoint."
+            )
+        return self._ids[token]
+
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return self.tokenizer.get_vocab()
 
     @functools.cached_property
     def _vocabularies(self) -> dict[str, "SpeciesVocabulary"]:
@@ -256,3 +261,54 @@ class _SpeciesResolver(GeneResolver):
         if written in self.genes:
             return Resolution(written, Step.AS_WRITTEN)
         return super().resolve(name, ensembl_id) if self._has_other_names else Resolution(None)
+
+
+@dataclass(frozen=True)
+class ExpressionFilter:
+    """What a filter keeps.
+
+    Attributes:
+        cells: (cells,) bool.
+        genes: (genes,) bool.
+        min_cells: cells in which a gene must be expressed.
+        min_genes: genes that a cell must express.
+    """
+
+    cells: np.ndarray
+    genes: np.ndarray
+    min_cells: int
+    min_genes: int
+
+    def summary(self) -> str:
+        """One line for people."""
+        return (
+            f"{np.count_nonzero(~self.genes):,} of {self.genes.size:,} genes left out, expressed in fewer than "
+            f"{self.min_cells} cells; then {np.count_nonzero(~self.cells):,} of {self.cells.size:,} cells, with fewer "
+            f"than {self.min_genes} such genes"
+        )
+
+
+def published_filter(matrix, *, min_cells: int = 10, min_genes: int = 25) -> ExpressionFilter:
+    """What UCE's published pipeline leaves out of a data set (Rosen et al., bioRxiv 2023).
+
+    Genes go first, then cells, which are judged by the genes that are left. Nothing in the package calls this by
+    itself; the published embeddings are those of `adata[kept.cells, kept.genes]`.
+
+    Args:
+        matrix: (cells, genes), all cells of the data set; sparse or dense.
+        min_cells: cells in which a gene must be expressed.
+        min_genes: genes that a cell must express.
+
+    Raises:
+        ExpressionError: no cell or no gene is left.
+    """
+    matrix = as_csr(matrix)
+    expressed = scipy.sparse.csr_matrix((np.asarray(matrix.data) > 0, matrix.indices, matrix.indptr), matrix.shape)
+    genes = np.asarray(expressed.sum(axis=0)).ravel() >= min_cells
+    cells = np.asarray(expressed[:, genes].sum(axis=1)).ravel() >= min_genes
+    if not genes.any() or not cells.any():
+        raise ExpressionError(
+            f"No {'cell' if genes.any() else 'gene'} is left of {cells.size:,} cells and {genes.size:,} genes with "
+            f"`min_cells={min_cells}` and `min_genes={min_genes}`: ask for less."
+        )
+    return ExpressionFilter(cells, genes, min_cells, min_genes)

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor
 
-from sclm_hf.tokenization.expression_filter import published_filter
+from sclm_hf.modeling.uce.processing_uce import published_filter
 
 from .golden_uce import CASES, convert_case, recorded, settings
 

@@ -10,6 +10,7 @@ from sclm_hf.modeling.uce.processing_uce import (
     ChromosomeProcessor,
     chromosome_token,
     gene_token,
+    published_filter,
 )
 
 PLACES = {
@@ -187,3 +188,34 @@ def test_genes_of_another_species_are_refused_with_those_it_knows(processor):
         processor.map_genes([f"ENSGALG{number:011d}" for number in range(9)]).coverage.check()
     with pytest.raises(GeneCoverageError, match='pass `species="mouse"`'):
         processor.map_genes(["Trp53", "Actb", "Gapdh", "Ly6c2"]).coverage.check()
+
+
+@pytest.mark.parametrize("lacking", ["<human:8>", "MYC"])
+def test_places_of_tokens_that_the_tokenizer_lacks_are_refused(processor, lacking):
+    tokens = {token: number for token, number in processor.tokenizer.get_vocab().items() if token != lacking}
+    special = [token for token in tokens if token.startswith("<")]
+    lame = ChromosomeProcessor(processor.feature_extractor, GeneTokenizer.from_genes(tokens, special_tokens=special))
+    with pytest.raises(ConfigurationError, match=f"names `{lacking}`, which the tokenizer lacks"):
+        sentences(lame)
+
+
+def test_filter_takes_genes_first():
+    # the last cell is large enough only with the gene that no other cell has
+    matrix = np.array([[1, 2, 0], [3, 1, 0], [0, 1, 5]])
+    kept = published_filter(matrix, min_cells=2, min_genes=2)
+    assert kept.genes.tolist() == [True, True, False]
+    assert kept.cells.tolist() == [True, True, False]
+    assert kept.summary() == (
+        "1 of 3 genes left out, expressed in fewer than 2 cells; then 1 of 3 cells, with fewer than 2 such genes"
+    )
+
+
+def test_filter_takes_stored_zeros_for_zeros():
+    matrix = scipy.sparse.csr_matrix((np.array([0.0, 1.0, 1.0]), [0, 1, 1], [0, 2, 3]), (2, 2))
+    assert published_filter(matrix, min_cells=1, min_genes=1).genes.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(("limits", "what"), [({"min_cells": 4}, "gene"), ({"min_cells": 1, "min_genes": 4}, "cell")])
+def test_filter_that_leaves_nothing_is_refused(limits, what):
+    with pytest.raises(ExpressionError, match=f"No {what} is left"):
+        published_filter(np.ones((3, 3)), **limits)
