@@ -19,7 +19,7 @@ from ..objectives.multitask_classification import MultiTaskClassificationCollato
 from ..opening.classifiers import open_classifier, open_multitask_classifier
 from ..opening.processors import load_processor
 from ..tokenization.processing_cell import CellProcessor
-from .arguments import TrainingConfig, option
+from .arguments import TrainingConfig, option, parse_arguments
 from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, open_corpora
 from .loop import TrainingResult, train
@@ -73,6 +73,21 @@ class FinetuneArguments:
                 f"`task_weights` must have one entry for each of the {len(tasks)} `task_columns`, got "
                 f"{len(self.task_weights)}."
             )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """What `sclm-hf finetune` and `training_scripts/finetune.py` run.
+
+    Args:
+        argv: flags; those of the command line when None.
+
+    Raises:
+        SclmError: see [`finetune`]; or a flag or a key of the recipe is unknown.
+    """
+    settings = parse_arguments((DataArguments, FinetuneArguments, TrainingConfig), argv, prog="sclm-hf finetune")
+    result = finetune(*settings)
+    if result.is_main_process:
+        print(result.summary())
 
 
 def finetune(data: DataArguments, arguments: FinetuneArguments, config: TrainingConfig) -> TrainingResult:

@@ -1,6 +1,7 @@
 """Pre-training from files to a model folder: what `sclm-hf pretrain` runs."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from ..registry import get_family
 from ..tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from ..tokenization.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
-from .arguments import TrainingConfig, option
+from .arguments import TrainingConfig, option, parse_arguments
 from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, gene_names, open_corpora
 from .loop import TrainingResult, train
@@ -56,6 +57,21 @@ class PretrainArguments:
             )
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    """What `sclm-hf pretrain` and `training_scripts/pretrain.py` run.
+
+    Args:
+        argv: flags; those of the command line when None.
+
+    Raises:
+        SclmError: see [`pretrain`]; or a flag or a key of the recipe is unknown.
+    """
+    settings = parse_arguments((DataArguments, PretrainArguments, TrainingConfig), argv, prog="sclm-hf pretrain")
+    result = pretrain(*settings)
+    if result.is_main_process:
+        print(result.summary())
+
+
 def pretrain(data: DataArguments, arguments: PretrainArguments, config: TrainingConfig) -> TrainingResult:
     """Pre-train and save model and processor in `config.output_dir`.
 
@@ -70,8 +86,13 @@ def pretrain(data: DataArguments, arguments: PretrainArguments, config: Training
     check_files(data)
     processor = create_processor(data, arguments)
     collator = create_collator(arguments, processor, seed=config.seed)
-    how = {"sample_share": collator.sample_share, "seed": config.seed}
-    corpus, eval_corpus = open_corpora(data, processor, start_from=arguments.model_name_or_path, **how)
+    corpus, eval_corpus = open_corpora(
+        data,
+        processor,
+        start_from=arguments.model_name_or_path,
+        sample_share=collator.sample_share,
+        seed=config.seed,
+    )
     model = create_model(arguments, processor, n_batches=len(corpus.batch_names or ()))
     return train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
 

@@ -3,6 +3,7 @@ import signal
 import sys
 from pathlib import Path
 
+import anndata as ad
 import pytest
 import yaml
 from transformers import AutoModelForPreTraining, AutoModelForSequenceClassification
@@ -10,10 +11,11 @@ from typer.testing import CliRunner
 
 from sclm_hf.cli.main import app
 from sclm_hf.files import sole_writer
+from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.training.callbacks import LossLog
 from sclm_hf.training.checkpoints import CheckpointFolder
 
-from ..training.h5ad_files import write_h5ad
+from ..training.h5ad_files import GENES, write_h5ad
 
 SCRIPTS = Path(__file__).parents[2] / "training_scripts"
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
@@ -25,7 +27,11 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory):
-    return write_h5ad(tmp_path_factory.mktemp("cells") / "cells.h5ad", 40)
+    path = write_h5ad(tmp_path_factory.mktemp("cells") / "cells.h5ad", 40)
+    cells = ad.read_h5ad(path)
+    cells.obs["sample"] = ["a", "b"] * 20
+    cells.write_h5ad(path)
+    return path
 
 
 @pytest.fixture
@@ -50,25 +56,39 @@ def test_pretrain_then_finetune(cells, recipe, tmp_path):
     assert (finetuned / "adapter" / "adapter_model.safetensors").exists()
 
 
-def test_the_scripts_do_what_the_command_does(cells, recipe, tmp_path, monkeypatch, capsys):
-    losses = []
-    done = run(
-        "pretrain", "--config", recipe, "--train_files", cells, "--output_dir", tmp_path / "a", "--logging_steps", 1
-    )
+def run_script(verb, *arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [f"{verb}.py", *map(str, arguments)])
+    runpy.run_path(str(SCRIPTS / f"{verb}.py"), run_name="__main__")
+
+
+def losses(folder):
+    return [record["loss"] for record in LossLog(folder / "training_log.jsonl").read()]
+
+
+@pytest.mark.parametrize(
+    ("verb", "family", "task", "flags"),
+    [
+        ("pretrain", "cellplm", "pretrain", ("--batch_column", "sample")),
+        ("finetune", "scgpt", "embed", ("--label_column", "cell_type", "--no_lora")),
+    ],
+)
+def test_a_script_is_its_verb(cells, tmp_path, monkeypatch, capsys, verb, family, task, flags):
+    base = make_tiny_checkpoint(family, tmp_path / "base", task=task, genes=GENES)
+    flags = ("--model_name_or_path", base, "--train_files", cells, *flags, "--logging_steps", 1, "--use_cpu")
+    # samples are seen in part, and an epoch may draw other parts
+    flags += ("--num_train_epochs", 2, "--save_steps", 0)
+    done = run(verb, *flags, "--output_dir", tmp_path / "verb")
     assert done.exit_code == 0, done.output
-    argv = ["--config", recipe, "--train_files", cells, "--output_dir", tmp_path / "b", "--logging_steps", 1]
-    monkeypatch.setattr(sys, "argv", ["pretrain.py", *map(str, argv)])
-    runpy.run_path(str(SCRIPTS / "pretrain.py"), run_name="__main__")
-    assert "finished after 2 steps" in capsys.readouterr().out
-    for folder in ("a", "b"):
-        lines = (tmp_path / folder / "training_log.jsonl").read_text().splitlines()
-        losses.append([yaml.safe_load(line)["loss"] for line in lines])
-    assert losses[0] == losses[1] and len(losses[0]) == 2
-    flags = ["--model_name_or_path", tmp_path / "b", "--label_column", "cell_type", "--max_steps", 1, "--use_cpu"]
-    argv = ["--train_files", cells, *flags, "--output_dir", tmp_path / "c"]
-    monkeypatch.setattr(sys, "argv", ["finetune.py", *map(str, argv)])
-    runpy.run_path(str(SCRIPTS / "finetune.py"), run_name="__main__")
-    assert "finished after 1 steps" in capsys.readouterr().out
+    run_script(verb, *flags, "--output_dir", tmp_path / "script", monkeypatch=monkeypatch)
+    assert capsys.readouterr().out == done.stdout.replace(str(tmp_path / "verb"), str(tmp_path / "script"))
+    assert losses(tmp_path / "script") == losses(tmp_path / "verb") and len(losses(tmp_path / "verb")) == 4
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "finetune"])
+def test_the_help_of_a_script_is_that_of_its_verb(verb, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        run_script(verb, "--help", monkeypatch=monkeypatch)
+    assert capsys.readouterr().out == run(verb, "--help").stdout
 
 
 def test_help_lists_the_settings_and_errors_are_one_message(cells, tmp_path):
