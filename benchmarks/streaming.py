@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from sclm_hf import CellCorpus, CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
-from sclm_hf.corpora.sources import name_paths, open_source
+from sclm_hf.sources.opening import name_paths, open_source
 
 PACKAGES = ("sclm_hf", "numpy", "scipy", "numba", "h5py", "torch")
 

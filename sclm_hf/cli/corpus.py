@@ -96,8 +96,8 @@ def check(folder: Annotated[Path, typer.Argument(help="Folder that `sclm-hf corp
 
 def _named(inputs: list[str]) -> Any:
     """A mapping name -> path when names are given, else the paths."""
-    from ..corpora.sources import name_paths
     from ..errors import ConfigurationError
+    from ..sources.opening import name_paths
 
     named: dict[str, Path] = {}
     for text in inputs:

@@ -14,10 +14,10 @@ from .._version import __version__
 from ..errors import ConfigurationError, CorpusError, require
 from ..files import sole_writer, written_whole
 from ..logging import progress_bar
-from .dataset_card import render_card
-from .filters import filter_rows
-from .genes import sample_rows
-from .manifest import (
+from ..sources.cell_source import CellSource
+from ..sources.gene_maps import sample_rows
+from ..sources.opening import name_paths, open_source
+from ..sources.shards.manifest import (
     CARD_FILE,
     GENES_FILE,
     MANIFEST_FILE,
@@ -27,9 +27,10 @@ from .manifest import (
     check_dataset_name,
     read_manifest,
 )
-from .shards import FIXED_COLUMNS, ROW_GROUP_SIZE, ShardFacts, write_shard
-from .soundness import check_kind, to_counts
-from .sources import CellSource, name_paths, open_source
+from ..sources.shards.schema import FIXED_COLUMNS, ROW_GROUP_SIZE, ShardFacts, write_shard
+from ..sources.soundness import check_kind, to_counts
+from .dataset_card import render_card
+from .filters import filter_rows
 
 _STATE_FILE = "build.json"
 _CELLS_A_READ = 2048

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..errors import ConfigurationError, CorpusError, require
-from .categories import drop_unlabelled, number_categories
+from ..sources.categories import drop_unlabelled, number_categories
+from ..sources.cell_source import CellSource
+from ..sources.gene_maps import GeneMaps
+from ..sources.opening import name_paths, open_source, select_rows
 from .filters import filter_rows
-from .genes import GeneMaps
 from .plan import BlockSequence, EpochPlan, Schedule
 from .samples import SamplePlan, Samples, SampleSchedule
-from .sources import CellSource, name_paths, open_source, select_rows
 from .splits import Split
 from .token_budget import TokenSchedule
 from .window_reader import WindowReader

@@ -7,12 +7,12 @@ import numpy as np
 
 from ..errors import CorpusError, require
 from ..logging import progress_bar
+from ..sources.cell_ids import cell_ids
+from ..sources.containment import refuse_entry_out
+from ..sources.shards.manifest import CARD_FILE, GENES_FILE, Manifest, Shard, ShardedDataset, read_manifest
+from ..sources.shards.schema import ShardFacts, check_shard, must_be, open_shard, read_counts, read_facts, read_texts
+from ..sources.soundness import first_unsound
 from .build import doubled, hash_file
-from .containment import refuse_entry_out
-from .manifest import CARD_FILE, GENES_FILE, Manifest, Shard, ShardedDataset, read_manifest
-from .plan import cell_ids
-from .shards import ShardFacts, check_shard, must_be, open_shard, read_counts, read_facts, read_texts
-from .soundness import first_unsound
 
 
 def check_corpus(folder: str | Path) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigurationError, CorpusError
-from .sources import CategoricalColumn, CellSource
+from ..sources.cell_source import CategoricalColumn, CellSource
 from .splits import Split
 
 _OPERATORS = {"in", "not", "min", "max"}

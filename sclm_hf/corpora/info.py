@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .genes import GeneMaps
-from .sources import CellSource, name_paths, open_source
+from ..sources.cell_source import CellSource
+from ..sources.gene_maps import GeneMaps
+from ..sources.opening import name_paths, open_source
 
 if TYPE_CHECKING:
     from ..tokenization.gene_vocabulary import GeneCoverage

@@ -14,7 +14,8 @@ import numpy as np
 from ..errors import ConfigurationError
 from ..tokenization.encodings.keys import cell_keys, hash_names
 
-_CELLS, _BLOCKS, _SAMPLES = 0, 1, 2
+# kind 0 belongs to the ids of cells
+_BLOCKS, _SAMPLES = 1, 2
 
 
 class Stretch(NamedTuple):
@@ -23,11 +24,6 @@ class Stretch(NamedTuple):
     source: int
     start: int
     stop: int
-
-
-def cell_ids(source_name: str, rows: np.ndarray) -> np.ndarray:
-    """(cells,) uint64: what the random draws of cells are keyed by. Different rows of a source never share an id."""
-    return _ids(source_name, rows, _CELLS)
 
 
 def block_ids(source_name: str, numbers: np.ndarray) -> np.ndarray:

@@ -9,10 +9,11 @@ import numpy as np
 
 from ..errors import ConfigurationError, CorpusError
 from ..logging import get_logger, warn
+from ..sources.categories import number_categories
+from ..sources.cell_ids import cell_ids
+from ..sources.cell_source import CellSource
 from ..tokenization.encodings.keys import cell_keys
-from .categories import number_categories
-from .plan import Stretch, cell_ids, check_share, sample_ids
-from .sources import CellSource
+from .plan import Stretch, check_share, sample_ids
 
 SAMPLE_COLUMN = "batch"
 """Column of `obs` that tells samples apart unless another one is named."""

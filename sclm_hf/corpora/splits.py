@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 
 from ..errors import ConfigurationError, CorpusError
+from ..sources.cell_source import CellSource
 from ..tokenization.encodings.keys import hash_names
-from .sources import CellSource
 
 DATASET = "dataset"
 """`Split.by` for a split by the name of the source."""

@@ -12,10 +12,11 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from ..errors import ConfigurationError, SclmError
+from ..sources.cell_ids import cell_ids
+from ..sources.soundness import check_counts, check_indices
 from ..tokenization.encodings.cells import CellTokens
 from ..tokenization.encodings.scratch import Scratch
-from .plan import Schedule, cell_ids
-from .soundness import check_counts, check_indices
+from .plan import Schedule
 from .token_budget import TokenSchedule
 from .token_buffer import N_BUFFERS, Allocate, TokenBuffer, allocate
 

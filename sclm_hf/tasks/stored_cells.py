@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ..corpora.sources import CellSource, open_source
 from ..errors import require
+from ..sources.cell_source import CellSource
+from ..sources.opening import open_source
 
 
 class StoredCells:

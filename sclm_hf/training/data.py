@@ -8,12 +8,12 @@ import numpy as np
 
 from ..corpora.cell_corpus import CellCorpus
 from ..corpora.samples import Samples
-from ..corpora.sources import name_paths, open_source
 from ..errors import CheckpointError, ConfigurationError, CorpusError
 from ..logging import get_logger
 from ..opening.families import read_config
 from ..opening.files import ADAPTER_CONFIG, find_file
 from ..opening.names import resolve_name
+from ..sources.opening import name_paths, open_source
 from ..tokenization.encodings.keys import cell_keys, hash_names, uniforms_for
 from ..tokenization.gene_columns import is_gene
 from ..tokenization.gene_vocabulary import GeneVocabulary

@@ -15,9 +15,9 @@ from sclm_hf import CellCorpus
 from sclm_hf.corpora import build as build_module
 from sclm_hf.corpora.build import build_corpus
 from sclm_hf.corpora.check import check_corpus
-from sclm_hf.corpora.manifest import read_manifest
 from sclm_hf.errors import ConfigurationError, CorpusError
 from sclm_hf.files import sole_writer
+from sclm_hf.sources.shards.manifest import read_manifest
 
 from .conftest import GENES, make_cells
 

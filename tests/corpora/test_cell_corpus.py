@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sclm_hf import CellCorpus, CellProcessor, ExpressionFeatureExtractor, GeneTokenizer, GeneVocabulary
-from sclm_hf.corpora.plan import cell_ids
 from sclm_hf.errors import ConfigurationError, CorpusError, ExpressionError, GeneCoverageError
+from sclm_hf.sources.cell_ids import cell_ids
 
 from .conftest import GENES, make_cells
 

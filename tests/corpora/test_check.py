@@ -11,8 +11,8 @@ import pytest
 from sclm_hf import CellCorpus
 from sclm_hf.corpora.build import build_corpus, hash_file
 from sclm_hf.corpora.check import check_corpus
-from sclm_hf.corpora.sources import open_source
 from sclm_hf.errors import CorpusError
+from sclm_hf.sources.opening import open_source
 
 from .conftest import make_cells
 
@@ -188,7 +188,7 @@ def test_streams_notice_what_is_broken(folder, processor):
 
 def test_few_shards_are_open_at_a_time(folder, processor, monkeypatch):
     expected = [batch["cell_ids"].tolist() for batch in CellCorpus(folder, processor).batches(12)]
-    monkeypatch.setattr("sclm_hf.corpora.parquet._MAX_OPEN_SHARDS", 1)
+    monkeypatch.setattr("sclm_hf.sources.shards.parquet._MAX_OPEN_SHARDS", 1)
     corpus = CellCorpus(folder, processor)
     assert [batch["cell_ids"].tolist() for batch in corpus.batches(12)] == expected
     assert len(corpus.sources[0]._open) == 1

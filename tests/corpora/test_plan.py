@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from sclm_hf.corpora.plan import EpochPlan, Schedule, arrange, cell_ids
+from sclm_hf.corpora.plan import EpochPlan, Schedule, arrange
 from sclm_hf.errors import ConfigurationError
+from sclm_hf.sources.cell_ids import cell_ids
 
 NAMES, SIZES = ["a", "b", "c"], [103, 7, 61]
 

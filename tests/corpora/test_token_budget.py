@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from sclm_hf import CellCorpus, CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
-from sclm_hf.corpora.plan import cell_ids
 from sclm_hf.corpora.token_budget import cuts, pack
 from sclm_hf.errors import ConfigurationError
+from sclm_hf.sources.cell_ids import cell_ids
 
 from .conftest import GENES, make_cells
 

@@ -17,8 +17,8 @@ def read_h5ad(path: str | Path) -> "AnnData":
     Raises:
         CorpusError: there is no such file, it is not a readable `.h5ad`, or links in it lead to other files.
     """
-    from ...corpora.h5ad import open_h5ad
-    from ...corpora.reading_errors import reading_errors_named
+    from ...sources.anndata.h5ad import open_h5ad
+    from ...sources.reading_errors import reading_errors_named
 
     anndata = require("anndata", extra="anndata")
     path = Path(path)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...corpora.anndata_elements import read_index
-from ...corpora.h5ad import open_h5ad
-from ...corpora.whole_anndata import refuse_unreadable
 from ...errors import ConfigurationError, SclmError, require
 from ...files import written_whole
+from ...sources.anndata.elements import read_index
+from ...sources.anndata.h5ad import open_h5ad
+from ...sources.anndata.whole_file import refuse_unreadable
 from .h5ad import write_h5ad
 
 if TYPE_CHECKING:

@@ -174,9 +174,9 @@ def _settings(layer: str | None, species: str, batch_key: str | None, batch_size
 
 def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path]]:
     """Each file with the one to write."""
-    from ...corpora.anndata_zarr import is_zarr
-    from ...corpora.parquet import is_dataset
-    from ...corpora.sources import name_paths
+    from ...sources.anndata.zarr_folder import is_zarr
+    from ...sources.opening import name_paths
+    from ...sources.shards.parquet import is_dataset
 
     source, destination = Path(source), Path(destination)
     if not source.exists():

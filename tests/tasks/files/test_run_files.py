@@ -319,7 +319,7 @@ def test_zarr_and_shards_give_results_without_the_data(source, model, tmp_path):
 
 
 def test_data_are_read_in_blocks_only(source, model, tmp_path, monkeypatch):
-    from sclm_hf.corpora.h5ad import H5adSource
+    from sclm_hf.sources.anndata.h5ad import H5adSource
     from sclm_hf.tasks import stored_rows
 
     monkeypatch.setattr(stored_rows, "BLOCK_SIZE", 5)

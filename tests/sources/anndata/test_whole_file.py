@@ -4,12 +4,12 @@ import h5py
 import numpy as np
 import pytest
 
-from sclm_hf.corpora import whole_anndata
-from sclm_hf.corpora.h5ad import open_h5ad
-from sclm_hf.corpora.whole_anndata import refuse_unreadable
 from sclm_hf.errors import CorpusError
+from sclm_hf.sources.anndata import whole_file as whole_anndata
+from sclm_hf.sources.anndata.h5ad import open_h5ad
+from sclm_hf.sources.anndata.whole_file import refuse_unreadable
 
-from ..tasks.tiny import make_cells
+from ...tasks.tiny import make_cells
 
 
 @pytest.fixture

@@ -1,80 +1,16 @@
-"""What a corpus needs from a source of cells, and how paths become sources."""
+"""How paths become sources of cells."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from ..errors import ConfigurationError, CorpusError
-from ..tokenization.encodings.scratch import Scratch
-from ..tokenization.encodings.stored import StoredRows
-
-
-@dataclass(frozen=True)
-class CategoricalColumn:
-    """A column of `obs` in compact form.
-
-    Attributes:
-        codes: (cells,) small integers, positions in `categories`; -1 = no value.
-        categories: the different values, as strings.
-    """
-
-    codes: np.ndarray
-    categories: tuple[str, ...]
-
-
-class CellSource(Protocol):
-    """Cells that can be read by row number. Sources are small to pickle and open what they need when they need it.
-
-    Attributes:
-        name: stands for the source in the keys of its cells: the same name, the same random draws.
-        location: where the cells are, for messages.
-        n_cells: number of rows.
-        n_genes: number of columns of the matrices that `read` returns.
-        data_name: where in the store they lie, as `select_counts` says it.
-        stamp: (size, time) of the files, which change when the cells do.
-    """
-
-    name: str
-    location: str
-    n_cells: int
-    n_genes: int
-    data_name: str
-    stamp: list[tuple[int, int]]
-
-    def genes(self) -> tuple[Sequence[str], Sequence[str] | None]:
-        """(n_genes,) names of the columns, and their Ensembl ids or None."""
-
-    def column_names(self) -> list[str]:
-        """Names of the columns of `obs`."""
-
-    def obs_names(self) -> np.ndarray:
-        """(n_cells,) names of the cells."""
-
-    def column(self, name: str) -> CategoricalColumn:
-        """A column of `obs`."""
-
-    def check_columns(self) -> None:
-        """Refuse a source whose columns of `obs` are not all as long as it has cells."""
-
-    def read(self, rows: np.ndarray, scratch: Scratch | None = None) -> csr_matrix:
-        """The cells `rows` (ascending row numbers) with their values as stored.
-
-        With a `scratch`, what is returned may lie there, until the scratch is used again.
-        """
-
-    def empty_rows(self) -> np.ndarray:
-        """Rows without any value, ascending, as far as that can be told without reading the cells."""
-
-    def stored_rows(self) -> AbstractContextManager[StoredRows | None]:
-        """Where the matrix lies in a file, until the context ends; None where it does not lie there as it is."""
-
-    def close(self) -> None:
-        """Let go of open files; the next read opens them again."""
+from .anndata.h5ad import H5adSource
+from .anndata.zarr_folder import AnnDataZarrSource, is_zarr
+from .cell_source import CellSource
+from .shards.parquet import ParquetSource, datasets_of, is_dataset
 
 
 def open_source(name: str, path: str | Path, **options: Any) -> CellSource:
@@ -83,10 +19,6 @@ def open_source(name: str, path: str | Path, **options: Any) -> CellSource:
     Raises:
         CorpusError: nothing is there, or it holds no cells that can be read.
     """
-    from .anndata_zarr import AnnDataZarrSource, is_zarr
-    from .h5ad import H5adSource
-    from .parquet import ParquetSource, is_dataset
-
     path = Path(path)
     if not path.exists():
         raise CorpusError(f"`{path}` does not exist.")
@@ -154,18 +86,8 @@ def select_rows(
     return selected
 
 
-def csr_from_arrays(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n_genes: int) -> csr_matrix:
-    """A CSR matrix around arrays that scipy neither scans nor copies: checking values belongs to the encoding."""
-    matrix = csr_matrix((len(indptr) - 1, n_genes), dtype=data.dtype)
-    matrix.data, matrix.indices, matrix.indptr = data, indices, indptr
-    return matrix
-
-
 def _files(path: Path) -> dict[str, Path]:
     """Source name -> path of what a path holds."""
-    from .anndata_zarr import is_zarr
-    from .parquet import datasets_of, is_dataset
-
     if is_dataset(path):
         return {path.name: path}
     if not path.is_dir() or is_zarr(path):

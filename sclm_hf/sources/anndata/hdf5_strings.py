@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ..tokenization.encodings.stored import pread
+from ...tokenization.encodings.stored import pread
 
 _ENTRY = np.dtype([("length", "<u4"), ("heap", "<u8"), ("number", "<u4")])
 _LARGEST_HEAP, _MOST_IN_HEAP = 2**20, 2**16

@@ -6,11 +6,11 @@ import scipy.sparse as sp
 
 from sclm_hf import CellCorpus
 from sclm_hf.corpora.build import build_corpus, hash_file
-from sclm_hf.corpora.h5ad import H5adSource
-from sclm_hf.corpora.soundness import check_indices, check_kind, to_counts
 from sclm_hf.errors import CorpusError, ExpressionError
+from sclm_hf.sources.anndata.h5ad import H5adSource
+from sclm_hf.sources.soundness import check_indices, check_kind, to_counts
 
-from .conftest import make_cells
+from ..corpora.conftest import make_cells
 
 SMALL = {"block_size": 8, "window_size": 48, "group_size": 12}
 
@@ -101,7 +101,7 @@ def test_a_batch_of_whole_numbers_in_normalised_data_is_no_error(tmp_path):
     """What decides is the source: cells with one gene each have whole numbers by chance."""
     from sclm_hf import CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
 
-    from .conftest import GENES
+    from ..corpora.conftest import GENES
 
     cells = make_cells(300)
     values = cells.X.log1p().toarray()

@@ -2,11 +2,11 @@ import h5py
 import numpy as np
 import pytest
 
-from sclm_hf.corpora.genes import GeneMaps
-from sclm_hf.corpora.h5ad import H5adSource
 from sclm_hf.errors import CorpusError, GeneCoverageError, SclmWarning
+from sclm_hf.sources.anndata.h5ad import H5adSource
+from sclm_hf.sources.gene_maps import GeneMaps
 
-from .conftest import GENES, make_cells
+from ..corpora.conftest import GENES, make_cells
 
 
 def write(path, genes, n_cells=200):

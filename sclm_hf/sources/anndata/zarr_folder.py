@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from ..errors import require
-from .anndata_elements import check_matrix
-from .anndata_source import AnnDataSource
-from .containment import refuse_entries_out
+from ...errors import require
+from ..containment import refuse_entries_out
+from .elements import check_matrix
+from .source import AnnDataSource
 
 _METADATA = (".zgroup", ".zarray", "zarr.json")
 

@@ -11,10 +11,10 @@ import scipy.sparse as sp
 import zarr
 
 from sclm_hf import CellCorpus
-from sclm_hf.corpora.anndata_zarr import AnnDataZarrSource
 from sclm_hf.errors import CorpusError
+from sclm_hf.sources.anndata.zarr_folder import AnnDataZarrSource
 
-from .conftest import GENES, make_cells
+from ...corpora.conftest import GENES, make_cells
 
 ROWS = np.array([0, 1, 2, 5, 30, 31, 59])
 
@@ -138,7 +138,7 @@ def test_chunks_missing_within_a_shard_are_no_zeros(cells, tmp_path, location):
 
 
 def test_a_frame_that_unpacks_to_far_more_than_a_chunk_is_refused(cells, tmp_path, monkeypatch):
-    monkeypatch.setattr("sclm_hf.corpora.stored_arrays._MOST_UNPACKED", 2**20)
+    monkeypatch.setattr("sclm_hf.sources.stored_arrays._MOST_UNPACKED", 2**20)
     bomb = numcodecs.Zstd().encode(bytes(2**21))
     path = write(cells, tmp_path / "cells.zarr")
     (path / "X/data/c/0").write_bytes(bomb)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ..errors import CorpusError
-from ..tokenization.encodings.scratch import Scratch
-from .containment import refuse_entry_out
+from ...errors import CorpusError
+from ...tokenization.encodings.scratch import Scratch
+from ..cell_source import CategoricalColumn
+from ..containment import refuse_entry_out
+from ..reading_errors import reading_errors_named
 from .manifest import MANIFEST_FILE, read_manifest
-from .reading_errors import reading_errors_named
-from .shards import check_shard, integer_type, open_shard, read_counts, read_facts, read_texts
-from .sources import CategoricalColumn
+from .schema import check_shard, integer_type, open_shard, read_counts, read_facts, read_texts
 
 # The gene table stands in the footer of each shard, and is held while the shard is open.
 _MAX_OPEN_SHARDS = 16

@@ -10,8 +10,8 @@ from scipy.sparse import csr_matrix
 
 from ..errors import GeneCoverageError
 from ..logging import warn
+from .cell_source import CellSource
 from .soundness import check_indices, check_kind, refuse_empty
-from .sources import CellSource
 
 if TYPE_CHECKING:
     from ..tokenization.gene_vocabulary import GeneCoverage, GeneMapping

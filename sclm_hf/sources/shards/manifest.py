@@ -16,9 +16,9 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from ..errors import CorpusError
-from ..files import read_json_object
-from .containment import refuse_entry_out
+from ...errors import CorpusError
+from ...files import read_json_object
+from ..containment import refuse_entry_out
 
 MANIFEST_FILE = "manifest.json"
 GENES_FILE = "genes.parquet"

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CorpusError
-from .containment import refuse_stored_elsewhere
+from ...errors import CorpusError
+from ..cell_source import CategoricalColumn
+from ..containment import refuse_stored_elsewhere
+from ..stored_arrays import check_stored, chunks_lack, is_array, is_of_h5py, read_whole, read_whole_numbers
 from .hdf5_strings import joined_strings
-from .sources import CategoricalColumn
-from .stored_arrays import check_stored, chunks_lack, is_array, is_of_h5py, read_whole, read_whole_numbers
 
 # Of fewer strings h5py reads all in half a millisecond.
 _MANY = 2048

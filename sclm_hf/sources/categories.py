@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import CorpusError
-from .sources import CategoricalColumn, CellSource
+from .cell_source import CategoricalColumn, CellSource
 
 _PLACEHOLDERS = {"", "nan", "NaN", "NA", "N/A", "<NA>", "None", "NaT", "null"}
 """What missing values become where they are written as text."""

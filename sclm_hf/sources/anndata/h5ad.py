@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from ..errors import CorpusError, require
-from ..files import require_regular_file
-from .anndata_source import AnnDataSource
-from .containment import refuse_links, refuse_unbounded
-from .reading_errors import reading_errors_named
+from ...errors import CorpusError, require
+from ...files import require_regular_file
+from ..containment import refuse_links, refuse_unbounded
+from ..reading_errors import reading_errors_named
+from .source import AnnDataSource
 
 
 def open_h5ad(path: Path, mode: str = "r", *, check_links: bool = True, whole: bool = False) -> Any:

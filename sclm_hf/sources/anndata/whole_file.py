@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CorpusError, require
-from .reading_errors import reading_errors_named
-from .stored_arrays import read_whole
+from ...errors import CorpusError, require
+from ..reading_errors import reading_errors_named
+from ..stored_arrays import read_whole
 
 _MOST_READ = 2**28
 """Bytes of an element that is read to see whether it can be; of larger ones the shape is believed."""

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from sclm_hf.corpora.h5ad import H5adSource
-from sclm_hf.corpora.hdf5_ranges import RangeReader
 from sclm_hf.errors import CorpusError
+from sclm_hf.sources.anndata.h5ad import H5adSource
+from sclm_hf.sources.anndata.hdf5_ranges import RangeReader
 
-from .conftest import GENES, make_cells
-from .old_files import write_compound
+from ...corpora.conftest import GENES, make_cells
+from ..old_files import write_compound
 
 ROWS = np.array([0, 1, 2, 5, 30, 31, 59])
 
@@ -253,7 +253,7 @@ def test_files_that_change_while_they_are_read_are_noticed(cells, tmp_path, monk
 
 
 def test_large_matrices_stored_by_columns_are_refused(cells, tmp_path, monkeypatch):
-    monkeypatch.setattr("sclm_hf.corpora.anndata_source._MAX_CSC_ENTRIES", 10)
+    monkeypatch.setattr("sclm_hf.sources.anndata.source._MAX_CSC_ENTRIES", 10)
     cells.X = cells.X.tocsc()
     with pytest.raises(CorpusError, match=r"stored by columns.*tocsr"):
         H5adSource(write(cells, tmp_path / "cells.h5ad")).read(ROWS)

@@ -2,7 +2,7 @@ import h5py
 import numpy as np
 import pytest
 
-from sclm_hf.corpora.hdf5_ranges import RangeReader
+from sclm_hf.sources.anndata.hdf5_ranges import RangeReader
 
 VALUES = np.arange(1000, dtype=np.int32)
 PLAIN = {"contiguous": {}, "chunked": {"chunks": (64,)}, "growing": {"chunks": (300,), "maxshape": (None,)}}

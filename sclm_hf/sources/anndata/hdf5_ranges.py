@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tokenization.encodings.stored import StoredEntries
+from ...tokenization.encodings.stored import StoredEntries
 
 _KERNEL_TYPES = [np.dtype(kind) for kind in (np.float32, np.float64, np.int32, np.int64)]
 

@@ -16,13 +16,13 @@ import zarr
 
 from sclm_hf import CellCorpus
 from sclm_hf.corpora.build import build_corpus
-from sclm_hf.corpora.sources import open_source
 from sclm_hf.errors import CorpusError
+from sclm_hf.sources.opening import open_source
 from sclm_hf.tasks.stored_cells import StoredCells
 
-from .conftest import make_cells
+from ..corpora.conftest import make_cells
+from .anndata.test_zarr_folder import write
 from .damaged_files import DAMAGES, N_CELLS
-from .test_anndata_zarr import write
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_texts_that_share_their_bytes_are_not_copied_without_end(sound, tmp_path
 
 
 def test_what_unpacks_to_far_more_than_is_stored_is_refused(sound, tmp_path, monkeypatch):
-    monkeypatch.setattr("sclm_hf.corpora.stored_arrays._MOST_UNPACKED", 2**20)
+    monkeypatch.setattr("sclm_hf.sources.stored_arrays._MOST_UNPACKED", 2**20)
     path = Path(shutil.copy(sound / "cells.h5ad", tmp_path))
     with h5py.File(path, "r+") as file:
         for name, kind in (("data", "f4"), ("indices", "i4")):

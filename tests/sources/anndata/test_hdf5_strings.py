@@ -4,8 +4,8 @@ import h5py
 import numpy as np
 import pytest
 
-from sclm_hf.corpora.anndata_elements import read_index
-from sclm_hf.corpora.hdf5_strings import joined_strings
+from sclm_hf.sources.anndata.elements import read_index
+from sclm_hf.sources.anndata.hdf5_strings import joined_strings
 
 
 def write(path, strings, **options):

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from sclm_hf.corpora.categories import drop_unlabelled, number_categories
-from sclm_hf.corpora.h5ad import H5adSource
 from sclm_hf.errors import CorpusError
+from sclm_hf.sources.anndata.h5ad import H5adSource
+from sclm_hf.sources.categories import drop_unlabelled, number_categories
 
-from .conftest import make_cells
+from ..corpora.conftest import make_cells
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from sclm_hf.corpora.sources import name_paths, open_source, select_rows
 from sclm_hf.errors import ConfigurationError, CorpusError
+from sclm_hf.sources.opening import name_paths, open_source, select_rows
 
 
 def test_name_paths_takes_files_folders_and_mappings(folder):

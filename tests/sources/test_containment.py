@@ -6,17 +6,17 @@ import h5py
 import numpy as np
 import pytest
 
-from sclm_hf.corpora.anndata_elements import read_column
-from sclm_hf.corpora.anndata_zarr import AnnDataZarrSource
 from sclm_hf.corpora.build import build_corpus
-from sclm_hf.corpora.containment import refuse_links
-from sclm_hf.corpora.h5ad import H5adSource, open_h5ad
-from sclm_hf.corpora.parquet import ParquetSource
 from sclm_hf.errors import CorpusError
+from sclm_hf.sources.anndata.elements import read_column
+from sclm_hf.sources.anndata.h5ad import H5adSource, open_h5ad
+from sclm_hf.sources.anndata.zarr_folder import AnnDataZarrSource
+from sclm_hf.sources.containment import refuse_links
+from sclm_hf.sources.shards.parquet import ParquetSource
 from sclm_hf.tasks.files.h5ad import read_h5ad
 
-from .conftest import make_cells
-from .test_anndata_zarr import write
+from ..corpora.conftest import make_cells
+from .anndata.test_zarr_folder import write
 
 
 @pytest.fixture

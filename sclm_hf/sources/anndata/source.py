@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix
 
-from ..errors import CorpusError
-from ..tokenization.encodings.scratch import Scratch
-from ..tokenization.encodings.stored import StoredRows
-from ..tokenization.processing_cell import select_counts
-from .anndata_elements import check_columns, check_matrix, column_names, describe, read_column, read_index, view
+from ...errors import CorpusError
+from ...tokenization.encodings.scratch import Scratch
+from ...tokenization.encodings.stored import StoredRows
+from ...tokenization.processing_cell import select_counts
+from ..cell_source import CategoricalColumn, csr_from_arrays
+from ..reading_errors import reading_errors_named
+from ..stored_arrays import read_whole_numbers
+from .elements import check_columns, check_matrix, column_names, describe, read_column, read_index, view
 from .hdf5_ranges import RangeReader, memory_type
-from .reading_errors import reading_errors_named
-from .sources import CategoricalColumn, csr_from_arrays
-from .stored_arrays import read_whole_numbers
 
 # A matrix stored by columns has to be turned around in memory: values and indices of that many entries take 2 GB.
 _MAX_CSC_ENTRIES = 2**28

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ..errors import CorpusError, require
-from ..files import require_regular_file
-from .plan import cell_ids
-from .reading_errors import reason
-from .sources import csr_from_arrays
+from ...errors import CorpusError, require
+from ...files import require_regular_file
+from ..cell_ids import cell_ids
+from ..cell_source import csr_from_arrays
+from ..reading_errors import reason
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,7 +7,7 @@ from scipy.sparse import csr_matrix
 from ..errors import CorpusError, ExpressionError
 from ..tokenization.encodings.cells import Survey
 from ..tokenization.expression_matrix import check_kind as refuse_kind
-from .sources import CellSource
+from .cell_source import CellSource
 
 
 @njit(cache=True, nogil=True)
