@@ -1,24 +1,18 @@
 """Samples: the cells that a model whose tokens are cells must see together, and their order in an epoch."""
 
-import functools
 import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import ConfigurationError, CorpusError
-from ..logging import get_logger, warn
-from ..sources.categories import number_categories
+from ..errors import ConfigurationError
+from ..logging import warn
 from ..sources.cell_ids import cell_ids
 from ..sources.cell_source import CellSource
+from ..sources.samples import find_samples
 from ..tokenization.encodings.keys import cell_keys
 from .plan import Stretch, check_share, sample_ids
-
-SAMPLE_COLUMN = "batch"
-"""Column of `obs` that tells samples apart unless another one is named."""
-
-logger = get_logger(__name__)
 
 
 class Sample(NamedTuple):
@@ -47,9 +41,9 @@ class Samples:
         share: share of the cells of a sample that an epoch takes, at least one.
 
     Raises:
-        ConfigurationError: `share` is no share.
-        CorpusError: a source lacks the column that was named, a cell used has no value in it, or it has another value
-            for each cell.
+        ConfigurationError: `share` is no share, or a source lacks the column that was named, or has another value in
+            it for each cell.
+        CorpusError: a cell used has no value in it.
     """
 
     def __init__(
@@ -127,30 +121,11 @@ class Samples:
         n_cells = source.n_cells if used is None else len(used)
         if not n_cells:
             return np.empty(0, np.uint64)
-        if column is None and SAMPLE_COLUMN not in source.column_names():
-            source.close()
-            _tell_of_one_sample(source.location)
-            self._samples.append(Sample(index, np.arange(n_cells), f"`{source.location}`"))
-            return sample_ids(source.name, [""])
-        column = column or SAMPLE_COLUMN
-        names, (codes,) = number_categories(column, [source], [used], None)
-        if len(names) == n_cells > 1:
-            raise CorpusError(
-                f"`{source.location}`: `obs[{column!r}]` has another value for each of the {n_cells:,} cells, and no "
-                "sample would have more than one: name with `batch_column` the column that tells samples apart."
-            )
-        ends = np.cumsum(np.bincount(codes))
-        for name, positions in zip(names, np.split(np.argsort(codes, kind="stable"), ends[:-1]), strict=True):
-            self._samples.append(Sample(index, positions, f"`{source.location}`, `obs[{column!r}]` {name!r}"))
-        return sample_ids(source.name, names)
-
-
-@functools.cache
-def _tell_of_one_sample(location: str) -> None:
-    logger.warning(
-        f"`{location}` has no `obs[{SAMPLE_COLUMN!r}]`: its cells are taken for one sample; name the column that "
-        "tells samples apart with `batch_column`."
-    )
+        found = find_samples(source, column, used, setting="`batch_column` (`--batch_column`)")
+        for name, places in zip(found.names, found.places, strict=True):
+            where = "" if found.column is None else f", `obs[{found.column!r}]` {name!r}"
+            self._samples.append(Sample(index, places, f"`{source.location}`{where}"))
+        return sample_ids(source.name, found.names)
 
 
 class SamplePlan:

@@ -1,6 +1,6 @@
 """A column of `obs` over many sources as numbers that mean the same everywhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -33,8 +33,8 @@ def number_categories(
         CorpusError: a source lacks the column, or a cell used has no value, one that stands for none, or one that is
             not among `names`.
     """
-    columns = [_used(source, name, used) for source, used in zip(sources, rows, strict=True)]
-    present = [{column.categories[code] for code in np.unique(column.codes)} for column in columns]
+    columns = [labelled_column(source, name, used) for source, used in zip(sources, rows, strict=True)]
+    present = [values_of(column) for column in columns]
     if names is None:
         for source, values in zip(sources, present, strict=True):
             _refuse_placeholders(name, source, values & _PLACEHOLDERS)
@@ -51,9 +51,14 @@ def number_categories(
                 f"`{source.location}`: `obs[{name!r}]` holds {unknown[:10]}, not among the {len(names)} names given: "
                 "take these cells out of the file, or in Python add the names or leave cells out with `rows`."
             )
-        table = np.array([numbers.get(value, -1) for value in column.categories], dtype)
-        codes.append(table[column.codes] if len(table) else np.empty(0, dtype))
+        codes.append(numbers_of(column, numbers, dtype))
     return names, codes
+
+
+def numbers_of(column: CategoricalColumn, numbers: Mapping[str, int], dtype: type | np.dtype = np.int64) -> np.ndarray:
+    """(cells,) the numbers of the values of a column in which no cell lacks one."""
+    table = np.array([numbers.get(value, -1) for value in column.categories], dtype)
+    return table[column.codes] if len(table) else np.empty(0, dtype)
 
 
 def drop_unlabelled(
@@ -98,15 +103,30 @@ def _refuse_placeholders(name: str, source: CellSource, found: set[str]) -> None
         )
 
 
-def _used(source: CellSource, name: str, rows: np.ndarray | None) -> CategoricalColumn:
+def labelled_column(source: CellSource, name: str, rows: np.ndarray | None = None) -> CategoricalColumn:
+    """A column of `obs` in which every cell has a value.
+
+    Args:
+        source: the source.
+        name: name of the column.
+        rows: the rows used of it; None = all.
+
+    Raises:
+        CorpusError: the source lacks the column, or a cell used has no value.
+    """
     column = source.column(name)
     source.close()
     codes = column.codes if rows is None else column.codes[rows]
     missing = int((codes < 0).sum())
     if missing:
         raise CorpusError(
-            f"`{source.location}`: {missing} of the cells used have no value in `obs[{name!r}]`: leave them out "
-            "(labels with `--unlabelled drop`, `unlabelled='drop'` in Python; else write "
-            f"`adata[adata.obs[{name!r}].notna()]`), or give them one."
+            f"`{source.location}`: {missing:,} of {len(codes):,} cells have no value in `obs[{name!r}]`: leave them "
+            f"out, `adata[adata.obs[{name!r}].notna()]` (labels with `--unlabelled drop`, `unlabelled='drop'` in "
+            "Python), or give them one."
         )
     return CategoricalColumn(codes, column.categories)
+
+
+def values_of(column: CategoricalColumn) -> set[str]:
+    """The different values that cells of a column have."""
+    return {column.categories[code] for code in np.unique(column.codes)}

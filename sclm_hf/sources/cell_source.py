@@ -53,6 +53,9 @@ class CellSource(Protocol):
     def obs_names(self) -> np.ndarray:
         """(n_cells,) names of the cells."""
 
+    def cell_ids(self) -> np.ndarray:
+        """(n_cells,) uint64: what the random draws of the cells are keyed by, made from their names."""
+
     def column(self, name: str) -> CategoricalColumn:
         """A column of `obs`."""
 

@@ -1,13 +1,42 @@
 """What every row that a source returns must be before it is encoded, and what kind of values the source holds."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import numpy as np
 from numba import njit
 from scipy.sparse import csr_matrix
 
-from ..errors import CorpusError, ExpressionError
+from ..errors import CorpusError, ExpressionError, SclmError
 from ..tokenization.encodings.cells import Survey
 from ..tokenization.expression_matrix import check_kind as refuse_kind
 from .cell_source import CellSource
+
+
+@contextmanager
+def cells_named(source: CellSource, rows: np.ndarray, encode: Callable[[np.ndarray], Any]) -> Iterator[None]:
+    """Tell an error of cells that are encoded together with the file and row of the first cell that causes it.
+
+    Args:
+        source: where the cells come from.
+        rows: (cells,) their rows.
+        encode: encodes some of them, given their places among these.
+    """
+    try:
+        yield
+    except SclmError as error:
+        for place, row in enumerate(rows):
+            try:
+                encode(np.array([place]))
+            except SclmError as found:
+                raise type(found)(f"{place_of(source, row)}: {found}") from found
+        raise type(error)(f"`{source.location}`: {error}") from error
+
+
+def place_of(source: CellSource, row: int) -> str:
+    """File and row of a cell, for messages."""
+    return f"`{source.location}`, row {row} (counted from 0)"
 
 
 @njit(cache=True, nogil=True)

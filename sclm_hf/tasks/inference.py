@@ -1,6 +1,7 @@
 """Cells of an AnnData through a model: checked as a whole, run in batches of like length or in whole samples."""
 
 import contextlib
+import functools
 import numbers
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,14 @@ import numpy as np
 from ..errors import ConfigurationError, ExpressionError, SclmError
 from ..logging import progress_bar, warn
 from ..registry import get_family
-from .samples import Samples, find_samples, halve_chunks, sample_inputs
-from .stored_rows import blocks, open_rows, read_rows
+from ..sources.categories import labelled_column, numbers_of, values_of
+from ..sources.cell_source import CellSource
+from ..sources.in_memory import InMemorySource
+from ..sources.samples import Samples, find_samples
+from ..sources.soundness import cells_named
+from ..sources.survey import row_blocks, survey_cells
+from ..tokenization.encodings.cells import CellTokens, joined
+from .samples import halve_chunks, sample_inputs
 
 BLOCK_SIZE = 4096
 """Cells that are run one block after the other."""
@@ -20,42 +27,70 @@ BLOCK_SIZE = 4096
 MAX_TOKENS = 2**17
 """Tokens a batch, unless a single cell has more: batches of long cells get smaller, results stay the same."""
 
+MAX_TOKENS_ENCODED = 2**23
+"""Tokens that are encoded at a time, unless a single batch has more; they take 8 bytes each."""
+
+_BATCH_KEY = "`batch_key` (`--batch-key`)"
+
 if TYPE_CHECKING:
     import torch
     from anndata import AnnData
     from transformers.utils import ModelOutput
 
     from ..opening.loading import LoadedModel
-    from ..tokenization.encodings.cells import Survey
     from ..tokenization.gene_vocabulary import GeneCoverage
+    from ..tokenization.processing_cell import CellProcessor
     from .files.pieces import Pieces
 
 
 @dataclass(frozen=True)
 class PreparedCells:
-    """The cells of an AnnData, found, checked and mapped to a vocabulary.
+    """The cells of a source, checked and mapped to a vocabulary.
 
     Attributes:
-        matrix: (n_cells, n_genes) CSR in memory, or rows on disk that `read_rows` reads.
+        source: where the cells are read.
         gene_ids: (n_genes,) int64, -1 = column not used.
         cell_ids: (n_cells,) uint64, made from the names of the cells.
         lengths: (n_cells,) int64, tokens of each cell.
         batch_labels: (n_cells,) int64, or None.
         coverage: what became of the genes.
-        source: where the data were found.
         samples: which cells the model must see together; None where it sees each alone.
-        names: (n_cells,) names of the cells.
     """
 
-    matrix: Any
+    source: CellSource
     gene_ids: np.ndarray
     cell_ids: np.ndarray
     lengths: np.ndarray
     batch_labels: np.ndarray | None
     coverage: "GeneCoverage"
-    source: str
     samples: Samples | None = None
-    names: Sequence[str] = ()
+
+    @functools.cached_property
+    def names(self) -> Sequence[str]:
+        """(n_cells,) names of the cells."""
+        return self.source.obs_names()
+
+    def tokens(self, processor: "CellProcessor", rows: np.ndarray, seed: int) -> CellTokens:
+        """The tokens of cells, in the order given; a block of them is read at a time.
+
+        Args:
+            processor: encodes them.
+            rows: (cells,) different rows.
+            seed: seed of what is random about a cell.
+        """
+        order = np.argsort(rows)
+        parts = [order[block] for block in row_blocks(len(rows))]
+        return joined([self._encoded(processor, rows[part], seed) for part in parts], parts)
+
+    def _encoded(self, processor: "CellProcessor", rows: np.ndarray, seed: int) -> CellTokens:
+        """The tokens of cells that are read together, in ascending order."""
+        matrix, ids = self.source.read(rows), self.cell_ids[rows]
+
+        def encode(places: np.ndarray) -> CellTokens:
+            return processor.tokens(matrix, self.gene_ids, cell_ids=ids[places], rows=places, seed=seed, check=False)
+
+        with cells_named(self.source, rows, encode):
+            return encode(np.arange(len(rows)))
 
 
 def check_run(batch_size: int, seed: int) -> None:
@@ -67,19 +102,19 @@ def check_run(batch_size: int, seed: int) -> None:
 
 
 def prepare_cells(
-    adata: "AnnData",
+    cells: "AnnData | CellSource",
     loaded: "LoadedModel",
     *,
     layer: str | None = None,
     species: str = "human",
     batch_key: str | None = None,
 ) -> PreparedCells:
-    """Find the data of `adata`, map its genes, and refuse now what would fail later.
+    """Map the genes of cells, and refuse now what would fail later; the cells are read once.
 
     Args:
-        adata: the cells.
+        cells: an AnnData, or a source that was opened.
         loaded: the model and its processor.
-        layer: where the data are, as for `select_counts`.
+        layer: where the data of an AnnData are, as for `select_counts`; a source was opened with it.
         species: `"human"`, or `"mouse"` to go through orthologs.
         batch_key: column of `obs` with the batches, for models trained with batch labels: their names where
             `config.batch_names` holds these, else their numbers. For models of samples, the column that tells samples
@@ -87,90 +122,67 @@ def prepare_cells(
 
     Raises:
         ConfigurationError: batch labels are missing, not wanted or out of range, or samples cannot be told apart.
+        CorpusError: the source is damaged, or a cell has no value in a column that is needed.
         ExpressionError: there are no cells, values are not what the encoding expects, or a cell has no known gene.
         GeneCoverageError: the model knows too few of the genes.
     """
-    from ..tokenization.encodings.keys import hash_names
-    from ..tokenization.expression_matrix import check_kind, refuse_rows, select_counts
-
-    if adata.n_obs == 0:
-        raise ExpressionError("There are no cells: the AnnData has 0 rows.")
     processor, config = loaded.processor, loaded.model.config
-    samples = find_samples(adata, batch_key) if processor.context == "sample" else None
-    batch_labels = _batch_labels(adata, batch_key, config) if samples is None else None
-    expects = processor.feature_extractor.expects
-    matrix, names, ensembl_ids, source = select_counts(adata, layer, expects=expects)
-    # a file shows itself as an AnnData that has but one matrix
-    source = getattr(adata, "data_name", source)
-    matrix = open_rows(matrix)
-    found, counts = _survey(matrix)
-    check_kind(found, expects, source)
-    mapping = processor.map_genes(names, ensembl_ids=ensembl_ids, species=species, counts=counts)
-    mapping.coverage.check()
-    lengths = np.concatenate([processor.lengths(part, mapping.gene_ids, rows=rows) for part, rows in blocks(matrix)])
-    refuse_rows(lengths == 0, np.arange(len(lengths)), "no expressed gene that the model knows", "leave them out.")
-    names = adata.obs_names
-    cell_ids = hash_names(names)
+    if hasattr(cells, "obs"):
+        if not cells.n_obs:
+            raise ExpressionError("There are no cells: the AnnData has 0 rows.")
+        cells = InMemorySource(cells, layer, expects=processor.feature_extractor.expects)
+    samples = find_samples(cells, batch_key, setting=_BATCH_KEY) if processor.context == "sample" else None
+    batch_labels = _batch_labels(cells, batch_key, config) if samples is None else None
+    surveyed = survey_cells(cells, processor, species)
     return PreparedCells(
-        matrix, mapping.gene_ids, cell_ids, lengths, batch_labels, mapping.coverage, source, samples, names
+        cells, surveyed.gene_ids, cells.cell_ids(), surveyed.lengths, batch_labels, surveyed.coverage, samples
     )
 
 
-def _survey(matrix: Any) -> "tuple[Survey, np.ndarray]":
-    """Survey of all cells, refused where they are unsound, and the (n_genes,) counts of each column."""
-    from ..tokenization.encodings.cells import Survey
-    from ..tokenization.expression_matrix import read_cells
-
-    surveys, counts = [], np.zeros(matrix.shape[1])
-    for part, rows in blocks(matrix):
-        surveys.append(read_cells(part, np.full(matrix.shape[1], -1, np.int32), rows)[1])
-        counts += np.bincount(part.indices, weights=part.data, minlength=matrix.shape[1])
-    return Survey(*map(np.concatenate, zip(*surveys, strict=True))), counts
-
-
-def _batch_labels(adata: "AnnData", batch_key: str | None, config: Any) -> np.ndarray | None:
+def _batch_labels(source: CellSource, batch_key: str | None, config: Any) -> np.ndarray | None:
     """(n_cells,) int64 batch labels for a model that needs them, None for one that does not."""
     needed = getattr(config, "needs_batch_labels", False)
     if not needed and batch_key is None:
         return None
     if not needed:
-        raise ConfigurationError("The model was trained without batch labels: leave out `batch_key` (`--batch-key`).")
+        raise ConfigurationError(f"The model was trained without batch labels: leave out {_BATCH_KEY}.")
     names = getattr(config, "batch_names", None)
-    if batch_key is None or batch_key not in adata.obs:
+    columns = source.column_names()
+    if batch_key not in columns:
         raise ConfigurationError(
-            f"The model was trained with {config.num_batch_labels} batch labels: name with `batch_key` "
-            f"(`--batch-key`) the column of `obs` that holds their {'names' if names else 'numbers'}, got "
-            f"{batch_key!r}; there are {list(adata.obs.columns)}."
+            f"The model was trained with {config.num_batch_labels} batch labels: name with {_BATCH_KEY} the column of "
+            f"`obs` that holds their {'names' if names else 'numbers'}, got {batch_key!r}; there are {columns}."
         )
-    values = adata.obs[batch_key].tolist()
-    return _numbers_of(values, names, batch_key) if names else _whole_numbers(values, config, batch_key)
+    column = labelled_column(source, batch_key)
+    numbers = _numbers_of_names if names else _whole_numbers
+    return numbers_of(column, numbers(sorted(values_of(column)), config, batch_key))
 
 
-def _numbers_of(values: list, names: list[str], batch_key: str) -> np.ndarray:
-    """(n_cells,) int64, the places of the values among the names of the batches."""
+def _numbers_of_names(values: list[str], config: Any, batch_key: str) -> dict[str, int]:
+    """Value -> its place among the names of the batches."""
+    names = config.batch_names
     numbers = {name: number for number, name in enumerate(names)}
-    values = [str(value) for value in values]
-    if unknown := sorted(set(values) - set(numbers)):
+    if unknown := [value for value in values if value not in numbers]:
         raise ConfigurationError(
             f"`obs[{batch_key!r}]` holds {unknown[:5]}: expected names of the {len(names)} batches of the training, "
             f"{names[:5]}{' …' if len(names) > 5 else ''}. Give cells of other batches the name of one of these."
         )
-    return np.array([numbers[value] for value in values], np.int64)
+    return numbers
 
 
-def _whole_numbers(values: list, config: Any, batch_key: str) -> np.ndarray:
-    labels = np.array(values)
+def _whole_numbers(values: list[str], config: Any, batch_key: str) -> dict[str, int]:
+    """Value -> the whole number that it is."""
     try:
-        numbers = labels.astype(np.int64)
-        sound = bool((numbers == labels.astype(float)).all())
-    except (TypeError, ValueError):
+        numbers = {value: float(value) for value in values}
+        sound = all(number in range(config.num_batch_labels) for number in numbers.values())
+    except ValueError:
         sound = False
-    if not sound or numbers.min() < 0 or numbers.max() >= config.num_batch_labels:
+    if not sound:
         raise ConfigurationError(
             f"`obs[{batch_key!r}]` must hold whole numbers from 0 to {config.num_batch_labels - 1}, as in training; "
-            f"it holds {sorted(set(map(str, values)))[:5]}."
+            f"it holds {values[:5]}."
         )
-    return numbers
+    return {value: int(number) for value, number in numbers.items()}
 
 
 def run_cells(
@@ -235,7 +247,8 @@ def run_blocks(
             if values is None:
                 values, batch_size = run(loaded, cells, block, read, batch_size, seed, bar)
                 finite = np.isfinite(values).reshape(size, -1).all(axis=1)
-                refuse_not_finite(loaded, finite, cells.names[block])
+                if not finite.all():
+                    refuse_not_finite(loaded, finite, cells.names[block])
                 if pieces is not None:
                     pieces.save(number, values)
             else:
@@ -246,7 +259,7 @@ def run_blocks(
 def _blocks(cells: PreparedCells) -> Iterator[tuple[slice | np.ndarray, int]]:
     """What is run and kept as one piece, and its number of cells."""
     if cells.samples is not None:
-        yield from ((rows, len(rows)) for rows in cells.samples.rows)
+        yield from ((rows, len(rows)) for rows in cells.samples.places)
         return
     n_cells = len(cells.lengths)
     for start in range(0, n_cells, BLOCK_SIZE):
@@ -260,11 +273,14 @@ def _run_block(
     """Results of the cells of a block, and the batch size that memory allowed."""
     order = block.start + np.argsort(-cells.lengths[block], kind="stable")
     results: np.ndarray | None = None
-    done = 0
+    done = n_encoded = 0
     while done < len(order):
         longest = int(cells.lengths[order[done]])
         rows = order[done : done + min(batch_size, max(1, MAX_TOKENS // longest))]
-        values = _try_batch(loaded, cells, rows, seed, read)
+        if done + len(rows) > n_encoded:
+            first, n_encoded = done, done + max(len(rows), MAX_TOKENS_ENCODED // longest)
+            tokens = cells.tokens(loaded.processor, order[first:n_encoded], seed)
+        values = _try_batch(loaded, cells, rows, tokens, np.arange(len(rows)) + done - first, read)
         if values is None:
             batch_size = halved(len(rows), longest)
             continue
@@ -288,15 +304,24 @@ def _run_sample(
 
 
 def _try_batch(
-    loaded: "LoadedModel", cells: PreparedCells, rows: np.ndarray, seed: int, read: Callable
+    loaded: "LoadedModel",
+    cells: PreparedCells,
+    rows: np.ndarray,
+    tokens: CellTokens,
+    places: np.ndarray,
+    read: Callable,
 ) -> np.ndarray | None:
-    """What `read` takes from one batch; None when memory ran out."""
+    """What `read` takes from one batch; None when memory ran out.
+
+    Args:
+        loaded, cells, read: as for `run_blocks`.
+        rows: (batch,) rows of the cells.
+        tokens: encoded cells.
+        places: (batch,) where those of the batch are among them.
+    """
     import torch
 
-    matrix = read_rows(cells.matrix, rows)
-    arrays = loaded.processor.encode(
-        matrix, cells.gene_ids, cell_ids=cells.cell_ids[rows], rows=rows, seed=seed, check=False
-    )
+    arrays = loaded.processor.padded(tokens, places)
     if cells.batch_labels is not None:
         arrays["batch_labels"] = cells.batch_labels[rows]
     return _try_inputs(loaded.model, {name: torch.from_numpy(array) for name, array in arrays.items()}, read)

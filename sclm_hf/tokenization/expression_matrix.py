@@ -121,6 +121,29 @@ def read_cells(matrix, tokens: np.ndarray, rows=None, uniforms=None) -> tuple[Ce
     return cells, found._replace(rows=numbers)
 
 
+def survey_rows(matrix, numbers: np.ndarray) -> Survey:
+    """What [`read_cells`] finds in all rows of a matrix, without refusing any: see [`refuse_unsound`].
+
+    Args:
+        matrix: as for [`as_csr`].
+        numbers: (rows,) what the rows are called in messages.
+    """
+    cells, _ = _cells_of(matrix, np.full(matrix.shape[1], -1, np.int32), None, None)
+    found = survey(cells)
+    if (found.problems & UNSORTED).any() and not (found.problems & OUT_OF_RANGE).any():
+        found = survey(_canonical(cells))._replace(problems=found.problems & ~UNSORTED)
+    return found._replace(rows=numbers)
+
+
+def refuse_unsound(found: Survey) -> None:
+    """Refuse cells that no encoding can take.
+
+    Raises:
+        ExpressionError: column indices are out of range, or values are negative or not finite.
+    """
+    _refuse_unsound(found.problems, found.rows)
+
+
 def read_genes(
     matrix, tokens: np.ndarray, rows=None, uniforms=None, scratch: Scratch | None = None, *, as_columns: bool = False
 ) -> tuple[CellGenes, Survey, np.ndarray | None]:
@@ -218,13 +241,15 @@ def _refuse_doubled(tokens: np.ndarray) -> None:
         raise ExpressionError("Recorded draws are for one column a gene, but several columns mean one: add them up.")
 
 
+def _refuse_unsound(problems: np.ndarray, numbers: np.ndarray) -> None:
+    refuse_rows(problems & OUT_OF_RANGE, numbers, "column indices out of range", "the matrix is damaged.")
+    refuse_rows(problems & NOT_FINITE, numbers, "NaN or infinite values", "all values must be finite.")
+    refuse_rows(problems & NEGATIVE, numbers, "negative values", "give counts or log-normalised data, nothing scaled.")
+
+
 def _unsorted(found: Survey, numbers: np.ndarray, uniforms) -> bool:
     """Whether rows must be put in order first; refuses those that no order mends."""
-    refuse_rows(found.problems & OUT_OF_RANGE, numbers, "column indices out of range", "the matrix is damaged.")
-    refuse_rows(found.problems & NOT_FINITE, numbers, "NaN or infinite values", "all values must be finite.")
-    refuse_rows(
-        found.problems & NEGATIVE, numbers, "negative values", "give counts or log-normalised data, nothing scaled."
-    )
+    _refuse_unsound(found.problems, numbers)
     unsorted = bool((found.problems & UNSORTED).any())
     if unsorted and uniforms is not None:
         raise ExpressionError("`uniforms` need sorted, distinct column indices: call `sum_duplicates()` first.")

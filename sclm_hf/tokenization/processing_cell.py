@@ -19,7 +19,7 @@ from .cell_inputs import (
     refuse_settings_of_matrices,
 )
 from .encodings.bins import encode_bins
-from .encodings.cells import CellGenes, Cells, CellTokens, Layout, Survey, pad, tokens_of_columns
+from .encodings.cells import CellGenes, Cells, CellTokens, Layout, Survey, joined, pad, tokens_of_columns
 from .encodings.continuous import encode_continuous
 from .encodings.depth import DEPTH_TOKENS, depths, encode_depth, known_totals
 from .encodings.keys import as_cell_ids, cell_keys
@@ -382,7 +382,7 @@ class CellProcessor(ProcessorMixin):
         else:
             groups = [read_group(cells, gene_names=gene_names, expects=self.feature_extractor.expects, **settings)]
         parts = [self._tokens_of(group, species, seed, epoch) for group in groups]
-        tokens = parts[0] if len(parts) == 1 else _joined(parts, [group.places for group in groups])
+        tokens = parts[0] if len(parts) == 1 else joined(parts, [group.places for group in groups])
         batch: dict[str, Any] = self._finished(tokens, padding, pad_to_multiple_of)
         if return_cell_ids:
             ids = np.concatenate([as_cell_ids(group.cell_ids) for group in groups])
@@ -633,19 +633,6 @@ def _padding(padding: bool | str, return_tensors: str | None) -> str:
 def _check_multiple(multiple: int | None) -> None:
     if multiple is not None and not (isinstance(multiple, (int, np.integer)) and multiple > 0):
         raise ConfigurationError(f"`pad_to_multiple_of` must be a whole number from 1 on, or None; got {multiple!r}.")
-
-
-def _joined(parts: list[CellTokens], places: list[np.ndarray]) -> CellTokens:
-    """The cells of several groups, each in its place."""
-    before = np.cumsum([0, *(part.ids.size for part in parts)])
-    order = np.argsort(np.concatenate(places))
-    starts = np.concatenate([part.starts + size for part, size in zip(parts, before, strict=False)])
-    return CellTokens(
-        ids=np.concatenate([part.ids for part in parts]),
-        values=np.concatenate([part.values for part in parts]),
-        starts=starts[order],
-        lengths=np.concatenate([part.lengths for part in parts])[order],
-    )
 
 
 def _special_id(tokenizer, role: str, always: bool = False) -> int:

@@ -34,9 +34,7 @@ def test_names_given_keep_their_numbers(sources):
 
 
 def test_problems_are_named(sources):
-    with pytest.raises(
-        CorpusError, match=r"second\.h5ad`: 1 of the cells used have no value in.*\['kind'\].*notna\(\)"
-    ):
+    with pytest.raises(CorpusError, match=r"second\.h5ad`: 1 of 10 cells have no value in.*\['kind'\].*notna\(\)"):
         number_categories("kind", sources, [None, None], None)
     with pytest.raises(CorpusError, match=r"first\.h5ad`.*\['a'\], not among the 2 names"):
         number_categories("kind", sources, [None, np.arange(9)], ["b", "c"])

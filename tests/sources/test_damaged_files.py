@@ -18,7 +18,7 @@ from sclm_hf import CellCorpus
 from sclm_hf.corpora.build import build_corpus
 from sclm_hf.errors import CorpusError
 from sclm_hf.sources.opening import open_source
-from sclm_hf.tasks.stored_cells import StoredCells
+from sclm_hf.sources.survey import survey_cells
 
 from ..corpora.conftest import make_cells
 from .anndata.test_zarr_folder import write
@@ -41,6 +41,13 @@ def read_everything(path):
     for name in source.column_names():
         source.column(name)
     return source.read(np.arange(source.n_cells))
+
+
+def survey(path, processor):
+    """What `embed` does before it runs a model."""
+    source = open_source("cells", path)
+    source.check_columns()
+    survey_cells(source, processor)
 
 
 @pytest.mark.parametrize("name", ["cells.h5ad", "cells2.zarr", "cells3.zarr"])
@@ -67,7 +74,7 @@ def test_each_damage_ends_so_wherever_the_file_is_read(sound, tmp_path, processo
     for read in (
         lambda: list(CellCorpus(path, processor, label_column="cell_type").batches(16)),
         lambda: build_corpus(path, tmp_path / "shards", obs_columns=["cell_type"]),
-        lambda: StoredCells(path).X.to_memory(),
+        lambda: survey(path, processor),
     ):
         with pytest.raises(CorpusError) as caught:
             read()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sclm_hf import annotate, embed
-from sclm_hf.errors import ConfigurationError, SclmError, SclmWarning
+from sclm_hf.errors import ConfigurationError, CorpusError, SclmError, SclmWarning
 from sclm_hf.registry import FAMILIES
 from sclm_hf.tasks import inference
 from sclm_hf.tasks.files import pieces
@@ -100,7 +100,7 @@ def test_what_tells_no_samples_apart_is_refused(model, processor):
     with pytest.raises(ConfigurationError, match=r"another value for each of the 40 cells.*`batch_key`"):
         embed(cells, model, processor, batch_key="barcode")
     cells.obs["batch"] = cells.obs["batch"].replace("a", np.nan)
-    with pytest.raises(ConfigurationError, match=r"16 of 40 cells have no value in `obs\['batch'\]`"):
+    with pytest.raises(CorpusError, match=r"16 of 40 cells have no value in `obs\['batch'\]`"):
         embed(cells, model, processor)
 
 

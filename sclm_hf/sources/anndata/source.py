@@ -10,6 +10,7 @@ import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix
 
 from ...errors import CorpusError
+from ...tokenization.encodings.keys import hash_names
 from ...tokenization.encodings.scratch import Scratch
 from ...tokenization.encodings.stored import StoredRows
 from ...tokenization.processing_cell import select_counts
@@ -94,6 +95,10 @@ class AnnDataSource:
         """(n_cells,) names of the cells."""
         with self._store() as store:
             return read_index(store["obs"])
+
+    def cell_ids(self) -> np.ndarray:
+        """(n_cells,) uint64 made from the names of the cells."""
+        return hash_names(self.obs_names())
 
     def column(self, name: str) -> CategoricalColumn:
         """A column of `obs`, whatever its type.

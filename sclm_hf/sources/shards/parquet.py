@@ -10,6 +10,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from ...errors import CorpusError
+from ...tokenization.encodings.keys import hash_names
 from ...tokenization.encodings.scratch import Scratch
 from ..cell_source import CategoricalColumn
 from ..containment import refuse_entry_out
@@ -112,6 +113,10 @@ class ParquetSource:
             if len(texts) < len(codes):
                 raise CorpusError(f"{len(codes) - len(texts):,} of its cells have the `cell_name` of another one")
             return texts[codes]
+
+    def cell_ids(self) -> np.ndarray:
+        """(n_cells,) uint64 made from the names of the cells."""
+        return hash_names(self.obs_names())
 
     def column(self, name: str) -> CategoricalColumn:
         """A column of `obs`.

@@ -15,12 +15,11 @@ from ...files import written_whole
 from ...sources.anndata.elements import read_index
 from ...sources.anndata.h5ad import open_h5ad
 from ...sources.anndata.whole_file import refuse_unreadable
+from ...sources.cell_source import CellSource
 from .h5ad import write_h5ad
 
 if TYPE_CHECKING:
     from pandas import Categorical
-
-    from ..stored_cells import StoredCells
 
 _COLUMNS, _RECORD = 32, 2**20
 """Bytes that the columns of a cell, and all that does not grow with the cells, take at most."""
@@ -115,7 +114,7 @@ def check_room(source: Path, destination: Path) -> None:
 
 @contextmanager
 def complete_or_absent(
-    source: Path, destination: Path, cells: "StoredCells", n_bytes: int, columns: Sequence[str] = ()
+    source: Path, destination: Path, cells: CellSource, n_bytes: int, columns: Sequence[str] = ()
 ) -> Iterator[Any]:
     """An open .h5ad file to add to, a copy of the source; it takes the name `destination` when all went well.
 
@@ -133,11 +132,12 @@ def complete_or_absent(
     with written_whole(destination) as unfinished:
         if source.is_file():
             shutil.copyfile(source, unfinished)
-            cells.check_unchanged()
+            # refuses a source that changed
+            cells.read(np.arange(1))
         else:
             anndata, pandas = require("anndata", extra="anndata"), require("pandas", extra="anndata")
-            write_h5ad(anndata.AnnData(obs=pandas.DataFrame(index=cells.obs_names)), unfinished)
-        _reserve(unfinished, n_bytes + _COLUMNS * cells.n_obs + _RECORD)
+            write_h5ad(anndata.AnnData(obs=pandas.DataFrame(index=cells.obs_names())), unfinished)
+        _reserve(unfinished, n_bytes + _COLUMNS * cells.n_cells + _RECORD)
         # what was copied may be another file than that which was checked before the work
         with open_h5ad(unfinished, "r+") as file:
             _check_can_be_added_to(file, source, columns)

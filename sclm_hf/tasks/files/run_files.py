@@ -15,12 +15,13 @@ from ...evaluation.collapse import CollapseMeter
 from ...files import check_output_file, sole_writer
 from ...logging import get_logger
 from ...opening.loading import LoadedModel, load_model
+from ...sources.cell_source import CellSource
+from ...sources.opening import name_paths, open_source
 from ...versions import package_versions
 from .. import annotate as annotation
 from ..embed import check_key, embedding_reader, report_collapse
 from ..inference import check_run, prepare_cells, run_blocks, run_cells
 from ..running.provenance import make_record
-from ..stored_cells import StoredCells
 from .pieces import Pieces, remove_left_over
 from .results import (
     add_results,
@@ -175,7 +176,6 @@ def _settings(layer: str | None, species: str, batch_key: str | None, batch_size
 def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path]]:
     """Each file with the one to write."""
     from ...sources.anndata.zarr_folder import is_zarr
-    from ...sources.opening import name_paths
     from ...sources.shards.parquet import is_dataset
 
     source, destination = Path(source), Path(destination)
@@ -287,7 +287,9 @@ def _check_destination(source: Path, destination: Path, overwrite: bool) -> None
 
 def _run_file(source: Path, destination: Path, loaded: LoadedModel, job: _Job, files: _Files) -> Path:
     expects = loaded.processor.feature_extractor.expects
-    cells = StoredCells(source, layer=job.settings["layer"], expects=expects)
+    cells = open_source(source.stem, source, layer=job.settings["layer"], expects=expects)
+    # results are written into a copy, which has them all
+    cells.check_columns()
     fingerprint = _fingerprint(source, cells, loaded, job)
     folder = destination.with_name(f"{destination.name}.partial")
     if _is_finished(destination, fingerprint, job, files.overwrite):
@@ -317,7 +319,7 @@ def _run_file(source: Path, destination: Path, loaded: LoadedModel, job: _Job, f
     if job.task == "embed":
         record["collapse"] = report_collapse(meter.measure(), f"`{destination}`")
     with complete_or_absent(source, destination, cells, pieces.n_bytes, files.columns) as file:
-        add_results(file, results, cells.n_obs, job.array_key, job.columns, job.key, record)
+        add_results(file, results, cells.n_cells, job.array_key, job.columns, job.key, record)
     pieces.remove()
     return destination
 
@@ -331,7 +333,7 @@ def _errors_of(source: Path) -> Iterator[None]:
         raise type(error)(f"`{source}`: {error}") from error
 
 
-def _fingerprint(source: Path, cells: StoredCells, loaded: LoadedModel, job: _Job) -> dict[str, Any]:
+def _fingerprint(source: Path, cells: CellSource, loaded: LoadedModel, job: _Job) -> dict[str, Any]:
     """Everything that the results depend on."""
     config = loaded.model.config.to_dict()
     config = {name: config[name] for name in sorted(config) if name not in ("_name_or_path", "transformers_version")}
@@ -343,7 +345,7 @@ def _fingerprint(source: Path, cells: StoredCells, loaded: LoadedModel, job: _Jo
         weights.update(tensor.detach().cpu().contiguous().flatten().view(dtype=_bytes()).numpy())
     return {
         "source": source.name,
-        "source files": cells.stamp,
+        "source files": [list(pair) for pair in cells.stamp],
         "model": weights.hexdigest(),
         "processor": hashlib.blake2b(_processor_text(loaded).encode(), digest_size=16).hexdigest(),
         "task": [job.task, job.key, str(loaded.model.dtype)],

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...sources.survey import row_blocks
 from ..inference import PreparedCells
-from ..stored_rows import blocks
 from .tokens import TokenCell
 
 if TYPE_CHECKING:
@@ -85,9 +85,8 @@ class TokenCells:
 
 
 def _tokens(processor: "CellProcessor", cells: PreparedCells, seed: int) -> Iterator[TokenCell]:
-    for part, rows in blocks(cells.matrix):
-        ids = cells.cell_ids if rows is None else cells.cell_ids[rows]
-        tokens = processor.tokens(part, cells.gene_ids, cell_ids=ids, rows=rows, seed=seed, check=False)
+    for rows in row_blocks(cells.source.n_cells):
+        tokens = cells.tokens(processor, rows, seed)
         for start, length in zip(tokens.starts, tokens.lengths, strict=True):
             place = slice(start, start + length)
             yield TokenCell(tokens.ids[place], tokens.values[place] if tokens.values.size else None)

@@ -78,7 +78,7 @@ def make_record(loaded: "LoadedModel", cells: "PreparedCells", settings: dict) -
         "family": loaded.model.config.model_type,
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "device": loaded.model.device.type,
-        "data": cells.source,
+        "data": cells.source.data_name,
         "settings": settings,
         "versions": package_versions(*_PACKAGES),
         "coverage": cells.coverage.to_dict(),

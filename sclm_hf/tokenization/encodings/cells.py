@@ -532,6 +532,24 @@ def tokens_of_columns(gene_ids: np.ndarray, special_ids: tuple[int, ...]) -> np.
     return tokens
 
 
+def joined(parts: list[CellTokens], places: list[np.ndarray]) -> CellTokens:
+    """Encoded cells of several groups as one.
+
+    Args:
+        parts: the groups.
+        places: (cells,) for each group: where its cells stand in what is returned.
+    """
+    before = np.cumsum([0, *(part.ids.size for part in parts)])
+    order = np.argsort(np.concatenate(places))
+    starts = np.concatenate([part.starts + size for part, size in zip(parts, before, strict=False)])
+    return CellTokens(
+        ids=np.concatenate([part.ids for part in parts]),
+        values=np.concatenate([part.values for part in parts]),
+        starts=starts[order],
+        lengths=np.concatenate([part.lengths for part in parts])[order],
+    )
+
+
 def run(kernel: Callable, n_rows: int, num_threads: int, *arguments) -> None:
     """Call `kernel(*arguments, start, stop)` over all rows, in `num_threads` pieces side by side.
 

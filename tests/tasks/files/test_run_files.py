@@ -318,17 +318,6 @@ def test_zarr_and_shards_give_results_without_the_data(source, model, tmp_path):
         np.testing.assert_array_equal(written.obsm["X_scgpt"], expected)
 
 
-def test_data_are_read_in_blocks_only(source, model, tmp_path, monkeypatch):
-    from sclm_hf.sources.anndata.h5ad import H5adSource
-    from sclm_hf.tasks import stored_rows
-
-    monkeypatch.setattr(stored_rows, "BLOCK_SIZE", 5)
-    sizes, read = [], H5adSource.read
-    monkeypatch.setattr(H5adSource, "read", lambda self, rows, *a: sizes.append(len(rows)) or read(self, rows, *a))
-    embed_files(source, tmp_path / "out.h5ad", model, batch_size=4)
-    assert max(sizes) <= 5
-
-
 def test_the_source_is_never_written_to(source, model):
     with pytest.raises(ConfigurationError, match="source itself"):
         embed_files(source, source, model, overwrite=True)

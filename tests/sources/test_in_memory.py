@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from sclm_hf import ScGPTForSequenceClassification, annotate, embed
-from sclm_hf.errors import ConfigurationError, ExpressionError
-from sclm_hf.tasks import stored_rows
+from sclm_hf.errors import ConfigurationError, CorpusError, ExpressionError
+from sclm_hf.sources import survey
+from sclm_hf.sources.in_memory import InMemorySource
+from sclm_hf.sources.opening import open_source
 
-from .tiny import make_cells, make_model, make_processor
+from ..tasks.tiny import make_cells, make_model, make_processor
 
 FORMATS = {
     "csr": lambda matrix: matrix,
@@ -28,9 +30,39 @@ def backed(request, tmp_path):
     return write(tmp_path, cells)
 
 
+@pytest.mark.parametrize("storage", FORMATS)
+@pytest.mark.parametrize("rows", [[], [4], [3, 4, 5], [0, 7, 22]])
+def test_rows_are_those_of_the_file(tmp_path, storage, rows):
+    cells = make_cells()
+    expected = cells.X[rows].toarray()
+    cells.X = FORMATS[storage](cells.X)
+    for kept in (cells, write(tmp_path, cells)):
+        np.testing.assert_array_equal(InMemorySource(kept).read(np.array(rows, int)).toarray(), expected)
+
+
+@pytest.mark.parametrize(
+    "values", [["b", "a", None, "b", "a"], [1, 2, 1, 3, 1], [0.5, np.nan, 1, 2, 0.5], [True, False, True, True, True]]
+)
+@pytest.mark.parametrize("kind", [None, "category"])
+def test_columns_names_and_ids_are_those_of_the_file(tmp_path, values, kind):
+    cells = make_cells(5)
+    cells.obs["kind"] = values
+    cells.obs["kind"] = cells.obs["kind"].astype(kind) if kind else cells.obs["kind"]
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    source, stored = InMemorySource(cells), open_source("cells", tmp_path / "cells.h5ad")
+    found, expected = source.column("kind"), stored.column("kind")
+    assert found.categories == expected.categories
+    np.testing.assert_array_equal(found.codes, expected.codes)
+    assert source.column_names() == stored.column_names()
+    np.testing.assert_array_equal(source.obs_names(), stored.obs_names())
+    np.testing.assert_array_equal(source.cell_ids(), stored.cell_ids())
+    with pytest.raises(CorpusError, match=r"no column `absent`; it has \['batch', 'kind'\]"):
+        source.column("absent")
+
+
 @pytest.mark.parametrize("copy", [True, False])
 def test_backed_cells_give_what_cells_in_memory_give(backed, monkeypatch, copy):
-    monkeypatch.setattr(stored_rows, "BLOCK_SIZE", 5)
+    monkeypatch.setattr(survey, "CELLS_AT_ONCE", 5)
     model, processor = make_model(ScGPTForSequenceClassification), make_processor()
     settings = {"batch_size": 4, "copy": copy}
     expected = annotate(embed(make_cells(), model, processor, batch_size=4), model, processor, batch_size=4)
@@ -40,19 +72,6 @@ def test_backed_cells_give_what_cells_in_memory_give(backed, monkeypatch, copy):
     assert result.obs["sclm_prediction"].tolist() == expected.obs["sclm_prediction"].tolist()
     assert str(result.uns["sclm_hf"]["X_scgpt"]["coverage"]) == str(expected.uns["sclm_hf"]["X_scgpt"]["coverage"])
     assert (result is backed, result.isbacked) == (not copy, not copy)
-
-
-@pytest.mark.parametrize("storage", ["csr", "dense"])
-def test_no_more_than_a_block_is_read_at_once(storage, tmp_path, monkeypatch):
-    cells = make_cells()
-    cells.X = FORMATS[storage](cells.X)
-    backed, sizes = write(tmp_path, cells), []
-    as_csr = stored_rows.as_csr
-    monkeypatch.setattr(stored_rows, "BLOCK_SIZE", 5)
-    monkeypatch.setattr(stored_rows, "as_csr", lambda part: sizes.append(part.shape[0]) or as_csr(part))
-    embed(backed, make_model(), make_processor(), batch_size=4, copy=False)
-    # all cells twice before the work, then once more
-    assert sizes == [5, 5, 5, 5, 3] * 2 + [4, 4, 4, 4, 4, 3]
 
 
 def test_raw_on_disk_and_parts_of_backed_cells(tmp_path):
@@ -74,8 +93,8 @@ def test_raw_on_disk_and_parts_of_backed_cells(tmp_path):
 def test_messages_name_the_rows_of_the_file(tmp_path, monkeypatch):
     write(tmp_path, make_cells()).file.close()
     with h5py.File(tmp_path / "cells.h5ad", "r+") as file:
-        file["X/data"][file["X/indptr"][13]] = np.nan
-    monkeypatch.setattr(stored_rows, "BLOCK_SIZE", 5)
-    with pytest.raises(ExpressionError, match=r"NaN.*rows 13\)"):
+        file["X/data"][file["X/indptr"][[3, 13]]] = np.nan
+    monkeypatch.setattr(survey, "CELLS_AT_ONCE", 5)
+    with pytest.raises(ExpressionError, match=r"2 of 23 cells have NaN.*rows 3, 13\)"):
         backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
         embed(backed, make_model(), make_processor(), copy=False)
