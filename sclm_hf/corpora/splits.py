@@ -1,6 +1,6 @@
-"""Training and validation cells, told apart by the name of their donor or data set alone."""
+"""Cells held out for evaluation: by the name of their donor or data set alone, whole samples, or at random."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,11 +8,13 @@ import numpy as np
 
 from ..errors import ConfigurationError, CorpusError
 from ..sources.cell_source import CellSource
-from ..tokenization.encodings.keys import hash_names
+from ..tokenization.encodings.keys import cell_keys, hash_names, uniforms_for
+from .samples import Samples
 
 DATASET = "dataset"
 """`Split.by` for a split by the name of the source."""
 
+_HELD_OUT_STREAM = 4
 _SALT = "sclm_hf split 1"
 
 
@@ -80,3 +82,50 @@ class Split:
             )
         sides = in_validation(column.categories, self.validation_share)
         return rows[sides[codes] == wanted] if len(rows) else rows
+
+
+def hold_out(sizes: Mapping[str, int], share: float, seed: int = 0) -> dict[str, np.ndarray]:
+    """Which cells of each source are held out; a pure function of source name, row and seed.
+
+    Args:
+        sizes: source name -> number of cells.
+        share: expected share of the cells.
+        seed: seed of the choice.
+
+    Returns:
+        Source name -> (cells,) bool.
+    """
+    masks = {}
+    for name, n_cells in sizes.items():
+        keys = cell_keys(np.arange(n_cells), seed=int(hash_names([name])[0]) ^ seed, epoch=0)
+        masks[name] = uniforms_for(keys, _HELD_OUT_STREAM, 1)[:, 0] < share
+    return masks
+
+
+def hold_out_samples(samples: Samples, sizes: Mapping[str, int], share: float, seed: int = 0) -> dict[str, np.ndarray]:
+    """Which cells are held out where the cells of a sample stay together.
+
+    Args:
+        samples: the samples of all cells.
+        sizes: source name -> number of cells, in the order of the sources.
+        share: share of the samples, rounded; at least one is held out and one is not.
+        seed: seed of the choice.
+
+    Returns:
+        Source name -> (cells,) bool.
+
+    Raises:
+        ConfigurationError: there is only one sample.
+    """
+    if len(samples) == 1:
+        raise ConfigurationError(
+            f"`eval_share` {share} would split the only sample, and the model sees the cells of a sample together: "
+            "name with `batch_column` the column that tells samples apart, or give other samples as `eval_files`."
+        )
+    draws = uniforms_for(cell_keys(samples.ids, seed, 0), _HELD_OUT_STREAM, 1)[:, 0]
+    count = min(max(round(share * len(samples)), 1), len(samples) - 1)
+    masks = {name: np.zeros(n_cells, bool) for name, n_cells in sizes.items()}
+    names = list(sizes)
+    for number in np.argsort(draws, kind="stable")[:count]:
+        masks[names[samples[number].source]][samples.rows_of(number)] = True
+    return masks

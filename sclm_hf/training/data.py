@@ -1,28 +1,23 @@
 """The cells of a run: which files, and which of their cells are held out for evaluation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-
 from ..corpora.cell_corpus import CellCorpus
-from ..corpora.samples import Samples
+from ..corpora.splits import hold_out, hold_out_samples
 from ..errors import CheckpointError, ConfigurationError, CorpusError
 from ..logging import get_logger
 from ..opening.families import read_config
 from ..opening.files import ADAPTER_CONFIG, find_file
 from ..opening.names import resolve_name
 from ..sources.opening import name_paths, open_source
-from ..tokenization.encodings.keys import cell_keys, hash_names, uniforms_for
 from ..tokenization.gene_columns import is_gene
 from ..tokenization.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import option
 
 logger = get_logger(__name__)
-
-_HELD_OUT_STREAM = 4
 
 
 @dataclass
@@ -156,53 +151,6 @@ def _report_unlabelled(corpus: CellCorpus) -> None:
 def _known_batches(name: str) -> list[str] | None:
     """Names of the batches in the order of their labels, None where the model does not say."""
     return read_config(name, resolve_name(name)).get("batch_names")
-
-
-def hold_out(sizes: Mapping[str, int], share: float, seed: int = 0) -> dict[str, np.ndarray]:
-    """Which cells of each source are held out; a pure function of source name, row and seed.
-
-    Args:
-        sizes: source name -> number of cells.
-        share: expected share of the cells.
-        seed: seed of the choice.
-
-    Returns:
-        Source name -> (cells,) bool.
-    """
-    masks = {}
-    for name, n_cells in sizes.items():
-        keys = cell_keys(np.arange(n_cells), seed=int(hash_names([name])[0]) ^ seed, epoch=0)
-        masks[name] = uniforms_for(keys, _HELD_OUT_STREAM, 1)[:, 0] < share
-    return masks
-
-
-def hold_out_samples(samples: Samples, sizes: Mapping[str, int], share: float, seed: int = 0) -> dict[str, np.ndarray]:
-    """Which cells are held out where the cells of a sample stay together.
-
-    Args:
-        samples: the samples of all cells.
-        sizes: source name -> number of cells, in the order of the sources.
-        share: share of the samples, rounded; at least one is held out and one is not.
-        seed: seed of the choice.
-
-    Returns:
-        Source name -> (cells,) bool.
-
-    Raises:
-        ConfigurationError: there is only one sample.
-    """
-    if len(samples) == 1:
-        raise ConfigurationError(
-            f"`eval_share` {share} would split the only sample, and the model sees the cells of a sample together: "
-            "name with `batch_column` the column that tells samples apart, or give other samples as `eval_files`."
-        )
-    draws = uniforms_for(cell_keys(samples.ids, seed, 0), _HELD_OUT_STREAM, 1)[:, 0]
-    count = min(max(round(share * len(samples)), 1), len(samples) - 1)
-    masks = {name: np.zeros(n_cells, bool) for name, n_cells in sizes.items()}
-    names = list(sizes)
-    for number in np.argsort(draws, kind="stable")[:count]:
-        masks[names[samples[number].source]][samples.rows_of(number)] = True
-    return masks
 
 
 def gene_names(data: DataArguments, expects: str) -> list[str]:

@@ -11,9 +11,10 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoProc
 
 from sclm_hf.adapters.lora import add_lora, load_adapter, save_adapter
 from sclm_hf.corpora.cell_corpus import CellCorpus
+from sclm_hf.corpora.splits import hold_out
 from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, SclmWarning
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments, gene_names, hold_out, open_corpora
+from sclm_hf.training.data import DataArguments, gene_names, open_corpora
 from sclm_hf.training.finetune import FinetuneArguments, check_labels, finetune
 from sclm_hf.training.pretrain import PretrainArguments, create_collator, create_model, create_processor, pretrain
 
