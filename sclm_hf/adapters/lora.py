@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ..cards import render
 from ..errors import CheckpointError, ConfigurationError, SclmError, require
 from ..logging import quiet_transformers
 from ..modeling.common.soundness import is_finite, require_plausible
@@ -263,12 +264,9 @@ def merge_adapter(model: "peft.PeftModel") -> PreTrainedModel:
 
 
 def _card(adapter: "peft.LoraConfig", config: Any) -> str:
-    """A `README.md` that says what the adapter is; how well it works is for who evaluated it to say."""
-    base, is_local = adapter.base_model_name_or_path, not is_repo_id(adapter.base_model_name_or_path)
-    header = ["library_name: peft", "tags: [lora, single-cell]", *([] if is_local else [f"base_model: {base}"])]
-    layers = adapter.target_modules
+    """A `README.md` that says what the adapter is; how well it works is left to those who evaluate it."""
+    base, layers = adapter.base_model_name_or_path, adapter.target_modules
     facts = {
-        "Base": f"`{base}`",
         "Family": get_family(config.model_type).title,
         "Class": f"`{config.architectures[0]}`",
         "Rank and alpha": f"{adapter.r} and {adapter.lora_alpha}",
@@ -277,9 +275,7 @@ def _card(adapter: "peft.LoraConfig", config: Any) -> str:
     }
     if labels_cells(config.architectures[0]):
         facts["Labels"] = ", ".join(config.id2label.values())
-    lines = [f"- {name}: {value}" for name, value in facts.items()]
-    use = "Load it with `sclm_hf.adapters.lora.load_adapter`."
-    return "\n".join(["---", *header, "---", "", "# LoRA adapter", "", *lines, "", use, ""])
+    return render("adapter_card", base=base, on_the_hub=is_repo_id(base), facts=facts) + "\n"
 
 
 def _task_heads(model: PreTrainedModel) -> list[str]:

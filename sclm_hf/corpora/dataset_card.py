@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..cards import render
 from ..sources.shards.manifest import GENES_FILE, Manifest
 from ..sources.shards.schema import integer_type
 
@@ -13,11 +14,15 @@ def render_card(manifest: Manifest, genes_bytes: int) -> str:
     """`README.md` of a folder of shards; `genes_bytes` is the size of its table of genes."""
     import yaml
 
-    header = yaml.safe_dump(_header(manifest, genes_bytes), sort_keys=False, allow_unicode=True)
-    parts = [f"---\n{header}---", f"# {manifest.title}"]
-    parts += [manifest.description] if manifest.description else []
-    parts += [_facts(manifest), _datasets(manifest), _labels(manifest), _schema(manifest), _usage(manifest)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    text = render(
+        "dataset_card",
+        header=yaml.safe_dump(_header(manifest, genes_bytes), sort_keys=False, allow_unicode=True),
+        manifest=manifest,
+        facts=_facts(manifest).items(),
+        datasets=_datasets(manifest),
+        labels=_labels(manifest),
+    )
+    return text + "\n"
 
 
 def _header(manifest: Manifest, genes_bytes: int) -> dict[str, Any]:
@@ -73,10 +78,10 @@ def _features(manifest: Manifest) -> list[dict[str, str]]:
     ]
 
 
-def _facts(manifest: Manifest) -> str:
+def _facts(manifest: Manifest) -> dict[str, str]:
     n_bytes = sum(shard.n_bytes for dataset in manifest.datasets.values() for shard in dataset.shards)
     assays = {value for dataset in manifest.datasets.values() for value in dataset.labels.get("assay", {})}
-    rows = {
+    return {
         "cells": f"{manifest.n_cells:,}",
         "data sets": f"{len(manifest.datasets):,}",
         "values": "raw counts",
@@ -86,27 +91,17 @@ def _facts(manifest: Manifest) -> str:
         "size": f"{n_bytes / 1e6:,.1f} MB",
         "written by": f"sclm_hf {manifest.sclm_hf}",
     }
-    return _table(("", ""), [[name, value] for name, value in rows.items()])
 
 
-def _datasets(manifest: Manifest) -> str:
-    rows = [
-        [
-            name,
-            f"{one.n_cells:,}",
-            f"{one.n_genes:,}",
-            f"{len(one.shards):,}",
-            one.source,
-            f"{one.n_filtered:,}",
-            f"{one.n_empty:,}",
-        ]
+def _datasets(manifest: Manifest) -> list[tuple[Any, ...]]:
+    return [
+        (name, one.n_cells, one.n_genes, len(one.shards), one.source, one.n_filtered, one.n_empty)
         for name, one in manifest.datasets.items()
     ]
-    head = ("data set", "cells", "genes", "shards", "made from", "left out by filters", "left out without counts")
-    return "## Data sets\n\n" + _table(head, rows)
 
 
-def _labels(manifest: Manifest) -> str:
+def _labels(manifest: Manifest) -> list[tuple[Any, ...]]:
+    """Each column with the number of its values, and the most frequent of them."""
     rows = []
     for column in manifest.obs_columns:
         totals: dict[str, int] = {}
@@ -115,42 +110,5 @@ def _labels(manifest: Manifest) -> str:
                 totals[value] = totals.get(value, 0) + number
         listed = sorted(totals.items(), key=lambda item: (-item[1], item[0]))
         text = ", ".join(f"{value} ({number:,})" for value, number in listed[:_MOST_VALUES])
-        rows.append([column, f"{len(totals):,}", text + (", …" if len(listed) > _MOST_VALUES else "")])
-    return "## Labels\n\n" + _table(("column", "values", "cells"), rows) if rows else ""
-
-
-def _schema(manifest: Manifest) -> str:
-    return (
-        "## Schema\n\n"
-        "One row a cell. `gene_index` holds the cell's expressed genes as ascending places in the gene table of its "
-        "`dataset`, `counts` their raw counts. The gene tables are the configuration `genes`, and stand in the "
-        "metadata of each Parquet file under `sclm_hf`. `cell_id` names a cell where something random is drawn for "
-        "it. Columns of `obs` are text."
-    )
-
-
-def _usage(manifest: Manifest) -> str:
-    name = next(iter(manifest.datasets))
-    return f"""## Use
-
-```python
-from datasets import load_dataset
-
-cells = load_dataset("path/to/this/folder", "{name}", split="train", streaming=True)
-genes = load_dataset("path/to/this/folder", "genes", split="train")
-```
-
-```python
-from sclm_hf import CellCorpus
-
-corpus = CellCorpus("path/to/this/folder", processor)  # tokenised, shuffled, padded batches
-```
-
-`sclm-hf corpus check path/to/this/folder` verifies every file."""
-
-
-def _table(head: tuple[str, ...], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
-    )
+        rows.append((column, len(totals), text + (", …" if len(listed) > _MOST_VALUES else "")))
+    return rows

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..adapters.settings import read_adapter_settings
-from ..errors import ConfigurationError, require
+from ..cards import render
+from ..errors import ConfigurationError
 from ..evaluation.reports import ResultsTable
 from ..files import read_json_object
 from ..opening.families import family_of, read_config
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 FACTS_FILE = "card_facts.json"
 PLACEHOLDER = "path/to/this/folder"
 """What the example of a card loads as long as nobody has said where the model is."""
-_TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 _TAGS = ["biology", "single-cell", "transcriptomics", "scRNA-seq"]
 _USAGE = {
     "embed": """\
@@ -169,7 +169,6 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
 
 def render_card(facts: CardFacts) -> "ModelCard":
     """The card as a `huggingface_hub.ModelCard`, with the results as `model-index` in its metadata."""
-    require("jinja2", extra="hub")
     from huggingface_hub import ModelCard, ModelCardData
 
     family = get_family(facts.family)
@@ -185,7 +184,7 @@ def render_card(facts: CardFacts) -> "ModelCard":
         eval_results=to_model_index(facts.results, facts.evaluated_method) or None,
     )
     usage = _USAGE[facts.task].format(model=facts.model, family=family.name)
-    return ModelCard.from_template(data, template_path=str(_TEMPLATE), facts=facts, family=family, usage=usage)
+    return ModelCard(render("model_card", card_data=data.to_yaml(), facts=facts, family=family, usage=usage))
 
 
 def write_card(facts: CardFacts, folder: str | Path) -> Path:
