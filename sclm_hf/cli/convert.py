@@ -19,7 +19,7 @@ def convert(
 
     from ..errors import MissingFileError
     from ..files import new_folder, sole_writer
-    from ..hub.card import CardFacts, write_card
+    from ..hub.card import facts_of_conversion, write_card
     from ..registry import get_family
 
     known = get_family(family)
@@ -28,17 +28,7 @@ def convert(
             report = importlib.import_module(known.conversion_module).convert_checkpoint(source, folder)
         except MissingFileError as error:
             raise MissingFileError(f"{error} `sclm-hf convert {family}` takes {known.source_layout}.") from error
-        facts = CardFacts(
-            title=f"{known.title} ({source.resolve().name})",
-            family=family,
-            license=known.weights_license,
-            license_name=known.weights_license_name,
-            license_link=known.weights_license_link,
-            license_note=known.weights_license_note,
-            summary=f"An original {known.title} checkpoint of {known.repository}, converted without changing a "
-            "number.",
-            settings={"converted from": ", ".join(report.source), "tensors dropped": len(report.dropped)},
-        )
+        facts = facts_of_conversion(source, report)
         cards = [write_card(facts, folder / place) for place in report.folders]
     typer.echo(report.summary())
     written = ", ".join(str(output / place) for place in report.folders)

@@ -19,6 +19,8 @@ from .evaluation_results import to_model_index, write_evaluation_results
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
+    from ..modeling.common.conversion import LoadingReport
+
 FACTS_FILE = "card_facts.json"
 PLACEHOLDER = "path/to/this/folder"
 """What the example of a card loads as long as nobody has said where the model is."""
@@ -164,6 +166,21 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
         base_model=read_adapter_settings(str(folder)).get("base_model_name_or_path") if is_adapter else None,
         is_adapter=is_adapter,
         label_names=list(config.get("id2label", {}).values()) if classifies else [],
+    )
+
+
+def facts_of_conversion(source: Path, report: "LoadingReport") -> CardFacts:
+    """The facts of a checkpoint that was converted from the release at `source`."""
+    family = get_family(report.family)
+    return CardFacts(
+        title=f"{family.title} ({source.resolve().name})",
+        family=family.name,
+        license=family.weights_license,
+        license_name=family.weights_license_name,
+        license_link=family.weights_license_link,
+        license_note=family.weights_license_note,
+        summary=f"An original {family.title} checkpoint of {family.repository}, converted without changing a number.",
+        settings={"converted from": ", ".join(report.source), "tensors dropped": len(report.dropped)},
     )
 
 

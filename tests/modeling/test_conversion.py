@@ -8,7 +8,8 @@ import zipfile
 import pytest
 import torch
 
-from sclm_hf.errors import CheckpointError
+from sclm_hf.errors import CheckpointError, ConfigurationError
+from sclm_hf.files import sole_writer
 from sclm_hf.modeling.scbert.convert_scbert import read_names
 from sclm_hf.modeling.scgpt.convert_scgpt import convert_checkpoint
 
@@ -90,6 +91,16 @@ def test_a_damaged_release_is_refused_before_the_output_is_made(source, tmp_path
     with pytest.raises(CheckpointError, match=message):
         convert_checkpoint(source, tmp_path / "output")
     assert not (tmp_path / "output").exists()
+
+
+def test_an_output_that_is_taken_is_refused_before_anything_is_read(tmp_path):
+    output = tmp_path / "output"
+    with sole_writer(output), pytest.raises(ConfigurationError, match="is being written by"):
+        convert_checkpoint(tmp_path / "nowhere", str(output))
+    output.mkdir()
+    (output / "precious").touch()
+    with pytest.raises(ConfigurationError, match="not an empty folder"):
+        convert_checkpoint(tmp_path / "nowhere", str(output))
 
 
 def test_each_name_is_looked_at_once(tmp_path):

@@ -13,6 +13,7 @@ from sclm_hf.modeling.common.conversion import (
     WeightMap,
     build_model,
     convert_weights,
+    converter,
     damage_is_told,
     write_checkpoint,
 )
@@ -128,6 +129,7 @@ _OWN = "latent.warm_up.steps"
 _OBJECTIVES = {"imputation": "imputation", "denoising": "denoising", "perturbation_prediction": "perturbation"}
 
 
+@converter
 def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     """Convert an original CellPLM checkpoint into one that `Auto*.from_pretrained` opens.
 
@@ -142,8 +144,9 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     Raises:
         CheckpointError: a file is missing, unsafe or damaged; a setting is of a kind that no release has; a tensor is
             unknown, missing or of another shape.
+        ConfigurationError: `output` is no empty folder, or another run is writing it.
     """
-    path, output = _config_file(Path(source)), Path(output)
+    path = _config_file(source)
     weights_path = path.with_name(path.name.removesuffix(CONFIG_SUFFIX) + WEIGHTS_SUFFIX)
     settings = read_json_object(path)
     require_file(weights_path)

@@ -5,9 +5,10 @@ of names (the tensor is cut in equal parts along its first axis), `Stacked` (num
 first axis) or `Dropped` (left out on purpose, with the reason). A name that is not in the table is an error.
 """
 
+import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sclm_hf.errors import CheckpointError, SclmError
+from sclm_hf.files import new_folder, sole_writer
 
 from .soundness import is_finite, number_kind, require_plausible, without_memory
 
@@ -192,28 +194,25 @@ def build_model(
     return model
 
 
-def write_checkpoint(output: Path, model: Any, processor: Any, report: LoadingReport) -> None:
-    """Write model, processor and report into the empty folder `output`.
+def converter(convert: Callable[[Path, Path], LoadingReport]) -> Callable[[str | Path, str | Path], LoadingReport]:
+    """Make a converter write its output whole or not at all, as the only run that writes there.
 
-    Raises:
-        CheckpointError: it holds files already.
+    An output that is taken is refused before anything is read.
     """
-    empty_output(output)
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
-    report.save(output)
+
+    @functools.wraps(convert)
+    def convert_checkpoint(source: str | Path, output: str | Path) -> LoadingReport:
+        with sole_writer(Path(output)), new_folder(Path(output)) as folder:
+            return convert(Path(source), folder)
+
+    return convert_checkpoint
 
 
-def empty_output(folder: Path) -> Path:
-    """Make sure that `folder` can be written without touching anything that is there.
-
-    Raises:
-        CheckpointError: it holds files already.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"`{folder}` exists and is not an empty folder: choose another output, or empty it.")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def write_checkpoint(folder: Path, model: Any, processor: Any, report: LoadingReport) -> None:
+    """Write model, processor and report into a new folder."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    report.save(folder)
 
 
 def _pattern(original: str) -> re.Pattern:

@@ -15,6 +15,7 @@ from sclm_hf.modeling.common.conversion import (
     WeightMap,
     build_model,
     convert_weights,
+    converter,
     damage_is_told,
     write_checkpoint,
 )
@@ -73,6 +74,7 @@ WEIGHT_MAP: WeightMap = {
 }
 
 
+@converter
 def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     """Convert a released Geneformer folder into one that `Auto*.from_pretrained` opens, processor included.
 
@@ -88,8 +90,8 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     Raises:
         CheckpointError: a file is missing, unsafe or damaged; a tensor is unknown, missing or of another shape; no
             dictionary fits the weights.
+        ConfigurationError: `output` is no empty folder, or another run is writing it.
     """
-    source, output = Path(source), Path(output)
     with damage_is_told(source):
         settings = read_json_object(source / "config.json")
         weights_file, tensors = read_weights(source)

@@ -13,6 +13,7 @@ from sclm_hf.modeling.common.conversion import (
     WeightMap,
     build_model,
     convert_weights,
+    converter,
     damage_is_told,
     write_checkpoint,
 )
@@ -56,6 +57,7 @@ WEIGHT_MAP: WeightMap = {
 }
 
 
+@converter
 def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     """Convert a released iSEEEK folder into one that `Auto*.from_pretrained` opens, processor included.
 
@@ -70,8 +72,8 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     Raises:
         CheckpointError: a file is missing, unsafe or damaged; a tensor is unknown, missing or of another shape; the
             tokenizer does not fit the weights.
+        ConfigurationError: `output` is no empty folder, or another run is writing it.
     """
-    source, output = Path(source), Path(output)
     _check_layout(source)
     with damage_is_told(source):
         settings = read_json_object(source / "config.json")

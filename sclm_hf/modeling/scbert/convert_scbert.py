@@ -13,6 +13,7 @@ from sclm_hf.modeling.common.conversion import (
     WeightMap,
     build_model,
     convert_weights,
+    converter,
     damage_is_told,
     write_checkpoint,
 )
@@ -63,6 +64,7 @@ WEIGHT_MAP: WeightMap = {
 }
 
 
+@converter
 def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     """Convert an original scBERT checkpoint, pre-trained or fine-tuned, into one that `Auto*.from_pretrained` opens.
 
@@ -78,8 +80,8 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     Raises:
         CheckpointError: a file is missing, unsafe or damaged; a tensor is unknown, missing or of another shape; genes
             or labels do not fit the weights.
+        ConfigurationError: `output` is no empty folder, or another run is writing it.
     """
-    source, output = Path(source), Path(output)
     path = _weights_file(source)
     genes = read_names(source / GENES_FILE)
     content = read_torch_file(path)

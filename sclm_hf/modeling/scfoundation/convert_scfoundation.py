@@ -12,10 +12,12 @@ from sclm_hf.modeling.common.conversion import (
     WeightMap,
     build_model,
     convert_weights,
+    converter,
     damage_is_told,
-    empty_output,
+    write_checkpoint,
 )
 from sclm_hf.modeling.common.legacy import as_state_dict, read_torch_file, require_file
+from sclm_hf.registry import get_family
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from sclm_hf.tokenization.processing_cell import CellProcessor
 from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
@@ -24,7 +26,7 @@ from .configuration_scfoundation import ScFoundationConfig
 from .modeling_scfoundation import ScFoundationForMaskedExpression
 
 WEIGHTS_FILE = "models.ckpt"
-GENES_FILES = "OS_scRNA_gene_index.*.tsv"
+GENES_FILES, RELEASED_GENES_FILE = "OS_scRNA_gene_index.*.tsv", "OS_scRNA_gene_index.19264.tsv"
 MODELS = ("cell", "gene", "rde")
 """Cell embedding, gene embedding and read-depth enhancement: keys of the file and sub-folders of the output."""
 SPECIAL_TOKENS = ("<T>", "<S>", "<pad>")
@@ -82,6 +84,7 @@ WEIGHT_MAP: WeightMap = {
 }
 
 
+@converter
 def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     """Convert the released scFoundation into three folders that `Auto*.from_pretrained` opens.
 
@@ -96,8 +99,8 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     Raises:
         CheckpointError: a file is missing, unsafe or damaged; a tensor is unknown, missing or of another shape; the
             list of genes does not fit the weights.
+        ConfigurationError: `output` is no empty folder, or another run is writing it.
     """
-    source, output = Path(source), Path(output)
     genes_file = _genes_file(source)
     genes = read_genes(genes_file)
     released = _read_models(source / WEIGHTS_FILE)
@@ -107,17 +110,13 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     converted = {}
     for name in MODELS:
         report = LoadingReport("scfoundation", [f"{WEIGHTS_FILE}: {name}", genes_file.name], whole.architecture)
-        converted[name] = (_build_model(released[name], genes, source / WEIGHTS_FILE, report), report)
+        converted[name] = (_build_model(released[name], genes, genes_file, source / WEIGHTS_FILE, report), report)
         _add(report, whole, name)
 
     with damage_is_told(genes_file):
         processor = build_processor(genes)
-    empty_output(output)
     for name, (model, report) in converted.items():
-        folder = output / name
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        report.save(folder)
+        write_checkpoint(output / name, model, processor, report)
     whole.folders = list(MODELS)
     whole.save(output)
     return whole
@@ -144,8 +143,10 @@ def read_genes(path: Path) -> list[str]:
     return list(genes)
 
 
-def build_config(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], num_genes: int) -> ScFoundationConfig:
-    """The configuration that the merged settings of the checkpoint and its tensors tell together."""
+def build_config(
+    settings: Mapping[str, Any], tensors: Mapping[str, Tensor], genes: list[str], genes_file: Path
+) -> ScFoundationConfig:
+    """The configuration that the merged settings of the checkpoint and its tensors tell together, for `genes`."""
     try:
         encoder, decoder = settings["encoder"], settings["decoder"]
         chosen = {
@@ -167,15 +168,15 @@ def build_config(settings: Mapping[str, Any], tensors: Mapping[str, Tensor], num
     except KeyError as error:
         raise CheckpointError(f"The settings in `{WEIGHTS_FILE}` lack {error}: expected the released file.") from error
     rows = _shape(tensors, "pos_emb.weight")[0]
-    if (positions, rows) != (num_genes + 2, num_genes + 3):
+    if (positions, rows) != (len(genes) + 2, len(genes) + 3):
         raise CheckpointError(
-            f"The list of genes (`{GENES_FILES}`) does not fit `{WEIGHTS_FILE}`: it has {num_genes:,} genes, and the "
-            f"weights are for {positions - 2:,} (with {rows:,} rows in their gene table). Use the list released with "
-            "them."
+            f"`{genes_file}` does not fit `{WEIGHTS_FILE}`: it has {len(genes):,} genes, and the weights are for "
+            f"{positions - 2:,} (with {rows:,} rows in their gene table). Take the list released with them, "
+            f"`{RELEASED_GENES_FILE}` of the authors' repository ({get_family('scfoundation').repository})."
         )
     return ScFoundationConfig(
         vocab_size=rows,
-        num_genes=num_genes,
+        num_genes=len(genes),
         intermediate_size=_shape(tensors, "encoder.transformer_encoder.0.linear1.weight")[0],
         decoder_intermediate_size=_shape(tensors, "decoder.performer.net.layers.0.1.fn.fn.w1.weight")[0],
         num_random_features=_shape(tensors, (_ATTENTION + "fn.fast_attention.projection_matrix").format(0))[0],
@@ -210,7 +211,9 @@ def _read_models(path: Path) -> dict[str, Any]:
     return content
 
 
-def _build_model(part: Any, genes: list[str], path: Path, report: LoadingReport) -> ScFoundationForMaskedExpression:
+def _build_model(
+    part: Any, genes: list[str], genes_file: Path, path: Path, report: LoadingReport
+) -> ScFoundationForMaskedExpression:
     if not isinstance(part, Mapping) or not {"config", "state_dict"} <= part.keys():
         raise CheckpointError(f"Each model in `{path}` must hold `config` and `state_dict`.")
     with damage_is_told(path):
@@ -219,7 +222,7 @@ def _build_model(part: Any, genes: list[str], path: Path, report: LoadingReport)
         raise CheckpointError(f"`{path}` holds a model `{settings['model']}`: expected 'mae_autobin'.")
     tensors = {_inner_name(name): tensor for name, tensor in as_state_dict(part["state_dict"], path).items()}
     with damage_is_told(path):
-        config = build_config(settings, tensors, len(genes))
+        config = build_config(settings, tensors, genes, genes_file)
         weights = convert_weights(tensors, WEIGHT_MAP, report)
         model = build_model(ScFoundationForMaskedExpression, config, weights, path)
     report.notes.append("it holds no cell classifier: `AutoModelForSequenceClassification` starts it at random")
@@ -246,7 +249,7 @@ def _genes_file(source: Path) -> Path:
         raise CheckpointError(
             f"`{source}` holds several lists of genes ({', '.join(f.name for f in found)}): keep one."
         )
-    return found[0] if found else source / GENES_FILES.replace("*", "19264")
+    return found[0] if found else source / RELEASED_GENES_FILE
 
 
 def _add(report: LoadingReport, whole: LoadingReport, name: str) -> None:

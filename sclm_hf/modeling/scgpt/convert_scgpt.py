@@ -12,6 +12,7 @@ from sclm_hf.modeling.common.conversion import (
     WeightMap,
     build_model,
     convert_weights,
+    converter,
     damage_is_told,
     write_checkpoint,
 )
@@ -115,6 +116,7 @@ _OPTIONAL_ARGS = {
 }
 
 
+@converter
 def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     """Convert a released scGPT folder into one that `Auto*.from_pretrained` opens.
 
@@ -128,8 +130,8 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     Raises:
         CheckpointError: a file is missing, unsafe or damaged; a tensor is unknown, missing or of another shape; the
             vocabulary does not fit the weights.
+        ConfigurationError: `output` is no empty folder, or another run is writing it.
     """
-    source, output = Path(source), Path(output)
     with damage_is_told(source):
         args = read_json_object(source / "args.json")
         tensors = read_state_dict(source / "best_model.pt")

@@ -15,6 +15,7 @@ from sclm_hf.modeling.common.conversion import (
     WeightMap,
     build_model,
     convert_weights,
+    converter,
     damage_is_told,
     write_checkpoint,
 )
@@ -60,6 +61,7 @@ WEIGHT_MAP: WeightMap = {
 }
 
 
+@converter
 def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     """Convert tGPT as released or trained into a folder that `Auto*.from_pretrained` opens, processor included.
 
@@ -76,8 +78,8 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     Raises:
         CheckpointError: a file is missing, unsafe or damaged; a tensor is unknown, missing or of another shape; the
             tokenizer does not fit the weights.
+        ConfigurationError: `output` is no empty folder, or another run is writing it.
     """
-    source, output = Path(source), Path(output)
     weights_path = find_weights(source)
     source = weights_path.parent
     tokens_path = find_tokenizer(source)

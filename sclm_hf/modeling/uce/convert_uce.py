@@ -13,6 +13,7 @@ from sclm_hf.modeling.common.conversion import (
     WeightMap,
     build_model,
     convert_weights,
+    converter,
     damage_is_told,
     write_checkpoint,
 )
@@ -97,6 +98,7 @@ class SpeciesTables(NamedTuple):
     gene_places: dict[str, dict[str, tuple[str, int]]]
 
 
+@converter
 def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     """Convert a released UCE into a folder that `Auto*.from_pretrained` opens, processor included.
 
@@ -115,8 +117,8 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     Raises:
         CheckpointError: a file is missing, unsafe or damaged; a tensor is unknown, missing or of another shape; the
             tables do not fit one another.
+        ConfigurationError: `output` is no empty folder, or another run is writing it.
     """
-    source, output = Path(source), Path(output)
     weights_file = _weights_file(source)
     settings = read_json_object(source / SETTINGS_FILE) if (source / SETTINGS_FILE).exists() else {}
     with damage_is_told(source / CHROMOSOMES_FILE):

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from sclm_hf import CellProcessor, GeneformerConfig, GeneTokenizer
-from sclm_hf.errors import CheckpointError
+from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.modeling.common.legacy import read_pickle
 from sclm_hf.modeling.geneformer.convert_geneformer import convert_checkpoint
 
@@ -237,7 +237,7 @@ def test_the_dictionary_that_fits_the_weights_is_found_among_those_of_the_releas
 def test_nothing_is_overwritten(source, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").touch()
-    with pytest.raises(CheckpointError, match="not an empty folder"):
+    with pytest.raises(ConfigurationError, match="not an empty folder"):
         convert_checkpoint(source, tmp_path / "out")
 
 

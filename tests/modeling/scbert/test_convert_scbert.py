@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoProcessor, PreTrainedConfig
 
 from sclm_hf import CellProcessor, ScBERTConfig
-from sclm_hf.errors import CheckpointError
+from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.modeling.scbert.convert_scbert import convert_checkpoint
 
 from ..golden import GOLDEN
@@ -162,7 +162,7 @@ def test_malicious_weights_are_refused_and_nothing_runs(source, tmp_path, writer
 def test_output_is_never_overwritten(source, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="not an empty folder"):
+    with pytest.raises(ConfigurationError, match="not an empty folder"):
         convert_checkpoint(source, tmp_path / "out")
 
 

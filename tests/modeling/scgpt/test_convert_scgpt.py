@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, AutoProcessor, AutoTokenizer, PreTrainedConfig
 
 from sclm_hf import CellProcessor, GeneTokenizer, ScGPTConfig
-from sclm_hf.errors import CheckpointError
+from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.modeling.scgpt.convert_scgpt import convert_checkpoint
 
 from .golden_scgpt import GOLDEN, convert_case
@@ -163,6 +163,6 @@ def test_damaged_weights(source, tmp_path):
 def test_output_is_never_overwritten(source, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="not an empty folder"):
+    with pytest.raises(ConfigurationError, match="not an empty folder"):
         convert_checkpoint(source, tmp_path / "out")
     assert (tmp_path / "out" / "precious.txt").read_text() == "mine"
