@@ -10,6 +10,7 @@ from typing import Any
 from ._version import __version__
 from .auto_registration import install_hook, register
 from .registry import FAMILIES
+from .tasks import verb_names
 
 _NAMES = {
     "GeneVocabulary": "sclm_hf.tokenization.gene_vocabulary",
@@ -22,9 +23,7 @@ _NAMES = {
     "CellCorpus": "sclm_hf.corpora.cell_corpus",
     "MixedCorpus": "sclm_hf.corpora.mixture",
     "mix": "sclm_hf.corpora.mixture",
-    "embed": "sclm_hf.tasks.embed",
-    "annotate": "sclm_hf.tasks.annotate",
-    "perturb": "sclm_hf.tasks.perturb",
+    **{name: f"sclm_hf.tasks.{name}" for name in verb_names()},
 }
 for _family in FAMILIES.values():
     _NAMES[_family.config] = _family.configuration_module

@@ -159,7 +159,7 @@ def checkpoint_without_a_tensor(folder):
     tensors = load_file(folder / "model.safetensors")
     tensors.pop("layers.1.linear1.bias")
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    load_model(folder, "embed")
+    load_model(folder, "AutoModel")
 
 
 def checkpoint_with_a_tensor_too_many(folder):
@@ -174,7 +174,7 @@ def checkpoint_with_a_wrong_shape(folder):
     tensors = load_file(folder / "model.safetensors")
     tensors["layers.1.linear1.bias"] = torch.zeros(3)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    load_model(folder, "embed")
+    load_model(folder, "AutoModel")
 
 
 def release(folder):
@@ -206,27 +206,27 @@ def malicious_weights_in_our_folder(folder):
     save_checkpoint(folder)
     (folder / "model.safetensors").unlink()
     torch.save({"weight": Malicious()}, folder / "pytorch_model.bin")
-    load_model(folder, "embed")
+    load_model(folder, "AutoModel")
 
 
 def safetensors_with_a_lying_header(folder):
     save_checkpoint(folder)
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2**40) + content[8:])
-    load_model(folder, "embed")
+    load_model(folder, "AutoModel")
 
 
 def config_with_wrong_types(folder):
     save_checkpoint(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_size": "wide"}))
-    load_model(folder, "embed")
+    load_model(folder, "AutoModel")
 
 
 def config_that_is_no_json(folder):
     save_checkpoint(folder)
     (folder / "config.json").write_text("{")
-    load_model(folder, "embed")
+    load_model(folder, "AutoModel")
 
 
 def path_trick_in_an_index(folder):
@@ -236,7 +236,7 @@ def path_trick_in_an_index(folder):
     (folder / "model" / "model.safetensors").unlink()
     index = {"metadata": {}, "weight_map": dict.fromkeys(tensors, "../secret.safetensors")}
     (folder / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
-    load_model(folder / "model", "embed")
+    load_model(folder / "model", "AutoModel")
 
 
 def a_model_without_head(folder):
@@ -346,4 +346,4 @@ def test_classifier_is_never_random(tmp_path):
     save_checkpoint(tmp_path)
     make_model(ScGPTForSequenceClassification).model.save_pretrained(tmp_path)
     with pytest.raises(SclmError, match="random"):
-        load_model(tmp_path, "annotate")
+        load_model(tmp_path, "AutoModelForSequenceClassification")

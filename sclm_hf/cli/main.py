@@ -1,5 +1,6 @@
-"""The `sclm-hf` command: one file a verb; each verb imports what it needs only when it runs."""
+"""The `sclm-hf` command: one file per verb; each verb imports what it needs only when it runs."""
 
+import importlib
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,14 +11,12 @@ import typer
 from typer.core import TyperGroup
 
 from ..errors import SclmError
-from .annotate import annotate
+from ..tasks import verb_names
 from .card import card
 from .convert import convert
 from .corpus import corpus
-from .embed import embed
 from .finetune import finetune
 from .models import models
-from .perturb import perturb
 from .pretrain import pretrain
 from .push import push
 
@@ -64,25 +63,30 @@ class _Verbs(TyperGroup):
             raise typer.Exit(1) from error
 
 
-app = typer.Typer(
-    cls=_Verbs,
-    help="Single-cell language models: convert, embed, annotate, train, push.",
-    no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
-)
-for verb in (annotate, card, convert, embed, models, perturb, push):
-    app.command()(verb)
-for verb in (finetune, pretrain):
-    # their flags are the fields of the settings' dataclasses, which transformers' HfArgumentParser reads
-    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-    app.command(context_settings=settings)(verb)
-app.add_typer(corpus, name="corpus")
+def make_app() -> typer.Typer:
+    """The command, with one of its own for each verb."""
+    app = typer.Typer(
+        cls=_Verbs,
+        callback=_about,
+        no_args_is_help=True,
+        pretty_exceptions_show_locals=False,
+    )
+    verbs = [getattr(importlib.import_module(f".{name}", __package__), name) for name in verb_names()]
+    for verb in sorted([*verbs, card, convert, models, push], key=lambda verb: verb.__name__):
+        app.command()(verb)
+    for verb in (finetune, pretrain):
+        # their flags are the fields of the settings' dataclasses, which transformers' HfArgumentParser reads
+        settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+        app.command(context_settings=settings)(verb)
+    app.add_typer(corpus, name="corpus")
+    return app
 
 
-@app.callback()
-def main() -> None:
+def _about() -> None:
     """Single-cell language models: convert, embed, annotate, train, push."""
 
+
+app = make_app()
 
 if __name__ == "__main__":
     app()

@@ -1,31 +1,54 @@
-"""Arguments and options that several verbs share, each said once."""
+"""Arguments and options that several verbs share, each said once; those of settings follow from their fields."""
 
+import dataclasses
+import inspect
+from collections.abc import Callable
+from dataclasses import Field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from ..tasks.running.settings import RunSettings, flag_of, own_fields_first
 
 Input = Annotated[
     Path, typer.Argument(help="`.h5ad` file with raw counts, zarr or Parquet corpus, or a folder of .h5ad files.")
 ]
 Output = Annotated[Path, typer.Argument(help="`.h5ad` file to write; for a folder, a folder.")]
 Model = Annotated[str, typer.Option(help="Folder or repository id of a checkpoint or an adapter.")]
-Layer = Annotated[
-    str | None, typer.Option(help="Layer with the data, or `X` or `raw`; else layers['counts'], raw, X.")
-]
-Species = Annotated[str, typer.Option(help="`human`, or `mouse` to go through orthologs.")]
-BatchKey = Annotated[
-    str | None,
-    typer.Option(
-        help="obs column with the names of the batches, or their numbers, if the model asks; with the samples for "
-        "CellPLM (by default `batch`)."
-    ),
-]
-BatchSize = Annotated[
-    int, typer.Option(min=1, help="Cells a batch; halved when memory runs out. CellPLM takes whole samples.")
-]
-Device = Annotated[str | None, typer.Option(help="`cuda`, `mps` or `cpu`; the best there is unless given.")]
-Dtype = Annotated[str, typer.Option(help="`float32`, `bfloat16` or `float16`.")]
-Seed = Annotated[int, typer.Option(help="Seed of what is random about a cell.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")]
+
+
+def option(field: Field) -> Any:
+    """The type and the option of a field of settings."""
+    about = field.metadata
+    limits = {name: about[end] for name, end in (("min", "least"), ("max", "most")) if about[end] is not None}
+    # types of torch, which are text here, are named by text on the command line
+    kind = str | None if isinstance(field.type, str) else field.type
+    text = about["help"][0].upper() + about["help"][1:]
+    return Annotated[kind, typer.Option(flag_of(field), help=text, **limits)]
+
+
+def options(settings: type) -> list[inspect.Parameter]:
+    """One option for each field that has a flag."""
+    fields = [one for one in own_fields_first(settings) if flag_of(one) is not None]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return [inspect.Parameter(one.name, keyword, default=one.default, annotation=option(one)) for one in fields]
+
+
+def with_settings(settings: type) -> Callable[[Callable], Callable]:
+    """Put one option for each field of `settings` in the place of the `**settings` of a command's function."""
+
+    def complete(function: Callable) -> Callable:
+        written = inspect.signature(function)
+        others = [one for one in written.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+        first = [one for one in others if one.kind is not inspect.Parameter.KEYWORD_ONLY]
+        last = [one for one in others if one.kind is inspect.Parameter.KEYWORD_ONLY]
+        function.__signature__ = written.replace(parameters=[*first, *options(settings), *last])
+        return function
+
+    return complete
+
+
+_FIELDS = {field.name: field for field in dataclasses.fields(RunSettings)}
+Layer, Species = option(_FIELDS["layer"]), option(_FIELDS["species"])

@@ -1,19 +1,20 @@
-"""What was added to a file, for the terminal."""
+"""What was written to files, for the terminal."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..errors import SclmError
-    from ..tasks.files.run_files import Written
+    from ..tasks.files.file_to_file import Written
 
 
-def print_files(run: "Callable[[], Sequence[Written]]") -> None:
+def print_files(run: "Callable[[], Sequence[Written]]", show: Callable[[dict[str, Any], Any], None]) -> None:
     """Write files, and print what was added to each; of several also a table of what became of them.
 
     Args:
         run: writes the files.
+        show: see [`print_results`].
 
     Raises:
         typer.Exit: some could not be used.
@@ -28,7 +29,7 @@ def print_files(run: "Callable[[], Sequence[Written]]") -> None:
     except FilesError as error:
         written, failed = error.written, error.failed
     for path, key in written:
-        print_results(path, key)
+        print_results(path, key, show)
     if len(written) + len(failed) > 1:
         _print_table(written, failed)
     if failed:
@@ -58,22 +59,20 @@ def _print_table(written: "Sequence[Written]", failed: "Mapping[Path, SclmError]
     Console().print(table)
 
 
-def print_results(path: str | Path, key: str) -> None:
-    """Print how genes met the vocabulary of the model, how alike embeddings are, how many cells have which label.
+def print_results(path: str | Path, key: str, show: Callable[[dict[str, Any], Any], None]) -> None:
+    """Print how genes met the vocabulary of the model, what is particular about the verb, and the number of cells.
 
     Args:
         path: the file; its data are not read.
         key: name of the record in `uns["sclm_hf"]`.
+        show: prints what is particular, given the record and the column `key` of `obs` or None.
     """
     from ..tasks.files.results import read_record
 
-    record, n_cells, labels = read_record(path, key)
+    record, n_cells, column = read_record(path, key)
     _print_coverage(record)
-    _print_collapse(record)
-    if labels is not None:
-        for label, number in labels.value_counts().sort_values(ascending=False).items():
-            print(f"{number:>8,}  {label}")
-    print(f"Wrote {path} with {n_cells:,} cells.")
+    show(record, column)
+    print(f"Wrote {path} with {counted(n_cells, 'cell')}.")
 
 
 def _print_coverage(record: dict) -> None:
@@ -92,14 +91,9 @@ def _print_coverage(record: dict) -> None:
     Console().print(table)
 
 
-def _print_collapse(record: dict) -> None:
-    from ..evaluation.collapse import FEWEST_CELLS, Collapse
-
-    if "collapse" not in record or record["collapse"]["n_cells"] < FEWEST_CELLS:
-        return
-    collapse = Collapse(**record["collapse"])
-    says = " These hardly tell cells apart: was the model trained?" if collapse.is_likely else ""
-    print(f"Embeddings: {collapse}.{says}")
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, `1 cell` or `2 cells`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _shorten(examples: str, limit: int = 60) -> str:

@@ -14,6 +14,7 @@ from ..opening.families import family_of, read_config
 from ..opening.files import ADAPTER_CONFIG
 from ..opening.kinds import labels_cells
 from ..registry import get_family
+from ..tasks import get_verb, verb_names
 from .evaluation_results import to_model_index, write_evaluation_results
 
 if TYPE_CHECKING:
@@ -25,20 +26,11 @@ FACTS_FILE = "card_facts.json"
 PLACEHOLDER = "path/to/this/folder"
 """What the example of a card loads as long as nobody has said where the model is."""
 _TAGS = ["biology", "single-cell", "transcriptomics", "scRNA-seq"]
-_USAGE = {
-    "embed": """\
+_READING = """\
 import anndata, sclm_hf
 
 cells = anndata.read_h5ad("cells.h5ad")  # raw counts
-cells = sclm_hf.embed(cells, "{model}")
-cells.obsm["X_{family}"]""",
-    "annotate": """\
-import anndata, sclm_hf
-
-cells = anndata.read_h5ad("cells.h5ad")  # raw counts
-cells = sclm_hf.annotate(cells, "{model}")
-cells.obs[["sclm_prediction", "sclm_confidence"]]""",
-}
+"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,7 @@ class CardFacts:
         family: its family, a key of `registry.FAMILIES`.
         license: identifier that the Hub knows (`"mit"`, `"apache-2.0"`, …), or `"other"` with `license_name`.
         summary: what the model is, in one or two sentences.
-        task: the task whose use the card shows, `"embed"` or `"annotate"`.
+        task: the verb whose use the card shows, for example `"embed"` or `"annotate"`.
         model: what users load: a repository id, or a path.
         base_model: repository id or path of the model this one started from.
         is_adapter: whether this is a PEFT adapter of `base_model`.
@@ -110,8 +102,8 @@ class CardFacts:
 
     def __post_init__(self) -> None:
         get_family(self.family)
-        if self.task not in _USAGE:
-            raise ConfigurationError(f"Unknown `task` {self.task!r}: expected one of {', '.join(_USAGE)}.")
+        if self.task not in verb_names():
+            raise ConfigurationError(f"Unknown `task` {self.task!r}: expected one of {', '.join(verb_names())}.")
         if self.license == "other" and not self.license_name:
             raise ConfigurationError("With `license='other'` the card needs a `license_name`.")
         for table in self.results:
@@ -200,7 +192,7 @@ def render_card(facts: CardFacts) -> "ModelCard":
         model_name=facts.title,
         eval_results=to_model_index(facts.results, facts.evaluated_method) or None,
     )
-    usage = _USAGE[facts.task].format(model=facts.model, family=family.name)
+    usage = (_READING + get_verb(facts.task).usage).format(model=facts.model, family=family.name)
     return ModelCard(render("model_card", card_data=data.to_yaml(), facts=facts, family=family, usage=usage))
 
 

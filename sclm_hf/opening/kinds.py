@@ -7,11 +7,10 @@ from ..registry import FAMILIES
 
 AUTO_CLASSES = {
     "embed": "AutoModel",
-    "perturb": "AutoModel",
     "annotate": "AutoModelForSequenceClassification",
     "pretrain": "AutoModelForPreTraining",
 }
-"""Task -> the Auto class whose head it needs."""
+"""What a new model is made for -> the Auto class whose head that needs; verbs name theirs in their records."""
 
 
 def is_adapted(model: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError, ConfigurationError
 from ..registry import FAMILIES
 from .files import ADAPTER_CONFIG, find_file
-from .kinds import AUTO_CLASSES, foreign_family, is_classifier
+from .kinds import foreign_family, is_classifier
 from .names import resolve_name
 from .processors import check_processor, check_vocabulary, load_processor
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ..tokenization.processing_cell import CellProcessor
+
+_CLASSIFIER = "AutoModelForSequenceClassification"
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,18 @@ class LoadedModel:
 
 def load_model(
     model: Any,
-    task: str,
+    kind: str,
     *,
     processor: "CellProcessor | None" = None,
     device: "str | torch.device | None" = None,
     dtype: "str | torch.dtype | None" = None,
     revision: str | None = None,
 ) -> LoadedModel:
-    """Load what `task` needs, or take a loaded model as it is.
+    """Load a model and its processor, or take a loaded model as it is.
 
     Args:
         model: folder or repository id of a checkpoint or of an adapter; or a loaded model.
-        task: `"embed"`, `"annotate"` or `"perturb"`.
+        kind: transformers' Auto class that says which head is wanted, for example `"AutoModel"`.
         processor: the processor; by default the one saved with the model.
         device: where to run; by default CUDA, else MPS, else CPU, and for a loaded model where it is. A loaded model
             is moved there and stays there, as with transformers' pipelines.
@@ -57,7 +59,7 @@ def load_model(
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read, lacks weights that the task needs (nothing is left at random),
+        CheckpointError: the checkpoint cannot be read, lacks weights that the class needs (nothing is left at random),
             or does not fit the processor's vocabulary.
         ConfigurationError: settings that a loaded model contradicts, or a device that the machine does not have.
     """
@@ -66,7 +68,7 @@ def load_model(
         name = str(model)
         # one commit for all files, and for the record of what ran
         revision = resolve_name(name, revision)
-        loaded = _open(name, task, _dtype(dtype), revision)
+        loaded = _open(name, kind, _dtype(dtype), revision)
         device = device or default_device()
     else:
         loaded = model
@@ -78,10 +80,10 @@ def load_model(
             raise ConfigurationError(
                 f"`dtype` asks for {_dtype(dtype)} and the model in memory is {model.dtype}: convert it (`model.to`)."
             )
-        if task == "annotate" and not is_classifier(model):
+        if kind == _CLASSIFIER and not is_classifier(model):
             raise CheckpointError(
-                f"`annotate` needs a model with a classification head, got {type(model).__name__}: fine-tune one with "
-                "`sclm-hf finetune`, or load it with `AutoModelForSequenceClassification`."
+                f"The task needs a model with a classification head, got {type(model).__name__}: fine-tune one with "
+                f"`sclm-hf finetune`, or load it with `{_CLASSIFIER}`."
             )
     processor = load_processor(name, revision) if processor is None else check_processor(processor, name)
     check_vocabulary(loaded, processor, name)
@@ -110,14 +112,14 @@ def _dtype(dtype: "str | torch.dtype | None") -> "torch.dtype":
     return resolved
 
 
-def _open(name: str, task: str, dtype: "torch.dtype", revision: str | None) -> "PreTrainedModel":
+def _open(name: str, kind: str, dtype: "torch.dtype", revision: str | None) -> "PreTrainedModel":
     if find_file(name, ADAPTER_CONFIG, revision) is not None:
         from ..adapters.lora import load_adapter
 
         return load_adapter(name, dtype=dtype, revision=revision)
     from .weights import open_model
 
-    return open_model(name, AUTO_CLASSES[task], dtype=dtype, revision=revision)
+    return open_model(name, kind, dtype=dtype, revision=revision)
 
 
 def _check_device(device: "str | torch.device | None") -> None:

@@ -1,16 +1,16 @@
 """`annotate`: a label, its probability and those of all other labels for each cell."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from ..errors import ConfigurationError, require
-from ..opening.loading import load_model
-from .embed import check_key
-from .inference import check_run, prepare_cells, run_cells
-from .running.provenance import check_adata, check_target, record, take_target
+from ..errors import require
+from .running.settings import AddingSettings, setting
+from .running.verb import CellRun, Results, Verb, documented_by
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
     import torch
     from anndata import AnnData
     from pandas import Categorical
@@ -29,46 +29,102 @@ class Keys(NamedTuple):
     confidence: str
     probabilities: str
 
-    @classmethod
-    def of(cls, key_added: str | None) -> "Keys":
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotateSettings(AddingSettings):
+    """Settings of [`annotate`]."""
+
+    key_added: str | None = setting(
+        None,
+        f"name of the labels in `obs`, so that those of several models stand side by side; their probabilities are "
+        f"`<key_added>_confidence` and `<key_added>_probabilities` then. By default `{PREDICTION}`.",
+        flag="--key",
+        recorded=False,
+    )
+    unassigned_threshold: float = setting(
+        0.0,
+        f"cells whose highest probability is below it are called `{UNASSIGNED}`; between 0 and 1.",
+        least=0,
+        most=1,
+    )
+
+    @property
+    def keys(self) -> Keys:
         """The names that follow from the one that was given, if one was."""
-        stem = "sclm" if key_added in (None, PREDICTION) else key_added
-        return cls(key_added or PREDICTION, f"{stem}_confidence", f"{stem}_probabilities")
+        stem = "sclm" if self.key_added in (None, PREDICTION) else self.key_added
+        return Keys(self.key_added or PREDICTION, f"{stem}_confidence", f"{stem}_probabilities")
+
+    def key(self, family: str) -> str:
+        """Name of the labels in `obs`, and of their record."""
+        return self.keys.prediction
+
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that `obs` will get."""
+        return self.keys[:2]
 
 
+class Annotation(CellRun[AnnotateSettings]):
+    """Labels of cells and their probabilities."""
+
+    def read(self, output: "ModelOutput") -> "torch.Tensor":
+        """(batch, n_labels) probabilities of the labels."""
+        return output.logits.float().softmax(dim=-1)
+
+    @property
+    def label_names(self) -> list[str]:
+        """The labels that the model was trained for, in the order of its classes."""
+        return [self.config.id2label[index] for index in range(self.config.num_labels)]
+
+    def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
+        """Labels, the probability of each, and those of all labels."""
+        keys = self.settings.keys
+        labels, confidence = predictions(values, self.label_names, self.settings.unassigned_threshold)
+        obs = {keys.prediction: labels, keys.confidence: confidence}
+        return Results(obs=obs, obsm={keys.probabilities: values})
+
+    def facts(self, file: "Path | None") -> dict[str, Any]:
+        """The names of the columns of the probabilities."""
+        import numpy as np
+
+        return {"label_names": np.array(self.label_names, dtype=object)}
+
+
+ANNOTATE = Verb(
+    name="annotate",
+    auto_class="AutoModelForSequenceClassification",
+    settings=AnnotateSettings,
+    writes=("obs", "obsm"),
+    run=Annotation,
+    usage='cells = sclm_hf.annotate(cells, "{model}")\ncells.obs[["sclm_prediction", "sclm_confidence"]]',
+)
+
+
+@documented_by(ANNOTATE)
 def annotate(
     adata: "AnnData",
     model: Any,
     processor: "CellProcessor | None" = None,
     *,
-    key_added: str | None = None,
-    unassigned_threshold: float = 0.0,
-    layer: str | None = None,
-    species: str = "human",
-    batch_key: str | None = None,
-    batch_size: int = 64,
-    device: "str | torch.device | None" = None,
-    dtype: "str | torch.dtype | None" = None,
-    seed: int = 0,
-    revision: str | None = None,
     copy: bool = True,
+    **settings: Any,
 ) -> "AnnData":
     """Add the labels that a fine-tuned `model` predicts for the cells of `adata`.
 
     Args:
-        adata: cells; the data are looked for in `layer`, else `layers["counts"]`, `raw`, `X`.
+        adata: cells with raw counts.
         model: folder or repository id of a checkpoint with a classification head, or of an adapter; or a loaded model.
         processor: the processor; by default the one saved with the model.
-        key_added: name of the labels in `obs`, so that those of several models stand side by side; their probabilities
-            are `<key_added>_confidence` and `<key_added>_probabilities` then. By default `"sclm_prediction"`.
-        unassigned_threshold: cells whose highest probability is below it are called `"unassigned"`; between 0 and 1.
-        layer, species, batch_key, batch_size, device, dtype, seed, revision, copy: as for `embed`.
+        **settings: the fields of [`AnnotateSettings`].
+        copy: add to a copy in memory; False adds to `adata` itself (of a backed one, not to its file).
 
     Returns:
-        The AnnData with `obs["sclm_prediction"]` (categorical), `obs["sclm_confidence"]` (the highest probability),
-        `obsm["sclm_probabilities"]` (n_cells, n_labels) float32, whose columns stand in the order of
-        `uns["sclm_hf"]["sclm_prediction"]["label_names"]`, and with the provenance beside that; or the names that
-        follow from `key_added`.
+        The AnnData with the following, or with the names that follow from `key_added`:
+
+        - `obs["sclm_prediction"]`: the labels, categorical;
+        - `obs["sclm_confidence"]`: the highest probability;
+        - `obsm["sclm_probabilities"]`: (n_cells, n_labels) float32, whose columns stand in the order of
+          `uns["sclm_hf"]["sclm_prediction"]["label_names"]`;
+        - `uns["sclm_hf"]["sclm_prediction"]`: model, revision, versions, settings and coverage of the genes as well.
 
     Raises:
         CheckpointError: the model has no trained classification head, or cannot be read.
@@ -76,61 +132,11 @@ def annotate(
         GeneCoverageError: the model knows too few of the genes.
         ExpressionError: the data are not what the model's encoding expects.
     """
-    check_adata(adata)
-    check_target(adata, copy=copy)
-    check_key(key_added)
-    keys = Keys.of(key_added)
-    _check_columns(adata, keys)
-    check_threshold(unassigned_threshold)
-    check_run(batch_size, seed)
-    loaded = load_model(model, "annotate", processor=processor, device=device, dtype=dtype, revision=revision)
-    result = take_target(adata, copy=copy)
-    cells = prepare_cells(result, loaded, layer=layer, species=species, batch_key=batch_key)
-    how = {"batch_size": batch_size, "seed": seed, "description": "annotate"}
-    probabilities = run_cells(loaded, cells, probabilities_of, **how)
-    label_names = label_names_of(loaded.model.config)
-    labels, confidence = predictions(probabilities, label_names, unassigned_threshold)
-    result.obs[keys.prediction], result.obs[keys.confidence] = labels, confidence
-    result.obsm[keys.probabilities] = probabilities
-    settings = {
-        "layer": layer,
-        "species": species,
-        "batch_key": batch_key,
-        "batch_size": batch_size,
-        "seed": seed,
-        "unassigned_threshold": unassigned_threshold,
-    }
-    record(result, keys.prediction, loaded, cells, settings)
-    result.uns["sclm_hf"][keys.prediction]["label_names"] = np.array(label_names, dtype=object)
-    return result
-
-
-def _check_columns(adata: "AnnData", keys: Keys) -> None:
-    """Refuse names of columns that would take the place of the names of the cells."""
-    if clash := {adata.obs.index.name, "_index"} & set(keys):
-        raise ConfigurationError(
-            f"{clash.pop()!r} is what the names of the cells are called in `obs`: give another `key_added` (`--key`)."
-        )
-
-
-def check_threshold(unassigned_threshold: float) -> None:
-    """Refuse a threshold that is no probability."""
-    if not 0 <= unassigned_threshold <= 1:
-        raise ConfigurationError(f"`unassigned_threshold` must lie between 0 and 1, got {unassigned_threshold}.")
-
-
-def label_names_of(config: Any) -> list[str]:
-    """The labels that a model was trained for, in the order of its classes."""
-    return [config.id2label[index] for index in range(config.num_labels)]
-
-
-def probabilities_of(output: "ModelOutput") -> "torch.Tensor":
-    """(batch, n_labels) probabilities of the labels."""
-    return output.logits.float().softmax(dim=-1)
+    return ANNOTATE.add_to(adata, model, processor, settings, copy=copy)
 
 
 def predictions(
-    probabilities: np.ndarray, label_names: list[str], unassigned_threshold: float
+    probabilities: "np.ndarray", label_names: list[str], unassigned_threshold: float
 ) -> "tuple[Categorical, np.ndarray]":
     """The label of each cell (`"unassigned"` where none is probable enough) and its probability.
 
@@ -139,6 +145,8 @@ def predictions(
         label_names: names of the columns.
         unassigned_threshold: as for [`annotate`].
     """
+    import numpy as np
+
     pandas = require("pandas", extra="anndata")
     confidence = probabilities.max(axis=1)
     names = np.array([*label_names, UNASSIGNED], dtype=object)

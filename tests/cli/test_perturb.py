@@ -47,7 +47,7 @@ def test_groups_and_states(files):
     ]
     result = CliRunner().invoke(app, [*arguments, *states, "--donor-key", "batch"])
     assert result.exit_code == 0, result.output
-    assert "1 of 1 perturbations have no p value: it takes 3 donors" in result.output
+    assert "1 of 1 perturbation has no p value: it takes 3 donors" in result.output
     written = anndata.read_h5ad(target)
     assert "obs['batch']" in written.uns["sclm_hf"]["perturb"]["test"]["unit"]
     assert written.var.loc["pathway", "genes"] == "GENE1; GENE2"

@@ -19,7 +19,7 @@ from sclm_hf.corpora.check import check_corpus
 from sclm_hf.errors import CorpusError
 from sclm_hf.opening.tiny import LABELS, make_processor, make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES, get_family
-from sclm_hf.tasks.files.run_files import annotate_files, embed_files
+from sclm_hf.tasks.files.file_to_file import run_files
 
 from ..modeling.cellplm import golden_cellplm
 from ..modeling.geneformer import golden_geneformer
@@ -144,7 +144,7 @@ def _read_result(path: Path, key: str) -> np.ndarray:
 
 
 def _embed(path: Path, output: Path, model: Path) -> np.ndarray:
-    embed_files(path, output / "out.h5ad", str(model), batch_size=16, device="cpu")
+    run_files("embed", path, output / "out.h5ad", str(model), batch_size=16, device="cpu")
     return _read_result(output / "out.h5ad", f"X_{_family_of(model)}")
 
 
@@ -197,7 +197,7 @@ def targets(sound: Path) -> list[Target]:
         return _embed(sound / "csr.h5ad", output, path)
 
     def annotate_from(path: Path, output: Path) -> np.ndarray:
-        annotate_files(sound / "csr.h5ad", output / "out.h5ad", str(path), device="cpu")
+        run_files("annotate", sound / "csr.h5ad", output / "out.h5ad", str(path), device="cpu")
         return _read_result(output / "out.h5ad", "sclm_probabilities")
 
     def stream_with(path: Path, output: Path) -> np.ndarray:

@@ -112,7 +112,7 @@ def test_code_of_a_folder_is_never_run_whatever_is_answered(folder, file, monkey
             change_settings(folder, file, **{key: "Evil"})
     (folder / "evil.py").write_text(f"open({str(folder / 'canary')!r}, 'w').close()\nclass Evil: pass\n")
     for opens in (
-        lambda: load_model(str(folder), "embed", device="cpu"),
+        lambda: load_model(str(folder), "AutoModel", device="cpu"),
         lambda: open_classifier(str(folder), ["A", "B"]),
         lambda: load_processor(str(folder)),
     ):

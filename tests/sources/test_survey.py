@@ -2,13 +2,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from sclm_hf.tasks.files.run_files import embed_files
 
 from sclm_hf import embed
 from sclm_hf.sources import survey
 from sclm_hf.sources.anndata.h5ad import H5adSource
 from sclm_hf.sources.in_memory import InMemorySource
 from sclm_hf.sources.survey import survey_cells
-from sclm_hf.tasks.files.run_files import embed_files
 
 from ..tasks.tiny import make_cells, make_model, make_processor, save_checkpoint
 

@@ -194,10 +194,10 @@ def test_a_key_that_no_file_can_hold_is_refused_before_anything_is_read(key):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 0}, "`batch_size` must be at least 1 and a whole number, got 0"),
-        ({"batch_size": 2.5}, "`batch_size` must be at least 1 and a whole number, got 2.5"),
-        ({"batch_size": "64"}, "`batch_size` must be at least 1 and a whole number, got '64'"),
-        ({"seed": None}, "`seed` must be a whole number, got None"),
+        ({"batch_size": 0}, r"`batch_size` \(`--batch-size`\) must be at least 1 and a whole number, got 0"),
+        ({"batch_size": 2.5}, r"`batch_size` \(`--batch-size`\) must be at least 1 and a whole number, got 2.5"),
+        ({"batch_size": "64"}, r"`batch_size` \(`--batch-size`\) must be at least 1 and a whole number, got '64'"),
+        ({"seed": None}, r"`seed` \(`--seed`\) must be a whole number, got None"),
     ],
 )
 def test_settings_are_checked_before_a_model_is_loaded(task, settings, message):

@@ -161,7 +161,7 @@ def short_reader(family, max_length):
 
 
 def token_cells(cells, model, processor):
-    loaded = load_model(model, "perturb", processor=processor)
+    loaded = load_model(model, "AutoModel", processor=processor)
     return TokenCells(loaded, prepare_cells(cells, loaded), 0, None)
 
 

@@ -14,7 +14,7 @@ from sclm_hf.errors import ConfigurationError, CorpusError, SclmError, SclmWarni
 from sclm_hf.registry import FAMILIES
 from sclm_hf.tasks import inference
 from sclm_hf.tasks.files import pieces
-from sclm_hf.tasks.files.run_files import annotate_files, embed_files
+from sclm_hf.tasks.files.file_to_file import run_files
 
 from .sample_model import make_cells, make_model, make_processor
 
@@ -146,11 +146,11 @@ def source(tmp_path):
 
 def test_files_get_what_the_functions_give(source, model, processor, tmp_path):
     cells = anndata.read_h5ad(source)
-    ((path, _),) = embed_files(source, tmp_path / "out.h5ad", model, processor)
+    ((path, _),) = run_files("embed", source, tmp_path / "out.h5ad", model, processor)
     written, expected = anndata.read_h5ad(path), embed(cells, model, processor)
     np.testing.assert_array_equal(written.obsm["X_cellplm"], expected.obsm["X_cellplm"])
     assert written.uns["sclm_hf"]["X_cellplm"]["samples"] == expected.uns["sclm_hf"]["X_cellplm"]["samples"]
-    ((path, _),) = annotate_files(source, tmp_path / "labels.h5ad", model, processor)
+    ((path, _),) = run_files("annotate", source, tmp_path / "labels.h5ad", model, processor)
     written, expected = anndata.read_h5ad(path), annotate(cells, model, processor)
     assert written.obs["sclm_prediction"].tolist() == expected.obs["sclm_prediction"].tolist()
     np.testing.assert_array_equal(written.obs["sclm_confidence"], expected.obs["sclm_confidence"])
@@ -168,9 +168,9 @@ def test_a_stopped_run_goes_on_with_the_next_sample(source, model, processor, tm
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(pieces.Pieces, "save", save_or_stop)
-        embed_files(source, tmp_path / "out.h5ad", model, processor)
+        run_files("embed", source, tmp_path / "out.h5ad", model, processor)
     model.calls.clear()
-    embed_files(source, tmp_path / "out.h5ad", model, processor)
+    run_files("embed", source, tmp_path / "out.h5ad", model, processor)
     assert [n_cells for n_cells, _ in model.calls] == [16, 8, 16][stop:]
     np.testing.assert_array_equal(anndata.read_h5ad(tmp_path / "out.h5ad").obsm["X_cellplm"], expected)
     assert sorted(os.listdir(tmp_path)) == ["in.h5ad", "out.h5ad"]

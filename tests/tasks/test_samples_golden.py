@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoProcessor
 
 from sclm_hf import embed
 from sclm_hf.modeling.cellplm.convert_cellplm import convert_checkpoint
-from sclm_hf.tasks.files.run_files import embed_files
+from sclm_hf.tasks.files.file_to_file import run_files
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cellplm"
 PARTS = {"embedding": "batch", "embedding_chunk5": "chunk", "embedding_nobatch": None}
@@ -90,7 +90,7 @@ def test_embed_is_the_model_called_on_each_sample_without_chance(case, tmp_path)
         np.testing.assert_allclose(found[rows], alone, atol=1e-5)
     np.testing.assert_array_equal(embed(cells, folder, device="cpu", batch_size=3).obsm["X_cellplm"], found)
     cells.write_h5ad(tmp_path / "in.h5ad")
-    ((path, _),) = embed_files(tmp_path / "in.h5ad", tmp_path / "out.h5ad", folder, device="cpu")
+    ((path, _),) = run_files("embed", tmp_path / "in.h5ad", tmp_path / "out.h5ad", folder, device="cpu")
     np.testing.assert_allclose(anndata.read_h5ad(path).obsm["X_cellplm"], found, atol=1e-6)
 
 

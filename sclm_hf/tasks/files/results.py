@@ -1,9 +1,9 @@
-"""The .h5ad files that `embed` and `annotate` write: complete or absent, with a record of how they were made."""
+"""The .h5ad files that verbs write: complete or absent, with a record of how they were made."""
 
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ from .h5ad import write_h5ad
 
 if TYPE_CHECKING:
     from pandas import Categorical
+
+    from ..running.verb import Results
 
 _COLUMNS, _RECORD = 32, 2**20
 """Bytes that the columns of a cell, and all that does not grow with the cells, take at most."""
@@ -58,11 +60,12 @@ def exists_already(destination: Path) -> ConfigurationError:
     )
 
 
-def check_source(source: Path, columns: Sequence[str] = ()) -> None:
+def check_source(source: Path, places: Sequence[str], columns: Sequence[str] = ()) -> None:
     """Refuse, before the work, a source to which nothing could be added after it.
 
     Args:
         source: an .h5ad file; anything that is no file is not looked at, because nothing is added to it.
+        places: the places of the AnnData that results are added to.
         columns: names of the columns that `obs` will get.
 
     Raises:
@@ -72,14 +75,14 @@ def check_source(source: Path, columns: Sequence[str] = ()) -> None:
     if source.is_dir():
         return
     with open_h5ad(source, whole=True) as file:
-        _check_can_be_added_to(file, source, columns)
+        _check_can_be_added_to(file, source, places, columns)
         refuse_unreadable(file, source)
 
 
-def _check_can_be_added_to(file: Any, source: Path, columns: Sequence[str]) -> None:
+def _check_can_be_added_to(file: Any, source: Path, places: Sequence[str], columns: Sequence[str]) -> None:
     h5py = require("h5py", extra="anndata")
     anew = f"read it and write it again, `anndata.read_h5ad({source.name!r}).write_h5ad(new)`"
-    groups = {name: file.get(name) for name in ("obs", "obsm", "uns")}
+    groups = {name: file.get(name) for name in dict.fromkeys(("obs", *places, "uns"))}
     if not all(isinstance(group, h5py.Group) for group in groups.values()):
         lacking = ", ".join(name for name, group in groups.items() if not isinstance(group, h5py.Group))
         raise ConfigurationError(
@@ -114,7 +117,12 @@ def check_room(source: Path, destination: Path) -> None:
 
 @contextmanager
 def complete_or_absent(
-    source: Path, destination: Path, cells: CellSource, n_bytes: int, columns: Sequence[str] = ()
+    source: Path,
+    destination: Path,
+    cells: CellSource,
+    n_bytes: int,
+    places: Sequence[str],
+    columns: Sequence[str] = (),
 ) -> Iterator[Any]:
     """An open .h5ad file to add to, a copy of the source; it takes the name `destination` when all went well.
 
@@ -123,6 +131,7 @@ def complete_or_absent(
         destination: the file to write.
         cells: the cells of the source.
         n_bytes: how much the results take.
+        places: the places of the AnnData that results are added to.
         columns: names of the columns that `obs` will get.
 
     Raises:
@@ -136,11 +145,12 @@ def complete_or_absent(
             cells.read(np.arange(1))
         else:
             anndata, pandas = require("anndata", extra="anndata"), require("pandas", extra="anndata")
-            write_h5ad(anndata.AnnData(obs=pandas.DataFrame(index=cells.obs_names())), unfinished)
+            var = pandas.DataFrame(index=cells.genes()[0] if "layers" in places else [])
+            write_h5ad(anndata.AnnData(obs=pandas.DataFrame(index=cells.obs_names()), var=var), unfinished)
         _reserve(unfinished, n_bytes + _COLUMNS * cells.n_cells + _RECORD)
         # what was copied may be another file than that which was checked before the work
         with open_h5ad(unfinished, "r+") as file:
-            _check_can_be_added_to(file, source, columns)
+            _check_can_be_added_to(file, source, places, columns)
             yield file
 
 
@@ -153,43 +163,47 @@ def _reserve(path: Path, n_bytes: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def add_results(
-    file: Any,
-    results: Iterator[tuple[slice, np.ndarray]],
-    n_cells: int,
-    array_key: str,
-    columns_of: Callable[[np.ndarray], dict[str, Any]],
-    key: str,
-    record: dict[str, Any],
-) -> None:
-    """Write results, columns and the record into an open .h5ad file, block by block.
+def add_results(file: Any, results: "Iterable[tuple[slice | np.ndarray, Results]]", n_cells: int) -> None:
+    """Write results into an open .h5ad file, block by block.
 
     Args:
         file: the open file.
-        results: blocks of cells and what was computed for them, in the order of the cells.
+        results: blocks of cells and what is added for them, in the order of the cells.
         n_cells: number of cells.
-        array_key: name of the results in `obsm`.
-        columns_of: (n_cells, …) results -> what else stands in `obs`.
-        key: name of the record in `uns["sclm_hf"]`; other records stay.
-        record: how the results were made.
     """
-    io = require("anndata", extra="anndata").io
+    write_elem = require("anndata", extra="anndata").io.write_elem
     columns: dict[str, list] = {}
-    dataset, obsm, uns = None, file["obsm"], file["uns"]
-    if array_key in obsm:
-        del obsm[array_key]
-    for block, values in results:
-        if dataset is None:
-            dataset = obsm.create_dataset(array_key, (n_cells, *values.shape[1:]), values.dtype)
-            dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        dataset[block] = values
-        for name, column in columns_of(values).items():
+    arrays: dict[tuple[str, str], Any] = {}
+    for block, some in results:
+        for name, column in some.obs.items():
             columns.setdefault(name, []).append(column)
+        for place, values in some.by_place()[1:]:
+            for name, value in values.items():
+                if place == "uns" or not isinstance(value, np.ndarray):
+                    write_elem(file[place], name, value)
+                    continue
+                if (place, name) not in arrays:
+                    arrays[place, name] = _new_array(file[place], name, (n_cells, *value.shape[1:]), value.dtype)
+                arrays[place, name][block] = value
     for name, parts in columns.items():
-        _add_column(file["obs"], name, parts, io.write_elem)
-    if "sclm_hf" not in uns:
-        io.write_elem(uns, "sclm_hf", {})
-    io.write_elem(uns["sclm_hf"], key, record)
+        _add_column(file["obs"], name, parts, write_elem)
+
+
+def add_record(file: Any, key: str, record: dict[str, Any]) -> None:
+    """Write how results were made to `uns["sclm_hf"][key]` of an open .h5ad file; other records stay."""
+    write_elem = require("anndata", extra="anndata").io.write_elem
+    if "sclm_hf" not in file["uns"]:
+        write_elem(file["uns"], "sclm_hf", {})
+    write_elem(file["uns"]["sclm_hf"], key, record)
+
+
+def _new_array(group: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    """An empty array in a group of an .h5ad file; what has its name goes."""
+    if name in group:
+        del group[name]
+    dataset = group.create_dataset(name, shape, dtype)
+    dataset.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    return dataset
 
 
 def _add_column(obs: Any, name: str, parts: list, write_elem: Callable) -> None:

@@ -16,21 +16,16 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ...tokenization.processing_cell import CellProcessor
-
-Genes = str | Sequence[str] | Mapping[str, Sequence[str]]
+    from ..perturb import PerturbSettings
 
 
 def named_perturbations(
     adata: "AnnData",
     loaded: LoadedModel,
     cells: PreparedCells,
-    genes: Genes,
-    combine: int,
-    anchor: str | None,
-    layer: str | None,
-    species: str,
+    settings: "PerturbSettings",
 ) -> list[tuple[str, tuple[int, ...]]]:
-    """Name and tokens of each perturbation; the arguments are those of `perturb`.
+    """Name and tokens of each perturbation.
 
     Raises:
         ConfigurationError: a perturbation names one gene twice.
@@ -38,10 +33,10 @@ def named_perturbations(
     """
     from ...tokenization.expression_matrix import select_counts
 
-    expects = loaded.processor.feature_extractor.expects
-    _, names, ensembl_ids, _ = select_counts(adata, layer, expects=expects)
-    front = () if anchor is None else (anchor,)
-    token_of = _token_finder(loaded.processor, species, names, ensembl_ids, cells.gene_ids)
+    genes, expects = settings.genes, loaded.processor.feature_extractor.expects
+    _, names, ensembl_ids, _ = select_counts(adata, settings.layer, expects=expects)
+    front = () if settings.anchor is None else (settings.anchor,)
+    token_of = _token_finder(loaded.processor, settings.species, names, ensembl_ids, cells.gene_ids)
     anchored = tuple(token_of(front))
     if genes == "all":
         known = np.flatnonzero(cells.gene_ids >= 0)
@@ -54,7 +49,9 @@ def named_perturbations(
         # the correction for many tests would count it twice
         if len(set(tokens.values())) < len(genes):
             raise ConfigurationError(f"`genes` names one gene twice: {', '.join(genes[:20])}; leave one out.")
-        groups = [("+".join(some), tuple(tokens[gene] for gene in some)) for some in combinations(genes, combine)]
+        groups = [
+            ("+".join(some), tuple(tokens[gene] for gene in some)) for some in combinations(genes, settings.combine)
+        ]
     named = [("+".join((*front, name)), (*anchored, *tokens)) for name, tokens in groups]
     if twice := [name for name, tokens in named if len(set(tokens)) < len(tokens)]:
         raise ConfigurationError(f"The perturbation `{twice[0]}` names one gene twice: leave one out.")

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MODES = ("delete", "overexpress")
-
 
 @dataclass(frozen=True)
 class TokenCell:

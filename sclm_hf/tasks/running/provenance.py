@@ -25,7 +25,7 @@ def check_adata(adata: Any) -> None:
     if not isinstance(adata, require("anndata", extra="anndata").AnnData):
         raise ConfigurationError(
             f"The cells must be an AnnData, got {type(adata).__name__}: read a file with `anndata.read_h5ad(path)`; "
-            "`sclm_hf.tasks.files.run_files` goes from file to file."
+            "`sclm_hf.tasks.files.file_to_file.run_files` goes from file to file."
         )
 
 
@@ -55,16 +55,16 @@ def take_target(adata: "AnnData", *, copy: bool) -> "AnnData":
     return adata
 
 
-def record(adata: "AnnData", name: str, loaded: "LoadedModel", cells: "PreparedCells", settings: dict) -> None:
-    """Write `uns["sclm_hf"][name]`: model, revision, versions, settings and coverage of the genes.
+def record(adata: "AnnData", name: str, entry: dict[str, Any]) -> None:
+    """Write what `make_record` made to `uns["sclm_hf"][name]`.
 
     Records of other names stay; the newest stands last. That results of another model were replaced is warned of.
     """
     others = dict(adata.uns.get("sclm_hf", {}))
-    before, entry = others.pop(name, None), make_record(loaded, cells, settings)
+    before = others.pop(name, None)
     if isinstance(before, Mapping) and any(before.get(what) != entry[what] for what in ("model", "revision")):
         warn(
-            f"`{loaded.name}` replaced results {name!r} of `{before.get('model')}`; another `key_added` (`--key`) "
+            f"`{entry['model']}` replaced results {name!r} of `{before.get('model')}`; another `key_added` (`--key`) "
             "keeps both."
         )
     adata.uns["sclm_hf"] = {**others, name: entry}

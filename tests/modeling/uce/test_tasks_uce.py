@@ -14,7 +14,7 @@ from sclm_hf import UCEForSequenceClassification, annotate, embed
 from sclm_hf.adapters.lora import lora_config
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.uce.modeling_uce import PROTEIN_FILE
-from sclm_hf.tasks.files.run_files import embed_files
+from sclm_hf.tasks.files.file_to_file import run_files
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.data import DataArguments
 from sclm_hf.training.finetune import FinetuneArguments, finetune
@@ -53,10 +53,10 @@ def test_files_of_another_protein_table_are_not_taken_for_finished(converted, ce
     # the row of <cls>, which every cell has
     table[3] += 1
     save_file({"weight": table}, other / PROTEIN_FILE)
-    embed_files(tmp_path / "in.h5ad", tmp_path / "out.h5ad", converted)
-    embed_files(tmp_path / "in.h5ad", tmp_path / "out.h5ad", converted)
+    run_files("embed", tmp_path / "in.h5ad", tmp_path / "out.h5ad", converted)
+    run_files("embed", tmp_path / "in.h5ad", tmp_path / "out.h5ad", converted)
     with pytest.raises(ConfigurationError, match="overwrite"):
-        embed_files(tmp_path / "in.h5ad", tmp_path / "out.h5ad", other)
+        run_files("embed", tmp_path / "in.h5ad", tmp_path / "out.h5ad", other)
 
 
 def test_proteins_are_not_trained(converted, tmp_path):

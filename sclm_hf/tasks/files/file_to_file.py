@@ -1,29 +1,28 @@
-"""`embed` and `annotate` from file to file: larger than memory, kept in pieces, continued after a stop."""
+"""Any verb from file to file: larger than memory, kept in pieces, continued after a stop."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from ...errors import ConfigurationError, CorpusError, ExpressionError, FilesError, GeneCoverageError, SclmError
-from ...evaluation.collapse import CollapseMeter
 from ...files import check_output_file, sole_writer
 from ...logging import get_logger
-from ...opening.loading import LoadedModel, load_model
 from ...sources.cell_source import CellSource
 from ...sources.opening import name_paths, open_source
 from ...versions import package_versions
-from .. import annotate as annotation
-from ..embed import check_key, embedding_reader, report_collapse
-from ..inference import check_run, prepare_cells, run_blocks, run_cells
+from .. import get_function
+from ..inference import prepare_cells
 from ..running.provenance import make_record
+from ..running.settings import AddingSettings
+from ..running.verb import CellRun, Results, Verb
+from .h5ad import check_output, read_h5ad, write_h5ad
 from .pieces import Pieces, remove_left_over
 from .results import (
+    add_record,
     add_results,
     check_room,
     check_source,
@@ -35,6 +34,7 @@ from .results import (
 if TYPE_CHECKING:
     import torch
 
+    from ...opening.loading import LoadedModel
     from ...tokenization.processing_cell import CellProcessor
 
 logger = get_logger(__name__)
@@ -47,59 +47,32 @@ class Written(NamedTuple):
     key: str
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What is done to each file.
-
-    Attributes:
-        task: `"embed"` or `"annotate"`.
-        key: name of the record in `uns["sclm_hf"]`.
-        array_key: name of the results in `obsm`.
-        read: takes them from the model's output.
-        columns: (n_cells, …) results -> what else stands in `obs`.
-        settings: what the results depend on.
-        extra: what else stands in the record.
-    """
-
-    task: str
-    key: str
-    array_key: str
-    read: Callable
-    settings: dict[str, Any]
-    columns: Callable[[np.ndarray], dict[str, Any]] = lambda results: {}
-    extra: dict[str, Any] | None = None
-
-
-def embed_files(
+def run_files(
+    verb: str,
     source: str | Path,
     destination: str | Path,
     model: Any,
     processor: "CellProcessor | None" = None,
     *,
-    key_added: str | None = None,
-    layer: str | None = None,
-    species: str = "human",
-    batch_key: str | None = None,
-    batch_size: int = 64,
-    device: "str | torch.device | None" = None,
-    dtype: "str | torch.dtype | None" = None,
-    seed: int = 0,
-    revision: str | None = None,
     overwrite: bool = False,
+    **settings: Any,
 ) -> list[Written]:
-    """Write a copy of a file with the embeddings that `model` gives to its cells; its data are never in memory whole.
+    """Write a copy of a file with the results of a verb for its cells.
 
     Results are kept block by block in the folder `<destination>.partial`: a run that was stopped, in whatever way,
-    goes on there when it is repeated. The copy takes its name when it is complete. Of a model of samples a block is a
-    sample, and the results of all cells are in memory once, while they are written.
+    goes on there when it is repeated. The copy takes its name when it is complete. The data are never in memory whole;
+    the results are where a model reads whole samples, each of which is then a block, or the verb needs all of them.
+
+    A verb that makes an AnnData of its own, as `perturb` does, reads an `.h5ad` file whole and writes what it makes.
 
     Args:
+        verb: name of the verb, for example `"embed"`.
         source: an .h5ad file, an AnnData zarr folder, a data set of Parquet shards; or a folder of .h5ad files.
         destination: the .h5ad file to write; for a folder, the folder to write to. Of zarr and Parquet the result
             holds `obs` names and results, not the data.
-        model, processor, key_added, layer, species, batch_key, batch_size, device, dtype, seed, revision: as for
-            `embed`.
+        model, processor: as for the function of the verb.
         overwrite: replace results of other settings, and pieces of them.
+        **settings: as for the function of the verb.
 
     Returns:
         The files written or found finished.
@@ -109,68 +82,17 @@ def embed_files(
         CorpusError: the source cannot be read.
         FilesError: some files of a folder cannot be used; the others are done.
         SclmError: no space is left; what was computed stays.
-        Others as for `embed`.
+        Others as for the function of the verb.
     """
-    check_key(key_added)
-    check_run(batch_size, seed)
-    with _Files.opened(source, destination, overwrite) as files:
-        loaded = load_model(model, "embed", processor=processor, device=device, dtype=dtype, revision=revision)
-        config = loaded.model.config
-        key = key_added or f"X_{config.model_type}"
-        settings = _settings(layer, species, batch_key, batch_size, seed)
-        settings["normalized"] = config.normalize_cell_embedding
-        return files.run(loaded, _Job("embed", key, key, embedding_reader(config), settings))
-
-
-def annotate_files(
-    source: str | Path,
-    destination: str | Path,
-    model: Any,
-    processor: "CellProcessor | None" = None,
-    *,
-    key_added: str | None = None,
-    unassigned_threshold: float = 0.0,
-    layer: str | None = None,
-    species: str = "human",
-    batch_key: str | None = None,
-    batch_size: int = 64,
-    device: "str | torch.device | None" = None,
-    dtype: "str | torch.dtype | None" = None,
-    seed: int = 0,
-    revision: str | None = None,
-    overwrite: bool = False,
-) -> list[Written]:
-    """Write a copy of a file with the labels that a fine-tuned `model` predicts, as [`embed_files`] writes embeddings.
-
-    Args:
-        source, destination, overwrite: as for [`embed_files`].
-        model, processor, key_added, unassigned_threshold, layer, species, batch_key, batch_size, device, dtype, seed,
-            revision: as for `annotate`.
-
-    Returns:
-        The files written or found finished.
-    """
-    check_key(key_added)
-    annotation.check_threshold(unassigned_threshold)
-    check_run(batch_size, seed)
-    keys = annotation.Keys.of(key_added)
-    with _Files.opened(source, destination, overwrite, columns=keys[:2]) as files:
-        loaded = load_model(model, "annotate", processor=processor, device=device, dtype=dtype, revision=revision)
-        names = annotation.label_names_of(loaded.model.config)
-        settings = _settings(layer, species, batch_key, batch_size, seed)
-        settings["unassigned_threshold"] = unassigned_threshold
-
-        def columns(probabilities: np.ndarray) -> dict[str, Any]:
-            labels, confidence = annotation.predictions(probabilities, names, unassigned_threshold)
-            return {keys.prediction: labels, keys.confidence: confidence}
-
-        extra = {"label_names": np.array(names, dtype=object)}
-        read = annotation.probabilities_of
-        return files.run(loaded, _Job("annotate", keys.prediction, keys.probabilities, read, settings, columns, extra))
-
-
-def _settings(layer: str | None, species: str, batch_key: str | None, batch_size: int, seed: int) -> dict[str, Any]:
-    return {"layer": layer, "species": species, "batch_key": batch_key, "batch_size": batch_size, "seed": seed}
+    function = get_function(verb)
+    record, chosen = function.verb, function.verb.choose(settings)
+    if record.run is not None:
+        with _Files.opened(source, destination, record, chosen, overwrite) as files:
+            return files.run(record.load(model, processor, chosen))
+    destination = check_output(destination, source=source, overwrite=overwrite)
+    with sole_writer(destination):
+        write_h5ad(function(read_h5ad(source), model, processor, **settings), destination)
+    return [Written(destination, verb)]
 
 
 def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path]]:
@@ -204,14 +126,16 @@ class _Files:
 
     Attributes:
         pairs: each file with the one to write.
-        columns: names of the columns that `obs` gets.
+        verb: what is done to each.
+        settings: its settings.
         overwrite: replace results of other settings.
         locked: the destination whose lock is held.
         failed: files that cannot be used -> why.
     """
 
     pairs: list[tuple[Path, Path]]
-    columns: Sequence[str]
+    verb: Verb
+    settings: AddingSettings
     overwrite: bool
     locked: Path
     failed: dict[Path, SclmError] = field(default_factory=dict)
@@ -219,34 +143,35 @@ class _Files:
     @classmethod
     @contextmanager
     def opened(
-        cls, source: str | Path, destination: str | Path, overwrite: bool, columns: Sequence[str] = ()
+        cls, source: str | Path, destination: str | Path, verb: Verb, settings: AddingSettings, overwrite: bool
     ) -> "Iterator[_Files]":
         """Check the files, and hold the lock of the destination."""
-        files = cls(_pairs(source, destination), columns, overwrite, Path(destination))
+        files = cls(_pairs(source, destination), verb, settings, overwrite, Path(destination))
         for path, result in files.pairs:
             _check_destination(path, result, overwrite)
         with sole_writer(files.locked):
             for path, result in files.pairs:
                 with files.going_on_after(path):
-                    check_source(path, columns)
+                    check_source(path, verb.writes, settings.columns())
                     if not result.exists():
                         check_room(path, result)
             if len(files.failed) == len(files.pairs):
                 raise files.error([])
             yield files
 
-    def run(self, loaded: LoadedModel, job: "_Job") -> list[Written]:
+    def run(self, loaded: "LoadedModel") -> list[Written]:
         """Do each file that can be used.
 
         Raises:
             FilesError: some could not; the others are done.
         """
-        written = []
+        written, key = [], self.settings.key(loaded.model.config.model_type)
         for path, result in self.pairs:
             if path in self.failed:
                 continue
             with self.going_on_after(path), nullcontext() if result == self.locked else sole_writer(result):
-                written.append(Written(_run_file(path, result, loaded, job, self), job.key))
+                _run_file(path, result, loaded, self)
+                written.append(Written(result, key))
         if self.failed:
             raise self.error(written)
         return written
@@ -285,43 +210,44 @@ def _check_destination(source: Path, destination: Path, overwrite: bool) -> None
         raise exists_already(destination)
 
 
-def _run_file(source: Path, destination: Path, loaded: LoadedModel, job: _Job, files: _Files) -> Path:
+def _run_file(source: Path, destination: Path, loaded: "LoadedModel", files: _Files) -> None:
+    verb, settings = files.verb, files.settings
     expects = loaded.processor.feature_extractor.expects
-    cells = open_source(source.stem, source, layer=job.settings["layer"], expects=expects)
+    cells = open_source(source.stem, source, layer=settings.layer, expects=expects)
     # results are written into a copy, which has them all
     cells.check_columns()
-    fingerprint = _fingerprint(source, cells, loaded, job)
+    fingerprint = _fingerprint(source, cells, loaded, verb, settings)
     folder = destination.with_name(f"{destination.name}.partial")
-    if _is_finished(destination, fingerprint, job, files.overwrite):
+    key = settings.key(loaded.model.config.model_type)
+    if _is_finished(destination, fingerprint, key, files.overwrite):
         logger.info("%s is finished.", destination)
         remove_left_over(folder, fingerprint)
-        return destination
+        return
     check_room(source, destination)
-    how = {"species": job.settings["species"], "batch_key": job.settings["batch_key"]}
     with _errors_of(source):
-        prepared = prepare_cells(cells, loaded, **how)
+        prepared = prepare_cells(cells, loaded, species=settings.species, batch_key=settings.batch_key)
+    run = verb.start(loaded, prepared, settings)
     pieces = Pieces(folder, fingerprint, overwrite=files.overwrite)
-    how = {
-        "batch_size": job.settings["batch_size"],
-        "seed": job.settings["seed"],
-        "description": job.task,
-        "pieces": pieces,
-    }
-    meter = CollapseMeter(prepared.cell_ids)
-    for block, values in run_blocks(loaded, prepared, job.read, **how):
-        meter.add(block, values)
-    if prepared.samples is None:
-        results = run_blocks(loaded, prepared, job.read, **how)
-    else:
-        # the cells of a sample may lie anywhere in the file
-        results = [(slice(None), run_cells(loaded, prepared, job.read, **how))]
-    record = {**make_record(loaded, prepared, job.settings), **(job.extra or {}), "fingerprint": _hash(fingerprint)}
-    if job.task == "embed":
-        record["collapse"] = report_collapse(meter.measure(), f"`{destination}`")
-    with complete_or_absent(source, destination, cells, pieces.n_bytes, files.columns) as file:
-        add_results(file, results, cells.n_cells, job.array_key, job.columns, job.key, record)
+    results, n_bytes = _compute(run, pieces)
+    with complete_or_absent(source, destination, cells, n_bytes, verb.writes, settings.columns()) as file:
+        add_results(file, results, cells.n_cells)
+        record = {**make_record(loaded, prepared, run.recorded_settings()), **run.facts(destination)}
+        add_record(file, key, {**record, "fingerprint": _hash(fingerprint)})
     pieces.remove()
-    return destination
+
+
+def _compute(run: CellRun, pieces: Pieces) -> tuple[Iterable[tuple[Any, Results]], int]:
+    """Run all cells.
+
+    Returns:
+        The results, block by block where they need not be in memory together, and how many bytes they take.
+    """
+    # the cells of a sample may lie anywhere in the file
+    if run.needs_all or run.cells.samples is not None:
+        results = run.results(slice(None), run.all_values(pieces))
+        return [(slice(None), results)], results.n_bytes
+    run.compute(pieces)
+    return ((block, run.results(block, values)) for block, values in run.blocks(pieces)), pieces.n_bytes
 
 
 @contextmanager
@@ -333,7 +259,9 @@ def _errors_of(source: Path) -> Iterator[None]:
         raise type(error)(f"`{source}`: {error}") from error
 
 
-def _fingerprint(source: Path, cells: CellSource, loaded: LoadedModel, job: _Job) -> dict[str, Any]:
+def _fingerprint(
+    source: Path, cells: CellSource, loaded: "LoadedModel", verb: Verb, settings: AddingSettings
+) -> dict[str, Any]:
     """Everything that the results depend on."""
     config = loaded.model.config.to_dict()
     config = {name: config[name] for name in sorted(config) if name not in ("_name_or_path", "transformers_version")}
@@ -348,8 +276,8 @@ def _fingerprint(source: Path, cells: CellSource, loaded: LoadedModel, job: _Job
         "source files": [list(pair) for pair in cells.stamp],
         "model": weights.hexdigest(),
         "processor": hashlib.blake2b(_processor_text(loaded).encode(), digest_size=16).hexdigest(),
-        "task": [job.task, job.key, str(loaded.model.dtype)],
-        **job.settings,
+        "task": [verb.name, settings.key(loaded.model.config.model_type), str(loaded.model.dtype)],
+        **settings.to_record(),
         "versions": package_versions("sclm_hf"),
     }
 
@@ -360,7 +288,7 @@ def _bytes() -> "torch.dtype":
     return torch.uint8
 
 
-def _processor_text(loaded: LoadedModel) -> str:
+def _processor_text(loaded: "LoadedModel") -> str:
     extractor, tokenizer = loaded.processor.feature_extractor, loaded.processor.tokenizer
     return json.dumps([extractor.to_dict(), tokenizer.get_vocab()], sort_keys=True, default=str)
 
@@ -369,11 +297,11 @@ def _hash(fingerprint: dict[str, Any]) -> str:
     return hashlib.blake2b(json.dumps(fingerprint, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _is_finished(destination: Path, fingerprint: dict, job: _Job, overwrite: bool) -> bool:
+def _is_finished(destination: Path, fingerprint: dict, key: str, overwrite: bool) -> bool:
     """Whether the destination holds these results; refuses one that holds something else."""
     if not destination.exists():
         return False
-    if read_fingerprints(destination).get(job.key) == _hash(fingerprint):
+    if read_fingerprints(destination).get(key) == _hash(fingerprint):
         return True
     if not overwrite:
         raise exists_already(destination)

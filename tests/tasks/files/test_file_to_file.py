@@ -18,8 +18,8 @@ from sclm_hf.corpora.build import build_corpus
 from sclm_hf.errors import ConfigurationError, CorpusError, ExpressionError, FilesError, SclmError
 from sclm_hf.files import sole_writer
 from sclm_hf.tasks import inference
-from sclm_hf.tasks.files import pieces, results, run_files
-from sclm_hf.tasks.files.run_files import annotate_files, embed_files
+from sclm_hf.tasks.files import file_to_file, pieces, results
+from sclm_hf.tasks.files.file_to_file import run_files
 
 from ..tiny import make_cells, make_model, make_processor, save_checkpoint
 
@@ -53,7 +53,7 @@ def runs(monkeypatch):
 
 def test_a_file_gets_what_the_function_gives_and_keeps_what_it_had(source, model, tmp_path):
     expected = embed(anndata.read_h5ad(source), model)
-    ((path, _),) = embed_files(source, tmp_path / "out.h5ad", model)
+    ((path, _),) = run_files("embed", source, tmp_path / "out.h5ad", model)
     written = anndata.read_h5ad(path)
     np.testing.assert_array_equal(written.obsm["X_scgpt"], expected.obsm["X_scgpt"])
     np.testing.assert_array_equal(written.X.toarray(), expected.X.toarray())
@@ -83,7 +83,10 @@ def test_errors_name_the_file_and_where_in_it_the_data_are(model, tmp_path, plac
         cells.layers["counts"] = logged.X
     cells.write_h5ad(tmp_path / "in.h5ad")
     message = re.escape(f"of the values in {place} are fractional: name with `layer` (`--layer`) where raw counts are")
-    for run in (lambda: embed(cells, model), lambda: embed_files(tmp_path / "in.h5ad", tmp_path / "out.h5ad", model)):
+    for run in (
+        lambda: embed(cells, model),
+        lambda: run_files("embed", tmp_path / "in.h5ad", tmp_path / "out.h5ad", model),
+    ):
         with pytest.raises(ExpressionError, match=rf"{message} \({elsewhere}, …\)") as caught:
             run()
     assert str(caught.value).startswith(f"`{tmp_path / 'in.h5ad'}`: ")
@@ -98,18 +101,18 @@ def test_a_file_whose_names_are_nullable_strings_has_as_many_cells(source, model
         del file["obs/_index"]
         file.create_group("obs/_index").attrs.update(attributes)
         file["obs/_index/values"], file["obs/_index/mask"] = names, np.zeros(23, bool)
-    ((path, key),) = embed_files(source, tmp_path / "out.h5ad", model)
+    ((path, key),) = run_files("embed", source, tmp_path / "out.h5ad", model)
     assert results.read_record(path, key)[1] == 23
 
 
 def test_labels_stand_in_obs_beside_what_was_there(source, model, tmp_path):
     expected = annotate(anndata.read_h5ad(source), model, unassigned_threshold=0.4)
-    ((path, _),) = annotate_files(source, tmp_path / "out.h5ad", model, unassigned_threshold=0.4)
+    ((path, _),) = run_files("annotate", source, tmp_path / "out.h5ad", model, unassigned_threshold=0.4)
     written = anndata.read_h5ad(path)
     pd.testing.assert_frame_equal(written.obs, expected.obs)
     np.testing.assert_array_equal(written.obsm["sclm_probabilities"], expected.obsm["sclm_probabilities"])
     assert list(written.uns["sclm_hf"]["sclm_prediction"]["label_names"]) == ["B cell", "CD4+/CD25 T Reg", "NK"]
-    embed_files(path, tmp_path / "both.h5ad", model)
+    run_files("embed", path, tmp_path / "both.h5ad", model)
     assert set(anndata.read_h5ad(tmp_path / "both.h5ad").uns["sclm_hf"]) == {"sclm_prediction", "X_scgpt"}
 
 
@@ -124,11 +127,11 @@ def test_a_stopped_run_goes_on_where_it_was(source, model, tmp_path, runs, monke
 
     monkeypatch.setattr(pieces.Pieces, "save", save_or_stop)
     with pytest.raises(KeyboardInterrupt):
-        embed_files(source, tmp_path / "out.h5ad", model)
+        run_files("embed", source, tmp_path / "out.h5ad", model)
     assert not (tmp_path / "out.h5ad").exists()
     monkeypatch.setattr(pieces.Pieces, "save", save)
     runs.clear()
-    embed_files(source, tmp_path / "out.h5ad", model)
+    run_files("embed", source, tmp_path / "out.h5ad", model)
     assert sum(runs) == 23 - 5 * stop
     expected = embed(anndata.read_h5ad(source), model).obsm["X_scgpt"]
     np.testing.assert_array_equal(anndata.read_h5ad(tmp_path / "out.h5ad").obsm["X_scgpt"], expected)
@@ -143,17 +146,17 @@ def test_no_space_for_the_copy_loses_no_result(source, model, tmp_path, runs, mo
     with monkeypatch.context() as patched, pytest.raises(SclmError, match="No space left"):
         original = getattr(module, call)
         patched.setattr(module, call, lambda a, b: full() if "out.h5ad.partial" not in str(b) else original(a, b))
-        embed_files(source, tmp_path / "out.h5ad", model)
+        run_files("embed", source, tmp_path / "out.h5ad", model)
     assert sorted(os.listdir(tmp_path)) == ["in.h5ad", "out.h5ad.partial"]
     runs.clear()
-    embed_files(source, tmp_path / "out.h5ad", model)
+    run_files("embed", source, tmp_path / "out.h5ad", model)
     assert not runs and (tmp_path / "out.h5ad").exists()
 
 
 def test_no_space_for_the_copy_is_told_before_a_model_is_loaded(source, tmp_path, monkeypatch):
     monkeypatch.setattr(results.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
     with pytest.raises(ConfigurationError, match="make room"):
-        embed_files(source, tmp_path / "out.h5ad", "never looked at")
+        run_files("embed", source, tmp_path / "out.h5ad", "never looked at")
     assert os.listdir(tmp_path) == ["in.h5ad"]
 
 
@@ -165,12 +168,12 @@ def test_no_space_for_the_results_is_told_before_hdf5_writes(source, model, tmp_
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
     try:
         with pytest.raises(SclmError, match=r"File too large.*make room"):
-            embed_files(source, tmp_path / "out.h5ad", model)
+            run_files("embed", source, tmp_path / "out.h5ad", model)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(os.listdir(tmp_path)) == ["in.h5ad", "out.h5ad.partial"]
     runs.clear()
-    assert embed_files(source, tmp_path / "out.h5ad", model) and not runs
+    assert run_files("embed", source, tmp_path / "out.h5ad", model) and not runs
 
 
 def test_no_space_for_a_piece_is_told_and_the_others_stay(source, model, tmp_path, runs, monkeypatch):
@@ -184,9 +187,9 @@ def test_no_space_for_a_piece_is_told_and_the_others_stay(source, model, tmp_pat
 
     monkeypatch.setattr(os, "fsync", fsync_or_full)
     with pytest.raises(SclmError, match="make room"):
-        embed_files(source, tmp_path / "out.h5ad", model)
+        run_files("embed", source, tmp_path / "out.h5ad", model)
     runs.clear()
-    embed_files(source, tmp_path / "out.h5ad", model)
+    run_files("embed", source, tmp_path / "out.h5ad", model)
     assert sum(runs) == 23 - 10
 
 
@@ -195,13 +198,13 @@ def test_a_damaged_piece_is_computed_again(source, model, tmp_path, runs, monkey
     expected = embed(anndata.read_h5ad(source), model).obsm["X_scgpt"]
     with monkeypatch.context() as patched, pytest.raises(SclmError):
         patched.setattr(results.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
-        embed_files(source, tmp_path / "out.h5ad", model)
+        run_files("embed", source, tmp_path / "out.h5ad", model)
     piece = tmp_path / "out.h5ad.partial" / "00000002.npz"
     content, middle = piece.read_bytes(), piece.stat().st_size // 2
     flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
     piece.write_bytes({"cut": content[:-7], "flipped": flipped, "emptied": b""}[damage])
     runs.clear()
-    embed_files(source, tmp_path / "out.h5ad", model)
+    run_files("embed", source, tmp_path / "out.h5ad", model)
     assert sum(runs) == 5
     np.testing.assert_array_equal(anndata.read_h5ad(tmp_path / "out.h5ad").obsm["X_scgpt"], expected)
 
@@ -209,7 +212,7 @@ def test_a_damaged_piece_is_computed_again(source, model, tmp_path, runs, monkey
 _KILLED = """
 import os, signal, sys
 from sclm_hf.tasks import inference
-from sclm_hf.tasks.files.run_files import embed_files
+from sclm_hf.tasks.files.file_to_file import run_files
 source, destination, model, after = sys.argv[1:]
 inference.BLOCK_SIZE, replace = 5, os.replace
 def replace_and_die(old, new):
@@ -219,7 +222,7 @@ def replace_and_die(old, new):
     if str(new).endswith({"piece": "01.npz", "rename": "/out.h5ad"}.get(after, "?")):
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = replace_and_die
-embed_files(source, destination, model)
+run_files("embed", source, destination, model)
 """
 
 
@@ -229,10 +232,10 @@ embed_files(source, destination, model)
 )
 def test_a_killed_run_goes_on_where_it_was(source, model, tmp_path, runs, after, left):
     path = tmp_path / "out.h5ad"
-    root = str(Path(run_files.__file__).parents[3])
+    root = str(Path(file_to_file.__file__).parents[3])
     killed = subprocess.run([sys.executable, "-c", _KILLED, source, path, model, after], cwd=root)
     assert killed.returncode == -signal.SIGKILL and path.exists() == (after == "rename")
-    embed_files(source, path, model)
+    run_files("embed", source, path, model)
     assert sum(runs) == left and sorted(os.listdir(tmp_path)) == ["in.h5ad", "out.h5ad"]
     expected = embed(anndata.read_h5ad(source), model).obsm["X_scgpt"]
     np.testing.assert_allclose(anndata.read_h5ad(path).obsm["X_scgpt"], expected, atol=1e-6)
@@ -240,32 +243,32 @@ def test_a_killed_run_goes_on_where_it_was(source, model, tmp_path, runs, after,
 
 def test_a_run_killed_before_its_fingerprint_is_no_other_run(source, model, tmp_path):
     (tmp_path / "out.h5ad.partial").mkdir()
-    assert embed_files(source, tmp_path / "out.h5ad", model)
+    assert run_files("embed", source, tmp_path / "out.h5ad", model)
 
 
 def test_pieces_of_another_run_stay_when_the_file_is_finished(source, model, tmp_path):
-    embed_files(source, tmp_path / "out.h5ad", model)
+    run_files("embed", source, tmp_path / "out.h5ad", model)
     other = tmp_path / "out.h5ad.partial"
     pieces.Pieces(other, {"seed": 1}).save(0, np.ones((5, 2)))
-    embed_files(source, tmp_path / "out.h5ad", model)
+    run_files("embed", source, tmp_path / "out.h5ad", model)
     assert (other / "00000000.npz").exists()
 
 
 def test_a_model_with_other_labels_is_another_model(source, model, tmp_path):
     other = Path(shutil.copytree(model, tmp_path / "other"))
-    annotate_files(source, tmp_path / "out.h5ad", model)
+    run_files("annotate", source, tmp_path / "out.h5ad", model)
     config = json.loads((other / "config.json").read_text())
     config |= {"id2label": {"0": "x", "1": "y", "2": "z"}, "label2id": {"x": 0, "y": 1, "z": 2}}
     (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigurationError, match="overwrite"):
-        annotate_files(source, tmp_path / "out.h5ad", other)
+        run_files("annotate", source, tmp_path / "out.h5ad", other)
 
 
 @pytest.mark.parametrize("change", ["seed", "source", "model"])
 def test_pieces_of_another_run_are_refused(source, model, tmp_path, monkeypatch, change):
     with monkeypatch.context() as patched, pytest.raises(SclmError):
         patched.setattr(results.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
-        embed_files(source, tmp_path / "out.h5ad", model)
+        run_files("embed", source, tmp_path / "out.h5ad", model)
     how = {"seed": 1} if change == "seed" else {}
     if change == "source":
         make_cells(seed=1).write_h5ad(source)
@@ -276,8 +279,8 @@ def test_pieces_of_another_run_are_refused(source, model, tmp_path, monkeypatch,
         make_processor().save_pretrained(tmp_path / "other")
         model = tmp_path / "other"
     with pytest.raises(ConfigurationError, match=change):
-        embed_files(source, tmp_path / "out.h5ad", model, **how)
-    embed_files(source, tmp_path / "out.h5ad", model, **how, overwrite=True)
+        run_files("embed", source, tmp_path / "out.h5ad", model, **how)
+    run_files("embed", source, tmp_path / "out.h5ad", model, **how, overwrite=True)
 
 
 def test_of_a_folder_only_the_unfinished_files_are_done(source, model, tmp_path, runs):
@@ -285,24 +288,24 @@ def test_of_a_folder_only_the_unfinished_files_are_done(source, model, tmp_path,
     folder.mkdir()
     for name in ("a", "b"):
         shutil.copy(source, folder / f"{name}.h5ad")
-    written = embed_files(folder, results, model)
+    written = run_files("embed", folder, results, model)
     assert [path for path, _ in written] == [results / "a.h5ad", results / "b.h5ad"] and sum(runs) == 46
     runs.clear()
-    assert embed_files(folder, results, model) == written and not runs
+    assert run_files("embed", folder, results, model) == written and not runs
     make_cells(9).write_h5ad(folder / "b.h5ad")
     with pytest.raises(FilesError, match=r"b\.h5ad` exists and is not the result") as caught:
-        embed_files(folder, results, model)
+        run_files("embed", folder, results, model)
     assert caught.value.written == written[:1]
-    embed_files(folder, results, model, overwrite=True)
+    run_files("embed", folder, results, model, overwrite=True)
     assert sum(runs) == 9
 
 
 def test_what_is_written_is_named_as_what_it_is(source, model, tmp_path):
     with pytest.raises(ConfigurationError, match=r"out\.csv` must be named `….h5ad`"):
-        embed_files(source, tmp_path / "out.csv", model)
+        run_files("embed", source, tmp_path / "out.csv", model)
     build_corpus(source, tmp_path / "shards")
     with pytest.raises(ConfigurationError, match=r"shards` is a folder of files and .*out\.h5ad`.*name a folder"):
-        embed_files(tmp_path / "shards", tmp_path / "out.h5ad", model)
+        run_files("embed", tmp_path / "shards", tmp_path / "out.h5ad", model)
     assert sorted(os.listdir(tmp_path)) == ["in.h5ad", "shards"]
 
 
@@ -312,7 +315,7 @@ def test_zarr_and_shards_give_results_without_the_data(source, model, tmp_path):
     cells.write_zarr(tmp_path / "in.zarr")
     build_corpus(source, tmp_path / "shards")
     for number, path in enumerate((tmp_path / "in.zarr", tmp_path / "shards" / "data" / "in")):
-        embed_files(path, tmp_path / f"{number}.h5ad", model)
+        run_files("embed", path, tmp_path / f"{number}.h5ad", model)
         written = anndata.read_h5ad(tmp_path / f"{number}.h5ad")
         assert written.X is None and list(written.obs_names) == list(cells.obs_names)
         np.testing.assert_array_equal(written.obsm["X_scgpt"], expected)
@@ -320,12 +323,12 @@ def test_zarr_and_shards_give_results_without_the_data(source, model, tmp_path):
 
 def test_the_source_is_never_written_to(source, model):
     with pytest.raises(ConfigurationError, match="source itself"):
-        embed_files(source, source, model, overwrite=True)
+        run_files("embed", source, source, model, overwrite=True)
 
 
 def test_a_key_that_hdf5_takes_for_a_path_is_refused(source, model, tmp_path):
     with pytest.raises(ConfigurationError, match=r"must be a name without `/`.*got 'X/a'"):
-        embed_files(source, tmp_path / "out.h5ad", model, key_added="X/a")
+        run_files("embed", source, tmp_path / "out.h5ad", model, key_added="X/a")
     assert not (tmp_path / "out.h5ad").exists()
 
 
@@ -339,7 +342,7 @@ def test_of_a_folder_the_good_files_are_done_and_the_bad_ones_named(source, mode
     unknown.var_names = [f"other{number}" for number in range(91)]
     unknown.write_h5ad(folder / "d.h5ad")
     with pytest.raises(FilesError, match=r"2 of 5 files.*\n- `.*b\.h5ad`: .*\n- `.*d\.h5ad`: ") as caught:
-        embed_files(folder, results, model)
+        run_files("embed", folder, results, model)
     assert [path.name for path, _ in caught.value.written] == ["a.h5ad", "c.h5ad", "e.h5ad"]
     assert [path.name for path in caught.value.failed] == ["b.h5ad", "d.h5ad"]
     assert sorted(os.listdir(results)) == ["a.h5ad", "c.h5ad", "e.h5ad"] and sum(runs) == 69
@@ -350,7 +353,7 @@ def test_a_folder_of_bad_files_needs_no_model(tmp_path):
     for name in ("a", "b"):
         (tmp_path / "cells" / f"{name}.h5ad").write_text("no HDF5")
     with pytest.raises(FilesError, match="2 of 2 files"):
-        embed_files(tmp_path / "cells", tmp_path / "results", "never looked at")
+        run_files("embed", tmp_path / "cells", tmp_path / "results", "never looked at")
 
 
 def edited(path, change):
@@ -370,13 +373,13 @@ def linked(place):
 @pytest.mark.parametrize(
     "place", ["obsm", "obs", "uns", "varm", "obsp", "layers", "obsm/X_scgpt", "uns/sclm_hf", "raw"]
 )
-@pytest.mark.parametrize("run", [embed_files, annotate_files])
-def test_results_go_into_no_other_file(source, tmp_path, place, run):
+@pytest.mark.parametrize("verb", ["embed", "annotate"])
+def test_results_go_into_no_other_file(source, tmp_path, place, verb):
     victim = Path(shutil.copy(source, tmp_path / "victim.h5ad"))
     before = victim.read_bytes()
     edited(source, linked(place))
     with pytest.raises(CorpusError, match=rf"in\.h5ad`: `/{place}` is an external link"):
-        run(source, tmp_path / "out.h5ad", "never looked at")
+        run_files(verb, source, tmp_path / "out.h5ad", "never looked at")
     assert victim.read_bytes() == before and sorted(os.listdir(tmp_path)) == ["in.h5ad", "victim.h5ad"]
 
 
@@ -385,7 +388,7 @@ def test_a_source_that_got_links_during_the_work_is_refused(source, model, tmp_p
     before = victim.read_bytes()
     monkeypatch.setattr(shutil, "copyfile", lambda a, b: copy(a, b) and edited(b, linked("obsm")))
     with pytest.raises(CorpusError, match="external link"):
-        embed_files(source, tmp_path / "out.h5ad", model)
+        run_files("embed", source, tmp_path / "out.h5ad", model)
     assert victim.read_bytes() == before and not (tmp_path / "out.h5ad").exists()
 
 
@@ -424,20 +427,20 @@ def with_a_link_that_leads_nowhere(file):
 def test_what_cannot_be_added_to_is_told_before_a_model_is_loaded(source, tmp_path, change, told):
     edited(source, change)
     with pytest.raises(ConfigurationError, match=rf"in\.h5ad`.*{told}"):
-        annotate_files(source, tmp_path / "out.h5ad", "never looked at")
+        run_files("annotate", source, tmp_path / "out.h5ad", "never looked at")
     assert os.listdir(tmp_path) == ["in.h5ad"]
 
 
-@pytest.mark.parametrize("run", [embed_files, annotate_files])
-def test_a_file_that_is_not_there_is_told_before_a_model_is_loaded(tmp_path, run):
+@pytest.mark.parametrize("verb", ["embed", "annotate"])
+def test_a_file_that_is_not_there_is_told_before_a_model_is_loaded(tmp_path, verb):
     with pytest.raises(CorpusError, match=r"absent\.h5ad` does not exist"):
-        run(tmp_path / "absent.h5ad", tmp_path / "out.h5ad", "never looked at")
+        run_files(verb, tmp_path / "absent.h5ad", tmp_path / "out.h5ad", "never looked at")
 
 
 def test_a_file_that_anndata_could_not_open_afterwards_is_refused(source, model, tmp_path):
     edited(source, lambda file: file.create_group("uns/sclm_hf/other").attrs.update({"encoding-type": "unheard of"}))
     with pytest.raises(CorpusError, match="unheard of"):
-        embed_files(source, tmp_path / "out.h5ad", "never looked at")
+        run_files("embed", source, tmp_path / "out.h5ad", "never looked at")
 
 
 def test_a_link_and_a_pipe_are_no_place_for_results(source, tmp_path):
@@ -447,7 +450,7 @@ def test_a_link_and_a_pipe_are_no_place_for_results(source, tmp_path):
     os.mkfifo(tmp_path / "pipe.h5ad")
     for name, told in (("link", "is a link to .*victim"), ("dangling", "is a link to"), ("pipe", "is a pipe")):
         with pytest.raises(ConfigurationError, match=told):
-            embed_files(source, tmp_path / f"{name}.h5ad", "never looked at", overwrite=True)
+            run_files("embed", source, tmp_path / f"{name}.h5ad", "never looked at", overwrite=True)
     assert victim.read_bytes() == source.read_bytes() and not (tmp_path / "other.h5ad").exists()
 
 
@@ -455,17 +458,17 @@ def test_a_link_in_place_of_the_unfinished_file_is_not_followed(source, model, t
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / ".out.h5ad.tmp").symlink_to(victim)
-    embed_files(source, tmp_path / "out.h5ad", model)
+    run_files("embed", source, tmp_path / "out.h5ad", model)
     assert victim.read_text() == "precious" and sorted(os.listdir(tmp_path)) == ["in.h5ad", "out.h5ad", "victim"]
 
 
 def test_a_second_run_into_an_output_is_told_at_once(source, tmp_path):
     with sole_writer(tmp_path / "out.h5ad"), pytest.raises(ConfigurationError, match=rf"process {os.getpid()} on"):
-        embed_files(source, tmp_path / "out.h5ad", "never looked at")
+        run_files("embed", source, tmp_path / "out.h5ad", "never looked at")
     (tmp_path / "cells").mkdir()
     shutil.move(source, tmp_path / "cells" / "a.h5ad")
     with sole_writer(tmp_path / "results"), pytest.raises(ConfigurationError, match="results` is being written"):
-        annotate_files(tmp_path / "cells", tmp_path / "results", "never looked at")
+        run_files("annotate", tmp_path / "cells", tmp_path / "results", "never looked at")
 
 
 def test_a_second_process_is_told_who_writes_and_leaves_the_output_alone(source, tmp_path):
@@ -479,22 +482,22 @@ def test_a_second_process_is_told_who_writes_and_leaves_the_output_alone(source,
 
 
 def test_annotations_of_two_models_stand_side_by_side(source, model, tmp_path):
-    annotate_files(source, tmp_path / "one.h5ad", model)
-    ((_, key),) = annotate_files(tmp_path / "one.h5ad", tmp_path / "two.h5ad", model, key_added="second")
+    run_files("annotate", source, tmp_path / "one.h5ad", model)
+    ((_, key),) = run_files("annotate", tmp_path / "one.h5ad", tmp_path / "two.h5ad", model, key_added="second")
     written = anndata.read_h5ad(tmp_path / "two.h5ad")
     pd.testing.assert_series_equal(written.obs["second"], written.obs["sclm_prediction"], check_names=False)
     assert key == "second" and {"second_confidence", "sclm_confidence"} < set(written.obs)
     assert {"second_probabilities", "sclm_probabilities"} < set(written.obsm)
     assert set(written.uns["sclm_hf"]) == {"sclm_prediction", "second"}
     with pytest.raises(ConfigurationError, match="'_index' holds the names of the cells"):
-        annotate_files(source, tmp_path / "three.h5ad", "never looked at", key_added="_index")
+        run_files("annotate", source, tmp_path / "three.h5ad", "never looked at", key_added="_index")
 
 
 def test_pieces_go_into_no_other_folder(source, model, tmp_path):
     (tmp_path / "victim").mkdir()
     (tmp_path / "out.h5ad.partial").symlink_to(tmp_path / "victim")
     with pytest.raises(ConfigurationError, match=r"out\.h5ad\.partial`, where results are kept, is a link"):
-        embed_files(source, tmp_path / "out.h5ad", model)
+        run_files("embed", source, tmp_path / "out.h5ad", model)
     assert not list((tmp_path / "victim").iterdir())
 
 
@@ -503,14 +506,14 @@ def test_a_folder_that_cannot_be_made_is_told_before_a_model_is_loaded(source, t
     shutil.move(source, tmp_path / "cells")
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match=r"file/results` cannot be made"):
-        embed_files(tmp_path / "cells", tmp_path / "file" / "results", "never looked at")
+        run_files("embed", tmp_path / "cells", tmp_path / "file" / "results", "never looked at")
 
 
 def test_a_result_whose_record_lies_elsewhere_is_none(source, model, tmp_path):
-    embed_files(source, tmp_path / "victim.h5ad", model)
+    run_files("embed", source, tmp_path / "victim.h5ad", model)
     shutil.copy(source, tmp_path / "out.h5ad")
     edited(tmp_path / "out.h5ad", linked("uns/sclm_hf"))
     with pytest.raises(ConfigurationError, match="is not the result of this command"):
-        embed_files(source, tmp_path / "out.h5ad", model)
+        run_files("embed", source, tmp_path / "out.h5ad", model)
     with pytest.raises(CorpusError, match="external link"):
         results.read_record(tmp_path / "out.h5ad", "X_scgpt")

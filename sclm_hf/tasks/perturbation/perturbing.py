@@ -1,0 +1,163 @@
+"""Perturbed cells of an AnnData: chosen, run, and collected in a table."""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import ConfigurationError
+from ...logging import progress_bar, warn
+from ...opening.loading import LoadedModel
+from ...registry import FAMILIES
+from ..inference import PreparedCells, independent_cells, prepare_cells, run_cells
+from ..running.provenance import check_adata, make_record
+from .cells import TokenCells
+from .plan import PerturbationPlan, named_perturbations
+from .runs import PerturbationRunner
+from .table import PerturbationTable
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from ...tokenization.processing_cell import CellProcessor
+    from ..perturb import PerturbSettings, States
+    from ..running.verb import Verb
+
+
+def perturb_cells(
+    adata: "AnnData",
+    verb: "Verb",
+    model: Any,
+    processor: "CellProcessor | None",
+    settings: "PerturbSettings",
+) -> "AnnData":
+    """Perturb genes of cells; arguments, results and errors are those of [`perturb`]."""
+    check_adata(adata)
+    states = settings.states
+    _check_states(adata, states, settings.donor_key)
+    loaded = verb.load(model, processor, settings)
+    _check_family(loaded)
+    cells = prepare_cells(adata, loaded, layer=settings.layer, species=settings.species)
+    perturbations = named_perturbations(adata, loaded, cells, settings)
+    wanted = {token for _, tokens in perturbations for token in tokens}
+    named = settings.genes != "all"
+    tokens = TokenCells(loaded, cells, settings.seed, wanted if named else None)
+    plan = PerturbationPlan(perturbations, tokens, settings.mode, not named, loaded.processor)
+    chosen = _choose_cells(adata, plan, settings)
+    if settings.similarity is None:
+        is_mean = getattr(loaded.model.config, "pooling", None) == "mean"
+        settings = dataclasses.replace(settings, similarity="genes" if is_mean else "cell")
+    runner = PerturbationRunner(
+        loaded,
+        tokens,
+        settings.mode,
+        settings.similarity,
+        states=_state_embeddings(adata, loaded, cells, settings),
+        gene_effects=settings.gene_effects,
+        batch_size=settings.batch_size,
+        names=cells.names,
+    )
+    n_expressing = plan.n_expressing(chosen)
+    if named and settings.mode == "delete":
+        _report_absent([name for name, _ in perturbations], n_expressing)
+    table = PerturbationTable(adata, perturbations, chosen, runner.states, loaded.processor)
+    with independent_cells(loaded.model), progress_bar(total=len(chosen), desc=verb.name, unit="cell") as bar:
+        done = -1
+        for result in runner(plan.runs(chosen)):
+            table.add(result)
+            bar.update(result.run.cell != done)
+            done = result.run.cell
+    entry = make_record(loaded, cells, settings.to_record())
+    return table.finish(entry, n_expressing, None if states is None else states.goal, settings.donor_key)
+
+
+def _check_family(loaded: LoadedModel) -> None:
+    name = loaded.model.config.model_type
+    if "perturb" not in FAMILIES[name].tasks:
+        able = ", ".join(sorted(family.name for family in FAMILIES.values() if "perturb" in family.tasks))
+        raise ConfigurationError(
+            f"Cells of {FAMILIES[name].title} cannot be perturbed token by token; those of {able} can."
+        )
+
+
+def _choose_cells(adata: "AnnData", plan: PerturbationPlan, settings: "PerturbSettings") -> list[int]:
+    """Numbers of the cells to perturb, in order."""
+    states, max_cells = settings.states, settings.max_cells
+    candidates = range(plan.n_cells)
+    if states is not None:
+        candidates = np.flatnonzero((adata.obs[states.key].astype(str) == states.start).to_numpy()).tolist()
+    able = [cell for cell in candidates if plan.has_runs(cell)]
+    if not able:
+        raise ConfigurationError(
+            f"None of the {len(candidates):,} cells holds the genes to perturb among its tokens: nothing can be run."
+        )
+    if max_cells is not None and max_cells < len(able):
+        able = np.array(able)[np.random.default_rng(settings.seed).permutation(len(able))[:max_cells]].tolist()
+    return sorted(able)
+
+
+def _check_states(adata: "AnnData", states: "States | None", donor_key: str | None) -> None:
+    if states is None:
+        if donor_key is not None:
+            raise ConfigurationError(
+                f"`donor_key` ({donor_key!r}) is the unit of the tests of shifts towards a state: give `states` "
+                "(`--state-key`, `--start-state`, `--goal-state`) too, or leave it out."
+            )
+        return
+    if states.key not in adata.obs:
+        raise ConfigurationError(
+            f"`obs` has no column {states.key!r} with states: expected one of {list(adata.obs.columns)}."
+        )
+    if len(set(states.names)) < len(states.names):
+        raise ConfigurationError(f"Start, goal and other states must differ, got {', '.join(states.names)}.")
+    there = set(adata.obs[states.key].astype(str))
+    needed = {states.start} if states.embeddings is not None else set(states.names)
+    if absent := sorted(needed - there):
+        raise ConfigurationError(
+            f"`obs[{states.key!r}]` has no cell of the state {absent[0]!r}: it holds {', '.join(sorted(there)[:10])}."
+        )
+    if states.embeddings is not None and (lacking := [name for name in states.names if name not in states.embeddings]):
+        raise ConfigurationError(f"`embeddings` of the states lacks {', '.join(lacking)}.")
+    if donor_key is not None:
+        _check_donors(adata, donor_key)
+
+
+def _check_donors(adata: "AnnData", donor_key: str) -> None:
+    if donor_key not in adata.obs:
+        raise ConfigurationError(
+            f"`obs` has no column {donor_key!r} with donors: `donor_key` (`--donor-key`) must be one of "
+            f"{list(adata.obs.columns)}."
+        )
+    if n_missing := int(adata.obs[donor_key].isna().sum()):
+        raise ConfigurationError(
+            f"{n_missing:,} of {adata.n_obs:,} cells have no donor in `obs[{donor_key!r}]`: fill them in, or leave "
+            "these cells out."
+        )
+
+
+def _report_absent(names: list[str], n_expressing: np.ndarray) -> None:
+    if absent := [name for name, number in zip(names, n_expressing, strict=True) if not number]:
+        warn(
+            f"{len(absent):,} of {len(names):,} perturbations were not run, because none of the cells to perturb "
+            f"expresses their genes: {', '.join(absent[:5])}; the result leaves them out."
+        )
+
+
+def _state_embeddings(
+    adata: "AnnData", loaded: LoadedModel, cells: PreparedCells, settings: "PerturbSettings"
+) -> dict[str, np.ndarray]:
+    states = settings.states
+    if states is None:
+        return {}
+    if states.embeddings is not None:
+        return {name: np.asarray(states.embeddings[name], np.float32) for name in states.names}
+    embedding = run_cells(
+        loaded,
+        cells,
+        lambda output: output.cell_embedding,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        description="states",
+    )
+    of_cell = adata.obs[states.key].astype(str).to_numpy()
+    return {name: embedding[of_cell == name].mean(axis=0) for name in states.names}
