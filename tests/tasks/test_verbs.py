@@ -154,7 +154,7 @@ def test_functions_show_their_settings_and_each_is_documented_once(name):
 
 
 def test_a_setting_that_does_not_exist_is_named_with_the_nearest_that_does():
-    with pytest.raises(TypeError, match=r"`embed` has no setting `bath_size`; did you mean `batch_size`\?"):
+    with pytest.raises(ConfigurationError, match=r"`bath_size` of `embed`. Did you mean `batch_size`\?"):
         sclm_hf.embed(make_cells(), "never looked at", bath_size=3)
 
 

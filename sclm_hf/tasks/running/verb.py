@@ -1,6 +1,5 @@
 """What a verb is: one record, from which its function, file-to-file, its command and the card's example follow."""
 
-import difflib
 import inspect
 import textwrap
 from collections import deque
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ...errors import unknown_name
 from .settings import AddingSettings, RunSettings, own_fields_first
 
 if TYPE_CHECKING:
@@ -163,15 +163,12 @@ class Verb:
         """The settings, with those `given` by name.
 
         Raises:
-            TypeError: there is no setting of such a name.
-            ConfigurationError: a value is out of range.
+            ConfigurationError: there is no setting of such a name, or a value is out of range.
         """
         known = [one.name for one in own_fields_first(self.settings)]
         for name in given:
             if name not in known:
-                alike = difflib.get_close_matches(name, known, 1)
-                hint = f"; did you mean `{alike[0]}`?" if alike else f": expected some of {', '.join(known)}."
-                raise TypeError(f"`{self.name}` has no setting `{name}`{hint}")
+                raise unknown_name(name, known, f" of `{self.name}`")
         return self.settings(**given)
 
     def load(self, model: Any, processor: "CellProcessor | None", settings: RunSettings) -> "LoadedModel":
