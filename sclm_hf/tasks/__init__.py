@@ -18,7 +18,7 @@ def verb_names() -> list[str]:
     """Names of the verbs, sorted."""
     files = {module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg}
     # these go to `running`
-    return sorted(files - {"inference", "samples", "stored_cells", "stored_rows"})
+    return sorted(files - {"inference", "samples"})
 
 
 def get_function(name: str) -> "Callable[..., AnnData]":

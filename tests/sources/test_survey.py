@@ -2,13 +2,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from sclm_hf.tasks.files.run_files import embed_files
 
 from sclm_hf import embed
 from sclm_hf.sources import survey
 from sclm_hf.sources.anndata.h5ad import H5adSource
 from sclm_hf.sources.in_memory import InMemorySource
 from sclm_hf.sources.survey import survey_cells
+from sclm_hf.tasks.files.file_to_file import run_files
 
 from ..tasks.tiny import make_cells, make_model, make_processor, save_checkpoint
 
@@ -33,7 +33,7 @@ def rows_read(monkeypatch):
 
 def test_cells_are_read_once_to_be_checked_and_once_to_be_run(rows_read, tmp_path):
     make_cells().write_h5ad(tmp_path / "in.h5ad")
-    embed_files(tmp_path / "in.h5ad", tmp_path / "out.h5ad", save_checkpoint(tmp_path / "model"), batch_size=4)
+    run_files("embed", tmp_path / "in.h5ad", tmp_path / "out.h5ad", save_checkpoint(tmp_path / "model"), batch_size=4)
     # the first row once more: that the file is still the same
     assert rows_read[0] == Counter(dict.fromkeys(range(23), 2)) + Counter([0])
     rows_read[0].clear()
