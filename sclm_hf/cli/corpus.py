@@ -30,13 +30,14 @@ def build(
 ) -> None:
     """Write raw counts as Parquet shards with a manifest and a dataset card."""
     from ..corpora.build import build_corpus
+    from ..corpora.filters import read_conditions
 
     manifest = build_corpus(
         _named(inputs),
         output,
         obs_columns=obs_column or (),
         layer=layer,
-        where=_conditions(where or []),
+        where=read_conditions(where or []),
         shard_size=shard_size,
         title=title,
         license=license,
@@ -108,18 +109,6 @@ def _named(inputs: list[str]) -> Any:
             raise ConfigurationError(f"Two inputs have the name `{twice[0]}`: give one another, NAME=PATH.")
         named.update(pairs)
     return named
-
-
-def _conditions(texts: list[str]) -> dict[str, list[str]]:
-    from ..errors import ConfigurationError
-
-    conditions: dict[str, list[str]] = {}
-    for text in texts:
-        column, mark, value = text.partition("=")
-        if not mark:
-            raise ConfigurationError(f"`--where {text}` is no COLUMN=VALUE.")
-        conditions.setdefault(column, []).append(value)
-    return conditions
 
 
 def _sources_table(found: list[Any]) -> Any:

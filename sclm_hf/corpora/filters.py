@@ -1,5 +1,6 @@
 """Which cells of its sources a corpus uses, said as data: conditions on `obs`, and the side of a split."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,29 @@ def filter_rows(
         if conditions or split is not None:
             source.close()
     return kept, dropped
+
+
+def read_conditions(texts: Sequence[str]) -> dict[str, Any]:
+    """Conditions, as [`filter_rows`] takes them, from a command line.
+
+    Args:
+        texts: `COLUMN=VALUE`, repeated for more values or columns; or one mapping as JSON.
+
+    Raises:
+        ConfigurationError: a text is neither.
+    """
+    conditions: dict[str, Any] = {}
+    for text in texts:
+        column, mark, value = text.partition("=")
+        if text.lstrip().startswith("{") and len(texts) == 1:
+            try:
+                return json.loads(text)
+            except ValueError as error:
+                raise ConfigurationError(f"`where` must be COLUMN=VALUE or a mapping in JSON: {error}.") from error
+        if not mark:
+            raise ConfigurationError(f"`where` must be COLUMN=VALUE, or a mapping in JSON, got `{text}`.")
+        conditions.setdefault(column, []).append(value)
+    return conditions
 
 
 def _checked(column: str, condition: Any) -> dict[str, Any]:

@@ -14,8 +14,23 @@ from .samples import Samples
 DATASET = "dataset"
 """`Split.by` for a split by the name of the source."""
 
+CELL = "cell"
+"""What users say for cells held out at random."""
+
+_GROUPS = (
+    *("donorid", "donor", "patientid", "patient", "individual", "subjectid", "subject", "participant"),
+    *("sampleid", "sample", "origident", "libraryid", "library", "batchid", "batch"),
+)
+"""What columns of donors, samples and batches are usually called, in small letters and digits alone."""
+
 _HELD_OUT_STREAM = 4
 _SALT = "sclm_hf split 1"
+
+
+def places(names: Sequence[str]) -> np.ndarray:
+    """(names,) float64 in [0, 1): a name is on the validation side of every split whose share is above its place."""
+    hashes = hash_names([f"{_SALT}/{name}" for name in names])
+    return (hashes >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
 def in_validation(names: Sequence[str], share: float) -> np.ndarray:
@@ -23,8 +38,7 @@ def in_validation(names: Sequence[str], share: float) -> np.ndarray:
 
     A pure function of the name: a donor stays on its side whatever else is in the corpus, in every version.
     """
-    hashes = hash_names([f"{_SALT}/{name}" for name in names])
-    return (hashes >> np.uint64(11)).astype(np.float64) / 2.0**53 < share
+    return places(names) < share
 
 
 @dataclass(frozen=True)
@@ -129,3 +143,104 @@ def hold_out_samples(samples: Samples, sizes: Mapping[str, int], share: float, s
     for number in np.argsort(draws, kind="stable")[:count]:
         masks[names[samples[number].source]][samples.rows_of(number)] = True
     return masks
+
+
+def hold_out_groups(
+    sources: Sequence[CellSource], rows: Sequence[np.ndarray], by: str, share: float
+) -> dict[str, np.ndarray]:
+    """Which cells are held out where the cells of a donor, or of a data set, stay together.
+
+    Args:
+        sources: the sources.
+        rows: the rows used of each.
+        by: see [`Split`].
+        share: expected share of the names.
+
+    Returns:
+        Source name -> (cells,) bool.
+
+    Raises:
+        CorpusError: a source lacks the column, or a cell used has no value in it.
+        ConfigurationError: all names are on the same side.
+    """
+    side, masks, names = Split("validation", by, share), {}, set()
+    for source, used in zip(sources, rows, strict=True):
+        masks[source.name] = np.zeros(source.n_cells, bool)
+        masks[source.name][side.rows(source, used)] = True
+        if len(used):
+            names |= {source.name} if by == DATASET else set(_values(source, by, used))
+    found = np.sort(places(sorted(names)))
+    if not found[0] < share <= found[-1]:
+        enough = f"an `eval_share` of {np.ceil(found[0] * 1000) / 1000:.3f} holds out the first"
+        raise ConfigurationError(
+            f"`eval_share` {share} holds out {'none' if share <= found[0] else 'all'} of the {len(names)} values of "
+            f"`split_by` {by!r}, because the side of a value depends on its name alone: "
+            f"{enough if len(names) > 1 else 'give others as `eval_files`'}."
+        )
+    return masks
+
+
+def refuse_split_samples(
+    samples: Samples, sources: Sequence[CellSource], held_out: Mapping[str, np.ndarray], by: str
+) -> None:
+    """Refuse to hold out some cells of a sample and not the others.
+
+    Args:
+        samples: the samples of all cells.
+        sources: the sources.
+        held_out: source name -> (cells,) bool.
+        by: what was held out whole.
+
+    Raises:
+        ConfigurationError: a sample has cells of two values of `by` that stand on different sides.
+    """
+    for number, sample in enumerate(samples):
+        sides = held_out[sources[sample.source].name][samples.rows_of(number)]
+        if sides.any() and not sides.all():
+            raise ConfigurationError(
+                f"`split_by` {by!r} splits {sample.name}, and the model sees the cells of a sample together: name "
+                "with `batch_column` a column whose samples each belong to one value of it, or leave `split_by` out."
+            )
+
+
+def shared_groups(
+    sources: Sequence[CellSource],
+    rows: Sequence[np.ndarray],
+    held_out: Mapping[str, np.ndarray],
+    *,
+    leave_out: Sequence[str | None] = (),
+) -> dict[str, tuple[int, int]]:
+    """Donors, samples and batches with cells both among those held out and among the others.
+
+    Args:
+        sources: the sources.
+        rows: the rows used of each.
+        held_out: source name -> (cells,) bool.
+        leave_out: columns that are not looked at.
+
+    Returns:
+        Column of `obs` that usually tells them apart -> how many of its values have cells on both sides, and how many
+        it has in all, each source counted by itself; donors first. Columns with one value are left out, and those of
+        which no value is shared.
+    """
+    counts: dict[str, np.ndarray] = {}
+    for source, used in zip(sources, rows, strict=True):
+        mask = held_out[source.name][used]
+        for column in source.column_names():
+            if _plain(column) in _GROUPS and column not in leave_out:
+                codes = source.column(column).codes[used]
+                ours, theirs = (np.unique(part[part >= 0]) for part in (codes[~mask], codes[mask]))
+                both = len(np.intersect1d(ours, theirs))
+                counts[column] = counts.get(column, 0) + np.array([both, len(np.union1d(ours, theirs))])
+        source.close()
+    ranked = sorted(counts, key=lambda column: (_GROUPS.index(_plain(column)), column))
+    return {column: tuple(counts[column].tolist()) for column in ranked if counts[column][0] and counts[column][1] > 1}
+
+
+def _plain(column: str) -> str:
+    return "".join(filter(str.isalnum, column)).lower()
+
+
+def _values(source: CellSource, column: str, rows: np.ndarray) -> list[str]:
+    found = source.column(column)
+    return [found.categories[code] for code in np.unique(found.codes[rows])]

@@ -1,13 +1,18 @@
 """The cells of a run: which files, and which of their cells are held out for evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ..corpora.cell_corpus import CellCorpus
-from ..corpora.splits import hold_out, hold_out_samples
+from ..corpora.filters import read_conditions
+from ..corpora.mixture import mix
+from ..corpora.splits import CELL, hold_out, hold_out_groups, hold_out_samples, refuse_split_samples, shared_groups
 from ..errors import CheckpointError, ConfigurationError, CorpusError
-from ..logging import get_logger
+from ..logging import get_logger, warn
 from ..opening.families import read_config
 from ..opening.files import ADAPTER_CONFIG, find_file
 from ..opening.names import resolve_name
@@ -25,7 +30,7 @@ class DataArguments:
     """Where the cells come from.
 
     Raises:
-        ConfigurationError: the held-out share is no share.
+        ConfigurationError: the held-out share is no share, or two settings contradict one another.
     """
 
     train_files: list[str] = field(metadata={"help": "h5ad files, or folders of them."})
@@ -36,6 +41,24 @@ class DataArguments:
         0.0, "Share of the cells (of whole samples, where the model sees them together) held out for evaluation."
     )
     layer: str | None = option(None, "Where the counts are; by default layers['counts'], raw, X, in this order.")
+    where: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Conditions that cells to train and to evaluate on must meet: COLUMN=VALUE, repeated for more "
+            "values or columns; or a mapping (in recipes, and as JSON), see `CellCorpus`."
+        },
+    )
+    split_by: str | None = option(
+        None,
+        "With `eval_share`: column of obs whose values are held out whole, such as the donor; `dataset` holds out "
+        f"whole files. By default cells are held out at random, `{CELL}`.",
+    )
+    train_weights: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Share of each entry of `train_files` in an epoch, up to a factor; by default its number of cells."
+        },
+    )
     batch_column: str | None = option(
         None, "Column of obs with the batch, for models that take batch labels; with the sample for CellPLM."
     )
@@ -46,6 +69,18 @@ class DataArguments:
             raise ConfigurationError(f"`eval_share` must be at least 0 and below 1, got {self.eval_share}.")
         if self.eval_files and self.eval_share:
             raise ConfigurationError("Give `eval_files` or `eval_share`, not both.")
+        if self.split_by and not self.eval_share:
+            raise ConfigurationError("`split_by` says what `eval_share` holds out: give `eval_share` too.")
+        if self.train_weights is not None and len(self.train_weights) != len(self.train_files):
+            raise ConfigurationError(
+                f"`train_weights` must have one entry for each of the {len(self.train_files)} entries of "
+                f"`train_files`, got {len(self.train_weights)}."
+            )
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """`where` as `CellCorpus` takes it."""
+        return dict(self.where) if isinstance(self.where, Mapping) else read_conditions(self.where or ())
 
 
 def check_files(data: DataArguments) -> None:
@@ -107,6 +142,7 @@ def open_corpora(
         refuse_adapter(start_from)
     options: dict[str, Any] = {
         "layer": data.layer,
+        "where": data.conditions,
         "label_column": label_column,
         "task_columns": task_columns,
         "unlabelled": unlabelled,
@@ -116,29 +152,69 @@ def open_corpora(
         "seed": seed,
     }
     share = {"sample_share": sample_share}
-    everything = CellCorpus(data.train_files, processor, lazy=data.eval_share > 0, **share, **options)
+    is_part = data.eval_share > 0 or data.train_weights is not None
+    everything = CellCorpus(data.train_files, processor, lazy=is_part, **share, **options)
     _report_unlabelled(everything)
     options |= {"label_names": everything.label_names, "batch_names": everything.batch_names}
     options["task_columns"] = everything.task_names
+    held_out = _hold_out(data, everything, seed, leave_out=[label_column, *task_columns]) if data.eval_share else {}
+    kept = {name: ~mask for name, mask in held_out.items()}
+    corpus = everything
+    if data.train_weights is not None:
+        parts = [_part(name_paths(entry), processor, kept, **share, **options) for entry in data.train_files]
+        corpus = mix(parts, data.train_weights)
+    elif held_out:
+        corpus = CellCorpus(data.train_files, processor, rows=kept, **share, **options)
     if data.eval_files:
         evaluated = CellCorpus(data.eval_files, processor, shuffle=False, **options)
         _report_unlabelled(evaluated)
-        return everything, evaluated
-    if not data.eval_share:
-        return everything, None
-    sizes = {source.name: source.n_cells for source in everything.sources}
-    if everything.samples is None:
+        return corpus, evaluated
+    if held_out:
+        return corpus, CellCorpus(data.train_files, processor, rows=held_out, shuffle=False, **options)
+    return corpus, None
+
+
+def _part(
+    named: Mapping[str, Path], processor: CellProcessor, kept: Mapping[str, np.ndarray], **options: Any
+) -> CellCorpus:
+    """The corpus of some of the files."""
+    return CellCorpus(named, processor, rows={name: kept[name] for name in named if name in kept}, **options)
+
+
+def _hold_out(
+    data: DataArguments, corpus: CellCorpus, seed: int, *, leave_out: Sequence[str | None]
+) -> dict[str, np.ndarray]:
+    """Which cells of each source are held out: (cells,) bool by the source's name."""
+    sizes = {source.name: source.n_cells for source in corpus.sources}
+    rows = [corpus.rows_at(index, np.arange(size)) for index, size in enumerate(corpus.sizes)]
+    if data.split_by not in (None, CELL):
+        held_out = hold_out_groups(corpus.sources, rows, data.split_by, data.eval_share)
+        if corpus.samples is not None:
+            refuse_split_samples(corpus.samples, corpus.sources, held_out, data.split_by)
+    elif corpus.samples is None:
         held_out = hold_out(sizes, data.eval_share, seed)
     else:
-        held_out = hold_out_samples(everything.samples, sizes, data.eval_share, seed)
-    kept = {name: ~mask for name, mask in held_out.items()}
-    if not all(any(mask.any() for mask in part.values()) for part in (kept, held_out)):
+        held_out = hold_out_samples(corpus.samples, sizes, data.eval_share, seed)
+    n_held_out = sum(held_out[source.name][used].sum() for source, used in zip(corpus.sources, rows, strict=True))
+    if not 0 < n_held_out < len(corpus):
         raise ConfigurationError(
-            f"`eval_share` {data.eval_share} of {sum(sizes.values())} cells leaves nothing to train or to evaluate on."
+            f"`eval_share` {data.eval_share} of {len(corpus)} cells leaves nothing to train or to evaluate on."
         )
-    return (
-        CellCorpus(data.train_files, processor, rows=kept, **share, **options),
-        CellCorpus(data.train_files, processor, rows=held_out, shuffle=False, **options),
+    if data.split_by is None:
+        _warn_of_shared(shared_groups(corpus.sources, rows, held_out, leave_out=leave_out))
+    return held_out
+
+
+def _warn_of_shared(shared: Mapping[str, tuple[int, int]]) -> None:
+    """Say that the evaluation shares donors or batches with training, and how to hold out whole ones."""
+    if not shared:
+        return
+    (first, (n_both, n_values)), *others = shared.items()
+    too = f" (and of {', '.join(column for column, _ in others)})" if others else ""
+    warn(
+        f"{n_both} of the {n_values} values of `obs[{first!r}]`{too} have cells both to train and to evaluate on, "
+        f"so the evaluation says little about new ones: hold out whole ones with `split_by={first}` (`--split_by "
+        f"{first}`), or say `split_by={CELL}` to keep it so."
     )
 
 

@@ -41,7 +41,7 @@ def cells_of(corpus) -> set[tuple[int, ...]]:
 
 @pytest.mark.parametrize(("share", "n_held_out"), [(0.3, 2), (0.01, 1), (0.99, 5)])
 def test_an_evaluation_holds_out_whole_samples(folder, processor, share, n_held_out):
-    corpus, held_out = open_corpora(DataArguments([str(folder)], eval_share=share), processor, seed=1)
+    corpus, held_out = open_corpora(DataArguments([str(folder)], eval_share=share, split_by="cell"), processor, seed=1)
     kept, rest = cells_of(corpus), cells_of(held_out)
     assert kept | rest == cells_of(CellCorpus(folder, processor))
     assert (len(kept), len(rest)) == (6 - n_held_out, n_held_out)
@@ -72,7 +72,8 @@ def base(tmp_path_factory):
 
 def run(how, base, folder, output, batch_column=None, **settings):
     share = 0.0 if how == "pretrain" else 0.2
-    data = DataArguments([str(folder)], eval_share=share, batch_column=batch_column)
+    by = "cell" if share else None
+    data = DataArguments([str(folder)], eval_share=share, split_by=by, batch_column=batch_column)
     config = TrainingConfig(output_dir=str(output), **{**SETTINGS, **settings})
     if how == "pretrain":
         return pretrain(data, PretrainArguments(str(base)), config)
