@@ -18,8 +18,6 @@ _NAMES = {
     "GeneTokenizer": "sclm_hf.tokenization.tokenization_gene",
     "ExpressionFeatureExtractor": "sclm_hf.tokenization.feature_extraction_expression",
     "CellProcessor": "sclm_hf.tokenization.processing_cell",
-    "ChromosomeProcessor": "sclm_hf.modeling.uce.processing_uce",
-    "published_filter": "sclm_hf.modeling.uce.processing_uce",
     "CellCorpus": "sclm_hf.corpora.cell_corpus",
     "MixedCorpus": "sclm_hf.corpora.mixture",
     "mix": "sclm_hf.corpora.mixture",
@@ -28,6 +26,7 @@ _NAMES = {
 for _family in FAMILIES.values():
     _NAMES[_family.config] = _family.configuration_module
     _NAMES.update(dict.fromkeys(_family.models, _family.modeling_module))
+    _NAMES.update(dict.fromkeys((_family.processor, *_family.public), _family.processor_module))
 
 __all__ = ["FAMILIES", "__version__", "register", *_NAMES]
 

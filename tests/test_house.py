@@ -69,6 +69,16 @@ def test_models_and_processors_are_loaded_in_opening_only():
     assert {name for name in loading if not name.startswith("opening/")} == set(MAY_LOAD)
 
 
+def test_no_room_decides_by_the_name_of_a_family():
+    """Such facts stand in the family's file of the registry; the family of a new model has a default."""
+    named = {family: f"sclm_hf.modeling.{family}" for family in FAMILIES}
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name in ("registry", *FAMILIES) or path.name == "pretrain.py":
+            continue
+        constants = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        assert not constants & {*named, *named.values()}, path
+
+
 def test_import_linter_knows_every_family():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")

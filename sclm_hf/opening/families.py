@@ -12,6 +12,7 @@ from .processors import load_processor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ..tokenization.feature_extraction_expression import ExpressionFeatureExtractor
     from ..tokenization.processing_cell import CellProcessor
 
 
@@ -42,22 +43,12 @@ def family_of(name: str, revision: Any = None) -> tuple[Family, "CellProcessor |
     try:
         processor = load_processor(name, revision)
         family = FAMILIES[processor.feature_extractor.family]
-        is_ours = _builds_on(family, model_type)
+        is_ours = family.built_on is not None and family.built_on == model_type
     except (CheckpointError, KeyError):
         is_ours = False
     if not is_ours:
         raise foreign_family(f"`{name}`", model_type)
     return family, processor
-
-
-def _builds_on(family: Family, model_type: Any) -> bool:
-    """Whether the configuration of `family` is one of transformers' `model_type` with more to it."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        return False
-    ours = getattr(importlib.import_module(family.configuration_module), family.config)
-    return issubclass(ours, CONFIG_MAPPING[model_type])
 
 
 def choose_class(
@@ -76,9 +67,14 @@ def choose_class(
     """
     family, processor = family_of(name, revision)
     model_class = class_of(family, kind)
-    if processor is None or not hasattr(model_class.config_class, "has_special_tokens"):
+    if processor is None:
         return model_class, {}
-    return model_class, {"has_special_tokens": processor.feature_extractor.add_cls}
+    return model_class, told_by(processor.feature_extractor, family)
+
+
+def told_by(encoding: "ExpressionFeatureExtractor", family: Family) -> dict[str, Any]:
+    """The settings of a family's configuration that its encoding tells."""
+    return {setting: getattr(encoding, parameter) for setting, parameter in family.told_by_encoding.items()}
 
 
 def class_of(family: Family, kind: "str | type[PreTrainedModel]") -> "type[PreTrainedModel]":

@@ -13,6 +13,7 @@ from ..registry import get_family
 from ..tokenization.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
 from ..tokenization.tokenization_gene import GeneTokenizer
+from .families import told_by
 from .kinds import AUTO_CLASSES
 
 
@@ -68,10 +69,10 @@ def new_config(
         "mask_value": encoding.mask_value,
         "num_batch_labels": n_batches,
         "num_batches": n_batches,
-        "has_special_tokens": encoding.add_cls,
         "max_position_embeddings": encoding.max_length,
         # a new model has no pretrained gene table to freeze
         "freeze_gene_embeddings": False,
+        **told_by(encoding, get_family(family)),
     }
     known = [field.name for field in dataclasses.fields(AutoConfig.for_model(family))]
     for name in settings:

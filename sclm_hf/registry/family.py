@@ -27,7 +27,10 @@ class Family:
         config: name of the configuration class.
         auto_classes: transformers Auto class -> our class.
         models: every public model class of the family.
-        built_on: model of transformers whose classes ours derive from.
+        built_on: `model_type` of transformers' own model whose classes ours derive from; a folder that holds one
+            beside our processor opens as this family.
+        told_by_encoding: setting of the configuration -> parameter of the encoding that has the same value, which a
+            new model, and the configuration of transformers' own model, take from there.
         lora_target_modules: the linear layers that LoRA and its like adapt unless told otherwise.
         key_value_modules: the linear layers that make keys and values (or all three of an attention in one).
         feedforward_modules: the second linear layer of a feed-forward block.
@@ -36,6 +39,7 @@ class Family:
         embed_overrides: settings of the configuration by which `embed` and `annotate` make each cell independent of
             those that share a batch with it.
         processor_module: module that holds the processor.
+        public: what else of that module `sclm_hf` offers by name.
         cells: which cells it is for.
         special_tokens: tokens of a new vocabulary that are no genes.
         genes_first: whether genes come before these in a new vocabulary.
@@ -70,10 +74,12 @@ class Family:
     feature_extractor: str = "ExpressionFeatureExtractor"
     processor: str = "CellProcessor"
     built_on: str | None = None
+    told_by_encoding: dict[str, str] = field(default_factory=dict)
     weights_license_name: str | None = None
     weights_license_link: str | None = None
     embed_overrides: dict[str, object] = field(default_factory=dict)
     processor_module: str = "sclm_hf.tokenization.processing_cell"
+    public: tuple[str, ...] = ()
     cells: str = (
         "Trained on human cells; mouse genes go through orthologs (`species='mouse'`). Others are refused where "
         "names tell them apart."

@@ -61,6 +61,7 @@ FAMILY = Family(
         "GeneformerForMultiTaskClassification",
     ),
     built_on="bert",
+    told_by_encoding={"has_special_tokens": "add_cls"},
     lora_target_modules=("query", "key", "value", "attention.output.dense"),
     key_value_modules=("key", "value"),
     feedforward_modules=("output.dense",),

@@ -50,6 +50,7 @@ FAMILY = Family(
     lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
     processor="ChromosomeProcessor",
     processor_module="sclm_hf.modeling.uce.processing_uce",
+    public=("published_filter",),
     cells=(
         "Trained on cells of human, mouse, mouse lemur, pig, rhesus and crab-eating macaque, zebrafish and "
         "tropical clawed frog; `species` says whose genes the data have. A cell is a random sample of its genes, "
