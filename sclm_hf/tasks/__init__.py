@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 def verb_names() -> list[str]:
     """Names of the verbs, sorted."""
-    files = {module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg}
-    # these go to `running`
-    return sorted(files - {"inference", "samples"})
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
 
 
 def get_function(name: str) -> "Callable[..., AnnData]":

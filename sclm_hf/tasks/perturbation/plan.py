@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import ConfigurationError, GeneCoverageError
 from ...opening.loading import LoadedModel
-from ..inference import PreparedCells
+from ..running.batches import PreparedCells
 from .cells import TokenCells
 from .runs import Run
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..inference import halved, is_out_of_memory, refuse_not_finite
+from ..running.batches import halved, is_out_of_memory, refuse_not_finite
 from .cells import TokenCells
 from .tokens import PerturbedCell, TokenCell, perturb_cell
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ...opening.loading import LoadedModel
     from ...tokenization.processing_cell import CellProcessor
     from ..files.pieces import Pieces
-    from ..inference import PreparedCells
+    from .batches import PreparedCells
 
 PLACES = ("obs", "obsm", "obsp", "layers", "uns")
 
@@ -111,7 +111,7 @@ class CellRun(Generic[Settings]):
         Returns:
             An iterator over (cells of the block, (cells, …) values of them).
         """
-        from ..inference import run_blocks
+        from .batches import run_blocks
 
         return run_blocks(
             self.loaded,

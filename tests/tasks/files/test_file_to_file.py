@@ -17,16 +17,16 @@ from sclm_hf import ScGPTForSequenceClassification, annotate, embed
 from sclm_hf.corpora.build import build_corpus
 from sclm_hf.errors import ConfigurationError, CorpusError, ExpressionError, FilesError, SclmError
 from sclm_hf.files import sole_writer
-from sclm_hf.tasks import inference
 from sclm_hf.tasks.files import file_to_file, pieces, results
 from sclm_hf.tasks.files.file_to_file import run_files
+from sclm_hf.tasks.running import batches
 
 from ..tiny import make_cells, make_model, make_processor, save_checkpoint
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(inference, "BLOCK_SIZE", 5)
+    monkeypatch.setattr(batches, "BLOCK_SIZE", 5)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def source(tmp_path):
 @pytest.fixture
 def runs(monkeypatch):
     """Numbers of cells that went through the model, batch by batch."""
-    counted, run = [], inference._try_batch
-    monkeypatch.setattr(inference, "_try_batch", lambda *args: counted.append(len(args[2])) or run(*args))
+    counted, run = [], batches._try_batch
+    monkeypatch.setattr(batches, "_try_batch", lambda *args: counted.append(len(args[2])) or run(*args))
     return counted
 
 
@@ -211,10 +211,10 @@ def test_a_damaged_piece_is_computed_again(source, model, tmp_path, runs, monkey
 
 _KILLED = """
 import os, signal, sys
-from sclm_hf.tasks import inference
+from sclm_hf.tasks.running import batches
 from sclm_hf.tasks.files.file_to_file import run_files
 source, destination, model, after = sys.argv[1:]
-inference.BLOCK_SIZE, replace = 5, os.replace
+batches.BLOCK_SIZE, replace = 5, os.replace
 def replace_and_die(old, new):
     if after == "copy" and str(new) == destination:
         os.kill(os.getpid(), signal.SIGKILL)

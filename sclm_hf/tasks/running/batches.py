@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ConfigurationError, ExpressionError, SclmError
-from ..logging import progress_bar, warn
-from ..registry import get_family
-from ..sources.categories import labelled_column, numbers_of, values_of
-from ..sources.cell_source import CellSource
-from ..sources.in_memory import InMemorySource
-from ..sources.samples import Samples, find_samples
-from ..sources.soundness import cells_named
-from ..sources.survey import row_blocks, survey_cells
-from ..tokenization.encodings.cells import CellTokens, joined
+from ...errors import ConfigurationError, ExpressionError, SclmError
+from ...logging import progress_bar, warn
+from ...registry import get_family
+from ...sources.categories import labelled_column, numbers_of, values_of
+from ...sources.cell_source import CellSource
+from ...sources.in_memory import InMemorySource
+from ...sources.samples import Samples, find_samples
+from ...sources.soundness import cells_named
+from ...sources.survey import row_blocks, survey_cells
+from ...tokenization.encodings.cells import CellTokens, joined
 from .samples import halve_chunks, sample_inputs
 
 BLOCK_SIZE = 4096
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from transformers.utils import ModelOutput
 
-    from ..opening.loading import LoadedModel
-    from ..tokenization.gene_vocabulary import GeneCoverage
-    from ..tokenization.processing_cell import CellProcessor
-    from .files.pieces import Pieces
+    from ...opening.loading import LoadedModel
+    from ...tokenization.gene_vocabulary import GeneCoverage
+    from ...tokenization.processing_cell import CellProcessor
+    from ..files.pieces import Pieces
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import torch
 
 from sclm_hf import ScGPTModel, embed, perturb
 from sclm_hf.errors import ConfigurationError, SclmError, SclmWarning
-from sclm_hf.tasks import inference
+from sclm_hf.tasks.running import batches
 
-from .tiny import make_cells, make_model, make_processor
+from ..tiny import make_cells, make_model, make_processor
 
 
 def forgetful(model, limit: int, error: Exception):
@@ -76,12 +76,12 @@ def test_batches_of_long_cells_are_smaller(monkeypatch):
     shapes, model = [], make_model()
     forward = model.forward
     model.forward = lambda **batch: shapes.append(batch["input_ids"].shape) or forward(**batch)
-    monkeypatch.setattr(inference, "MAX_TOKENS", 100)
+    monkeypatch.setattr(batches, "MAX_TOKENS", 100)
     result = embed(make_cells(), model, make_processor(), batch_size=8)
     assert all(count * length <= 100 for count, length in shapes)
     assert shapes[0][0] == 100 // shapes[0][1] and max(count for count, _ in shapes) > shapes[0][0]
     np.testing.assert_allclose(result.obsm["X_scgpt"], expected, atol=1e-5)
-    monkeypatch.setattr(inference, "MAX_TOKENS", 1)
+    monkeypatch.setattr(batches, "MAX_TOKENS", 1)
     shapes.clear()
     embed(make_cells(), model, make_processor())
     assert {count for count, _ in shapes} == {1}

@@ -12,11 +12,11 @@ import torch
 from sclm_hf import annotate, embed
 from sclm_hf.errors import ConfigurationError, CorpusError, SclmError, SclmWarning
 from sclm_hf.registry import FAMILIES
-from sclm_hf.tasks import inference
 from sclm_hf.tasks.files import pieces
 from sclm_hf.tasks.files.file_to_file import run_files
+from sclm_hf.tasks.running import batches
 
-from .sample_model import make_cells, make_model, make_processor
+from ..sample_model import make_cells, make_model, make_processor
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def test_each_sample_goes_to_the_model_whole(model, processor):
 def test_batch_size_and_order_change_nothing(model, processor, monkeypatch):
     cells = make_cells()
     whole = embed(cells, model, processor).obsm["X_cellplm"]
-    monkeypatch.setattr(inference, "BLOCK_SIZE", 5)
+    monkeypatch.setattr(batches, "BLOCK_SIZE", 5)
     np.testing.assert_array_equal(embed(cells, model, processor, batch_size=1).obsm["X_cellplm"], whole)
     order = np.random.default_rng(0).permutation(cells.n_obs)
     shuffled = embed(cells[order].copy(), model, processor).obsm["X_cellplm"]

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import SclmError
-from ..logging import warn
+from ...errors import SclmError
+from ...logging import warn
 
 if TYPE_CHECKING:
-    from ..opening.loading import LoadedModel
-    from .inference import PreparedCells
+    from ...opening.loading import LoadedModel
+    from .batches import PreparedCells
 
 
 def sample_inputs(loaded: "LoadedModel", cells: "PreparedCells", rows: np.ndarray, seed: int) -> dict[str, Any]:
