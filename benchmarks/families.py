@@ -123,7 +123,8 @@ def measure(family: str, num_cells: int) -> None:
     from sclm_hf.adapters.lora import add_lora
     from sclm_hf.opening.loading import LoadedModel
     from sclm_hf.tasks.embed import embedding_reader
-    from sclm_hf.tasks.running.batches import prepare_cells, run_cells
+    from sclm_hf.tasks.running.batches import run_cells
+    from sclm_hf.tasks.running.prepared_cells import prepare_cells
 
     def tell(**found):
         print(json.dumps(found), flush=True)

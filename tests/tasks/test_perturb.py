@@ -23,7 +23,7 @@ from sclm_hf.tasks.perturb import States
 from sclm_hf.tasks.perturbation.cells import TokenCells
 from sclm_hf.tasks.perturbation.shift_tests import compare_shifts
 from sclm_hf.tasks.perturbation.tokens import TokenCell, perturb_cell
-from sclm_hf.tasks.running.batches import prepare_cells
+from sclm_hf.tasks.running.prepared_cells import prepare_cells
 
 from .tiny import GENES, make_cells, make_model, make_processor
 

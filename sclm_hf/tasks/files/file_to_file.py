@@ -15,7 +15,7 @@ from ...sources.cell_source import CellSource
 from ...sources.opening import name_paths, open_source
 from ...versions import package_versions
 from .. import get_function
-from ..running.batches import prepare_cells
+from ..running.prepared_cells import prepare_cells
 from ..running.provenance import make_record
 from ..running.settings import AddingSettings
 from ..running.verb import CellRun, Results, Verb

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...sources.survey import row_blocks
-from ..running.batches import PreparedCells
+from ..running.prepared_cells import PreparedCells
 from .tokens import TokenCell
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from ...errors import ConfigurationError
 from ...logging import progress_bar, warn
 from ...opening.loading import LoadedModel
 from ...registry import FAMILIES
-from ..running.batches import PreparedCells, independent_cells, prepare_cells, run_cells
+from ..running.batches import independent_cells, run_cells
+from ..running.prepared_cells import PreparedCells, prepare_cells
 from ..running.provenance import check_adata, make_record
 from .cells import TokenCells
 from .plan import PerturbationPlan, named_perturbations

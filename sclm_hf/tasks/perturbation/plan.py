@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import ConfigurationError, GeneCoverageError
 from ...opening.loading import LoadedModel
-from ..running.batches import PreparedCells
+from ..running.prepared_cells import PreparedCells
 from .cells import TokenCells
 from .runs import Run
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError
-from .batches import prepare_cells
+from .prepared_cells import prepare_cells
 from .provenance import check_adata, check_target, make_record, record, take_target
 
 if TYPE_CHECKING:

@@ -1,195 +1,43 @@
-"""Cells of an AnnData through a model: checked as a whole, run in batches of like length or in whole samples."""
+"""Cells through a model, in batches of like length or in whole samples."""
 
 import contextlib
-import functools
-import numbers
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import ConfigurationError, ExpressionError, SclmError
+from ...errors import SclmError
 from ...logging import progress_bar, warn
 from ...registry import get_family
-from ...sources.categories import labelled_column, numbers_of, values_of
-from ...sources.cell_source import CellSource
-from ...sources.in_memory import InMemorySource
-from ...sources.samples import Samples, find_samples
-from ...sources.soundness import cells_named
-from ...sources.survey import row_blocks, survey_cells
-from ...tokenization.encodings.cells import CellTokens, joined
+from ...tokenization.encodings.cells import CellTokens
+from .prepared_cells import PreparedCells
 from .samples import halve_chunks, sample_inputs
 
 BLOCK_SIZE = 4096
 """Cells that are run one block after the other."""
 
 MAX_TOKENS = 2**17
-"""Tokens a batch, unless a single cell has more: batches of long cells get smaller, results stay the same."""
+"""Tokens per batch, unless a single cell has more: batches of long cells get smaller, results stay the same."""
 
 MAX_TOKENS_ENCODED = 2**23
 """Tokens that are encoded at a time, unless a single batch has more; they take 8 bytes each."""
 
-_BATCH_KEY = "`batch_key` (`--batch-key`)"
-
 if TYPE_CHECKING:
     import torch
-    from anndata import AnnData
     from transformers.utils import ModelOutput
 
     from ...opening.loading import LoadedModel
-    from ...tokenization.gene_vocabulary import GeneCoverage
-    from ...tokenization.processing_cell import CellProcessor
     from ..files.pieces import Pieces
-
-
-@dataclass(frozen=True)
-class PreparedCells:
-    """The cells of a source, checked and mapped to a vocabulary.
-
-    Attributes:
-        source: where the cells are read.
-        gene_ids: (n_genes,) int64, -1 = column not used.
-        cell_ids: (n_cells,) uint64, made from the names of the cells.
-        lengths: (n_cells,) int64, tokens of each cell.
-        batch_labels: (n_cells,) int64, or None.
-        coverage: what became of the genes.
-        samples: which cells the model must see together; None where it sees each alone.
-    """
-
-    source: CellSource
-    gene_ids: np.ndarray
-    cell_ids: np.ndarray
-    lengths: np.ndarray
-    batch_labels: np.ndarray | None
-    coverage: "GeneCoverage"
-    samples: Samples | None = None
-
-    @functools.cached_property
-    def names(self) -> Sequence[str]:
-        """(n_cells,) names of the cells."""
-        return self.source.obs_names()
-
-    def tokens(self, processor: "CellProcessor", rows: np.ndarray, seed: int) -> CellTokens:
-        """The tokens of cells, in the order given; a block of them is read at a time.
-
-        Args:
-            processor: encodes them.
-            rows: (cells,) different rows.
-            seed: seed of what is random about a cell.
-        """
-        order = np.argsort(rows)
-        parts = [order[block] for block in row_blocks(len(rows))]
-        return joined([self._encoded(processor, rows[part], seed) for part in parts], parts)
-
-    def _encoded(self, processor: "CellProcessor", rows: np.ndarray, seed: int) -> CellTokens:
-        """The tokens of cells that are read together, in ascending order."""
-        matrix, ids = self.source.read(rows), self.cell_ids[rows]
-
-        def encode(places: np.ndarray) -> CellTokens:
-            return processor.tokens(matrix, self.gene_ids, cell_ids=ids[places], rows=places, seed=seed, check=False)
-
-        with cells_named(self.source, rows, encode):
-            return encode(np.arange(len(rows)))
-
-
-def check_run(batch_size: int, seed: int) -> None:
-    """Refuse, before a model is loaded, settings that would fail when the first cells run."""
-    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
-        raise ConfigurationError(f"`batch_size` must be at least 1 and a whole number, got {batch_size!r}.")
-    if not isinstance(seed, numbers.Integral):
-        raise ConfigurationError(f"`seed` must be a whole number, got {seed!r}.")
-
-
-def prepare_cells(
-    cells: "AnnData | CellSource",
-    loaded: "LoadedModel",
-    *,
-    layer: str | None = None,
-    species: str = "human",
-    batch_key: str | None = None,
-) -> PreparedCells:
-    """Map the genes of cells, and refuse now what would fail later; the cells are read once.
-
-    Args:
-        cells: an AnnData, or a source that was opened.
-        loaded: the model and its processor.
-        layer: where the data of an AnnData are, as for `select_counts`; a source was opened with it.
-        species: `"human"`, or `"mouse"` to go through orthologs.
-        batch_key: column of `obs` with the batches, for models trained with batch labels: their names where
-            `config.batch_names` holds these, else their numbers. For models of samples, the column that tells samples
-            apart; by default `obs["batch"]`, without which all cells are one sample.
-
-    Raises:
-        ConfigurationError: batch labels are missing, not wanted or out of range, or samples cannot be told apart.
-        CorpusError: the source is damaged, or a cell has no value in a column that is needed.
-        ExpressionError: there are no cells, values are not what the encoding expects, or a cell has no known gene.
-        GeneCoverageError: the model knows too few of the genes.
-    """
-    processor, config = loaded.processor, loaded.model.config
-    if hasattr(cells, "obs"):
-        if not cells.n_obs:
-            raise ExpressionError("There are no cells: the AnnData has 0 rows.")
-        cells = InMemorySource(cells, layer, expects=processor.feature_extractor.expects)
-    samples = find_samples(cells, batch_key, setting=_BATCH_KEY) if processor.context == "sample" else None
-    batch_labels = _batch_labels(cells, batch_key, config) if samples is None else None
-    surveyed = survey_cells(cells, processor, species)
-    return PreparedCells(
-        cells, surveyed.gene_ids, cells.cell_ids(), surveyed.lengths, batch_labels, surveyed.coverage, samples
-    )
-
-
-def _batch_labels(source: CellSource, batch_key: str | None, config: Any) -> np.ndarray | None:
-    """(n_cells,) int64 batch labels for a model that needs them, None for one that does not."""
-    needed = getattr(config, "needs_batch_labels", False)
-    if not needed and batch_key is None:
-        return None
-    if not needed:
-        raise ConfigurationError(f"The model was trained without batch labels: leave out {_BATCH_KEY}.")
-    names = getattr(config, "batch_names", None)
-    columns = source.column_names()
-    if batch_key not in columns:
-        raise ConfigurationError(
-            f"The model was trained with {config.num_batch_labels} batch labels: name with {_BATCH_KEY} the column of "
-            f"`obs` that holds their {'names' if names else 'numbers'}, got {batch_key!r}; there are {columns}."
-        )
-    column = labelled_column(source, batch_key)
-    numbers = _numbers_of_names if names else _whole_numbers
-    return numbers_of(column, numbers(sorted(values_of(column)), config, batch_key))
-
-
-def _numbers_of_names(values: list[str], config: Any, batch_key: str) -> dict[str, int]:
-    """Value -> its place among the names of the batches."""
-    names = config.batch_names
-    numbers = {name: number for number, name in enumerate(names)}
-    if unknown := [value for value in values if value not in numbers]:
-        raise ConfigurationError(
-            f"`obs[{batch_key!r}]` holds {unknown[:5]}: expected names of the {len(names)} batches of the training, "
-            f"{names[:5]}{' …' if len(names) > 5 else ''}. Give cells of other batches the name of one of these."
-        )
-    return numbers
-
-
-def _whole_numbers(values: list[str], config: Any, batch_key: str) -> dict[str, int]:
-    """Value -> the whole number that it is."""
-    try:
-        numbers = {value: float(value) for value in values}
-        sound = all(number in range(config.num_batch_labels) for number in numbers.values())
-    except ValueError:
-        sound = False
-    if not sound:
-        raise ConfigurationError(
-            f"`obs[{batch_key!r}]` must hold whole numbers from 0 to {config.num_batch_labels - 1}, as in training; "
-            f"it holds {values[:5]}."
-        )
-    return {value: int(number) for value, number in numbers.items()}
 
 
 def run_cells(
     loaded: "LoadedModel",
     cells: PreparedCells,
     read: "Callable[[ModelOutput], torch.Tensor]",
-    **how: Any,
+    *,
+    batch_size: int = 64,
+    seed: int = 0,
+    description: str,
 ) -> np.ndarray:
     """Run every cell and collect what `read` takes from the model's output.
 
@@ -198,10 +46,16 @@ def run_cells(
     Returns:
         (n_cells, …) float32, in the order of the cells.
     """
+    blocks = run_blocks(loaded, cells, read, batch_size=batch_size, seed=seed, description=description)
+    return collected(blocks, len(cells.lengths))
+
+
+def collected(blocks: Iterable[tuple[slice | np.ndarray, np.ndarray]], n_cells: int) -> np.ndarray:
+    """(n_cells, …) values that come block by block, in the order of the cells."""
     results: np.ndarray | None = None
-    for block, values in run_blocks(loaded, cells, read, **how):
+    for block, values in blocks:
         if results is None:
-            results = np.empty((len(cells.lengths), *values.shape[1:]), np.float32)
+            results = np.empty((n_cells, *values.shape[1:]), np.float32)
         results[block] = values
     return results
 
@@ -225,7 +79,7 @@ def run_blocks(
         loaded: the model and its processor.
         cells: the cells.
         read: output of the model -> (batch, …) tensor.
-        batch_size: cells a batch to begin with; fewer where they have more than `MAX_TOKENS` tokens together. Of no
+        batch_size: cells per batch to begin with; fewer where they have more than `MAX_TOKENS` tokens together. Of no
             effect on samples.
         seed: seed of what is random about a cell.
         description: what the progress bar says.
@@ -239,7 +93,6 @@ def run_blocks(
         SclmError: a single cell does not fit in memory, the model gives values that are not finite, or a piece cannot
             be kept.
     """
-    check_run(batch_size, seed)
     run = _run_block if cells.samples is None else _run_sample
     with independent_cells(loaded.model), progress_bar(total=len(cells.lengths), desc=description, unit="cell") as bar:
         for number, (block, size) in enumerate(_blocks(cells)):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ...opening.loading import LoadedModel
-    from .batches import PreparedCells
+    from .prepared_cells import PreparedCells
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "anndata", "peft")
 

@@ -9,7 +9,7 @@ from ...logging import warn
 
 if TYPE_CHECKING:
     from ...opening.loading import LoadedModel
-    from .batches import PreparedCells
+    from .prepared_cells import PreparedCells
 
 
 def sample_inputs(loaded: "LoadedModel", cells: "PreparedCells", rows: np.ndarray, seed: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ...opening.loading import LoadedModel
     from ...tokenization.processing_cell import CellProcessor
     from ..files.pieces import Pieces
-    from .batches import PreparedCells
+    from .prepared_cells import PreparedCells
 
 PLACES = ("obs", "obsm", "obsp", "layers", "uns")
 
@@ -129,14 +129,9 @@ class CellRun(Generic[Settings]):
 
     def all_values(self, pieces: "Pieces | None" = None) -> "np.ndarray":
         """(n_cells, …) float32 values of all cells, in their order."""
-        import numpy as np
+        from .batches import collected
 
-        values: np.ndarray | None = None
-        for block, some in self.blocks(pieces):
-            if values is None:
-                values = np.empty((len(self.cells.lengths), *some.shape[1:]), np.float32)
-            values[block] = some
-        return values
+        return collected(self.blocks(pieces), len(self.cells.lengths))
 
 
 @dataclass(frozen=True)
