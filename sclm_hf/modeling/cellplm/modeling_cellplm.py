@@ -6,7 +6,6 @@ which a decoder tells the distribution of its counts.
 """
 
 import copy
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,215 +13,55 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.modeling.common.attention.cosformer import cosformer_attention
-from sclm_hf.modeling.common.attention.flow import flow_attention
 from sclm_hf.modeling.common.attention.performer import PerformerFeatures, orthogonal_random_features
 from sclm_hf.modeling.common.base import SclmPreTrainedModel
 from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.inputs import can_look, check_ids, refuse_keywords
 from sclm_hf.modeling.common.losses import IGNORE, check_targets, classification_loss, mean_over_targets
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
-from sclm_hf.modeling.common.performer import PerformerAttention
 
 from .configuration_cellplm import CellPLMConfig
+from .modeling_cellplm_layers import (
+    CellLayer,
+    GaussianLatent,
+    GeneRows,
+    LinearLatent,
+    MixtureLatent,
+    NegativeBinomialDecoder,
+    WarmUp,
+    in_chunks,
+    make_norm,
+)
+from .modeling_cellplm_variants import (
+    CosformerLayer,
+    MLPDecoder,
+    MLPLayer,
+    PerformerLayer,
+    ResidualMLPDecoder,
+    SpectralLayer,
+    SpectralLinear,
+    SplitLatent,
+)
 
-COVARIATES = ("batch", "dataset", "platform")
-DECODED_WIDTH = 128
-_MEANS, _DISPERSIONS = (1e-5, 1e6), (1e-4, 1e4)
-_COUNT_EPS = 1e-10
-_PERFORMER_NORM_EPS, _SPECTRAL_EPS = 1e-6, 1e-12
-_GUMBEL_EPS, _VARIANCE_EPS, _DENSITY_EPS, _VAE_EPS = 1e-20, 1e-10, 1e-8, 1e-4
-_LARGEST_LOG_VARIANCE = 5.0
-_SPLIT_WEIGHT = 0.01
-_GENE_SCALE, _TARGET_SUM = 0.005, 1e4
-
-
-class GroupNorm(nn.GroupNorm):
-    """Normalises quarters of the channels of each cell."""
-
-    def __init__(self, size: int):
-        super().__init__(4, size)
-
-
-def make_norm(kind: str, size: int) -> nn.Module:
-    """The normalisation that a configuration names, over the channels of a cell."""
-    kinds = {"groupnorm": GroupNorm, "layernorm": nn.LayerNorm, "none": nn.Identity}
-    return nn.RMSNorm(size, eps=1e-6) if kind == "rmsnorm" else kinds[kind](size)
-
-
-def covariate_sizes(config: CellPLMConfig) -> dict[str, int]:
-    """Covariates that the decoder knows, and how many values each has."""
-    sizes = zip(COVARIATES, (config.num_batches, config.num_datasets, config.num_platforms), strict=True)
-    return {name: size for name, size in sizes if size > 0}
-
-
-class GeneRows(nn.Module):
-    """A linear map with a row for each gene, of which those asked for are read.
-
-    It is no `nn.Linear`: who wraps one, to adapt or to quantise it, waits for a call of all of it.
-    """
-
-    def __init__(self, in_features: int, count: int):
-        super().__init__()
-        self.in_features = in_features
-        linear = nn.Linear(in_features, count)
-        self.weight, self.bias = linear.weight, linear.bias
-
-    def forward(self, hidden_states: Tensor, genes: Tensor) -> Tensor:
-        return F.linear(hidden_states, self.weight[genes], self.bias[genes])
-
-
-def with_rows(table: GeneRows | nn.Embedding, count: int) -> GeneRows | nn.Embedding:
-    """The same table with `count` rows; new ones are 0."""
-    old = table.weight
-    if isinstance(table, nn.Embedding):
-        larger = nn.Embedding(count, old.shape[1])
-    else:
-        larger = GeneRows(old.shape[1], count)
-    larger.to(old.device, old.dtype)
-    with torch.no_grad():
-        kept = min(count, len(old))
-        for ours, theirs in zip(larger.parameters(), table.parameters(), strict=True):
-            ours.zero_()[:kept] = theirs[:kept]
-    return larger
-
-
-class Block(nn.Module):
-    """A hidden layer: linear map, PReLU, dropout, normalisation."""
-
-    def __init__(self, config: CellPLMConfig, width: int, size: int):
-        super().__init__()
-        self.linear = nn.Linear(width, size)
-        self.activation = nn.PReLU()
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.norm = make_norm(config.norm, size)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.norm(self.dropout(self.activation(self.linear(hidden_states))))
-
-
-class CovariateEmbedding(nn.Module):
-    """What a covariate adds to a hidden layer."""
-
-    def __init__(self, config: CellPLMConfig, count: int, size: int):
-        super().__init__()
-        self.missing = config.missing_covariate
-        self.embedding = nn.Embedding(count, size)
-        self.activation = nn.PReLU()
-        self.norm = make_norm(config.norm, size)
-
-    def forward(self, labels: Tensor | None) -> Tensor:
-        if labels is not None:
-            found = self.embedding(labels)
-        else:
-            table = self.embedding.weight.detach()
-            found = (table.sum(0) if self.missing == "sum" else table.mean(0)).unsqueeze(0)
-        return self.norm(self.activation(found))
-
-
-class Decoder(nn.Module):
-    """Something with a row for each gene in its last layers."""
-
-    gene_tables: tuple[str, ...] = ("output",)
-
-    def resize(self, vocab_size: int) -> None:
-        """Decode as many genes."""
-        for name in self.gene_tables:
-            setattr(self, name, with_rows(getattr(self, name), vocab_size))
-
-
-class NegativeBinomialDecoder(Decoder):
-    """Mean and dispersion of a negative binomial distribution for each gene: `"nbmlp"`."""
-
-    gene_tables = ("mean", "dispersion")
-
-    def __init__(self, config: CellPLMConfig):
-        super().__init__()
-        width, sizes = config.decoder_hidden_size, covariate_sizes(config)
-        widths = [config.cell_embedding_size] + [width] * (config.num_decoder_layers - 1)
-        self.layers = nn.ModuleList(Block(config, before, width) for before in widths[:-1])
-        self.covariates = nn.ModuleList(
-            nn.ModuleDict({name: CovariateEmbedding(config, size, width) for name, size in sizes.items()})
-            for _ in widths[:-1]
-        )
-        self.hidden = nn.Linear(width, DECODED_WIDTH)
-        self.mean = GeneRows(DECODED_WIDTH, config.vocab_size)
-        self.dispersion = nn.Embedding(config.vocab_size, 1)
-
-    def forward(
-        self, cell_embedding: Tensor, genes: Tensor, covariates: dict[str, Tensor | None]
-    ) -> tuple[Tensor, Tensor]:
-        """(cells, genes) means and (genes,) dispersions of the counts of `genes`."""
-        hidden_states = cell_embedding
-        for layer, added in zip(self.layers, self.covariates, strict=True):
-            hidden_states = layer(hidden_states)
-            for name, embedding in added.items():
-                hidden_states = hidden_states + embedding(covariates.get(name))
-        hidden_states = F.relu(self.hidden(hidden_states))
-        mean = self.mean(hidden_states, genes)
-        dispersion = self.dispersion(genes).squeeze(-1)
-        return mean.exp().clamp(*_MEANS), dispersion.exp().clamp(*_DISPERSIONS)
-
-
-class MLPDecoder(Decoder):
-    """Counts directly, with one-hot covariates beside the input of each hidden layer: `"mlp"`."""
-
-    def __init__(self, config: CellPLMConfig):
-        super().__init__()
-        width, self.sizes = config.decoder_hidden_size, covariate_sizes(config)
-        widths = [config.cell_embedding_size] + [width] * (config.num_decoder_layers - 1)
-        beside = sum(self.sizes.values())
-        self.layers = nn.ModuleList(Block(config, before + beside, width) for before in widths[:-1])
-        self.output = GeneRows(widths[-1], config.vocab_size)
-
-    def forward(
-        self, cell_embedding: Tensor, genes: Tensor, covariates: dict[str, Tensor | None]
-    ) -> tuple[Tensor, None]:
-        beside = [self._one_hot(name, size, covariates, cell_embedding) for name, size in self.sizes.items()]
-        hidden_states = cell_embedding
-        for layer in self.layers:
-            hidden_states = layer(torch.cat([hidden_states, *beside], dim=-1))
-        return F.relu(self.output(hidden_states, genes)), None
-
-    def _one_hot(self, name: str, size: int, covariates: dict[str, Tensor | None], like: Tensor) -> Tensor:
-        if covariates.get(name) is None:
-            return like.new_zeros(len(like), size)
-        return F.one_hot(covariates[name], size).to(like.dtype)
-
-
-class ResidualMLPDecoder(Decoder):
-    """Counts from all hidden layers together, each with the embedding of the batch added: `"resmlp"`."""
-
-    def __init__(self, config: CellPLMConfig):
-        super().__init__()
-        width = config.decoder_hidden_size
-        widths = [config.cell_embedding_size] + [width] * (config.num_decoder_layers - 1)
-        self.layers = nn.ModuleList(Block(config, before, width) for before in widths[:-1])
-        self.batches = nn.Embedding(max(config.num_batches, 1), width)
-        self.norm = nn.LayerNorm(width)
-        self.output = GeneRows(width * len(self.layers), config.vocab_size)
-        self.activation = nn.PReLU()
-
-    def forward(
-        self, cell_embedding: Tensor, genes: Tensor, covariates: dict[str, Tensor | None]
-    ) -> tuple[Tensor, None]:
-        hidden_states, outputs = cell_embedding, []
-        for layer in self.layers:
-            hidden_states = layer(hidden_states)
-            if covariates.get("batch") is not None:
-                hidden_states = hidden_states + self.norm(self.batches(covariates["batch"]))
-            outputs.append(hidden_states)
-        return self.activation(self.output(torch.cat(outputs, dim=-1), genes)), None
-
-
+ENCODERS = {
+    "flowformer": CellLayer,
+    "performer": PerformerLayer,
+    "cosformer": CosformerLayer,
+    "transformer": SpectralLayer,
+    "mlp": MLPLayer,
+}
+LATENTS = {"gmvae": MixtureLatent, "vae": GaussianLatent, "ae": LinearLatent, "split": SplitLatent}
 DECODERS = {"nbmlp": NegativeBinomialDecoder, "mlp": MLPDecoder, "resmlp": ResidualMLPDecoder}
+
+_LEAST_MEAN = 1e-5
+_COUNT_EPS = 1e-10
+_GENE_SCALE, _TARGET_SUM = 0.005, 1e4
 
 
 def negative_binomial_nll(counts: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
@@ -253,256 +92,10 @@ def share_of_step(labels: Tensor, num_items: Tensor | int | None) -> Tensor | fl
     return 1.0 if num_items is None else (labels != IGNORE).sum() / num_items
 
 
-def in_chunks(function, hidden_states: Tensor, chunk_size: int | None) -> Tensor:
-    """What `function` makes of (1, cells, …), `chunk_size` cells at a time where no gradient is asked for."""
-    if chunk_size is None or torch.is_grad_enabled() or hidden_states.shape[1] <= chunk_size:
-        return function(hidden_states)
-    return torch.cat([function(chunk) for chunk in hidden_states.split(chunk_size, dim=1)], dim=1)
-
-
-class CellAttention(nn.Module):
-    """Attention of cells to one another: flow, cosformer or softmax."""
-
-    def __init__(self, config: CellPLMConfig):
-        super().__init__()
-        self.config = config
-        self.heads, size = config.num_attention_heads, config.hidden_size
-        self.q_proj, self.k_proj = nn.Linear(size, size), nn.Linear(size, size)
-        self.v_proj, self.o_proj = nn.Linear(size, size), nn.Linear(size, size)
-
-    def forward(self, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
-        query, key, value = (
-            project(hidden_states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        how = {"mask": mask, "chunk_size": self.config.chunk_size}
-        if self.config.encoder_type == "flowformer":
-            context = flow_attention(query, key, value, **how)
-        elif self.config.encoder_type == "cosformer":
-            context = cosformer_attention(F.gelu(query), F.gelu(key), value, **how)
-        else:
-            mask = None if mask is None else mask.bool()[:, None, None]
-            context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.o_proj(context.transpose(1, 2).flatten(2))
-
-
-class CellLayer(GradientCheckpointingLayer):
-    """Attention and a feed-forward part, each behind a normalisation."""
-
-    def __init__(self, config: CellPLMConfig):
-        super().__init__()
-        self.config, size = config, config.hidden_size
-        norm = {
-            "performer": lambda: nn.RMSNorm(size, eps=_PERFORMER_NORM_EPS),
-            "transformer": lambda: nn.RMSNorm(size, eps=config.layer_norm_eps),
-        }.get(config.encoder_type, lambda: nn.LayerNorm(size, eps=config.layer_norm_eps))
-        linear = SpectralLinear if config.encoder_type == "transformer" else nn.Linear
-        self.norm1, self.norm2 = norm(), norm()
-        if config.encoder_type == "performer":
-            how = config.num_attention_heads, config.head_dim, config.num_random_features
-            self.self_attn = PerformerAttention(size, *how, bias=False)
-        else:
-            self.self_attn = CellAttention(config)
-        self.linear1, self.linear2 = linear(size, 2 * size), linear(2 * size, size)
-        self.attention_dropout = nn.Dropout(
-            config.attention_dropout_prob if config.encoder_type == "flowformer" else 0.0
-        )
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
-        """`(cells, hidden)` again; `mask` is `(1, cells)`."""
-        hidden_states = hidden_states.unsqueeze(0)
-        normed = self.norm1(hidden_states)
-        if self.config.encoder_type == "performer":
-            attended, _ = self.self_attn(normed, mask, "batch")
-        else:
-            attended = self.dropout(self.attention_dropout(self.self_attn(normed, mask)))
-        hidden_states = hidden_states + attended
-        # each call of a spectrally normalised map moves its estimate
-        chunk_size = None if self.config.encoder_type == "transformer" else self.config.chunk_size
-        return (hidden_states + in_chunks(self._feed_forward, hidden_states, chunk_size)).squeeze(0)
-
-    def _feed_forward(self, hidden_states: Tensor) -> Tensor:
-        inner = self.dropout(F.gelu(self.linear1(self.norm2(hidden_states))))
-        return self.dropout(self.linear2(inner))
-
-
-class MLPLayer(GradientCheckpointingLayer):
-    """A hidden layer added to its input; each cell alone."""
-
-    def __init__(self, config: CellPLMConfig):
-        super().__init__()
-        self.config = config
-        self.block = Block(config, config.hidden_size, config.hidden_size)
-
-    def forward(self, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
-        return hidden_states + self.block(hidden_states)
-
-
-class SpectralLinear(nn.Module):
-    """A linear map whose largest singular value is a parameter.
-
-    It is no `nn.Linear`: who adds to the weight of one, or quantises it, would change another map.
-
-    The value that it has is estimated by one step of the power iteration a forward, in evaluation too: as in the
-    original, the first calls differ a little from one another.
-    """
-
-    def __init__(self, in_features: int, out_features: int):
-        super().__init__()
-        self.in_features = in_features
-        linear = nn.Linear(in_features, out_features)
-        self.weight, self.bias = linear.weight, linear.bias
-        self.sigma = nn.Parameter(torch.ones(1))
-        self.register_buffer("u", F.normalize(torch.randn(in_features), dim=0))
-        self.register_buffer("spectral_norm", torch.ones(()))
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        with torch.no_grad():
-            left = F.normalize(self.weight @ self.u, dim=0, eps=_SPECTRAL_EPS)
-            right = F.normalize(self.weight.T @ left, dim=0, eps=_SPECTRAL_EPS)
-            self.u.copy_(right)
-        value = left @ self.weight @ right
-        with torch.no_grad():
-            self.spectral_norm.copy_(value)
-        return F.linear(hidden_states, self.sigma / value * self.weight, self.bias)
-
-
 def make_layers(config: CellPLMConfig) -> nn.ModuleList:
     """The layers of the encoder that a configuration names."""
     count = 0 if config.encoder_type == "none" else config.num_hidden_layers
-    return nn.ModuleList((MLPLayer if config.encoder_type == "mlp" else CellLayer)(config) for _ in range(count))
-
-
-class MixtureLatent(nn.Module):
-    """A Gaussian for each of some clusters, of which a cell belongs to one: `"gmvae"`.
-
-    In training the cell is shared out among the clusters (Gumbel softmax) and its embedding drawn; in evaluation it
-    belongs to one cluster, drawn if `config.stochastic_latent`, and its embedding is the mean.
-    """
-
-    def __init__(self, config: CellPLMConfig):
-        super().__init__()
-        self.config = config
-        clusters, width, size = config.num_clusters, config.latent_hidden_size, config.cell_embedding_size
-        self.cluster = nn.Linear(config.hidden_size, clusters)
-        self.hidden = nn.Linear(config.hidden_size + clusters, width)
-        self.mean = nn.Linear(width, size)
-        self.variance = nn.Linear(width, size)
-        self.prior_mean = nn.Linear(clusters, size)
-        self.prior_variance = nn.Linear(clusters, size)
-
-    def forward(
-        self, hidden_states: Tensor, uniforms: Tensor | None = None, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        logits = self.cluster(hidden_states)
-        cluster = self._cluster(logits, uniforms)
-        hidden = F.relu(self.hidden(torch.cat([hidden_states, cluster], dim=-1)))
-        mean, variance = self.mean(hidden), F.softplus(self.variance(hidden))
-        noise = torch.randn_like(mean) if noise is None and (self.training or self._draws) else noise
-        drawn = mean if noise is None else mean + torch.sqrt(variance + _VARIANCE_EPS) * noise.to(mean.dtype)
-        loss = self._loss(logits, cluster, drawn, mean, variance)
-        return drawn if self.training else mean, loss
-
-    @property
-    def _draws(self) -> bool:
-        return self.config.stochastic_latent
-
-    def _cluster(self, logits: Tensor, uniforms: Tensor | None) -> Tensor:
-        if uniforms is None and self._draws:
-            uniforms = torch.rand_like(logits)
-        if uniforms is not None:
-            gumbel = -torch.log(-torch.log(uniforms.float() + _GUMBEL_EPS) + _GUMBEL_EPS)
-            logits = logits + gumbel.to(logits.dtype)
-        if self.training:
-            return logits.softmax(dim=-1)
-        return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype)
-
-    def _loss(self, logits: Tensor, cluster: Tensor, drawn: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-        prior_mean, prior_variance = self.prior_mean(cluster), F.softplus(self.prior_variance(cluster))
-        gaussian = _log_normal(drawn, mean, variance) - _log_normal(drawn, prior_mean, prior_variance)
-        entropy = -(logits.softmax(dim=-1) * logits.log_softmax(dim=-1)).sum(-1)
-        categorical = math.log(logits.shape[-1]) - entropy.mean()
-        floor = self.config.latent_loss_floor
-        return self.config.gaussian_loss_weight * gaussian.mean().clamp(
-            min=floor
-        ) + self.config.cluster_loss_weight * categorical.clamp(min=floor)
-
-
-def _log_normal(values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """(cells,) log density of independent normal variables."""
-    variance = variance + _DENSITY_EPS
-    return -0.5 * (math.log(2 * math.pi) + variance.log() + (values - mean) ** 2 / variance).sum(-1)
-
-
-class WarmUp(nn.Module):
-    """Counts training forwards."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-
-
-class GaussianLatent(nn.Module):
-    """One Gaussian a cell: `"vae"`. Its embedding is drawn in training and the mean in evaluation."""
-
-    def __init__(self, config: CellPLMConfig):
-        super().__init__()
-        self.config = config
-        self.mean = nn.Linear(config.hidden_size, config.cell_embedding_size)
-        self.log_variance = nn.Linear(config.hidden_size, config.cell_embedding_size)
-        self.warm_up = WarmUp()
-
-    def forward(
-        self, hidden_states: Tensor, uniforms: Tensor | None = None, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        mean = self.mean(hidden_states)
-        if not self.training:
-            return mean, mean.new_zeros(())
-        bounded = self.log_variance(hidden_states).clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE)
-        deviation = torch.sqrt(bounded.exp() + _VAE_EPS)
-        log_variance = 2 * deviation.log()
-        divergence = -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum(-1).mean()
-        loss = divergence * (self.warm_up.steps / self.config.vae_warmup_steps)
-        loss = torch.where(loss < self.config.vae_loss_floor, torch.zeros_like(loss), loss)
-        with torch.no_grad():
-            self.warm_up.steps.add_(1).clamp_(max=self.config.vae_warmup_steps - 1)
-        noise = torch.randn_like(mean) if noise is None else noise
-        return mean + deviation * noise.to(mean.dtype), loss
-
-
-class LinearLatent(nn.Module):
-    """A linear map without a loss: `"ae"`."""
-
-    def __init__(self, config: CellPLMConfig):
-        super().__init__()
-        self.linear = nn.Linear(config.hidden_size, config.cell_embedding_size)
-
-    def forward(
-        self, hidden_states: Tensor, uniforms: Tensor | None = None, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        return self.linear(hidden_states), hidden_states.new_zeros(())
-
-
-class SplitLatent(nn.Module):
-    """A continuous and a categorical part, merged: `"split"`. The weights of the continuous part are kept small."""
-
-    def __init__(self, config: CellPLMConfig):
-        super().__init__()
-        self.continuous = nn.Linear(config.hidden_size, config.num_continuous)
-        self.categorical = nn.Linear(config.hidden_size, config.num_categories)
-        self.merge = nn.Linear(config.num_continuous + config.num_categories, config.cell_embedding_size)
-
-    def forward(
-        self, hidden_states: Tensor, uniforms: Tensor | None = None, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        parts = F.gelu(self.continuous(hidden_states)), self.categorical(hidden_states).softmax(dim=-1)
-        weights = list(self.continuous.parameters())
-        loss = _SPLIT_WEIGHT * sum(w.abs().sum() + w.norm() for w in weights)
-        return self.merge(torch.cat(parts, dim=-1)), loss
-
-
-LATENTS = {"gmvae": MixtureLatent, "vae": GaussianLatent, "ae": LinearLatent, "split": SplitLatent}
+    return nn.ModuleList(ENCODERS[config.encoder_type](config) for _ in range(count))
 
 
 @dataclass
@@ -574,7 +167,7 @@ class CellPLMPreTrainedModel(SclmPreTrainedModel):
     """Weights as torch draws them; the gene table is drawn small."""
 
     config_class = CellPLMConfig
-    _no_split_modules = ["CellLayer", "MLPLayer"]
+    _no_split_modules = [layer.__name__ for layer in ENCODERS.values()]
     # quantisers leave it in float: a classifier's starts random, a mixture's takes the largest of close numbers
     _keep_in_fp32_modules = [r"(.*\.)?latent"]
     supports_gradient_checkpointing = True
@@ -832,7 +425,7 @@ class CellPLMForImputation(CellPLMForMaskedExpression):
         known = labels != IGNORE
         counts, mean = labels.masked_fill(~known, 0).float(), output.expression_prediction.float()
         # a cell of which nothing is known is not scaled: 0 / 0 would have no gradient
-        scale = counts.sum(1, keepdim=True) / (mean * known).sum(1, keepdim=True).clamp(min=_MEANS[0])
+        scale = counts.sum(1, keepdim=True) / (mean * known).sum(1, keepdim=True).clamp(min=_LEAST_MEAN)
         mean = mean * torch.where(known.any(1, keepdim=True), scale, 1.0)
         nll = negative_binomial_nll(counts, mean, output.dispersion)
         loss = mean_over_targets(torch.where(known, nll, 0.0).sum(1), known.any(1))
