@@ -9,13 +9,10 @@ import torch
 
 from ..errors import ConfigurationError, CorpusError
 from ..registry import FAMILIES
-from ..tokenization.encodings.keys import cell_keys, uniforms_for
+from ..tokenization.encodings.keys import Stream, cell_keys, uniforms_for
 
 IGNORED = -100
 """Label of what the loss leaves out."""
-
-MASK_STREAM, RATIO_STREAM = 2, 3
-"""Streams of the keyed generator; the encodings have those below."""
 
 Batch = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
@@ -99,7 +96,9 @@ class CellCollator(ABC):
         """Extra arguments of the model's forward at optimizer step `step` (0, 1, …)."""
         return {}
 
-    def uniforms(self, cell_ids: torch.Tensor, epoch: int, stream: int, counters: int | torch.Tensor) -> torch.Tensor:
+    def uniforms(
+        self, cell_ids: torch.Tensor, epoch: int, stream: Stream, counters: int | torch.Tensor
+    ) -> torch.Tensor:
         """Uniform numbers in [0, 1), (cells, draws), that depend on cell, seed, epoch and counter alone."""
         counters = counters.numpy() if isinstance(counters, torch.Tensor) else counters
         return torch.as_tensor(uniforms_for(cell_keys(cell_ids.numpy(), self.seed, epoch), stream, counters))
@@ -126,7 +125,7 @@ class CellCollator(ABC):
             (cells, genes) bool.
         """
         cell_ids = require_column(batch, "cell_ids", "they key what is drawn about a cell")
-        scores = self.uniforms(cell_ids, epoch, MASK_STREAM, batch["input_ids"])
+        scores = self.uniforms(cell_ids, epoch, Stream.MASK, batch["input_ids"])
         scores = scores.masked_fill(~allowed, torch.inf)
         n_allowed = allowed.sum(1)
         up = rounding == "up"
@@ -141,7 +140,7 @@ class CellCollator(ABC):
         """
         cell_ids = require_column(batch, "cell_ids", "they key what is drawn about a cell")
         drawn_for = cell_ids if per == "cell" else cell_ids[:1]
-        index = (self.uniforms(drawn_for, epoch, RATIO_STREAM, 1)[:, 0] * len(choices)).long()
+        index = (self.uniforms(drawn_for, epoch, Stream.RATIO, 1)[:, 0] * len(choices)).long()
         return torch.tensor(choices, dtype=torch.float64)[index].expand(len(cell_ids))
 
     def not_special(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import ConfigurationError
+from ..tokenization.encodings.keys import Stream
 from .collation import IGNORED, CellCollator, check_ratios
-
-REPLACE_STREAM = 8
-"""Stream of the keyed generator: which of the masked values are replaced."""
 
 
 @dataclass
@@ -63,7 +61,7 @@ class MaskedExpressionCollator(CellCollator):
         drawn = self.choose(batch, epoch, maskable, ratios, self.rounding)
         masked = drawn
         if self.replace_ratio < 1:
-            draws = self.uniforms(batch["cell_ids"], epoch, REPLACE_STREAM, batch["input_ids"])
+            draws = self.uniforms(batch["cell_ids"], epoch, Stream.VALUE_HIDDEN, batch["input_ids"])
             masked = drawn & (draws < self.replace_ratio)
         inputs = {name: tensor for name, tensor in batch.items() if name not in ("cell_ids", "labels")}
         inputs["expression_values"] = values.masked_fill(masked, self.mask_value)

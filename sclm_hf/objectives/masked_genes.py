@@ -11,10 +11,8 @@ from typing import Any
 import torch
 
 from ..errors import ConfigurationError
-from .collation import IGNORED, MASK_STREAM, CellCollator, check_ratios, require_column
-
-REPLACE_STREAM, RANDOM_STREAM, TOKEN_STREAM = 5, 6, 7
-"""Streams of the keyed generator: what becomes of a masked token, and which token takes its place."""
+from ..tokenization.encodings.keys import Stream
+from .collation import IGNORED, CellCollator, check_ratios, require_column
 
 
 @dataclass
@@ -82,7 +80,7 @@ class MaskedGenesCollator(CellCollator):
         ids = batch["input_ids"].long()
         draws = [
             self.uniforms(cell_ids, epoch, stream, ids)
-            for stream in (MASK_STREAM, REPLACE_STREAM, RANDOM_STREAM, TOKEN_STREAM)
+            for stream in (Stream.MASK, Stream.GENE_HIDDEN, Stream.GENE_CHANGED, Stream.GENE_TOKEN)
         ]
         ratios = self.ratios(batch, epoch, self._choices, self.ratio_per)
         masked_ids, labels = self.mask(ids, self.maskable(batch), ratios, *draws)

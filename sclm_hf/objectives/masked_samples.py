@@ -11,10 +11,8 @@ import torch
 from scipy.special import betaincinv
 
 from ..errors import ConfigurationError
-from .collation import IGNORED, MASK_STREAM, CellCollator, require_column
-
-CELL_STREAM = 13
-"""Stream of the keyed generator: whether a cell is masked, and how much of it."""
+from ..tokenization.encodings.keys import Stream
+from .collation import IGNORED, CellCollator, require_column
 
 _BETA, _LARGEST_RATE = 5.0, 0.9
 
@@ -71,8 +69,8 @@ class MaskedSamplesCollator(CellCollator):
     def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
         cell_ids = require_column(batch, "cell_ids", "they key what is drawn about a cell")
         batch = batch if self.vocab_size is None else self._all_genes(batch)
-        masked_cells, rates = self._cells(self.uniforms(cell_ids, epoch, CELL_STREAM, 2).numpy())
-        draws = self.uniforms(cell_ids, epoch, MASK_STREAM, batch["input_ids"].expand(len(cell_ids), -1))
+        masked_cells, rates = self._cells(self.uniforms(cell_ids, epoch, Stream.SAMPLE_CELL, 2).numpy())
+        draws = self.uniforms(cell_ids, epoch, Stream.MASK, batch["input_ids"].expand(len(cell_ids), -1))
         masked = (draws <= rates[:, None]) & masked_cells[:, None]
         inputs = {name: tensor for name, tensor in batch.items() if name not in ("cell_ids", "labels")}
         values = batch["expression_values"]

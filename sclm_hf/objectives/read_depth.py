@@ -13,11 +13,8 @@ from torch import Tensor
 
 from ..errors import ConfigurationError
 from ..tokenization.encodings.depth import DEPTH_TOKENS
-from .collation import IGNORED, MASK_STREAM, CellCollator, require_column
-
-REPLACE_STREAM, RANDOM_STREAM, THIN_STREAM, CELL_STREAM = 9, 10, 11, 12
-"""Streams of the keyed generator: what becomes of a drawn value, which other takes its place, which reads of a gene
-are kept, and what share of the cell's."""
+from ..tokenization.encodings.keys import Stream
+from .collation import IGNORED, CellCollator, require_column
 
 
 @dataclass
@@ -91,9 +88,9 @@ class ReadDepthCollator(CellCollator):
         totals = 10 ** batch["expression_values"][batch["input_ids"] == self.target_token_id + 1].double()
         totals = totals.round()
         genes = torch.arange(self.target_token_id).expand(len(cell_ids), -1)
-        rates = self.rates(*self.uniforms(cell_ids, epoch, CELL_STREAM, 2).T)
-        kept, left = self.thin(panel, totals, rates, self.uniforms(cell_ids, epoch, THIN_STREAM, genes))
-        streams = (MASK_STREAM, REPLACE_STREAM, RANDOM_STREAM)
+        rates = self.rates(*self.uniforms(cell_ids, epoch, Stream.DEPTH_RATE, 2).T)
+        kept, left = self.thin(panel, totals, rates, self.uniforms(cell_ids, epoch, Stream.DEPTH_READS, genes))
+        streams = (Stream.MASK, Stream.DEPTH_HIDDEN, Stream.DEPTH_VALUE)
         seen, told, drawn = self.hide(kept, *(self.uniforms(cell_ids, epoch, stream, genes) for stream in streams))
         depths = torch.stack([totals.log10(), left.log10()], dim=1)
         tokens = self.tokens(seen, depths)

@@ -76,12 +76,12 @@ class TokenCells:
 
     def _by_rank(self, cell: int, places: np.ndarray) -> np.ndarray:
         """Places of genes in a cell, those first that are left out last."""
-        from ...tokenization.encodings.keys import SUBSET, uniforms_for
+        from ...tokenization.encodings.keys import Stream, uniforms_for
 
         if not self._drawn:
             return places
         ids = self.kept[cell].ids[places].astype(np.int64)
-        return places[np.argsort(uniforms_for(self._keys[[cell]], SUBSET, ids[None])[0], kind="stable")]
+        return places[np.argsort(uniforms_for(self._keys[[cell]], Stream.SUBSET, ids[None])[0], kind="stable")]
 
 
 def _tokens(processor: "CellProcessor", cells: PreparedCells, seed: int) -> Iterator[TokenCell]:

@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from .cells import CellGenes, CellTokens, Layout, run, widest, write_cell
-from .keys import TIES, substream, uniform
+from .keys import Stream, substream, uniform
 from .sorting import sort_scratch, stable_sort
 
 _SMALL = 4096
@@ -166,7 +166,7 @@ def bin_scratch(size, n_edges):
 
 @njit(cache=True, nogil=True)
 def _keyed_ties(key, ids, n, ties):
-    stream_key = substream(key, TIES)
+    stream_key = substream(key, Stream.TIES)
     for j in range(n):
         ties[j] = uniform(stream_key, ids[j])
 

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from ...errors import ExpressionError
-from .keys import SUBSET, draw, substream
+from .keys import Stream, draw, substream
 from .scratch import Scratch, lent
 
 OUT_OF_RANGE, UNSORTED, NEGATIVE, NOT_FINITE = 1, 2, 4, 8
@@ -423,7 +423,7 @@ def write_cell(layout, columns, key, ids, values, n, out_ids, out_values):
     if layout.eos_id >= 0:
         out_values[first + kept] = layout.pad_value
     if kept < n and layout.sample:
-        _copy_subset(substream(key, SUBSET), ids, values, n, kept, out_ids[first:], out_values[first:])
+        _copy_subset(substream(key, Stream.SUBSET), ids, values, n, kept, out_ids[first:], out_values[first:])
     else:
         for j in range(kept):
             out_ids[first + j] = ids[j]

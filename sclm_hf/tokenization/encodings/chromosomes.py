@@ -12,13 +12,7 @@ import numpy as np
 from numba import njit
 
 from .cells import CellGenes, CellTokens, run
-from .keys import draw, substream, uniform
-
-DRAWS = 0
-"""Stream of the draws that choose genes (counter: number of the draw)."""
-
-CHROMOSOME_ORDER = 1
-"""Stream of the draws that put chromosomes in order (counter: token id of the chromosome)."""
+from .keys import Stream, draw, substream, uniform
 
 
 class Genome(NamedTuple):
@@ -169,7 +163,7 @@ def _encode(genes, keys, genome, sentence, draws, out, start, stop):
             out.lengths[i] = 0
             continue
         if is_keyed:
-            key = substream(keys[i], DRAWS)
+            key = substream(keys[i], Stream.TIES)
             uniforms = np.empty(sentence.n_draws, np.float64)
             for j in range(sentence.n_draws):
                 uniforms[j] = uniform(key, j)
@@ -179,7 +173,7 @@ def _encode(genes, keys, genome, sentence, draws, out, start, stop):
         drawn = _in_genomic_order(ids, counts, genome.places)
         bounds = _runs(ids, drawn, genome.chromosomes)
         if is_keyed:
-            order = _keyed_order(substream(keys[i], CHROMOSOME_ORDER), ids, drawn, bounds, genome.chromosomes)
+            order = _keyed_order(substream(keys[i], Stream.SUBSET), ids, drawn, bounds, genome.chromosomes)
         else:
             order = np.argsort(draws.order[i, : bounds.size - 1])
         row = out.ids[out.starts[i] : out.starts[i] + out.lengths[i]]

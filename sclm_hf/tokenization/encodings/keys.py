@@ -8,17 +8,50 @@ they do not depend on the order of the columns either.
 """
 
 from collections.abc import Sequence
+from enum import IntEnum, unique
 
 import numpy as np
 from numba import njit
 
 from ...errors import ExpressionError
 
-TIES = 0
-"""Stream of the draws that spread tied values over bins (counter: token id)."""
 
-SUBSET = 1
-"""Stream of the draws that choose which genes a long cell keeps (counter: token id). Objectives use 2 and above."""
+@unique
+class Stream(IntEnum):
+    """What is drawn about a cell: each purpose has a stream of its own, whose number never changes.
+
+    The counter is the token id of the gene where a draw belongs to a gene, else 0, 1, …
+    """
+
+    TIES = 0
+    """Over which bins tied values are spread; with the encoding `chromosomes`: which genes are drawn."""
+    SUBSET = 1
+    """Which genes a long cell keeps; with the encoding `chromosomes`: the order of the chromosomes."""
+    MASK = 2
+    """Which genes an objective hides."""
+    RATIO = 3
+    """Which of several mask ratios a cell or batch gets."""
+    HELD_OUT = 4
+    """Whether a cell or sample is held out for evaluation."""
+    GENE_HIDDEN = 5
+    """Masked genes: whether a chosen gene becomes `<mask>`."""
+    GENE_CHANGED = 6
+    """Masked genes: whether one that does not becomes another gene."""
+    GENE_TOKEN = 7
+    """Masked genes: which gene it becomes."""
+    VALUE_HIDDEN = 8
+    """Masked expression: whether a drawn value is hidden."""
+    DEPTH_HIDDEN = 9
+    """Read depth: whether a drawn value is hidden or replaced."""
+    DEPTH_VALUE = 10
+    """Read depth: by which value it is replaced."""
+    DEPTH_READS = 11
+    """Read depth: how many reads of a gene are kept."""
+    DEPTH_RATE = 12
+    """Read depth: whether a cell is made shallower, and the share of its reads that is kept."""
+    SAMPLE_CELL = 13
+    """Masked samples: whether a cell is masked, and how much of it."""
+
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -118,12 +151,12 @@ def cell_keys(cell_ids, seed: int, epoch: int) -> np.ndarray:
     return _keys(as_cell_ids(cell_ids), np.uint64(int(seed) & _WORD), np.uint64(int(epoch) & _WORD))
 
 
-def uniforms_for(keys: np.ndarray, stream: int, counters: int | np.ndarray) -> np.ndarray:
+def uniforms_for(keys: np.ndarray, stream: Stream, counters: int | np.ndarray) -> np.ndarray:
     """Uniform draws in [0, 1) of many cells.
 
     Args:
         keys: (cells,) uint64 from [`cell_keys`].
-        stream: number of the purpose; 0 and 1 belong to the encodings ([`TIES`], [`SUBSET`]).
+        stream: what they are for.
         counters: how many draws a cell, or a (cells, draws) array of non-negative counters. With `input_ids` as
             counters a draw belongs to a (cell, gene) pair, wherever the gene stands.
 

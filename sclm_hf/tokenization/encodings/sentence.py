@@ -15,7 +15,7 @@ from numba import njit
 from ...errors import ConfigurationError, ExpressionError
 from ..expression_matrix import as_csr, match_length, read_genes
 from .cells import CellGenes, run, widest
-from .keys import TIES, cell_keys, draw, hash_names, substream
+from .keys import Stream, cell_keys, draw, hash_names, substream
 from .scratch import Scratch
 from .sorting import sort_scratch, stable_sort
 
@@ -92,7 +92,7 @@ def _order(genes, keys, draws_of, keyed, out, start, stop):
         ids, values = genes.ids[first : first + n], genes.values[first : first + n]
         shuffled[:n] = np.arange(n)
         if keyed:
-            stream_key = substream(keys[i], TIES)
+            stream_key = substream(keys[i], Stream.TIES)
             for j in range(n):
                 draws[j] = draw(stream_key, draws_of[ids[j]])
             stable_sort(draws, n, sorted_keys, shuffled, scratch)

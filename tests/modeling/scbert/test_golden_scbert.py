@@ -20,9 +20,9 @@ from transformers import (
 from sclm_hf import CellProcessor, ExpressionFeatureExtractor
 from sclm_hf.modeling.common.attention import performer_attention_naive, performer_attention_weights, softmax_kernel
 from sclm_hf.modeling.scbert.convert_scbert import WEIGHT_MAP
-from sclm_hf.objectives.collation import MASK_STREAM
 from sclm_hf.objectives.masked_expression import MaskedExpressionCollator
 from sclm_hf.registry import FAMILIES
+from sclm_hf.tokenization.encodings.keys import Stream
 
 from .golden_scbert import CASES, FINETUNED, convert_case, golden_arrays, golden_names
 
@@ -161,7 +161,7 @@ class RecordedDraws(MaskedExpressionCollator):
         if not isinstance(counters, torch.Tensor):  # which of one ratio
             return torch.zeros(len(cell_ids), counters)
         draws = torch.rand(counters.shape)
-        return 1 - draws.double() if stream == MASK_STREAM else draws
+        return 1 - draws.double() if stream == Stream.MASK else draws
 
 
 def masked(model, values, seed):

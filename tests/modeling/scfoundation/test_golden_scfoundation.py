@@ -17,8 +17,8 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenc
 from sclm_hf import CellProcessor, ExpressionFeatureExtractor, embed
 from sclm_hf.modeling.common.attention import softmax_kernel
 from sclm_hf.modeling.scfoundation.convert_scfoundation import WEIGHT_MAP
-from sclm_hf.objectives.collation import MASK_STREAM
 from sclm_hf.objectives.read_depth import ReadDepthCollator
+from sclm_hf.tokenization.encodings.keys import Stream
 
 from .golden_scfoundation import FOLDER, convert_case, golden_arrays, golden_names
 
@@ -195,7 +195,7 @@ class RecordedMask(ReadDepthCollator):
     """Draws the genes of a recorded mask."""
 
     def uniforms(self, cell_ids, epoch, stream, counters):
-        if stream == MASK_STREAM:
+        if stream == Stream.MASK:
             return 1.0 - self.mask.double()
         return torch.full((len(cell_ids), counters if isinstance(counters, int) else counters.shape[1]), 0.5).double()
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sclm_hf.errors import ExpressionError
-from sclm_hf.tokenization.encodings.keys import cell_keys, draw, hash_names, uniforms_for
+from sclm_hf.tokenization.encodings.keys import Stream, cell_keys, draw, hash_names, uniforms_for
 
 
 def test_splitmix64_reference():
@@ -26,6 +26,10 @@ def test_a_draw_depends_on_cell_seed_epoch_stream_and_counter_alone():
     others = [cell_keys([5, 7, 9], seed=1, epoch=3), cell_keys([5, 7, 9], seed=2, epoch=2)]
     for other in [*(uniforms_for(key, 3, 4) for key in others), uniforms_for(keys, 4, 4)]:
         assert not np.isin(other, draws).any()
+
+
+def test_no_two_streams_share_a_number():
+    assert sorted(Stream.__members__[name].value for name in Stream.__members__) == list(range(14))
 
 
 def test_draws_are_uniform_and_uncorrelated():
