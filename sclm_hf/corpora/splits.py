@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import ConfigurationError, CorpusError
 from ..sources.cell_source import CellSource
-from ..tokenization.encodings.keys import cell_keys, hash_names, uniforms_for
+from ..tokenization.encodings.keys import Stream, cell_keys, hash_names, uniforms_for
 from .samples import Samples
 
 DATASET = "dataset"
@@ -23,7 +23,6 @@ _GROUPS = (
 )
 """What columns of donors, samples and batches are usually called, in small letters and digits alone."""
 
-_HELD_OUT_STREAM = 4
 _SALT = "sclm_hf split 1"
 
 
@@ -112,7 +111,7 @@ def hold_out(sizes: Mapping[str, int], share: float, seed: int = 0) -> dict[str,
     masks = {}
     for name, n_cells in sizes.items():
         keys = cell_keys(np.arange(n_cells), seed=int(hash_names([name])[0]) ^ seed, epoch=0)
-        masks[name] = uniforms_for(keys, _HELD_OUT_STREAM, 1)[:, 0] < share
+        masks[name] = uniforms_for(keys, Stream.HELD_OUT, 1)[:, 0] < share
     return masks
 
 
@@ -136,7 +135,7 @@ def hold_out_samples(samples: Samples, sizes: Mapping[str, int], share: float, s
             f"`eval_share` {share} would split the only sample, and the model sees the cells of a sample together: "
             "name with `batch_column` the column that tells samples apart, or give other samples as `eval_files`."
         )
-    draws = uniforms_for(cell_keys(samples.ids, seed, 0), _HELD_OUT_STREAM, 1)[:, 0]
+    draws = uniforms_for(cell_keys(samples.ids, seed, 0), Stream.HELD_OUT, 1)[:, 0]
     count = min(max(round(share * len(samples)), 1), len(samples) - 1)
     masks = {name: np.zeros(n_cells, bool) for name, n_cells in sizes.items()}
     names = list(sizes)

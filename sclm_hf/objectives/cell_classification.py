@@ -1,12 +1,13 @@
-"""Cell classification: one label a cell."""
+"""Cell classification: one label per cell."""
 
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 
 from ..errors import CorpusError
-from .collation import IGNORED, CellCollator, require_column
+from ..tokenization.encodings.masks import IGNORED
+from .collation import CellCollator, require_column
 
 
 @dataclass
@@ -27,16 +28,16 @@ class CellClassificationCollator(CellCollator):
         left_out = ("cell_ids", "batch_labels") if processor.context == "sample" else ("cell_ids",)
         return super().from_processor(processor, **({"left_out": left_out} | overrides))
 
-    def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
-        labels = require_column(batch, "labels", "classification needs one label a cell").long()
+    def collate(self, batch: dict[str, np.ndarray], epoch: int) -> dict[str, np.ndarray]:
+        labels = require_column(batch, "labels", "classification needs one label per cell").astype(np.int64)
         if self.num_labels is not None:
             check_classes(labels, self.num_labels)
-        inputs = {name: tensor for name, tensor in batch.items() if name not in self.left_out}
+        inputs = {name: values for name, values in batch.items() if name not in self.left_out}
         return inputs | {"labels": labels}
 
 
-def check_classes(labels: torch.Tensor, num_labels: int, task: str = "") -> None:
-    """Refuse labels other than 0 to `num_labels - 1` and -100; `task` says in the message whose they are.
+def check_classes(labels: np.ndarray, num_labels: int, task: str = "") -> None:
+    """Refuse labels other than 0 to `num_labels - 1` and -100; `task` names the task in the message.
 
     Raises:
         CorpusError: there are such labels.

@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from ..errors import ConfigurationError, CorpusError
 from ..registry import FAMILIES
 from ..tokenization.encodings.keys import Stream, cell_keys, uniforms_for
-
-IGNORED = -100
-"""Label of what the loss leaves out."""
+from ..tokenization.encodings.masks import Draws, choose, genes_of
 
 Batch = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
@@ -85,36 +84,34 @@ class CellCollator(ABC):
             CorpusError: the batch lacks something that the objective needs.
         """
         batch = self._pad(batch) if isinstance(batch, Sequence) else batch
-        tensors = {name: torch.as_tensor(values) for name, values in batch.items()}
-        return self.collate(tensors, self.epoch if epoch is None else epoch)
+        arrays = {name: torch.as_tensor(values).numpy() for name, values in batch.items()}
+        inputs = self.collate(arrays, self.epoch if epoch is None else epoch)
+        return {name: torch.from_numpy(values) for name, values in inputs.items()}
 
     @abstractmethod
-    def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
-        """Model inputs and `labels` from the tensors of a batch."""
+    def collate(self, batch: dict[str, np.ndarray], epoch: int) -> dict[str, np.ndarray]:
+        """Model inputs and `labels` from the arrays of a batch."""
 
     def forward_arguments(self, step: int) -> dict[str, Any]:
         """Extra arguments of the model's forward at optimizer step `step` (0, 1, …)."""
         return {}
 
-    def uniforms(
-        self, cell_ids: torch.Tensor, epoch: int, stream: Stream, counters: int | torch.Tensor
-    ) -> torch.Tensor:
-        """Uniform numbers in [0, 1), (cells, draws), that depend on cell, seed, epoch and counter alone."""
-        counters = counters.numpy() if isinstance(counters, torch.Tensor) else counters
-        return torch.as_tensor(uniforms_for(cell_keys(cell_ids.numpy(), self.seed, epoch), stream, counters))
+    def draws(self, batch: dict[str, np.ndarray], epoch: int, *streams: Stream) -> Draws:
+        """What decides about the genes of the batch, for functions of `encodings.masks` that draw from `streams`."""
+        return Draws.of(require_column(batch, "cell_ids", "they key what is drawn about a cell"), self.seed, epoch)
 
     def choose(
         self,
-        batch: dict[str, torch.Tensor],
+        batch: dict[str, np.ndarray],
         epoch: int,
-        allowed: torch.Tensor,
-        ratios: torch.Tensor,
+        allowed: np.ndarray,
+        ratios: np.ndarray,
         rounding: str = "down",
-    ) -> torch.Tensor:
+    ) -> np.ndarray:
         """Draw `ratio × allowed positions` of the positions of every cell without replacement.
 
         Args:
-            batch: the tensors of the batch.
+            batch: the arrays of the batch.
             epoch: current epoch.
             allowed: (cells, genes) bool, positions that may be drawn.
             ratios: (cells,) share of them to draw.
@@ -124,29 +121,25 @@ class CellCollator(ABC):
         Returns:
             (cells, genes) bool.
         """
-        cell_ids = require_column(batch, "cell_ids", "they key what is drawn about a cell")
-        scores = self.uniforms(cell_ids, epoch, Stream.MASK, batch["input_ids"])
-        scores = scores.masked_fill(~allowed, torch.inf)
-        n_allowed = allowed.sum(1)
-        up = rounding == "up"
-        n_drawn = (n_allowed.float() * ratios.float()).ceil() if up else (n_allowed.double() * ratios).floor()
-        return scores.argsort(dim=1, stable=True).argsort(dim=1) < n_drawn[:, None]
+        draws = self.draws(batch, epoch, Stream.MASK)
+        return choose(batch["input_ids"], allowed, draws, ratios, up=rounding == "up")
 
-    def ratios(self, batch: dict[str, torch.Tensor], epoch: int, choices: tuple[float, ...], per: str) -> torch.Tensor:
+    def ratios(self, batch: dict[str, np.ndarray], epoch: int, choices: tuple[float, ...], per: str) -> np.ndarray:
         """One of `choices` for every cell, (cells,) float64.
 
         The same for the whole batch, keyed by its first cell, or drawn `per` cell. Only the latter is independent of
         the batches that cells come in.
         """
         cell_ids = require_column(batch, "cell_ids", "they key what is drawn about a cell")
-        drawn_for = cell_ids if per == "cell" else cell_ids[:1]
-        index = (self.uniforms(drawn_for, epoch, Stream.RATIO, 1)[:, 0] * len(choices)).long()
-        return torch.tensor(choices, dtype=torch.float64)[index].expand(len(cell_ids))
+        if len(choices) == 1:
+            return np.full(len(cell_ids), choices[0])
+        keys = cell_keys(cell_ids if per == "cell" else cell_ids[:1], self.seed, epoch)
+        index = (uniforms_for(keys, Stream.RATIO, 1)[:, 0] * len(choices)).astype(np.int64)
+        return np.broadcast_to(np.array(choices)[index], len(cell_ids)).copy()
 
-    def not_special(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def not_special(self, batch: dict[str, np.ndarray]) -> np.ndarray:
         """(cells, genes) bool: real positions that hold a gene."""
-        special = torch.isin(batch["input_ids"], torch.tensor(self.special_token_ids, dtype=torch.long))
-        return batch["attention_mask"].bool() & ~special
+        return genes_of(batch["input_ids"], batch["attention_mask"], self.special_token_ids)
 
     def _pad(self, cells: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         fills = {"input_ids": self.pad_token_id, "expression_values": self.pad_value}
@@ -161,7 +154,7 @@ class CellCollator(ABC):
         return batch
 
 
-def require_column(batch: Mapping[str, torch.Tensor], name: str, why: str) -> torch.Tensor:
+def require_column(batch: Mapping[str, np.ndarray], name: str, why: str) -> np.ndarray:
     """`batch[name]`, or a `CorpusError` that says what is there and how to get it."""
     if name not in batch:
         raise CorpusError(

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+import numpy as np
 
 from ..errors import ConfigurationError
-from .collation import IGNORED, CellCollator
+from ..tokenization.encodings.masks import IGNORED
+from .collation import CellCollator
 
 
 @dataclass
@@ -31,8 +32,8 @@ class GeneClassificationCollator(CellCollator):
     def __post_init__(self) -> None:
         if not self.gene_classes or min(self.gene_classes.values()) < 0:
             raise ConfigurationError("`gene_classes` must give at least one gene a class, counted from 0.")
-        self._class_of = torch.full((max(self.gene_classes) + 1,), IGNORED)
-        self._class_of[list(self.gene_classes)] = torch.tensor(list(self.gene_classes.values()))
+        self._class_of = np.full(max(self.gene_classes) + 1, IGNORED)
+        self._class_of[list(self.gene_classes)] = list(self.gene_classes.values())
 
     @classmethod
     def from_processor(
@@ -52,11 +53,11 @@ class GeneClassificationCollator(CellCollator):
             overrides["gene_classes"] = _numbered(processor.tokenizer.gene_vocabulary, classes)
         return super().from_processor(processor, **overrides)
 
-    def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
-        ids = batch["input_ids"].long()
+    def collate(self, batch: dict[str, np.ndarray], epoch: int) -> dict[str, np.ndarray]:
+        ids = batch["input_ids"]
         known = (ids < len(self._class_of)) & self.not_special(batch)
-        labels = self._class_of[ids.clamp(max=len(self._class_of) - 1)].masked_fill(~known, IGNORED)
-        inputs = {name: tensor for name, tensor in batch.items() if name not in ("cell_ids", "labels")}
+        labels = np.where(known, self._class_of[np.minimum(ids, len(self._class_of) - 1)], IGNORED)
+        inputs = {name: values for name, values in batch.items() if name not in ("cell_ids", "labels")}
         return inputs | {"labels": labels}
 
 

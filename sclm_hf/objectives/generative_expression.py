@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 
-from .collation import IGNORED, CellCollator, check_ratios
+from ..tokenization.encodings.masks import split
+from .collation import CellCollator, check_ratios
 
 
 @dataclass
@@ -49,38 +50,24 @@ class GenerativeExpressionCollator(CellCollator):
             return {}
         return {"generate_from_cell_embedding": True}
 
-    def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
-        real = batch["attention_mask"].bool()
+    def collate(self, batch: dict[str, np.ndarray], epoch: int) -> dict[str, np.ndarray]:
         ratios = self.ratios(batch, epoch, self._choices, self.ratio_per)
-        generated = self.choose(batch, epoch, self.not_special(batch), ratios)
-        ids, values = batch["input_ids"], batch["expression_values"].float()
-        fills = (self.pad_token_id, self.pad_value, 0)
-        known_ids, known_values, known_mask = pack(real & ~generated, (ids, values, real.long()), fills)
-        fills = (self.pad_token_id, IGNORED, 0)
-        generation_ids, targets, generation_mask = pack(generated, (ids, values, real.long()), fills)
+        parts = split(
+            batch["input_ids"],
+            batch["expression_values"],
+            batch["attention_mask"],
+            self.choose(batch, epoch, self.not_special(batch), ratios),
+            pad_id=self.pad_token_id,
+            pad_value=self.pad_value,
+        )
         inputs = {
-            "input_ids": known_ids,
-            "expression_values": known_values,
-            "attention_mask": known_mask,
-            "generation_ids": generation_ids,
-            "generation_attention_mask": generation_mask,
-            "labels": torch.cat([torch.full_like(known_values, IGNORED), targets], dim=1),
+            "input_ids": parts.known_ids,
+            "expression_values": parts.known_values,
+            "attention_mask": parts.known_mask,
+            "generation_ids": parts.generated_ids,
+            "generation_attention_mask": parts.generated_mask,
+            "labels": parts.labels,
         }
         if "batch_labels" in batch:
             inputs["batch_labels"] = batch["batch_labels"]
         return inputs
-
-
-def pack(chosen: torch.Tensor, rows: Sequence[torch.Tensor], fills: Sequence[float]) -> list[torch.Tensor]:
-    """Move the chosen positions of every row to the front, in their order, and cut to the longest (at least 1).
-
-    Args:
-        chosen: (cells, genes) bool.
-        rows: tensors (cells, genes) to pack alike.
-        fills: what follows the chosen entries, one for each of `rows`.
-    """
-    order = chosen.logical_not().argsort(dim=1, stable=True)
-    width = max(1, int(chosen.sum(1).max()))
-    filled = torch.arange(width) >= chosen.sum(1, keepdim=True)
-    order = order[:, :width]
-    return [row.gather(1, order).masked_fill(filled, fill) for row, fill in zip(rows, fills, strict=True)]

@@ -7,11 +7,12 @@ al., scBERT, Nature Machine Intelligence 4 (2022), pre-training.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from ..errors import ConfigurationError
 from ..tokenization.encodings.keys import Stream
-from .collation import IGNORED, CellCollator, check_ratios
+from ..tokenization.encodings.masks import filled, keep, value_labels
+from .collation import CellCollator, check_ratios
 
 
 @dataclass
@@ -52,7 +53,7 @@ class MaskedExpressionCollator(CellCollator):
         if self.rounding not in ("down", "up"):
             raise ConfigurationError(f"`rounding` is 'down' or 'up', got {self.rounding!r}.")
 
-    def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
+    def collate(self, batch: dict[str, np.ndarray], epoch: int) -> dict[str, np.ndarray]:
         values = batch["expression_values"]
         maskable = self.not_special(batch)
         if not self.mask_zeros:
@@ -61,9 +62,10 @@ class MaskedExpressionCollator(CellCollator):
         drawn = self.choose(batch, epoch, maskable, ratios, self.rounding)
         masked = drawn
         if self.replace_ratio < 1:
-            draws = self.uniforms(batch["cell_ids"], epoch, Stream.VALUE_HIDDEN, batch["input_ids"])
-            masked = drawn & (draws < self.replace_ratio)
-        inputs = {name: tensor for name, tensor in batch.items() if name not in ("cell_ids", "labels")}
-        inputs["expression_values"] = values.masked_fill(masked, self.mask_value)
-        inputs["labels"] = values.float().masked_fill(~drawn, IGNORED)
+            draws = self.draws(batch, epoch, Stream.VALUE_HIDDEN)
+            shares = np.full(len(values), self.replace_ratio)
+            masked = keep(batch["input_ids"], drawn, draws, Stream.VALUE_HIDDEN, shares)
+        inputs = {name: values for name, values in batch.items() if name not in ("cell_ids", "labels")}
+        inputs["expression_values"] = filled(values, masked, self.mask_value)
+        inputs["labels"] = value_labels(values, drawn)
         return inputs

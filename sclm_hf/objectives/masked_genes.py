@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 
 from ..errors import ConfigurationError
 from ..tokenization.encodings.keys import Stream
-from .collation import IGNORED, CellCollator, check_ratios, require_column
+from ..tokenization.encodings.masks import genes_of, mask_genes
+from .collation import CellCollator, check_ratios
 
 
 @dataclass
@@ -75,52 +76,22 @@ class MaskedGenesCollator(CellCollator):
         }
         return super().from_processor(processor, **(settings | overrides))
 
-    def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
-        cell_ids = require_column(batch, "cell_ids", "they key what is drawn about a cell")
-        ids = batch["input_ids"].long()
-        draws = [
-            self.uniforms(cell_ids, epoch, stream, ids)
-            for stream in (Stream.MASK, Stream.GENE_HIDDEN, Stream.GENE_CHANGED, Stream.GENE_TOKEN)
-        ]
-        ratios = self.ratios(batch, epoch, self._choices, self.ratio_per)
-        masked_ids, labels = self.mask(ids, self.maskable(batch), ratios, *draws)
-        inputs = {name: tensor for name, tensor in batch.items() if name not in ("cell_ids", "labels")}
+    def collate(self, batch: dict[str, np.ndarray], epoch: int) -> dict[str, np.ndarray]:
+        masked_ids, labels = mask_genes(
+            batch["input_ids"],
+            self.maskable(batch),
+            self.draws(batch, epoch, Stream.MASK, Stream.GENE_HIDDEN, Stream.GENE_CHANGED, Stream.GENE_TOKEN),
+            self.ratios(batch, epoch, self._choices, self.ratio_per),
+            hidden_ratio=self.replace_ratio,
+            changed_ratio=self.random_ratio,
+            mask_id=self.mask_token_id,
+            n_tokens=self.vocab_size,
+        )
+        inputs = {name: values for name, values in batch.items() if name not in ("cell_ids", "labels")}
         return inputs | {"input_ids": masked_ids, "labels": labels}
 
-    def maskable(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def maskable(self, batch: dict[str, np.ndarray]) -> np.ndarray:
         """(cells, genes) bool: positions that may be chosen."""
         if not self.mask_special_tokens:
             return self.not_special(batch)
-        never = torch.tensor([self.pad_token_id, self.mask_token_id])
-        return batch["attention_mask"].bool() & ~torch.isin(batch["input_ids"], never)
-
-    def mask(
-        self,
-        ids: torch.Tensor,
-        maskable: torch.Tensor,
-        ratios: torch.Tensor,
-        choosing: torch.Tensor,
-        replacing: torch.Tensor,
-        keeping: torch.Tensor,
-        tokens: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Replace tokens by given draws, all (cells, genes) in [0, 1).
-
-        Args:
-            ids: (cells, genes) int64.
-            maskable: (cells, genes) bool.
-            ratios: (cells,) the `mask_ratio` of each.
-            choosing: a token is chosen where this is below `ratios`,
-            replacing: becomes `<mask>` where this is below `replace_ratio`,
-            keeping: else another token where this is below `random_ratio`,
-            tokens: namely number `int(vocab_size × draw)`.
-
-        Returns:
-            The replaced ids and the labels, both (cells, genes) int64.
-        """
-        chosen = maskable & (choosing < ratios[:, None])
-        replaced = chosen & (replacing < self.replace_ratio)
-        changed = chosen & ~replaced & (keeping < self.random_ratio)
-        others = (tokens * self.vocab_size).long()
-        masked_ids = torch.where(changed, others, ids.masked_fill(replaced, self.mask_token_id))
-        return masked_ids, ids.masked_fill(~chosen, IGNORED)
+        return genes_of(batch["input_ids"], batch["attention_mask"], (self.pad_token_id, self.mask_token_id))

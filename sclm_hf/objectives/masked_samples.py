@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.special import betaincinv
 
 from ..errors import ConfigurationError
-from ..tokenization.encodings.keys import Stream
-from .collation import IGNORED, CellCollator, require_column
+from ..tokenization.encodings.keys import Stream, cell_keys, uniforms_for
+from ..tokenization.encodings.masks import filled, keep, value_labels
+from .collation import CellCollator, require_column
 
 _BETA, _LARGEST_RATE = 5.0, 0.9
 
@@ -66,30 +66,33 @@ class MaskedSamplesCollator(CellCollator):
             processor, **({"vocab_size": processor.tokenizer.gene_vocabulary.size} | overrides)
         )
 
-    def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
+    def collate(self, batch: dict[str, np.ndarray], epoch: int) -> dict[str, np.ndarray]:
         cell_ids = require_column(batch, "cell_ids", "they key what is drawn about a cell")
         batch = batch if self.vocab_size is None else self._all_genes(batch)
-        masked_cells, rates = self._cells(self.uniforms(cell_ids, epoch, Stream.SAMPLE_CELL, 2).numpy())
-        draws = self.uniforms(cell_ids, epoch, Stream.MASK, batch["input_ids"].expand(len(cell_ids), -1))
-        masked = (draws <= rates[:, None]) & masked_cells[:, None]
-        inputs = {name: tensor for name, tensor in batch.items() if name not in ("cell_ids", "labels")}
         values = batch["expression_values"]
+        cells, rates = self._cells(uniforms_for(cell_keys(cell_ids, self.seed, epoch), Stream.SAMPLE_CELL, 2))
+        ids, cells = (np.broadcast_to(part, values.shape) for part in (batch["input_ids"], cells[:, None]))
+        draws = self.draws(batch, epoch, Stream.MASK)
+        # also a draw that equals the probability hides
+        masked = keep(ids, cells, draws, Stream.MASK, np.nextafter(rates, 1))
+        inputs = {name: values for name, values in batch.items() if name not in ("cell_ids", "labels")}
         inputs["masked_positions"] = masked
-        inputs["expression_values"] = values.masked_fill(masked, 0)
-        inputs["labels"] = values.float().masked_fill(~masked.any(1, keepdim=True), IGNORED)
+        inputs["expression_values"] = filled(values, masked, 0)
+        inputs["labels"] = value_labels(values, np.broadcast_to(masked.any(1, keepdims=True), values.shape))
         return inputs
 
-    def _all_genes(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _all_genes(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The batch over all genes of the vocabulary, in the order of their ids."""
         values = batch["expression_values"]
-        every = values.new_zeros(len(values), self.vocab_size).index_copy(1, batch["input_ids"], values)
-        return batch | {"input_ids": torch.arange(self.vocab_size), "expression_values": every}
+        every = np.zeros((len(values), self.vocab_size), values.dtype)
+        every[:, batch["input_ids"]] = values
+        return batch | {"input_ids": np.arange(self.vocab_size), "expression_values": every}
 
-    def _cells(self, draws: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def _cells(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(cells,) whether each is masked, and the probability of its genes."""
         masked = np.zeros(len(draws), bool)
         masked[np.argsort(draws[:, 0], kind="stable")[: max(1, int(len(draws) * self.cell_ratio))]] = True
         rates = np.full(len(draws), self.mask_ratio)
         if self.vary_ratio:
             rates = np.minimum(betaincinv(_BETA, 4 / self.mask_ratio - 3, draws[:, 1]), _LARGEST_RATE)
-        return torch.from_numpy(masked), torch.from_numpy(rates)
+        return masked, rates

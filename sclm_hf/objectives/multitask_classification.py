@@ -1,4 +1,4 @@
-"""Multi-task classification: a label a cell for each of several tasks, learnt together.
+"""Multi-task classification: one label per cell for each of several tasks, learnt together.
 
 Source: Chen et al., "Quantized multi-task learning for context-specific representations of gene network dynamics",
 bioRxiv (2024), doi:10.1101/2024.08.16.608180. The losses of the tasks, weighted, are added up in the model's head.
@@ -7,7 +7,7 @@ bioRxiv (2024), doi:10.1101/2024.08.16.608180. The losses of the tasks, weighted
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
+import numpy as np
 
 from ..errors import ConfigurationError
 from .cell_classification import check_classes
@@ -32,13 +32,13 @@ class MultiTaskClassificationCollator(CellCollator):
         if not self.num_labels:
             raise ConfigurationError("`num_labels` must name at least one task and the number of its classes.")
 
-    def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
+    def collate(self, batch: dict[str, np.ndarray], epoch: int) -> dict[str, np.ndarray]:
         columns = {task: f"labels_{task}" for task in self.num_labels}
         labels = []
         for task, column in columns.items():
-            why = f"the task {task!r} needs one label a cell (name the column in `task_columns` of the corpus)"
-            labels.append(require_column(batch, column, why).long())
+            why = f"the task {task!r} needs one label per cell (name the column in `task_columns` of the corpus)"
+            labels.append(require_column(batch, column, why).astype(np.int64))
             check_classes(labels[-1], self.num_labels[task], f" of the task {task!r}")
         left_out = {"cell_ids", *columns.values()}
-        inputs = {name: tensor for name, tensor in batch.items() if name not in left_out}
-        return inputs | {"labels": torch.stack(labels, dim=1)}
+        inputs = {name: values for name, values in batch.items() if name not in left_out}
+        return inputs | {"labels": np.stack(labels, axis=1)}

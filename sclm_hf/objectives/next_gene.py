@@ -7,10 +7,11 @@ Source: Shen et al., "Generative pretraining from large-scale transcriptomes for
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 
 from ..errors import ConfigurationError
-from .collation import IGNORED, CellCollator
+from ..tokenization.encodings.masks import IGNORED, gene_labels
+from .collation import CellCollator
 
 
 @dataclass
@@ -42,8 +43,8 @@ class NextGeneCollator(CellCollator):
             )
         return super().from_processor(processor, **overrides)
 
-    def collate(self, batch: dict[str, torch.Tensor], epoch: int) -> dict[str, torch.Tensor]:
-        inputs = {name: tensor for name, tensor in batch.items() if name not in ("cell_ids", "labels")}
-        labels = batch["input_ids"].long().masked_fill(~batch["attention_mask"].bool(), IGNORED)
+    def collate(self, batch: dict[str, np.ndarray], epoch: int) -> dict[str, np.ndarray]:
+        inputs = {name: values for name, values in batch.items() if name not in ("cell_ids", "labels")}
+        labels = gene_labels(batch["input_ids"], batch["attention_mask"].astype(bool))
         labels[:, 0] = IGNORED
         return inputs | {"labels": labels}

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..errors import ConfigurationError
 from ..tokenization.encodings.depth import DEPTH_TOKENS
-from ..tokenization.encodings.keys import Stream
-from .collation import IGNORED, CellCollator, require_column
+from ..tokenization.encodings.keys import Stream, cell_keys, uniforms_for
+from ..tokenization.encodings.thinning import HidingSettings, expressed_tokens, thin_and_hide
+from .collation import CellCollator, require_column
 
 
 @dataclass
@@ -82,86 +81,48 @@ class ReadDepthCollator(CellCollator):
         settings = {"target_token_id": special[DEPTH_TOKENS[0]], "target_sum": encoding.target_sum}
         return super().from_processor(processor, **(settings | overrides))
 
-    def collate(self, batch: dict[str, Tensor], epoch: int) -> dict[str, Tensor]:
-        cell_ids = require_column(batch, "cell_ids", "they key what is drawn about a cell")
-        panel = self.on_panel(batch)
-        totals = 10 ** batch["expression_values"][batch["input_ids"] == self.target_token_id + 1].double()
-        totals = totals.round()
-        genes = torch.arange(self.target_token_id).expand(len(cell_ids), -1)
-        rates = self.rates(*self.uniforms(cell_ids, epoch, Stream.DEPTH_RATE, 2).T)
-        kept, left = self.thin(panel, totals, rates, self.uniforms(cell_ids, epoch, Stream.DEPTH_READS, genes))
-        streams = (Stream.MASK, Stream.DEPTH_HIDDEN, Stream.DEPTH_VALUE)
-        seen, told, drawn = self.hide(kept, *(self.uniforms(cell_ids, epoch, stream, genes) for stream in streams))
-        depths = torch.stack([totals.log10(), left.log10()], dim=1)
-        tokens = self.tokens(seen, depths)
-        told = torch.cat([told, depths], dim=1).float()
-        return tokens | {"decoder_expression_values": told, "labels": panel.masked_fill(~drawn, IGNORED).float()}
+    def collate(self, batch: dict[str, np.ndarray], epoch: int) -> dict[str, np.ndarray]:
+        ids, size = batch["input_ids"], self.target_token_id
+        rates, panel = self._rates(batch, epoch), self._on_panel(batch)
+        totals = np.rint(10 ** batch["expression_values"][ids == size + 1].astype(np.float64))
+        streams = Stream.DEPTH_READS, Stream.MASK, Stream.DEPTH_HIDDEN, Stream.DEPTH_VALUE
+        hidden = thin_and_hide(panel, totals, rates, self.draws(batch, epoch, *streams), self._settings())
+        depths = np.log10(np.stack([totals, hidden.totals], axis=1))
+        tokens = expressed_tokens(
+            hidden.seen,
+            depths,
+            (ids.dtype, batch["attention_mask"].dtype),
+            pad_id=self.pad_token_id,
+            pad_value=self.pad_value,
+        )
+        return {
+            **dict(zip(("input_ids", "expression_values", "attention_mask"), tokens, strict=True)),
+            "decoder_expression_values": np.concatenate([hidden.told, depths], axis=1, dtype=np.float32),
+            "labels": hidden.labels,
+        }
 
-    def on_panel(self, batch: dict[str, Tensor]) -> Tensor:
+    def _settings(self) -> HidingSettings:
+        return HidingSettings(
+            target_sum=float(self.target_sum),
+            mask_value=float(self.mask_value),
+            value_ratio=float(self.value_ratio),
+            zero_ratio=float(self.zero_ratio),
+            hidden_ratio=float(self.replace_ratio),
+            changed_ratio=float(self.replace_ratio + self.random_ratio),
+        )
+
+    def _on_panel(self, batch: dict[str, np.ndarray]) -> np.ndarray:
         """(cells, genes of the panel) float64 values, 0 where a gene is not among the tokens."""
-        size = self.target_token_id
-        slots = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, size).clamp(max=size)
-        panel = torch.zeros(len(slots), size + 1, dtype=torch.float64)
-        return panel.scatter(1, slots, batch["expression_values"].double())[:, :size]
+        ids, values = batch["input_ids"], batch["expression_values"]
+        cells, places = np.nonzero((batch["attention_mask"] != 0) & (ids < self.target_token_id))
+        panel = np.zeros((len(ids), self.target_token_id))
+        panel[cells, ids[cells, places]] = values[cells, places]
+        return panel
 
-    def rates(self, choosing: Tensor, amounts: Tensor) -> Tensor:
-        """(cells,) probability that a read is kept; both draws are (cells,) in [0, 1)."""
+    def _rates(self, batch: dict[str, np.ndarray], epoch: int) -> np.ndarray:
+        """(cells,) probability that a read is kept."""
         from scipy.special import betaincinv
 
-        amounts = torch.from_numpy(betaincinv(2.0, 2.0, amounts.numpy()))
-        return torch.where(choosing < self.thin_ratio, amounts, 1.0)
-
-    def thin(self, panel: Tensor, totals: Tensor, rates: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep each read with the cell's probability. A cell that would keep one read or none stays as it was.
-
-        Args:
-            panel: (cells, genes) log-normalised values.
-            totals: (cells,) total counts.
-            rates: (cells,) probabilities.
-            draws: (cells, genes) in [0, 1).
-
-        Returns:
-            (cells, genes) log-normalised values and (cells,) total counts of what is left.
-        """
-        from scipy.stats import binom
-
-        counts = (panel.expm1() * (totals / self.target_sum)[:, None]).round().numpy()
-        row, gene = np.nonzero(counts)
-        left = np.zeros_like(counts)
-        left[row, gene] = binom.ppf(draws.numpy()[row, gene], counts[row, gene], rates.numpy()[row])
-        left = torch.from_numpy(left)
-        whole = (rates >= 1) | (left.sum(1) <= 1)
-        left_totals = torch.where(whole, totals, left.sum(1))
-        values = torch.log1p(left / left_totals[:, None] * self.target_sum)
-        return torch.where(whole[:, None], panel, values), left_totals
-
-    def hide(self, values: Tensor, choosing: Tensor, replacing: Tensor, others: Tensor) -> tuple[Tensor, ...]:
-        """Draw genes, and hide or replace their values, by given draws, all (cells, genes) in [0, 1).
-
-        Args:
-            values: (cells, genes) what there is to hide.
-            choosing: an expressed gene is drawn where this is below `value_ratio`, another one below `zero_ratio`;
-            replacing: it is hidden where this is below `replace_ratio`, and replaced in the next `random_ratio`
-            others: by the value of the cell's expressed gene number `int(count × draw)`.
-
-        Returns:
-            What the encoder and what the decoder sees, and which genes were drawn, each (cells, genes).
-        """
-        expressed = values > 0
-        drawn = choosing < torch.where(expressed, self.value_ratio, self.zero_ratio)
-        hidden = drawn & (replacing < self.replace_ratio)
-        replaced = drawn & ~hidden & (replacing < self.replace_ratio + self.random_ratio)
-        by_rank = values.gather(1, (~expressed).long().argsort(dim=1, stable=True))
-        number = (others * expressed.sum(1, keepdim=True)).long()
-        seen = torch.where(replaced, by_rank.gather(1, number), values)
-        return seen.masked_fill(hidden, 0.0), seen.masked_fill(hidden, self.mask_value), drawn
-
-    def tokens(self, seen: Tensor, depths: Tensor) -> dict[str, Tensor]:
-        """Tokens of the expressed genes of (cells, genes) values, then `<T>` and `<S>`, padded to the longest cell."""
-        cells = []
-        for values, depth in zip(seen, depths, strict=True):
-            ids = values.nonzero()[:, 0]
-            both = torch.tensor([self.target_token_id, self.target_token_id + 1])
-            cell = {"input_ids": torch.cat([ids, both]), "expression_values": torch.cat([values[ids], depth]).float()}
-            cells.append(cell | {"attention_mask": torch.ones(len(ids) + 2, dtype=torch.long)})
-        return self._pad(cells)
+        cell_ids = require_column(batch, "cell_ids", "they key what is drawn about a cell")
+        choosing, amounts = uniforms_for(cell_keys(cell_ids, self.seed, epoch), Stream.DEPTH_RATE, 2).T
+        return np.where(choosing < self.thin_ratio, betaincinv(2.0, 2.0, amounts), 1.0)

@@ -7,7 +7,7 @@ from itertools import islice
 import torch
 from accelerate import Accelerator
 
-from ..objectives.collation import IGNORED
+from ..tokenization.encodings.masks import IGNORED
 
 Batch = dict[str, torch.Tensor]
 

@@ -5,6 +5,7 @@ import torch
 from sclm_hf import CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.objectives.masked_genes import MaskedGenesCollator
+from sclm_hf.tokenization.encodings.masks import Draws, mask_genes
 
 from .objective_cells import CLS, IGNORED, PAD, cells, rows
 
@@ -54,10 +55,17 @@ def test_draws_belong_to_the_cell_and_its_genes():
 
 
 def test_given_draws_are_followed():
-    ids, maskable = torch.tensor([[10, 11, 12, 13, 14]]), torch.tensor([[True, True, True, True, False]])
     draws = ([0.14, 0.0, 0.1, 0.15, 0.0], [0.79, 0.8, 0.9, 0.0, 0.0], [0.0, 0.49, 0.5, 0.0, 0.0], [0.5] * 5)
-    ratios = torch.tensor([0.15])
-    inputs, labels = collator().mask(ids, maskable, ratios, *(torch.tensor([draw]) for draw in draws))
+    inputs, labels = mask_genes(
+        np.array([[10, 11, 12, 13, 14]]),
+        np.array([[True, True, True, True, False]]),
+        Draws(np.zeros(1, np.uint64), np.array(draws)[:, None]),
+        np.array([0.15]),
+        hidden_ratio=0.8,
+        changed_ratio=0.5,
+        mask_id=MASK,
+        n_tokens=VOCAB,
+    )
     assert inputs.tolist() == [[MASK, 50, 12, 13, 14]]
     assert labels.tolist() == [[10, 11, 12, IGNORED, IGNORED]]
 

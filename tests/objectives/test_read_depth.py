@@ -82,30 +82,6 @@ def test_thinned_cells_tell_both_depths(processor, batch, counts):
     assert_close(left.sum(1), source, rtol=1e-4, atol=0.0)
 
 
-def test_given_draws_say_what_is_kept():
-    collator = ReadDepthCollator(target_token_id=3, target_sum=10.0)
-    panel = torch.log1p(torch.tensor([[8.0, 2.0, 0.0]], dtype=torch.float64))
-    total, rate = torch.tensor([10.0], dtype=torch.float64), torch.tensor([0.5], dtype=torch.float64)
-    draws = torch.tensor([[0.5, 0.1, 0.9]], dtype=torch.float64)
-    values, left = collator.thin(panel, total, rate, draws)
-    # the medians of Binomial(8, 1/2), and less than P(X = 0) = 1/4 of Binomial(2, 1/2)
-    assert left.tolist() == [4.0]
-    assert_close(values.expm1(), torch.tensor([[10.0, 0.0, 0.0]], dtype=torch.float64))
-    nothing_left = collator.thin(panel, total, rate, torch.zeros(1, 3, dtype=torch.float64) + 1e-12)
-    assert_close(nothing_left[0], panel)
-
-
-def test_given_draws_say_what_is_hidden():
-    collator = ReadDepthCollator(target_token_id=5)
-    values = torch.tensor([[1.0, 2.0, 3.0, 0.0, 0.0]])
-    choosing = torch.tensor([[0.29, 0.29, 0.31, 0.029, 0.04]])
-    replacing = torch.tensor([[0.79, 0.85, 0.0, 0.95, 0.0]])
-    seen, told, drawn = collator.hide(values, choosing, replacing, torch.full((1, 5), 0.9))
-    assert drawn.tolist() == [[True, True, False, True, False]]
-    assert seen.tolist() == [[0.0, 3.0, 3.0, 0.0, 0.0]]
-    assert told.tolist() == [[102.0, 3.0, 3.0, 0.0, 0.0]]
-
-
 def test_what_is_drawn_belongs_to_the_cell(processor, batch):
     collator = ReadDepthCollator.from_processor(processor)
     together = collator(batch, 3)

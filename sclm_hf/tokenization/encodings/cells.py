@@ -10,14 +10,11 @@ from numba import njit
 
 from ...errors import ExpressionError
 from .keys import Stream, draw, substream
+from .masks import smallest
 from .scratch import Scratch, lent
 
 OUT_OF_RANGE, UNSORTED, NEGATIVE, NOT_FINITE = 1, 2, 4, 8
 """What [`survey`] may find wrong with a row; the numbers add up."""
-
-
-_DEVIATIONS = 4.0
-_RANGE, _BELOW_1 = 2.0**64, 1 - 2.0**-53
 
 
 class Cells(NamedTuple):
@@ -348,33 +345,12 @@ def widest(genes, start, stop):
 
 
 @njit(cache=True, nogil=True)
-def _smallest(draws, n_smallest):
-    """The number below which exactly `n_smallest` of the different `draws` lie; there are more of them."""
-    n = draws.size
-    share = n_smallest / n
-    # Draws are uniform: the number sought lies within a few standard deviations of this share of their range.
-    spread = _DEVIATIONS * np.sqrt(share * (1 - share) / n)
-    low = np.uint64(max(share - spread, 0.0) * _RANGE)
-    high = np.uint64(min(share + spread, _BELOW_1) * _RANGE)
-    below = np.int32(0)
-    for word in draws:
-        below += np.int32(word < low)
-    inside, n_inside = np.empty(n, np.uint64), np.uint32(0)
-    for i in range(n):
-        inside[n_inside] = draws[i]
-        n_inside += np.uint32((draws[i] >= low) & (draws[i] < high))
-    if below <= n_smallest < below + n_inside:
-        return np.partition(inside[:n_inside], n_smallest - below)[n_smallest - below]
-    return np.partition(draws, n_smallest)[n_smallest]
-
-
-@njit(cache=True, nogil=True)
 def _copy_subset(stream_key, ids, values, n, n_kept, out_ids, out_values):
     """Copy the `n_kept` of `n` genes with the smallest draws, in their order."""
     draws = np.empty(n, np.uint64)
     for i in range(n):
         draws[i] = draw(stream_key, ids[i])
-    bound = _smallest(draws, n_kept)
+    bound = smallest(draws, n_kept, n)
     kept = np.uint32(0)
     for i in range(n):
         # What is not kept is overwritten; behind the last gene there may be no room for it.

@@ -157,11 +157,10 @@ def test_attention_map(model, arrays):
 class RecordedDraws(MaskedExpressionCollator):
     """Draws from torch's global generator, in the original's order; the original takes the largest scores."""
 
-    def uniforms(self, cell_ids, epoch, stream, counters):
-        if not isinstance(counters, torch.Tensor):  # which of one ratio
-            return torch.zeros(len(cell_ids), counters)
-        draws = torch.rand(counters.shape)
-        return 1 - draws.double() if stream == Stream.MASK else draws
+    def draws(self, batch, epoch, stream):
+        draws = torch.rand(batch["input_ids"].shape).double()
+        given = 1 - draws if stream == Stream.MASK else draws
+        return super().draws(batch, epoch)._replace(given=given[None].numpy())
 
 
 def masked(model, values, seed):

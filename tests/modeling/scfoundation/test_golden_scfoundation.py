@@ -194,10 +194,10 @@ def test_masked_batch_is_what_was_recorded(arrays):
 class RecordedMask(ReadDepthCollator):
     """Draws the genes of a recorded mask."""
 
-    def uniforms(self, cell_ids, epoch, stream, counters):
-        if stream == Stream.MASK:
-            return 1.0 - self.mask.double()
-        return torch.full((len(cell_ids), counters if isinstance(counters, int) else counters.shape[1]), 0.5).double()
+    def draws(self, batch, epoch, *streams):
+        halves = torch.full(self.mask.shape, 0.5)
+        given = [1.0 - self.mask.double() if stream == Stream.MASK else halves for stream in streams]
+        return super().draws(batch, epoch)._replace(given=torch.stack(given).double().numpy())
 
 
 def test_collator_hides_as_recorded(converted, arrays):
