@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import CheckpointError, ConfigurationError, SclmError
 
+_INDEX = "model.safetensors.index.json"
 MAX_JSON_BYTES = 2**26
 """Settings and vocabularies are a few megabytes; what is larger was not written by those who say so."""
 
@@ -139,6 +140,51 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise SclmError(f"`{folder}` cannot be written: {cause}. Make room, or allow writing, and repeat.") from cause
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def model_replaced(folder: Path, unfinished: Path) -> Iterator[Path]:
+    """A path to save a model or an adapter at; moved into `folder` when all went well, where other files stay.
+
+    What was in `folder` stays whole while the new files are written. They are moved with the weights last; where those
+    are several files, the folder is no model until all are there.
+
+    Args:
+        folder: the folder; made where it is missing.
+        unfinished: what is written before it is moved, on the same disk; left there by a kill, removed otherwise.
+    """
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        flush(unfinished)
+        folder.mkdir(parents=True, exist_ok=True)
+        written = sorted(unfinished.iterdir(), key=lambda path: (path.suffix == ".safetensors", path.name))
+        index = unfinished / _INDEX
+        if index in written:
+            # shards of two saves would be taken for one model
+            (folder / _INDEX).unlink(missing_ok=True)
+            written = [*(path for path in written if path != index), index]
+        for path in written:
+            os.replace(path, folder / path.name)
+        flush_entry(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def flush(folder: Path) -> None:
+    """Force the files below `folder` onto the disk."""
+    for path in (folder, *folder.rglob("*")):
+        flush_entry(path)
+
+
+def flush_entry(path: Path) -> None:
+    """Force one file, or the entries of one folder, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

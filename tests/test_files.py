@@ -8,7 +8,14 @@ import sys
 import pytest
 
 from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, SclmError
-from sclm_hf.files import check_output_file, new_folder, read_json_object, sole_writer, written_whole
+from sclm_hf.files import (
+    check_output_file,
+    model_replaced,
+    new_folder,
+    read_json_object,
+    sole_writer,
+    written_whole,
+)
 
 
 def test_a_json_object_is_read(tmp_path):
@@ -114,6 +121,39 @@ def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path):
         folder.mkdir()
         (folder / "a").write_text("a")
     assert [entry.name for entry in tmp_path.rglob("*")] == ["out", "a"]
+
+
+def test_a_model_is_replaced_whole_or_not_at_all(tmp_path):
+    out, unfinished = tmp_path / "out", tmp_path / "out" / ".model.tmp"
+    for text in ("first", "second"):
+        with model_replaced(out, unfinished) as folder:
+            for name in ("config.json", "model.safetensors"):
+                (folder / name).write_text(text)
+        (out / "log").write_text("stays")
+        with pytest.raises(OSError, match="No space"), model_replaced(out, unfinished) as folder:
+            (folder / "config.json").write_text("half")
+            raise OSError(28, "No space left on device")
+        assert {path.name: path.read_text() for path in out.iterdir()} == {
+            "config.json": text,
+            "model.safetensors": text,
+            "log": "stays",
+        }
+
+
+def test_shards_of_two_saves_are_never_taken_for_one_model(tmp_path, monkeypatch):
+    replace, seen = os.replace, []
+
+    def note(source, target):
+        replace(source, target)
+        texts = {path.name: path.read_text() for path in tmp_path.iterdir() if path.is_file()}
+        seen.append("model.safetensors.index.json" in texts and len(set(texts.values())) > 1)
+
+    monkeypatch.setattr("os.replace", note)
+    for text in ("first", "second"):
+        with model_replaced(tmp_path, tmp_path / ".model.tmp") as folder:
+            for name in ("model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json"):
+                (folder / name).write_text(text)
+    assert len(seen) == 6 and not any(seen)
 
 
 def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path):

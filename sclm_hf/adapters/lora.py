@@ -5,6 +5,7 @@
 
 import copy
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,9 @@ def load_adapter(
     with damage_is_told(path, _UNREADABLE):
         model_class, config = _adapted_class(path, revision)
     model = _load_base(model_class, config, settings, str(base or base_of(path, settings)), dtype, path)
-    with damage_is_told(path, _UNREADABLE), quiet_transformers():
+    with damage_is_told(path, _UNREADABLE), quiet_transformers(), warnings.catch_warnings():
+        # said below, as an error
+        warnings.filterwarnings("ignore", "Found missing adapter keys")
         # on no device before the weights are there: an adapter may claim any rank
         adapted = peft.PeftModel.from_pretrained(
             model, path, revision=revision, is_trainable=is_trainable, low_cpu_mem_usage=True

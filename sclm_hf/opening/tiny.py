@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import ConfigurationError
+from ..logging import quiet_transformers
 from ..registry import Family, get_family
 from .kinds import AUTO_CLASSES
 
@@ -61,8 +62,9 @@ def make_tiny_checkpoint(
         torch.manual_seed(seed)
         model = new_model(config, task)
     folder = Path(folder)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
     return folder
 
 

@@ -15,7 +15,7 @@ from accelerate.utils.constants import RNG_STATE_NAME
 from safetensors import SafetensorError
 
 from ..errors import CheckpointError, ConfigurationError
-from ..files import read_json_object, sole_writer, written_whole
+from ..files import flush, flush_entry, read_json_object, sole_writer, written_whole
 from ..logging import warn
 from .arguments import TrainingConfig
 
@@ -317,18 +317,3 @@ def explained(place: Path) -> Iterator[None]:
         raise CheckpointError(
             f"Cannot write {place}: {error}. The checkpoints are untouched: make room and resume from the last one."
         ) from error
-
-
-def flush(directory: Path) -> None:
-    """Force the files below `directory` onto the disk."""
-    for path in (directory, *directory.rglob("*")):
-        flush_entry(path)
-
-
-def flush_entry(path: Path) -> None:
-    """Force one file, or the entries of one folder, onto the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,11 +1,14 @@
 """What a run leaves behind: a folder that the Auto classes open."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from ..files import model_replaced
+from ..logging import quiet_transformers
 from ..opening.kinds import inner_model, is_adapted
 from ..opening.processors import check_vocabulary
 
@@ -33,7 +36,7 @@ def note_batches(model: nn.Module, names: Sequence[str] | None) -> None:
 
 
 def save_trained(model: nn.Module, directory: Path, processor: Any = None, *, merged: bool = True) -> None:
-    """Save model and processor.
+    """Save model and processor, each folder whole or not at all.
 
     A plain model goes to `directory`. With a LoRA adapter, the adapter goes to `directory/adapter`, and the model with
     the adapter merged to `directory` unless `merged` is False.
@@ -47,10 +50,16 @@ def save_trained(model: nn.Module, directory: Path, processor: Any = None, *, me
     if is_adapted(model):
         from ..adapters.lora import merge_adapter, save_adapter
 
-        save_adapter(model, directory / "adapter", processor=processor)
+        place = directory / "adapter"
+        # beside it, for the adapter names its base as seen from there
+        with quiet_transformers(), model_replaced(place, directory / ".adapter.tmp") as unfinished:
+            if (place / "README.md").exists():
+                shutil.copy(place / "README.md", unfinished)
+            save_adapter(model, unfinished, processor=processor)
         if not merged:
             return
         model = merge_adapter(model)
-    model.save_pretrained(directory)
-    if processor is not None:
-        processor.save_pretrained(directory)
+    with quiet_transformers(), model_replaced(directory, directory / ".model.tmp") as unfinished:
+        model.save_pretrained(unfinished)
+        if processor is not None:
+            processor.save_pretrained(unfinished)

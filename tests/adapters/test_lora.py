@@ -1,5 +1,6 @@
 import json
 import shutil
+import warnings
 
 import numpy as np
 import peft
@@ -317,6 +318,15 @@ def sound(tmp_path_factory):
     ScGPTForMaskedExpression(ScGPTConfig(**SIZES)).save_pretrained(folder / "base")
     save_adapter(add_lora(classifier(folder / "base")), folder / "adapter")
     return folder
+
+
+def test_peft_does_not_warn_of_what_is_refused(sound, tmp_path):
+    folder = shutil.copytree(sound, tmp_path / "damaged") / "adapter"
+    DAMAGES["a tensor missing"][0](folder)
+    with warnings.catch_warnings(record=True) as caught, pytest.raises(CheckpointError, match="lacks"):
+        warnings.simplefilter("always")
+        load_adapter(folder)
+    assert not caught
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

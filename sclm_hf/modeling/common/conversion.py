@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sclm_hf.errors import CheckpointError, SclmError
 from sclm_hf.files import new_folder, sole_writer
+from sclm_hf.logging import quiet_transformers
 
 from .soundness import is_finite, number_kind, require_plausible, without_memory
 
@@ -210,8 +211,9 @@ def converter(convert: Callable[[Path, Path], LoadingReport]) -> Callable[[str |
 
 def write_checkpoint(folder: Path, model: Any, processor: Any, report: LoadingReport) -> None:
     """Write model, processor and report into a new folder."""
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
     report.save(folder)
 
 
