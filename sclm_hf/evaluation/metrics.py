@@ -149,11 +149,19 @@ def _label_pairs(predictions: Predictions) -> tuple[np.ndarray, int]:
 
 
 def _score(pairs: np.ndarray, n_labels: int, weights: np.ndarray, metric: str) -> float:
-    """Accuracy or macro-F1 as scikit-learn defines them, every cell counted as often as its weight says.
+    """The score of cells that count as often as their weights say."""
+    return score(np.bincount(pairs, weights=weights, minlength=n_labels**2).reshape(n_labels, n_labels), metric)
+
+
+def score(confusion: np.ndarray, metric: str) -> float:
+    """Accuracy or macro-F1 as scikit-learn defines them.
 
     scikit-learn would check its input anew for each of the thousands of draws, which takes a hundred times as long.
+
+    Args:
+        confusion: (n_labels, n_labels) cells by true and by predicted label.
+        metric: `"accuracy"`, or `"macro_f1"`, the mean F1 over the labels that occur.
     """
-    confusion = np.bincount(pairs, weights=weights, minlength=n_labels**2).reshape(n_labels, n_labels)
     hits = np.diagonal(confusion)
     if metric == "accuracy":
         return hits.sum() / max(confusion.sum(), 1)

@@ -10,6 +10,7 @@ from accelerate.utils import gather_object, send_to_device
 from torch import nn
 
 from ..errors import ConfigurationError, SclmError
+from ..evaluation.metrics import METRICS, score
 from .steps import count_items
 
 ComputeMetrics = Callable[[np.ndarray, np.ndarray], dict[str, float]]
@@ -99,6 +100,4 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     predicted, labels = logits[labelled].argmax(-1), labels[labelled]
     n_labels = logits.shape[-1]
     confusion = np.bincount(labels * n_labels + predicted, minlength=n_labels**2).reshape(n_labels, n_labels)
-    hits, occurring = np.diagonal(confusion), confusion.sum(0) + confusion.sum(1)
-    f1 = 2 * hits[occurring > 0] / occurring[occurring > 0]
-    return {"accuracy": float(hits.sum() / len(labels)), "macro_f1": float(f1.mean())}
+    return {metric: float(score(confusion, metric)) for metric in METRICS}

@@ -1,8 +1,10 @@
 import math
 
+import numpy as np
 import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from sklearn.metrics import accuracy_score, f1_score
 
 from sclm_hf.errors import SclmError
 from sclm_hf.objectives.cell_classification import CellClassificationCollator
@@ -25,3 +27,12 @@ def test_logits_that_are_no_numbers_are_not_taken_for_the_first_class():
             batch_size=4,
             compute_metrics=classification_metrics,
         )
+
+
+def test_metrics_are_those_of_scikit_learn():
+    generator = np.random.default_rng(0)
+    logits, labels = generator.normal(size=(50, 5)), generator.integers(-1, 4, 50)
+    found = classification_metrics(logits, labels)
+    true, predicted = labels[labels >= 0], logits.argmax(1)[labels >= 0]
+    assert found["accuracy"] == pytest.approx(accuracy_score(true, predicted))
+    assert found["macro_f1"] == pytest.approx(f1_score(true, predicted, average="macro"))
