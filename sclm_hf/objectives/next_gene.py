@@ -36,10 +36,10 @@ class NextGeneCollator(CellCollator):
         Raises:
             ConfigurationError: the encoding does not rank genes, so that none is the next.
         """
-        encoding = processor.feature_extractor.encoding
-        if encoding != "rank":
+        encoding = processor.feature_extractor.value_encoding
+        if not encoding.ranks_genes:
             raise ConfigurationError(
-                f"The next gene is that of a ranking, and the encoding {encoding!r} has none: use 'rank'."
+                f"The next gene is that of a ranking, and the encoding {encoding.name!r} has none: use 'rank'."
             )
         return super().from_processor(processor, **overrides)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigurationError
-from ..tokenization.encodings.depth import DEPTH_TOKENS
+from ..tokenization.encodings.depth import DEPTH, DEPTH_TOKENS
 from ..tokenization.encodings.keys import Stream, cell_keys, uniforms_for
 from ..tokenization.encodings.thinning import HidingSettings, expressed_tokens, thin_and_hide
 from .collation import CellCollator, require_column
@@ -72,7 +72,7 @@ class ReadDepthCollator(CellCollator):
             ConfigurationError: the processor makes no log-normalised counts with depth tokens.
         """
         encoding = processor.feature_extractor
-        if encoding.encoding != "depth" or encoding.expects != "counts":
+        if encoding.value_encoding is not DEPTH or encoding.expects != "counts":
             raise ConfigurationError(
                 "The read-depth objective needs the encoding 'depth' of counts, that of scFoundation; the processor "
                 f"has {encoding.encoding!r} and expects {encoding.expects!r}."

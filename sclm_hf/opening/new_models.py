@@ -64,7 +64,7 @@ def new_config(
         "num_genes": len(vocabulary) - len(vocabulary.special_tokens),
         "pad_token_id": tokenizer.pad_token_id,
         "cls_token_id": tokenizer.cls_token_id,
-        "num_bins": encoding.n_bins if encoding.encoding in ("bins", "log_bins") else None,
+        "num_bins": encoding.n_bins if encoding.value_encoding.has_bins else None,
         "pad_value": encoding.pad_value,
         "mask_value": encoding.mask_value,
         "num_batch_labels": n_batches,

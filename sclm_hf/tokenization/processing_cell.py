@@ -18,15 +18,12 @@ from .cell_inputs import (
     read_shard_rows,
     refuse_settings_of_matrices,
 )
-from .encodings.bins import encode_bins
-from .encodings.cells import CellGenes, Cells, CellTokens, Layout, Survey, joined, pad, tokens_of_columns
-from .encodings.continuous import encode_continuous
-from .encodings.depth import DEPTH_TOKENS, depths, encode_depth, known_totals
+from .encodings import ENCODINGS
+from .encodings.cells import Cells, CellTokens, Layout, Survey, joined, pad, tokens_of_columns
+from .encodings.encoding import Setting
 from .encodings.keys import as_cell_ids, cell_keys
-from .encodings.log_bins import encode_log_bins
-from .encodings.rank import encode_rank
 from .encodings.scratch import Scratch
-from .encodings.stored import StoredRows, encode_stored_bins, encode_stored_rank, most_tokens
+from .encodings.stored import StoredRows, most_tokens
 from .expression_matrix import (
     check_kind,
     match_length,
@@ -64,7 +61,7 @@ class CellProcessor(ProcessorMixin):
     def __init__(self, feature_extractor: ExpressionFeatureExtractor, tokenizer) -> None:
         super().__init__(feature_extractor, tokenizer)
         self.last_coverage: GeneCoverage | None = None
-        self._factors: tuple | None = None
+        self._setting: tuple | None = None
         self._mappings: dict[tuple, GeneMapping] = {}
         self._tables: dict[str, Any] = {}
         if "expression_values" in self.model_input_names:
@@ -142,15 +139,19 @@ class CellProcessor(ProcessorMixin):
             ConfigurationError: `uniforms` or `totals` is given to an encoding that has no use for it, or the tokenizer
                 lacks a special token that the feature extractor asks for.
         """
-        how = {
-            "cell_ids": cell_ids,
-            "seed": seed,
-            "epoch": epoch,
-            "rows": rows,
-            "uniforms": uniforms,
-            "totals": totals,
-        }
-        return self.padded(self.tokens(matrix, gene_ids, **how, check=check, num_threads=num_threads))
+        tokens = self.tokens(
+            matrix,
+            gene_ids,
+            cell_ids=cell_ids,
+            seed=seed,
+            epoch=epoch,
+            rows=rows,
+            uniforms=uniforms,
+            totals=totals,
+            check=check,
+            num_threads=num_threads,
+        )
+        return self.padded(tokens)
 
     def tokens(
         self,
@@ -180,16 +181,17 @@ class CellProcessor(ProcessorMixin):
         keys = self._keys(found, cell_ids, seed, epoch, check)
         if totals is not None:
             _check_totals(totals, found.rows.size)
-        if self.feature_extractor.encoding == "depth":
-            self._refuse_shallow(genes, found.rows, totals)
-        out = self._room(self._token_counts(found, genes.columns.size), scratch)
-        how = {"uniforms": uniforms, "totals": totals, "num_threads": num_threads}
-        self._write(genes, keys, out, **how)
+        encoding, setting = self.feature_extractor.value_encoding, self._model_setting()
+        unfit = encoding.is_unfit(setting, genes, totals)
+        if unfit is not None:
+            refuse_rows(unfit, found.rows, encoding.unfit, "leave them out.")
+        out = self._room(encoding.token_counts(setting, found.genes, genes.columns.size), scratch)
+        encoding.write(setting, genes, keys, out, uniforms=uniforms, totals=totals, num_threads=num_threads)
         return out
 
     def stored_room(self, stored: StoredRows, rows: np.ndarray, gene_ids: np.ndarray) -> np.ndarray | None:
         """How many tokens rows have at most, (cells,) int64; None where [`encode_stored`] is not for them."""
-        if self.feature_extractor.encoding not in ("bins", "rank"):
+        if not self.feature_extractor.value_encoding.reads_files:
             return None
         return most_tokens(stored, rows, self._layout(), np.count_nonzero(gene_ids >= 0))
 
@@ -220,41 +222,15 @@ class CellProcessor(ProcessorMixin):
             False when [`tokens`] would refuse a row, a row is not sorted or cannot be read, or most of its values are
             fractional where the encoding expects counts.
         """
-        extractor, layout, scratch = self.feature_extractor, self._layout(), scratch or Scratch()
-        tokens = self._tokens(gene_ids)
-        if extractor.encoding == "rank":
-            return encode_stored_rank(
-                stored,
-                rows,
-                tokens,
-                layout,
-                out,
-                factors=self._rank_factors(),
-                target_sum=extractor.target_sum,
-                counts=extractor.expects == "counts",
-                scratch=scratch,
-            )
-        keys = cell_keys(as_cell_ids(cell_ids), seed, epoch)
-        return encode_stored_bins(
-            stored,
-            rows,
-            tokens,
-            keys,
-            layout,
-            out,
-            n_bins=extractor.n_bins,
-            counts=extractor.expects == "counts",
-            scratch=scratch,
-        )
+        tokens, keys = self._tokens(gene_ids), cell_keys(as_cell_ids(cell_ids), seed, epoch)
+        encoding, setting = self.feature_extractor.value_encoding, self._model_setting()
+        return encoding.write_stored(setting, stored, rows, tokens, keys, out, scratch or Scratch())
 
     @property
     def token_types(self) -> tuple[type, type]:
         """Narrow types that hold any ids and any values: what is smaller is sooner written, handed over and read."""
-        extractor = self.feature_extractor
-        extremes = extractor.cls_value, extractor.pad_value, extractor.n_bins
-        whole = extractor.encoding in ("bins", "log_bins") and all(x == int(x) and abs(x) < 2**15 for x in extremes)
         ids = np.uint16 if self.tokenizer.gene_vocabulary.size <= 2**16 else np.int32
-        return ids, np.int16 if whole else np.float32
+        return ids, self.feature_extractor.value_encoding.value_type(self.feature_extractor)
 
     def padded(self, tokens: CellTokens, cells: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The second half of [`encode`]: a batch of encoded cells, padded to the longest of them.
@@ -287,14 +263,11 @@ class CellProcessor(ProcessorMixin):
         Raises:
             ExpressionError: lengths do not match, or values are negative or not finite.
         """
-        tokens = self._tokens(gene_ids)
-        if self.feature_extractor.encoding == "depth":
-            genes, found, _ = read_genes(matrix, tokens, rows)
-            sound = (found.genes > 0) & ~self._shallow(genes, None)
-        else:
-            _, found = read_cells(matrix, tokens, rows)
-            sound = found.genes > 0
-        return np.where(sound, self._token_counts(found, np.count_nonzero(np.asarray(gene_ids) >= 0)), 0)
+        encoding, setting = self.feature_extractor.value_encoding, self._model_setting()
+        genes, found, _ = read_genes(matrix, self._tokens(gene_ids), rows)
+        unfit = encoding.is_unfit(setting, genes, None)
+        sound = (found.genes > 0) & ~(False if unfit is None else unfit)
+        return np.where(sound, encoding.token_counts(setting, found.genes, genes.columns.size), 0)
 
     def __call__(
         self,
@@ -476,7 +449,7 @@ class CellProcessor(ProcessorMixin):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled, and what `datasets` makes its fingerprints of: nothing that calls leave behind."""
-        state = self.__dict__ | {"last_coverage": None, "_factors": None, "_mappings": {}, "_tables": {}}
+        state = self.__dict__ | {"last_coverage": None, "_setting": None, "_mappings": {}, "_tables": {}}
         return {
             name: value
             for name, value in state.items()
@@ -503,48 +476,6 @@ class CellProcessor(ProcessorMixin):
             lengths=lengths,
         )
 
-    def _write(self, genes: CellGenes, keys: np.ndarray, out: CellTokens, *, uniforms, totals, num_threads) -> None:
-        extractor, layout = self.feature_extractor, self._layout()
-        if extractor.encoding == "rank":
-            scale = {"factors": self._rank_factors(), "target_sum": extractor.target_sum, "totals": totals}
-            encode_rank(genes, layout, out, **scale, num_threads=num_threads)
-        elif extractor.encoding == "depth":
-            self._write_depth(genes, keys, layout, out, totals=totals, num_threads=num_threads)
-        elif extractor.encoding == "bins":
-            how = {"n_bins": extractor.n_bins, "uniforms": uniforms}
-            encode_bins(genes, keys, layout, out, **how, num_threads=num_threads)
-        elif extractor.encoding == "log_bins":
-            target_sum = extractor.target_sum if extractor.expects == "counts" else None
-            how = {"n_bins": extractor.n_bins, "target_sum": target_sum}
-            encode_log_bins(genes, self._all_tokens(), out, **how, num_threads=num_threads)
-        else:
-            encode_continuous(genes, keys, layout, out, num_threads=num_threads)
-
-    def _write_depth(
-        self, genes: CellGenes, keys: np.ndarray, layout: Layout, out: CellTokens, *, totals, num_threads
-    ):
-        extractor = self.feature_extractor
-        totals = known_totals(genes) if totals is None else np.asarray(totals, np.float64)
-        encode_depth(
-            genes,
-            keys,
-            layout,
-            out,
-            scales=extractor.target_sum / totals if extractor.expects == "counts" else np.zeros_like(totals),
-            depth_ids=self._depth_ids(),
-            depth_values=depths(totals, extractor.target_depth),
-            num_threads=num_threads,
-        )
-
-    def _shallow(self, genes: CellGenes, totals) -> np.ndarray:
-        """(cells,) bool: cells of which `<T>` or `<S>` would say nothing."""
-        totals = known_totals(genes) if totals is None else np.asarray(totals, np.float64)
-        return (depths(totals, self.feature_extractor.target_depth) <= 0).any(axis=1)
-
-    def _refuse_shallow(self, genes: CellGenes, rows: np.ndarray, totals) -> None:
-        what = "so small a total (of 1 or less, in the genes that the model knows) that its logarithm is not positive"
-        refuse_rows(self._shallow(genes, totals), rows, what, "leave them out.")
-
     def _tokens(self, gene_ids) -> np.ndarray:
         vocabulary = self.tokenizer.gene_vocabulary
         tokens = tokens_of_columns(gene_ids, tuple(vocabulary.special_tokens.values()))
@@ -556,11 +487,13 @@ class CellProcessor(ProcessorMixin):
         return tokens
 
     def _refuse_pointless(self, uniforms, totals) -> None:
-        encoding = self.feature_extractor.encoding
-        for name, given, uses in (("uniforms", uniforms, ("bins",)), ("totals", totals, ("rank", "depth"))):
-            if given is not None and encoding not in uses:
-                use = "` and `".join(uses)
-                raise ConfigurationError(f"`{name}` is for the encoding `{use}`, not for `{encoding}`: leave it out.")
+        encoding = self.feature_extractor.value_encoding
+        for name, given in (("uniforms", uniforms), ("totals", totals)):
+            if given is not None and name not in encoding.takes:
+                users = "` and `".join(one.name for one in ENCODINGS.values() if name in one.takes)
+                raise ConfigurationError(
+                    f"`{name}` is for the encoding `{users}`, not for `{encoding.name}`: leave it out."
+                )
 
     def check_special_tokens(self) -> None:
         """Refuse, before the work, a tokenizer without a special token that the feature extractor asks for.
@@ -569,11 +502,28 @@ class CellProcessor(ProcessorMixin):
             ConfigurationError: it lacks one.
         """
         self._layout()
-        if self.feature_extractor.encoding == "depth":
-            self._depth_ids()
+        self._special_ids()
 
-    def _depth_ids(self) -> tuple[int, ...]:
-        return tuple(_special_id_of(self.tokenizer, token) for token in DEPTH_TOKENS)
+    def _special_ids(self) -> tuple[int, ...]:
+        """Ids of the encoding's own special tokens."""
+        encoding, special = self.feature_extractor.value_encoding, self.tokenizer.gene_vocabulary.special_tokens
+        for token in encoding.special_tokens:
+            if token not in special:
+                raise ConfigurationError(
+                    f"The encoding `{encoding.name}` asks for a special token `{token}`, which the tokenizer does not "
+                    "have: name it among the `special_tokens` of `GeneTokenizer.from_genes`."
+                )
+        return tuple(special[token] for token in encoding.special_tokens)
+
+    def _model_setting(self) -> Setting:
+        """What encodings are told of the model; their tables are made once for the same tokenizer and parameters."""
+        extractor, vocabulary = self.feature_extractor, self.tokenizer.gene_vocabulary
+        setting = Setting(extractor, self._layout(), self._special_ids(), vocabulary)
+        # equal objects are told apart by their identity first: nobody compares thousands of medians
+        made_for = (setting.layout, setting.special_ids, vocabulary, *vars(extractor).values())
+        if self._setting is None or self._setting[0] != made_for:
+            self._setting = (made_for, setting._replace(tables=extractor.value_encoding.tables(setting)))
+        return self._setting[1]
 
     def _layout(self) -> Layout:
         extractor, tokenizer = self.feature_extractor, self.tokenizer
@@ -588,29 +538,6 @@ class CellProcessor(ProcessorMixin):
             sample=extractor.truncation == "sample",
             zeros=extractor.include_zero_genes,
         )
-
-    def _token_counts(self, found: Survey, n_columns: int) -> np.ndarray:
-        extractor = self.feature_extractor
-        if extractor.encoding == "log_bins":
-            return np.full_like(found.genes, self._all_tokens().size)
-        genes = np.full_like(found.genes, n_columns) if extractor.include_zero_genes else found.genes
-        tokens = genes + extractor.n_special_tokens
-        return tokens if extractor.max_length is None else np.minimum(tokens, extractor.max_length)
-
-    def _all_tokens(self) -> np.ndarray:
-        """(tokens,) int32, the ids of all genes, and of `<cls>` where it is added, in order."""
-        vocabulary = self.tokenizer.gene_vocabulary
-        special = set(vocabulary.special_tokens.values())
-        if self.feature_extractor.add_cls:
-            special.discard(_special_id(self.tokenizer, "cls_token"))
-        return np.array(sorted(set(vocabulary.values()) - special), np.int32)
-
-    def _rank_factors(self) -> np.ndarray:
-        """One over the medians of genes, by token id."""
-        made_for = (self.tokenizer, self.feature_extractor.gene_medians)
-        if self._factors is None or any(a is not b for a, b in zip(self._factors[0], made_for, strict=True)):
-            self._factors = (made_for, _factors(self.tokenizer.gene_vocabulary, self.feature_extractor.gene_medians))
-        return self._factors[1]
 
 
 def _padding(padding: bool | str, return_tensors: str | None) -> str:
@@ -646,34 +573,8 @@ def _special_id(tokenizer, role: str, always: bool = False) -> int:
     return token_id
 
 
-def _special_id_of(tokenizer, token: str) -> int:
-    token_id = tokenizer.gene_vocabulary.special_tokens.get(token)
-    if token_id is None:
-        raise ConfigurationError(
-            f"The encoding `depth` asks for a special token `{token}`, which the tokenizer does not have: name it "
-            "among the `special_tokens` of `GeneTokenizer.from_genes`."
-        )
-    return token_id
-
-
 def _check_totals(totals, n_cells: int) -> None:
     match_length("totals", totals, n_cells, "row")
     totals = np.asarray(totals)
     if not ((totals > 0) & np.isfinite(totals)).all():
         raise ExpressionError("`totals` must be positive and finite: give each cell's total count.")
-
-
-def _factors(vocabulary, gene_medians: dict[str, float] | None) -> np.ndarray:
-    factors = np.ones(vocabulary.size)
-    if gene_medians is None:
-        return factors
-    genes = {gene: token for gene, token in vocabulary.items() if gene not in vocabulary.special_tokens}
-    missing = [gene for gene in genes if gene not in gene_medians]
-    if missing:
-        raise ConfigurationError(
-            f"`gene_medians` lacks {len(missing):,} of the tokenizer's {len(genes):,} genes, such as {missing[0]}: "
-            "give one for every gene."
-        )
-    for gene, token in genes.items():
-        factors[token] = 1 / gene_medians[gene]
-    return factors

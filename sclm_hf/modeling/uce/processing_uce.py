@@ -19,7 +19,7 @@ from sclm_hf.tokenization.encodings.chromosomes import (
     published_draws,
 )
 from sclm_hf.tokenization.encodings.scratch import Scratch
-from sclm_hf.tokenization.expression_matrix import as_csr, read_genes, refuse_rows
+from sclm_hf.tokenization.expression_matrix import as_csr, read_cells, read_genes, refuse_rows
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from sclm_hf.tokenization.gene_coverage import SPECIES
 from sclm_hf.tokenization.gene_resolution import GeneResolver, Resolution
@@ -153,7 +153,8 @@ class ChromosomeProcessor(CellProcessor):
         as_columns = random_state is not None
         genes, found, _ = read_genes(matrix, self._tokens(gene_ids), rows, None, scratch, as_columns=as_columns)
         keys = self._keys(found, cell_ids, seed, epoch, check)
-        out = self._room(self._token_counts(found, genes.columns.size), scratch)
+        most = most_tokens(found.genes, self.feature_extractor.n_draws, self._n_chromosomes)
+        out = self._room(most, scratch)
         genome, sentence = self._genome, self._sentence
         draws = None if random_state is None else published_draws(genes, genome, sentence, random_state)
         encode_chromosomes(genes, keys, genome, sentence, out, draws=draws, num_threads=num_threads)
@@ -169,12 +170,10 @@ class ChromosomeProcessor(CellProcessor):
 
         Only drawing the genes shows on how many chromosomes they lie.
         """
-        at_most = super().lengths(matrix, gene_ids, rows=rows)
+        _, found = read_cells(matrix, self._tokens(gene_ids), rows)
+        most = most_tokens(found.genes, self.feature_extractor.n_draws, self._n_chromosomes)
         longest = self.feature_extractor.max_length
-        return at_most if longest is None else np.minimum(at_most, longest)
-
-    def _token_counts(self, found, n_columns: int) -> np.ndarray:
-        return most_tokens(found.genes, self.feature_extractor.n_draws, self._n_chromosomes)
+        return np.where(found.genes > 0, most if longest is None else np.minimum(most, longest), 0)
 
     @functools.cached_property
     def _sentence(self) -> Sentence:

@@ -1,9 +1,23 @@
-"""Value encodings: compiled kernels that turn rows of a CSR matrix into padded token arrays.
+"""Value encodings: compiled kernels that turn rows of a CSR matrix into arrays of tokens.
 
-One file a value encoding (`bins`, `rank`, `continuous`), beside what they share: `keys` (randomness), `cells` (reading
-rows, writing padded rows) and `sorting`. numpy in, numpy out, no torch.
+One file per value encoding (`bins`, `rank`, `continuous`, …), which ends with its [`Encoding`]; beside them what they
+share: `keys` (randomness), `cells` (reading rows, writing padded rows), `stored` (rows of a file) and `sorting`. numpy
+in, numpy out, no torch.
 
 The machine code is cached beside these files (or in numba's user-wide cache where the folder is read-only). numba
 notices a change of the file that a kernel is in, not of a helper in another file: after editing a helper here, delete
 `encodings/__pycache__`.
 """
+
+from .bins import BINS
+from .chromosomes import CHROMOSOMES
+from .continuous import CONTINUOUS
+from .depth import DEPTH
+from .encoding import Encoding
+from .log_bins import LOG_BINS
+from .rank import RANK
+
+ENCODINGS: dict[str, Encoding] = {
+    encoding.name: encoding for encoding in (BINS, CHROMOSOMES, CONTINUOUS, DEPTH, LOG_BINS, RANK)
+}
+"""Name -> value encoding."""

@@ -14,8 +14,11 @@ import numpy as np
 from numba import njit
 
 from .cells import CellGenes, CellTokens, Layout, run, widest, write_cell
+from .encoding import N_BINS, Encoding, Setting
 from .keys import Stream, substream, uniform
+from .scratch import Scratch
 from .sorting import sort_scratch, stable_sort
+from .stored import StoredRows, open_tile, read_tile, written
 
 _SMALL = 4096
 
@@ -225,3 +228,40 @@ def encode_bins(
     # numpy.quantile rounds the differences of float32 to float32.
     quantiles, single = np.linspace(0, 1, n_bins - 1), genes.values.dtype == np.float32
     run(_encode, keys.size, num_threads, genes, keys, given, quantiles, single, layout, out)
+
+
+@njit(cache=True, nogil=True)
+def _encode_stored(work, tile, keys, quantiles, single, layout, out):
+    scratch, uniforms = bins_scratch(tile.genes.ids.size, quantiles.size), np.empty(0)
+    first = 0
+    while first < work.rows.size:
+        end = read_tile(work, first, tile)
+        if end < 0:
+            return False
+        cells = written(layout, tile, out, first, end)
+        bin_cells(tile.genes, keys[first:end], uniforms, quantiles, single, layout, scratch, cells, 0, end - first)
+        first = end
+    return True
+
+
+class Bins(Encoding):
+    """Quantile bins within the cell."""
+
+    name = "bins"
+    parameters = {"n_bins": N_BINS}
+    takes = ("uniforms",)
+    reads_files = True
+
+    def write(self, setting: Setting, genes, keys, out, *, uniforms=None, totals=None, num_threads=1) -> None:
+        n_bins = setting.parameters.n_bins
+        encode_bins(genes, keys, setting.layout, out, n_bins=n_bins, uniforms=uniforms, num_threads=num_threads)
+
+    def write_stored(self, setting: Setting, stored: StoredRows, rows, tokens, keys, out, scratch: Scratch) -> bool:
+        counts = setting.parameters.expects == "counts"
+        work, tile = open_tile(stored, rows, tokens, counts=counts, scratch=scratch)
+        quantiles = np.linspace(0, 1, setting.parameters.n_bins - 1)
+        single = tile.genes.values.dtype == np.float32
+        return _encode_stored(work, tile, keys, quantiles, single, setting.layout, out)
+
+
+BINS = Bins()

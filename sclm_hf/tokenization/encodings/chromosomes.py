@@ -6,12 +6,15 @@ log(1 + count). The sentence is `<cls>`, then for each chromosome drawn from, in
 its drawn genes by their start (each as often as it was drawn), and a closing token.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
+from ...errors import ConfigurationError
 from .cells import CellGenes, CellTokens, run
+from .encoding import Encoding, Parameter, Setting, is_whole
 from .keys import Stream, draw, substream, uniform
 
 
@@ -263,3 +266,35 @@ def compact(tokens: CellTokens) -> CellTokens:
     """The same cells, one directly after the other; the room between them is given up."""
     n = _compact(tokens.ids, tokens.starts, tokens.lengths)
     return tokens._replace(ids=tokens.ids[:n])
+
+
+def _are_places(value) -> bool:
+    """Whether it is species -> gene -> (chromosome, start)."""
+    if not isinstance(value, dict) or not all(isinstance(genes, Mapping) for genes in value.values()):
+        return value is None
+    return all(
+        isinstance(place, (list, tuple)) and len(place) == 2 and isinstance(place[0], str) and is_whole(place[1])
+        for genes in value.values()
+        for place in genes.values()
+    )
+
+
+class Chromosomes(Encoding):
+    """Genes drawn by their expression, in genomic order; written by `ChromosomeProcessor`, which knows the genome."""
+
+    name = "chromosomes"
+    parameters = {
+        "n_draws": Parameter(1024, lambda value: is_whole(value, 1), "a whole number, at least 1"),
+        "whole_counts": Parameter(False, lambda value: isinstance(value, bool), "one of True, False"),
+        "gene_places": Parameter(None, _are_places, "None, or species with genes, each with [chromosome, start]"),
+    }
+    has_values = False
+
+    def write(self, setting: Setting, genes, keys, out, *, uniforms=None, totals=None, num_threads=1) -> None:
+        raise ConfigurationError(
+            "The encoding `chromosomes` needs a `ChromosomeProcessor`, which knows where genes lie: take the "
+            "processor of the model's family."
+        )
+
+
+CHROMOSOMES = Chromosomes()

@@ -7,6 +7,7 @@ import numpy as np
 from numba import njit
 
 from .cells import CellGenes, CellTokens, Layout, run, write_cell
+from .encoding import Encoding, Setting
 
 
 @njit(cache=True, nogil=True)
@@ -26,3 +27,15 @@ def encode_continuous(
     The arguments are those of [`~bins.encode_bins`].
     """
     run(_encode, keys.size, num_threads, genes, keys, layout, out)
+
+
+class Continuous(Encoding):
+    """Values as they are."""
+
+    name = "continuous"
+
+    def write(self, setting: Setting, genes, keys, out, *, uniforms=None, totals=None, num_threads=1) -> None:
+        encode_continuous(genes, keys, setting.layout, out, num_threads=num_threads)
+
+
+CONTINUOUS = Continuous()

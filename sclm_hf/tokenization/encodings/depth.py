@@ -9,7 +9,9 @@ import re
 import numpy as np
 from numba import njit
 
+from ...errors import ConfigurationError
 from .cells import CellGenes, CellTokens, Layout, run, write_cell
+from .encoding import TARGET_SUM, Encoding, Parameter, Setting
 
 DEPTH_TOKENS = ("<T>", "<S>")
 """In the order in which they end a cell."""
@@ -33,9 +35,9 @@ def known_totals(genes: CellGenes) -> np.ndarray:
     return totals
 
 
-def is_target_depth(text: str) -> bool:
+def is_target_depth(value) -> bool:
     """Whether [`depths`] knows this `target_depth`."""
-    return text == "sum" or _TARGET.fullmatch(text) is not None
+    return isinstance(value, str) and (value == "sum" or _TARGET.fullmatch(value) is not None)
 
 
 def depths(totals: np.ndarray, target_depth: str) -> np.ndarray:
@@ -95,3 +97,46 @@ def encode_depth(
     """
     ids = np.array(depth_ids, np.int32)
     run(_encode, keys.size, num_threads, genes, keys, layout, scales, ids, depth_values.astype(np.float32), out)
+
+
+class Depth(Encoding):
+    """Log-normalised values, then `<T>` and `<S>`."""
+
+    name = "depth"
+    parameters = {
+        "target_sum": TARGET_SUM,
+        "target_depth": Parameter(
+            "t4", is_target_depth, "'sum', or a letter of t, f and a with a number, such as 't4'"
+        ),
+    }
+    special_tokens = DEPTH_TOKENS
+    takes = ("totals",)
+    unfit = "so small a total (of 1 or less, in the genes that the model knows) that its logarithm is not positive"
+
+    def check(self, parameters) -> None:
+        if parameters.add_cls or parameters.add_eos or parameters.include_zero_genes:
+            raise ConfigurationError(
+                "The encoding `depth` has expressed genes and its own two tokens: `add_cls`, `add_eos` and "
+                "`include_zero_genes` must be False."
+            )
+
+    def is_unfit(self, setting: Setting, genes, totals) -> np.ndarray:
+        totals = known_totals(genes) if totals is None else np.asarray(totals, np.float64)
+        return (depths(totals, setting.parameters.target_depth) <= 0).any(axis=1)
+
+    def write(self, setting: Setting, genes, keys, out, *, uniforms=None, totals=None, num_threads=1) -> None:
+        parameters = setting.parameters
+        totals = known_totals(genes) if totals is None else np.asarray(totals, np.float64)
+        encode_depth(
+            genes,
+            keys,
+            setting.layout,
+            out,
+            scales=parameters.target_sum / totals if parameters.expects == "counts" else np.zeros_like(totals),
+            depth_ids=setting.special_ids,
+            depth_values=depths(totals, parameters.target_depth),
+            num_threads=num_threads,
+        )
+
+
+DEPTH = Depth()

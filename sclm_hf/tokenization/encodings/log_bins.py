@@ -7,7 +7,9 @@ down to whole numbers of which the largest stands for all above.
 import numpy as np
 from numba import njit
 
+from ...errors import ConfigurationError
 from .cells import CellGenes, CellTokens, run
+from .encoding import N_BINS, TARGET_SUM, Encoding, Setting
 
 _LN2 = np.log(2.0)
 
@@ -59,3 +61,41 @@ def encode_log_bins(
     places = np.full(int(tokens.max(initial=0)) + 1, -1, np.int64)
     places[tokens] = np.arange(tokens.size)
     run(_encode, out.lengths.size, num_threads, genes, tokens, places, n_bins, target_sum or 0.0, out)
+
+
+class LogBins(Encoding):
+    """Whole parts of log2 of the scaled counts, of all genes of the vocabulary."""
+
+    name = "log_bins"
+    parameters = {"n_bins": N_BINS, "target_sum": TARGET_SUM}
+
+    def check(self, parameters) -> None:
+        fixed = {"max_length": None, "include_zero_genes": True, "cls_value": 0}
+        if any(getattr(parameters, name) != value for name, value in fixed.items()):
+            raise ConfigurationError(
+                "The encoding `log_bins` has all genes of the vocabulary, and bin 0 for `<cls>`: `max_length` must be "
+                "None, `include_zero_genes` True and `cls_value` 0."
+            )
+
+    def tables(self, setting: Setting) -> np.ndarray:
+        """(tokens,) int32, the ids of all genes, and of `<cls>` where it is added, in order."""
+        special = set(setting.vocabulary.special_tokens.values()) - {setting.layout.cls_id}
+        return np.array(sorted(set(setting.vocabulary.values()) - special), np.int32)
+
+    def token_counts(self, setting: Setting, n_genes, n_columns) -> np.ndarray:
+        return np.full_like(n_genes, setting.tables.size)
+
+    def write(self, setting: Setting, genes, keys, out, *, uniforms=None, totals=None, num_threads=1) -> None:
+        parameters = setting.parameters
+        target_sum = parameters.target_sum if parameters.expects == "counts" else None
+        encode_log_bins(
+            genes,
+            setting.tables,
+            out,
+            n_bins=parameters.n_bins,
+            target_sum=target_sum,
+            num_threads=num_threads,
+        )
+
+
+LOG_BINS = LogBins()

@@ -9,8 +9,12 @@ genes' ids.
 import numpy as np
 from numba import njit
 
+from ...errors import ConfigurationError
 from .cells import CellGenes, CellTokens, Layout, run, widest, write_ids
+from .encoding import TARGET_SUM, Encoding, Parameter, Setting, is_number
+from .scratch import Scratch
 from .sorting import sort_scratch, stable_sort
+from .stored import StoredRows, open_tile, read_tile, written
 
 
 @njit(cache=True, nogil=True)
@@ -94,3 +98,79 @@ def encode_rank(
     """
     totals = genes.totals if totals is None else np.ascontiguousarray(totals, dtype=np.float64)
     run(_encode, totals.size, num_threads, genes, totals, float(target_sum), factors, layout, out)
+
+
+@njit(cache=True, nogil=True)
+def _encode_stored(work, tile, target_sum, factors, layout, out):
+    scratch = rank_scratch(tile.genes.ids.size)
+    first = 0
+    while first < work.rows.size:
+        end = read_tile(work, first, tile)
+        if end < 0:
+            return False
+        cells = written(layout, tile, out, first, end)
+        rank_cells(tile.genes, tile.genes.totals, target_sum, factors, layout, scratch, cells, 0, end - first)
+        first = end
+    return True
+
+
+def _are_medians(value) -> bool:
+    genes = value.items() if isinstance(value, dict) else ()
+    sound = all(isinstance(gene, str) and is_number(median) and median > 0 for gene, median in genes)
+    return value is None or (isinstance(value, dict) and sound)
+
+
+class Rank(Encoding):
+    """Genes in the order of their scaled expression."""
+
+    name = "rank"
+    parameters = {
+        "target_sum": TARGET_SUM,
+        "gene_medians": Parameter(None, _are_medians, "None, or names of genes with positive numbers"),
+    }
+    has_values = False
+    ranks_genes = True
+    takes = ("totals",)
+    reads_files = True
+
+    def check(self, parameters) -> None:
+        if parameters.include_zero_genes:
+            raise ConfigurationError("Genes that are not expressed have no rank: `include_zero_genes` must be False.")
+        if parameters.truncation != "head":
+            raise ConfigurationError("The encoding `rank` keeps the top ranks: `truncation` must be 'head'.")
+
+    def tables(self, setting: Setting) -> np.ndarray:
+        """One over the medians of genes, by token id."""
+        vocabulary, medians = setting.vocabulary, setting.parameters.gene_medians
+        factors = np.ones(vocabulary.size)
+        if medians is None:
+            return factors
+        genes = {gene: token for gene, token in vocabulary.items() if gene not in vocabulary.special_tokens}
+        missing = [gene for gene in genes if gene not in medians]
+        if missing:
+            raise ConfigurationError(
+                f"`gene_medians` lacks {len(missing):,} of the tokenizer's {len(genes):,} genes, such as "
+                f"{missing[0]}: give one for every gene."
+            )
+        for gene, token in genes.items():
+            factors[token] = 1 / medians[gene]
+        return factors
+
+    def write(self, setting: Setting, genes, keys, out, *, uniforms=None, totals=None, num_threads=1) -> None:
+        encode_rank(
+            genes,
+            setting.layout,
+            out,
+            factors=setting.tables,
+            target_sum=setting.parameters.target_sum,
+            totals=totals,
+            num_threads=num_threads,
+        )
+
+    def write_stored(self, setting: Setting, stored: StoredRows, rows, tokens, keys, out, scratch: Scratch) -> bool:
+        counts, target_sum = setting.parameters.expects == "counts", float(setting.parameters.target_sum)
+        work, tile = open_tile(stored, rows, tokens, counts=counts, scratch=scratch)
+        return _encode_stored(work, tile, target_sum, setting.tables, setting.layout, out)
+
+
+RANK = Rank()

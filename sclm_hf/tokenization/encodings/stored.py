@@ -1,8 +1,8 @@
 """Rows of a file, read and encoded a few cells at a time, while what was read is still in the core's cache.
 
 Memory is slow beside the encodings: reading all cells, then taking their genes, then encoding these takes 1.6 times as
-long as the three for sixteen cells at a time. What these kernels write is what `encode_bins` and `encode_rank` write
-of the same rows.
+long as the three for sixteen cells at a time. An encoding that reads files calls [`open_tile`], then in its kernel
+[`read_tile`] and [`written`] by turns (see `bins`).
 """
 
 from typing import NamedTuple
@@ -10,9 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, types
 
-from .bins import bin_cells, bins_scratch
 from .cells import CellGenes, Cells, CellTokens, Layout, Survey, are_ascending, known_ids, take
-from .rank import rank_cells, rank_scratch
 from .scratch import Scratch
 
 pread = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
@@ -50,7 +48,7 @@ class StoredRows(NamedTuple):
     data: StoredEntries
 
 
-class _Tile(NamedTuple):
+class Tile(NamedTuple):
     """Memory for the cells that are read at a time.
 
     Attributes:
@@ -66,7 +64,7 @@ class _Tile(NamedTuple):
     found: Survey
 
 
-class _Work(NamedTuple):
+class Work(NamedTuple):
     """What is encoded: rows of a file, seen through the model's vocabulary; `StoredRows` in the form kernels read.
 
     With `counts`, rows most of whose values are fractional are not sound.
@@ -115,8 +113,12 @@ def _tile_end(work, first):
 
 
 @njit(cache=True, nogil=True)
-def _read_tile(work, first, end, tile):
-    """Read cells and take their genes; False unless all are sound and have genes."""
+def read_tile(work, first, tile):
+    """Read cells from number `first` on and take their genes.
+
+    Returns the number of the cell after them, or -1 unless all are sound and have genes.
+    """
+    end = _tile_end(work, first)
     n = end - first
     start = work.indptr[work.rows[first]]
     for i in range(n + 1):
@@ -124,55 +126,27 @@ def _read_tile(work, first, end, tile):
     n_entries = tile.indptr[n]
     indices, data = tile.indices[:n_entries], tile.data[:n_entries]
     if not _read(work.file, work.index_offsets, work.index_chunk, start, indices):
-        return False
+        return -1
     if not _read(work.file, work.data_offsets, work.data_chunk, start, data):
-        return False
+        return -1
     found = tile.found
     cells = Cells(tile.indptr, indices, data, found.rows[:n], work.tokens, work.sort)
     take(cells, tile.genes, found.genes, found.values, found.fractional, found.problems)
     if work.counts:
         for i in range(n):
             if 2 * found.fractional[i] > found.values[i]:
-                return False
-    return not found.problems[:n].any() and found.genes[:n].all()
+                return -1
+    return end if not found.problems[:n].any() and found.genes[:n].all() else -1
 
 
 @njit(cache=True, nogil=True)
-def _written(layout, tile, out, first, end):
-    """Where the cells of a tile are written; sets how many tokens they have."""
+def written(layout, tile, out, first, end):
+    """Where the cells `first : end`, which a tile holds, are written; sets how many tokens they have."""
     special = (layout.cls_id >= 0) + (layout.eos_id >= 0)
     for i in range(first, end):
         n = tile.genes.columns.size if layout.zeros else tile.found.genes[i - first]
         out.lengths[i] = min(n, layout.max_genes) + special
     return CellTokens(out.ids, out.values, out.starts[first:end], out.lengths[first:end])
-
-
-@njit(cache=True, nogil=True)
-def _encode_bins(work, tile, keys, quantiles, single, layout, out):
-    scratch, uniforms = bins_scratch(tile.genes.ids.size, quantiles.size), np.empty(0)
-    first = 0
-    while first < work.rows.size:
-        end = _tile_end(work, first)
-        if not _read_tile(work, first, end, tile):
-            return False
-        written = _written(layout, tile, out, first, end)
-        bin_cells(tile.genes, keys[first:end], uniforms, quantiles, single, layout, scratch, written, 0, end - first)
-        first = end
-    return True
-
-
-@njit(cache=True, nogil=True)
-def _encode_rank(work, tile, target_sum, factors, layout, out):
-    scratch = rank_scratch(tile.genes.ids.size)
-    first = 0
-    while first < work.rows.size:
-        end = _tile_end(work, first)
-        if not _read_tile(work, first, end, tile):
-            return False
-        written = _written(layout, tile, out, first, end)
-        rank_cells(tile.genes, tile.genes.totals, target_sum, factors, layout, scratch, written, 0, end - first)
-        first = end
-    return True
 
 
 def most_tokens(stored: StoredRows, rows: np.ndarray, layout: Layout, n_columns: int) -> np.ndarray:
@@ -181,68 +155,25 @@ def most_tokens(stored: StoredRows, rows: np.ndarray, layout: Layout, n_columns:
     return np.minimum(n, layout.max_genes) + (layout.cls_id >= 0) + (layout.eos_id >= 0)
 
 
-def encode_stored_bins(
-    stored: StoredRows,
-    rows: np.ndarray,
-    tokens: np.ndarray,
-    keys: np.ndarray,
-    layout: Layout,
-    out: CellTokens,
-    *,
-    n_bins: int,
-    counts: bool,
-    scratch: Scratch,
-) -> bool:
-    """Read rows and encode them as `encode_bins` does.
+def open_tile(
+    stored: StoredRows, rows: np.ndarray, tokens: np.ndarray, *, counts: bool, scratch: Scratch
+) -> tuple[Work, Tile]:
+    """What [`read_tile`] reads from and into.
 
     Args:
         stored: the matrix.
         rows: (cells,) int64, ascending.
         tokens: (columns,) int32 token ids of the columns, -1 = column not used; columns of one id are added up.
-        keys: (cells,) uint64 from `cell_keys`.
-        layout: how a row looks.
-        out: where cells are written, beginning at `starts`, with room for
-            [`most_tokens`] each; `lengths` is filled in.
-        n_bins: as for `encode_bins`.
-        counts: whether a row most of whose values are fractional is not sound.
+        counts: whether rows most of whose values are fractional are not sound.
         scratch: memory to work in.
-
-    Returns:
-        False when a row is not sound, has no known gene or cannot be read; `out` then holds nothing of use.
     """
-    work, tile = _work(stored, rows, tokens, counts), _tile(stored, rows, tokens, scratch)
-    single = tile.genes.values.dtype == np.float32
-    return _encode_bins(work, tile, keys, np.linspace(0, 1, n_bins - 1), single, layout, out)
-
-
-def encode_stored_rank(
-    stored: StoredRows,
-    rows: np.ndarray,
-    tokens: np.ndarray,
-    layout: Layout,
-    out: CellTokens,
-    *,
-    factors: np.ndarray,
-    target_sum: float,
-    counts: bool,
-    scratch: Scratch,
-) -> bool:
-    """Read rows and encode them as `encode_rank` does, whose arguments `factors` and `target_sum` are.
-
-    The others, and what is returned, are those of [`encode_stored_bins`].
-    """
-    work, tile = _work(stored, rows, tokens, counts), _tile(stored, rows, tokens, scratch)
-    return _encode_rank(work, tile, float(target_sum), factors, layout, out)
-
-
-def _work(stored: StoredRows, rows: np.ndarray, tokens: np.ndarray, counts: bool) -> _Work:
     indices, data = stored.indices, stored.data
     places = indices.offsets, indices.chunk_size, data.offsets, data.chunk_size
-    sort = not are_ascending(tokens)
-    return _Work(stored.file, stored.indptr, *places, rows, tokens, sort, counts)
+    work = Work(stored.file, stored.indptr, *places, rows, tokens, not are_ascending(tokens), counts)
+    return work, _tile(stored, rows, tokens, scratch)
 
 
-def _tile(stored: StoredRows, rows: np.ndarray, tokens: np.ndarray, scratch: Scratch) -> _Tile:
+def _tile(stored: StoredRows, rows: np.ndarray, tokens: np.ndarray, scratch: Scratch) -> Tile:
     longest = int((stored.indptr[rows + 1] - stored.indptr[rows]).max(initial=0))
     size = max(longest, _ENTRIES)
     kind = stored.data.dtype
@@ -253,7 +184,7 @@ def _tile(stored: StoredRows, rows: np.ndarray, tokens: np.ndarray, scratch: Scr
         totals=np.empty(_CELLS),
         columns=known_ids(tokens),
     )
-    return _Tile(
+    return Tile(
         indptr=np.empty(_CELLS + 1, np.int64),
         indices=scratch.empty("tile_indices", size, stored.indices.dtype),
         data=scratch.empty("tile_data", size, kind),
