@@ -18,6 +18,6 @@ from .log_bins import LOG_BINS
 from .rank import RANK
 
 ENCODINGS: dict[str, Encoding] = {
-    encoding.name: encoding for encoding in (BINS, CHROMOSOMES, CONTINUOUS, DEPTH, LOG_BINS, RANK)
+    encoding.name: encoding for encoding in (BINS, RANK, CONTINUOUS, DEPTH, LOG_BINS, CHROMOSOMES)
 }
 """Name -> value encoding."""
