@@ -29,7 +29,7 @@ _BUILT_ON = tuple(
 
 
 def _load(module_name: str, name: str) -> type | None:
-    """The class `name`, or None while its module is still being imported (it registers itself when it is done)."""
+    """The class `name`, or None while its module is still being imported; it is registered when that is done."""
     module = importlib.import_module(module_name)
     return None if _is_loading(module_name) else getattr(module, name)
 

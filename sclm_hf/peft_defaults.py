@@ -1,4 +1,4 @@
-"""What peft has to know of our families, told to its own modules once they are there; peft itself is not imported.
+"""What peft has to know about our families, given to its modules once they are imported; peft is not imported here.
 
 A stock configuration then does what it does with the models of transformers: it finds the layers to adapt, and what an
 adapter needs beside them is trained and saved with it.
@@ -33,10 +33,10 @@ def _modules(family: Family, method: str, table: str) -> list[str]:
 
 
 def complete_adapters(tuners: ModuleType) -> None:
-    """Have `peft.tuners.tuners_utils` train and save with an adapter what no saved weights stand behind.
+    """Have `peft.tuners.tuners_utils` train, and save with an adapter, the modules that no checkpoint holds.
 
-    These are the head of a classifier, whatever a family calls it, and all that was missing in the checkpoint when the
-    model was opened: left frozen and out of the adapter, it would be drawn anew at every loading.
+    These are the head of a classifier, whatever a family calls it, and all that was missing from the checkpoint when
+    the model was opened. Left frozen and out of the adapter, they would be drawn anew each time it is loaded.
     """
     inject = tuners.BaseTuner.inject_adapter
     if hasattr(inject, "is_completed"):
@@ -71,7 +71,7 @@ def _complete(adapter: Any, model: Any) -> None:
 
 
 def refuse_virtual_tokens(peft_model: ModuleType) -> None:
-    """Have `peft.peft_model` refuse prompts where a model takes none: they would be dropped, or pooled, in silence."""
+    """Have `peft.peft_model` refuse prompts for models that take none, which would drop or pool them silently."""
     set_up = peft_model.PeftModel._setup_prompt_encoder
     if hasattr(set_up, "is_guarded"):
         return

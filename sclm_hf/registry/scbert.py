@@ -18,7 +18,7 @@ FAMILY = Family(
     sizes={"panglao": "6 layers, width 200, 10 heads of 64, 16,906 genes; 1.1 million human cells of PanglaoDB"},
     source_layout=(
         "a folder with one `.pth` file and `genes.txt`, the `var_names` of the release's `panglao_10000.h5ad`, "
-        "one a line; for a fine-tuned model also `labels.txt`"
+        "one per line; for a fine-tuned model also `labels.txt`"
     ),
     encoding={
         "encoding": "log_bins",

@@ -125,7 +125,7 @@ class CellPLMExpressionOutput(ModelOutput):
         cell_embedding (`torch.FloatTensor`, *optional*):
             `(cells, cell_embedding_size)`.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*):
-            One `(cells, hidden)` a layer, when asked for.
+            One `(cells, hidden)` per layer, when asked for.
         expression_loss (`torch.FloatTensor`, *optional*):
             That of the counts alone.
         latent_loss (`torch.FloatTensor`, *optional*):
@@ -201,7 +201,7 @@ class CellPLMPreTrainedModel(SclmPreTrainedModel):
             super()._init_weights(module)
 
 
-@auto_docstring(custom_intro="The bare CellPLM: the cells of a sample in, one embedding a cell out.")
+@auto_docstring(custom_intro="The bare CellPLM: the cells of a sample in, one embedding per cell out.")
 class CellPLMModel(CellPLMPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^classifier\.", r"^head\."]
 

@@ -40,7 +40,7 @@ def covariate_sizes(config: CellPLMConfig) -> dict[str, int]:
 class GeneRows(nn.Module):
     """A linear map with a row for each gene, of which those asked for are read.
 
-    It is no `nn.Linear`: who wraps one, to adapt or to quantise it, waits for a call of all of it.
+    It is no `nn.Linear`: tools that wrap one, to adapt or quantise it, expect calls of the whole map.
     """
 
     def __init__(self, in_features: int, count: int):
@@ -283,7 +283,7 @@ class WarmUp(nn.Module):
 
 
 class GaussianLatent(nn.Module):
-    """One Gaussian a cell: `"vae"`. Its embedding is drawn in training and the mean in evaluation."""
+    """One Gaussian per cell: `"vae"`. Its embedding is drawn in training and the mean in evaluation."""
 
     def __init__(self, config: CellPLMConfig):
         super().__init__()

@@ -78,10 +78,10 @@ class PerformerLayer(CellLayer):
 class SpectralLinear(nn.Module):
     """A linear map whose largest singular value is a parameter.
 
-    It is no `nn.Linear`: who adds to the weight of one, or quantises it, would change another map.
+    It is no `nn.Linear`, so that tools that add to the weight of one, or quantise it, leave it alone.
 
-    The value that it has is estimated by one step of the power iteration a forward, in evaluation too: as in the
-    original, the first calls differ a little from one another.
+    The present value is estimated by one step of power iteration per forward, in evaluation too: as in the original,
+    the first calls differ a little from one another.
     """
 
     def __init__(self, in_features: int, out_features: int):

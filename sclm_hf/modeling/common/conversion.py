@@ -1,4 +1,4 @@
-"""Turning original checkpoints into ours: one literal table of names a family, and a report of every tensor.
+"""Turning original checkpoints into ours: one literal table of names per family, and a report of every tensor.
 
 A table maps an original name to ours. `{}` stands for a number, the same on both sides. The value is a name, a tuple
 of names (the tensor is cut in equal parts along its first axis), `Stacked` (numbered tensors become one, along a new
@@ -80,7 +80,7 @@ class LoadingReport:
 
 @contextmanager
 def damage_is_told(path: Path) -> Iterator[None]:
-    """For code that reads what stands in a checkpoint: what goes wrong there is told as damage of `path`.
+    """Report any error raised while interpreting a checkpoint as damage to `path`.
 
     Raises:
         CheckpointError: a setting has the wrong type or value, or a tensor the wrong number of axes.
@@ -89,7 +89,7 @@ def damage_is_told(path: Path) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    # what a checkpoint holds is told as such, though it was a list of genes or a setting that was refused
+    # other errors of ours are about genes or settings, here those that the checkpoint holds
     except SclmError as error:
         raise CheckpointError(f"`{path}` is damaged or of another kind: {error}") from error
     # damaged settings and tensors raise almost anything

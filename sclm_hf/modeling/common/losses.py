@@ -135,7 +135,7 @@ def class_numbers(logits: Tensor, labels: Tensor, name: str, *, setting: str = "
     if labels.is_floating_point() or labels.shape not in ((cells,), (cells, 1)):
         raise ConfigurationError(
             f"`{name}` must be ({cells},) class numbers, int64, for `config.problem_type` "
-            f"'single_label_classification'; got {tuple(labels.shape)} of {labels.dtype}. Several labels a cell are "
+            f"'single_label_classification'; got {tuple(labels.shape)} of {labels.dtype}. Several labels per cell are "
             "'multi_label_classification', numbers 'regression'."
         )
     labels = labels.reshape(cells).long()
@@ -144,7 +144,7 @@ def class_numbers(logits: Tensor, labels: Tensor, name: str, *, setting: str = "
 
 
 def _check_label_flags(targets: Tensor, is_target: Tensor, name: str) -> None:
-    what = f"`{name}` of several labels a cell must say yes or no"
+    what = f"`{name}` of several labels per cell must say yes or no"
     _check_range(targets, is_target, 1, what, "give numbers the `config.problem_type` 'regression'")
 
 

@@ -12,15 +12,15 @@ class CellModelOutput(ModelOutput):
 
     Args:
         last_hidden_state (`torch.FloatTensor`, *optional*):
-            `(batch, genes, hidden)` one vector a gene.
+            `(batch, genes, hidden)` one vector per gene.
         cell_embedding (`torch.FloatTensor`, *optional*):
             `(batch, cell_embedding_size)` the cell's vector, pooled as the paper pools it.
         gene_embeddings (`torch.FloatTensor`, *optional*):
             `(batch, genes, hidden)` gene embeddings before values are added and the encoder runs.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, genes, hidden)` a layer, when asked for.
+            One `(batch, genes, hidden)` per layer, when asked for.
         attentions (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, heads, genes, genes)` a layer, when asked for.
+            One `(batch, heads, genes, genes)` per layer, when asked for.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -42,9 +42,9 @@ class CellClassifierOutput(ModelOutput):
         cell_embedding (`torch.FloatTensor`, *optional*):
             `(batch, cell_embedding_size)`.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, genes, hidden)` a layer, when asked for.
+            One `(batch, genes, hidden)` per layer, when asked for.
         attentions (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, heads, genes, genes)` a layer, when asked for.
+            One `(batch, heads, genes, genes)` per layer, when asked for.
     """
 
     loss: torch.FloatTensor | None = None
@@ -66,9 +66,9 @@ class GenesOutput(ModelOutput):
         cell_embedding (`torch.FloatTensor`, *optional*):
             `(batch, cell_embedding_size)`.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, genes, hidden)` a layer, when asked for.
+            One `(batch, genes, hidden)` per layer, when asked for.
         attentions (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, heads, genes, genes)` a layer, when asked for.
+            One `(batch, heads, genes, genes)` per layer, when asked for.
     """
 
     loss: torch.FloatTensor | None = None

@@ -53,9 +53,9 @@ class GeneformerMultiTaskOutput(ModelOutput):
         cell_embedding (`torch.FloatTensor`, *optional*):
             `(batch, cell_embedding_size)`.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, genes, hidden)` a layer, when asked for.
+            One `(batch, genes, hidden)` per layer, when asked for.
         attentions (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, heads, genes, genes)` a layer, when asked for.
+            One `(batch, heads, genes, genes)` per layer, when asked for.
     """
 
     loss: torch.FloatTensor | None = None

@@ -69,9 +69,9 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     """Convert an original scBERT checkpoint, pre-trained or fine-tuned, into one that `Auto*.from_pretrained` opens.
 
     Args:
-        source: folder with one `.pth` file and `genes.txt`, the model's genes in their order, one a line: the
+        source: folder with one `.pth` file and `genes.txt`, the model's genes in their order, one per line: the
             `var_names` of the file that the authors release beside the weights (`panglao_10000.h5ad`). For a
-            fine-tuned model `labels.txt` may name its classes in order, one a line.
+            fine-tuned model `labels.txt` may name its classes in order, one per line.
         output: folder to write: configuration, safetensors, tokenizer, processor and `loading_report.json`.
 
     Returns:
@@ -107,7 +107,7 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
 
 
 def read_names(path: Path) -> list[str]:
-    """The names in a text file, one a line.
+    """The names in a text file, one per line.
 
     Raises:
         CheckpointError: the file is missing, empty or no text, or names something twice.
@@ -116,10 +116,10 @@ def read_names(path: Path) -> list[str]:
     try:
         names = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise CheckpointError(f"`{path}` is no text ({error}): expected one name a line.") from error
+        raise CheckpointError(f"`{path}` is no text ({error}): expected one name per line.") from error
     names = [name.strip() for name in names if name.strip()]
     if not names:
-        raise CheckpointError(f"`{path}` is empty: expected one name a line.")
+        raise CheckpointError(f"`{path}` is empty: expected one name per line.")
     if twice := sorted(name for name, number in Counter(names).items() if number > 1):
         raise CheckpointError(f"`{path}` names {twice[0]!r} twice: expected each name once, in the model's order.")
     return names
@@ -202,7 +202,7 @@ def _weights_file(source: Path) -> Path:
         names = ", ".join(path.name for path in found) or "none"
         raise MissingFileError(
             f"`{source}` must be a folder with one `.pth` file (found: {names}) and `{GENES_FILE}`, the names of the "
-            "model's genes in their order, one a line."
+            "model's genes in their order, one per line."
         )
     return found[0]
 

@@ -102,7 +102,7 @@ class ScBERTPreTrainedModel(SclmPreTrainedModel):
             super()._init_weights(module)
 
 
-@auto_docstring(custom_intro="The bare scBERT encoder: bins of all genes in, one vector a gene and one a cell out.")
+@auto_docstring(custom_intro="The bare scBERT encoder: bins of all genes in, one vector per gene and per cell out.")
 class ScBERTModel(ScBERTPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^expression_decoder\.", r"^classifier\."]
 
@@ -243,9 +243,9 @@ class ScBERTExpressionOutput(ModelOutput):
         cell_embedding (`torch.FloatTensor`, *optional*):
             `(batch, cell_embedding_size)`.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, genes, hidden)` a layer, when asked for.
+            One `(batch, genes, hidden)` per layer, when asked for.
         attentions (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, heads, genes, genes)` a layer, when asked for.
+            One `(batch, heads, genes, genes)` per layer, when asked for.
     """
 
     loss: torch.FloatTensor | None = None
@@ -302,7 +302,7 @@ class ScBERTForMaskedExpression(ScBERTPreTrainedModel):
 
 
 class ScBERTClassifier(nn.Module):
-    """The published head: one number a gene, then three linear layers over all genes."""
+    """The published head: one number per gene, then three linear layers over all genes."""
 
     def __init__(self, config: ScBERTConfig):
         super().__init__()

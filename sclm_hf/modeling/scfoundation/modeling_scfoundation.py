@@ -187,13 +187,13 @@ class ScFoundationExpressionOutput(ModelOutput):
         expression_prediction (`torch.FloatTensor`, *optional*):
             `(batch, num_genes)` predicted log-normalised expression of every gene of the panel.
         gene_hidden_state (`torch.FloatTensor`, *optional*):
-            `(batch, num_genes, decoder_hidden_size)` one vector a gene of the panel: the published gene embedding.
+            `(batch, num_genes, decoder_hidden_size)` one vector per gene of the panel: the published gene embedding.
         cell_embedding (`torch.FloatTensor`, *optional*):
             `(batch, cell_embedding_size)`.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, genes, hidden)` a layer of the encoder, when asked for.
+            One `(batch, genes, hidden)` per layer of the encoder, when asked for.
         attentions (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, heads, genes, genes)` a layer of the encoder, when asked for.
+            One `(batch, heads, genes, genes)` per layer of the encoder, when asked for.
     """
 
     loss: torch.FloatTensor | None = None
@@ -244,7 +244,7 @@ class ScFoundationPreTrainedModel(SclmPreTrainedModel):
 
 
 @auto_docstring(
-    custom_intro="The bare scFoundation encoder: expressed genes of cells in, one vector a gene and one a cell out."
+    custom_intro="The bare scFoundation encoder: expressed genes of cells in, one vector per gene and per cell out."
 )
 class ScFoundationModel(ScFoundationPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^expression_head\.", r"^classifier\."]

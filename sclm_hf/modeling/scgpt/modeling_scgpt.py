@@ -333,7 +333,7 @@ class ScGPTPreTrainedModel(SclmPreTrainedModel):
             super()._init_weights(module)
 
 
-@auto_docstring(custom_intro="The bare scGPT encoder: genes and values in, one vector a gene and one a cell out.")
+@auto_docstring(custom_intro="The bare scGPT encoder: genes and values in, one vector per gene and per cell out.")
 class ScGPTModel(ScGPTPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [rf"^{head}\." for head in HEADS]
 
@@ -444,7 +444,7 @@ class ScGPTModel(ScGPTPreTrainedModel):
         if self.config.needs_batch_labels and batch_labels is None:
             raise ConfigurationError(
                 "This scGPT normalises each batch by its own statistics (`domain_norm='dsbn'`): pass `batch_labels`, "
-                "one integer a cell."
+                "one integer per cell."
             )
         if batch_labels is not None and not self.config.accepts_batch_labels:
             raise ConfigurationError(
@@ -514,9 +514,9 @@ class ScGPTExpressionOutput(ModelOutput):
         loss_terms (`dict[str, torch.FloatTensor]`, *optional*):
             The weighted terms of `loss` by name, detached.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, genes, hidden)` a layer, when asked for.
+            One `(batch, genes, hidden)` per layer, when asked for.
         attentions (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, heads, genes, genes)` a layer, when asked for.
+            One `(batch, heads, genes, genes)` per layer, when asked for.
     """
 
     loss: torch.FloatTensor | None = None
@@ -547,11 +547,11 @@ class ScGPTContext(nn.Module):
         context = None
         if self.batches is not None:
             if batch_labels is None:
-                raise ConfigurationError("This decoder sees batch labels: pass `batch_labels`, one integer a cell.")
+                raise ConfigurationError("This decoder sees batch labels: pass `batch_labels`, one integer per cell.")
             context = self.batches(batch_labels).unsqueeze(1).expand(-1, num_genes, -1)
         if self.modalities is not None:
             if modality_ids is None:
-                raise ConfigurationError("This scGPT is multi-omic: pass `modality_ids`, one integer a gene.")
+                raise ConfigurationError("This scGPT is multi-omic: pass `modality_ids`, one integer per gene.")
             modality = self.modalities(modality_ids)
             context = modality if context is None else context + modality
         return context

@@ -21,7 +21,7 @@ class UCEConfig(PreTrainedConfig):
     hidden_dropout_prob (`float`, *optional*, defaults to 0.05):
         Dropout after the positions, in the layers, on attention weights and in the decoders.
     max_position_embeddings (`int`, *optional*, defaults to 1536):
-        Most tokens a cell may have.
+        Largest number of tokens of a cell.
     cls_token_id (`int`, *optional*, defaults to 3):
         Id of `<cls>`, whose position carries the cell.
     decoder_size (`int`, *optional*, defaults to 1024):

@@ -350,7 +350,7 @@ def _protein_file(name: str, hub: dict[str, Any]) -> Path:
         ) from error
 
 
-@auto_docstring(custom_intro="The bare UCE: a cell's sentence in, one vector a token and one a cell out.")
+@auto_docstring(custom_intro="The bare UCE: a cell's sentence in, one vector per token and per cell out.")
 class UCEModel(UCEPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^gene_projection\.", r"^expression_decoder\.", r"^classifier\."]
 
@@ -418,9 +418,9 @@ class UCEExpressionOutput(ModelOutput):
         cell_embedding (`torch.FloatTensor`, *optional*):
             `(batch, cell_embedding_size)`.
         hidden_states (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, tokens, hidden)` a layer, when asked for.
+            One `(batch, tokens, hidden)` per layer, when asked for.
         attentions (`tuple[torch.FloatTensor]`, *optional*):
-            One `(batch, heads, tokens, tokens)` a layer, when asked for.
+            One `(batch, heads, tokens, tokens)` per layer, when asked for.
     """
 
     loss: torch.FloatTensor | None = None
