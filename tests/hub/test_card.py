@@ -8,7 +8,15 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.evaluation.metrics import Predictions
 from sclm_hf.evaluation.reports import ResultsTable, compare
-from sclm_hf.hub.card import CardFacts, TrainingData, render_card, start_facts, write_card
+from sclm_hf.hub.card import (
+    CardFacts,
+    TrainingData,
+    facts_of_conversion,
+    render_card,
+    start_facts,
+    write_card,
+)
+from sclm_hf.modeling.common.conversion import LoadingReport
 from sclm_hf.tokenization.gene_vocabulary import GeneVocabulary
 
 TRUE = np.array(["B", "B", "T", "T", "NK"])
@@ -115,6 +123,14 @@ def test_untrue_or_incomplete_facts_are_refused(tmp_path):
     (tmp_path / "card_facts.json").write_text('{"title": 1}')
     with pytest.raises(ConfigurationError, match="does not hold the facts"):
         CardFacts.load(tmp_path / "card_facts.json")
+
+
+def test_the_card_of_a_converted_checkpoint_has_the_licence_and_the_pipeline_of_its_family(tmp_path):
+    report = LoadingReport("scfoundation", ["models.ckpt"], dropped={"x": "unused"})
+    card = render_card(facts_of_conversion(tmp_path / "release", report))
+    assert (card.data.license, card.data.license_name) == ("other", "scfoundation-non-commercial")
+    for part in ("# scFoundation (release)", "models.ckpt", "| tensors dropped | 1 |", "its 19,264 genes"):
+        assert part in card.text
 
 
 def test_a_card_is_started_from_the_config(tmp_path):
