@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import CheckpointError, ConfigurationError
 from ..registry import FAMILIES
 from .files import ADAPTER_CONFIG, find_file
-from .kinds import foreign_family, is_classifier
+from .kinds import AUTO_CLASSES, foreign_family, is_classifier
 from .names import resolve_name
 from .processors import check_processor, check_vocabulary, load_processor
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ..tokenization.processing_cell import CellProcessor
-
-_CLASSIFIER = "AutoModelForSequenceClassification"
 
 
 @dataclass(frozen=True)
@@ -80,10 +78,10 @@ def load_model(
             raise ConfigurationError(
                 f"`dtype` asks for {_dtype(dtype)} and the model in memory is {model.dtype}: convert it (`model.to`)."
             )
-        if kind == _CLASSIFIER and not is_classifier(model):
+        if kind == AUTO_CLASSES["annotate"] and not is_classifier(model):
             raise CheckpointError(
                 f"The task needs a model with a classification head, got {type(model).__name__}: fine-tune one with "
-                f"`sclm-hf finetune`, or load it with `{_CLASSIFIER}`."
+                f"`sclm-hf finetune`, or load it with `{kind}`."
             )
     processor = load_processor(name, revision) if processor is None else check_processor(processor, name)
     check_vocabulary(loaded, processor, name)

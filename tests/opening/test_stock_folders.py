@@ -14,6 +14,9 @@ from sclm_hf.opening.kinds import AUTO_CLASSES
 from sclm_hf.opening.loading import load_model
 from sclm_hf.opening.processors import load_processor
 from sclm_hf.opening.tiny import make_tiny_checkpoint
+from sclm_hf.tasks.annotate import ANNOTATE
+from sclm_hf.tasks.embed import EMBED
+from sclm_hf.tasks.perturb import PERTURB
 from sclm_hf.training.pretrain import PretrainArguments, create_collator, create_model
 
 BUILT_ON = {"geneformer": "BertForMaskedLM", "iseeek": "BertForMaskedLM", "tgpt": "GPT2LMHeadModel"}
@@ -33,8 +36,8 @@ def pretrained(folder):
 
 
 VERBS = {
-    "embed": ("embed", lambda folder: load_model(folder, "embed").model),
-    "perturb": ("embed", lambda folder: load_model(folder, "perturb").model),
+    "embed": ("embed", lambda folder: load_model(folder, EMBED.auto_class).model),
+    "perturb": ("embed", lambda folder: load_model(folder, PERTURB.auto_class).model),
     "finetune": ("annotate", lambda folder: open_classifier(folder, ["A", "B"])),
     "adapters": ("annotate", adapted),
     "pretrain": ("pretrain", pretrained),
@@ -75,9 +78,9 @@ def test_annotate_opens_a_stock_classifier(stock, tmp_path):
     if family == "tgpt":
         # its classifier sees all positions, and that of GPT-2 the last one
         with pytest.raises(CheckpointError, match="lacks 2 weights that TGPTForSequenceClassification needs"):
-            load_model(tmp_path, "annotate")
+            load_model(tmp_path, ANNOTATE.auto_class)
     else:
-        assert type(load_model(tmp_path, "annotate").model).__name__ == class_of(family, "annotate")
+        assert type(load_model(tmp_path, ANNOTATE.auto_class).model).__name__ == class_of(family, "annotate")
 
 
 @pytest.mark.parametrize("stock", ["geneformer"], indirect=True)
