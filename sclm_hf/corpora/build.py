@@ -28,7 +28,8 @@ from ..sources.shards.manifest import (
     read_manifest,
 )
 from ..sources.shards.schema import FIXED_COLUMNS, ROW_GROUP_SIZE, ShardFacts, write_shard
-from ..sources.soundness import check_kind, to_counts
+from ..sources.soundness import to_counts
+from ..sources.survey import look_at
 from .dataset_card import render_card
 from .filters import filter_rows
 
@@ -137,6 +138,7 @@ class _Build:
             "obs_columns": obs_columns,
             "layer": layer,
             "shard_size": self.shard_size,
+            "cell_ids": "of names",
         }
 
     def manifest(self, **card: str) -> Manifest:
@@ -228,7 +230,7 @@ class _Build:
         with written_whole(self.folder / file, CorpusError) as path:
             obs_values = {name: values.tolist() for name, values in texts.items()}
             kept = counts if full.all() else counts[full]
-            largest = write_shard(path, kept, names[rows], obs_values, facts, dataset.n_cells)
+            largest = write_shard(path, kept, names[rows], obs_values, facts)
         path = self.folder / file
         return Shard(file, len(rows), path.stat().st_size, hash_file(path), int((~full).sum()), largest)
 
@@ -288,7 +290,7 @@ def _check_source(source: CellSource, rows: np.ndarray, obs_columns: list[str]) 
     if not len(rows):
         raise CorpusError(f"`{source.location}`: `where` leaves none of its {source.n_cells} cells.")
     sample = sample_rows(source, rows)
-    check_kind(source.read(sample), "counts", source)
+    look_at(source, [sample], "counts", within=f" (judged by {len(sample)} of its cells)")
     source.close()
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ..tokenization.processing_cell import CellProcessor
     from .loader import CellLoader
 
+_KEYS = "cells by name"
+"""What the draws about cells are keyed by: an epoch that began with other keys is not resumed."""
+
 # Below the number of files that a process may have open on any common system (macOS: 256).
 _MAX_OPEN_FILES = 128
 
@@ -35,8 +38,12 @@ class CellCorpus:
 
     Every epoch hands out every cell once. The order does not depend on the order of the files, on workers or on ranks,
     so an epoch can be resumed after any batch with another number of them. Memory hardly grows with the corpus: by 1
-    byte a cell for the order, 1 or 2 for each column of labels, 8 for each of `rows` and each cell of the files that
-    are open at the moment. What is random about a cell is keyed by its source's name and row.
+    byte per cell for the order, 1 or 2 for each column of labels, 8 for each of `rows` and 16 for each cell of the
+    files that are open at the moment.
+
+    What is random about a cell (ties, which genes a long cell keeps, masks) is keyed by its name in `obs_names`, as in
+    `embed` and `annotate`: with the same seed they draw the same for a cell. Cells of one name, in different files,
+    share their draws, which does no harm. The order of cells is keyed by the names of sources and the rows.
 
     With a processor whose `context` is `"sample"`, every batch is one sample: the cells of a source with the same
     value in `batch_column`, else in `obs["batch"]`, else all of them. Samples are neither split nor put together; they
@@ -301,11 +308,14 @@ class CellCorpus:
         return self.schedule(batch_size).n_batches
 
     def order_id(self, batch_size: int, *, max_tokens_per_batch: int | None = None) -> str:
-        """What names the order of cells in an epoch: an epoch can be resumed only where this is the same."""
+        """Names the order of cells in an epoch and what their draws are keyed by.
+
+        An epoch can be resumed only where this is the same.
+        """
         schedule = self.schedule(batch_size, max_tokens_per_batch=max_tokens_per_batch)
         names = [source.name for source in self.sources]
         rows = [None if used is None else hashlib.sha256(used.tobytes()).hexdigest() for used in self._rows]
-        how = (self.seed, self.block_size, self.shuffle, self.group_by_length, schedule.order_settings)
+        how = (self.seed, self.block_size, self.shuffle, self.group_by_length, schedule.order_settings, _KEYS)
         return hashlib.sha256(repr((names, self.sizes, rows, how)).encode()).hexdigest()[:16]
 
     def plan(self, window_size: int, epoch: int) -> BlockSequence | SamplePlan:

@@ -7,11 +7,20 @@ import numpy as np
 
 from ..errors import CorpusError, require
 from ..logging import progress_bar
-from ..sources.cell_ids import cell_ids
 from ..sources.containment import refuse_entry_out
 from ..sources.shards.manifest import CARD_FILE, GENES_FILE, Manifest, Shard, ShardedDataset, read_manifest
-from ..sources.shards.schema import ShardFacts, check_shard, must_be, open_shard, read_counts, read_facts, read_texts
+from ..sources.shards.schema import (
+    ShardFacts,
+    check_shard,
+    must_be,
+    open_shard,
+    read_counts,
+    read_facts,
+    read_ids,
+    read_texts,
+)
 from ..sources.soundness import first_unsound
+from ..tokenization.encodings.keys import hash_names
 from .build import doubled, hash_file
 
 
@@ -19,8 +28,9 @@ def check_corpus(folder: str | Path) -> list[str]:
     """Verify everything that a folder of shards promises.
 
     That is: the manifest; of every shard its size, checksum, schema and gene table, that indices ascend within the
-    gene table and counts are above 0, and that cell ids and data set are those of its place; that no cell name and
-    no gene occurs twice in a data set; the table of genes; and that there is nothing else.
+    gene table and counts are above 0, that the data set is that of its place, and cell ids are those of the cells'
+    names; that no cell name and no gene occurs twice in a data set; the table of genes; and that there is nothing
+    else.
 
     Returns:
         One message for everything that is broken, with the file's name; empty when all is well.
@@ -51,7 +61,6 @@ def check_corpus(folder: str | Path) -> list[str]:
 def _check_dataset(folder, name: str, dataset: ShardedDataset, manifest: Manifest, problems, bar) -> ShardFacts | None:
     facts: ShardFacts | None = None
     names: Counter[str] = Counter()
-    first_row = 0
     for shard in dataset.shards:
         refuse_entry_out(folder / shard.file, folder)
         try:
@@ -59,7 +68,7 @@ def _check_dataset(folder, name: str, dataset: ShardedDataset, manifest: Manifes
         except CorpusError as error:
             problems.append(str(error))
         try:
-            found, cell_names = _check_content(folder / shard.file, shard, name, dataset, manifest, first_row)
+            found, cell_names = _check_content(folder / shard.file, shard, name, dataset, manifest)
             if facts is not None and found != facts:
                 raise CorpusError("its gene table or origin is not that of the shards before it")
             facts = facts or found
@@ -68,7 +77,6 @@ def _check_dataset(folder, name: str, dataset: ShardedDataset, manifest: Manifes
             # pyarrow raises almost anything for a damaged file
             text = str(error)
             problems.append(text if shard.file in text else f"`{folder / shard.file}`: {text}.")
-        first_row += shard.n_cells
         bar.update(shard.n_cells)
     twice = [cell for cell, number in names.items() if number > 1]
     if twice:
@@ -87,7 +95,7 @@ def _check_bytes(path: Path, shard: Shard) -> None:
 
 
 def _check_content(
-    path: Path, shard: Shard, name: str, dataset: ShardedDataset, manifest: Manifest, first_row: int
+    path: Path, shard: Shard, name: str, dataset: ShardedDataset, manifest: Manifest
 ) -> tuple[ShardFacts, list[str]]:
     """What a shard's metadata say and the names of its cells; raises the first thing that is wrong with it."""
     if not path.is_file():
@@ -103,12 +111,12 @@ def _check_content(
         codes, texts = read_texts(path, file, "dataset")
         if texts.tolist() not in ([], [name]) or codes.any():
             raise CorpusError(f"not all of its cells are of the data set `{name}`")
-        ids = cell_ids(name, np.arange(first_row, first_row + shard.n_cells)).view(np.int64)
-        if not np.array_equal(file.read(columns=["cell_id"], use_threads=False)["cell_id"].to_numpy(), ids):
-            raise CorpusError(f"its cell ids are not those of rows {first_row}..{first_row + shard.n_cells - 1}")
         for column in manifest.obs_columns:
             read_texts(path, file, column)
         codes, texts = read_texts(path, file, "cell_name")
+        # names that repeat are named below
+        if len(texts) == len(codes) and not np.array_equal(read_ids(file), hash_names(texts[codes])):
+            raise CorpusError("its cell ids are not those of the names of its cells")
         matrix = read_counts(file, list(range(file.num_row_groups)), dataset.n_genes)
     bad = first_unsound(matrix)
     if bad >= 0:

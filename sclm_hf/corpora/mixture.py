@@ -131,7 +131,7 @@ def _check_alike(corpora: list[CellCorpus]) -> None:
     doubled = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if doubled:
         raise ConfigurationError(
-            f"The corpora share the source names {doubled[:5]}, from which the keys of cells are made: open one with "
+            f"The corpora share the source names {doubled[:5]}, by which cells are put in order: open one with "
             "a mapping name -> path."
         )
 

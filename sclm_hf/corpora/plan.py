@@ -14,8 +14,7 @@ import numpy as np
 from ..errors import ConfigurationError
 from ..tokenization.encodings.keys import cell_keys, hash_names
 
-# kind 0 belongs to the ids of cells
-_BLOCKS, _SAMPLES = 1, 2
+_ROWS, _BLOCKS, _SAMPLES = 0, 1, 2
 
 
 class Stretch(NamedTuple):
@@ -24,6 +23,14 @@ class Stretch(NamedTuple):
     source: int
     start: int
     stop: int
+
+
+def row_ids(source_name: str, rows: np.ndarray) -> np.ndarray:
+    """(cells,) uint64: what the place of cells in an epoch is keyed by.
+
+    Not their names: many files call their cells 0, 1, 2, …, and cells of one name would come one after the other.
+    """
+    return _ids(source_name, rows, _ROWS)
 
 
 def block_ids(source_name: str, numbers: np.ndarray) -> np.ndarray:

@@ -8,11 +8,10 @@ import numpy as np
 
 from ..errors import ConfigurationError
 from ..logging import warn
-from ..sources.cell_ids import cell_ids
 from ..sources.cell_source import CellSource
 from ..sources.samples import find_samples
 from ..tokenization.encodings.keys import cell_keys
-from .plan import Stretch, check_share, sample_ids
+from .plan import Stretch, check_share, row_ids, sample_ids
 
 
 class Sample(NamedTuple):
@@ -100,11 +99,11 @@ class Samples:
         )
 
     def chosen(self, number: int, most_cells: int, *, seed: int, epoch: int) -> np.ndarray:
-        """The positions of at most `most_cells` cells of a sample, ascending; which ones is drawn by their ids."""
+        """The positions of at most `most_cells` cells of a sample, ascending; which ones is drawn by their rows."""
         positions, taken = self._samples[number].positions, int(self.taken(most_cells)[number])
         if len(positions) == taken:
             return positions
-        ids = cell_ids(self._sources[self._samples[number].source].name, self.rows_of(number))
+        ids = row_ids(self._sources[self._samples[number].source].name, self.rows_of(number))
         drawn = np.argsort(cell_keys(ids, seed, epoch), kind="stable")[:taken]
         return np.sort(positions[drawn])
 

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ..errors import ConfigurationError, SclmError
-from ..sources.cell_ids import cell_ids
-from ..sources.soundness import check_counts, check_indices
+from ..errors import ConfigurationError
+from ..sources.soundness import cells_named, check_rows
 from ..tokenization.encodings.cells import CellTokens
 from ..tokenization.encodings.scratch import Scratch
-from .plan import Schedule
+from .plan import Schedule, row_ids
 from .token_budget import TokenSchedule
 from .token_buffer import N_BUFFERS, Allocate, TokenBuffer, allocate
 
@@ -103,13 +102,15 @@ class WindowReader:
             return Window(CellTokens(*(np.empty(0, np.int64),) * 4), {}, [])
         used = self._positions(number)
         rows = {source: self._corpus.rows_at(source, at) for source, at in used.items()}
-        tokens = self._encoded(rows, allocate)
-        carried = self._carried(used, rows)
+        ids = np.empty(sum(map(len, rows.values())), np.uint64)
+        tokens = self._encoded(rows, ids, allocate)
+        carried = self._carried(used, ids)
         if self._max_tokens:
             self._check_budget(tokens.lengths, rows)
         how = {"grouped": self._corpus.group_by_length, "shuffle": self._corpus.shuffle, **self._keys}
-        ids = carried["cell_ids"].view(np.uint64)
-        return Window(tokens, carried, self._schedule.batches(number, ids, tokens.lengths, **how))
+        names = [source.name for source in self._corpus.sources]
+        places = np.concatenate([row_ids(names[source], wanted) for source, wanted in rows.items()])
+        return Window(tokens, carried, self._schedule.batches(number, places, tokens.lengths, **how))
 
     def _positions(self, number: int) -> dict[int, np.ndarray]:
         """Source -> positions of the window's cells among the cells used of it."""
@@ -118,12 +119,14 @@ class WindowReader:
             positions.setdefault(source, []).append(np.arange(start, stop))
         return {source: np.concatenate(parts) for source, parts in positions.items()}
 
-    def _encoded(self, rows: dict[int, np.ndarray], allocate: Allocate) -> CellTokens:
+    def _encoded(self, rows: dict[int, np.ndarray], ids: np.ndarray, allocate: Allocate) -> CellTokens:
+        """The encoded cells of a window; `ids` (cells,) is filled in with what they are keyed by."""
         # a process that was forked has the threads of its parent by name only
         if self._workplace is None or self._workplace.process != os.getpid():
             self._workplace = _Workplace(allocate, self._corpus.processor.token_types)
-        buffer = self._workplace.next_buffer(sum(map(len, rows.values())))
-        parts: list[Future] = [self._workplace.threads.submit(self._encode, part, buffer) for part in _parts(rows)]
+        buffer = self._workplace.next_buffer(len(ids))
+        submit = self._workplace.threads.submit
+        parts: list[Future] = [submit(self._encode, part, ids, buffer) for part in _parts(rows)]
         try:
             for part in parts:
                 part.result()
@@ -134,46 +137,53 @@ class WindowReader:
             wait(parts)
         return buffer.tokens
 
-    def _encode(self, part: _Cells, buffer: TokenBuffer) -> None:
+    def _encode(self, part: _Cells, ids: np.ndarray, buffer: TokenBuffer) -> None:
         """Read, check and encode cells, and put them into the window's buffer."""
         corpus, scratch = self._corpus, self._workplace.scratch
-        if self._encode_stored(part, buffer):
-            return
         # A source is closed when many others are opened, so no other thread may open any while this one reads.
         with self._workplace.reading:
-            gene_ids, source = corpus.gene_ids(part.source), corpus.sources[part.source]
+            gene_ids, source = corpus.gene_ids(part.source), corpus.opened(part.source)
+            ids[part.places] = source.cell_ids(part.rows)
+        if self._encode_stored(part, gene_ids, ids[part.places], buffer):
+            return
+        with self._workplace.reading:
             matrix = corpus.opened(part.source).read(part.rows, scratch)
-        check_indices(matrix, source, part.rows)
-        check_counts(matrix, corpus.processor.feature_extractor.expects, source, part.rows)
-        ids = cell_ids(source.name, part.rows)
-        try:
-            tokens = self._tokens(matrix, gene_ids, ids, scratch=scratch)
-        except SclmError as error:
-            raise self._located(error, part, (matrix, gene_ids, ids)) from error
+        expects = corpus.processor.feature_extractor.expects
+        # whole numbers are counts, and what else may be wrong with rows their encoding refuses
+        if expects == "counts" and matrix.dtype.kind == "f":
+            check_rows(matrix, source, part.rows, expects)
+
+        def encode_some(places: np.ndarray) -> CellTokens:
+            return self._tokens(matrix, gene_ids, ids[part.places][places], rows=places)
+
+        with cells_named(source, matrix, part.rows, expects, encode_some):
+            tokens = self._tokens(matrix, gene_ids, ids[part.places], scratch=scratch)
         buffer.put(tokens, part.places)
 
-    def _encode_stored(self, part: _Cells, buffer: TokenBuffer) -> bool:
-        """Cells straight from the file into the buffer; False where they do not lie there as they are, or not well."""
+    def _encode_stored(self, part: _Cells, gene_ids: np.ndarray, ids: np.ndarray, buffer: TokenBuffer) -> bool:
+        """Encode cells directly from the file into the buffer.
+
+        Returns:
+            False where they are compressed, or not sound.
+        """
         corpus, processor = self._corpus, self._corpus.processor
         with ExitStack() as stack:
             with self._workplace.reading:
-                gene_ids, source = corpus.gene_ids(part.source), corpus.opened(part.source)
-                stored = stack.enter_context(source.stored_rows())
+                stored = stack.enter_context(corpus.opened(part.source).stored_rows())
             room = None if stored is None else processor.stored_room(stored, part.rows, gene_ids)
             if room is None:
                 return False
             with_values = "expression_values" in processor.model_input_names
             out = stack.enter_context(buffer.room(room, part.places, with_values=with_values))
-            how = {"cell_ids": cell_ids(source.name, part.rows), **self._keys}
-            return processor.encode_stored(stored, part.rows, gene_ids, out, **how, scratch=self._workplace.scratch)
+            return processor.encode_stored(
+                stored, part.rows, gene_ids, out, cell_ids=ids, **self._keys, scratch=self._workplace.scratch
+            )
 
     def _tokens(self, matrix: csr_matrix, gene_ids: np.ndarray, ids: np.ndarray, **how) -> CellTokens:
         return self._corpus.processor.tokens(matrix, gene_ids, cell_ids=ids, check=False, **self._keys, **how)
 
-    def _carried(self, used: dict[int, np.ndarray], rows: dict[int, np.ndarray]) -> dict[str, np.ndarray]:
+    def _carried(self, used: dict[int, np.ndarray], ids: np.ndarray) -> dict[str, np.ndarray]:
         """Ids and columns of cells; `used` is source -> positions among the cells used of it."""
-        names = [source.name for source in self._corpus.sources]
-        ids = np.concatenate([cell_ids(names[source], rows[source]) for source in used])
         columns = {"cell_ids": ids.view(np.int64)}
         for name, codes in self._corpus.numbered.items():
             columns[name] = np.concatenate([codes[source][at] for source, at in used.items()]).astype(np.int64)
@@ -184,22 +194,12 @@ class WindowReader:
         longest = int(np.argmax(lengths))
         if lengths[longest] > self._max_tokens:
             sources = np.repeat(list(rows), [len(wanted) for wanted in rows.values()])
-            place = _place(self._corpus.sources[sources[longest]], np.concatenate(list(rows.values()))[longest])
+            location = self._corpus.sources[sources[longest]].location
+            row = np.concatenate(list(rows.values()))[longest]
             raise ConfigurationError(
-                f"{place}: this cell has {lengths[longest]} tokens, more than `max_tokens_per_batch` "
-                f"{self._max_tokens}: raise it, or give the encoding a `max_length`."
+                f"`{location}`, row {row} (counted from 0): this cell has {lengths[longest]} tokens, more than "
+                f"`max_tokens_per_batch` {self._max_tokens}: raise it, or give the encoding a `max_length`."
             )
-
-    def _located(self, error: SclmError, part: _Cells, cells: tuple) -> SclmError:
-        """The same error with the file and row of the first cell that causes it, or else with the file."""
-        matrix, gene_ids, ids = cells
-        source = self._corpus.sources[part.source]
-        for place, row in enumerate(part.rows):
-            try:
-                self._tokens(matrix, gene_ids, ids[[place]], rows=np.array([place]))
-            except SclmError as found:
-                return type(found)(f"{_place(source, row)}: {found}")
-        return type(error)(f"`{source.location}`: {error}")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_workplace": None, "_turn": None}
@@ -239,8 +239,3 @@ def _parts(rows: dict[int, np.ndarray]) -> Iterator[_Cells]:
             some = wanted[start : start + _CELLS_AT_ONCE]
             yield _Cells(source, some, slice(place, place + len(some)))
             place += len(some)
-
-
-def _place(source, row: int) -> str:
-    """File and row of a cell."""
-    return f"`{source.location}`, row {row} (counted from 0)"

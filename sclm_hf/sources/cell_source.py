@@ -29,7 +29,7 @@ class CellSource(Protocol):
     """Cells that can be read by row number. Sources are small to pickle and open what they need when they need it.
 
     Attributes:
-        name: stands for the source in the keys of its cells: the same name, the same random draws.
+        name: stands for the source where the order of an epoch is drawn: the same name, the same order.
         location: where the cells are, for messages.
         n_cells: number of rows.
         n_genes: number of columns of the matrices that `read` returns.
@@ -53,8 +53,15 @@ class CellSource(Protocol):
     def obs_names(self) -> np.ndarray:
         """(n_cells,) names of the cells."""
 
-    def cell_ids(self) -> np.ndarray:
-        """(n_cells,) uint64: what the random draws of the cells are keyed by, made from their names."""
+    def cell_ids(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """What the random draws about cells are keyed by, made from their names; held until the source is closed.
+
+        Args:
+            rows: (cells,) row numbers; None = all.
+
+        Returns:
+            (cells,) uint64.
+        """
 
     def column(self, name: str) -> CategoricalColumn:
         """A column of `obs`."""

@@ -5,13 +5,10 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numba import njit
-from scipy.sparse import csr_matrix
 
-from ..errors import GeneCoverageError
-from ..logging import warn
 from .cell_source import CellSource
-from .soundness import check_indices, check_kind, refuse_empty
+from .soundness import refuse_empty
+from .survey import look_at
 
 if TYPE_CHECKING:
     from ..tokenization.gene_vocabulary import GeneCoverage, GeneMapping
@@ -20,8 +17,6 @@ if TYPE_CHECKING:
 SAMPLE_RUNS, SAMPLE_RUN = 8, 16
 """A source is judged by 8 runs of 16 cells, evenly spread over the cells used of it: the share of counts covered is
 estimated from them, and whether its values are counts."""
-
-_MINIMUM, _WARN_BELOW = 0.30, 0.60
 
 
 class GeneMaps:
@@ -54,21 +49,17 @@ class GeneMaps:
             # Read first: that there are as many names as columns is checked there.
             names, ensembl_ids = source.genes()
             sample = sample_rows(source, rows)
-            matrix = source.read(sample)
             refuse_empty(source, rows)
-            check_indices(matrix, source, sample)
-            check_kind(matrix, self._processor.feature_extractor.expects, source)
-            counts = _column_sums(matrix)
+            expects = self._processor.feature_extractor.expects
+            counts, _ = look_at(source, [sample], expects, within=f" (judged by {len(sample)} of its cells)")
             mapping = self._map(names, ensembl_ids, counts)
             coverage = mapping.weighed(counts).coverage
-            _check(coverage, source)
+            coverage.check(location=source.location)
             key = blake2b(mapping.gene_ids.tobytes(), digest_size=16).digest()
             self._by_source[source.name] = self._arrays.setdefault(key, mapping.gene_ids), coverage
         return self._by_source[source.name]
 
-    def _map(
-        self, names: Sequence[str], ensembl_ids: Sequence[str] | None, counts: np.ndarray | None
-    ) -> "GeneMapping":
+    def _map(self, names: Sequence[str], ensembl_ids: Sequence[str] | None, counts: np.ndarray) -> "GeneMapping":
         key = _digest(names, ensembl_ids)
         if key in self._by_genes:
             return self._by_genes[key]
@@ -83,29 +74,6 @@ def sample_rows(source: CellSource, rows: np.ndarray | None) -> np.ndarray:
     places = np.unique(starts[:, None] + np.arange(SAMPLE_RUN))
     places = places[places < n_cells]
     return places if rows is None else rows[places]
-
-
-def _column_sums(matrix: csr_matrix) -> np.ndarray | None:
-    """Total of each column, or None when there is none to weigh genes by; values that are not finite count as zero."""
-    sums = np.zeros(matrix.shape[1])
-    _add_up(matrix.indices, matrix.data, sums)
-    return sums if sums.sum() > 0 else None
-
-
-@njit(cache=True, nogil=True)
-def _add_up(columns, values, sums):
-    for i in range(values.size):
-        if np.isfinite(values[i]):
-            sums[columns[i]] += values[i]
-
-
-def _check(coverage: "GeneCoverage", source: CellSource) -> None:
-    try:
-        coverage.check(_MINIMUM, warn_below=_MINIMUM)
-    except GeneCoverageError as error:
-        raise GeneCoverageError(f"`{source.location}`: {error}") from error
-    if coverage.count_share < _WARN_BELOW:
-        warn(f"`{source.location}`: few of its genes are known to the model: {coverage.summary()}.")
 
 
 def _digest(names: Sequence[str], ensembl_ids: Sequence[str] | None) -> bytes:

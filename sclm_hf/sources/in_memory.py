@@ -57,9 +57,10 @@ class InMemorySource:
         """(n_cells,) names of the cells."""
         return self._adata.obs_names.to_numpy(object)
 
-    def cell_ids(self) -> np.ndarray:
-        """(n_cells,) uint64 made from the names of the cells."""
-        return hash_names(self._adata.obs_names)
+    def cell_ids(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """(cells,) uint64 made from the names of all cells, or those of `rows`."""
+        names = self._adata.obs_names
+        return hash_names(names if rows is None else names[rows])
 
     def column(self, name: str) -> CategoricalColumn:
         """A column of `obs`, whatever its type.

@@ -52,8 +52,8 @@ def name_paths(paths: str | Path | Sequence[str | Path] | Mapping[str, str | Pat
         for name, path in (pair for entry in given for pair in _files(Path(entry)).items()):
             if name in named:
                 raise CorpusError(
-                    f"`{named[name]}` and `{path}` would share the name `{name}`, from which the keys of their cells "
-                    "are made: rename one, or in Python pass a mapping name -> path."
+                    f"`{named[name]}` and `{path}` would share the name `{name}`, by which their cells "
+                    "are put in order: rename one, or in Python pass a mapping name -> path."
                 )
             named[name] = path
     if not named:

@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,9 @@ _ZSTD, _ZSTD_HEADER_BYTES = b"\x28\xb5\x2f\xfd", 18
 
 _LEAST_STRINGS, _MOST_STRINGS = 1024, 4096
 """Strings that are read at once: fewer of a large file, each of which may be as long as that."""
+
+_MOST_ENTRIES = 2**16
+"""Other entries that are read at once, where not all are needed."""
 
 
 class _Stored(NamedTuple):
@@ -100,15 +104,37 @@ def read_whole(array: Any, length: int | None = None, *, zeros_may_lack: bool = 
     Raises:
         CorpusError: it has another length or shape, or is not stored as a whole.
     """
+    _check_flat(array, length, zeros_may_lack)
+    if _is_text_of_hdf5(array):
+        return np.concatenate([np.empty(0, object), *_strings_of_hdf5(array)])
+    return array[:]
+
+
+def read_in_parts(array: Any) -> Iterator[np.ndarray]:
+    """All of a one-dimensional array, some thousand entries after the other; arguments and errors are those of
+    [`read_whole`]."""
+    _check_flat(array, None, False)
+    if _is_text_of_hdf5(array):
+        yield from _strings_of_hdf5(array)
+        return
+    # a chunk is unpacked anew for each part of it that is read
+    chunk = (getattr(array, "chunks", None) or (1,))[0]
+    at_once = -(-_MOST_ENTRIES // chunk) * chunk
+    for start in range(0, array.shape[0], at_once):
+        yield array[start : start + at_once]
+
+
+def _check_flat(array: Any, length: int | None, zeros_may_lack: bool) -> None:
     name = getattr(array, "name", "a column")
     if not is_array(array) or len(array.shape) != 1:
         raise CorpusError(f"`{name}` is no one-dimensional array")
     if length is not None and array.shape[0] != length:
         raise CorpusError(f"`{name}` has {array.shape[0]:,} values where {length:,} are expected")
     check_stored(array, zeros_may_lack=zeros_may_lack)
-    if array.dtype.kind == "O" and not isinstance(array, np.ndarray):
-        return _strings_of_hdf5(array)
-    return array[:]
+
+
+def _is_text_of_hdf5(array: Any) -> bool:
+    return array.dtype.kind == "O" and not isinstance(array, np.ndarray)
 
 
 def read_whole_numbers(array: Any, length: int | None = None, *, zeros_may_lack: bool = False) -> np.ndarray:
@@ -122,21 +148,24 @@ def read_whole_numbers(array: Any, length: int | None = None, *, zeros_may_lack:
     return read_whole(array, length, zeros_may_lack=zeros_may_lack)
 
 
-def _strings_of_hdf5(dataset: Any) -> np.ndarray:
-    """(entries,) bytes; entries may share what they refer to, so a small file could stand for any number of them."""
+def _strings_of_hdf5(dataset: Any) -> Iterator[np.ndarray]:
+    """The bytes of all entries, some thousand at a time.
+
+    Entries may share what they refer to, so a small file could stand for any number of them.
+    """
     import h5py
 
     if h5py.check_string_dtype(dataset.dtype) is None:
         raise CorpusError(f"`{dataset.name}` holds values of type {dataset.dtype}, expected text or numbers")
     room = dataset.file.id.get_filesize()
     at_once = min(_MOST_STRINGS, max(_LEAST_STRINGS, _MOST_UNPACKED // max(room, 1)))
-    values, length = np.empty(dataset.shape[0], object), 0
-    for start in range(0, len(values), at_once):
-        values[start : start + at_once] = part = dataset[start : start + at_once]
+    length = 0
+    for start in range(0, dataset.shape[0], at_once):
+        part = dataset[start : start + at_once]
         length += sum(map(len, part))
         if length > room:
             raise CorpusError(f"`{dataset.name}` holds more text than there are bytes in the file")
-    return values
+        yield part
 
 
 def _stored_in_hdf5(dataset: Any) -> _Stored:

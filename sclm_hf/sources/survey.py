@@ -1,13 +1,14 @@
-"""One pass over a source: what is wrong with its cells, how much of them a model knows, how long they are."""
+"""What becomes of a source in the hands of a model: how sound its cells are, how many of its genes are known."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..tokenization.encodings.cells import Survey
-from ..tokenization.expression_matrix import check_kind, refuse_rows, refuse_unsound, survey_rows
+from ..tokenization.expression_matrix import check_kind, refuse_rows, survey_rows
 from .cell_source import CellSource
+from .soundness import refuse_unsound, source_named
 
 if TYPE_CHECKING:
     from ..tokenization.gene_vocabulary import GeneCoverage
@@ -45,24 +46,55 @@ def survey_cells(source: CellSource, processor: "CellProcessor", species: str = 
         GeneCoverageError: the model knows too few of the genes.
     """
     names, ensembl_ids = source.genes()
-    gene_ids = processor.map_genes(names, ensembl_ids=ensembl_ids, species=species).gene_ids
-    surveys, lengths, counts = [], [], np.zeros(source.n_genes)
-    for rows in row_blocks(source.n_cells):
+    with source_named(source):
+        gene_ids = processor.map_genes(names, ensembl_ids=ensembl_ids, species=species).gene_ids
+    blocks, expects = row_blocks(source.n_cells), processor.feature_extractor.expects
+    counts, lengths = look_at(source, blocks, expects, lambda matrix: processor.lengths(matrix, gene_ids))
+    lengths = np.concatenate(lengths)
+    with source_named(source):
+        no_gene = "no expressed gene that the model knows"
+        refuse_rows(lengths == 0, np.arange(source.n_cells), no_gene, "leave them out.")
+    # once more: the report names the genes with the most counts first
+    coverage = processor.map_genes(names, ensembl_ids=ensembl_ids, species=species, counts=counts).coverage
+    coverage.check(location=source.location)
+    return SurveyedCells(gene_ids, coverage, lengths)
+
+
+def look_at(
+    source: CellSource,
+    blocks: Iterator[np.ndarray],
+    expects: str,
+    measure: Callable[[Any], Any] = lambda matrix: None,
+    within: str = "",
+) -> tuple[np.ndarray, list[Any]]:
+    """Read cells of a source and refuse those that are not what the encoding takes.
+
+    Args:
+        source: the source.
+        blocks: rows that are read together, ascending.
+        expects: `"counts"`, `"normalized"` or `"any"`.
+        measure: called with each block of cells that is sound.
+        within: which cells they are, for messages.
+
+    Returns:
+        (n_genes,) float64 total of each column, and what `measure` returned.
+
+    Raises:
+        CorpusError, ExpressionError: as for `refuse_unsound`, or the values are of another kind.
+    """
+    surveys, measured, counts = [], [], np.zeros(source.n_genes)
+    for rows in blocks:
         matrix = source.read(rows)
         surveys.append(survey_rows(matrix, rows))
         # what is unsound is refused below, where all of it is known
         if not surveys[-1].problems.any():
-            lengths.append(processor.lengths(matrix, gene_ids))
+            measured.append(measure(matrix))
             counts += np.bincount(matrix.indices, weights=matrix.data, minlength=source.n_genes)
     found = Survey(*map(np.concatenate, zip(*surveys, strict=True)))
-    refuse_unsound(found)
-    check_kind(found, processor.feature_extractor.expects, source.data_name)
-    # once more: the report names the genes with the most counts first
-    coverage = processor.map_genes(names, ensembl_ids=ensembl_ids, species=species, counts=counts).coverage
-    coverage.check()
-    lengths = np.concatenate(lengths)
-    refuse_rows(lengths == 0, found.rows, "no expressed gene that the model knows", "leave them out.")
-    return SurveyedCells(gene_ids, coverage, lengths)
+    refuse_unsound(found, source)
+    with source_named(source):
+        check_kind(found, expects, source.data_name, within)
+    return counts, measured
 
 
 def row_blocks(n_cells: int) -> Iterator[np.ndarray]:

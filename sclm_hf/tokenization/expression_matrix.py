@@ -122,7 +122,7 @@ def read_cells(matrix, tokens: np.ndarray, rows=None, uniforms=None) -> tuple[Ce
 
 
 def survey_rows(matrix, numbers: np.ndarray) -> Survey:
-    """What [`read_cells`] finds in all rows of a matrix, without refusing any: see [`refuse_unsound`].
+    """What [`read_cells`] finds in all rows of a matrix, without refusing any: see [`refuse_unsound_values`].
 
     Args:
         matrix: as for [`as_csr`].
@@ -135,13 +135,13 @@ def survey_rows(matrix, numbers: np.ndarray) -> Survey:
     return found._replace(rows=numbers)
 
 
-def refuse_unsound(found: Survey) -> None:
-    """Refuse cells that no encoding can take.
+def refuse_unsound_values(found: Survey) -> None:
+    """Refuse cells with values that no encoding can take.
 
     Raises:
-        ExpressionError: column indices are out of range, or values are negative or not finite.
+        ExpressionError: values are negative or not finite.
     """
-    _refuse_unsound(found.problems, found.rows)
+    _refuse_values(found.problems, found.rows)
 
 
 def read_genes(
@@ -186,15 +186,20 @@ def check_kind(found: Survey, expects: str, source: str = "the matrix", within: 
             f"The encoding expects counts, but {share:.0%} of the values in {source}{within} are fractional: "
             f"{_counts_elsewhere(source)}."
         )
-    if expects == "counts":
-        what = f"mostly fractional values in {source}{within}, where the encoding expects counts"
-        refuse_rows(2 * found.fractional > found.values, found.rows, what, f"{_counts_elsewhere(source)}.")
+    refuse_mostly_fractional(found, expects, source, within)
     if expects == "normalized" and n_values and share <= FRACTIONAL_SHARE:
         raise ExpressionError(
             f"The encoding expects normalised data, but {source}{within} holds whole numbers ({share:.1%} "
             "fractional): normalise first (`scanpy.pp.normalize_total`, then `scanpy.pp.log1p`), or name another "
             "`layer` (`--layer`)."
         )
+
+
+def refuse_mostly_fractional(found: Survey, expects: str, source: str = "the matrix", within: str = "") -> None:
+    """Refuse cells most of whose values are fractional where counts are expected; arguments as for [`check_kind`]."""
+    if expects == "counts":
+        what = f"mostly fractional values in {source}{within}, where the encoding expects counts"
+        refuse_rows(2 * found.fractional > found.values, found.rows, what, f"{_counts_elsewhere(source)}.")
 
 
 def _counts_elsewhere(source: str) -> str:
@@ -241,15 +246,15 @@ def _refuse_doubled(tokens: np.ndarray) -> None:
         raise ExpressionError("Recorded draws are for one column a gene, but several columns mean one: add them up.")
 
 
-def _refuse_unsound(problems: np.ndarray, numbers: np.ndarray) -> None:
-    refuse_rows(problems & OUT_OF_RANGE, numbers, "column indices out of range", "the matrix is damaged.")
+def _refuse_values(problems: np.ndarray, numbers: np.ndarray) -> None:
     refuse_rows(problems & NOT_FINITE, numbers, "NaN or infinite values", "all values must be finite.")
     refuse_rows(problems & NEGATIVE, numbers, "negative values", "give counts or log-normalised data, nothing scaled.")
 
 
 def _unsorted(found: Survey, numbers: np.ndarray, uniforms) -> bool:
     """Whether rows must be put in order first; refuses those that no order mends."""
-    _refuse_unsound(found.problems, numbers)
+    refuse_rows(found.problems & OUT_OF_RANGE, numbers, "column indices out of range", "the matrix is damaged.")
+    _refuse_values(found.problems, numbers)
     unsorted = bool((found.problems & UNSORTED).any())
     if unsorted and uniforms is not None:
         raise ExpressionError("`uniforms` need sorted, distinct column indices: call `sum_duplicates()` first.")

@@ -65,22 +65,24 @@ class GeneCoverage:
             "examples": examples,
         }
 
-    def check(self, minimum: float = 0.30, warn_below: float = 0.60) -> None:
+    def check(self, minimum: float = 0.30, warn_below: float = 0.60, *, location: str | None = None) -> None:
         """Refuse data that the model hardly knows.
 
         Args:
             minimum: smallest share of counts that is accepted.
             warn_below: share of counts below which the user is warned.
+            location: where the data are, for messages.
 
         Raises:
             GeneCoverageError: the genes are those of another species, or less than `minimum` of the counts is covered;
                 the message lists examples and says what to do.
         """
+        place = "" if location is None else f"`{location}`: "
         if self.looks_like:
-            raise GeneCoverageError(self._of_other_species())
+            raise GeneCoverageError(place + self._of_other_species())
         if self.count_share >= warn_below:
             return
-        message = f"The model knows few of the genes in the data: {self.summary()}."
+        message = f"{place}The model knows few of the genes in the data: {self.summary()}."
         advice = self._advice()
         if self.count_share < minimum:
             raise GeneCoverageError(f"{message} At least {minimum:.0%} of counts must be covered.{advice}")

@@ -107,7 +107,7 @@ def test_broken_files_are_named(folder, change, message):
 @pytest.mark.parametrize(
     ("column", "change", "message"),
     [
-        ("cell_id", lambda ids: [ids[0] + 1, *ids[1:]], r"cell ids are not those of rows 64\.\.127"),
+        ("cell_id", lambda ids: [ids[0] + 1, *ids[1:]], "cell ids are not those of the names of its cells"),
         ("gene_index", lambda rows: [[40], *rows[1:]], "row 0.*leave the 40 genes|differ in length"),
         ("gene_index", lambda rows: [row[::-1] for row in rows], "do not ascend"),
         ("counts", lambda rows: [[0] * len(row) for row in rows], "counts of 0"),

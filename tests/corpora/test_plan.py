@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from sclm_hf.corpora.plan import EpochPlan, Schedule, arrange
+from sclm_hf.corpora.plan import EpochPlan, Schedule, arrange, row_ids
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.sources.cell_ids import cell_ids
 
 NAMES, SIZES = ["a", "b", "c"], [103, 7, 61]
 
@@ -55,13 +54,13 @@ def test_windows_of_any_size_hold_every_cell_once(window_size):
 
 def test_cell_ids_differ_between_sources_and_rows():
     rows = np.arange(1000)
-    ids = np.concatenate([cell_ids("a", rows), cell_ids("b", rows)])
+    ids = np.concatenate([row_ids("a", rows), row_ids("b", rows)])
     assert len(np.unique(ids)) == 2000
-    assert (cell_ids("a", rows[500:]) == ids[500:1000]).all()
+    assert (row_ids("a", rows[500:]) == ids[500:1000]).all()
 
 
 def test_arrange_shuffles_and_groups_by_length():
-    ids = cell_ids("a", np.arange(1030))
+    ids = row_ids("a", np.arange(1030))
     lengths = np.random.default_rng(0).integers(1, 1000, 1030)
     order = arrange(ids, lengths, group_size=64, seed=0, epoch=0)
     assert sorted(order) == list(range(1030))
@@ -76,13 +75,13 @@ def test_arrange_shuffles_and_groups_by_length():
 
 
 def test_arrange_does_not_depend_on_the_order_in_which_cells_are_given():
-    ids, lengths = cell_ids("a", np.arange(100)), np.arange(100) % 17
+    ids, lengths = row_ids("a", np.arange(100)), np.arange(100) % 17
     turned = arrange(ids[::-1], lengths[::-1], group_size=10, seed=3, epoch=2)
     assert (ids[::-1][turned] == ids[arrange(ids, lengths, group_size=10, seed=3, epoch=2)]).all()
 
 
 def test_arrange_without_shuffling():
-    ids, lengths = cell_ids("a", np.arange(5)), np.array([3, 1, 2, 1, 3])
+    ids, lengths = row_ids("a", np.arange(5)), np.array([3, 1, 2, 1, 3])
     assert arrange(ids, None, group_size=2, seed=0, epoch=0, shuffle=False).tolist() == [0, 1, 2, 3, 4]
     assert arrange(ids, lengths, group_size=2, seed=0, epoch=0, shuffle=False).tolist() == [1, 3, 2, 0, 4]
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from sclm_hf import CellCorpus, CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
+from sclm_hf.corpora.plan import row_ids
 from sclm_hf.corpora.token_budget import cuts, pack
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.sources.cell_ids import cell_ids
 
 from .conftest import GENES, make_cells
 
@@ -31,7 +31,7 @@ def test_cuts_fill_batches_up_to_either_limit():
 @pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_pack_hands_out_every_cell_once(grouped, shuffle):
-    ids, lengths = cell_ids("a", np.arange(500)), np.random.default_rng(0).integers(1, 100, 500)
+    ids, lengths = row_ids("a", np.arange(500)), np.random.default_rng(0).integers(1, 100, 500)
     how = {"max_tokens": 400, "max_cells": 30, "grouped": grouped, "shuffle": shuffle}
     batches = pack(ids, lengths, **how, seed=0, epoch=0)
     order = np.concatenate(batches)

@@ -53,7 +53,7 @@ def test_share_of_counts_is_that_of_the_cells_used(tmp_path, processor):
     cells.write_h5ad(tmp_path / "cells.h5ad")
     source = H5adSource(tmp_path / "cells.h5ad")
     assert GeneMaps(processor, "human").of(source, np.arange(32))[1].count_share == 1
-    with pytest.warns(SclmWarning, match=r"cells\.h5ad.*few of its genes"):
+    with pytest.warns(SclmWarning, match=r"cells\.h5ad`: The model knows few of the genes"):
         assert GeneMaps(processor, "human").of(source, np.arange(32, 64))[1].count_share == pytest.approx(0.5)
 
 

@@ -8,7 +8,9 @@ from sclm_hf import CellCorpus
 from sclm_hf.corpora.build import build_corpus, hash_file
 from sclm_hf.errors import CorpusError, ExpressionError
 from sclm_hf.sources.anndata.h5ad import H5adSource
-from sclm_hf.sources.soundness import check_indices, check_kind, to_counts
+from sclm_hf.sources.opening import open_source
+from sclm_hf.sources.soundness import check_rows, to_counts
+from sclm_hf.sources.survey import look_at, survey_cells
 
 from ..corpora.conftest import make_cells
 
@@ -69,15 +71,16 @@ def test_what_a_sample_does_not_show_is_noticed_while_the_rest_is_read(
     cells.X = storage(cells.X)
     cells.write_h5ad(tmp_path / "cells.h5ad", compression=compression)
     corpus = CellCorpus(tmp_path / "cells.h5ad", processor, shuffle=False)
-    with pytest.raises(ExpressionError, match=rf"cells\.h5ad`, row 1000 .*({message})"):
+    with pytest.raises(ExpressionError, match=rf"cells\.h5ad`: 1 of \d+ cells have .*({message}).*rows 1000\)"):
         list(corpus.batches(64))
     with pytest.raises(CorpusError, match=r"cells\.h5ad`, row 1000 .*is no count"):
         build_corpus(tmp_path / "cells.h5ad", tmp_path / "out")
 
 
-def test_empty_rows_are_sound():
+def test_empty_rows_are_sound(tmp_path):
     matrix = sp.csr_matrix(np.array([[0, 0, 0], [0, 1, 2], [0, 0, 0]]))
-    check_indices(matrix, None, np.arange(3))
+    make_cells(3).write_h5ad(tmp_path / "cells.h5ad")
+    check_rows(matrix, H5adSource(tmp_path / "cells.h5ad"), np.arange(3), "counts")
 
 
 @pytest.mark.parametrize(("expects", "wrong"), [("counts", "normalised"), ("normalized", "counts")])
@@ -88,13 +91,12 @@ def test_the_kind_of_values_is_that_of_the_source(tmp_path, expects, wrong):
     cells.write_h5ad(tmp_path / "normalised.h5ad")
     for kind in ("counts", "normalised"):
         source = H5adSource(tmp_path / f"{kind}.h5ad")
-        matrix = source.read(np.arange(50))
-        check_kind(matrix, "any", source)
+        look_at(source, [np.arange(50)], "any")
         if kind != wrong:
-            check_kind(matrix, expects, source)
+            look_at(source, [np.arange(50)], expects)
             continue
-        with pytest.raises(ExpressionError, match=rf"{kind}\.h5ad` \(judged by 50 of its cells\)"):
-            check_kind(matrix, expects, source)
+        with pytest.raises(ExpressionError, match=rf"{kind}\.h5ad`: .* in X are fractional|{kind}.*X holds whole"):
+            look_at(source, [np.arange(50)], expects)
 
 
 def test_a_batch_of_whole_numbers_in_normalised_data_is_no_error(tmp_path):
@@ -139,3 +141,64 @@ def test_cells_without_counts_are_refused_before_a_run_begins(tmp_path, processo
         CellCorpus(path, processor)
     used = np.setdiff1d(np.arange(40), [7, 30])
     assert len(CellCorpus(path, processor, rows={"cells": used})) == 38
+
+
+DEFECTS = {
+    "unsorted": (lambda file, row: _reverse(file, row), None),
+    "doubled": (lambda file, row: _double(file, row), None),
+    "stored zeros": (lambda file, row: _set(file, row, 0.0, one=True), None),
+    "out of range": (lambda file, row: _shift(file, row, 40), CorpusError),
+    "negative": (lambda file, row: _set(file, row, -1.0), ExpressionError),
+    "not a number": (lambda file, row: _set(file, row, np.nan), ExpressionError),
+    "infinite": (lambda file, row: _set(file, row, np.inf), ExpressionError),
+    "fractional": (lambda file, row: _set(file, row, 0.5), ExpressionError),
+    "no count": (lambda file, row: _set(file, row, 0.0), ExpressionError),
+}
+
+
+def _entries(file, row):
+    return slice(*file["X/indptr"][row : row + 2])
+
+
+def _reverse(file, row):
+    for name in ("X/indices", "X/data"):
+        file[name][_entries(file, row)] = file[name][_entries(file, row)][::-1]
+
+
+def _double(file, row):
+    file["X/indices"][_entries(file, row)] = doubled(file["X/indices"][_entries(file, row)])
+
+
+def _shift(file, row, by):
+    file["X/indices"][_entries(file, row)] += by
+
+
+def _set(file, row, value, one=False):
+    entries = _entries(file, row)
+    file["X/data"][slice(entries.start, entries.start + 1) if one else entries] = value
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+@pytest.mark.parametrize("row", [5, 1000])
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_what_embed_reads_a_corpus_reads_and_the_other_way_round(tmp_path, processor, defect, row, compression):
+    """Row 5 is among those by which a corpus judges a source, row 1000 is met later."""
+    make_cells(3000).write_h5ad(tmp_path / "cells.h5ad", compression=compression)
+    change, error = DEFECTS[defect]
+    with h5py.File(tmp_path / "cells.h5ad", "r+") as file:
+        row += int(np.argmax(np.diff(file["X/indptr"][row : row + 50]) > 2))
+        change(file, row)
+
+    def surveyed():
+        return survey_cells(open_source("cells", tmp_path / "cells.h5ad"), processor).lengths
+
+    def streamed():
+        batches = CellCorpus(tmp_path / "cells.h5ad", processor, shuffle=False, group_by_length=False).batches(64)
+        return np.concatenate([batch["attention_mask"].sum(axis=1) for batch in batches])
+
+    if error is None:
+        np.testing.assert_array_equal(surveyed(), streamed())
+        return
+    for door in (surveyed, streamed):
+        with pytest.raises(error, match=rf"cells\.h5ad`.*(\b{row}\b|judged by 128 .* fractional)"):
+            door()

@@ -13,13 +13,18 @@ from typing import Any
 import numpy as np
 
 from ...errors import CorpusError
+from ...tokenization.encodings.keys import hash_names
 from ..cell_source import CategoricalColumn
 from ..containment import refuse_stored_elsewhere
-from ..stored_arrays import check_stored, chunks_lack, is_array, is_of_h5py, read_whole, read_whole_numbers
-from .hdf5_strings import joined_strings
-
-# Of fewer strings h5py reads all in half a millisecond.
-_MANY = 2048
+from ..stored_arrays import (
+    check_stored,
+    chunks_lack,
+    is_array,
+    is_of_h5py,
+    read_in_parts,
+    read_whole,
+    read_whole_numbers,
+)
 
 
 def view(store: Any, *, genes: bool) -> SimpleNamespace:
@@ -150,10 +155,28 @@ def read_index(frame: Any) -> np.ndarray:
     Raises:
         CorpusError: one has none.
     """
+    return _strings(_names(frame))
+
+
+def hash_index(frame: Any) -> np.ndarray:
+    """(rows,) uint64, what `hash_names` gives of the names of the rows; some thousand are in memory at a time.
+
+    Raises:
+        CorpusError: one has none.
+    """
+    parts = read_in_parts(_names(frame))
+    return np.concatenate([np.empty(0, np.uint64), *(hash_names(list(map(_text, part.tolist()))) for part in parts)])
+
+
+def _names(frame: Any) -> Any:
+    """The array of the names of rows, refused where one has none."""
     index = _index(frame)
-    if not is_array(index) and (missing := read_whole(_masked(index)[1], zeros_may_lack=True)).any():
+    if is_array(index):
+        return index
+    values, mask = _masked(index)
+    if (missing := read_whole(mask, zeros_may_lack=True)).any():
         raise CorpusError(f"`{index.name}` holds no name for row {int(np.argmax(missing))} (counted from 0)")
-    return _strings(index if is_array(index) else index["values"])
+    return values
 
 
 def read_column(store: Any, frame: Any, name: str, length: int | None = None) -> CategoricalColumn:
@@ -282,11 +305,6 @@ def _compact(codes: np.ndarray, categories: Sequence[str]) -> CategoricalColumn:
 
 def _strings(array: Any, length: int | None = None, *, zeros_may_lack: bool = False) -> np.ndarray:
     """The entries of an array as text; arguments and errors are those of `read_whole`."""
-    if not isinstance(array, np.ndarray) and array.shape == (array.size,) and array.size >= _MANY:
-        check_stored(array, zeros_may_lack=zeros_may_lack)
-        joined = joined_strings(array) if length in (None, array.size) else None
-        if joined is not None:
-            return _decoded(joined)
     return _as_strings(read_whole(array, length, zeros_may_lack=zeros_may_lack))
 
 

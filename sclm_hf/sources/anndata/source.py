@@ -1,5 +1,6 @@
 """What .h5ad files and AnnData zarr folders have in common: cells that are read when they are asked for."""
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,14 +11,13 @@ import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix
 
 from ...errors import CorpusError
-from ...tokenization.encodings.keys import hash_names
 from ...tokenization.encodings.scratch import Scratch
 from ...tokenization.encodings.stored import StoredRows
 from ...tokenization.processing_cell import select_counts
 from ..cell_source import CategoricalColumn, csr_from_arrays
 from ..reading_errors import reading_errors_named
 from ..stored_arrays import read_whole_numbers
-from .elements import check_columns, check_matrix, column_names, describe, read_column, read_index, view
+from .elements import check_columns, check_matrix, column_names, describe, hash_index, read_column, read_index, view
 from .hdf5_ranges import RangeReader, memory_type
 
 # A matrix stored by columns has to be turned around in memory: values and indices of that many entries take 2 GB.
@@ -30,7 +30,7 @@ class AnnDataSource:
     Opening reads the header only. The store is opened again in every process that reads, so the source can be pickled
     into the workers of a data loader. CSR (of any chunking and compression) and dense matrices are read by rows; a CSC
     matrix is turned into CSR in memory when its first rows are read, which costs 8 to 16 bytes an entry and is refused
-    beyond 2**28 entries. While a store is open, 8 bytes a cell are held.
+    beyond 2**28 entries. While a store is open, 16 bytes per cell are held.
 
     Args:
         path: the file or folder.
@@ -96,9 +96,14 @@ class AnnDataSource:
         with self._store() as store:
             return read_index(store["obs"])
 
-    def cell_ids(self) -> np.ndarray:
-        """(n_cells,) uint64 made from the names of the cells."""
-        return hash_names(self.obs_names())
+    def cell_ids(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """(cells,) uint64 made from the names of all cells, or those of `rows`.
+
+        Raises:
+            CorpusError: a cell has no name.
+        """
+        with self._store():
+            return self._open.cell_ids if rows is None else self._open.cell_ids[rows]
 
     def column(self, name: str) -> CategoricalColumn:
         """A column of `obs`, whatever its type.
@@ -235,6 +240,11 @@ class _OpenStore:
             )
         if storage == "csc":
             self._turn_around(key)
+
+    @functools.cached_property
+    def cell_ids(self) -> np.ndarray:
+        """(n_cells,) uint64 made from the names of the cells."""
+        return hash_index(self.store["obs"])
 
     @property
     def stored(self) -> StoredRows | None:

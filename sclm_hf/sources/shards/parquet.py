@@ -10,13 +10,12 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from ...errors import CorpusError
-from ...tokenization.encodings.keys import hash_names
 from ...tokenization.encodings.scratch import Scratch
 from ..cell_source import CategoricalColumn
 from ..containment import refuse_entry_out
 from ..reading_errors import reading_errors_named
 from .manifest import MANIFEST_FILE, read_manifest
-from .schema import check_shard, integer_type, open_shard, read_counts, read_facts, read_texts
+from .schema import check_shard, integer_type, open_shard, read_counts, read_facts, read_ids, read_texts
 
 # The gene table stands in the footer of each shard, and is held while the shard is open.
 _MAX_OPEN_SHARDS = 16
@@ -81,6 +80,7 @@ class ParquetSource:
                     "truncated or was replaced; `sclm-hf corpus check` names all such files."
                 )
         self._open: dict[int, Any] = {}
+        self._ids: dict[int, np.ndarray] = {}
         self._pid = os.getpid()
 
     data_name = "counts"
@@ -114,9 +114,12 @@ class ParquetSource:
                 raise CorpusError(f"{len(codes) - len(texts):,} of its cells have the `cell_name` of another one")
             return texts[codes]
 
-    def cell_ids(self) -> np.ndarray:
-        """(n_cells,) uint64 made from the names of the cells."""
-        return hash_names(self.obs_names())
+    def cell_ids(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """(cells,) uint64 ids that stand in the shards, of all cells or of `rows` (ascending)."""
+        rows = np.arange(self.n_cells) if rows is None else np.asarray(rows, np.int64)
+        shards = np.searchsorted(self._begins, rows, "right") - 1
+        parts = [self._ids_of(number)[rows[shards == number] - self._begins[number]] for number in np.unique(shards)]
+        return np.concatenate([np.empty(0, np.uint64), *parts])
 
     def column(self, name: str) -> CategoricalColumn:
         """A column of `obs`.
@@ -170,7 +173,7 @@ class ParquetSource:
         """Close the shards; the next read opens them again."""
         for file in self._open.values():
             file.close()
-        self._open = {}
+        self._open, self._ids = {}, {}
 
     def _read(self, number: int, rows: np.ndarray) -> csr_matrix:
         rows = rows - self._begins[number]
@@ -179,6 +182,12 @@ class ParquetSource:
         places = np.searchsorted(wanted, groups) * self._row_group_size + rows % self._row_group_size
         with reading_errors_named(self._files[number], "shard"):
             return read_counts(self._shard(number), wanted.tolist(), self.n_genes)[places]
+
+    def _ids_of(self, number: int) -> np.ndarray:
+        if number not in self._ids:
+            with reading_errors_named(self._files[number], "shard"):
+                self._ids[number] = read_ids(self._shard(number))
+        return self._ids[number]
 
     def _texts(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """A column of all shards, as [`read_texts`] gives that of one."""
@@ -215,7 +224,7 @@ class ParquetSource:
         return status.st_size, status.st_mtime_ns
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_open": {}, "_ids": {}}
 
     def __repr__(self) -> str:
         return f"ParquetSource({self.location!r}, {self.n_cells:,} cells × {self.n_genes:,} genes)"

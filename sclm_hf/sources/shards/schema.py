@@ -1,9 +1,9 @@
-"""The Parquet schema of our shards, and how cells become one and the other way round.
+"""The Parquet schema of our shards, and conversion of cells to and from it.
 
-One row a cell: `cell_name` (its name in `obs`), `dataset`, `cell_id` (what its random draws are keyed by: `cell_ids`
-of the data set's name and the row, uint64 stored as int64), `gene_index` (ascending places in the data set's gene
-table) and `counts` (whole numbers above 0, one a gene), then columns of `obs` as text. The gene table and where the
-cells come from stand in the metadata of the file under `sclm_hf`, as JSON.
+One row per cell: `cell_name` (its name in `obs`), `dataset`, `cell_id` (what its random draws are keyed by:
+`hash_names` of its name, uint64 stored as int64), `gene_index` (ascending places in the data set's gene table) and
+`counts` (whole numbers above 0, one per gene), then columns of `obs` as text. The gene table and where the cells come
+from stand in the metadata of the file under `sclm_hf`, as JSON.
 """
 
 import json
@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 
 from ...errors import CorpusError, require
 from ...files import require_regular_file
-from ..cell_ids import cell_ids
+from ...tokenization.encodings.keys import hash_names
 from ..cell_source import csr_from_arrays
 from ..reading_errors import reason
 
@@ -79,9 +79,7 @@ def integer_type(largest: int) -> np.dtype:
     return np.dtype(np.uint16 if largest <= np.iinfo(np.uint16).max else np.uint32)
 
 
-def write_shard(
-    path: Path, counts: csr_matrix, names: np.ndarray, obs: dict[str, list], facts: ShardFacts, first_row: int
-) -> int:
+def write_shard(path: Path, counts: csr_matrix, names: np.ndarray, obs: dict[str, list], facts: ShardFacts) -> int:
     """Write cells as a shard; the same cells give the same bytes with the same version of pyarrow.
 
     Args:
@@ -90,7 +88,6 @@ def write_shard(
         names: (cells,) names of the cells.
         obs: column -> (cells,) values as text or None.
         facts: where the cells come from.
-        first_row: row of the first cell in the data set.
 
     Returns:
         The largest count.
@@ -101,11 +98,10 @@ def write_shard(
     largest = int(counts.data.max(initial=0))
     schema = shard_schema(counts.shape[1], largest, list(obs))
     offsets = pa.array(counts.indptr, pa.int32())
-    ids = cell_ids(facts.dataset, np.arange(first_row, first_row + counts.shape[0]))
     columns = {
         "cell_name": pa.array(names.tolist(), pa.string()),
         "dataset": pa.array([facts.dataset] * counts.shape[0], pa.string()),
-        "cell_id": pa.array(ids.view(np.int64)),
+        "cell_id": pa.array(hash_names(names).view(np.int64)),
         **{name: pa.array(values, pa.string()) for name, values in obs.items()},
     }
     for name, values in (("gene_index", counts.indices), ("counts", counts.data)):
@@ -224,6 +220,18 @@ def read_texts(path: Path, file: Any, name: str) -> tuple[np.ndarray, np.ndarray
     number = np.full(len(encoded.dictionary) + 1, -1)
     number[used] = np.arange(len(used))
     return number[codes], np.array([*encoded.dictionary.take(used).to_pylist(), None], object)[:-1]
+
+
+def read_ids(file: Any) -> np.ndarray:
+    """(rows,) uint64, the ids of the cells of an open shard.
+
+    Raises:
+        CorpusError: a cell has none.
+    """
+    ids = file.read(columns=["cell_id"], use_threads=False)["cell_id"]
+    if ids.null_count:
+        raise CorpusError(f"{ids.null_count:,} of its cells have no `cell_id`")
+    return ids.to_numpy().view(np.uint64)
 
 
 def read_counts(file: Any, groups: list[int], n_genes: int) -> csr_matrix:

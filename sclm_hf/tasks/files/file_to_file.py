@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...errors import ConfigurationError, CorpusError, ExpressionError, FilesError, GeneCoverageError, SclmError
+from ...errors import ConfigurationError, CorpusError, FilesError, SclmError
 from ...files import check_output_file, sole_writer
 from ...logging import get_logger
 from ...sources.cell_source import CellSource
@@ -224,8 +224,7 @@ def _run_file(source: Path, destination: Path, loaded: "LoadedModel", files: _Fi
         remove_left_over(folder, fingerprint)
         return
     check_room(source, destination)
-    with _errors_of(source):
-        prepared = prepare_cells(cells, loaded, species=settings.species, batch_key=settings.batch_key)
+    prepared = prepare_cells(cells, loaded, species=settings.species, batch_key=settings.batch_key)
     run = verb.start(loaded, prepared, settings)
     pieces = Pieces(folder, fingerprint, overwrite=files.overwrite)
     results, n_bytes = _compute(run, pieces)
@@ -248,15 +247,6 @@ def _compute(run: CellRun, pieces: Pieces) -> tuple[Iterable[tuple[Any, Results]
         return [(slice(None), results)], results.n_bytes
     run.compute(pieces)
     return ((block, run.results(block, values)) for block, values in run.blocks(pieces)), pieces.n_bytes
-
-
-@contextmanager
-def _errors_of(source: Path) -> Iterator[None]:
-    """Errors about cells name the file that they are in."""
-    try:
-        yield
-    except (ExpressionError, GeneCoverageError) as error:
-        raise type(error)(f"`{source}`: {error}") from error
 
 
 def _fingerprint(

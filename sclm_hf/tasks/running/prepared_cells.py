@@ -72,7 +72,7 @@ class PreparedCells:
         def encode(places: np.ndarray) -> CellTokens:
             return processor.tokens(matrix, self.gene_ids, cell_ids=ids[places], rows=places, seed=seed, check=False)
 
-        with cells_named(self.source, rows, encode):
+        with cells_named(self.source, matrix, rows, processor.feature_extractor.expects, encode):
             return encode(np.arange(len(rows)))
 
 
