@@ -197,15 +197,17 @@ def compare_on_splits(output: Path, path: Path, cells: anndata.AnnData, splits: 
     history = []
     for seed, split in zip(extent.seeds, splits, strict=True):
         for method, base in ((MODEL, output / "pretrained"), (TWIN, output / "untrained")):
-            folder = output / "runs" / f"{base.name}-{seed}"
-            how = {"seed": seed, "epochs": extent.finetuning_epochs}
-            result = finetune(base, path, split.train, label_names, folder, **how)
+            # beside `checkpoint`: the adapter names its base by the way from here
+            folder = output / f"run-{base.name}-{seed}"
+            epochs = extent.finetuning_epochs
+            result = finetune(base, path, split.train, label_names, folder, seed=seed, epochs=epochs)
             predicted = annotate(cells[split.test], folder).obs["sclm_prediction"].to_numpy(str)
             methods[method].append(Predictions(split.name, split.test, labels[split.test], predicted))
             history = history or result.history
-    first = output / "runs" / f"pretrained-{extent.seeds[0]}"
+    first = output / f"run-pretrained-{extent.seeds[0]}"
     shutil.copytree(first, output / "checkpoint", ignore=shutil.ignore_patterns("checkpoints"))
-    shutil.rmtree(output / "runs")
+    for folder in output.glob("run-*"):
+        shutil.rmtree(folder)
     table = ResultsTable(
         dataset="PBMC 68k reduced",
         dataset_version=f"scanpy {version('scanpy')}",
