@@ -12,6 +12,7 @@ import transformers
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from sclm_hf.modeling.common import cpu
 from sclm_hf.registry import FAMILIES
 
 from .stock_trainer import StockTrainerTester, costs_a_second
@@ -134,6 +135,15 @@ class ModelTester(StockTrainerTester):
         batch = self.inputs(head_class)
         padded = self.pad(batch, 4)
         self.assert_same_output(model(**batch), model(**padded), mask=batch["attention_mask"])
+
+    @torch.no_grad()
+    def test_fast_inference_gives_the_same(self, head_class, monkeypatch):
+        monkeypatch.setattr(cpu, "FEWEST_TOKENS", 1)
+        model = self.build(head_class)
+        batch = self.inputs(head_class)
+        expected = model(**batch)
+        with cpu.fast_on_cpu(model):
+            self.assert_same_output(model(**batch), expected)
 
     def pad(self, batch: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
         """The batch with `count` more padded positions on the right."""

@@ -24,8 +24,6 @@ from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.common.attention import (
     PerformerFeatures,
     PerformerRedraw,
-    chunked_attention_forward,
-    chunked_is_faster,
     eager_attention_forward,
     orthogonal_random_features,
 )
@@ -101,8 +99,6 @@ class ScFoundationAttention(nn.Module):
         key = self.k_proj(hidden_states).view(per_head).transpose(1, 2)
         value = self.v_proj(hidden_states).view(per_head).transpose(1, 2)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        if chunked_is_faster(self.config, query):
-            attend = chunked_attention_forward
         dropout = self.config.hidden_dropout_prob if self.training else 0.0
         context, weights = attend(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs

@@ -157,11 +157,13 @@ class PerturbationRunner:
         """Run a batch; None when memory ran out."""
         import torch
 
+        from ...modeling.common.cpu import fast_on_cpu
+
         model = self.loaded.model
         arrays = self.loaded.processor.padded(_ragged(cells))
         wants_genes = self.similarity == "genes" or self.gene_effects
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), fast_on_cpu(model):
                 batch = {name: torch.from_numpy(array).to(model.device) for name, array in arrays.items()}
                 output = model(**batch, output_hidden_states=wants_genes)
                 genes = _gene_states(output, model.config).float() if wants_genes else None

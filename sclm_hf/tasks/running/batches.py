@@ -184,8 +184,10 @@ def _try_inputs(model: Any, inputs: "dict[str, torch.Tensor]", read: Callable) -
     """What `read` takes from the output of a model; None when memory ran out."""
     import torch
 
+    from ...modeling.common.cpu import fast_on_cpu
+
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), fast_on_cpu(model):
             batch = {name: tensor.to(model.device) for name, tensor in inputs.items()}
             return read(model(**batch)).float().cpu().numpy()
     except (RuntimeError, MemoryError) as error:

@@ -5,7 +5,6 @@ the same softmax attention from a mask of scores, and these are other functions,
 to mask; the Performer needs its random features besides.
 """
 
-from .chunked import chunked_attention_forward, chunked_is_faster
 from .cosformer import cosformer_attention, cosformer_attention_naive
 from .eager import eager_attention_forward
 from .flow import flow_attention, flow_attention_naive
@@ -30,10 +29,8 @@ __all__ = [
     "PerformerFeatures",
     "PerformerRedraw",
     "add_keys",
-    "chunked_attention_forward",
     "cosformer_attention",
     "cosformer_attention_naive",
-    "chunked_is_faster",
     "attention_table",
     "eager_attention_forward",
     "empty_summary",
