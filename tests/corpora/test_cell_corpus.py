@@ -232,27 +232,27 @@ def test_real_files_stream_as_one_corpus():
     assert len(cells) == len(corpus)
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("encoding", ["bins", "rank"])
-def test_cells_read_straight_from_the_file_are_the_same(tmp_path, encoding, monkeypatch):
+def test_cells_read_through_h5py_alone_are_the_same(tmp_path, encoding, shuffle, num_workers, monkeypatch):
     make_cells(900, 4).write_h5ad(tmp_path / "large.h5ad")
-    extractor = ExpressionFeatureExtractor(
-        encoding=encoding, max_length=20, truncation="head" if encoding == "rank" else "sample"
-    )
+    ranks = {"truncation": "head"} if encoding == "rank" else {}
+    extractor = ExpressionFeatureExtractor(encoding=encoding, max_length=20, **ranks)
     processor = CellProcessor(extractor, GeneTokenizer.from_genes(GENES))
-    calls = []
-    encode = CellProcessor.encode_stored
+    calls, encode = [], CellProcessor.encode_stored
     monkeypatch.setattr(CellProcessor, "encode_stored", lambda *args, **how: calls.append(1) or encode(*args, **how))
 
-    def read(epoch):
-        corpus = CellCorpus(tmp_path / "large.h5ad", processor, block_size=10, window_size=100)
-        return list(corpus.batches(16, epoch=epoch))
+    def read():
+        corpus = CellCorpus(tmp_path / "large.h5ad", processor, block_size=10, window_size=100, shuffle=shuffle)
+        return list(corpus.loader(16, num_workers=num_workers, epoch=1))
 
-    fast = read(1)
-    assert calls
-    monkeypatch.setattr(CellProcessor, "stored_room", lambda *args: None)
-    slow, n_calls = read(1), len(calls)
-    assert n_calls == len(calls) and len(fast) == len(slow)
-    for batch, expected in zip(fast, slow, strict=True):
+    fast, n_calls = read(), len(calls)
+    assert n_calls or num_workers
+    monkeypatch.setenv("SCLM_PLAIN_IO", "1")
+    plain = read()
+    assert len(calls) == n_calls and len(fast) == len(plain)
+    for batch, expected in zip(fast, plain, strict=True):
         assert batch.keys() == expected.keys()
         for name in batch:
             np.testing.assert_array_equal(batch[name], expected[name])

@@ -28,6 +28,15 @@ def test_any_range_of_any_storage_is_read(tmp_path, kind):
         np.testing.assert_array_equal(reader.all(), expected)
 
 
+def test_the_switch_reads_through_h5py(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCLM_PLAIN_IO", "1")
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        reader = RangeReader(file.create_dataset("x", data=VALUES))
+        for _ in range(20):
+            reader.read_into(out := np.empty(5, np.int32), 7)
+        assert out.tolist() == [7, 8, 9, 10, 11] and reader.stored is None
+
+
 def test_an_array_is_read_too():
     out = np.empty(5, np.int32)
     for _ in range(20):
