@@ -87,10 +87,12 @@ def check_output_file(path: Path) -> None:
         raise ConfigurationError(f"`{path}` cannot be written: its folder is missing or not writable.")
 
 
+MEND = "make room, or allow writing, and repeat"
+"""What the user can do when something cannot be written."""
+
+
 @contextmanager
-def written_whole(
-    path: Path, error: type[SclmError] = SclmError, *, mend: str = "make room, or allow writing, and repeat"
-) -> Iterator[Path]:
+def written_whole(path: Path, error: type[SclmError] = SclmError, *, mend: str = MEND) -> Iterator[Path]:
     """A path beside `path` to write to; moved there when all went well, so that `path` is never half written.
 
     What is there stays when anything goes wrong, and nothing is left beside it.
@@ -109,14 +111,19 @@ def written_whole(
         # what is written goes into no file that a link of this name may lead to
         unfinished.unlink(missing_ok=True)
         yield unfinished
-        with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
+        flush_entry(unfinished)
         os.replace(unfinished, path)
     except OSError as cause:
         raise error(f"`{path}` cannot be written: {cause.strerror or cause}. What was there stays: {mend}.") from cause
     finally:
         with suppress(OSError):
             unfinished.unlink()
+
+
+def write_text(path: str | Path, text: str, error: type[SclmError] = SclmError, *, mend: str = MEND) -> None:
+    """Write a text file whole or not at all; arguments and errors are those of [`written_whole`]."""
+    with written_whole(Path(path), error, mend=mend) as unfinished:
+        unfinished.write_text(text, encoding="utf-8", newline="")
 
 
 @contextmanager
@@ -131,13 +138,30 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise ConfigurationError(f"`{folder}` exists and is not an empty folder: choose another output, or empty it.")
     unfinished = folder.resolve().with_name(f".{folder.resolve().name}.tmp")
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        yield unfinished
-        if folder.exists():
-            folder.rmdir()
-        os.replace(unfinished, folder)
-    except OSError as cause:
+        with replacing(unfinished, folder):
+            yield unfinished
+    except Exception as cause:
+        # a full disk is an error of its own to safetensors
+        if not isinstance(cause, OSError) and type(cause).__name__ != "SafetensorError":
+            raise
         raise SclmError(f"`{folder}` cannot be written: {cause}. Make room, or allow writing, and repeat.") from cause
+
+
+@contextmanager
+def replacing(unfinished: Path, final: Path) -> Iterator[None]:
+    """Make the folder `final`, absent or empty yet, of what is written to `unfinished`: all of it or nothing.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        yield
+        flush(unfinished)
+        if final.exists():
+            final.rmdir()
+        os.replace(unfinished, final)
+        flush_entry(final.resolve().parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from safetensors import SafetensorError
 
 from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, SclmError
 from sclm_hf.files import (
@@ -14,6 +15,7 @@ from sclm_hf.files import (
     new_folder,
     read_json_object,
     sole_writer,
+    write_text,
     written_whole,
 )
 
@@ -192,3 +194,18 @@ def test_a_link_in_place_of_the_unfinished_file_is_not_followed(tmp_path):
     with written_whole(tmp_path / "out") as path:
         path.write_text("new")
     assert (tmp_path / "victim").read_text() == "precious" and (tmp_path / "out").read_text() == "new"
+
+
+def test_a_text_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    write_text(tmp_path / "a" / "b.txt", "old\n")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(ConfigurationError, match=r"No space left on device. What was there stays: go away"):
+        write_text(tmp_path / "a" / "b.txt", "new\n", ConfigurationError, mend="go away")
+    assert (tmp_path / "a" / "b.txt").read_bytes() == b"old\n" and os.listdir(tmp_path / "a") == ["b.txt"]
+
+
+def test_a_full_disk_is_told_where_safetensors_meets_it(tmp_path):
+    with pytest.raises(SclmError, match="cannot be written: no space"), new_folder(tmp_path / "out"):
+        raise SafetensorError("no space")
+    with pytest.raises(RuntimeError, match="a bug"), new_folder(tmp_path / "out"):
+        raise RuntimeError("a bug")

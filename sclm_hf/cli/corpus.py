@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from .options import Layer, Species
+from .results import counted
 
 corpus = typer.Typer(help="Corpora of cells: build Parquet shards, look at them, check them.", no_args_is_help=True)
 
@@ -46,12 +47,13 @@ def build(
     )
     n_shards = sum(len(dataset.shards) for dataset in manifest.datasets.values())
     typer.echo(
-        f"{output} holds {manifest.n_cells:,} cells of {len(manifest.datasets)} data sets in {n_shards} shards."
+        f"{output} holds {counted(manifest.n_cells, 'cell')} of {counted(len(manifest.datasets), 'data set')} in "
+        f"{counted(n_shards, 'shard')}."
     )
     for name, dataset in manifest.datasets.items():
         for number, which in ((dataset.n_filtered, "that `--where` excludes"), (dataset.n_empty, "without counts")):
             if number:
-                typer.echo(f"{name}: {number:,} cells {which} were left out.")
+                typer.echo(f"{name}: {counted(number, 'cell')} {which} left out.")
 
 
 @corpus.command()
@@ -90,7 +92,7 @@ def check(folder: Annotated[Path, typer.Argument(help="Folder that `sclm-hf corp
     for problem in problems:
         typer.echo(problem, err=True)
     if problems:
-        typer.echo(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}.", err=True)
+        typer.echo(f"{counted(len(problems), 'problem')}.", err=True)
         raise typer.Exit(1)
     typer.echo(f"{folder} is sound.")
 
@@ -138,7 +140,7 @@ def _labels_table(name: str, found: list[Any]) -> Any:
     for source in found:
         for value, number in source.labels[name].items():
             totals[value] = totals.get(value, 0) + number
-    table = Table(name, title=f"{len(totals)} values of obs[{name!r}]", title_justify="left")
+    table = Table(name, title=f"{counted(len(totals), 'value')} of obs[{name!r}]", title_justify="left")
     table.add_column("cells", justify="right")
     listed = sorted(totals.items(), key=lambda pair: (-pair[1], pair[0]))
     for value, number in listed[:_MOST_VALUES]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, require
-from ..files import read_json_object
+from ..files import read_json_object, write_text
 from .metrics import METRICS, Predictions, difference, estimate
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class ResultsTable:
 
     def save(self, path: str | Path) -> None:
         """Write the table as JSON."""
-        Path(path).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "ResultsTable":

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from ..errors import CheckpointError, ConfigurationError
-from ..files import read_json_object, written_whole
+from ..files import read_json_object, write_text
 from ..opening.files import ADAPTER_CONFIG
 from ..opening.names import is_repo_id
 
@@ -26,5 +26,4 @@ def name_base(folder: str | Path, repo_id: str) -> None:
         return
     # the revision was one of the place that the base was loaded from
     settings |= {"base_model_name_or_path": repo_id, "revision": None}
-    with written_whole(path, CheckpointError) as unfinished:
-        unfinished.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+    write_text(path, json.dumps(settings, indent=2, sort_keys=True), CheckpointError)

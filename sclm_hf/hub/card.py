@@ -9,7 +9,7 @@ from ..adapters.settings import read_adapter_settings
 from ..cards import render
 from ..errors import ConfigurationError
 from ..evaluation.reports import ResultsTable
-from ..files import read_json_object
+from ..files import read_json_object, write_text
 from ..opening.families import family_of, read_config
 from ..opening.files import ADAPTER_CONFIG
 from ..opening.kinds import labels_cells
@@ -115,7 +115,7 @@ class CardFacts:
 
     def save(self, path: str | Path) -> None:
         """Write the facts as JSON."""
-        Path(path).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "CardFacts":
@@ -207,5 +207,5 @@ def write_card(facts: CardFacts, folder: str | Path) -> Path:
     card = render_card(facts)
     facts.save(folder / FACTS_FILE)
     write_evaluation_results(facts.results, facts.evaluated_method, folder)
-    card.save(folder / "README.md")
+    write_text(folder / "README.md", str(card))
     return folder / "README.md"

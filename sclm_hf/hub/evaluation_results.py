@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import require
 from ..evaluation.reports import Result, ResultsTable
-from ..files import written_whole
+from ..files import write_text
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, EvalResultEntry
@@ -73,8 +73,7 @@ def write_evaluation_results(tables: Sequence[ResultsTable], method: str | None,
     for dataset_id, of_dataset in entries.items():
         path = Path(folder) / ".eval_results" / f"{_slug(dataset_id)}.yaml"
         content = yaml.safe_dump(eval_result_entries_to_yaml(of_dataset), sort_keys=False, allow_unicode=True)
-        with written_whole(path) as unfinished:
-            unfinished.write_text(content, encoding="utf-8")
+        write_text(path, content)
 
 
 def _scores(tables: Sequence[ResultsTable], method: str | None) -> list[tuple[ResultsTable, Result]]:

@@ -106,7 +106,7 @@ def _dtype(dtype: "str | torch.dtype | None") -> "torch.dtype":
         return torch.float32
     resolved = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if resolved not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ConfigurationError(f"`dtype` must be 'float32', 'bfloat16' or 'float16', got {dtype!r}.")
+        raise ConfigurationError(f"`dtype` (`--dtype`) must be 'float32', 'bfloat16' or 'float16', got {dtype!r}.")
     return resolved
 
 
@@ -128,6 +128,6 @@ def _check_device(device: "str | torch.device | None") -> None:
     # torch tells of a missing CUDA by an AssertionError
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise ConfigurationError(
-            f"`device={device!r}` cannot be used on this machine ({str(error).splitlines()[0]}): leave it out for "
-            f"`{default_device()}`."
+            f"`device={device!r}` cannot be used on this machine ({str(error).splitlines()[0]}): leave `device` "
+            f"(`--device`) out for `{default_device()}`."
         ) from error

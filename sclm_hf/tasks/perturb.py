@@ -87,9 +87,11 @@ class PerturbSettings(RunSettings):
         super().__post_init__()
         genes, combine = self.genes, self.combine
         if self.mode not in MODES:
-            raise ConfigurationError(f"`mode` must be one of {', '.join(MODES)}, got {self.mode!r}.")
+            raise ConfigurationError(f"`mode` (`--mode`) must be one of {', '.join(MODES)}, got {self.mode!r}.")
         if self.similarity not in (None, "genes", "cell"):
-            raise ConfigurationError(f"`similarity` must be 'genes' or 'cell', got {self.similarity!r}.")
+            raise ConfigurationError(
+                f"`similarity` (`--similarity`) must be 'genes' or 'cell', got {self.similarity!r}."
+            )
         if isinstance(genes, str) and genes != "all":
             raise ConfigurationError(f"`genes` must be 'all' or a list of names, got {genes!r}: write [{genes!r}].")
         if len(genes) == 0:
@@ -97,7 +99,7 @@ class PerturbSettings(RunSettings):
         if combine > 1 and not isinstance(genes, Sequence):
             raise ConfigurationError(f"`combine` (`--combine`) must be 1 with groups of genes, got {combine}.")
         if combine > 1 and (genes == "all" or combine > len(genes)):
-            raise ConfigurationError(f"`combine={combine}` needs at least as many names in `genes`.")
+            raise ConfigurationError(f"`combine={combine}` needs at least as many names in `genes` (`--gene`).")
 
     def to_record(self) -> dict[str, Any]:
         """What the results depend on, by name, as text or numbers."""

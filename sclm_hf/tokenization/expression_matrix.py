@@ -207,8 +207,8 @@ def _counts_elsewhere(source: str) -> str:
     places = {"counts": 'layers["counts"]', "raw": "raw", "X": "X"}
     others = ", ".join(f'"{name}"' for name, place in places.items() if place != source)
     return (
-        f"name with `layer` (`--layer`) where raw counts are ({others}, …), or set "
-        '`expects="any"` of the feature extractor if you know better'
+        f"name with `layer` (`--layer`) where raw counts are ({others}, …); if you know better, set `expects` to "
+        '"any", in the `processor_config.json` of the model or, in Python, of the feature extractor'
     )
 
 

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from ..errors import CheckpointError
-from ..files import require_regular_file, written_whole
+from ..files import require_regular_file, write_text
 from .arguments import TrainingConfig
 from .checkpoints import MEND, TrainingState
 
@@ -40,8 +40,8 @@ class LossLog:
         if not self.path.exists():
             return 0
         kept = self.read()[:n_records]
-        with written_whole(self.path, CheckpointError, mend=MEND) as path:
-            path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        lines = "".join(json.dumps(record) + "\n" for record in kept)
+        write_text(self.path, lines, CheckpointError, mend=MEND)
         return len(kept)
 
     def append(self, record: dict[str, Any]) -> None:

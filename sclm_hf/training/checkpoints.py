@@ -15,7 +15,7 @@ from accelerate.utils.constants import RNG_STATE_NAME
 from safetensors import SafetensorError
 
 from ..errors import CheckpointError, ConfigurationError
-from ..files import flush, flush_entry, read_json_object, sole_writer, written_whole
+from ..files import flush_entry, read_json_object, replacing, sole_writer, write_text
 from ..logging import warn
 from .arguments import TrainingConfig
 
@@ -65,8 +65,7 @@ class TrainingState:
 
     def save(self, directory: Path) -> None:
         """Write `training_state.json`; one that is there is replaced at once."""
-        with written_whole(directory / STATE_FILE, CheckpointError, mend=MEND) as path:
-            path.write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
+        write_text(directory / STATE_FILE, json.dumps(asdict(self), indent=2), CheckpointError, mend=MEND)
         flush_entry(directory)
 
     def forget_best(self) -> None:
@@ -197,7 +196,7 @@ def save_checkpoint(accelerator: Accelerator, folder: CheckpointFolder, state: T
         CheckpointError: writing failed; earlier checkpoints are untouched.
     """
     partial, final = folder.partial(state.step), folder.path(state.step)
-    with replacing(partial, final) if accelerator.is_main_process else explained(final):
+    with whole_checkpoint(partial, final) if accelerator.is_main_process else explained(final):
         accelerator.wait_for_everyone()
         hook = accelerator.register_save_state_pre_hook(_bare_weights)
         accelerator.save_state(str(partial))
@@ -284,23 +283,15 @@ def _unwrap(accelerator: Accelerator, models: list) -> None:
 
 
 @contextmanager
-def replacing(temporary: Path, final: Path) -> Iterator[Path]:
+def whole_checkpoint(temporary: Path, final: Path) -> Iterator[Path]:
     """Make `final`, which does not exist yet, out of what is written into `temporary`: all of it or nothing.
 
     Raises:
         CheckpointError: writing failed, for example because the disk is full.
     """
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        with explained(final):
-            temporary.mkdir(parents=True)
-            yield temporary
-            flush(temporary)
-            os.replace(temporary, final)
-            flush_entry(final.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with explained(final), replacing(temporary, final):
+        temporary.mkdir(parents=True)
+        yield temporary
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def test_build_keeps_the_cells_asked_for(tmp_path):
     cells = make_cells(50)
     cells.write_h5ad(tmp_path / "a.h5ad")
     built = run("build", tmp_path / "a.h5ad", tmp_path / "out", "--where", "cell_type=B", "--where", "cell_type=NK")
-    assert f"{(cells.obs['cell_type'] != 'T').sum()} cells of 1 data sets" in built.output
+    assert f"{(cells.obs['cell_type'] != 'T').sum()} cells of 1 data set in 1 shard." in built.output
     assert f"a: {(cells.obs['cell_type'] == 'T').sum()} cells that `--where` excludes" in built.output
     assert "must be COLUMN=VALUE" in run("build", tmp_path / "a.h5ad", tmp_path / "x", "--where", "B").stderr
 

@@ -45,7 +45,9 @@ def test_vocabulary_must_fit_the_weights():
 
 
 def test_dtype_is_checked(tmp_path):
-    with pytest.raises(ConfigurationError, match="'float32', 'bfloat16' or 'float16', got 'int8'"):
+    with pytest.raises(
+        ConfigurationError, match=r"`dtype` \(`--dtype`\) must be 'float32', 'bfloat16' or 'float16', got 'int8'"
+    ):
         load_model(save_checkpoint(tmp_path), "AutoModel", dtype="int8")
     with pytest.raises(ConfigurationError, match="convert it"):
         load_model(make_model(), "AutoModel", processor=make_processor(), dtype="bfloat16")

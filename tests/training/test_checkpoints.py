@@ -18,8 +18,8 @@ from sclm_hf.training.checkpoints import (
     CheckpointFolder,
     TrainingState,
     check_output_dir,
-    replacing,
     update_checkpoint,
+    whole_checkpoint,
 )
 from sclm_hf.training.loop import train
 
@@ -275,14 +275,17 @@ def test_what_was_logged_after_the_checkpoint_is_not_logged_twice(tmp_path):
 
 def test_a_checkpoint_is_whole_or_absent(tmp_path):
     folder = CheckpointFolder(tmp_path, limit=1)
-    with replacing(folder.partial(1), folder.path(1)) as directory:
+    with whole_checkpoint(folder.partial(1), folder.path(1)) as directory:
         TrainingState(step=1).save(directory)
     folder.partial(2).mkdir()
     folder.path(3).mkdir()
     assert folder.last() == folder.path(1)
     folder.clean()
     assert list(tmp_path.iterdir()) == [folder.path(1)]
-    with pytest.raises(CheckpointError, match="untouched"), replacing(folder.partial(1), folder.path(1)) as directory:
+    with (
+        pytest.raises(CheckpointError, match="untouched"),
+        whole_checkpoint(folder.partial(1), folder.path(1)) as directory,
+    ):
         TrainingState(step=99).save(directory)
         raise RuntimeError("file write failed")
     assert TrainingState.load(folder.path(1)).step == 1

@@ -1,4 +1,4 @@
-"""Results of a long run, kept on disk block by block, so that a run that was stopped goes on where it was."""
+"""Results of a long run, kept on disk block by block, so that a stopped run resumes where it was."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConfigurationError, SclmError
-from ...files import read_json_object, written_whole
+from ...files import read_json_object, write_text, written_whole
 
 _FINGERPRINT = "fingerprint.json"
 
@@ -41,13 +41,12 @@ class Pieces:
                     "repeat that run, or pass `overwrite` (`--overwrite`) to throw them away."
                 )
             shutil.rmtree(folder)
-        with written_whole(folder / _FINGERPRINT) as path:
-            path.write_text(json.dumps(self._known, indent=2), encoding="utf-8")
+        write_text(folder / _FINGERPRINT, json.dumps(self._known, indent=2))
 
     def load(self, number: int, n_cells: int) -> np.ndarray | None:
         """(n_cells, …) piece `number`; None where it is missing or damaged."""
         try:
-            # a zip file holds a checksum, which reading compares
+            # `np.load` verifies the checksums of zip files, so a damaged piece is detected
             with np.load(self._path(number), allow_pickle=False) as file:
                 piece = file["piece"]
         except (OSError, ValueError, EOFError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile):

@@ -247,10 +247,10 @@ def halved(batch_size: int, n_tokens: int) -> int:
     """
     if batch_size == 1:
         raise SclmError(
-            f"Memory ran out with a single cell of {n_tokens:,} tokens: use a smaller `max_length` of the processor, "
-            "`dtype='bfloat16'`, or a device with more memory."
+            f"Memory ran out with a single cell of {n_tokens:,} tokens: use `dtype='bfloat16'` (`--dtype bfloat16`), "
+            "a device with more memory, or a smaller `max_length` in the `processor_config.json` of the model."
         )
-    warn(f"Memory ran out with {batch_size} cells of {n_tokens:,} tokens: going on with {batch_size // 2} a batch.")
+    warn(f"Memory ran out with {batch_size} cells of {n_tokens:,} tokens: going on with {batch_size // 2} per batch.")
     return batch_size // 2
 
 

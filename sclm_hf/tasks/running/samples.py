@@ -37,8 +37,8 @@ def halve_chunks(config: Any, n_cells: int) -> None:
     chunk_size = min(config.chunk_size or n_cells, n_cells)
     if chunk_size == 1:
         raise SclmError(
-            f"Memory ran out with a sample of {n_cells:,} cells: use `dtype='bfloat16'`, a device with more memory, "
-            "or smaller samples."
+            f"Memory ran out with a sample of {n_cells:,} cells: use `dtype='bfloat16'` (`--dtype bfloat16`), a "
+            "device with more memory, or smaller samples."
         )
     config.chunk_size = chunk_size // 2
     warn(f"Memory ran out with a sample of {n_cells:,} cells: going on with {chunk_size // 2} of them at a time.")
