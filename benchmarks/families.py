@@ -138,14 +138,17 @@ def measure(family: str, num_cells: int) -> None:
     names = np.arange(many.n_obs)
     processor.encode(many.X[:1], ids, cell_ids=names[:1])
     tell(encode=many.n_obs / best_of(2, lambda: processor.encode(many.X, ids, cell_ids=names)))
-    loaded = LoadedModel(base, processor, "in memory", "")
+    loaded, read = LoadedModel(base, processor, "in memory", ""), embedding_reader(base.config)
+
+    def embed_batch(model, batch):
+        return read(model(**batch))
+
     one, prepared = prepare_cells(cells[:1], loaded), prepare_cells(cells, loaded)
     for dtype in ("float32", "bfloat16"):
         base.to(getattr(torch, dtype))
-        how = {"batch_size": 4, "description": dtype}
-        run_cells(loaded, one, embedding_reader(base.config), **how)
+        run_cells(loaded, one, embed_batch, batch_size=4, description="one")
         with Peak() as peak:
-            seconds = best_of(2, lambda: run_cells(loaded, prepared, embedding_reader(base.config), **how))  # noqa: B023
+            seconds = best_of(2, lambda: run_cells(loaded, prepared, embed_batch, batch_size=4, description="all"))
         tell(**{f"embed_{dtype}": num_cells / seconds})
         if dtype == "float32":
             tell(embed_memory=peak.megabytes)

@@ -40,8 +40,8 @@ class RankSettings(AddingSettings):
 class Ranking(CellRun[RankSettings]):
     needs_all = True
 
-    def read(self, output):
-        return output.cell_embedding.float()
+    def forward(self, model, batch):
+        return model(**batch).cell_embedding * batch["attention_mask"].any(1, keepdim=True)
 
     def results(self, cells, values):
         import numpy as np

@@ -155,7 +155,7 @@ def _state_embeddings(
     embedding = run_cells(
         loaded,
         cells,
-        lambda output: output.cell_embedding,
+        lambda model, batch: model(**batch).cell_embedding,
         batch_size=settings.batch_size,
         seed=settings.seed,
         description="states",

@@ -24,29 +24,30 @@ MAX_TOKENS_ENCODED = 2**23
 
 if TYPE_CHECKING:
     import torch
-    from transformers.utils import ModelOutput
 
     from ...opening.loading import LoadedModel
     from ..files.pieces import Pieces
+
+    Forward = Callable[[Any, dict[str, torch.Tensor]], torch.Tensor]
 
 
 def run_cells(
     loaded: "LoadedModel",
     cells: PreparedCells,
-    read: "Callable[[ModelOutput], torch.Tensor]",
+    forward: "Forward",
     *,
     batch_size: int = 64,
     seed: int = 0,
     description: str,
 ) -> np.ndarray:
-    """Run every cell and collect what `read` takes from the model's output.
+    """Run every cell and collect what `forward` gives.
 
     Arguments and errors are those of [`run_blocks`].
 
     Returns:
         (n_cells, …) float32, in the order of the cells.
     """
-    blocks = run_blocks(loaded, cells, read, batch_size=batch_size, seed=seed, description=description)
+    blocks = run_blocks(loaded, cells, forward, batch_size=batch_size, seed=seed, description=description)
     return collected(blocks, len(cells.lengths))
 
 
@@ -63,7 +64,7 @@ def collected(blocks: Iterable[tuple[slice | np.ndarray, np.ndarray]], n_cells: 
 def run_blocks(
     loaded: "LoadedModel",
     cells: PreparedCells,
-    read: "Callable[[ModelOutput], torch.Tensor]",
+    forward: "Forward",
     *,
     batch_size: int = 64,
     seed: int = 0,
@@ -78,7 +79,7 @@ def run_blocks(
     Args:
         loaded: the model and its processor.
         cells: the cells.
-        read: output of the model -> (batch, …) tensor.
+        forward: model and inputs of a batch -> (batch, …) tensor. It runs in inference mode.
         batch_size: cells per batch to begin with; fewer where they have more than `MAX_TOKENS` tokens together. Of no
             effect on samples.
         seed: seed of what is random about a cell.
@@ -98,7 +99,7 @@ def run_blocks(
         for number, (block, size) in enumerate(_blocks(cells)):
             values = None if pieces is None else pieces.load(number, size)
             if values is None:
-                values, batch_size = run(loaded, cells, block, read, batch_size, seed, bar)
+                values, batch_size = run(loaded, cells, block, forward, batch_size, seed, bar)
                 finite = np.isfinite(values).reshape(size, -1).all(axis=1)
                 if not finite.all():
                     refuse_not_finite(loaded, finite, cells.names[block])
@@ -121,7 +122,7 @@ def _blocks(cells: PreparedCells) -> Iterator[tuple[slice | np.ndarray, int]]:
 
 
 def _run_block(
-    loaded: "LoadedModel", cells: PreparedCells, block: slice, read: Callable, batch_size: int, seed: int, bar: Any
+    loaded: "LoadedModel", cells: PreparedCells, block: slice, forward: "Forward", batch_size: int, seed: int, bar: Any
 ) -> tuple[np.ndarray, int]:
     """Results of the cells of a block, and the batch size that memory allowed."""
     order = block.start + np.argsort(-cells.lengths[block], kind="stable")
@@ -133,7 +134,7 @@ def _run_block(
         if done + len(rows) > n_encoded:
             first, n_encoded = done, done + max(len(rows), MAX_TOKENS_ENCODED // longest)
             tokens = cells.tokens(loaded.processor, order[first:n_encoded], seed)
-        values = _try_batch(loaded, cells, rows, tokens, np.arange(len(rows)) + done - first, read)
+        values = _try_batch(loaded, cells, rows, tokens, np.arange(len(rows)) + done - first, forward)
         if values is None:
             batch_size = halved(len(rows), longest)
             continue
@@ -146,11 +147,17 @@ def _run_block(
 
 
 def _run_sample(
-    loaded: "LoadedModel", cells: PreparedCells, rows: np.ndarray, read: Callable, batch_size: int, seed: int, bar: Any
+    loaded: "LoadedModel",
+    cells: PreparedCells,
+    rows: np.ndarray,
+    forward: "Forward",
+    batch_size: int,
+    seed: int,
+    bar: Any,
 ) -> tuple[np.ndarray, int]:
     """Results of the cells of a sample, and the batch size as it was."""
     inputs = sample_inputs(loaded, cells, rows, seed)
-    while (values := _try_inputs(loaded.model, inputs, read)) is None:
+    while (values := _try_inputs(loaded.model, inputs, forward)) is None:
         halve_chunks(loaded.model.config, len(rows))
     bar.update(len(rows))
     return values, batch_size
@@ -162,12 +169,12 @@ def _try_batch(
     rows: np.ndarray,
     tokens: CellTokens,
     places: np.ndarray,
-    read: Callable,
+    forward: "Forward",
 ) -> np.ndarray | None:
-    """What `read` takes from one batch; None when memory ran out.
+    """What `forward` gives for one batch; None when memory ran out.
 
     Args:
-        loaded, cells, read: as for `run_blocks`.
+        loaded, cells, forward: as for `run_blocks`.
         rows: (batch,) rows of the cells.
         tokens: encoded cells.
         places: (batch,) where those of the batch are among them.
@@ -177,11 +184,11 @@ def _try_batch(
     arrays = loaded.processor.padded(tokens, places)
     if cells.batch_labels is not None:
         arrays["batch_labels"] = cells.batch_labels[rows]
-    return _try_inputs(loaded.model, {name: torch.from_numpy(array) for name, array in arrays.items()}, read)
+    return _try_inputs(loaded.model, {name: torch.from_numpy(array) for name, array in arrays.items()}, forward)
 
 
-def _try_inputs(model: Any, inputs: "dict[str, torch.Tensor]", read: Callable) -> np.ndarray | None:
-    """What `read` takes from the output of a model; None when memory ran out."""
+def _try_inputs(model: Any, inputs: "dict[str, torch.Tensor]", forward: "Forward") -> np.ndarray | None:
+    """What `forward` gives for the inputs; None when memory ran out."""
     import torch
 
     from ...modeling.common.cpu import fast_on_cpu
@@ -189,7 +196,7 @@ def _try_inputs(model: Any, inputs: "dict[str, torch.Tensor]", read: Callable) -
     try:
         with torch.inference_mode(), fast_on_cpu(model):
             batch = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-            return read(model(**batch)).float().cpu().numpy()
+            return forward(model, batch).float().cpu().numpy()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

@@ -81,12 +81,24 @@ class CellRun(Generic[Settings]):
         """(batch, …) what is taken from the output of the model, one row per cell."""
         raise NotImplementedError
 
+    def forward(self, model: Any, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
+        """Run a batch; for verbs that need more than one output of the model, or its inputs.
+
+        Args:
+            model: the model, in evaluation mode.
+            batch: its inputs.
+
+        Returns:
+            (batch, …) what is taken, one row per cell.
+        """
+        return self.read(model(**batch))
+
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """What is added for some cells.
 
         Args:
             cells: which cells.
-            values: (cells, …) float32, what `read` took of them.
+            values: (cells, …) float32, what was taken of them.
         """
         raise NotImplementedError
 
@@ -116,7 +128,7 @@ class CellRun(Generic[Settings]):
         return run_blocks(
             self.loaded,
             self.cells,
-            self.read,
+            self.forward,
             batch_size=self.settings.batch_size,
             seed=self.settings.seed,
             description=self.verb.name,
