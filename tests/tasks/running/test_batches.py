@@ -38,7 +38,7 @@ def test_the_batch_is_halved_when_memory_runs_out(error):
     with pytest.warns(SclmWarning) as warnings:
         result = embed(make_cells(), forgetful(make_model(), 5, error), make_processor())
     assert [str(one.message).split(": ")[1] for one in warnings] == [
-        "going on with 11 a batch.", "going on with 5 a batch.",
+        "going on with 11 per batch.", "going on with 5 per batch.",
     ]  # fmt: skip
     np.testing.assert_allclose(result.obsm["X_scgpt"], expected, atol=1e-5)
 
@@ -46,7 +46,7 @@ def test_the_batch_is_halved_when_memory_runs_out(error):
 def test_batches_of_perturbed_cells_are_halved_likewise():
     how = {"genes": ["GENE0", "GENE1"], "mode": "overexpress", "batch_size": 8}
     expected = perturb(make_cells(), make_model(), make_processor(), **how)
-    with pytest.warns(SclmWarning, match="going on with 4 a batch"):
+    with pytest.warns(SclmWarning, match="going on with 4 per batch"):
         error = torch.OutOfMemoryError("CUDA out of memory.")
         result = perturb(make_cells(), forgetful(make_model(), 5, error), make_processor(), **how)
     np.testing.assert_allclose(result.X, expected.X, atol=1e-5)
