@@ -53,7 +53,9 @@ class TrainingConfig:
     max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0 = never.")
     lr_scheduler_type: str = option("cosine", f"After the warm-up: {', '.join(SCHEDULES)}.")
     warmup_steps: float = option(0.0, "Steps of linear warm-up; below 1: share of all steps.")
-    mixed_precision: str = option("no", "no, fp16 or bf16.")
+    mixed_precision: str = option(
+        "no", "no, fp16 or bf16; on a CPU without instructions for bfloat16, bf16 trains in float32, which is faster."
+    )
     gradient_checkpointing: bool = option(False, "Trade speed for memory: recompute activations.")
     ddp_find_unused_parameters: bool = option(False, "For models of which some parameters get no gradient.")
     dataloader_num_workers: int = option(0, "Processes that read and encode cells; they change no result.")

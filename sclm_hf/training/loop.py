@@ -22,7 +22,9 @@ from torch import nn
 from ..errors import ConfigurationError, SclmError
 from ..files import sole_writer
 from ..logging import get_logger, progress_bar, warn
+from ..modeling.common.cpu import has_bfloat16
 from ..opening.kinds import inner_model
+from ..opening.loading import default_device
 from .arguments import TrainingConfig
 from .callbacks import Interruption, LossLog, note_evaluation
 from .checkpoints import (
@@ -393,12 +395,24 @@ def create_accelerator(config: TrainingConfig) -> Accelerator:
     # a process may train several times, with other settings each time
     AcceleratorState._reset_state()
     return Accelerator(
-        mixed_precision=config.mixed_precision,
+        mixed_precision=_precision(config),
         cpu=config.use_cpu,
         log_with=config.trackers or None,
         project_dir=config.output_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.ddp_find_unused_parameters)],
     )
+
+
+def _precision(config: TrainingConfig) -> str:
+    """`mixed_precision`, except bf16 on a CPU without instructions for it, where it would only be slower."""
+    on_cpu = config.use_cpu or default_device() == "cpu"
+    if config.mixed_precision != "bf16" or not on_cpu or has_bfloat16():
+        return config.mixed_precision
+    warn(
+        "This CPU has no instructions for bfloat16: training in float32, which is faster here and more exact. Set "
+        "`mixed_precision` to `no` (`--mixed_precision no`) to train without this warning."
+    )
+    return "no"
 
 
 def accepts_num_items(model: nn.Module) -> bool:

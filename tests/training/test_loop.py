@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 
 from sclm_hf import CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
 from sclm_hf.adapters.lora import add_lora
-from sclm_hf.errors import CheckpointError, ConfigurationError, SclmError
+from sclm_hf.errors import CheckpointError, ConfigurationError, SclmError, SclmWarning
 from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTForMaskedExpression, ScGPTForSequenceClassification
 from sclm_hf.objectives.cell_classification import CellClassificationCollator
 from sclm_hf.objectives.collation import CellCollator
@@ -116,7 +117,8 @@ def test_accumulation_does_not_change_the_run(tmp_path):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
 
 
-def test_bfloat16_and_checkpointed_activations_train(tmp_path):
+def test_bfloat16_and_checkpointed_activations_train(tmp_path, monkeypatch):
+    monkeypatch.setattr("sclm_hf.training.loop.has_bfloat16", lambda: True)
     settings = config(tmp_path, max_steps=30, mixed_precision="bf16", gradient_checkpointing=True)
     model = masked_model()
     result = train(model, CellsInMemory(), MaskedExpressionCollator(**SPECIAL), settings)
@@ -126,7 +128,8 @@ def test_bfloat16_and_checkpointed_activations_train(tmp_path):
     assert model(**batch).expression_prediction.dtype == torch.float32
 
 
-def test_a_lora_trains_in_bfloat16_with_checkpointed_activations(tmp_path):
+def test_a_lora_trains_in_bfloat16_with_checkpointed_activations(tmp_path, monkeypatch):
+    monkeypatch.setattr("sclm_hf.training.loop.has_bfloat16", lambda: True)
     classifier().save_pretrained(tmp_path / "base")
     model = add_lora(ScGPTForSequenceClassification.from_pretrained(tmp_path / "base"), lora_dropout=0.1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -137,6 +140,20 @@ def test_a_lora_trains_in_bfloat16_with_checkpointed_activations(tmp_path):
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert moved == trained and any("lora_B" in name for name in moved)
     assert all(record["grad_norm"] > 0 for record in result.history)
+
+
+def test_bfloat16_is_float32_on_a_processor_that_lacks_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("sclm_hf.training.loop.has_bfloat16", lambda: False)
+    runs = []
+    for precision, warning in (
+        ("no", contextlib.nullcontext()),
+        ("bf16", pytest.warns(SclmWarning, match="bfloat16")),
+    ):
+        settings = config(tmp_path / precision, max_steps=3, mixed_precision=precision, use_cpu=True)
+        with warning:
+            result = train(masked_model(), CellsInMemory(), MaskedExpressionCollator(**SPECIAL), settings)
+        runs.append(losses(result))
+    assert runs[0] == runs[1]
 
 
 def test_gradients_are_clipped(tmp_path):
