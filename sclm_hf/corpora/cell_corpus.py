@@ -51,8 +51,9 @@ class CellCorpus:
     of a sample, drawn anew in each; `block_size`, `window_size`, `group_size` and `group_by_length` have no effect.
 
     Args:
-        paths: .h5ad files, AnnData zarr folders, folders of such, or folders that `sclm-hf corpus build` wrote; one, a
-            sequence, or a mapping source name -> file. Without a mapping, a source is named after its file.
+        paths: .h5ad files, AnnData zarr folders, folders of such, zarr collections that annbatch wrote, or folders
+            that `sclm-hf corpus build` wrote; one, a sequence, or a mapping source name -> file. Without a mapping, a
+            source is named after its file.
         processor: turns cells into model inputs; its vocabulary decides which genes are used.
         layer: `"X"`, `"raw"` or the name of a layer; by default counts are looked for in `layers["counts"]`, `raw` and
             `X`, in this order (encodings that expect normalised values: `X`).

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import ConfigurationError, CorpusError
 from .anndata.h5ad import H5adSource
-from .anndata.zarr_folder import AnnDataZarrSource, is_zarr
+from .anndata.zarr_folder import AnnDataZarrSource, is_zarr, parts_of
 from .cell_source import CellSource
 from .shards.parquet import ParquetSource, datasets_of, is_dataset
 
@@ -22,6 +22,9 @@ def open_source(name: str, path: str | Path, **options: Any) -> CellSource:
     path = Path(path)
     if not path.exists():
         raise CorpusError(f"`{path}` does not exist.")
+    if parts := parts_of(path):
+        names = ", ".join(f"`{part.name}`" for part in parts[:3])
+        raise CorpusError(f"`{path}` is a collection of {len(parts)} AnnData, {names}, …: name one of them.")
     if is_zarr(path):
         return AnnDataZarrSource(path, name, **options)
     if is_dataset(path):
@@ -33,13 +36,18 @@ def open_source(name: str, path: str | Path, **options: Any) -> CellSource:
     return H5adSource(path, name, **options)
 
 
+def is_one_source(path: Path) -> bool:
+    """Whether a path holds one source, not a folder or collection of them."""
+    return not path.is_dir() or is_dataset(path) or (is_zarr(path) and not parts_of(path))
+
+
 def name_paths(paths: str | Path | Sequence[str | Path] | Mapping[str, str | Path]) -> dict[str, Path]:
     """Give every file its source name: the key of a mapping, else the file name without its suffix or the name of the
     data set.
 
     Args:
-        paths: a file, a folder (all its .h5ad files and AnnData zarr folders, or all data sets of its shards), a
-            sequence of both, or a mapping name -> file.
+        paths: a file, a folder (all its .h5ad files and AnnData zarr folders, or all data sets of its shards), a zarr
+            collection that annbatch wrote, a sequence of these, or a mapping name -> file.
 
     Raises:
         CorpusError: there is no file, or two have the same name.
@@ -88,15 +96,16 @@ def select_rows(
 
 def _files(path: Path) -> dict[str, Path]:
     """Source name -> path of what a path holds."""
-    if is_dataset(path):
-        return {path.name: path}
-    if not path.is_dir() or is_zarr(path):
-        return {path.stem: path}
+    if is_one_source(path):
+        return {path.name if is_dataset(path) else path.stem: path}
+    if parts := parts_of(path):
+        return {f"{path.stem}.{part.name}": part for part in parts}
     files = sorted(entry for entry in path.iterdir() if entry.suffix == ".h5ad" or is_zarr(entry))
-    found = datasets_of(path) or {file.stem: file for file in files}
+    pairs = [pair for file in files for pair in _files(file).items()]
+    found = datasets_of(path) or dict(pairs)
     if not found:
         raise CorpusError(f"The folder `{path}` holds no .h5ad file, no AnnData zarr folder and no `manifest.json`.")
-    if len(found) < len(files):
+    if len(found) < len(pairs):
         raise CorpusError(f"Two files in `{path}` share a name: rename one, or in Python pass a mapping name -> path.")
     return found
 

@@ -50,13 +50,13 @@ def survey_cells(source: CellSource, processor: "CellProcessor", species: str = 
         gene_ids = processor.map_genes(names, ensembl_ids=ensembl_ids, species=species).gene_ids
     blocks, expects = row_blocks(source.n_cells), processor.feature_extractor.expects
     counts, lengths = look_at(source, blocks, expects, lambda matrix: processor.lengths(matrix, gene_ids))
+    # once more: the report names the genes with the most counts first
+    coverage = processor.map_genes(names, ensembl_ids=ensembl_ids, species=species, counts=counts).coverage
+    coverage.check(location=source.location)
     lengths = np.concatenate(lengths)
     with source_named(source):
         no_gene = "no expressed gene that the model knows"
         refuse_rows(lengths == 0, np.arange(source.n_cells), no_gene, "leave them out.")
-    # once more: the report names the genes with the most counts first
-    coverage = processor.map_genes(names, ensembl_ids=ensembl_ids, species=species, counts=counts).coverage
-    coverage.check(location=source.location)
     return SurveyedCells(gene_ids, coverage, lengths)
 
 

@@ -142,11 +142,13 @@ def n_rows(frame: Any) -> int:
         CorpusError: some are not.
     """
     names = frame if _is_compound(frame) else _index(frame)
-    for array in (names,) if is_array(names) else _masked(names):
-        if len(array.shape) != 1:
-            raise CorpusError(f"`{array.name}` is no one-dimensional array")
-        check_stored(array)
-    return (names if is_array(names) else names["values"]).shape[0]
+    values, mask = (names, None) if is_array(names) else _masked(names)
+    if len(values.shape) != 1:
+        raise CorpusError(f"`{values.name}` is no one-dimensional array")
+    check_stored(values)
+    if mask is not None:
+        check_stored(mask, zeros_may_lack=True)
+    return values.shape[0]
 
 
 def read_index(frame: Any) -> np.ndarray:

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from ...errors import require
-from ..containment import refuse_entries_out
+from ...errors import CorpusError, require
+from ...files import read_json_object
+from ..containment import refuse_entries_out, refuse_entry_out
 from .elements import check_matrix
 from .source import AnnDataSource
 
@@ -14,6 +15,29 @@ _METADATA = (".zgroup", ".zarray", "zarr.json")
 def is_zarr(path: Path) -> bool:
     """Whether a folder is a zarr group."""
     return (path / ".zgroup").is_file() or (path / "zarr.json").is_file()
+
+
+def parts_of(path: Path) -> list[Path]:
+    """The AnnData folders of a zarr collection, as annbatch writes it, sorted; none for anything else.
+
+    Raises:
+        CorpusError: an entry leads out of the folder, or its metadata cannot be read.
+    """
+    if not is_zarr(path) or _encoding(path) == "anndata":
+        return []
+    entries = sorted(entry for entry in path.iterdir() if is_zarr(entry))
+    for entry in entries:
+        refuse_entry_out(entry, path)
+    return [entry for entry in entries if _encoding(entry) == "anndata"]
+
+
+def _encoding(path: Path) -> Any:
+    """What the attributes of a zarr group say that it encodes."""
+    if (path / "zarr.json").is_file():
+        attributes = read_json_object(path / "zarr.json", CorpusError).get("attributes")
+    else:
+        attributes = read_json_object(path / ".zattrs", CorpusError) if (path / ".zattrs").is_file() else {}
+    return attributes.get("encoding-type") if isinstance(attributes, dict) else None
 
 
 class AnnDataZarrSource(AnnDataSource):

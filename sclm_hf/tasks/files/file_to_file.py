@@ -12,7 +12,7 @@ from ...errors import ConfigurationError, CorpusError, FilesError, SclmError
 from ...files import check_output_file, sole_writer
 from ...logging import get_logger
 from ...sources.cell_source import CellSource
-from ...sources.opening import name_paths, open_source
+from ...sources.opening import is_one_source, name_paths, open_source
 from ...versions import package_versions
 from .. import get_function
 from ..running.prepared_cells import prepare_cells
@@ -97,13 +97,10 @@ def run_files(
 
 def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path]]:
     """Each file with the one to write."""
-    from ...sources.anndata.zarr_folder import is_zarr
-    from ...sources.shards.parquet import is_dataset
-
     source, destination = Path(source), Path(destination)
     if not source.exists():
         raise CorpusError(f"`{source}` does not exist.")
-    if not source.is_dir() or is_zarr(source) or is_dataset(source):
+    if is_one_source(source):
         if destination.suffix != ".h5ad":
             raise ConfigurationError(f"`{destination}` must be named `….h5ad`: that is what is written.")
         return [(source, destination)]
