@@ -8,7 +8,7 @@ from ..errors import MissingDependencyError, SclmWarning, require
 
 
 def run() -> None:
-    """Run the command, or say what to install where the extra `cli` is missing."""
+    """Run the command, or say what to install if the extra `cli` is missing."""
     try:
         for module in ("typer", "rich"):
             require(module, extra="cli")
@@ -21,7 +21,7 @@ def run() -> None:
 
 
 def show_warnings_as_lines() -> None:
-    """Show our own warnings as one line each, without the place in the code that others are shown with."""
+    """Show our own warnings as one line each, without the line of code that Python adds."""
     show = warnings.showwarning
 
     def show_line(message: Warning, category: type[Warning], *place: Any) -> None:

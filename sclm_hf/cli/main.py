@@ -23,7 +23,7 @@ from .push import push
 
 @contextmanager
 def _stopped_in_good_order() -> Iterator[None]:
-    """After Ctrl-C or SIGTERM what is half written is cleared away, and one line says how to go on.
+    """After Ctrl-C or SIGTERM, clear away what is half written, and say in one line how to resume.
 
     Raises:
         typer.Exit: one of them came; the code is that of a shell, 128 and the signal's number.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def print_files(run: "Callable[[], Sequence[Written]]", show: Callable[[dict[str, Any], Any], None]) -> None:
-    """Write files, and print what was added to each; of several also a table of what became of them.
+    """Write files, and print what was added to each; if there are several, also a table of their outcomes.
 
     Args:
         run: writes the files.

@@ -36,8 +36,9 @@ class AnnotateSettings(AddingSettings):
 
     key_added: str | None = setting(
         None,
-        f"name of the labels in `obs`, so that those of several models stand side by side; their probabilities are "
-        f"`<key_added>_confidence` and `<key_added>_probabilities` then. By default `{PREDICTION}`.",
+        f"name of the labels in `obs`; default `{PREDICTION}`. With other names, the labels of several models can "
+        "stand side by side; their probabilities are then called `<key_added>_confidence` and "
+        "`<key_added>_probabilities`.",
         flag="--key",
         recorded=False,
     )
@@ -50,7 +51,7 @@ class AnnotateSettings(AddingSettings):
 
     @property
     def keys(self) -> Keys:
-        """The names that follow from the one that was given, if one was."""
+        """The names of the results."""
         stem = "sclm" if self.key_added in (None, PREDICTION) else self.key_added
         return Keys(self.key_added or PREDICTION, f"{stem}_confidence", f"{stem}_probabilities")
 
@@ -115,16 +116,16 @@ def annotate(
         model: folder or repository id of a checkpoint with a classification head, or of an adapter; or a loaded model.
         processor: the processor; by default the one saved with the model.
         **settings: the fields of [`AnnotateSettings`].
-        copy: add to a copy in memory; False adds to `adata` itself (of a backed one, not to its file).
+        copy: add to a copy in memory; False adds to `adata` itself (but not to the file of a backed one).
 
     Returns:
-        The AnnData with the following, or with the names that follow from `key_added`:
+        The AnnData with the following, under these names or those derived from `key_added`:
 
         - `obs["sclm_prediction"]`: the labels, categorical;
         - `obs["sclm_confidence"]`: the highest probability;
         - `obsm["sclm_probabilities"]`: (n_cells, n_labels) float32, whose columns stand in the order of
           `uns["sclm_hf"]["sclm_prediction"]["label_names"]`;
-        - `uns["sclm_hf"]["sclm_prediction"]`: model, revision, versions, settings and coverage of the genes as well.
+        - `uns["sclm_hf"]["sclm_prediction"]`: also model, revision, versions, settings and coverage of the genes.
 
     Raises:
         CheckpointError: the model has no trained classification head, or cannot be read.

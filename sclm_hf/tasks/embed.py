@@ -37,7 +37,7 @@ class EmbedSettings(AddingSettings):
 
 
 class Embedding(CellRun[EmbedSettings]):
-    """Embeddings of cells, and how alike they are."""
+    """Embeddings of cells, and how similar they are."""
 
     def __init__(self, *run: Any) -> None:
         from ..evaluation.collapse import CollapseMeter
@@ -55,7 +55,7 @@ class Embedding(CellRun[EmbedSettings]):
         return {**super().recorded_settings(), "normalized": self.config.normalize_cell_embedding}
 
     def facts(self, file: "Path | None") -> dict[str, Any]:
-        """How alike the embeddings are; warns of such as collapsed models give."""
+        """How similar the embeddings are; warns if they look like those of a collapsed model."""
         collapse = self._meter.measure()
         if collapse.is_likely:
             _warn_of_collapse(collapse, f'obsm["{self.key}"]' if file is None else str(file))
@@ -85,16 +85,16 @@ def embed(
 
     A cell's vector does not depend on the batch size, on the order of the cells or on which others are there: to 1e-5
     in float32. What is random about a cell (which genes are kept of a cell that is too long, ties between bins) is
-    drawn from its name in `obs_names` and `seed`. Not so with CellPLM, whose tokens are cells: there a vector depends
-    on the other cells of the sample, which the model sees together, and on nothing beyond.
+    drawn from its name in `obs_names` and `seed`. CellPLM is different, because its tokens are cells: a vector depends
+    on the other cells of the same sample, which the model sees together, but on nothing else.
 
     Args:
-        adata: cells with raw counts. A backed AnnData (`anndata.read_h5ad(path, backed="r")`) is read in pieces with
-            `copy=False`, as far as its matrix lies on disk by rows; with `copy=True` it is brought into memory first.
+        adata: cells with raw counts. A backed AnnData (`anndata.read_h5ad(path, backed="r")`) is read in blocks with
+            `copy=False`, if its matrix is stored by rows; with `copy=True` it is loaded into memory first.
         model: folder or repository id of a checkpoint or an adapter; or a loaded model.
         processor: the processor; by default the one saved with the model.
         **settings: the fields of [`EmbedSettings`].
-        copy: add to a copy in memory; False adds to `adata` itself (of a backed one, not to its file).
+        copy: add to a copy in memory; False adds to `adata` itself (but not to the file of a backed one).
 
     Returns:
         The AnnData with
@@ -106,13 +106,13 @@ def embed(
           `"collapse"` how alike the embeddings are (see `sclm_hf.evaluation.collapse.Collapse`).
 
     Warns:
-        SclmWarning: the embeddings of 50 cells or more are as alike as those of a collapsed model: mean cosine above
+        SclmWarning: the embeddings of 50 or more cells are as similar as those of a collapsed model: mean cosine above
             0.99, or more than 70 % of the variance along one direction.
 
     Raises:
         CheckpointError: the model cannot be read or is incomplete.
-        ConfigurationError: settings do not fit the model or the machine, or nothing can be added to `adata`, or it is
-            no AnnData.
+        ConfigurationError: settings do not fit the model or the machine, nothing can be added to `adata`, or it is
+            not an AnnData.
         GeneCoverageError: the model knows too few of the genes.
         ExpressionError: the data are not what the model's encoding expects.
     """
@@ -120,7 +120,7 @@ def embed(
 
 
 def embedding_reader(config: Any) -> "Callable[[ModelOutput], torch.Tensor]":
-    """What takes the embeddings, (batch, cell_embedding_size), from the output of a model with this `config`."""
+    """A function that takes the embeddings, (batch, cell_embedding_size), from the output of a model."""
     from torch.nn import functional as F
 
     def read(output: "ModelOutput") -> "torch.Tensor":

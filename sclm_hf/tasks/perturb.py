@@ -124,9 +124,10 @@ def perturb(adata: "AnnData", model: Any, processor: "CellProcessor | None" = No
     the top of its ranking, expressed or not. A deletion is run in the cells that express all of its genes, an
     over-expression in all cells. With an encoding that has values, an over-expressed gene gets the cell's highest.
 
-    A cell may express more genes than the model reads. A named gene that was left out of such a cell is put back to be
-    deleted, in the place of the one that would have been left out next; that is ours. With `genes="all"` only genes
-    that were not left out are perturbed, as published, and `var` says in how many of the cells that express them.
+    A cell may express more genes than the model reads. To delete a named gene that was left out of such a cell, it is
+    first put back in place of the gene that would have been left out next; this step is our own. With `genes="all"`,
+    only genes that were not left out are perturbed, as published, and `var` says in how many of the cells that express
+    them.
 
     Args:
         adata: cells with raw counts.
@@ -140,13 +141,13 @@ def perturb(adata: "AnnData", model: Any, processor: "CellProcessor | None" = No
         state, minus the one before; `var` the genes, the number of cells that each was run in (`n_cells`) and of
         those that express its genes (`n_expressing`), and means. With states also `p_value`, Wilcoxon's rank sum of
         the shifts to the goal against those of all other perturbations in the result, over `n_units` cells or donors,
-        and `fdr` (Benjamini and Hochberg); NaN with fewer than 3 units or 10 other perturbations. So it asks whether
-        a gene shifts cells otherwise than genes do on the whole; not whether it shifts them at all.
+        and `fdr` (Benjamini and Hochberg); NaN with fewer than 3 units or 10 other perturbations. The test asks
+        whether a gene shifts cells differently from genes in general, not whether it shifts them at all.
         `uns["gene_effects"]` has for each perturbation and other gene the number of cells and the mean similarity;
         `uns["sclm_hf"]["perturb"]` model, versions, settings, coverage and, under `"test"`, what was compared.
 
     Raises:
-        ConfigurationError: settings contradict one another, the model or `obs`; or no cell can be perturbed so.
+        ConfigurationError: settings contradict one another, the model or `obs`; or no cell can be perturbed this way.
         GeneCoverageError: the model does not know a gene to perturb, or too few of the data's.
         CheckpointError: the model cannot be read or is incomplete.
         ExpressionError: the data are not what the model's encoding expects.

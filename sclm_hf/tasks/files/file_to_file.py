@@ -59,17 +59,17 @@ def run_files(
 ) -> list[Written]:
     """Write a copy of a file with the results of a verb for its cells.
 
-    Results are kept block by block in the folder `<destination>.partial`: a run that was stopped, in whatever way,
-    goes on there when it is repeated. The copy takes its name when it is complete. The data are never in memory whole;
-    the results are where a model reads whole samples, each of which is then a block, or the verb needs all of them.
+    Results are kept block by block in the folder `<destination>.partial`: a run that was stopped, for whatever reason,
+    resumes there when it is repeated. The copy gets its name when it is complete. The data are never all in memory;
+    the results are if the model reads whole samples (each is then one block), or if the verb needs all of them.
 
     A verb that makes an AnnData of its own, as `perturb` does, reads an `.h5ad` file whole and writes what it makes.
 
     Args:
         verb: name of the verb, for example `"embed"`.
         source: an .h5ad file, an AnnData zarr folder, a data set of Parquet shards; or a folder of .h5ad files.
-        destination: the .h5ad file to write; for a folder, the folder to write to. Of zarr and Parquet the result
-            holds `obs` names and results, not the data.
+        destination: the .h5ad file to write; for a folder, the folder to write to. For zarr and Parquet, the result
+            holds the names of the cells and the results, not the data.
         model, processor: as for the function of the verb.
         overwrite: replace results of other settings, and pieces of them.
         **settings: as for the function of the verb.
@@ -119,7 +119,7 @@ def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path
 
 @dataclass(frozen=True)
 class _Files:
-    """The files of a run: checked as far as they can be without the model, and locked.
+    """The files of a run, locked, and checked as far as is possible without the model.
 
     Attributes:
         pairs: each file with the one to write.
@@ -157,10 +157,10 @@ class _Files:
             yield files
 
     def run(self, loaded: "LoadedModel") -> list[Written]:
-        """Do each file that can be used.
+        """Process each file that can be used.
 
         Raises:
-            FilesError: some could not; the others are done.
+            FilesError: some could not be used; the others are done.
         """
         written, key = [], self.settings.key(loaded.model.config.model_type)
         for path, result in self.pairs:
@@ -175,7 +175,7 @@ class _Files:
 
     @contextmanager
     def going_on_after(self, path: Path) -> Iterator[None]:
-        """Note an error of one file of several, and let the others be done."""
+        """Record the error of one file among several, so that the others are still processed."""
         try:
             yield
         except SclmError as error:
@@ -185,7 +185,7 @@ class _Files:
             self.failed[path] = error
 
     def error(self, written: list[Written]) -> FilesError:
-        """What is said at the end when files failed."""
+        """The error that is raised at the end if files failed."""
         reasons = "\n".join(f"- `{path}`: {error}" for path, error in self.failed.items())
         others = "; the others are done" if written else ""
         return FilesError(
@@ -197,7 +197,7 @@ class _Files:
 
 
 def _check_destination(source: Path, destination: Path, overwrite: bool) -> None:
-    """Refuse a destination that cannot be written, or that is clearly something else."""
+    """Raise if a destination cannot be written, or clearly holds something else."""
     check_output_file(destination)
     if not destination.exists():
         return
@@ -211,7 +211,7 @@ def _run_file(source: Path, destination: Path, loaded: "LoadedModel", files: _Fi
     verb, settings = files.verb, files.settings
     expects = loaded.processor.feature_extractor.expects
     cells = open_source(source.stem, source, layer=settings.layer, expects=expects)
-    # results are written into a copy, which has them all
+    # results are written into a copy of the file, with all of its columns
     cells.check_columns()
     fingerprint = _fingerprint(source, cells, loaded, verb, settings)
     folder = destination.with_name(f"{destination.name}.partial")
@@ -285,7 +285,7 @@ def _hash(fingerprint: dict[str, Any]) -> str:
 
 
 def _is_finished(destination: Path, fingerprint: dict, key: str, overwrite: bool) -> bool:
-    """Whether the destination holds these results; refuses one that holds something else."""
+    """Whether the destination holds these results; raises if it holds something else."""
     if not destination.exists():
         return False
     if read_fingerprints(destination).get(key) == _hash(fingerprint):

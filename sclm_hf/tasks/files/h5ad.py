@@ -1,4 +1,4 @@
-"""`.h5ad` files in and out: what cannot be read or written is told before the work, and no half file is left."""
+"""Reading and writing `.h5ad` files: problems are reported before the work, and no file is left half written."""
 
 from io import BytesIO
 from pathlib import Path

@@ -22,10 +22,10 @@ class Pieces:
     Args:
         folder: where they lie; made where it does not exist.
         fingerprint: everything that the results depend on, as JSON.
-        overwrite: throw away what another fingerprint left there.
+        overwrite: discard pieces with another fingerprint.
 
     Raises:
-        ConfigurationError: pieces of another run lie there; the message names what differs. Or there is a link.
+        ConfigurationError: the folder holds pieces of another run (the message names what differs), or is a link.
     """
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -68,7 +68,7 @@ class Pieces:
         return sum(path.stat().st_size for path in self.folder.glob("*.npz"))
 
     def remove(self) -> None:
-        """Forget everything; stopped halfway, it leaves pieces that know whose they are, or none."""
+        """Remove everything; if interrupted, the pieces that remain still have their fingerprint."""
         for piece in self.folder.glob("*.npz"):
             piece.unlink()
         shutil.rmtree(self.folder)
@@ -84,7 +84,7 @@ class Pieces:
 
 
 def remove_left_over(folder: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Remove the pieces of a run that was stopped after its results were written; those of other runs stay."""
+    """Remove the pieces of a run that was stopped after writing its results; those of other runs are kept."""
     if folder.is_dir():
         with contextlib.suppress(ConfigurationError):
             Pieces(folder, fingerprint).remove()

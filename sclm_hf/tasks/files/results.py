@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..running.verb import Results
 
 _COLUMNS, _RECORD = 32, 2**20
-"""Bytes that the columns of a cell, and all that does not grow with the cells, take at most."""
+"""Most bytes that the columns take per cell, and that everything independent of the number of cells takes."""
 
 
 def read_record(path: str | Path, key: str) -> "tuple[dict[str, Any], int, Categorical | None]":
@@ -61,15 +61,15 @@ def exists_already(destination: Path) -> ConfigurationError:
 
 
 def check_source(source: Path, places: Sequence[str], columns: Sequence[str] = ()) -> None:
-    """Refuse, before the work, a source to which nothing could be added after it.
+    """Raise if results could not be added to a source, before any work is done.
 
     Args:
-        source: an .h5ad file; anything that is no file is not looked at, because nothing is added to it.
-        places: the places of the AnnData that results are added to.
+        source: an .h5ad file; folders are not checked, because nothing is added to them.
+        places: the places of the AnnData to which results are added.
         columns: names of the columns that `obs` will get.
 
     Raises:
-        CorpusError: it is missing or no HDF5 file, parts of it lie in other files, or it would not open as an AnnData.
+        CorpusError: it is missing or not HDF5, parts of it are stored in other files, or it is not a readable AnnData.
         ConfigurationError: nothing can be added.
     """
     if source.is_dir():
@@ -101,7 +101,7 @@ def _check_can_be_added_to(file: Any, source: Path, places: Sequence[str], colum
 
 
 def check_room(source: Path, destination: Path) -> None:
-    """Refuse, before the work, a disk that has no room for the copy.
+    """Raise if the disk has no room for the copy, before any work is done.
 
     Raises:
         ConfigurationError: too little space is left.
@@ -124,10 +124,10 @@ def complete_or_absent(
     places: Sequence[str],
     columns: Sequence[str] = (),
 ) -> Iterator[Any]:
-    """An open .h5ad file to add to, a copy of the source; it takes the name `destination` when all went well.
+    """A copy of the source, open for adding results; it is renamed to `destination` when all went well.
 
     Args:
-        source: the file to copy; of anything that is no file only the names of the cells are taken.
+        source: the file to copy; of a folder, only the names of the cells are copied.
         destination: the file to write.
         cells: the cells of the source.
         n_bytes: how much the results take.
@@ -155,7 +155,7 @@ def complete_or_absent(
 
 
 def _reserve(path: Path, n_bytes: int) -> None:
-    """Make room behind a file: HDF5 does not survive a full disk. What it does not use it gives back."""
+    """Reserve space at the end of a file, because HDF5 does not survive a full disk; the rest is released."""
     if hasattr(os, "posix_fallocate"):
         with open(path, "rb+") as file:
             os.posix_fallocate(file.fileno(), path.stat().st_size, n_bytes)
@@ -198,7 +198,7 @@ def add_record(file: Any, key: str, record: dict[str, Any]) -> None:
 
 
 def _new_array(group: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-    """An empty array in a group of an .h5ad file; what has its name goes."""
+    """A new array in a group of an .h5ad file; one of the same name is replaced."""
     if name in group:
         del group[name]
     dataset = group.create_dataset(name, shape, dtype)

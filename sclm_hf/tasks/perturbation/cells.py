@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class TokenCells:
-    """The tokens of every cell, in which a gene to perturb can be put back.
+    """The tokens of every cell, to which a gene to perturb can be added back.
 
-    A cell of more genes than fit keeps its top ranks, or those that its keyed draw chose. A gene that was left out is
-    put back where it is perturbed: it takes the place of the one that would have been left out next.
+    A cell with more genes than fit keeps its top ranks, or those that its keyed draw chose. To perturb a gene that was
+    left out, it is put back in place of the gene that would have been left out next.
 
     Args:
         loaded: the model and its processor.
@@ -57,7 +57,7 @@ class TokenCells:
         return np.concatenate([genes, self._left_out[cell].ids]) if cell in self._left_out else genes
 
     def lacks(self, cell: int, tokens: tuple[int, ...]) -> bool:
-        """Whether a cell expresses one of the genes `tokens` and has no room for it."""
+        """Whether a cell expresses one of the genes `tokens` that it has no room for."""
         return cell in self._left_out and bool(np.isin(self._left_out[cell].ids, tokens).any())
 
     def holding(self, cell: int, tokens: tuple[int, ...]) -> TokenCell:

@@ -1,4 +1,4 @@
-"""Which perturbations there are, and in which cells each is run."""
+"""Which perturbations there are, and which cells each is run in."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
@@ -65,7 +65,7 @@ def _token_finder(
     ensembl_ids: Sequence[str] | None,
     gene_ids: np.ndarray,
 ) -> Callable[[Sequence[str]], list[int]]:
-    """Finds tokens of genes by the names of the data's columns, then their Ensembl ids, then as data are resolved."""
+    """Finds tokens of genes by column name, then by Ensembl id, then as genes of data are resolved."""
     tokens = np.where(gene_ids < -1, gene_ids[np.where(gene_ids < -1, -2 - gene_ids, 0)], gene_ids)
     by_name = _columns_of(names)
     by_id = {} if ensembl_ids is None else _columns_of(ensembl_ids)
@@ -138,7 +138,7 @@ class PerturbationPlan:
             numbers = [self._number_of[gene] for gene in ranked.tolist() if gene in self._number_of]
         for number in numbers:
             tokens = self._perturbations[number][1]
-            # what would leave no gene behind is not run
+            # a perturbation that would leave no gene is not run
             if self._mode == "overexpress" or (present.issuperset(tokens) and len(tokens) < genes.size):
                 yield Run(cell, number, tokens)
 

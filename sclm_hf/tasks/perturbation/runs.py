@@ -1,4 +1,4 @@
-"""Perturbed cells through a model: how far each moves from the cell as it was, and towards which state."""
+"""Runs perturbed cells through a model: how far each moves from the original cell, and towards which state."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +67,7 @@ class PerturbationRunner:
         similarity: `"genes"`, the mean over genes of their similarities, or `"cell"`, that of the cell embeddings.
         states: state -> (hidden,) cell embedding.
         gene_effects: whether to give similarities of genes.
-        batch_size: cells a batch to begin with; halved when memory runs out.
+        batch_size: cells per batch to begin with; halved when memory runs out.
         names: names of the cells.
     """
 
@@ -139,7 +139,7 @@ class PerturbationRunner:
     def _encode(self, cells: list[TokenCell], numbers: list[int]) -> list[_Encoded]:
         """Encode cells, of which `numbers` are the numbers of those that they were made from."""
         encoded: list[_Encoded] = []
-        # the longest first, so that a batch that does not fit in memory shows at once
+        # the longest first, so that a batch that does not fit in memory fails at once
         order = sorted(range(len(cells)), key=lambda i: -cells[i].ids.size)
         while len(encoded) < len(cells):
             chosen = [cells[i] for i in order[len(encoded) : len(encoded) + self.batch_size]]

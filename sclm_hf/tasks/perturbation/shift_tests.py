@@ -1,4 +1,4 @@
-"""Whether a perturbation moves cells otherwise than the others do: rank-sum tests that say what they compare."""
+"""Tests whether a perturbation moves cells differently from the others, and says what is compared."""
 
 from typing import Any, NamedTuple
 

@@ -31,7 +31,7 @@ def add_to_cells(
         model: folder or repository id of a checkpoint or an adapter; or a loaded model.
         processor: the processor; by default the one saved with the model.
         given: settings by name.
-        copy: add to a copy in memory; False adds to `adata` itself (of a backed one, not to its file).
+        copy: add to a copy in memory; False adds to `adata` itself (but not to the file of a backed one).
 
     Returns:
         The AnnData with the results, and with a record of how they were made.
@@ -54,7 +54,7 @@ def add_to_cells(
 
 
 def _check_columns(adata: "AnnData", columns: tuple[str, ...]) -> None:
-    """Refuse names of columns that would take the place of the names of the cells."""
+    """Raise if a new column would have the name under which the names of the cells are stored."""
     if clash := {adata.obs.index.name, "_index"} & set(columns):
         raise ConfigurationError(
             f"{clash.pop()!r} is what the names of the cells are called in `obs`: give another `key_added` (`--key`)."

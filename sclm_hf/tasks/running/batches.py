@@ -73,15 +73,15 @@ def run_blocks(
 ) -> Iterator[tuple[slice | np.ndarray, np.ndarray]]:
     """Run the cells block by block.
 
-    Of a block the longest cells go first, so that a batch that does not fit in memory shows at once. Then the batch is
-    halved. Where cells belong together, a block is a sample, which the model computes in pieces when memory runs out.
+    The longest cells of a block run first, so that a batch that does not fit in memory fails at once and is halved.
+    For models that read whole samples, a block is a sample, which the model computes in chunks when memory runs out.
 
     Args:
         loaded: the model and its processor.
         cells: the cells.
         forward: model and inputs of a batch -> (batch, …) tensor. It runs in inference mode.
-        batch_size: cells per batch to begin with; fewer where they have more than `MAX_TOKENS` tokens together. Of no
-            effect on samples.
+        batch_size: cells per batch to begin with; fewer where they have more than `MAX_TOKENS` tokens together. Has
+            no effect on samples.
         seed: seed of what is random about a cell.
         description: what the progress bar says.
         pieces: keeps the results of blocks; those that it has are not computed again.
@@ -111,7 +111,7 @@ def run_blocks(
 
 
 def _blocks(cells: PreparedCells) -> Iterator[tuple[slice | np.ndarray, int]]:
-    """What is run and kept as one piece, and its number of cells."""
+    """The cells that are run and kept as one piece, and how many they are."""
     if cells.samples is not None:
         yield from ((rows, len(rows)) for rows in cells.samples.places)
         return
@@ -207,7 +207,7 @@ def _try_inputs(model: Any, inputs: "dict[str, torch.Tensor]", forward: "Forward
 
 
 def refuse_not_finite(loaded: "LoadedModel", finite: np.ndarray, names: Sequence[str]) -> None:
-    """Refuse what a model gave for cells where it is NaN or infinite.
+    """Raise if what a model gave for some cells is NaN or infinite.
 
     Args:
         loaded: the model.
@@ -247,7 +247,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def halved(batch_size: int, n_tokens: int) -> int:
-    """Half of a batch size that memory did not allow, with a warning.
+    """Halve a batch size for which memory ran out, with a warning.
 
     Raises:
         SclmError: it is a single cell.
@@ -263,7 +263,7 @@ def halved(batch_size: int, n_tokens: int) -> int:
 
 @contextlib.contextmanager
 def independent_cells(model: Any) -> Iterator[None]:
-    """Evaluation mode, and every cell independent of its batch-mates and of chance; afterwards all is as before."""
+    """Evaluation mode, with every cell independent of its batch and of chance; the model is restored afterwards."""
     overrides = get_family(model.config.model_type).embed_overrides
     # chunks get smaller when memory runs out
     names = (*overrides, *(name for name in ("chunk_size",) if hasattr(model.config, name)))

@@ -1,4 +1,4 @@
-"""The cells of a source, checked and mapped to the vocabulary of a model before any is run."""
+"""The cells of a source, checked and mapped to the vocabulary of a model before any of them is run."""
 
 import functools
 from collections.abc import Sequence
@@ -84,7 +84,7 @@ def prepare_cells(
     species: str = "human",
     batch_key: str | None = None,
 ) -> PreparedCells:
-    """Map the genes of cells, and refuse now what would fail later; the cells are read once.
+    """Map the genes of cells, and raise now what would fail later; the cells are read once.
 
     Args:
         cells: an AnnData, or a source that was opened.

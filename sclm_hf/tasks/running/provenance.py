@@ -1,4 +1,4 @@
-"""How a result came about, in a form that every `.h5ad` file can hold."""
+"""How a result was made, in a form that every `.h5ad` file can hold."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "anndata", "peft")
 
 
 def check_adata(adata: Any) -> None:
-    """Refuse what is no AnnData, before a model is loaded.
+    """Raise if this is not an AnnData, before a model is loaded.
 
     Raises:
         ConfigurationError: it is something else, for example the path of a file.
@@ -30,14 +30,14 @@ def check_adata(adata: Any) -> None:
 
 
 def check_target(adata: "AnnData", *, copy: bool) -> None:
-    """Refuse, before the work, an AnnData to which results cannot be added.
+    """Raise if results cannot be added to an AnnData, before any work is done.
 
     Args:
         adata: the cells.
         copy: whether results are added to a copy.
 
     Raises:
-        ConfigurationError: `uns["sclm_hf"]` is not ours, or `adata` is a part of a backed one.
+        ConfigurationError: `uns["sclm_hf"]` holds something else, or `adata` is a view of a backed AnnData.
     """
     there = adata.uns.get("sclm_hf", {})
     if not isinstance(there, Mapping):
@@ -58,7 +58,7 @@ def take_target(adata: "AnnData", *, copy: bool) -> "AnnData":
 def record(adata: "AnnData", name: str, entry: dict[str, Any]) -> None:
     """Write what `make_record` made to `uns["sclm_hf"][name]`.
 
-    Records of other names stay; the newest stands last. That results of another model were replaced is warned of.
+    Records of other names are kept; the newest is last. Warns if results of another model are replaced.
     """
     others = dict(adata.uns.get("sclm_hf", {}))
     before = others.pop(name, None)
@@ -89,7 +89,7 @@ def make_record(loaded: "LoadedModel", cells: "PreparedCells", settings: dict) -
 
 
 def _writable(value: Any) -> Any:
-    """`value` in numbers, strings and dictionaries, which all versions of the file format know."""
+    """`value` as numbers, strings and dictionaries, which all versions of the file format support."""
     if isinstance(value, dict):
         return {str(key): _writable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

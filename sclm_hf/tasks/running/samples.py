@@ -29,7 +29,7 @@ def sample_inputs(loaded: "LoadedModel", cells: "PreparedCells", rows: np.ndarra
 
 
 def halve_chunks(config: Any, n_cells: int) -> None:
-    """Let a model compute half as many cells at a time, with a warning; results stay the same.
+    """Make a model compute half as many cells at a time, with a warning; results stay the same.
 
     Raises:
         SclmError: it is a single cell already.

@@ -1,4 +1,4 @@
-"""Settings of verbs, each written once: its name, default, limits, flag and help.
+"""Settings of verbs, each defined once: its name, default, limits, flag and help.
 
 From the fields of these dataclasses follow the keyword arguments of a verb's function, the flags of its command, and
 what `uns["sclm_hf"]` records.
@@ -40,7 +40,7 @@ def setting(
 
 
 def own_fields_first(settings: type) -> list[Field]:
-    """The fields of a class of settings; those that it adds stand before those that it inherits."""
+    """The fields of a settings class, its own before those that it inherits."""
     by_name = {field.name: field for field in dataclasses.fields(settings)}
     order = [name for one in settings.__mro__ for name in inspect.get_annotations(one) if name in by_name]
     return [by_name[name] for name in dict.fromkeys(order)]
@@ -123,7 +123,7 @@ class AddingSettings(RunSettings):
 
 
 def _check(field: Field, value: Any) -> None:
-    """Refuse a number that is none, or out of range; fields of other types are not looked at."""
+    """Raise if a field of numbers holds something else or is out of range; other fields are not checked."""
     if field.type not in (int, float, int | None, float | None) or (value is None and field.default is None):
         return
     whole = field.type in (int, int | None)
@@ -141,7 +141,7 @@ def _check(field: Field, value: Any) -> None:
 
 
 def _check_key(key_added: str | None) -> None:
-    """Refuse a name that no `.h5ad` file can hold: HDF5 takes `/` and `.` for paths."""
+    """Raise for a name that an `.h5ad` file cannot hold, because HDF5 treats `/` and `.` as paths."""
     if key_added is None or (isinstance(key_added, str) and key_added not in ("", ".") and "/" not in key_added):
         return
     raise ConfigurationError(
