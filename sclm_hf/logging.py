@@ -66,3 +66,8 @@ def progress_bar(iterable: Iterable | None = None, **kwargs: Any):
     return (
         transformers_logging.tqdm(iterable, **kwargs) if iterable is not None else transformers_logging.tqdm(**kwargs)
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, `1 cell` or `2 cells`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..logging import counted
 from .options import Layer, Species
-from .results import counted
 
 corpus = typer.Typer(help="Corpora of cells: build Parquet shards, look at them, check them.", no_args_is_help=True)
 

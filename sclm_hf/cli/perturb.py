@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..logging import counted
 from ..tasks.perturb import PerturbSettings
 from .options import Model, Overwrite, with_settings
 
@@ -31,7 +32,7 @@ def perturb(
     """Delete or over-express genes in silico; write how far that moves each cell of an .h5ad file."""
     from ..tasks.files.file_to_file import run_files
     from ..tasks.files.h5ad import read_h5ad
-    from .results import counted, print_files
+    from .results import print_files
 
     genes = _genes(gene or [], group or [])
     states = _states(state_key, start_state, goal_state, other_state or [])

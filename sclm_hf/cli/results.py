@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..logging import counted
+
 if TYPE_CHECKING:
     from ..errors import SclmError
     from ..tasks.files.file_to_file import Written
@@ -89,11 +91,6 @@ def _print_coverage(record: dict) -> None:
     table.add_section()
     table.add_row("all", f"{coverage['n_genes']:,}", f"{coverage['count_share']:.1%} of counts covered")
     Console().print(table)
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun, `1 cell` or `2 cells`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _shorten(examples: str, limit: int = 60) -> str:
