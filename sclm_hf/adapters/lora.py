@@ -100,7 +100,7 @@ def lora_config(
 
 
 def _check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
-    """Refuse a name that fits no layer: beside others that do, peft would pass over it."""
+    """Raise if a target matches no layer; peft silently ignores it when other targets match."""
     layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
     if unknown := [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in layers)]:
         raise ConfigurationError(

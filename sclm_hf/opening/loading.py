@@ -125,7 +125,7 @@ def _check_device(device: "str | torch.device | None") -> None:
 
     try:
         torch.empty(0, device=device)
-    # torch tells of a missing CUDA by an AssertionError
+    # torch raises an AssertionError where CUDA is missing
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise ConfigurationError(
             f"`device={device!r}` cannot be used on this machine ({str(error).splitlines()[0]}): leave `device` "

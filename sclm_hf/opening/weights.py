@@ -127,7 +127,7 @@ def _say_what_is_random(name: str, info: dict[str, Any], heads: tuple[str, ...])
     """Say in which modules training starts at random; louder where it throws away what the checkpoint holds."""
     replaced = {key for key, *_ in info["mismatched_keys"]}
     keys = replaced | set(info["missing_keys"])
-    # a pooler lies inside of the encoder
+    # a pooler is part of the encoder
     found = {next((head for head in heads if f".{head}." in f".{key}"), key.partition(".")[0]) for key in keys}
     modules = [f"`{module}`" for module in sorted(found)]
     says = "Training starts at random in %s, which `%s` %s."

@@ -24,7 +24,7 @@ def option(default: Any, help: str) -> Any:
 class TrainingConfig:
     """Settings of `sclm_hf.training.loop.train`; names are those of `transformers.TrainingArguments` where they agree.
 
-    A batch of a step holds `per_device_train_batch_size` × processes × `gradient_accumulation_steps` cells.
+    Each step sees `per_device_train_batch_size` × processes × `gradient_accumulation_steps` cells.
 
     Raises:
         ConfigurationError: a value is out of range or two settings contradict one another.
@@ -34,17 +34,17 @@ class TrainingConfig:
     num_train_epochs: int = option(1, "Passes over the corpus; `max_steps` wins.")
     max_steps: int = option(0, "Optimizer steps in total; 0 = as many as `num_train_epochs` takes.")
     per_device_train_batch_size: int = option(
-        32, "Cells a forward pass and process; for CellPLM the most cells of a sample, each of which is one pass."
+        32, "Cells per forward pass and process; for CellPLM the most cells of a sample, one sample per pass."
     )
     max_tokens_per_batch: int = option(
         0,
-        "Most tokens a forward pass and process, cells × genes of the longest; `per_device_train_batch_size` is then "
-        "the most cells. Needs `max_steps`. 0 = no limit.",
+        "Most tokens per forward pass and process, padding included; `per_device_train_batch_size` is then the most "
+        "cells. Needs `max_steps`. 0 = no limit.",
     )
     per_device_eval_batch_size: int = option(
-        64, "Cells a forward pass and process when evaluating; for CellPLM as above."
+        64, "Cells per forward pass and process in evaluation; for CellPLM as above."
     )
-    gradient_accumulation_steps: int = option(1, "Forward passes an optimizer step.")
+    gradient_accumulation_steps: int = option(1, "Forward passes per optimizer step.")
     learning_rate: float = option(1e-4, "Peak learning rate (AdamW).")
     weight_decay: float = option(0.0, "AdamW weight decay of matrices (0 = Adam, as published for scGPT).")
     adam_beta1: float = option(0.9, "AdamW beta 1.")
@@ -56,26 +56,26 @@ class TrainingConfig:
     mixed_precision: str = option(
         "no", "no, fp16 or bf16; on a CPU without instructions for bfloat16, bf16 trains in float32, which is faster."
     )
-    gradient_checkpointing: bool = option(False, "Trade speed for memory: recompute activations.")
-    ddp_find_unused_parameters: bool = option(False, "For models of which some parameters get no gradient.")
-    dataloader_num_workers: int = option(0, "Processes that read and encode cells; they change no result.")
-    seed: int = option(0, "Seed of weights, dropout and everything drawn.")
+    gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
+    ddp_find_unused_parameters: bool = option(False, "For models in which some parameters get no gradient.")
+    dataloader_num_workers: int = option(0, "Processes that read and encode cells; they do not change results.")
+    seed: int = option(0, "Seed of new weights, dropout and all random draws.")
     logging_steps: int = option(10, "Steps between two lines of the log.")
     eval_steps: int = option(0, "Steps between two evaluations; 0 = at the end of each epoch.")
     save_steps: int = option(500, "Steps between two checkpoints; 0 = at the end of each epoch.")
-    save_total_limit: int = option(2, "Newest checkpoints to keep, beside the best one.")
+    save_total_limit: int = option(2, "Checkpoints to keep: the newest ones, and the best one in addition.")
     metric_for_best_model: str = option("loss", "Evaluation metric that decides which checkpoint is best.")
     greater_is_better: bool | None = option(None, "Direction of that metric; by default lower only for losses.")
-    load_best_model_at_end: bool = option(True, "Save the best weights in the end, not the last ones.")
-    early_stopping_patience: int = option(0, "Stop after so many evaluations without improvement; 0 = never.")
-    early_stopping_threshold: float = option(0.0, "What counts as an improvement.")
-    save_merged: bool = option(True, "Beside a LoRA adapter, save the model with the adapter merged.")
+    load_best_model_at_end: bool = option(True, "Save the best weights at the end, not the last ones.")
+    early_stopping_patience: int = option(0, "Stop after this many evaluations without improvement; 0 = never.")
+    early_stopping_threshold: float = option(0.0, "Smallest change of the metric that counts as an improvement.")
+    save_merged: bool = option(True, "With LoRA, save the model with the adapter merged as well as the adapter.")
     resume_from_checkpoint: str | None = option(
-        None, "`last` (from the start if there is none) or a checkpoint folder."
+        None, "`last` (starts anew if there is no checkpoint), or a checkpoint folder."
     )
     report_to: list[str] = field(
         default_factory=lambda: ["none"],
-        metadata={"help": f"Trackers beside the log file: {', '.join(TRACKERS)}, or none."},
+        metadata={"help": f"Trackers in addition to the log file: {', '.join(TRACKERS)}; or none."},
     )
     project_name: str = option("sclm-hf", "Name of the project in the trackers.")
     use_cpu: bool = option(False, "Train on the CPU even where there is an accelerator.")

@@ -33,14 +33,18 @@ class DataArguments:
         ConfigurationError: the held-out share is no share, or two settings contradict one another.
     """
 
-    train_files: list[str] = field(metadata={"help": "h5ad files, or folders of them."})
+    train_files: list[str] = field(
+        metadata={"help": ".h5ad files, AnnData zarr folders, Parquet corpora, or folders of them."}
+    )
     eval_files: list[str] | None = field(
-        default=None, metadata={"help": "h5ad files to evaluate on; instead of `eval_share`."}
+        default=None, metadata={"help": "Files to evaluate on, instead of `eval_share`."}
     )
     eval_share: float = option(
         0.0, "Share of the cells (of whole samples, where the model sees them together) held out for evaluation."
     )
-    layer: str | None = option(None, "Where the counts are; by default layers['counts'], raw, X, in this order.")
+    layer: str | None = option(
+        None, "Layer with the counts, `X` or `raw`; by default the first of layers['counts'], raw, X."
+    )
     where: list[str] | None = field(
         default=None,
         metadata={
@@ -126,8 +130,8 @@ def open_corpora(
         data: the files, and what is held out.
         processor: encodes the cells.
         label_column: column of `obs` with the label of each cell.
-        task_columns: columns of `obs`, one a task, with the labels of each cell.
-        unlabelled: what becomes of cells without a label: `"refuse"` them, or `"drop"` them and say how many.
+        task_columns: columns of `obs`, one per task, with the label of each cell.
+        unlabelled: `"refuse"` cells without a label, or `"drop"` them and report how many.
         start_from: folder or repository of the model to go on from: batches keep the labels that it knows them by.
         sample_share: share of the cells of a sample to train on in an epoch, where cells come in samples.
         seed: seed of the order of the cells and of what is held out.
@@ -242,7 +246,7 @@ def gene_names(data: DataArguments, expects: str) -> list[str]:
         names, ensembl_ids = source.genes()
         source.close()
         found = genes.map_genes(names, ensembl_ids=ensembl_ids, species=data.species).gene_ids != -1
-        # columns that one file holds apart stay apart
+        # genes that are separate columns in one file are not merged
         new = {gene for gene, is_known in zip(names, found, strict=True) if not is_known and is_gene(gene)} - set(
             genes
         )

@@ -27,7 +27,7 @@ from .multitask import multitask_metrics
 from .validation import ComputeMetrics, classification_metrics
 
 FEWEST_CELLS_A_LABEL, FEWEST_CELLS_A_NUMBER = 2, 10
-"""Cells a label, on average; more where all labels are numbers, which may be measurements."""
+"""Fewest cells per label, on average; more where all labels are numbers, which may be measurements."""
 
 FEWEST_CELLS = 20
 """With fewer cells to train on, any column may hold labels."""
@@ -35,7 +35,7 @@ FEWEST_CELLS = 20
 
 @dataclass
 class FinetuneArguments:
-    """What is fine-tuned, and how.
+    """Which model is fine-tuned, on which labels, and how.
 
     Raises:
         ConfigurationError: `label_column` and `task_columns` are given both or not at all, or weights do not fit.
@@ -45,20 +45,20 @@ class FinetuneArguments:
     label_column: str | None = option(None, "Column of obs with the label of each cell.")
     task_columns: list[str] | None = field(
         default=None,
-        metadata={"help": "Instead of `label_column`: columns of obs, one a task, learnt together (Geneformer)."},
+        metadata={"help": "Instead of `label_column`: columns of obs, one per task, learnt together (Geneformer)."},
     )
     task_weights: list[float] | None = field(
         default=None, metadata={"help": "Weights of the tasks' losses; by default 1 each."}
     )
-    unlabelled: str = option("refuse", "Cells without a label: refuse, or drop to leave them out.")
+    unlabelled: str = option("refuse", "What to do with cells without a label: refuse them, or drop them.")
     lora: bool = option(True, "Train a LoRA and the classifier; --no_lora trains all weights.")
     lora_r: int = option(8, "Rank of the LoRA.")
-    lora_alpha: int = option(16, "Its update is scaled by lora_alpha / lora_r.")
-    lora_dropout: float = option(0.0, "Dropout before the update.")
+    lora_alpha: int = option(16, "The update of the LoRA is scaled by lora_alpha / lora_r.")
+    lora_dropout: float = option(0.0, "Dropout on the input of the LoRA.")
     lora_target_modules: list[str] | None = field(
         default=None, metadata={"help": "Layers to adapt; by default those of the family."}
     )
-    train_gene_embeddings: bool = option(False, "Beside the LoRA, train the gene embeddings in full.")
+    train_gene_embeddings: bool = option(False, "Train the gene embeddings in full, in addition to the LoRA.")
 
     def __post_init__(self) -> None:
         if bool(self.label_column) == bool(self.task_columns):
@@ -94,7 +94,7 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
     """Fine-tune a classifier of cells and save model, adapter and processor in `config.output_dir`.
 
     Raises:
-        SclmError: settings, files or checkpoints do not go together; the subclass tells what.
+        SclmError: settings, files and checkpoints do not fit together; the subclass says what is wrong.
     """
     check_output_dir(config)
     check_files(data)

@@ -48,7 +48,7 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run came to.
+    """The outcome of a run.
 
     Attributes:
         output_dir: folder of the trained model, with its processor, log and checkpoints.
@@ -57,7 +57,7 @@ class TrainingResult:
         metrics: the evaluation at that step, or the last one.
         history: the records of the log, in order: `step`, `epoch`, `loss`, `learning_rate`, … or `eval_…`.
         stopped_early: early stopping ended the run.
-        is_main_process: this is the process that should tell about it.
+        is_main_process: whether this is the process that reports the result.
     """
 
     output_dir: Path
@@ -151,7 +151,7 @@ class _Run:
         self._take_up(find_checkpoint(config, self.checkpoints))
 
     def _check(self) -> None:
-        """Find out now what would otherwise be found out after hours."""
+        """Refuse now what would otherwise fail after hours."""
         if self.eval_corpus is None and self.config.early_stopping_patience > 0:
             raise ConfigurationError(
                 "`early_stopping_patience` needs cells to evaluate on: pass `eval_corpus` (in recipes `eval_files` or "

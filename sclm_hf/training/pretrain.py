@@ -28,7 +28,7 @@ from .loop import TrainingResult, train
 
 @dataclass
 class PretrainArguments:
-    """What is pre-trained, and on which objective.
+    """Which model is pre-trained, and on which objective.
 
     Raises:
         ConfigurationError: two settings contradict one another.
@@ -44,10 +44,10 @@ class PretrainArguments:
     )
     mask_ratio: list[float] | None = field(
         default=None,
-        metadata={"help": "Share of the genes to predict; of several, one is drawn. By default as published."},
+        metadata={"help": "Share of genes to predict; of several shares, one is drawn. By default as published."},
     )
-    ratio_per: Literal["batch", "cell"] = option("batch", "One of several ratios for each batch or each cell.")
-    second_pass_after: int = option(1000, "Steps before generating from the cell embedding joins in; -1 = never.")
+    ratio_per: Literal["batch", "cell"] = option("batch", "Draw one of several `mask_ratio` per batch or per cell.")
+    second_pass_after: int = option(1000, "Steps before generation from the cell embedding joins in; -1 = never.")
 
     def __post_init__(self) -> None:
         if self.model_name_or_path and (self.vocabulary or self.model_config or self.encoding):
@@ -76,7 +76,7 @@ def pretrain(data: DataArguments, arguments: PretrainArguments, config: Training
     """Pre-train and save model and processor in `config.output_dir`.
 
     Raises:
-        SclmError: settings, files or checkpoints do not go together; the subclass tells what.
+        SclmError: settings, files and checkpoints do not fit together; the subclass says what is wrong.
     """
     set_seed(config.seed)
     if not arguments.model_name_or_path:
@@ -119,15 +119,14 @@ def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_ba
 
     Raises:
         ConfigurationError: `model_config` has a key that the family's configuration does not know; the model would
-            take the cell from `<cls>`, which the encoding leaves out; or the model to go on from tells fewer batches
-            apart.
+            take the cell from `<cls>`, which the encoding leaves out; or the model to go on from knows fewer batches.
     """
     if arguments.model_name_or_path:
         model = open_model(arguments.model_name_or_path, AUTO_CLASSES["pretrain"], new_head=True)
         known = getattr(model.config, "num_batches", 0)
         if 0 < known < n_batches:
             raise ConfigurationError(
-                f"The model tells {known} batches apart, and `batch_column` has {n_batches} values: leave out "
+                f"The model knows {known} batches, and `batch_column` has {n_batches} values: leave out "
                 "`batch_column`, or pre-train a new model."
             )
         return model
@@ -143,7 +142,7 @@ def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_ba
 
 
 def create_collator(arguments: PretrainArguments, processor: CellProcessor, *, seed: int = 0) -> CellCollator:
-    """The collator of the objective, which masks as published unless told otherwise.
+    """The collator of the objective, with the published masking unless `arguments` say otherwise.
 
     Raises:
         ConfigurationError: the family is not pre-trained on this objective, or on none that is known; or the objective

@@ -27,7 +27,7 @@ def evaluate(
     num_workers: int = 0,
     compute_metrics: ComputeMetrics | None = None,
 ) -> dict[str, float]:
-    """Mean loss over the labels, and what `compute_metrics` makes of logits and labels.
+    """Mean loss over the labels, and the metrics that `compute_metrics` computes from logits and labels.
 
     Everything random is drawn as in epoch 0, so evaluations of one run compare the same masks.
 
@@ -36,7 +36,7 @@ def evaluate(
         corpus: the cells.
         collator: their objective.
         accelerator: of the run.
-        batch_size: cells a forward pass and process.
+        batch_size: cells per forward pass and process.
         num_workers: processes that read and encode.
         compute_metrics: `(logits (cells, classes), labels (cells,)) -> {name: value}`; logits of several heads stand
             side by side, as do their labels.

@@ -14,6 +14,7 @@ from sclm_hf.corpora.cell_corpus import CellCorpus
 from sclm_hf.corpora.splits import hold_out
 from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, SclmWarning
 from sclm_hf.training.arguments import TrainingConfig
+from sclm_hf.training.callbacks import LossLog
 from sclm_hf.training.data import DataArguments, gene_names, open_corpora
 from sclm_hf.training.finetune import FinetuneArguments, check_labels, finetune
 from sclm_hf.training.pretrain import PretrainArguments, create_collator, create_model, create_processor, pretrain
@@ -104,38 +105,26 @@ def test_workers_do_not_change_a_run(files, tmp_path):
     assert runs[0] == runs[1] and len(runs[0]) == 4
 
 
-def test_a_run_goes_on_exactly_from_files(files, tmp_path):
-    arguments = PretrainArguments(model_config=TINY)
-    whole = pretrain(DataArguments(files), arguments, config(tmp_path / "whole", num_train_epochs=2, logging_steps=1))
-    settings = {"num_train_epochs": 2, "logging_steps": 1, "save_steps": 3}
-    part = config(tmp_path / "part", **settings)
+def test_a_run_goes_on_exactly_from_files(files, tmp_path, monkeypatch):
+    data, arguments = DataArguments(files), PretrainArguments(model_config=TINY)
+    whole = pretrain(data, arguments, config(tmp_path / "whole", num_train_epochs=2, logging_steps=1))
+    part = config(tmp_path / "part", num_train_epochs=2, logging_steps=1, save_steps=3)
+    append = LossLog.append
 
     class Stop(Exception):
         pass
 
-    def stop(record):
+    def append_and_stop(log, record):
+        append(log, record)
         if record["step"] == 11:
             raise Stop
 
-    with pytest.raises(Stop):
-        _pretrain_with_hook(files, arguments, part, stop)
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(LossLog, "append", append_and_stop)
+        pretrain(data, arguments, part)
     part.resume_from_checkpoint = "last"
-    resumed = _pretrain_with_hook(files, arguments, part, None)
+    resumed = pretrain(data, arguments, part)
     assert [r["loss"] for r in resumed.history] == [r["loss"] for r in whole.history]
-
-
-def _pretrain_with_hook(files, arguments, settings, on_log):
-    from accelerate.utils import set_seed
-
-    from sclm_hf.training.loop import train
-    from sclm_hf.training.pretrain import create_collator
-
-    set_seed(settings.seed)
-    data = DataArguments(files)
-    processor = create_processor(data, arguments)
-    corpus, _ = open_corpora(data, processor, seed=settings.seed)
-    model = create_model(arguments, processor)
-    return train(model, corpus, create_collator(arguments, processor), settings, processor=processor, on_log=on_log)
 
 
 def test_held_out_cells_are_disjoint_and_belong_to_their_source(files):

@@ -118,7 +118,7 @@ def test_a_model_that_knows_fewer_batches_is_not_gone_on_with(base, folder, tmp_
     small.num_batches = 1
     AutoModelForPreTraining.from_config(small).save_pretrained(tmp_path / "base")
     AutoProcessor.from_pretrained(base).save_pretrained(tmp_path / "base")
-    with pytest.raises(ConfigurationError, match="tells 1 batches apart, and `batch_column` has 3 values"):
+    with pytest.raises(ConfigurationError, match="knows 1 batches, and `batch_column` has 3 values"):
         run("pretrain", tmp_path / "base", folder, tmp_path / "out", batch_column="batch")
 
 
