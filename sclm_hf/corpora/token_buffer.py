@@ -1,37 +1,25 @@
 """Where the encoded cells of a window lie: memory that is filled again for a later window."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 
 from ..tokenization.encodings.cells import CellTokens
 
-N_BUFFERS = 3
-"""Windows in memory: while the first is read, a worker fills the second and goes on with the third."""
-
 _HEADROOM = 1.1
-
-Allocate = Callable[[int, type, np.ndarray], np.ndarray]
-"""Makes a flat array, given its number of entries, their type, and the array that it replaces."""
-
-
-def allocate(size: int, dtype: type, instead_of: np.ndarray) -> np.ndarray:
-    """A new array in memory of this process."""
-    return np.empty(size, dtype)
 
 
 class TokenBuffer:
     """Encoded cells, put side by side by several threads in any order.
 
     Args:
-        allocate: makes the memory.
         types: of ids and values, as from `CellProcessor.token_types`.
     """
 
-    def __init__(self, allocate: Allocate = allocate, types: tuple[type, type] = (np.int32, np.float32)) -> None:
-        self._allocate, self._changed, self._n_filling = allocate, threading.Condition(), 0
+    def __init__(self, types: tuple[type, type] = (np.int32, np.float32)) -> None:
+        self._changed, self._n_filling = threading.Condition(), 0
         self._ids, self._values = (np.empty(0, kind) for kind in types)
         self.clear(0)
 
@@ -82,7 +70,7 @@ class TokenBuffer:
 
     @property
     def tokens(self) -> CellTokens:
-        """The cells, as views of arrays that begin where the memory made by `allocate` does."""
+        """The cells, as views of the memory that the next [`clear`] gives up."""
         return CellTokens(self._ids[: self._used], self._values[: self._used_values], self._starts, self._lengths)
 
     def _is_short(self) -> bool:
@@ -93,6 +81,6 @@ class TokenBuffer:
             return array
         expected = needed * self._n_cells / self._n_put
         # Cells whose room was given up come a second time, so more may be needed than is expected.
-        larger = self._allocate(max(needed, int(expected * _HEADROOM)), array.dtype.type, array)
+        larger = np.empty(max(needed, int(expected * _HEADROOM)), array.dtype)
         larger[: array.size] = array
         return larger

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,7 @@ from ..tokenization.encodings.cells import CellTokens
 from ..tokenization.encodings.scratch import Scratch
 from .plan import Schedule, row_ids
 from .token_budget import TokenSchedule
-from .token_buffer import N_BUFFERS, Allocate, TokenBuffer, allocate
+from .token_buffer import TokenBuffer
 
 if TYPE_CHECKING:
     from ..tokenization.processing_cell import CellProcessor
@@ -30,12 +30,15 @@ _CELLS_AT_ONCE = 256
 
 _THREADS = 2
 
+# Windows in memory: one is used while the next is encoded; the first is no longer used when a third begins.
+_N_BUFFERS = 2
+
 
 class Window(NamedTuple):
     """The encoded cells of a window and a rank's batches of them.
 
     Attributes:
-        tokens: the cells, in memory that is filled again `N_BUFFERS` windows later.
+        tokens: the cells, in memory that is filled again when the reader has gone two windows further.
         columns: what a batch carries along, (cells,) each.
         batches: (batch,) each, the cells of a batch; of no entries where other ranks have a batch and this one not.
     """
@@ -44,11 +47,16 @@ class Window(NamedTuple):
     columns: dict[str, np.ndarray]
     batches: list[np.ndarray]
 
-    def padded(self, processor: "CellProcessor") -> Iterator[Batch]:
-        """The batches, in memory of their own; `{}` for one of no cells."""
+    def padded(self, processor: "CellProcessor", *, narrow: bool = False) -> Iterator[Batch]:
+        """The batches, in memory of their own; `{}` for one of no cells.
+
+        Args:
+            processor: pads them.
+            narrow: leave tokens in their narrow types.
+        """
         for cells in self.batches:
             carried = {name: values[cells] for name, values in self.columns.items()}
-            yield {**processor.padded(self.tokens, cells), **carried} if len(cells) else {}
+            yield {**processor.padded(self.tokens, cells, narrow=narrow), **carried} if len(cells) else {}
 
 
 class _Cells(NamedTuple):
@@ -57,6 +65,26 @@ class _Cells(NamedTuple):
     source: int
     rows: np.ndarray
     places: slice
+
+
+class _Begun(NamedTuple):
+    """A window that threads encode.
+
+    Attributes:
+        number: its number.
+        used: source -> positions of its cells among the cells used of it.
+        rows: source -> rows of its cells.
+        ids: (cells,) uint64, which the threads fill in: what cells are keyed by.
+        buffer: where the cells are put.
+        parts: what the threads do.
+    """
+
+    number: int
+    used: dict[int, np.ndarray]
+    rows: dict[int, np.ndarray]
+    ids: np.ndarray
+    buffer: TokenBuffer
+    parts: list[Future]
 
 
 class WindowReader:
@@ -91,26 +119,58 @@ class WindowReader:
         with self._turn:
             return list(self.batches(number))
 
-    def window(self, number: int, allocate: Allocate = allocate) -> Window:
-        """Window `number`, encoded.
+    def window(self, number: int) -> Window:
+        """Window `number`, encoded."""
+        return self._finished(self._begun(number))
 
-        Args:
-            number: number of the window.
-            allocate: makes the memory that encoded cells lie in; the first call decides.
-        """
-        if not self._schedule.reads(number):
-            return Window(CellTokens(*(np.empty(0, np.int64),) * 4), {}, [])
-        used = self._positions(number)
+    def windows(self, numbers: Iterable[int]) -> Iterator[Window]:
+        """Windows one after the other; while one of them is used, the next is read and encoded."""
+        begun: deque[_Begun] = deque()
+        try:
+            for number in numbers:
+                begun.append(self._begun(number))
+                if len(begun) == 2:
+                    yield self._finished(begun.popleft())
+            while begun:
+                yield self._finished(begun.popleft())
+        finally:
+            for left in begun:
+                _end(left.parts)
+
+    def _begun(self, number: int) -> "_Begun":
+        """Window `number`, which threads begin to encode."""
+        used = self._positions(number) if self._schedule.reads(number) else {}
         rows = {source: self._corpus.rows_at(source, at) for source, at in used.items()}
         ids = np.empty(sum(map(len, rows.values())), np.uint64)
-        tokens = self._encoded(rows, ids, allocate)
-        carried = self._carried(used, ids)
+        # a process that was forked has the threads of its parent by name only
+        if self._workplace is None or self._workplace.process != os.getpid():
+            self._workplace = _Workplace(self._corpus.processor.token_types)
+        buffer, submit = self._workplace.next_buffer(len(ids)), self._workplace.threads.submit
+        parts = [submit(self._encode, part, ids, buffer) for part in _parts(rows)]
+        return _Begun(number, used, rows, ids, buffer, parts)
+
+    def _finished(self, begun: "_Begun") -> Window:
+        """A window that was begun, encoded."""
+        try:
+            for part in begun.parts:
+                part.result()
+        finally:
+            _end(begun.parts)
+        tokens = begun.buffer.tokens
+        if not begun.rows:
+            return Window(tokens, {}, [])
         if self._max_tokens:
-            self._check_budget(tokens.lengths, rows)
-        how = {"grouped": self._corpus.group_by_length, "shuffle": self._corpus.shuffle, **self._keys}
+            self._check_budget(tokens.lengths, begun.rows)
         names = [source.name for source in self._corpus.sources]
-        places = np.concatenate([row_ids(names[source], wanted) for source, wanted in rows.items()])
-        return Window(tokens, carried, self._schedule.batches(number, places, tokens.lengths, **how))
+        batches = self._schedule.batches(
+            begun.number,
+            np.concatenate([row_ids(names[source], rows) for source, rows in begun.rows.items()]),
+            tokens.lengths,
+            grouped=self._corpus.group_by_length,
+            shuffle=self._corpus.shuffle,
+            **self._keys,
+        )
+        return Window(tokens, self._carried(begun.used, begun.ids), batches)
 
     def _positions(self, number: int) -> dict[int, np.ndarray]:
         """Source -> positions of the window's cells among the cells used of it."""
@@ -118,24 +178,6 @@ class WindowReader:
         for source, start, stop in self._plan.window(number):
             positions.setdefault(source, []).append(np.arange(start, stop))
         return {source: np.concatenate(parts) for source, parts in positions.items()}
-
-    def _encoded(self, rows: dict[int, np.ndarray], ids: np.ndarray, allocate: Allocate) -> CellTokens:
-        """The encoded cells of a window; `ids` (cells,) is filled in with what they are keyed by."""
-        # a process that was forked has the threads of its parent by name only
-        if self._workplace is None or self._workplace.process != os.getpid():
-            self._workplace = _Workplace(allocate, self._corpus.processor.token_types)
-        buffer = self._workplace.next_buffer(len(ids))
-        submit = self._workplace.threads.submit
-        parts: list[Future] = [submit(self._encode, part, ids, buffer) for part in _parts(rows)]
-        try:
-            for part in parts:
-                part.result()
-        finally:
-            for part in parts:
-                part.cancel()
-            # After an error nobody may go on reading the files: others may close them, or read them without the lock.
-            wait(parts)
-        return buffer.tokens
 
     def _encode(self, part: _Cells, ids: np.ndarray, buffer: TokenBuffer) -> None:
         """Read, check and encode cells, and put them into the window's buffer."""
@@ -211,12 +253,12 @@ class WindowReader:
 class _Workplace:
     """What the threads of one process work with."""
 
-    def __init__(self, allocate: Allocate, types: tuple[type, type]) -> None:
+    def __init__(self, types: tuple[type, type]) -> None:
         self.process = os.getpid()
         self.threads = ThreadPoolExecutor(_THREADS, "sclm-read")
         self.reading = threading.Lock()
         self._own = threading.local()
-        self._buffers = deque(TokenBuffer(allocate, types) for _ in range(N_BUFFERS))
+        self._buffers = deque(TokenBuffer(types) for _ in range(_N_BUFFERS))
 
     def next_buffer(self, n_cells: int) -> TokenBuffer:
         """The buffer unused for longest, empty."""
@@ -230,6 +272,13 @@ class _Workplace:
         if not hasattr(self._own, "scratch"):
             self._own.scratch = Scratch()
         return self._own.scratch
+
+
+def _end(parts: list[Future]) -> None:
+    """After an error nobody may go on reading the files: others may close them, or read them without the lock."""
+    for part in parts:
+        part.cancel()
+    wait(parts)
 
 
 def _parts(rows: dict[int, np.ndarray]) -> Iterator[_Cells]:

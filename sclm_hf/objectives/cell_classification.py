@@ -19,6 +19,8 @@ class CellClassificationCollator(CellCollator):
         left_out: what the model does not read.
     """
 
+    narrow = True
+
     num_labels: int | None = None
     left_out: tuple[str, ...] = ("cell_ids",)
 

@@ -34,6 +34,9 @@ class CellCollator(ABC):
 
     objective: ClassVar[str] = ""
     """Name of a pre-training objective, as families list it in the registry."""
+    narrow: ClassVar[bool] = False
+    """Whether `collate` takes batches in narrow types, as streamed ones are made: ids uint16 or int32, binned values
+    int16, the mask uint8 (see [`~corpora.narrow.NarrowBatch`]). Else it gets int64 and float32 alone."""
     predicts_expression: ClassVar[bool] = False
     """Whether the objective needs the values of an encoding."""
     sample_share: ClassVar[float] = 1.0
@@ -90,7 +93,7 @@ class CellCollator(ABC):
 
     @abstractmethod
     def collate(self, batch: dict[str, np.ndarray], epoch: int) -> dict[str, np.ndarray]:
-        """Model inputs and `labels` from the arrays of a batch."""
+        """Model inputs and `labels` from the arrays of a batch, in types as wide or narrow as theirs."""
 
     def forward_arguments(self, step: int) -> dict[str, Any]:
         """Extra arguments of the model's forward at optimizer step `step` (0, 1, …)."""

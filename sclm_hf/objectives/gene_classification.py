@@ -27,6 +27,8 @@ class GeneClassificationCollator(CellCollator):
         one, special tokens and padding.
     """
 
+    narrow = True
+
     gene_classes: Mapping[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -36,6 +36,7 @@ class GenerativeExpressionCollator(CellCollator):
     """
 
     objective = "generative"
+    narrow = True
     predicts_expression = True
 
     mask_ratio: float | Sequence[float] = (0.25, 0.5, 0.75)

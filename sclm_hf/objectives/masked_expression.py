@@ -37,6 +37,7 @@ class MaskedExpressionCollator(CellCollator):
     """
 
     objective = "masked"
+    narrow = True
     predicts_expression = True
 
     mask_ratio: float | Sequence[float] = 0.4

@@ -39,6 +39,8 @@ class MaskedGenesCollator(CellCollator):
         token where chosen, -100 elsewhere.
     """
 
+    narrow = True
+
     objective = "masked_genes"
 
     mask_ratio: float | Sequence[float] = 0.15

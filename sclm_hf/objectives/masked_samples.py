@@ -43,6 +43,7 @@ class MaskedSamplesCollator(CellCollator):
     """
 
     objective = "masked_samples"
+    narrow = True
     predicts_expression = True
     sample_share = 0.7
 

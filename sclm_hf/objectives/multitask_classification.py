@@ -26,6 +26,8 @@ class MultiTaskClassificationCollator(CellCollator):
         The batch without `cell_ids` and the tasks' own columns, and `labels` (cells, tasks) int64; -100 is ignored.
     """
 
+    narrow = True
+
     num_labels: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -27,6 +27,8 @@ class NextGeneCollator(CellCollator):
         padding.
     """
 
+    narrow = True
+
     objective = "next_gene"
 
     @classmethod

@@ -43,6 +43,7 @@ class ReadDepthCollator(CellCollator):
     """
 
     objective = "read_depth"
+    narrow = True
     predicts_expression = True
 
     target_token_id: int = 0

@@ -232,23 +232,26 @@ class CellProcessor(ProcessorMixin):
         ids = np.uint16 if self.tokenizer.gene_vocabulary.size <= 2**16 else np.int32
         return ids, self.feature_extractor.value_encoding.value_type(self.feature_extractor)
 
-    def padded(self, tokens: CellTokens, cells: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def padded(
+        self, tokens: CellTokens, cells: np.ndarray | None = None, *, narrow: bool = False
+    ) -> dict[str, np.ndarray]:
         """The second half of [`encode`]: a batch of encoded cells, padded to the longest of them.
 
         Args:
             tokens: encoded cells.
             cells: (batch,) which of them; None for all.
+            narrow: keep the types of the tokens, and make a mask of uint8.
 
         Returns:
             What [`encode`] returns, in memory of its own.
         """
         cells = np.arange(tokens.lengths.size) if cells is None else cells
         pad_id = _special_id(self.tokenizer, "pad_token", always=True)
-        ids, values, mask = pad(tokens, cells, pad_id, self.feature_extractor.pad_value)
+        ids, values, mask = pad(tokens, cells, pad_id, self.feature_extractor.pad_value, narrow=narrow)
         found = {"input_ids": ids, "expression_values": values, "attention_mask": mask}
         names = self.model_input_names
         if "token_type_ids" in names:
-            found["token_type_ids"] = np.zeros_like(ids)
+            found["token_type_ids"] = np.zeros_like(mask)
         return {name: found[name] for name in names}
 
     def lengths(self, matrix, gene_ids: np.ndarray, *, rows: np.ndarray | None = None) -> np.ndarray:

@@ -36,12 +36,15 @@ class SampleProcessor(CellProcessor):
                 "`add_eos=False` and `max_length=None`: a sample has all genes of its cells and no special tokens."
             )
 
-    def padded(self, tokens: CellTokens, cells: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def padded(
+        self, tokens: CellTokens, cells: np.ndarray | None = None, *, narrow: bool = False
+    ) -> dict[str, np.ndarray]:
         """A sample of encoded cells.
 
         Args:
             tokens: encoded cells.
             cells: (cells,) which of them; None for all.
+            narrow: without effect: counts may be any numbers.
 
         Returns:
             `input_ids` (genes,) int64 in ascending order, `expression_values` (cells, genes) float32 counts,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import set_seed
 from safetensors.torch import load_model
 from torch import nn
 
@@ -39,7 +39,7 @@ from .checkpoints import (
 )
 from .optimization import create_optimizer, create_schedule
 from .saving import check_model, note_batches, save_trained
-from .steps import Step, steps
+from .steps import Step, narrow_batches, on_device, steps
 from .trackers import check_trackers, start_trackers
 from .validation import ComputeMetrics, check_loss, evaluate
 
@@ -257,7 +257,8 @@ class _Run:
             "world_size": self.world_size,
         }
         size = self.config.per_device_train_batch_size
-        return self.corpus.loader(size, collator=self.collator, epoch=epoch, start=start, **self.budget, **share)
+        loader = self.corpus.loader(size, collator=self.collator, epoch=epoch, start=start, **self.budget, **share)
+        return narrow_batches(loader)
 
     def _is_due(self, every: int) -> bool:
         return every > 0 and self.state.step % every == 0
@@ -271,7 +272,7 @@ class _Run:
         for i, (batch, weight) in enumerate(step.batches):
             is_last = i == len(step.batches) - 1
             with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                outputs = self.model(**send_to_device(batch, self.accelerator.device), **arguments)
+                outputs = self.model(**on_device(batch, self.accelerator.device), **arguments)
                 check_loss(outputs, self.accelerator.unwrap_model(self.model), batch)
                 loss = outputs.loss * weight
                 loss = loss if self.divides_by_items else loss / step.n_batches

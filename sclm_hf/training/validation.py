@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import gather_object
 from torch import nn
 
 from ..errors import ConfigurationError, SclmError
 from ..evaluation.metrics import METRICS, score
-from .steps import count_items
+from .steps import count_items, narrow_batches, on_device
 
 ComputeMetrics = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
@@ -50,10 +50,11 @@ def evaluate(
     rank, world_size = accelerator.process_index, accelerator.num_processes
     total = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
     outputs: list[tuple[np.ndarray, np.ndarray]] = []
-    for batch in corpus.loader(
+    loader = corpus.loader(
         batch_size, collator=collator, num_workers=num_workers, epoch=0, start=0, rank=rank, world_size=world_size
-    ):
-        result = model(**send_to_device(batch, accelerator.device))
+    )
+    for batch in narrow_batches(loader):
+        result = model(**on_device(batch, accelerator.device))
         check_loss(result, model, batch)
         items = count_items(batch)
         total += torch.stack([result.loss.double() * items, torch.tensor(float(items), device=total.device)])

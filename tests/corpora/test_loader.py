@@ -45,6 +45,42 @@ def test_collator_gets_arrays_and_the_epoch(corpus, num_workers):
     assert sum(len(batch["cell_ids"]) for batch in found) == 154
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_narrow_batches_widen_to_the_usual_ones(corpus, num_workers):
+    loader = corpus.loader(12, num_workers=num_workers)
+    kinds = {
+        "input_ids": torch.uint16,
+        "expression_values": torch.int16,
+        "attention_mask": torch.uint8,
+        "cell_ids": torch.int64,
+        "labels": torch.int64,
+    }
+    for narrow, wide in zip(loader.narrow(), loader, strict=True):
+        assert {name: tensor.dtype for name, tensor in narrow.items()} == kinds
+        widened = narrow.widened()
+        for name, tensor in wide.items():
+            assert torch.equal(widened[name], tensor) and widened[name].dtype == tensor.dtype
+
+
+def narrow_int16(batch, epoch):
+    assert batch["input_ids"].dtype == np.int64 and batch["expression_values"].dtype == np.float32
+    return {"labels": torch.ones(3, dtype=torch.int16)}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_collator_of_somebody_else_gets_wide_types_and_what_it_gives_is_left_alone(corpus, num_workers):
+    loader = corpus.loader(12, collator=narrow_int16, num_workers=num_workers)
+    for batch in (next(iter(loader)), next(loader.narrow())):
+        assert batch["labels"].dtype == torch.int16 and type(batch) is dict
+
+
+def test_batches_of_a_worker_may_be_kept(corpus):
+    for stream in (corpus.loader(12, num_workers=1), corpus.loader(12, num_workers=1).narrow()):
+        kept = list(stream)
+        for have, want in zip(kept, corpus.batches(12), strict=True):
+            np.testing.assert_array_equal(have["input_ids"], want["input_ids"])
+
+
 def test_nothing_is_left_at_the_end(corpus):
     loader = corpus.loader(12, start=154, num_workers=1)
     assert (len(loader), list(loader)) == (0, [])

@@ -426,7 +426,7 @@ def _pad(ids, values, starts, lengths, width, pad_id, pad_value, out_ids, out_va
 
 
 def pad(
-    tokens: CellTokens, cells: np.ndarray, pad_id: int, pad_value: float
+    tokens: CellTokens, cells: np.ndarray, pad_id: int, pad_value: float, *, narrow: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A batch of cells, padded on the right to the longest.
 
@@ -434,14 +434,21 @@ def pad(
         tokens: encoded cells.
         cells: (batch,) which of them.
         pad_id, pad_value: what padding is.
+        narrow: keep the types of the tokens; the mask is uint8 then.
 
     Returns:
         (batch, tokens) ids (int64), values (float32; of no entries where there are none) and mask (int64, 1 = real).
     """
     starts, lengths = tokens.starts[cells], tokens.lengths[cells]
     n, width = len(cells), int(lengths.max(initial=0))
-    ids, mask, values = _side_by_side(n * width, n * width if tokens.values.size else 0)
-    _pad(tokens.ids, tokens.values, starts, lengths, width, pad_id, np.float32(pad_value), ids, values, mask)
+    size, n_values = n * width, n * width if tokens.values.size else 0
+    if narrow:
+        ids, mask = np.empty(size, tokens.ids.dtype), np.empty(size, np.uint8)
+        values = np.empty(n_values, tokens.values.dtype)
+    else:
+        ids, mask, values = _side_by_side(size, n_values)
+    fills = ids.dtype.type(pad_id), values.dtype.type(pad_value)
+    _pad(tokens.ids, tokens.values, starts, lengths, width, *fills, ids, values, mask)
     return ids.reshape(n, width), values.reshape(n, width) if values.size else values, mask.reshape(n, width)
 
 
