@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..logging import warn
+from .running.cell_run import CellRun, Results
 from .running.settings import AddingSettings, setting
-from .running.verb import CellRun, Results, Verb, documented_by
+from .running.verb import Verb, documented_by
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,8 +22,9 @@ from .tiny import make_cells, save_checkpoint
 _TASK = '''
 from dataclasses import dataclass
 
+from sclm_hf.tasks.running.cell_run import CellRun, Results
 from sclm_hf.tasks.running.settings import AddingSettings, setting
-from sclm_hf.tasks.running.verb import CellRun, Results, Verb, documented_by
+from sclm_hf.tasks.running.verb import Verb, documented_by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +152,7 @@ def test_functions_show_their_settings_and_each_is_documented_once(name):
         assert parameters[field.name].default == field.default
         assert documentation.count(f"\n    {field.name}: {field.metadata['help'][:40]}") == 1
     assert "**settings" not in documentation and "settings" not in parameters
+    assert f"sclm_hf.{name}(cells, " in function.verb.usage.format(model="m", family="scgpt")
 
 
 def test_a_setting_that_does_not_exist_is_named_with_the_nearest_that_does():

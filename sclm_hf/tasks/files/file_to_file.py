@@ -15,10 +15,11 @@ from ...sources.cell_source import CellSource
 from ...sources.opening import is_one_source, name_paths, open_source
 from ...versions import package_versions
 from .. import get_function
+from ..running.cell_run import CellRun, Results
 from ..running.prepared_cells import prepare_cells
 from ..running.provenance import make_record
 from ..running.settings import AddingSettings
-from ..running.verb import CellRun, Results, Verb
+from ..running.verb import Verb
 from .h5ad import check_output, read_h5ad, write_h5ad
 from .pieces import Pieces, remove_left_over
 from .results import (

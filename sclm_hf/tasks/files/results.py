@@ -21,7 +21,7 @@ from .h5ad import write_h5ad
 if TYPE_CHECKING:
     from pandas import Categorical
 
-    from ..running.verb import Results
+    from ..running.cell_run import Results
 
 _COLUMNS, _RECORD = 32, 2**20
 """Most bytes that the columns take per cell, and that everything independent of the number of cells takes."""

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ...tokenization.processing_cell import CellProcessor
-    from .verb import Results, Verb
+    from .cell_run import Results
+    from .verb import Verb
 
 
 def add_to_cells(
