@@ -22,6 +22,7 @@ from ..modeling.common.soundness import is_finite, require_plausible
 from ..opening.families import class_of, read_config
 from ..opening.files import (
     ADAPTED_CONFIG,
+    ADAPTER_WEIGHTS,
     Stored,
     damage_is_told,
     find_file,
@@ -37,7 +38,6 @@ from .settings import REMEDY, base_of, read_adapter_settings
 
 peft = require("peft", extra="train")
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _UNREADABLE = "is not an adapter that can be read"
 
 

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import CheckpointError, ConfigurationError, CorpusError, require
 from ..files import read_json_object
 from ..opening.families import family_of
-from ..opening.files import ADAPTED_CONFIG, ADAPTER_CONFIG
+from ..opening.files import ADAPTED_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_headers, weight_files
 from ..opening.names import is_repo_id
 from .card import PLACEHOLDER
 
@@ -97,12 +96,13 @@ def _check_model(folder: Path, files: dict[str, Path], *, force: bool) -> list[s
             f"Weights of {family.title} may not be hosted again: {family.weights_license}, "
             f"{family.weights_license_note} With the owner's permission say `force=True` (`--force`)."
         )
-    needed = {"adapter_model.safetensors"} if is_adapter else _weight_files(files)
-    if lacking := sorted(needed - set(files)):
-        raise CheckpointError(f"`{folder}` lacks weights: there is no `{lacking[0]}`. Save the model there again.")
-    for file in files.values():
-        if file.suffix == ".safetensors":
-            _check_safetensors(file)
+    if not is_adapter:
+        weight_files(str(folder))
+    elif ADAPTER_WEIGHTS not in files:
+        raise CheckpointError(
+            f"`{folder}` lacks weights: there is no `{ADAPTER_WEIGHTS}`. Save the adapter there again."
+        )
+    read_headers([file for file in files.values() if file.suffix == ".safetensors"])
     return [str(read_json_object(files[ADAPTER_CONFIG]).get("base_model_name_or_path"))] if is_adapter else []
 
 
@@ -112,26 +112,6 @@ def _hint(folder: Path, files: dict[str, Path]) -> str:
     if any(file.suffix == ".parquet" for file in files.values()):
         return " For dataset shards say `repo_type='dataset'` (`--repo-type dataset`)."
     return ""
-
-
-def _weight_files(files: dict[str, Path]) -> set[str]:
-    index = "model.safetensors.index.json"
-    if index not in files:
-        return {"model.safetensors"}
-    weight_map: Any = read_json_object(files[index]).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointError(f"`{files[index]}` does not say which weights are where: save the model there again.")
-    return set(weight_map.values())
-
-
-def _check_safetensors(file: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"`{file}` is damaged ({error}): save the model there again.") from error
 
 
 def _check_shards(folder: Path, files: dict[str, Path]) -> list[str]:

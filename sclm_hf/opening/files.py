@@ -10,6 +10,7 @@ from ..errors import CheckpointError, SclmError
 from ..files import read_json_object, require_regular_file
 
 ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTED_CONFIG = "adapted_config.json"
 """The configuration of the adapted model: its class and its label names.
 
@@ -138,7 +139,7 @@ def read_headers(files: list[Path]) -> dict[str, Stored]:
     for file in files:
         require_regular_file(file)
         try:
-            with safe_open(file, framework="pt") as tensors:
+            with safe_open(file, framework="numpy") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (no mapping)
                     part = tensors.get_slice(name)
                     found[name] = Stored(tuple(part.get_shape()), _kind(part.get_dtype()))

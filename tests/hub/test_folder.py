@@ -56,6 +56,7 @@ def spoil_index(folder):
 
 
 def garble_index(folder):
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": ["b"]}}))
 
 
@@ -72,10 +73,10 @@ def truncate(folder):
             "neither a model nor an adapter: there is no `config.json`",
         ),
         (spoil_config, "must hold a JSON object"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "there is no `model.safetensors`"),
-        (spoil_index, "there is no `../elsewhere.safetensors`"),
-        (garble_index, "does not say which weights are where"),
-        (truncate, "model.safetensors` is damaged"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights as safetensors"),
+        (spoil_index, r"names the shard `\.\./elsewhere\.safetensors`"),
+        (garble_index, "does not say which weights are in which file"),
+        (truncate, "model.safetensors` cannot be read as safetensors"),
         (lambda folder: (folder / "pytorch_model.bin").write_bytes(b""), "holds pickles.*`pytorch_model.bin`"),
     ],
 )
