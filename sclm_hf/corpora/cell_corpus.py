@@ -1,186 +1,29 @@
-"""Cells of many files as one shuffled stream of batches."""
+"""Cells of many files as one shuffled stream of batches: what is made of the contents of a corpus."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import ConfigurationError, CorpusError, require
-from ..sources.categories import drop_unlabelled, number_categories
-from ..sources.cell_source import CellSource
-from ..sources.gene_maps import GeneMaps
-from ..sources.opening import name_paths, open_source, select_rows
-from .filters import filter_rows
-from .plan import BlockSequence, EpochPlan, Schedule
-from .samples import SamplePlan, Samples, SampleSchedule
-from .splits import Split
+from ..errors import ConfigurationError, require
+from .contents import Contents, FileContents
+from .plan import Schedule
+from .samples import SampleSchedule
 from .token_budget import TokenSchedule
 from .window_reader import WindowReader
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-    from ..tokenization.gene_vocabulary import GeneCoverage
-    from ..tokenization.processing_cell import CellProcessor
     from .loader import CellLoader
 
 _KEYS = "cells by name"
 """What the draws about cells are keyed by: an epoch that began with other keys is not resumed."""
 
-# Below the number of files that a process may have open on any common system (macOS: 256).
-_MAX_OPEN_FILES = 128
 
-
-class CellCorpus:
-    """Cells of one or many files, streamed in an order that seed and epoch decide.
-
-    Every epoch hands out every cell once. The order does not depend on the order of the files, on workers or on ranks,
-    so an epoch can be resumed after any batch with another number of them. Memory hardly grows with the corpus: by 1
-    byte per cell for the order, 1 or 2 for each column of labels, 8 for each of `rows` and 16 for each cell of the
-    files that are open at the moment.
-
-    What is random about a cell (ties, which genes a long cell keeps, masks) is keyed by its name in `obs_names`, as in
-    `embed` and `annotate`: with the same seed they draw the same for a cell. Cells of one name, in different files,
-    share their draws, which does no harm. The order of cells is keyed by the names of sources and the rows.
-
-    With a processor whose `context` is `"sample"`, every batch is one sample: the cells of a source with the same
-    value in `batch_column`, else in `obs["batch"]`, else all of them. Samples are neither split nor put together; they
-    come in shuffled order, their cells in that of the rows. The batch size is then the most cells that an epoch takes
-    of a sample, drawn anew in each; `block_size`, `window_size`, `group_size` and `group_by_length` have no effect.
-
-    Args:
-        paths: .h5ad files, AnnData zarr folders, folders of such, zarr collections that annbatch wrote, or folders
-            that `sclm-hf corpus build` wrote; one, a sequence, or a mapping source name -> file. Without a mapping, a
-            source is named after its file.
-        processor: turns cells into model inputs; its vocabulary decides which genes are used.
-        layer: `"X"`, `"raw"` or the name of a layer; by default counts are looked for in `layers["counts"]`, `raw` and
-            `X`, in this order (encodings that expect normalised values: `X`).
-        label_column: column of `obs` that becomes `labels`, numbers of `label_names`.
-        label_names: the labels in the order of their numbers; by default those of the cells used, sorted.
-        unlabelled: `"refuse"` cells without a value in `label_column` or one of `task_columns`, or `"drop"` them:
-            those with a missing value, or a text that usually stands for one (`""`, `"nan"`, `"NA"`, `"None"`, …).
-            Texts such as `"unknown"` or `"doublet"` are labels like others.
-        batch_column: column of `obs` that becomes `batch_labels`, numbers of `batch_names`.
-        batch_names: as `label_names`.
-        sample_share: share of the cells of each sample that an epoch takes, drawn anew in each, where cells come in
-            samples.
-        task_columns: columns of `obs`, one a task of a multi-task model; each becomes `labels_<column>`. A mapping
-            gives the values of each in the order of their numbers.
-        species: `"human"`, or `"mouse"` to map genes through orthologs.
-        rows: source name or path -> row numbers or mask, for a part of the cells of some sources.
-        where: conditions on `obs` that a cell must meet, as data: column -> a value, a list of values, or a mapping
-            with some of `in`, `not`, `min` and `max`. A cell without a value meets none.
-        split: `"train"` or `"validation"`: use one side of a split of the cells that meet the conditions.
-        split_by: column of `obs` whose values stay on one side, such as the donor, or `"dataset"` for the names of the
-            sources. The side of a name depends on nothing but the name.
-        validation_share: expected share of the names on the validation side.
-        seed: seed of the order and of everything random about cells.
-        block_size: consecutive cells that are read together.
-        window_size: cells among which the order is fully random (rounded down to whole groups); about 15 kB of memory
-            each for 1,700 expressed genes.
-        group_size: cells of similar length that come one after the other (rounded up to whole batches). The order of
-            cells is the same for all batch sizes that divide it.
-        shuffle: False = the cells in the order of source names and rows.
-        group_by_length: put cells of similar length together; None = when shuffling. Without shuffling, the cells of a
-            window come in the order of their lengths.
-        lazy: map the genes of a source when it is first read, not now. Many files then start at once, but one that the
-            model does not know is found only when its turn comes.
-
-    Attributes:
-        label_names, batch_names: the values of the columns in the order of their numbers, None without column.
-        task_names: column of a task -> its values in the order of their numbers.
-        sources: the opened sources, sorted by name.
-        samples: which cells belong together, None where each stands alone.
-        dropped: source name -> column -> cells that a condition of `where` left out.
-        unlabelled: source name -> cells that were dropped because they have no label.
-
-    Raises:
-        CorpusError: a file is missing, damaged, empty or lacks a column; two sources share a name; a cell used has no
-            label or one that is not in `label_names`.
-        GeneCoverageError: the model knows less than 30 % of the counts of a source; the message names it.
-
-    Example:
-
-        >>> corpus = CellCorpus("atlas/", processor, label_column="cell_type")
-        >>> for batch in corpus.loader(64, num_workers=2, epoch=0):
-        ...     print(batch["input_ids"].shape, batch["labels"])
-    """
-
-    samples: Samples | None = None
-
-    def __init__(
-        self,
-        paths: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
-        processor: "CellProcessor",
-        *,
-        layer: str | None = None,
-        label_column: str | None = None,
-        label_names: Sequence[str] | None = None,
-        unlabelled: Literal["refuse", "drop"] = "refuse",
-        batch_column: str | None = None,
-        batch_names: Sequence[str] | None = None,
-        sample_share: float = 1.0,
-        task_columns: Sequence[str] | Mapping[str, Sequence[str]] = (),
-        species: str = "human",
-        rows: Mapping[str | Path, Any] | None = None,
-        where: Mapping[str, Any] | None = None,
-        split: Literal["train", "validation"] | None = None,
-        split_by: str | None = None,
-        validation_share: float = 0.1,
-        seed: int = 0,
-        block_size: int = 32,
-        window_size: int = 4096,
-        group_size: int = 64,
-        shuffle: bool = True,
-        group_by_length: bool | None = None,
-        lazy: bool = False,
-    ) -> None:
-        self.processor, self.seed, self.shuffle = processor, seed, shuffle
-        self.block_size, self.window_size, self.group_size = block_size, window_size, group_size
-        self.group_by_length = shuffle if group_by_length is None else group_by_length
-        named = dict(sorted(name_paths(paths).items()))
-        expects = processor.feature_extractor.expects
-        self.sources = [open_source(name, path, layer=layer, expects=expects) for name, path in named.items()]
-        chosen = select_rows(rows, named, self.sources)
-        side = Split.asked_for(split, split_by, validation_share)
-        self._rows, self.dropped = filter_rows(self.sources, chosen, where=where, split=side)
-        tasks = task_columns if isinstance(task_columns, Mapping) else dict.fromkeys(task_columns)
-        self._drop_unlabelled(unlabelled, [*([label_column] if label_column else []), *tasks])
-        pairs = zip(self.sources, self._rows, strict=True)
-        self.sizes = [source.n_cells if used is None else len(used) for source, used in pairs]
-        if not len(self):
-            raise CorpusError("`rows`, `where`, `split` or `unlabelled='drop'` leaves no cell in the corpus.")
-        self.numbered: dict[str, list[np.ndarray]] = {}
-        self.label_names = self._number("labels", label_column, label_names)
-        self.batch_names = self._number("batch_labels", batch_column, batch_names)
-        self.task_names = {column: self._number(f"labels_{column}", column, names) for column, names in tasks.items()}
-        if processor.context == "sample":
-            self.samples = Samples(self.sources, self._rows, batch_column, sample_share)
-        self._genes = GeneMaps(processor, species)
-        self._open: dict[int, None] = {}
-        if not lazy:
-            _ = self.coverage
-
-    def __len__(self) -> int:
-        """Number of cells."""
-        return sum(self.sizes)
-
-    @property
-    def coverage(self) -> "dict[str, GeneCoverage]":
-        """Source name -> what became of its genes; opens the sources that have not been read yet.
-
-        The share of counts is an estimate from 128 cells of the source, evenly spread.
-
-        Raises:
-            GeneCoverageError: the model knows less than 30 % of the counts of a source; the message names it.
-        """
-        return {
-            source.name: self._genes.of(self.opened(index), self._rows[index])[1]
-            for index, source in enumerate(self.sources)
-            if self.sizes[index]
-        }
+class CellStream(Contents):
+    """Contents of any kind, handed out in batches."""
 
     def batches(
         self,
@@ -272,7 +115,7 @@ class CellCorpus:
         require("datasets", extra="train")
         from .dataset import cells_dataset
 
-        return cells_dataset(self, epoch)
+        return cells_dataset(self, self.schedule(self.group_size), epoch)
 
     def schedule(
         self,
@@ -314,48 +157,81 @@ class CellCorpus:
         An epoch can be resumed only where this is the same.
         """
         schedule = self.schedule(batch_size, max_tokens_per_batch=max_tokens_per_batch)
-        names = [source.name for source in self.sources]
-        rows = [None if used is None else hashlib.sha256(used.tobytes()).hexdigest() for used in self._rows]
         how = (self.seed, self.block_size, self.shuffle, self.group_by_length, schedule.order_settings, _KEYS)
-        return hashlib.sha256(repr((names, self.sizes, rows, how)).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr((self.cells_id, how)).encode()).hexdigest()[:16]
 
-    def plan(self, window_size: int, epoch: int) -> BlockSequence | SamplePlan:
-        """Which cells of which source come in which window of an epoch."""
-        how = {"seed": self.seed, "epoch": epoch, "shuffle": self.shuffle}
-        if self.samples:
-            return SamplePlan(self.samples, window_size, **how)
-        names = [source.name for source in self.sources]
-        return EpochPlan(names, self.sizes, window_size=window_size, block_size=self.block_size, **how)
 
-    def opened(self, index: int) -> CellSource:
-        """A source that is about to be read; the one unused for longest is closed when too many are open."""
-        self._open.pop(index, None)
-        self._open[index] = None
-        if len(self._open) > _MAX_OPEN_FILES:
-            oldest = next(iter(self._open))
-            del self._open[oldest]
-            self.sources[oldest].close()
-        return self.sources[index]
+class CellCorpus(FileContents, CellStream):
+    """Cells of one or many files, streamed in an order that seed and epoch decide.
 
-    def gene_ids(self, index: int) -> np.ndarray:
-        """(n_genes,) gene ids of the columns of a source; sources with the same genes share the array."""
-        return self._genes.of(self.opened(index), self._rows[index])[0]
+    Every epoch hands out every cell once. The order does not depend on the order of the files, on workers or on ranks,
+    so an epoch can be resumed after any batch with another number of them. Memory hardly grows with the corpus: by 1
+    byte per cell for the order, 1 or 2 for each column of labels, 8 for each of `rows` and 16 for each cell of the
+    files that are open at the moment.
 
-    def rows_at(self, index: int, positions: np.ndarray) -> np.ndarray:
-        """Rows of a source that stand at `positions` among the rows used of it."""
-        return positions if self._rows[index] is None else self._rows[index][positions]
+    What is random about a cell (ties, which genes a long cell keeps, masks) is keyed by its name in `obs_names`, as in
+    `embed` and `annotate`: with the same seed they draw the same for a cell. Cells of one name, in different files,
+    share their draws, which does no harm. The order of cells is keyed by the names of sources and the rows.
 
-    def _drop_unlabelled(self, unlabelled: str, columns: list[str]) -> None:
-        if unlabelled not in ("refuse", "drop"):
-            raise ConfigurationError(f"`unlabelled` must be 'refuse' or 'drop', got {unlabelled!r}.")
-        self.unlabelled: dict[str, int] = {}
-        if unlabelled == "drop" and columns:
-            self._rows, self.unlabelled = drop_unlabelled(self.sources, self._rows, columns)
+    With a processor whose `context` is `"sample"`, every batch is one sample: the cells of a source with the same
+    value in `batch_column`, else in `obs["batch"]`, else all of them. Samples are neither split nor put together; they
+    come in shuffled order, their cells in that of the rows. The batch size is then the most cells that an epoch takes
+    of a sample, drawn anew in each; `block_size`, `window_size`, `group_size` and `group_by_length` have no effect.
 
-    def _number(self, field: str, column: str | None, names: Sequence[str] | None) -> list[str] | None:
-        if column is None and names is not None:
-            raise ConfigurationError(f"Names for `{field}` were given, but no column of `obs` to read them from.")
-        if column is None:
-            return None
-        names, self.numbered[field] = number_categories(column, self.sources, self._rows, names)
-        return names
+    Args:
+        paths: .h5ad files, AnnData zarr folders, folders of such, zarr collections that annbatch wrote, or folders
+            that `sclm-hf corpus build` wrote; one, a sequence, or a mapping source name -> file. Without a mapping, a
+            source is named after its file.
+        processor: turns cells into model inputs; its vocabulary decides which genes are used.
+        layer: `"X"`, `"raw"` or the name of a layer; by default counts are looked for in `layers["counts"]`, `raw` and
+            `X`, in this order (encodings that expect normalised values: `X`).
+        label_column: column of `obs` that becomes `labels`, numbers of `label_names`.
+        label_names: the labels in the order of their numbers; by default those of the cells used, sorted.
+        unlabelled: `"refuse"` cells without a value in `label_column` or one of `task_columns`, or `"drop"` them:
+            those with a missing value, or a text that usually stands for one (`""`, `"nan"`, `"NA"`, `"None"`, …).
+            Texts such as `"unknown"` or `"doublet"` are labels like others.
+        batch_column: column of `obs` that becomes `batch_labels`, numbers of `batch_names`.
+        batch_names: as `label_names`.
+        sample_share: share of the cells of each sample that an epoch takes, drawn anew in each, where cells come in
+            samples.
+        task_columns: columns of `obs`, one a task of a multi-task model; each becomes `labels_<column>`. A mapping
+            gives the values of each in the order of their numbers.
+        species: `"human"`, or `"mouse"` to map genes through orthologs.
+        rows: source name or path -> row numbers or mask, for a part of the cells of some sources.
+        where: conditions on `obs` that a cell must meet, as data: column -> a value, a list of values, or a mapping
+            with some of `in`, `not`, `min` and `max`. A cell without a value meets none.
+        split: `"train"` or `"validation"`: use one side of a split of the cells that meet the conditions.
+        split_by: column of `obs` whose values stay on one side, such as the donor, or `"dataset"` for the names of the
+            sources. The side of a name depends on nothing but the name.
+        validation_share: expected share of the names on the validation side.
+        seed: seed of the order and of everything random about cells.
+        block_size: consecutive cells that are read together.
+        window_size: cells among which the order is fully random (rounded down to whole groups); about 15 kB of memory
+            each for 1,700 expressed genes.
+        group_size: cells of similar length that come one after the other (rounded up to whole batches). The order of
+            cells is the same for all batch sizes that divide it.
+        shuffle: False = the cells in the order of source names and rows.
+        group_by_length: put cells of similar length together; None = when shuffling. Without shuffling, the cells of a
+            window come in the order of their lengths.
+        lazy: map the genes of a source when it is first read, not now. Many files then start at once, but one that the
+            model does not know is found only when its turn comes.
+
+    Attributes:
+        label_names, batch_names: the values of the columns in the order of their numbers, None without column.
+        task_names: column of a task -> its values in the order of their numbers.
+        sources: the opened sources, sorted by name.
+        samples: which cells belong together, None where each stands alone.
+        dropped: source name -> column -> cells that a condition of `where` left out.
+        unlabelled: source name -> cells that were dropped because they have no label.
+
+    Raises:
+        CorpusError: a file is missing, damaged, empty or lacks a column; two sources share a name; a cell used has no
+            label or one that is not in `label_names`.
+        GeneCoverageError: the model knows less than 30 % of the counts of a source; the message names it.
+
+    Example:
+
+        >>> corpus = CellCorpus("atlas/", processor, label_column="cell_type")
+        >>> for batch in corpus.loader(64, num_workers=2, epoch=0):
+        ...     print(batch["input_ids"].shape, batch["labels"])
+    """

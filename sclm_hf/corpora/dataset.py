@@ -11,11 +11,12 @@ import numpy as np
 from datasets.iterable_dataset import ArrowExamplesIterable
 from torch.utils.data import get_worker_info
 
+from .plan import Schedule
 from .window_reader import Batch, WindowReader
 from .workers import end_with_main_process
 
 if TYPE_CHECKING:
-    from .cell_corpus import CellCorpus
+    from .contents import Contents
 
 
 class EpochTables(ArrowExamplesIterable):
@@ -36,16 +37,15 @@ class EpochTables(ArrowExamplesIterable):
         return shard if get_worker_info() else EpochTables(self.generate_tables_fn, shard.kwargs)
 
 
-def cells_dataset(corpus: "CellCorpus", epoch: int) -> datasets.IterableDataset:
+def cells_dataset(corpus: "Contents", schedule: Schedule, epoch: int) -> datasets.IterableDataset:
     """See `CellCorpus.to_dataset`."""
     features = _features(corpus)
-    schedule = corpus.schedule(corpus.group_size)
     reader = WindowReader(corpus, schedule, epoch)
     arguments = {"windows": list(schedule.windows()), "reader": reader, "schema": features.arrow_schema}
     return datasets.IterableDataset(EpochTables(_tables, arguments), info=datasets.DatasetInfo(features=features))
 
 
-def _features(corpus: "CellCorpus") -> datasets.Features:
+def _features(corpus: "Contents") -> datasets.Features:
     kinds = {"expression_values": "float32"}
     features = {
         name: datasets.List(datasets.Value(kinds.get(name, "int64")))

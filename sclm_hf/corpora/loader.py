@@ -19,7 +19,7 @@ from .window_reader import Window, WindowReader
 from .workers import end_with_main_process
 
 if TYPE_CHECKING:
-    from .cell_corpus import CellCorpus
+    from .contents import Contents
 
 Collator = Callable[[dict[str, np.ndarray], int], Batch]
 
@@ -53,7 +53,7 @@ class CellLoader:
 
     def __init__(
         self,
-        corpus: "CellCorpus",
+        corpus: "Contents",
         schedule: Schedule | TokenSchedule,
         epoch: int,
         *,
@@ -122,7 +122,7 @@ class _Windows(IterableDataset):
     """The batches of windows; in a worker, the parcels of its windows."""
 
     def __init__(
-        self, corpus: "CellCorpus", schedule: Schedule | TokenSchedule, epoch: int, collator: Collator | None
+        self, corpus: "Contents", schedule: Schedule | TokenSchedule, epoch: int, collator: Collator | None
     ) -> None:
         self._processor, self._schedule, self._epoch, self._collator = corpus.processor, schedule, epoch, collator
         self.narrow = collator is None or getattr(collator, "narrow", False)

@@ -1,6 +1,5 @@
 """Several corpora as one, each with its share of the cells."""
 
-import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -9,7 +8,8 @@ import numpy as np
 
 from ..errors import ConfigurationError
 from ..tokenization.encodings.keys import cell_keys
-from .cell_corpus import CellCorpus
+from .cell_corpus import CellCorpus, CellStream
+from .contents import Contents
 from .plan import BlockSequence, block_ids
 
 if TYPE_CHECKING:
@@ -30,27 +30,8 @@ def mix(corpora: Sequence[CellCorpus], weights: Sequence[float] | None = None) -
     return MixedCorpus(corpora, weights)
 
 
-class MixedCorpus(CellCorpus):
-    """Corpora whose blocks are shuffled together, each corpus with its share of the cells of an epoch.
-
-    An epoch is as long as it can be without a cell coming twice: the corpus that is the first to be used up is handed
-    out whole. The others go on in the next epoch where this one left them, and are shuffled anew when what is left of
-    them is less than their share. An epoch is a pure function of its number and is resumed like that of any corpus.
-
-    Args:
-        corpora: what to mix; all with the same processor, seed, sizes and names of labels, and shuffled.
-        weights: positive numbers, the share of each corpus up to a factor; by default their numbers of cells, which
-            makes every cell come once an epoch.
-
-    Attributes:
-        corpora: as given.
-        shares: cells of each corpus in an epoch.
-        label_names, batch_names, task_names, sources, dropped: as for `CellCorpus`.
-
-    Raises:
-        ConfigurationError: there is nothing to mix, corpora differ in what must be the same, share the name of a
-            source or are not shuffled, or a weight is not positive or so small that it gives a corpus no cell.
-    """
+class MixedContents(Contents):
+    """Cells of several corpora; arguments, attributes and errors are those of [`MixedCorpus`]."""
 
     def __init__(self, corpora: Sequence[CellCorpus], weights: Sequence[float] | None = None) -> None:
         self.corpora = list(corpora)
@@ -92,9 +73,9 @@ class MixedCorpus(CellCorpus):
         order = np.argsort(cell_keys(np.concatenate(ids), self.seed, epoch), kind="stable")
         return BlockSequence(sources[order], starts[order], stops[order], window_size)
 
-    def order_id(self, batch_size: int, *, max_tokens_per_batch: int | None = None) -> str:
-        parts = [corpus.order_id(batch_size, max_tokens_per_batch=max_tokens_per_batch) for corpus in self.corpora]
-        return hashlib.sha256(repr((parts, self.shares)).encode()).hexdigest()[:16]
+    @property
+    def cells_id(self) -> str:
+        return repr(([corpus.cells_id for corpus in self.corpora], self.shares))
 
     def opened(self, index: int):
         corpus, index = self._homes[index]
@@ -107,6 +88,29 @@ class MixedCorpus(CellCorpus):
     def rows_at(self, index: int, positions: np.ndarray) -> np.ndarray:
         corpus, index = self._homes[index]
         return corpus.rows_at(index, positions)
+
+
+class MixedCorpus(MixedContents, CellStream):
+    """Corpora whose blocks are shuffled together, each corpus with its share of the cells of an epoch.
+
+    An epoch is as long as it can be without a cell coming twice: the corpus that is the first to be used up is handed
+    out whole. The others go on in the next epoch where this one left them, and are shuffled anew when what is left of
+    them is less than their share. An epoch is a pure function of its number and is resumed like that of any corpus.
+
+    Args:
+        corpora: what to mix; all with the same processor, seed, sizes and names of labels, and shuffled.
+        weights: positive numbers, the share of each corpus up to a factor; by default their numbers of cells, which
+            makes every cell come once an epoch.
+
+    Attributes:
+        corpora: as given.
+        shares: cells of each corpus in an epoch.
+        label_names, batch_names, task_names, sources, dropped: as for `CellCorpus`.
+
+    Raises:
+        ConfigurationError: there is nothing to mix, corpora differ in what must be the same, share the name of a
+            source or are not shuffled, or a weight is not positive or so small that it gives a corpus no cell.
+    """
 
 
 def _check_alike(corpora: list[CellCorpus]) -> None:
@@ -140,7 +144,7 @@ def _shares(sizes: list[int], weights: Sequence[float] | None) -> list[int]:
     """Cells of each corpus in an epoch: by weight, rounded down; the first to be used up is handed out whole."""
     weights = sizes if weights is None else list(weights)
     if len(weights) != len(sizes) or not all(weight > 0 and np.isfinite(weight) for weight in weights):
-        raise ConfigurationError(f"Expected {len(sizes)} positive `weights`, one a corpus, got {weights}.")
+        raise ConfigurationError(f"Expected {len(sizes)} positive `weights`, one per corpus, got {weights}.")
     exact = [Fraction(weight) for weight in weights]
     most = min(size / weight for size, weight in zip(sizes, exact, strict=True))
     shares = [int(weight * most) for weight in exact]

@@ -21,7 +21,7 @@ from .token_buffer import TokenBuffer
 
 if TYPE_CHECKING:
     from ..tokenization.processing_cell import CellProcessor
-    from .cell_corpus import CellCorpus
+    from .contents import Contents
 
 Batch = dict[str, np.ndarray]
 
@@ -98,7 +98,7 @@ class WindowReader:
         epoch: number of the epoch.
     """
 
-    def __init__(self, corpus: "CellCorpus", schedule: Schedule | TokenSchedule, epoch: int) -> None:
+    def __init__(self, corpus: "Contents", schedule: Schedule | TokenSchedule, epoch: int) -> None:
         self._corpus, self._schedule = corpus, schedule
         self._max_tokens = schedule.max_tokens if isinstance(schedule, TokenSchedule) else None
         self._keys = {"seed": corpus.seed, "epoch": epoch}

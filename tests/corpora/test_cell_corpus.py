@@ -143,7 +143,7 @@ def test_rows_choose_cells(folder, processor):
 
 
 def test_few_files_are_open_at_a_time(folder, processor, monkeypatch):
-    monkeypatch.setattr("sclm_hf.corpora.cell_corpus._MAX_OPEN_FILES", 1)
+    monkeypatch.setattr("sclm_hf.corpora.contents._MAX_OPEN_FILES", 1)
     corpus = CellCorpus(folder, processor, **SMALL)
     order = ids_of(corpus.batches(12))
     assert sum(source._open is not None for source in corpus.sources) == 1

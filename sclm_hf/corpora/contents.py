@@ -1,0 +1,212 @@
+"""What a corpus streams: cells of sources, their numbers, their genes as ids, and their order in an epoch."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..errors import ConfigurationError, CorpusError
+from ..sources.categories import drop_unlabelled, number_categories
+from ..sources.cell_source import CellSource
+from ..sources.gene_maps import GeneMaps
+from ..sources.opening import name_paths, open_source, select_rows
+from .filters import filter_rows
+from .plan import BlockSequence, EpochPlan
+from .samples import SamplePlan, Samples
+from .splits import Split
+
+if TYPE_CHECKING:
+    from ..tokenization.gene_vocabulary import GeneCoverage
+    from ..tokenization.processing_cell import CellProcessor
+
+# Below the number of files that a process may have open on any common system (macOS: 256).
+_MAX_OPEN_FILES = 128
+
+
+class Contents:
+    """What readers of windows need to know of a corpus, whatever its cells come from.
+
+    Attributes:
+        processor: turns cells into model inputs.
+        seed: seed of the order and of everything random about cells.
+        block_size, window_size, group_size, shuffle, group_by_length: the order of cells, as for `CellCorpus`.
+        sources: the opened sources.
+        sizes: number of cells used of each source.
+        numbered: field of a batch -> for each source the numbers of the cells used.
+        label_names, batch_names: the values of the columns in the order of their numbers, None without column.
+        task_names: column of a task -> its values in the order of their numbers.
+        samples: which cells belong together, None where each stands alone.
+        dropped: source name -> column -> cells that a condition of `where` left out.
+    """
+
+    processor: "CellProcessor"
+    seed: int
+    block_size: int
+    window_size: int
+    group_size: int
+    shuffle: bool
+    group_by_length: bool
+    sources: list[CellSource]
+    sizes: list[int]
+    numbered: dict[str, list[np.ndarray]]
+    label_names: list[str] | None
+    batch_names: list[str] | None
+    task_names: dict[str, list[str]]
+    samples: Samples | None = None
+    dropped: dict[str, dict[str, int]]
+
+    def __len__(self) -> int:
+        """Number of cells of an epoch."""
+        raise NotImplementedError
+
+    @property
+    def coverage(self) -> "dict[str, GeneCoverage]":
+        """Source name -> what became of its genes."""
+        raise NotImplementedError
+
+    @property
+    def cells_id(self) -> str:
+        """Names the cells: the same for the same rows of the same sources."""
+        raise NotImplementedError
+
+    def plan(self, window_size: int, epoch: int) -> BlockSequence | SamplePlan:
+        """Which cells of which source come in which window of an epoch."""
+        raise NotImplementedError
+
+    def opened(self, index: int) -> CellSource:
+        """A source that is about to be read."""
+        raise NotImplementedError
+
+    def gene_ids(self, index: int) -> np.ndarray:
+        """(n_genes,) gene ids of the columns of a source; sources with the same genes share the array."""
+        raise NotImplementedError
+
+    def rows_at(self, index: int, positions: np.ndarray) -> np.ndarray:
+        """Rows of a source that stand at `positions` among the rows used of it."""
+        raise NotImplementedError
+
+
+class FileContents(Contents):
+    """Cells of files; arguments, attributes and errors are those of `CellCorpus`."""
+
+    def __init__(
+        self,
+        paths: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
+        processor: "CellProcessor",
+        *,
+        layer: str | None = None,
+        label_column: str | None = None,
+        label_names: Sequence[str] | None = None,
+        unlabelled: Literal["refuse", "drop"] = "refuse",
+        batch_column: str | None = None,
+        batch_names: Sequence[str] | None = None,
+        sample_share: float = 1.0,
+        task_columns: Sequence[str] | Mapping[str, Sequence[str]] = (),
+        species: str = "human",
+        rows: Mapping[str | Path, Any] | None = None,
+        where: Mapping[str, Any] | None = None,
+        split: Literal["train", "validation"] | None = None,
+        split_by: str | None = None,
+        validation_share: float = 0.1,
+        seed: int = 0,
+        block_size: int = 32,
+        window_size: int = 4096,
+        group_size: int = 64,
+        shuffle: bool = True,
+        group_by_length: bool | None = None,
+        lazy: bool = False,
+    ) -> None:
+        self.processor, self.seed, self.shuffle = processor, seed, shuffle
+        self.block_size, self.window_size, self.group_size = block_size, window_size, group_size
+        self.group_by_length = shuffle if group_by_length is None else group_by_length
+        named = dict(sorted(name_paths(paths).items()))
+        expects = processor.feature_extractor.expects
+        self.sources = [open_source(name, path, layer=layer, expects=expects) for name, path in named.items()]
+        chosen = select_rows(rows, named, self.sources)
+        side = Split.asked_for(split, split_by, validation_share)
+        self._rows, self.dropped = filter_rows(self.sources, chosen, where=where, split=side)
+        tasks = task_columns if isinstance(task_columns, Mapping) else dict.fromkeys(task_columns)
+        self._drop_unlabelled(unlabelled, [*([label_column] if label_column else []), *tasks])
+        pairs = zip(self.sources, self._rows, strict=True)
+        self.sizes = [source.n_cells if used is None else len(used) for source, used in pairs]
+        if not len(self):
+            raise CorpusError("`rows`, `where`, `split` or `unlabelled='drop'` leaves no cell in the corpus.")
+        self.numbered: dict[str, list[np.ndarray]] = {}
+        self.label_names = self._number("labels", label_column, label_names)
+        self.batch_names = self._number("batch_labels", batch_column, batch_names)
+        self.task_names = {column: self._number(f"labels_{column}", column, names) for column, names in tasks.items()}
+        if processor.context == "sample":
+            self.samples = Samples(self.sources, self._rows, batch_column, sample_share)
+        self._genes = GeneMaps(processor, species)
+        self._open: dict[int, None] = {}
+        if not lazy:
+            _ = self.coverage
+
+    def __len__(self) -> int:
+        """Number of cells."""
+        return sum(self.sizes)
+
+    @property
+    def coverage(self) -> "dict[str, GeneCoverage]":
+        """Source name -> what became of its genes; opens the sources that have not been read yet.
+
+        The share of counts is an estimate from 128 cells of the source, evenly spread.
+
+        Raises:
+            GeneCoverageError: the model knows less than 30 % of the counts of a source; the message names it.
+        """
+        return {
+            source.name: self._genes.of(self.opened(index), self._rows[index])[1]
+            for index, source in enumerate(self.sources)
+            if self.sizes[index]
+        }
+
+    @property
+    def cells_id(self) -> str:
+        """Names the cells: the same for the same rows of the same sources."""
+        names = [source.name for source in self.sources]
+        rows = [None if used is None else hashlib.sha256(used.tobytes()).hexdigest() for used in self._rows]
+        return repr((names, self.sizes, rows))
+
+    def plan(self, window_size: int, epoch: int) -> BlockSequence | SamplePlan:
+        """Which cells of which source come in which window of an epoch."""
+        how = {"seed": self.seed, "epoch": epoch, "shuffle": self.shuffle}
+        if self.samples:
+            return SamplePlan(self.samples, window_size, **how)
+        names = [source.name for source in self.sources]
+        return EpochPlan(names, self.sizes, window_size=window_size, block_size=self.block_size, **how)
+
+    def opened(self, index: int) -> CellSource:
+        """A source that is about to be read; the one unused for longest is closed when too many are open."""
+        self._open.pop(index, None)
+        self._open[index] = None
+        if len(self._open) > _MAX_OPEN_FILES:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            self.sources[oldest].close()
+        return self.sources[index]
+
+    def gene_ids(self, index: int) -> np.ndarray:
+        """(n_genes,) gene ids of the columns of a source; sources with the same genes share the array."""
+        return self._genes.of(self.opened(index), self._rows[index])[0]
+
+    def rows_at(self, index: int, positions: np.ndarray) -> np.ndarray:
+        """Rows of a source that stand at `positions` among the rows used of it."""
+        return positions if self._rows[index] is None else self._rows[index][positions]
+
+    def _drop_unlabelled(self, unlabelled: str, columns: list[str]) -> None:
+        if unlabelled not in ("refuse", "drop"):
+            raise ConfigurationError(f"`unlabelled` must be 'refuse' or 'drop', got {unlabelled!r}.")
+        self.unlabelled: dict[str, int] = {}
+        if unlabelled == "drop" and columns:
+            self._rows, self.unlabelled = drop_unlabelled(self.sources, self._rows, columns)
+
+    def _number(self, field: str, column: str | None, names: Sequence[str] | None) -> list[str] | None:
+        if column is None and names is not None:
+            raise ConfigurationError(f"Names for `{field}` were given, but no column of `obs` to read them from.")
+        if column is None:
+            return None
+        names, self.numbered[field] = number_categories(column, self.sources, self._rows, names)
+        return names
