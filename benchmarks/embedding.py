@@ -18,6 +18,7 @@ import anndata
 import numpy as np
 import scipy.sparse
 import torch
+from machine import describe_machine
 from torch import nn
 
 import sclm_hf
@@ -141,7 +142,7 @@ if __name__ == "__main__":
         "benchmark": "embedding",
         "settings": {key: value for key, value in vars(arguments).items() if key != "output"},
         "versions": {"sclm_hf": sclm_hf.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "machine": platform.machine(),
+        "machine": describe_machine(),
         "results": measure(arguments.cells, arguments.rounds, arguments.threads, arguments.layers),
     }
     print(json.dumps(report, indent=2))

@@ -100,7 +100,7 @@ def best_of(rounds: int, run) -> float:
     return min(seconds)
 
 
-def build(family: str, genes: list[str]):
+def build(family: str, genes: list[str], changes: dict | None = None):
     """A classifier of released size with random weights, and its processor with the published encoding."""
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -110,7 +110,7 @@ def build(family: str, genes: list[str]):
 
     torch.manual_seed(0)
     processor = make_processor(family, genes)
-    config = new_config(family, processor, SIZES.get(family, {}))
+    config = new_config(family, processor, SIZES.get(family, {}) | (changes or {}))
     config.num_labels = 10
     return AutoModelForSequenceClassification.from_config(config).eval(), processor
 
