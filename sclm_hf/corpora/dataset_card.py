@@ -8,6 +8,7 @@ from ..sources.shards.schema import integer_type
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _MOST_VALUES = 12
+_MOST_CLASSES = 1000
 
 
 def render_card(manifest: Manifest, genes_bytes: int) -> str:
@@ -51,12 +52,12 @@ def _train(path: str) -> list[dict[str, str]]:
     return [{"split": "train", "path": path}]
 
 
-def _info(name: str, features: list[dict[str, str]], rows: int, n_bytes: int) -> dict[str, Any]:
+def _info(name: str, features: list[dict[str, Any]], rows: int, n_bytes: int) -> dict[str, Any]:
     splits = [{"name": "train", "num_bytes": n_bytes, "num_examples": rows}]
     return {"config_name": name, "features": features, "splits": splits}
 
 
-_GENE_FEATURES = [
+_GENE_FEATURES: list[dict[str, Any]] = [
     {"name": "dataset", "dtype": "string"},
     {"name": "gene_index", "dtype": "int32"},
     {"name": "gene_name", "dtype": "string"},
@@ -64,7 +65,7 @@ _GENE_FEATURES = [
 ]
 
 
-def _features(manifest: Manifest) -> list[dict[str, str]]:
+def _features(manifest: Manifest) -> list[dict[str, Any]]:
     """Features wide enough for every shard: `datasets` widens the columns of those that are narrower."""
     largest = max(shard.largest_count for dataset in manifest.datasets.values() for shard in dataset.shards)
     n_genes = max(dataset.n_genes for dataset in manifest.datasets.values())
@@ -74,8 +75,20 @@ def _features(manifest: Manifest) -> list[dict[str, str]]:
         {"name": "cell_id", "dtype": "int64"},
         {"name": "gene_index", "list": integer_type(n_genes - 1).name},
         {"name": "counts", "list": integer_type(largest).name},
-        *({"name": name, "dtype": "string"} for name in manifest.obs_columns),
+        *({"name": name, "dtype": _obs_type(manifest, name)} for name in manifest.obs_columns),
     ]
+
+
+def _obs_type(manifest: Manifest, name: str) -> str | dict[str, Any]:
+    """The type of a column of `obs`: classes with the same numbers in every configuration, if their names are known.
+
+    The shards hold text, which `datasets` turns into numbers of classes as it reads.
+    """
+    found = [dataset.labels.get(name) for dataset in manifest.datasets.values()]
+    values = sorted({value for labels in found for value in labels or ()})
+    if None in found or not 0 < len(values) <= _MOST_CLASSES:
+        return "string"
+    return {"class_label": {"names": {str(number): value for number, value in enumerate(values)}}}
 
 
 def _facts(manifest: Manifest) -> dict[str, str]:

@@ -9,6 +9,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from tqdm import tqdm
 
 from sclm_hf import CellCorpus
@@ -127,7 +128,24 @@ def test_datasets_reads_the_folder(inputs, tmp_path, stream):
             counts = source[row["cell_name"]].to_df().iloc[0]
             found = {names[name, gene]: count for gene, count in zip(row["gene_index"], row["counts"], strict=True)}
             assert found == counts[counts > 0].to_dict()
-            assert row["cell_type"] == source.obs.loc[row["cell_name"], "cell_type"]
+            cell_type = cells.features["cell_type"].int2str(row["cell_type"])
+            assert cell_type == source.obs.loc[row["cell_name"], "cell_type"]
+
+
+def test_datasets_reads_classes_with_the_numbers_of_the_corpus(inputs, tmp_path, processor):
+    datasets = pytest.importorskip("datasets")
+    build_corpus(inputs, tmp_path / "out", **HOW)
+    corpus = CellCorpus(tmp_path / "out", processor, label_column="cell_type")
+    for name in ("default", "one", "two"):
+        cells = datasets.load_dataset(str(tmp_path / "out"), name, split="train", cache_dir=str(tmp_path / "cache"))
+        assert cells.features["cell_type"] == datasets.ClassLabel(names=corpus.label_names)
+
+
+def test_columns_of_many_values_stay_text(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr("sclm_hf.corpora.dataset_card._MOST_CLASSES", 1)
+    build_corpus(inputs, tmp_path / "out", **HOW)
+    header = yaml.safe_load((tmp_path / "out" / "README.md").read_text().split("---")[1])
+    assert {"name": "cell_type", "dtype": "string"} in header["dataset_info"][0]["features"]
 
 
 def test_card_says_what_is_there(inputs, tmp_path):
