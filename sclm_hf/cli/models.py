@@ -38,7 +38,7 @@ def _facts(family) -> dict:
         "title": family.title,
         "paper": family.paper,
         "repository": family.repository,
-        "tasks": list(family.tasks),
+        "tasks": _verbs(family),
         "sizes": family.sizes,
         "source_layout": family.source_layout,
         "code_license": family.code_license,
@@ -48,6 +48,12 @@ def _facts(family) -> dict:
         "redistributable": family.redistributable,
         "auto_classes": family.auto_classes,
     }
+
+
+def _verbs(family) -> list[str]:
+    from ..tasks import get_verb, verb_names
+
+    return [name for name in verb_names() if get_verb(name).serves(family)]
 
 
 def _license(family) -> str:
@@ -64,7 +70,7 @@ def _overview(families):
     for one in families:
         hosted = "yes" if one.redistributable else "no"
         licenses = (one.code_license, _license(one), hosted)
-        table.add_row(one.name, one.title, ", ".join(one.tasks), one.repository, *licenses)
+        table.add_row(one.name, one.title, ", ".join(_verbs(one)), one.repository, *licenses)
     return table
 
 

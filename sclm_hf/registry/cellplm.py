@@ -33,7 +33,6 @@ FAMILY = Family(
         "The counts of the model's genes as they are, and for a sample the matrix of its cells and genes. The "
         "model takes `ln(1 + count)` of them, not scaled to the cell's total."
     ),
-    tasks=("embed", "annotate"),
     config="CellPLMConfig",
     auto_classes={
         "AutoModel": "CellPLMModel",

@@ -23,7 +23,6 @@ class Family:
         encoding: what the published pipeline does to a cell, as parameters of `ExpressionFeatureExtractor`.
         published_input: what that pipeline takes, in sentences for the card.
         published_tokens: what it makes of a cell.
-        tasks: tasks of `sclm_hf.tasks` that the family serves.
         config: name of the configuration class.
         auto_classes: transformers Auto class -> our class.
         models: every public model class of the family.
@@ -43,6 +42,7 @@ class Family:
         cells: which cells it is for.
         special_tokens: tokens of a new vocabulary that are no genes.
         genes_first: whether genes come before these in a new vocabulary.
+        special_verbs: verbs that it serves and that ask for more than a model of one of its Auto classes.
         objectives: what its pre-training model can be trained on by `sclm-hf pretrain`, the published one first.
         no_objective: why there is none.
         masking: objective -> what its published masking does otherwise than the collator does by default.
@@ -61,7 +61,6 @@ class Family:
     encoding: dict[str, object]
     published_input: str
     published_tokens: str
-    tasks: tuple[str, ...]
     config: str
     auto_classes: dict[str, str]
     models: tuple[str, ...]
@@ -86,6 +85,7 @@ class Family:
     )
     special_tokens: tuple[str, ...] = ("<pad>", "<cls>", "<eoc>")
     genes_first: bool = False
+    special_verbs: tuple[str, ...] = ()
     objectives: tuple[str, ...] = ()
     no_objective: str = ""
     masking: dict[str, dict[str, object]] = field(default_factory=dict)

@@ -44,7 +44,7 @@ FAMILY = Family(
         "brings along). V2 puts `<cls>` first and `<eos>` last and has 4,096 tokens; V1 is `max_length=2048, "
         "add_cls=False, add_eos=False`."
     ),
-    tasks=("embed", "annotate", "perturb"),
+    special_verbs=("perturb",),
     config="GeneformerConfig",
     auto_classes={
         "AutoModel": "GeneformerModel",

@@ -34,7 +34,7 @@ FAMILY = Family(
     published_tokens=(
         "The 126 most expressed genes, equal ones in the order of their ids, between `[CLS]` and `[SEP]`."
     ),
-    tasks=("embed", "annotate", "perturb"),
+    special_verbs=("perturb",),
     config="ISEEEKConfig",
     auto_classes={
         "AutoModel": "ISEEEKModel",

@@ -40,7 +40,6 @@ FAMILY = Family(
         " Bins are `log2(1 + count / total × 10,000)`, where the total is over the model's genes, cut down to "
         "whole numbers of at most 5."
     ),
-    tasks=("embed", "annotate"),
     config="ScBERTConfig",
     auto_classes={
         "AutoModel": "ScBERTModel",

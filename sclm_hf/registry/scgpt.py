@@ -40,7 +40,7 @@ FAMILY = Family(
         "examples give `<cls>` the value 0: `cls_value=0.0`). Cells with more than 1,199 genes keep a random "
         "subset."
     ),
-    tasks=("embed", "annotate", "perturb"),
+    special_verbs=("perturb",),
     config="ScGPTConfig",
     auto_classes={
         "AutoModel": "ScGPTModel",

@@ -39,7 +39,6 @@ FAMILY = Family(
         "chromosomes (`gene_places`, which a converted checkpoint brings along). The original does not seed the "
         "draws; here they are keyed by the cell."
     ),
-    tasks=("embed", "annotate"),
     config="UCEConfig",
     auto_classes={
         "AutoModel": "UCEModel",

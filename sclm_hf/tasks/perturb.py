@@ -111,6 +111,7 @@ class PerturbSettings(RunSettings):
 PERTURB = Verb(
     name="perturb",
     auto_class="AutoModel",
+    is_special=True,
     settings=PerturbSettings,
     usage='effects = sclm_hf.perturb(cells, "{model}", genes=["GATA1"])\neffects.var[["n_cells", "similarity"]]',
 )

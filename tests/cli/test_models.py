@@ -43,3 +43,8 @@ def test_reads_the_registry_only():
         "assert CliRunner().invoke(app, ['models']).exit_code == 0; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_verbs_of_a_family_follow_from_its_classes():
+    told = {one["family"]: one["tasks"] for one in json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)}
+    assert told["scgpt"] == ["annotate", "embed", "perturb"] and told["scbert"] == ["annotate", "embed"]

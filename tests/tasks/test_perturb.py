@@ -278,7 +278,7 @@ def test_what_cannot_be_run_is_refused(settings, error, message):
 
 
 def test_families_that_cannot_serve_it_are_named(monkeypatch):
-    unable = dataclasses.replace(FAMILIES["scgpt"], tasks=("embed",))
+    unable = dataclasses.replace(FAMILIES["scgpt"], special_verbs=())
     monkeypatch.setitem(FAMILIES, "scgpt", unable)
     with pytest.raises(ConfigurationError, match=r"scGPT cannot be perturbed.*geneformer"):
         perturb(make_cells(), make_model(), make_processor())

@@ -37,7 +37,7 @@ def perturb_cells(
     states = settings.states
     _check_states(adata, states, settings.donor_key)
     loaded = verb.load(model, processor, settings)
-    _check_family(loaded)
+    _check_family(loaded, verb)
     cells = prepare_cells(adata, loaded, layer=settings.layer, species=settings.species)
     perturbations = named_perturbations(adata, loaded, cells, settings)
     wanted = {token for _, tokens in perturbations for token in tokens}
@@ -72,13 +72,11 @@ def perturb_cells(
     return table.finish(entry, n_expressing, None if states is None else states.goal, settings.donor_key)
 
 
-def _check_family(loaded: LoadedModel) -> None:
-    name = loaded.model.config.model_type
-    if "perturb" not in FAMILIES[name].tasks:
-        able = ", ".join(sorted(family.name for family in FAMILIES.values() if "perturb" in family.tasks))
-        raise ConfigurationError(
-            f"Cells of {FAMILIES[name].title} cannot be perturbed token by token; those of {able} can."
-        )
+def _check_family(loaded: LoadedModel, verb: "Verb") -> None:
+    family = FAMILIES[loaded.model.config.model_type]
+    if not verb.serves(family):
+        able = ", ".join(sorted(one.name for one in FAMILIES.values() if verb.serves(one)))
+        raise ConfigurationError(f"Cells of {family.title} cannot be perturbed token by token; those of {able} can.")
 
 
 def _choose_cells(adata: "AnnData", plan: PerturbationPlan, settings: "PerturbSettings") -> list[int]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ...opening.loading import LoadedModel
+    from ...registry import Family
     from ...tokenization.processing_cell import CellProcessor
     from .prepared_cells import PreparedCells
 
@@ -28,6 +29,7 @@ class Verb:
         settings: its settings.
         usage: lines of Python that show it on a card; `{model}` and `{family}` are filled in.
         writes: the places of an AnnData that it adds results to, of `obs`, `obsm`, `obsp`, `layers` and `uns`.
+        is_special: whether only those families serve it that name it among their `special_verbs`.
         run: what it does with cells; None where it makes an AnnData of its own instead of adding to the cells.
     """
 
@@ -36,7 +38,12 @@ class Verb:
     settings: type[RunSettings]
     usage: str
     writes: tuple[str, ...] = ()
+    is_special: bool = False
     run: type[CellRun] | None = None
+
+    def serves(self, family: "Family") -> bool:
+        """Whether models of a family can do it."""
+        return self.auto_class in family.auto_classes and (not self.is_special or self.name in family.special_verbs)
 
     def choose(self, given: Mapping[str, Any]) -> Any:
         """The settings, with those `given` by name.

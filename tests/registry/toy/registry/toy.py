@@ -15,7 +15,6 @@ FAMILY = Family(
     encoding={"encoding": "bins", "expects": "counts", "n_bins": 5},
     published_input="Raw counts.",
     published_tokens="Five bins of the expressed genes, after `<cls>`.",
-    tasks=("embed", "annotate"),
     config="ToyConfig",
     auto_classes={
         "AutoModel": "ToyModel",
