@@ -62,7 +62,7 @@ def info(
     column: Annotated[list[str] | None, typer.Option(help="Column of obs to count; may be repeated.")] = None,
     model: Annotated[str | None, typer.Option(help="Model or processor whose vocabulary the genes meet.")] = None,
     layer: Layer = None,
-    species: Species = "human",
+    species: Species = None,
 ) -> None:
     """Show cells, genes and labels of a corpus, and how many of its genes a model knows."""
     from rich.console import Console

@@ -196,7 +196,8 @@ class CellCorpus(FileContents, CellStream):
             samples.
         task_columns: columns of `obs`, one a task of a multi-task model; each becomes `labels_<column>`. A mapping
             gives the values of each in the order of their numbers.
-        species: `"human"`, or `"mouse"` to map genes through orthologs.
+        species: `"human"`, or `"mouse"` to map genes through orthologs; by default the one that the Ensembl ids of a
+            source name, and human where there are none.
         rows: source name or path -> row numbers or mask, for a part of the cells of some sources.
         where: conditions on `obs` that a cell must meet, as data: column -> a value, a list of values, or a mapping
             with some of `in`, `not`, `min` and `max`. A cell without a value meets none.

@@ -104,7 +104,7 @@ class FileContents(Contents):
         batch_names: Sequence[str] | None = None,
         sample_share: float = 1.0,
         task_columns: Sequence[str] | Mapping[str, Sequence[str]] = (),
-        species: str = "human",
+        species: str | None = None,
         rows: Mapping[str | Path, Any] | None = None,
         where: Mapping[str, Any] | None = None,
         split: Literal["train", "validation"] | None = None,

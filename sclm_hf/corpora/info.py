@@ -44,7 +44,7 @@ def describe_corpus(
     columns: Sequence[str] = (),
     processor: "CellProcessor | None" = None,
     layer: str | None = None,
-    species: str = "human",
+    species: str | None = None,
 ) -> list[SourceInfo]:
     """Look at every source of a corpus.
 

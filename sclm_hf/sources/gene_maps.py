@@ -27,7 +27,7 @@ class GeneMaps:
         species: as for `CellProcessor.map_genes`.
     """
 
-    def __init__(self, processor: "CellProcessor", species: str) -> None:
+    def __init__(self, processor: "CellProcessor", species: str | None) -> None:
         self._processor, self._species = processor, species
         self._by_source: dict[str, tuple[np.ndarray, GeneCoverage]] = {}
         self._by_genes: dict[bytes, GeneMapping] = {}

@@ -32,7 +32,7 @@ class SurveyedCells(NamedTuple):
     lengths: np.ndarray
 
 
-def survey_cells(source: CellSource, processor: "CellProcessor", species: str = "human") -> SurveyedCells:
+def survey_cells(source: CellSource, processor: "CellProcessor", species: str | None = None) -> SurveyedCells:
     """Read every cell once, and refuse now what would fail later.
 
     Args:

@@ -46,8 +46,9 @@ class GeneCoverage:
     def summary(self) -> str:
         """One line for people."""
         used = len(self.matched) + len(self.renamed)
+        genes = "genes" if self.species == SPECIES[0] else f"{self.species} genes"
         return (
-            f"{used:,} of {self.n_genes:,} genes used ({len(self.renamed):,} under another name), "
+            f"{used:,} of {self.n_genes:,} {genes} used ({len(self.renamed):,} under another name), "
             f"{self.count_share:.1%} of counts covered; not used: {len(self.missing):,} missing, "
             f"{len(self.ambiguous):,} ambiguous, {len(self.duplicated):,} duplicated"
             + (f", {len(self.not_genes):,} no genes" if self.not_genes else "")

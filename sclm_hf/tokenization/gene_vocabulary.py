@@ -111,7 +111,7 @@ class GeneVocabulary(Mapping[str, int]):
         names: Sequence[str],
         *,
         ensembl_ids: Sequence[str] | None = None,
-        species: str = "human",
+        species: str | None = None,
         counts: np.ndarray | None = None,
     ) -> GeneMapping:
         """Find the id of each column of a data set.
@@ -125,7 +125,8 @@ class GeneVocabulary(Mapping[str, int]):
             names: (n_genes,) gene names, for example `adata.var_names`.
             ensembl_ids: (n_genes,) Ensembl ids where the data have them beside the names; missing ones may be empty,
                 None or NaN.
-            species: `"human"`, or `"mouse"` to go through orthologs.
+            species: `"human"`, or `"mouse"` to go through orthologs; by default the one that Ensembl ids name, and
+                human where there are none.
             counts: (n_genes,) total counts of each column; they weigh the coverage.
 
         Returns:
@@ -138,6 +139,9 @@ class GeneVocabulary(Mapping[str, int]):
         names = _as_names(names)
         ids = [""] * len(names) if ensembl_ids is None else _as_ensembl_ids(ensembl_ids, len(names))
         weights = None if counts is None else _as_counts(counts, len(names))
+        if species is None:
+            named = named_species(names, ids)
+            species = named if named in SPECIES and (named,) != self._own_species else SPECIES[0]
         if species not in SPECIES:
             raise ConfigurationError(f"There is no species `{species}`: expected one of {', '.join(SPECIES)}.")
         resolve = self._resolver.resolve_mouse if species == "mouse" else self._resolver.resolve
@@ -185,6 +189,17 @@ class GeneVocabulary(Mapping[str, int]):
     def __repr__(self) -> str:
         genes = len(self) - len(self.special_tokens)
         return f"GeneVocabulary({genes:,} genes, special tokens {list(self.special_tokens)}, size {self.size:,})"
+
+
+def named_species(names: Sequence[str], ensembl_ids: Sequence[str] | None = None) -> str | None:
+    """The species that the Ensembl ids of a data set name; None where they name none, or several.
+
+    Arguments and errors are those of [`GeneVocabulary.map_genes`].
+    """
+    names = _as_names(names)
+    ids = [""] * len(names) if ensembl_ids is None else _as_ensembl_ids(ensembl_ids, len(names))
+    found = species_of_ids(names, ids)
+    return found[0] if len(found) == 1 else None
 
 
 def _extended(entries: Mapping[str, int], genes: Iterable[str], start: int) -> dict[str, int]:

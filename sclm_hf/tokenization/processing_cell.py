@@ -77,7 +77,7 @@ class CellProcessor(ProcessorMixin):
         names: Sequence[str],
         *,
         ensembl_ids: Sequence[str] | None = None,
-        species: str = "human",
+        species: str | None = None,
         counts: np.ndarray | None = None,
     ) -> GeneMapping:
         """Find the ids of a data set's genes: `GeneVocabulary.map_genes` of the tokenizer's vocabulary.
@@ -279,7 +279,7 @@ class CellProcessor(ProcessorMixin):
         gene_names: Any = None,
         ensembl_ids: Sequence[str] | None = None,
         layer: str | None = None,
-        species: str = "human",
+        species: str | None = None,
         cell_ids=None,
         seed: int = 0,
         epoch: int = 0,
@@ -307,7 +307,7 @@ class CellProcessor(ProcessorMixin):
             ensembl_ids: (genes,) Ensembl ids of the columns, where known beside the names; by default those of the
                 AnnData.
             layer: the layer of the AnnData that holds the data; also `"X"` or `"raw"`.
-            species: `"human"`, or `"mouse"` to go through orthologs.
+            species: as for [`map_genes`].
             cell_ids: (cells,) integers. By default made from the names of the AnnData's or the data frame's cells; for
                 a matrix the row numbers, for rows of shards their `cell_id`.
             seed, epoch: see [`encode`].
@@ -376,7 +376,7 @@ class CellProcessor(ProcessorMixin):
         """
         return self.tokenizer.pad(features, **settings)
 
-    def _tokens_of(self, group: CellGroup, species: str, seed: int, epoch: int) -> CellTokens:
+    def _tokens_of(self, group: CellGroup, species: str | None, seed: int, epoch: int) -> CellTokens:
         """The tokens of cells, after the checks of the data as a whole."""
         read, found = read_cells(group.matrix, np.full(group.matrix.shape[1], -1, np.int32))
         check_kind(found, self.feature_extractor.expects, group.source)
@@ -385,7 +385,7 @@ class CellProcessor(ProcessorMixin):
             group.matrix, mapping.gene_ids, cell_ids=group.cell_ids, seed=seed, epoch=epoch, check=False
         )
 
-    def _mapped(self, group: CellGroup, species: str, read: Cells) -> GeneMapping:
+    def _mapped(self, group: CellGroup, species: str | None, read: Cells) -> GeneMapping:
         """The ids of a group's genes; those of the last data sets are kept, for calls that follow one another."""
         known = (tuple(group.gene_names), None if group.ensembl_ids is None else tuple(group.ensembl_ids), species)
         counts = np.bincount(read.indices, weights=read.data, minlength=group.matrix.shape[1])

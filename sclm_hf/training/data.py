@@ -66,7 +66,11 @@ class DataArguments:
     batch_column: str | None = option(
         None, "Column of obs with the batch, for models that take batch labels; with the sample for CellPLM."
     )
-    species: str = option("human", "human, or mouse to map genes through orthologs.")
+    species: str | None = option(
+        None,
+        "human, or mouse to map genes through orthologs; by default the one that the Ensembl ids of a file name, else "
+        "human.",
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.eval_share < 1:

@@ -6,11 +6,21 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from sclm_hf import CellCorpus, CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
+from sclm_hf import (
+    CellCorpus,
+    CellProcessor,
+    ExpressionFeatureExtractor,
+    GeneTokenizer,
+    ScGPTConfig,
+    ScGPTModel,
+    embed,
+)
+from sclm_hf.corpora.build import build_corpus
 from sclm_hf.errors import GeneCoverageError
 from sclm_hf.sources.in_memory import InMemorySource
 from sclm_hf.sources.opening import open_source
 from sclm_hf.sources.survey import survey_cells
+from sclm_hf.tasks.files.file_to_file import run_files
 
 HUMAN = {
     "TP53": "ENSG00000141510",
@@ -85,7 +95,23 @@ def test_what_the_biotype_calls_no_gene_is_left_out(tmp_path, processor):
 def test_the_species_is_told_by_the_ids(tmp_path, processor, index):
     make_file(tmp_path, MOUSE, index)
     source = open_source("cells", tmp_path / "cells.h5ad")
+    coverage = survey_cells(source, processor).coverage
+    assert coverage.species == "mouse" and ("Trp53", "TP53") in coverage.renamed
+    assert CellCorpus(tmp_path / "cells.h5ad", processor).coverage["cells"].species == "mouse"
     with pytest.raises(GeneCoverageError, match=r"cells\.h5ad`: .* look like mouse genes.*species=\"mouse\""):
-        survey_cells(source, processor)
-    coverage = survey_cells(source, processor, "mouse").coverage
-    assert ("Trp53", "TP53") in coverage.renamed
+        survey_cells(source, processor, "human")
+
+
+@pytest.mark.filterwarnings("ignore:The embeddings")
+@pytest.mark.parametrize("genes", [HUMAN, MOUSE])
+def test_files_are_embedded_and_built_from_as_they_are(tmp_path, processor, genes):
+    cells, counts = make_file(tmp_path, genes, "ensembl", spike_in=genes is HUMAN)
+    ids = {f"{name}_token_id": processor.tokenizer.gene_vocabulary[f"<{name}>"] for name in ("pad", "cls")}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = ScGPTModel(ScGPTConfig(vocab_size=processor.tokenizer.gene_vocabulary.size, **sizes, **ids))
+    (written,) = run_files("embed", tmp_path / "cells.h5ad", tmp_path / "embedded.h5ad", model, processor)
+    embedded = embed(cells, model, processor).obsm["X_scgpt"]
+    np.testing.assert_array_equal(anndata.read_h5ad(written.path).obsm["X_scgpt"], embedded)
+    build_corpus(tmp_path / "cells.h5ad", tmp_path / "shards")
+    (source,) = CellCorpus(tmp_path / "shards", processor).sources
+    np.testing.assert_array_equal(source.read(np.arange(40)).toarray()[:, : len(genes)], counts)

@@ -184,6 +184,18 @@ def test_mouse_data_meet_a_human_vocabulary_on_request(vocabulary):
     assert mapping.coverage.to_dict()["species"] == "mouse"
 
 
+def test_ensembl_ids_name_the_species(vocabulary):
+    names, ids = ["Trp53", "Gapdh"], ["ENSMUSG00000059552", "ENSMUSG00000057666.2"]
+    found, asked = vocabulary.map_genes(names, ensembl_ids=ids), vocabulary.map_genes(names, species="mouse")
+    assert found.gene_ids.tolist() == asked.gene_ids.tolist() == [7, 30]
+    assert found.coverage.species == "mouse" and "2 of 2 mouse genes used" in found.coverage.summary()
+    assert vocabulary.map_genes(ids).coverage.species == "mouse"
+    assert vocabulary.map_genes(names, ensembl_ids=ids, species="human").coverage.looks_like == ("mouse",)
+    # symbols, and ids of several species, name none
+    mixed = ["ENSG00000141510", "ENSMUSG00000059552"]
+    assert vocabulary.map_genes(names).coverage.species == vocabulary.map_genes(mixed).coverage.species == "human"
+
+
 def test_real_names_of_2016_meet_vocabularies_of_today(pbmc_names):
     table = human_genes()
     symbols = [table.names(gene)[0] for gene in range(len(table.rows))]

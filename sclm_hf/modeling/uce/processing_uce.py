@@ -25,7 +25,7 @@ from sclm_hf.tokenization.gene_coverage import SPECIES
 from sclm_hf.tokenization.gene_resolution import GeneResolver, Resolution
 from sclm_hf.tokenization.gene_species import species_of_ids, species_of_symbols
 from sclm_hf.tokenization.gene_table import Step
-from sclm_hf.tokenization.gene_vocabulary import GeneMapping, GeneVocabulary
+from sclm_hf.tokenization.gene_vocabulary import GeneMapping, GeneVocabulary, named_species
 from sclm_hf.tokenization.processing_cell import CellProcessor
 from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
 
@@ -92,16 +92,19 @@ class ChromosomeProcessor(CellProcessor):
         names: Sequence[str],
         *,
         ensembl_ids: Sequence[str] | None = None,
-        species: str = _FIRST_SPECIES,
+        species: str | None = None,
         counts: np.ndarray | None = None,
     ) -> GeneMapping:
         """Find the ids of a data set's genes among those of `species`.
 
         Arguments and errors are those of [`CellProcessor.map_genes`], but `species` may be any of [`species`], and
-        none of them goes through orthologs. Ensembl ids serve human genes only.
+        none of them goes through orthologs. Ensembl ids of human genes alone stand for names.
         """
+        if species is None:
+            named = named_species(names, ensembl_ids)
+            species = named if named in self.species else _FIRST_SPECIES
         vocabulary = self._vocabulary(species)
-        mapping = vocabulary.map_genes(names, ensembl_ids=ensembl_ids, counts=counts)
+        mapping = vocabulary.map_genes(names, ensembl_ids=ensembl_ids, species=SPECIES[0], counts=counts)
         coverage = replace(mapping.coverage, species=species, served=self.species)
         self.last_coverage = coverage
         return replace(mapping, coverage=coverage)

@@ -36,7 +36,7 @@ def named_perturbations(
     genes, expects = settings.genes, loaded.processor.feature_extractor.expects
     _, names, ensembl_ids, _ = select_counts(adata, settings.layer, expects=expects)
     front = () if settings.anchor is None else (settings.anchor,)
-    token_of = _token_finder(loaded.processor, settings.species, names, ensembl_ids, cells.gene_ids)
+    token_of = _token_finder(loaded.processor, cells.coverage.species, names, ensembl_ids, cells.gene_ids)
     anchored = tuple(token_of(front))
     if genes == "all":
         known = np.flatnonzero(cells.gene_ids >= 0)

@@ -81,7 +81,7 @@ def prepare_cells(
     loaded: "LoadedModel",
     *,
     layer: str | None = None,
-    species: str = "human",
+    species: str | None = None,
     batch_key: str | None = None,
 ) -> PreparedCells:
     """Map the genes of cells, and raise now what would fail later; the cells are read once.

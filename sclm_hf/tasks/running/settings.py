@@ -63,10 +63,10 @@ class RunSettings:
     layer: str | None = setting(
         None, "layer that holds the data, or `X` or `raw`; by default the first of layers['counts'], raw and X."
     )
-    species: str = setting(
-        "human",
+    species: str | None = setting(
+        None,
         "species of the cells: `human`; `mouse`, whose genes go through orthologs; with UCE any species that the "
-        "checkpoint holds proteins of, for example `zebrafish`.",
+        "checkpoint holds proteins of, for example `zebrafish`. By default the one that Ensembl ids name, else human.",
     )
     batch_size: int = setting(
         64,

@@ -118,6 +118,13 @@ def test_genes_of_a_species(processor):
         processor.map_genes(GENES, species="frog")
 
 
+def test_ensembl_ids_name_the_species(processor):
+    names, ids = ["Trp53", "Myc"], ["ENSMUSG00000059552", "ENSMUSG00000022346"]
+    found, asked = processor.map_genes(names, ensembl_ids=ids), processor.map_genes(names, species="mouse")
+    assert found.gene_ids.tolist() == asked.gene_ids.tolist() and found.coverage.species == "mouse"
+    assert processor.map_genes(["TP53", "MYC"]).coverage.species == "human"
+
+
 def test_mouse_cells(processor):
     gene_ids = processor.map_genes(["Trp53", "Myc"], species="mouse").gene_ids
     encoded = processor.encode(np.array([[5, 1]], np.float32), gene_ids, cell_ids=[0])
