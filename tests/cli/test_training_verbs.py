@@ -49,7 +49,8 @@ def test_pretrain_then_finetune(cells, recipe, tmp_path):
     assert f"finished after 2 steps; the model is in {pretrained}" in done.output
     assert AutoModelForPreTraining.from_pretrained(pretrained).config.hidden_size == 16
     flags = ("--model_name_or_path", pretrained, "--label_column", "cell_type", "--max_steps", "2", "--use_cpu")
-    done = run("finetune", "--train_files", cells, *flags, "--output_dir", finetuned, "--eval_share", "0.2")
+    flags += ("--eval_share", "0.2", "--split_by", "cell")
+    done = run("finetune", "--train_files", cells, *flags, "--output_dir", finetuned)
     assert done.exit_code == 0, done.output
     assert "macro_f1" in done.output
     assert AutoModelForSequenceClassification.from_pretrained(finetuned).config.id2label[0] == "B cell"
