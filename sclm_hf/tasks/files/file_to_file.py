@@ -1,7 +1,5 @@
 """Any verb from file to file: larger than memory, kept in pieces, continued after a stop."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -9,17 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import ConfigurationError, CorpusError, FilesError, SclmError
-from ...files import check_output_file, sole_writer
+from ...files import sole_writer
 from ...logging import get_logger
-from ...sources.cell_source import CellSource
 from ...sources.opening import is_one_source, name_paths, open_source
-from ...versions import package_versions
 from .. import get_function
 from ..running.cell_run import CellRun, Results
 from ..running.prepared_cells import prepare_cells
 from ..running.provenance import make_record
 from ..running.settings import AddingSettings
 from ..running.verb import Verb
+from .fingerprint import hash_of, make_fingerprint
 from .h5ad import check_output, read_h5ad, write_h5ad
 from .pieces import Pieces, remove_left_over
 from .results import (
@@ -33,8 +30,6 @@ from .results import (
 )
 
 if TYPE_CHECKING:
-    import torch
-
     from ...opening.loading import LoadedModel
     from ...tokenization.processing_cell import CellProcessor
 
@@ -199,12 +194,8 @@ class _Files:
 
 def _check_destination(source: Path, destination: Path, overwrite: bool) -> None:
     """Raise if a destination cannot be written, or clearly holds something else."""
-    check_output_file(destination)
-    if not destination.exists():
-        return
-    if destination.resolve() == source.resolve():
-        raise ConfigurationError(f"`{destination}` is the source itself: name another file to write.")
-    if not overwrite and not read_fingerprints(destination):
+    check_output(destination, source=source, overwrite=True)
+    if destination.exists() and not overwrite and not read_fingerprints(destination):
         raise exists_already(destination)
 
 
@@ -214,7 +205,7 @@ def _run_file(source: Path, destination: Path, loaded: "LoadedModel", files: _Fi
     cells = open_source(source.stem, source, layer=settings.layer, expects=expects)
     # results are written into a copy of the file, with all of its columns
     cells.check_columns()
-    fingerprint = _fingerprint(source, cells, loaded, verb, settings)
+    fingerprint = make_fingerprint(source, cells, loaded, verb, settings)
     folder = destination.with_name(f"{destination.name}.partial")
     key = settings.key(loaded.model.config.model_type)
     if _is_finished(destination, fingerprint, key, files.overwrite):
@@ -229,7 +220,7 @@ def _run_file(source: Path, destination: Path, loaded: "LoadedModel", files: _Fi
     with complete_or_absent(source, destination, cells, n_bytes, verb.writes, settings.columns()) as file:
         add_results(file, results, cells.n_cells)
         record = {**make_record(loaded, prepared, run.recorded_settings()), **run.facts(destination)}
-        add_record(file, key, {**record, "fingerprint": _hash(fingerprint)})
+        add_record(file, key, {**record, "fingerprint": hash_of(fingerprint)})
     pieces.remove()
 
 
@@ -247,49 +238,11 @@ def _compute(run: CellRun, pieces: Pieces) -> tuple[Iterable[tuple[Any, Results]
     return ((block, run.results(block, values)) for block, values in run.blocks(pieces)), pieces.n_bytes
 
 
-def _fingerprint(
-    source: Path, cells: CellSource, loaded: "LoadedModel", verb: Verb, settings: AddingSettings
-) -> dict[str, Any]:
-    """Everything that the results depend on."""
-    config = loaded.model.config.to_dict()
-    config = {name: config[name] for name in sorted(config) if name not in ("_name_or_path", "transformers_version")}
-    weights = hashlib.blake2b(digest_size=16)
-    weights.update(json.dumps(config, sort_keys=True, default=str).encode())
-    tensors = {**loaded.model.state_dict(), **loaded.model.frozen_tables()}
-    for name, tensor in sorted(tensors.items()):
-        weights.update(name.encode())
-        weights.update(tensor.detach().cpu().contiguous().flatten().view(dtype=_bytes()).numpy())
-    return {
-        "source": source.name,
-        "source files": [list(pair) for pair in cells.stamp],
-        "model": weights.hexdigest(),
-        "processor": hashlib.blake2b(_processor_text(loaded).encode(), digest_size=16).hexdigest(),
-        "task": [verb.name, settings.key(loaded.model.config.model_type), str(loaded.model.dtype)],
-        **settings.to_record(),
-        "versions": package_versions("sclm_hf"),
-    }
-
-
-def _bytes() -> "torch.dtype":
-    import torch
-
-    return torch.uint8
-
-
-def _processor_text(loaded: "LoadedModel") -> str:
-    extractor, tokenizer = loaded.processor.feature_extractor, loaded.processor.tokenizer
-    return json.dumps([extractor.to_dict(), tokenizer.get_vocab()], sort_keys=True, default=str)
-
-
-def _hash(fingerprint: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(fingerprint, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
 def _is_finished(destination: Path, fingerprint: dict, key: str, overwrite: bool) -> bool:
     """Whether the destination holds these results; raises if it holds something else."""
     if not destination.exists():
         return False
-    if read_fingerprints(destination).get(key) == _hash(fingerprint):
+    if read_fingerprints(destination).get(key) == hash_of(fingerprint):
         return True
     if not overwrite:
         raise exists_already(destination)

@@ -41,7 +41,7 @@ def check_output(path: str | Path, *, source: str | Path, overwrite: bool) -> Pa
         raise ConfigurationError(f"`{path}` is the source itself: name another file to write.")
     check_output_file(path)
     if path.exists() and not overwrite:
-        raise ConfigurationError(f"`{path}` exists: choose another name, or pass `--overwrite`.")
+        raise ConfigurationError(f"`{path}` exists: choose another name, or pass `overwrite` (`--overwrite`).")
     return path
 
 

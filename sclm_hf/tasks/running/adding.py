@@ -48,7 +48,7 @@ def add_to_cells(
     result = take_target(adata, copy=copy)
     cells = prepare_cells(result, loaded, layer=settings.layer, species=settings.species, batch_key=settings.batch_key)
     run = verb.start(loaded, cells, settings)
-    _put(result, run.results(slice(None), run.all_values()))
+    _put(result, run.results(slice(None), run.all_values()), verb)
     record(result, run.key, make_record(loaded, cells, run.recorded_settings()))
     result.uns["sclm_hf"][run.key] |= run.facts(None)
     return result
@@ -62,9 +62,11 @@ def _check_columns(adata: "AnnData", columns: tuple[str, ...]) -> None:
         )
 
 
-def _put(adata: "AnnData", results: "Results") -> None:
+def _put(adata: "AnnData", results: "Results", verb: "Verb") -> None:
     """Add results to an AnnData, or replace those of the same names."""
     for place, values in results.by_place():
+        if values and place not in verb.writes:
+            raise TypeError(f"`{verb.name}` gives results for `{place}`, which its record does not name.")
         target = getattr(adata, place)
         for name, value in values.items():
             target[name] = value

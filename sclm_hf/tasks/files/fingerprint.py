@@ -1,0 +1,55 @@
+"""Everything that the results in a file depend on."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...sources.cell_source import CellSource
+from ...versions import package_versions
+from ..running.settings import AddingSettings
+
+if TYPE_CHECKING:
+    from ...opening.loading import LoadedModel
+    from ..running.verb import Verb
+
+
+def make_fingerprint(
+    source: Path, cells: CellSource, loaded: "LoadedModel", verb: "Verb", settings: AddingSettings
+) -> dict[str, Any]:
+    """The source, the model, its processor and the settings, by name; as values that JSON can hold.
+
+    Args:
+        source: the file.
+        cells: its cells.
+        loaded: the model and its processor.
+        verb: the verb.
+        settings: its settings.
+    """
+    extractor, tokenizer = loaded.processor.feature_extractor, loaded.processor.tokenizer
+    return {
+        "source": source.name,
+        "source files": [list(pair) for pair in cells.stamp],
+        "model": _model_hash(loaded.model),
+        "processor": hash_of([extractor.to_dict(), tokenizer.get_vocab()]),
+        "task": [verb.name, settings.key(loaded.model.config.model_type), str(loaded.model.dtype)],
+        **settings.to_record(),
+        "versions": package_versions("sclm_hf"),
+    }
+
+
+def hash_of(content: Any) -> str:
+    """A hash of what JSON can hold; of anything else, its text."""
+    return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+
+
+def _model_hash(model: Any) -> str:
+    """A hash of the configuration and all tensors."""
+    import torch
+
+    config = {k: v for k, v in model.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    content = hashlib.blake2b(hash_of(config).encode(), digest_size=16)
+    for name, tensor in sorted({**model.state_dict(), **model.frozen_tables()}.items()):
+        content.update(name.encode())
+        content.update(tensor.detach().cpu().contiguous().flatten().view(dtype=torch.uint8).numpy())
+    return content.hexdigest()
