@@ -14,8 +14,9 @@ from .encodings.cells import (
     UNSORTED,
     CellGenes,
     Cells,
+    Columns,
     Survey,
-    are_ascending,
+    columns_of,
     survey,
     take_genes,
     taken_entries,
@@ -98,12 +99,12 @@ def as_csr(matrix):
     return scipy.sparse.csr_matrix(_kernel_type(np.atleast_2d(dense)))
 
 
-def read_cells(matrix, tokens: np.ndarray, rows=None, uniforms=None) -> tuple[Cells, Survey]:
+def read_cells(matrix, columns: Columns, rows=None, uniforms=None) -> tuple[Cells, Survey]:
     """Rows of a matrix in the form that kernels read, sound in everything but the kind of their values.
 
     Args:
         matrix: as for [`as_csr`].
-        tokens: (columns,) int32 token ids, -1 = column not used; columns of one id are added up.
+        columns: the columns of the matrix, from [`columns_of`].
         rows: rows to take, in this order; None for all.
         uniforms: as for `CellProcessor.encode`; only checked here.
 
@@ -113,7 +114,7 @@ def read_cells(matrix, tokens: np.ndarray, rows=None, uniforms=None) -> tuple[Ce
     Raises:
         ExpressionError: lengths do not match, an index is out of range, or values are negative or not finite.
     """
-    cells, numbers = _cells_of(matrix, tokens, rows, uniforms)
+    cells, numbers = _cells_of(matrix, columns, rows, uniforms)
     found = survey(cells)
     if _unsorted(found, numbers, uniforms):
         cells = _canonical(cells)
@@ -128,7 +129,7 @@ def survey_rows(matrix, numbers: np.ndarray) -> Survey:
         matrix: as for [`as_csr`].
         numbers: (rows,) what the rows are called in messages.
     """
-    cells, _ = _cells_of(matrix, np.full(matrix.shape[1], -1, np.int32), None, None)
+    cells, _ = _cells_of(matrix, columns_of(np.full(matrix.shape[1], -1, np.int32)), None, None)
     found = survey(cells)
     if (found.problems & UNSORTED).any() and not (found.problems & OUT_OF_RANGE).any():
         found = survey(_canonical(cells))._replace(problems=found.problems & ~UNSORTED)
@@ -145,21 +146,36 @@ def refuse_unsound_values(found: Survey) -> None:
 
 
 def read_genes(
-    matrix, tokens: np.ndarray, rows=None, uniforms=None, scratch: Scratch | None = None, *, as_columns: bool = False
+    matrix,
+    columns: Columns,
+    rows=None,
+    uniforms=None,
+    scratch: Scratch | None = None,
+    *,
+    as_columns: bool = False,
+    sort: bool = True,
 ) -> tuple[CellGenes, Survey, np.ndarray | None]:
     """The known genes of rows of a matrix, sound in everything but the kind of their values, as encodings take them.
 
     Arguments and errors are those of [`read_cells`]; for `scratch` see [`take_genes`]. Genes are in the order of their
-    ids; with `as_columns`, and with `uniforms`, which belong to entries of the matrix, in that of their columns. Also
-    returns those of the `uniforms` that belong to these genes.
+    ids; with `as_columns`, and with `uniforms`, which belong to entries of the matrix, in that of their columns; with
+    `sort=False` perhaps too, as `CellGenes.sort` then says. Also returns those of the `uniforms` that belong to these
+    genes.
     """
-    cells, numbers = _cells_of(matrix, tokens, rows, uniforms)
+    cells, numbers = _cells_of(matrix, columns, rows, uniforms)
+    known, later = columns.known, not (sort or columns.ascending or columns.doubled)
     if as_columns or uniforms is not None:
-        _refuse_doubled(tokens)
+        if columns.doubled:
+            raise ExpressionError(
+                "Recorded draws are for one column a gene, but several columns mean one: add them up."
+            )
+        known, later = columns.tokens[columns.tokens >= 0], False
         cells = cells._replace(sort=False)
-    genes, found = take_genes(cells, scratch)
+    cells = cells._replace(sort=cells.sort and not later)
+    genes, found = take_genes(cells, scratch, known)
     if _unsorted(found, numbers, uniforms):
-        genes, found = take_genes(_canonical(cells), scratch)
+        genes, found = take_genes(_canonical(cells), scratch, known)
+    genes = genes._replace(sort=later)
     if uniforms is not None:
         uniforms = np.asarray(uniforms)[taken_entries(cells)]
     return genes, found._replace(rows=numbers), uniforms
@@ -226,11 +242,11 @@ def match_length(what: str, given, expected: int, each: str) -> None:
         raise ExpressionError(f"There are {len(given):,} {what}, but {expected:,} {each}s: expected one a {each}.")
 
 
-def _cells_of(matrix, tokens: np.ndarray, rows, uniforms) -> tuple[Cells, np.ndarray]:
+def _cells_of(matrix, columns: Columns, rows, uniforms) -> tuple[Cells, np.ndarray]:
     """Rows of a matrix, and their numbers in it, with bounds and lengths checked."""
     matrix = as_csr(matrix)
-    match_length("gene ids", tokens, matrix.shape[1], "column")
-    cells = Cells(*_csr_arrays(matrix), _row_numbers(rows, matrix.shape[0]), tokens, not are_ascending(tokens))
+    match_length("gene ids", columns.tokens, matrix.shape[1], "column")
+    cells = Cells(*_csr_arrays(matrix), _row_numbers(rows, matrix.shape[0]), columns.tokens, not columns.ascending)
     numbers = cells.rows
     _check_bounds(cells)
     if uniforms is not None:
@@ -238,12 +254,6 @@ def _cells_of(matrix, tokens: np.ndarray, rows, uniforms) -> tuple[Cells, np.nda
     elif rows is not None and _kernel_type(cells.data[:0]).dtype != cells.data.dtype:
         cells = _taken(cells)
     return cells._replace(data=_kernel_type(cells.data)), numbers
-
-
-def _refuse_doubled(tokens: np.ndarray) -> None:
-    known = tokens[tokens >= 0]
-    if np.unique(known).size < known.size:
-        raise ExpressionError("Recorded draws are for one column a gene, but several columns mean one: add them up.")
 
 
 def _refuse_values(problems: np.ndarray, numbers: np.ndarray) -> None:

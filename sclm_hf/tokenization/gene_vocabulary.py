@@ -151,6 +151,8 @@ class GeneVocabulary(Mapping[str, int]):
         for column, (token, step, _) in enumerate(found):
             if token is not None and step == found[keepers[token]].step:
                 gene_ids[column] = self._token_to_id[token] if column == keepers[token] else -2 - keepers[token]
+        # so that what is made of them once holds for later calls
+        gene_ids.flags.writeable = False
         report = _coverage(names, found, gene_ids != -1, weights)
         looks_like = self._other_species(names, ids, species)
         return GeneMapping(

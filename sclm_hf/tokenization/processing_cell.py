@@ -19,7 +19,7 @@ from .cell_inputs import (
     refuse_settings_of_matrices,
 )
 from .encodings import ENCODINGS
-from .encodings.cells import Cells, CellTokens, Layout, Survey, joined, pad, tokens_of_columns
+from .encodings.cells import Cells, CellTokens, Columns, Layout, Survey, columns_of, joined, pad, tokens_of_columns
 from .encodings.encoding import Setting
 from .encodings.keys import as_cell_ids, cell_keys
 from .encodings.scratch import Scratch
@@ -33,7 +33,7 @@ from .expression_matrix import (
     select_counts,
 )
 from .feature_extraction_expression import ExpressionFeatureExtractor
-from .gene_vocabulary import GeneCoverage, GeneMapping
+from .gene_vocabulary import GeneCoverage, GeneMapping, GeneVocabulary
 
 __all__ = ["CellProcessor", "select_counts"]
 
@@ -63,6 +63,7 @@ class CellProcessor(ProcessorMixin):
         self.last_coverage: GeneCoverage | None = None
         self._setting: tuple | None = None
         self._mappings: dict[tuple, GeneMapping] = {}
+        self._made_columns: dict[int, tuple] = {}
         self._tables: dict[str, Any] = {}
         if "expression_values" in self.model_input_names:
             # for `tokenizer.pad`, which collators of transformers call
@@ -177,11 +178,13 @@ class CellProcessor(ProcessorMixin):
         """
         self._refuse_pointless(uniforms, totals)
         scratch = scratch or Scratch()
-        genes, found, uniforms = read_genes(matrix, self._tokens(gene_ids), rows, uniforms, scratch)
+        encoding, columns = self.feature_extractor.value_encoding, self._columns(gene_ids)
+        sort = not encoding.sorts_genes
+        genes, found, uniforms = read_genes(matrix, columns, rows, uniforms, scratch, sort=sort)
         keys = self._keys(found, cell_ids, seed, epoch, check)
         if totals is not None:
             _check_totals(totals, found.rows.size)
-        encoding, setting = self.feature_extractor.value_encoding, self._model_setting()
+        setting = self._model_setting()
         unfit = encoding.is_unfit(setting, genes, totals)
         if unfit is not None:
             refuse_rows(unfit, found.rows, encoding.unfit, "leave them out.")
@@ -193,7 +196,7 @@ class CellProcessor(ProcessorMixin):
         """How many tokens rows have at most, (cells,) int64; None where [`encode_stored`] is not for them."""
         if not self.feature_extractor.value_encoding.reads_files:
             return None
-        return most_tokens(stored, rows, self._layout(), np.count_nonzero(gene_ids >= 0))
+        return most_tokens(stored, rows, self._layout(), self._columns(gene_ids).known.size)
 
     def encode_stored(
         self,
@@ -222,9 +225,9 @@ class CellProcessor(ProcessorMixin):
             False when [`tokens`] would refuse a row, a row is not sorted or cannot be read, or most of its values are
             fractional where the encoding expects counts.
         """
-        tokens, keys = self._tokens(gene_ids), cell_keys(as_cell_ids(cell_ids), seed, epoch)
+        columns, keys = self._columns(gene_ids), cell_keys(as_cell_ids(cell_ids), seed, epoch)
         encoding, setting = self.feature_extractor.value_encoding, self._model_setting()
-        return encoding.write_stored(setting, stored, rows, tokens, keys, out, scratch or Scratch())
+        return encoding.write_stored(setting, stored, rows, columns, keys, out, scratch or Scratch())
 
     @property
     def token_types(self) -> tuple[type, type]:
@@ -267,7 +270,7 @@ class CellProcessor(ProcessorMixin):
             ExpressionError: lengths do not match, or values are negative or not finite.
         """
         encoding, setting = self.feature_extractor.value_encoding, self._model_setting()
-        genes, found, _ = read_genes(matrix, self._tokens(gene_ids), rows)
+        genes, found, _ = read_genes(matrix, self._columns(gene_ids), rows)
         unfit = encoding.is_unfit(setting, genes, None)
         sound = (found.genes > 0) & ~(False if unfit is None else unfit)
         return np.where(sound, encoding.token_counts(setting, found.genes, genes.columns.size), 0)
@@ -378,7 +381,7 @@ class CellProcessor(ProcessorMixin):
 
     def _tokens_of(self, group: CellGroup, species: str | None, seed: int, epoch: int) -> CellTokens:
         """The tokens of cells, after the checks of the data as a whole."""
-        read, found = read_cells(group.matrix, np.full(group.matrix.shape[1], -1, np.int32))
+        read, found = read_cells(group.matrix, columns_of(np.full(group.matrix.shape[1], -1, np.int32)))
         check_kind(found, self.feature_extractor.expects, group.source)
         mapping = self._mapped(group, species, read)
         return self.tokens(
@@ -452,7 +455,8 @@ class CellProcessor(ProcessorMixin):
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled, and what `datasets` makes its fingerprints of: nothing that calls leave behind."""
-        state = self.__dict__ | {"last_coverage": None, "_setting": None, "_mappings": {}, "_tables": {}}
+        left = {"last_coverage": None, "_setting": None, "_mappings": {}, "_made_columns": {}, "_tables": {}}
+        state = self.__dict__ | left
         return {
             name: value
             for name, value in state.items()
@@ -479,8 +483,20 @@ class CellProcessor(ProcessorMixin):
             lengths=lengths,
         )
 
-    def _tokens(self, gene_ids) -> np.ndarray:
+    def _columns(self, gene_ids) -> Columns:
+        """The columns that gene ids stand for, checked; those of arrays that nobody can change are kept for later."""
         vocabulary = self.tokenizer.gene_vocabulary
+        made_for, columns = self._made_columns.get(id(gene_ids), (None, None))
+        if made_for is not None and made_for[0] is gene_ids and made_for[1] is vocabulary:
+            return columns
+        columns = columns_of(self._tokens(gene_ids, vocabulary))
+        if isinstance(gene_ids, np.ndarray) and gene_ids.flags.owndata and not gene_ids.flags.writeable:
+            self._made_columns[id(gene_ids)] = (gene_ids, vocabulary), columns
+            for old in list(self._made_columns)[:-_KEPT_MAPPINGS]:
+                self._made_columns.pop(old, None)
+        return columns
+
+    def _tokens(self, gene_ids, vocabulary: GeneVocabulary) -> np.ndarray:
         tokens = tokens_of_columns(gene_ids, tuple(vocabulary.special_tokens.values()))
         if tokens.max(initial=-1) >= vocabulary.size:
             raise ExpressionError(

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 
 from sclm_hf.errors import ExpressionError
-from sclm_hf.tokenization.encodings.cells import tokens_of_columns
+from sclm_hf.tokenization.encodings.cells import columns_of, tokens_of_columns
 from sclm_hf.tokenization.expression_matrix import as_csr, read_cells, read_genes, select_counts
 
 ENSEMBL = ["ENSG00000141510", "ENSG00000012048", "ENSG00000139618"]
@@ -74,7 +74,7 @@ def test_any_form_and_type_is_read(make, dtype):
         matrix.data = matrix.data.astype(dtype)
     else:
         matrix = make(DENSE.astype(dtype))
-    cells, found = read_cells(matrix, TOKENS)
+    cells, found = read_cells(matrix, columns_of(TOKENS))
     assert found.genes.tolist() == [2, 1]
     assert cells.data.tolist() == [2, 1, 5]
 
@@ -84,24 +84,24 @@ def test_booleans_one_row_and_backed_matrices_are_read():
         def to_memory(self):
             return scipy.sparse.csr_matrix(DENSE)
 
-    assert read_cells(DENSE[0] > 0, TOKENS)[1].genes.tolist() == [2]
-    assert read_cells(Backed(), TOKENS)[1].genes.tolist() == [2, 1]
-    assert read_cells(scipy.sparse.csr_matrix(DENSE > 0), TOKENS)[1].values.tolist() == [2, 1]
+    assert read_cells(DENSE[0] > 0, columns_of(TOKENS))[1].genes.tolist() == [2]
+    assert read_cells(Backed(), columns_of(TOKENS))[1].genes.tolist() == [2, 1]
+    assert read_cells(scipy.sparse.csr_matrix(DENSE > 0), columns_of(TOKENS))[1].values.tolist() == [2, 1]
 
 
 def test_stored_zeros_are_not_expressed():
     matrix = scipy.sparse.csr_matrix(([0.0, 2.0], [0, 2], [0, 2]), shape=(1, 3))
-    assert read_cells(matrix, TOKENS)[1].genes.tolist() == [1]
+    assert read_cells(matrix, columns_of(TOKENS))[1].genes.tolist() == [1]
 
 
 def test_unsorted_and_doubled_entries_are_put_in_order_on_a_copy():
     matrix = scipy.sparse.csr_matrix(([1.0, 2.0, 4.0, 3.0], [2, 0, 2, 1], [0, 3, 4]), shape=(2, 3))
-    cells, found = read_cells(matrix, TOKENS, rows=[1, 0])
+    cells, found = read_cells(matrix, columns_of(TOKENS), rows=[1, 0])
     assert found.genes.tolist() == [1, 2] and (found.problems == 0).all()
     assert cells.indices.tolist() == [1, 0, 2] and cells.data.tolist() == [3, 2, 5]
     assert matrix.indices.tolist() == [2, 0, 2, 1]
     with pytest.raises(ExpressionError, match="`uniforms` need sorted, distinct"):
-        read_cells(matrix, TOKENS, uniforms=np.zeros(4))
+        read_cells(matrix, columns_of(TOKENS), uniforms=np.zeros(4))
 
 
 class Csr:
@@ -112,7 +112,7 @@ class Csr:
 
 
 def test_anything_with_csr_arrays_is_read():
-    assert read_cells(Csr([0, 1, 2], [2, 0], [1.0, 1.0]), TOKENS)[1].genes.tolist() == [1, 1]
+    assert read_cells(Csr([0, 1, 2], [2, 0], [1.0, 1.0]), columns_of(TOKENS))[1].genes.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_anything_with_csr_arrays_is_read():
 )
 def test_damaged_or_unfit_matrices_are_refused(matrix, message):
     with pytest.raises(ExpressionError, match=message):
-        read_cells(matrix, TOKENS)
+        read_cells(matrix, columns_of(TOKENS))
 
 
 @pytest.mark.parametrize(
@@ -145,13 +145,13 @@ def test_damaged_or_unfit_matrices_are_refused(matrix, message):
 )
 def test_rows_that_do_not_exist_are_refused(rows, message):
     with pytest.raises(ExpressionError, match=message):
-        read_cells(DENSE, TOKENS, rows=rows)
+        read_cells(DENSE, columns_of(TOKENS), rows=rows)
 
 
 @pytest.mark.parametrize("uniforms", [[0.5], [0.1, 0.2, 1.0], [0.1, 0.2, np.nan]])
 def test_wrong_uniforms_are_refused(uniforms):
     with pytest.raises(ExpressionError, match="uniforms"):
-        read_cells(DENSE, TOKENS, uniforms=uniforms)
+        read_cells(DENSE, columns_of(TOKENS), uniforms=uniforms)
 
 
 @pytest.mark.parametrize(
@@ -170,10 +170,10 @@ def test_as_csr_leaves_csr_alone():
 def test_columns_of_one_gene_are_added_up():
     matrix = scipy.sparse.csr_matrix(np.array([[1, 2, 0, 4], [0, 5, 6, 0]]))
     tokens = tokens_of_columns(np.array([7, -2, 3, -2]), ())
-    genes, found, _ = read_genes(matrix, tokens)
+    genes, found, _ = read_genes(matrix, columns_of(tokens))
     assert (genes.ids.tolist()[:3], genes.values.tolist()[:3]) == ([7, 3, 7], [7, 6, 5])
     assert genes.indptr.tolist() == [0, 1, 3] and found.genes.tolist() == [1, 2]
-    assert read_cells(matrix, tokens)[1].genes.tolist() == [1, 2]
+    assert read_cells(matrix, columns_of(tokens))[1].genes.tolist() == [1, 2]
     assert genes.totals.tolist() == [7, 11]
 
 
@@ -188,18 +188,22 @@ def test_genes_of_a_cell_are_in_the_order_of_their_ids_whatever_the_columns():
     dense, tokens = random.poisson(0.5, (20, 300)), random.permutation(100_000)[:300].astype(np.int32)
     tokens[::7] = -1
     order = random.permutation(300)
-    one, _, _ = read_genes(dense, tokens)
-    other, _, _ = read_genes(dense[:, order], tokens[order])
+    one, _, _ = read_genes(dense, columns_of(tokens))
+    other, _, _ = read_genes(dense[:, order], columns_of(tokens[order]))
     assert all((np.diff(one.ids[a:b]) > 0).all() for a, b in zip(one.indptr, one.indptr[1:], strict=False))
     n = one.indptr[-1]
-    for a, b in zip(one, other, strict=True):
-        np.testing.assert_array_equal(a[:n], b[:n])
+    for name in ("indptr", "ids", "values", "totals", "columns"):
+        np.testing.assert_array_equal(getattr(one, name)[:n], getattr(other, name)[:n])
+    assert not one.sort
+    unsorted, _, _ = read_genes(dense, columns_of(tokens), sort=False)
+    assert unsorted.sort
+    np.testing.assert_array_equal(np.sort(unsorted.ids[: one.indptr[1]]), one.ids[: one.indptr[1]])
 
 
 def test_recorded_draws_keep_the_order_of_columns():
     tokens, uniforms = np.array([9, -1, 4], np.int32), np.array([0.1, 0.2, 0.3])
-    genes, _, draws = read_genes(np.array([[1, 2, 3]]), tokens, None, uniforms)
+    genes, _, draws = read_genes(np.array([[1, 2, 3]]), columns_of(tokens), None, uniforms)
     assert (genes.ids[:2].tolist(), draws.tolist()) == ([9, 4], [0.1, 0.3])
-    assert read_genes(np.array([[1, 2, 3]]), tokens, as_columns=True)[0].ids[:2].tolist() == [9, 4]
+    assert read_genes(np.array([[1, 2, 3]]), columns_of(tokens), as_columns=True)[0].ids[:2].tolist() == [9, 4]
     with pytest.raises(ExpressionError, match="one column a gene"):
-        read_genes(np.array([[1, 2, 3]]), np.array([4, -1, 4], np.int32), None, uniforms)
+        read_genes(np.array([[1, 2, 3]]), columns_of(np.array([4, -1, 4], np.int32)), None, uniforms)

@@ -154,7 +154,7 @@ class ChromosomeProcessor(CellProcessor):
         self._refuse_pointless(uniforms, totals)
         scratch = scratch or Scratch()
         as_columns = random_state is not None
-        genes, found, _ = read_genes(matrix, self._tokens(gene_ids), rows, None, scratch, as_columns=as_columns)
+        genes, found, _ = read_genes(matrix, self._columns(gene_ids), rows, None, scratch, as_columns=as_columns)
         keys = self._keys(found, cell_ids, seed, epoch, check)
         most = most_tokens(found.genes, self.feature_extractor.n_draws, self._n_chromosomes)
         out = self._room(most, scratch)
@@ -173,7 +173,7 @@ class ChromosomeProcessor(CellProcessor):
 
         Only drawing the genes shows on how many chromosomes they lie.
         """
-        _, found = read_cells(matrix, self._tokens(gene_ids), rows)
+        _, found = read_cells(matrix, self._columns(gene_ids), rows)
         most = most_tokens(found.genes, self.feature_extractor.n_draws, self._n_chromosomes)
         longest = self.feature_extractor.max_length
         return np.where(found.genes > 0, most if longest is None else np.minimum(most, longest), 0)

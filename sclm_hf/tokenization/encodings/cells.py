@@ -17,6 +17,22 @@ OUT_OF_RANGE, UNSORTED, NEGATIVE, NOT_FINITE = 1, 2, 4, 8
 """What [`survey`] may find wrong with a row; the numbers add up."""
 
 
+class Columns(NamedTuple):
+    """The columns of a matrix, seen through the model's vocabulary: see [`columns_of`].
+
+    Attributes:
+        tokens: (columns,) int32, token id of each column, -1 = column not used; columns of one id are added up.
+        known: (genes,) int32, the token ids among them, ascending and each once.
+        ascending: whether the ids of the columns used ascend, each being there once.
+        doubled: whether several columns have one id.
+    """
+
+    tokens: np.ndarray
+    known: np.ndarray
+    ascending: bool
+    doubled: bool
+
+
 class Cells(NamedTuple):
     """Rows of a CSR matrix, seen through the model's vocabulary.
 
@@ -44,8 +60,9 @@ class CellGenes(NamedTuple):
         ids: (genes,) int32 token ids, ascending within a cell where genes are sorted, else in column order.
         values: (genes,) their values, float32 or float64.
         totals: (cells,) float64, sum of each cell's row, unknown genes included.
-        columns: (genes,) int32 token ids of all columns that the vocabulary knows, in the
-            same order.
+        columns: (genes,) int32 token ids of all columns that the vocabulary knows, ascending or in column order.
+        sort: whether genes stand in column order and are to be written in the order of their ids (`rank`: equal ones).
+            Encodings that can sort fewer genes, or none, when they write than there are take them so.
     """
 
     indptr: np.ndarray
@@ -53,6 +70,7 @@ class CellGenes(NamedTuple):
     values: np.ndarray
     totals: np.ndarray
     columns: np.ndarray
+    sort: bool = False
 
 
 class CellTokens(NamedTuple):
@@ -219,7 +237,8 @@ def _copy_known(indices, data, tokens, ids, values):
 
 
 @njit(cache=True, nogil=True)
-def _bits_set(word):
+def bits_set(word):
+    """How many bits of a uint64 are set."""
     # the compiler knows this loop as one instruction
     n = np.uint32(0)
     while word:
@@ -237,8 +256,15 @@ def _mark(ids, n, present, before):
     n_present = np.uint32(0)
     for word in range(present.size):
         before[word] = n_present
-        n_present += _bits_set(present[word])
+        n_present += bits_set(present[word])
     return n_present
+
+
+@njit(cache=True, nogil=True)
+def _place(token, present, before):
+    """The number of smaller ids, given the bits of all."""
+    word, bit = np.uint32(token) >> np.uint32(6), np.uint64(token & 63)
+    return before[word] + bits_set(present[word] & ((np.uint64(1) << bit) - np.uint64(1)))
 
 
 @njit(cache=True, nogil=True)
@@ -251,8 +277,7 @@ def _sort_by_id(ids, values, n, present, before, out_ids, out_values):
     if n_present < n:
         out_values[:n_present] = 0
     for j in range(n):
-        word, bit = np.uint32(ids[j]) >> np.uint32(6), np.uint64(ids[j] & 63)
-        place = before[word] + _bits_set(present[word] & ((np.uint64(1) << bit) - np.uint64(1)))
+        place = _place(ids[j], present, before)
         out_ids[place] = ids[j]
         out_values[place] = values[j] + (out_values[place] if n_present < n else 0)
     return n_present
@@ -286,10 +311,15 @@ def take(cells, genes, counts, values, fractional, problems):
         genes.indptr[i + 1] = place
 
 
-def take_genes(cells: Cells, scratch: Scratch | None = None) -> tuple[CellGenes, Survey]:
+def take_genes(
+    cells: Cells, scratch: Scratch | None = None, columns: np.ndarray | None = None
+) -> tuple[CellGenes, Survey]:
     """Copy what encodings work on, and survey it in the same pass. Rows with problems have no genes worth using.
 
-    With a `scratch`, the genes are good until it is used again.
+    Args:
+        cells: the cells.
+        scratch: memory to work in; the genes are good until it is used again.
+        columns: what the genes' `columns` will be, where that is known.
     """
     scratch = scratch or Scratch()
     n = cells.rows.size
@@ -300,16 +330,19 @@ def take_genes(cells: Cells, scratch: Scratch | None = None) -> tuple[CellGenes,
         ids=scratch.empty("ids", n_entries, np.int32),
         values=scratch.empty("values", n_entries, np.float32 if single else np.float64),
         totals=np.empty(n),
-        columns=known_ids(cells.tokens) if cells.sort else cells.tokens[cells.tokens >= 0],
+        columns=_columns_in_order(cells) if columns is None else columns,
     )
     counts = tuple(np.empty(n, np.int64) for _ in range(4))
     take(cells, genes, *counts)
     return genes, Survey(cells.rows, *counts)
 
 
+def _columns_in_order(cells: Cells) -> np.ndarray:
+    return columns_of(cells.tokens).known if cells.sort else cells.tokens[cells.tokens >= 0]
+
+
 @njit(cache=True, nogil=True)
-def known_ids(tokens):
-    """(genes,) int32, the token ids among those of columns, ascending and each once."""
+def _known_ids(tokens):
     is_known = np.zeros(max(0, tokens.max() + 1) if tokens.size else 0, np.bool_)
     for token in tokens:
         if token >= 0:
@@ -317,15 +350,14 @@ def known_ids(tokens):
     return np.flatnonzero(is_known).astype(np.int32)
 
 
-@njit(cache=True, nogil=True)
-def are_ascending(tokens):
-    """Whether the token ids of the columns used ascend, each being there once."""
-    last = -1
-    for token in tokens:
-        if 0 <= token <= last:
-            return False
-        last = max(last, token)
-    return True
+def columns_of(tokens: np.ndarray) -> Columns:
+    """Columns in the form that encodings take; worth making once for a data set.
+
+    Args:
+        tokens: (columns,) int32 token ids, -1 = column not used; columns of one id are added up.
+    """
+    used, known = tokens[tokens >= 0], _known_ids(tokens)
+    return Columns(tokens, known, bool((used[1:] > used[:-1]).all()), known.size < used.size)
 
 
 def taken_entries(cells: Cells) -> np.ndarray:
@@ -385,13 +417,32 @@ def _with_zeros(columns, ids, values, n):
 
 
 @njit(cache=True, nogil=True)
-def write_cell(layout, columns, key, ids, values, n, out_ids, out_values):
+def _write_sorted(columns, ids, values, n, out_ids, out_values):
+    """Write different genes in the order of their ids, which are some of the ascending `columns`."""
+    if n == 0:
+        return
+    n_words = columns[-1] // 64 + 1
+    present, before = np.empty(n_words, np.uint64), np.empty(n_words, np.uint32)
+    _mark(ids, n, present, before)
+    for j in range(n):
+        place = _place(ids[j], present, before)
+        out_ids[place] = ids[j]
+        out_values[place] = values[j]
+
+
+@njit(cache=True, nogil=True)
+def write_cell(layout, genes, key, ids, values, n, out_ids, out_values):
     """Write a cell's tokens: at most `layout.max_genes` of its genes, in the order of their ids.
 
-    `ids` and `values` are those of its `n` expressed genes.
+    `ids` and `values` are those of its `n` expressed genes, `genes` the [`CellGenes`] that it is one of.
     """
+    sort = genes.sort
+    if sort and (layout.zeros or (n > layout.max_genes and not layout.sample)):
+        sorted_ids, sorted_values = np.empty(n, ids.dtype), np.empty(n, values.dtype)
+        _write_sorted(genes.columns, ids, values, n, sorted_ids, sorted_values)
+        ids, values, sort = sorted_ids, sorted_values, False
     if layout.zeros:
-        ids, values, n = columns, _with_zeros(columns, ids, values, n), columns.size
+        ids, values, n = genes.columns, _with_zeros(genes.columns, ids, values, n), genes.columns.size
     kept = min(n, layout.max_genes)
     first = write_ids(layout, kept, out_ids)
     if layout.cls_id >= 0:
@@ -399,7 +450,14 @@ def write_cell(layout, columns, key, ids, values, n, out_ids, out_values):
     if layout.eos_id >= 0:
         out_values[first + kept] = layout.pad_value
     if kept < n and layout.sample:
-        _copy_subset(substream(key, Stream.SUBSET), ids, values, n, kept, out_ids[first:], out_values[first:])
+        if sort:
+            kept_ids, kept_values = np.empty(kept, ids.dtype), np.empty(kept, values.dtype)
+            _copy_subset(substream(key, Stream.SUBSET), ids, values, n, kept, kept_ids, kept_values)
+            _write_sorted(genes.columns, kept_ids, kept_values, kept, out_ids[first:], out_values[first:])
+        else:
+            _copy_subset(substream(key, Stream.SUBSET), ids, values, n, kept, out_ids[first:], out_values[first:])
+    elif sort:
+        _write_sorted(genes.columns, ids, values, n, out_ids[first:], out_values[first:])
     else:
         for j in range(kept):
             out_ids[first + j] = ids[j]

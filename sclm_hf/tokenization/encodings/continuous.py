@@ -16,7 +16,7 @@ def _encode(genes, keys, layout, out, start, stop):
         first, last = genes.indptr[i], genes.indptr[i + 1]
         ids, values, n = genes.ids[first:last], genes.values[first:last].astype(np.float32), last - first
         row = slice(out.starts[i], out.starts[i] + out.lengths[i])
-        write_cell(layout, genes.columns, keys[i], ids, values, n, out.ids[row], out.values[row])
+        write_cell(layout, genes, keys[i], ids, values, n, out.ids[row], out.values[row])
 
 
 def encode_continuous(
@@ -33,6 +33,7 @@ class Continuous(Encoding):
     """Values as they are."""
 
     name = "continuous"
+    sorts_genes = True
 
     def write(self, setting: Setting, genes, keys, out, *, uniforms=None, totals=None, num_threads=1) -> None:
         encode_continuous(genes, keys, setting.layout, out, num_threads=num_threads)

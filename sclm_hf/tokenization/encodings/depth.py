@@ -71,7 +71,7 @@ def _encode(genes, keys, layout, scales, depth_ids, depth_values, out, start, st
                 values[j] = np.log(1.0 + values[j] * scales[i])
         row = slice(out.starts[i], out.starts[i] + out.lengths[i])
         out_ids, out_values = out.ids[row], out.values[row]
-        write_cell(layout, genes.columns, keys[i], genes.ids[first:last], values, last - first, out_ids, out_values)
+        write_cell(layout, genes, keys[i], genes.ids[first:last], values, last - first, out_ids, out_values)
         out_ids[-2:] = depth_ids
         out_values[-2:] = depth_values[i]
 

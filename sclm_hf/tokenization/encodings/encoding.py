@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .cells import CellGenes, CellTokens, Layout
+from .cells import CellGenes, CellTokens, Columns, Layout
 from .scratch import Scratch
 from .stored import StoredRows
 
@@ -56,6 +56,7 @@ class Encoding:
         ranks_genes: whether genes stand in the order of their expression.
         takes: which of the arguments `uniforms` and `totals` of `CellProcessor.encode` it has a use for.
         reads_files: whether it has [`write_stored`].
+        sorts_genes: whether it heeds `CellGenes.sort`; otherwise genes come to it in the order of their ids.
         unfit: what cells have that [`is_unfit`] tells, for messages.
     """
 
@@ -66,6 +67,7 @@ class Encoding:
     ranks_genes = False
     takes: tuple[str, ...] = ()
     reads_files = False
+    sorts_genes = False
     unfit = ""
 
     @property
@@ -136,7 +138,7 @@ class Encoding:
         setting: Setting,
         stored: StoredRows,
         rows: np.ndarray,
-        tokens: np.ndarray,
+        columns: Columns,
         keys: np.ndarray,
         out: CellTokens,
         scratch: Scratch,
@@ -147,7 +149,7 @@ class Encoding:
             setting: the model.
             stored: a CSR matrix in a file.
             rows: (cells,) int64, ascending.
-            tokens: (columns,) int32 token ids of the columns, -1 = column not used; columns of one id are added up.
+            columns: the columns of the matrix.
             keys: (cells,) uint64 from `cell_keys`.
             out: where cells are written, beginning at `starts`, with room for `most_tokens` each; `lengths` is filled
                 in.

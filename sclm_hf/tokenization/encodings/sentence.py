@@ -14,9 +14,8 @@ from numba import njit
 
 from ...errors import ConfigurationError, ExpressionError
 from ..expression_matrix import as_csr, match_length, read_genes
-from .cells import CellGenes, run, widest
+from .cells import CellGenes, columns_of, run, widest
 from .keys import Stream, cell_keys, draw, hash_names, substream
-from .scratch import Scratch
 from .sorting import sort_scratch, stable_sort
 
 NOT_A_GENE = "NOT_A_GENE"
@@ -315,7 +314,7 @@ def parse_sentence(sentence: str, words: Sequence[str], *, case: str = "upper") 
 def _genes_of(matrix, n_genes: int) -> tuple[CellGenes, int]:
     matrix = as_csr(matrix)
     match_length("gene names", range(n_genes), matrix.shape[1], "column")
-    genes, _, _ = read_genes(matrix, np.arange(n_genes, dtype=np.int32), None, None, Scratch())
+    genes, _, _ = read_genes(matrix, columns_of(np.arange(n_genes, dtype=np.int32)))
     return genes, matrix.shape[0]
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit, types
 
-from .cells import CellGenes, Cells, CellTokens, Layout, Survey, are_ascending, known_ids, take
+from .cells import CellGenes, Cells, CellTokens, Columns, Layout, Survey, take
 from .scratch import Scratch
 
 pread = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
@@ -156,24 +156,24 @@ def most_tokens(stored: StoredRows, rows: np.ndarray, layout: Layout, n_columns:
 
 
 def open_tile(
-    stored: StoredRows, rows: np.ndarray, tokens: np.ndarray, *, counts: bool, scratch: Scratch
+    stored: StoredRows, rows: np.ndarray, columns: Columns, *, counts: bool, scratch: Scratch
 ) -> tuple[Work, Tile]:
     """What [`read_tile`] reads from and into.
 
     Args:
         stored: the matrix.
         rows: (cells,) int64, ascending.
-        tokens: (columns,) int32 token ids of the columns, -1 = column not used; columns of one id are added up.
+        columns: the columns of the matrix; genes are left in their order where each has an id of its own.
         counts: whether rows most of whose values are fractional are not sound.
         scratch: memory to work in.
     """
     indices, data = stored.indices, stored.data
     places = indices.offsets, indices.chunk_size, data.offsets, data.chunk_size
-    work = Work(stored.file, stored.indptr, *places, rows, tokens, not are_ascending(tokens), counts)
-    return work, _tile(stored, rows, tokens, scratch)
+    work = Work(stored.file, stored.indptr, *places, rows, columns.tokens, columns.doubled, counts)
+    return work, _tile(stored, rows, columns, scratch)
 
 
-def _tile(stored: StoredRows, rows: np.ndarray, tokens: np.ndarray, scratch: Scratch) -> Tile:
+def _tile(stored: StoredRows, rows: np.ndarray, columns: Columns, scratch: Scratch) -> Tile:
     longest = int((stored.indptr[rows + 1] - stored.indptr[rows]).max(initial=0))
     size = max(longest, _ENTRIES)
     kind = stored.data.dtype
@@ -182,7 +182,8 @@ def _tile(stored: StoredRows, rows: np.ndarray, tokens: np.ndarray, scratch: Scr
         ids=scratch.empty("tile_ids", size, np.int32),
         values=scratch.empty("tile_values", size, np.float32 if kind == np.float32 else np.float64),
         totals=np.empty(_CELLS),
-        columns=known_ids(tokens),
+        columns=columns.known,
+        sort=not columns.ascending and not columns.doubled,
     )
     return Tile(
         indptr=np.empty(_CELLS + 1, np.int64),

@@ -89,3 +89,42 @@ def test_chromosomes_need_a_processor_of_their_own():
     gene_ids = processor.map_genes(["A", "B", "C"]).gene_ids
     with pytest.raises(ConfigurationError, match="needs a `ChromosomeProcessor`"):
         processor.encode(COUNTS[:, :3], gene_ids, cell_ids=[0, 1])
+
+
+SHORT = {"max_length": 40}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"encoding": "bins"},
+        {"encoding": "bins", **SHORT},
+        {"encoding": "bins", **SHORT, "truncation": "head"},
+        {"encoding": "bins", **SHORT, "include_zero_genes": True},
+        {"encoding": "continuous", **SHORT},
+        # without medians half of the genes are tied
+        {"encoding": "rank", "truncation": "head"},
+        {"encoding": "rank", "truncation": "head", **SHORT},
+    ],
+    ids=str,
+)
+def test_the_order_of_columns_changes_nothing(parameters):
+    random = np.random.default_rng(0)
+    names = [f"GENE{number}" for number in range(400)]
+    processor = CellProcessor(ExpressionFeatureExtractor(**parameters), GeneTokenizer.from_genes(names))
+    counts, order = random.negative_binomial(0.5, 0.3, (12, 400)).astype(np.float32), random.permutation(400)
+    straight = processor(counts, gene_names=names)
+    shuffled = processor(counts[:, order], gene_names=[names[column] for column in order])
+    for name, array in straight.items():
+        np.testing.assert_array_equal(array, shuffled[name])
+
+
+def test_gene_ids_that_are_changed_in_place_are_read_again():
+    processor = CellProcessor(ExpressionFeatureExtractor(), GeneTokenizer.from_genes(list("ABCD")))
+    mapped = processor.map_genes(list("ABCD")).gene_ids
+    with pytest.raises(ValueError, match="read-only"):
+        mapped[0] = -1
+    gene_ids = mapped.copy()
+    assert processor.lengths(COUNTS, gene_ids).tolist() == [3, 4]
+    gene_ids[2] = -1
+    assert processor.lengths(COUNTS, gene_ids).tolist() == [2, 3]
