@@ -13,7 +13,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 from ...errors import CorpusError
 from ...tokenization.encodings.scratch import Scratch
 from ...tokenization.encodings.stored import StoredRows
-from ...tokenization.processing_cell import select_counts
+from ...tokenization.expression_matrix import select_counts
 from ..cell_source import CategoricalColumn, csr_from_arrays
 from ..reading_errors import reading_errors_named
 from ..stored_arrays import read_whole_numbers
