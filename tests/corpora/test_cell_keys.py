@@ -28,7 +28,7 @@ def cells() -> anndata.AnnData:
 
 
 def drawn_by_embed(cells, processor) -> dict[int, list[int]]:
-    prepared = prepare_cells(cells, load_model(make_model(), "embed", processor=processor))
+    prepared = prepare_cells(cells, load_model(make_model(), "AutoModel", processor=processor))
     batch = processor.padded(prepared.tokens(processor, np.arange(cells.n_obs), SEED))
     return dict(zip(hash_names(cells.obs_names).view(np.int64).tolist(), batch["input_ids"].tolist(), strict=True))
 
