@@ -92,6 +92,13 @@ def test_a_file_is_one_idea():
     assert lines["modeling_scgpt.py"] <= 950
 
 
+def test_what_kind_of_model_a_model_is_is_asked_in_one_place():
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name not in ("opening", "adapters"):
+            text = path.read_text()
+            assert 'endswith("For' not in text and "get_base_model" not in text, path
+
+
 def test_import_linter_knows_every_family():
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")

@@ -132,7 +132,12 @@ class FileContents(Contents):
         pairs = zip(self.sources, self._rows, strict=True)
         self.sizes = [source.n_cells if used is None else len(used) for source, used in pairs]
         if not len(self):
-            raise CorpusError("`rows`, `where`, `split` or `unlabelled='drop'` leaves no cell in the corpus.")
+            lost = {column: sum(counts[column] for counts in self.dropped.values()) for column in where or {}}
+            told = [f"the condition on `obs[{column!r}]` left out {number:,}" for column, number in lost.items()]
+            raise CorpusError(
+                "; ".join(["`rows`, `where`, `split` or `unlabelled='drop'` leaves no cell in the corpus", *told])
+                + "."
+            )
         self.numbered: dict[str, list[np.ndarray]] = {}
         self.label_names = self._number("labels", label_column, label_names)
         self.batch_names = self._number("batch_labels", batch_column, batch_names)
