@@ -1,7 +1,6 @@
 """Arguments and options that several verbs share, each said once; those of settings follow from their fields."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable
 from dataclasses import Field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..tasks.running.settings import RunSettings, flag_of, own_fields_first
+from ..tasks.running.settings import RunSettings, flag_of, own_fields_first, with_keywords
 
 Input = Annotated[
     Path, typer.Argument(help="`.h5ad` file with raw counts, zarr or Parquet corpus, or a folder of .h5ad files.")
@@ -29,22 +28,12 @@ def option(field: Field) -> Any:
     return Annotated[kind, typer.Option(flag_of(field), help=text, **limits)]
 
 
-def options(settings: type) -> list[inspect.Parameter]:
-    """One option for each field that has a flag."""
-    fields = [one for one in own_fields_first(settings) if flag_of(one) is not None]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    return [inspect.Parameter(one.name, keyword, default=one.default, annotation=option(one)) for one in fields]
-
-
 def with_settings(settings: type) -> Callable[[Callable], Callable]:
-    """Put one option for each field of `settings` in the place of the `**settings` of a command's function."""
+    """Replace the `**settings` of a command's function by one option for each field of `settings` that has a flag."""
+    fields = [field for field in own_fields_first(settings) if flag_of(field) is not None]
 
     def complete(function: Callable) -> Callable:
-        written = inspect.signature(function)
-        others = [one for one in written.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-        first = [one for one in others if one.kind is not inspect.Parameter.KEYWORD_ONLY]
-        last = [one for one in others if one.kind is inspect.Parameter.KEYWORD_ONLY]
-        function.__signature__ = written.replace(parameters=[*first, *options(settings), *last])
+        function.__signature__ = with_keywords(function, fields, option)
         return function
 
     return complete

@@ -7,6 +7,7 @@ what `uns["sclm_hf"]` records.
 import dataclasses
 import inspect
 import numbers
+from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,21 @@ def flag_of(field: Field) -> str | None:
     """The flag of a field on the command line, for example `--batch-size`."""
     flag = field.metadata["flag"]
     return f"--{field.name.replace('_', '-')}" if flag == "" else flag
+
+
+def with_keywords(function: Callable, fields: Sequence[Field], annotate: Callable[[Field], Any]) -> inspect.Signature:
+    """The signature of a function with a keyword argument for each field in the place of its `**settings`.
+
+    Args:
+        function: the function.
+        fields: the fields of its settings.
+        annotate: field -> annotation of its argument.
+    """
+    written, keyword = inspect.signature(function), inspect.Parameter.KEYWORD_ONLY
+    given = [inspect.Parameter(one.name, keyword, default=one.default, annotation=annotate(one)) for one in fields]
+    others = [one for one in written.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    first = [one for one in others if one.kind is not keyword]
+    return written.replace(parameters=[*first, *given, *(one for one in others if one.kind is keyword)])
 
 
 @dataclass(frozen=True, kw_only=True)

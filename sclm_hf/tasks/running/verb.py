@@ -1,6 +1,5 @@
 """What a verb is: one record, from which its function, file-to-file, its command and the card's example follow."""
 
-import inspect
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import unknown_name
 from .cell_run import CellRun
-from .settings import RunSettings, own_fields_first
+from .settings import RunSettings, own_fields_first, with_keywords
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -98,14 +97,7 @@ def documented_by(verb: Verb) -> Callable[[Callable], Callable]:
     fields = own_fields_first(verb.settings)
 
     def complete(function: Callable) -> Callable:
-        written = inspect.signature(function)
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        given = [inspect.Parameter(one.name, keyword, default=one.default, annotation=one.type) for one in fields]
-        others = [one for one in written.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-        first = [one for one in others if one.kind is not keyword]
-        function.__signature__ = written.replace(
-            parameters=[*first, *given, *(one for one in others if one.kind is keyword)]
-        )
+        function.__signature__ = with_keywords(function, fields, lambda field: field.type)
         function.__doc__ = _with_settings(function.__doc__, fields)
         function.verb = verb
         return function
