@@ -197,8 +197,12 @@ def model_replaced(folder: Path, unfinished: Path) -> Iterator[Path]:
 
 
 def flush(folder: Path) -> None:
-    """Force the files below `folder` onto the disk."""
+    """Force the files below `folder` onto the disk, readable for all who may read the folder."""
     for path in (folder, *folder.rglob("*")):
+        if path.is_file():
+            # safetensors writes files that only their owner may read; some disks keep no such rights
+            with suppress(OSError):
+                path.chmod(path.parent.stat().st_mode & 0o666)
         flush_entry(path)
 
 

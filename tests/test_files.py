@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, SclmError
 from sclm_hf.files import (
@@ -140,6 +142,21 @@ def test_a_model_is_replaced_whole_or_not_at_all(tmp_path):
             "model.safetensors": text,
             "log": "stays",
         }
+
+
+def test_whoever_may_read_the_folder_may_read_the_weights(tmp_path):
+    def save(folder):
+        save_file({"a": np.ones(2)}, folder / "model.safetensors")
+        return folder
+
+    with model_replaced(tmp_path / "a", tmp_path / ".a.tmp") as folder:
+        save(folder)
+    with new_folder(tmp_path / "b") as folder:
+        folder.mkdir()
+        save(folder)
+    for name in ("a", "b"):
+        readers = (tmp_path / name).stat().st_mode & 0o444
+        assert (tmp_path / name / "model.safetensors").stat().st_mode & 0o444 == readers
 
 
 def test_shards_of_two_saves_are_never_taken_for_one_model(tmp_path, monkeypatch):
