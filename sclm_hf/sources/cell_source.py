@@ -54,7 +54,7 @@ class CellSource(Protocol):
         """(n_cells,) names of the cells."""
 
     def cell_ids(self, rows: np.ndarray | None = None) -> np.ndarray:
-        """What the random draws about cells are keyed by, made from their names; held until the source is closed.
+        """What the random draws about cells are keyed by, made from their names.
 
         Args:
             rows: (cells,) row numbers; None = all.

@@ -104,3 +104,7 @@ def test_names_are_hashed_some_thousand_at_a_time(tmp_path, monkeypatch):
         np.testing.assert_array_equal(source.cell_ids(), hash_names(cells.obs_names))
         np.testing.assert_array_equal(source.cell_ids(np.array([3, 8])), hash_names(cells.obs_names[[3, 8]]))
     assert slice(42, 49) in read
+    read.clear()
+    few = open_source("cells", tmp_path / "cells.h5ad").cell_ids(np.array([3, 8]))
+    np.testing.assert_array_equal(few, hash_names(cells.obs_names[[3, 8]]))
+    assert slice(3, 9) in read and slice(42, 49) not in read

@@ -157,7 +157,7 @@ def read_index(frame: Any) -> np.ndarray:
     Raises:
         CorpusError: one has none.
     """
-    return _strings(_names(frame))
+    return _strings(index_values(frame))
 
 
 def hash_index(frame: Any) -> np.ndarray:
@@ -166,12 +166,20 @@ def hash_index(frame: Any) -> np.ndarray:
     Raises:
         CorpusError: one has none.
     """
-    parts = read_in_parts(_names(frame))
-    return np.concatenate([np.empty(0, np.uint64), *(hash_names(list(map(_text, part.tolist()))) for part in parts)])
+    return np.concatenate([np.empty(0, np.uint64), *map(hash_texts, read_in_parts(index_values(frame)))])
 
 
-def _names(frame: Any) -> Any:
-    """The array of the names of rows, refused where one has none."""
+def hash_texts(values: np.ndarray) -> np.ndarray:
+    """(entries,) uint64, what `hash_names` gives of entries of an array of text."""
+    return hash_names(list(map(_text, values.tolist())))
+
+
+def index_values(frame: Any) -> Any:
+    """The array of the names of the rows of `obs` or `var`.
+
+    Raises:
+        CorpusError: one has none.
+    """
     index = _index(frame)
     if is_array(index):
         return index

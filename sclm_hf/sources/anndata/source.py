@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,19 @@ from ...tokenization.encodings.stored import StoredRows
 from ...tokenization.expression_matrix import select_counts
 from ..cell_source import CategoricalColumn, csr_from_arrays
 from ..reading_errors import reading_errors_named
-from ..stored_arrays import read_whole_numbers
-from .elements import check_columns, check_matrix, column_names, describe, hash_index, read_column, read_index, view
+from ..stored_arrays import is_of_h5py, read_whole_numbers
+from .elements import (
+    check_columns,
+    check_matrix,
+    column_names,
+    describe,
+    hash_index,
+    hash_texts,
+    index_values,
+    read_column,
+    read_index,
+    view,
+)
 from .hdf5_ranges import RangeReader, memory_type
 
 # A matrix stored by columns has to be turned around in memory: values and indices of that many entries take 2 GB.
@@ -103,7 +114,9 @@ class AnnDataSource:
             CorpusError: a cell has no name.
         """
         with self._store():
-            return self._open.cell_ids if rows is None else self._open.cell_ids[rows]
+            if rows is None:
+                return self._open.cell_ids
+            return self._open.some_cell_ids(np.asarray(rows, np.int64), self._spans)
 
     def column(self, name: str) -> CategoricalColumn:
         """A column of `obs`, whatever its type.
@@ -140,14 +153,10 @@ class AnnDataSource:
             CorpusError: the file vanished, changed since it was opened, or is damaged.
         """
         rows = np.asarray(rows, dtype=np.int64)
-        breaks = np.flatnonzero(np.diff(rows) > self._max_gap) + 1
-        spans = [(int(part[0]), int(part[-1]) + 1) for part in np.split(rows, breaks) if len(part)]
+        spans = self._spans(rows)
         with self._store():
             matrix = self._open.read(spans, scratch or Scratch())
-        if matrix.shape[0] == len(rows):
-            return matrix
-        read = np.concatenate([np.arange(start, stop) for start, stop in spans])
-        return matrix[np.searchsorted(read, rows)]
+        return matrix if matrix.shape[0] == len(rows) else matrix[_places(rows, spans)]
 
     def empty_rows(self) -> np.ndarray:
         """Rows without any value, ascending; of a dense matrix none are known."""
@@ -172,6 +181,11 @@ class AnnDataSource:
             if stored is not None:
                 os.close(stored.file)
         self._refuse_changed()
+
+    def _spans(self, rows: np.ndarray) -> list[tuple[int, int]]:
+        """(start, stop) of the consecutive rows that are read to have `rows`."""
+        breaks = np.flatnonzero(np.diff(rows) > self._max_gap) + 1
+        return [(int(part[0]), int(part[-1]) + 1) for part in np.split(rows, breaks) if len(part)]
 
     def close(self) -> None:
         """Close the file and forget what was read from it; the next read opens it again."""
@@ -221,11 +235,16 @@ class AnnDataSource:
         return f"{type(self).__name__}({self.location!r}, {size})"
 
 
+def _places(rows: np.ndarray, spans: list[tuple[int, int]]) -> np.ndarray:
+    """Where `rows` are among those of the spans."""
+    return np.searchsorted(np.concatenate([np.arange(start, stop) for start, stop in spans]), rows)
+
+
 class _OpenStore:
     """An open store with what is needed to find rows in it."""
 
     def __init__(self, store: Any, key: str, storage: str, shape: tuple[int, int]) -> None:
-        self.store, self.pid = store, os.getpid()
+        self.store, self.pid, self._n_named = store, os.getpid(), 0
         self._matrix, self._storage, self._shape = store[key], storage, shape
         if storage == "dense":
             return
@@ -245,6 +264,19 @@ class _OpenStore:
     def cell_ids(self) -> np.ndarray:
         """(n_cells,) uint64 made from the names of the cells."""
         return hash_index(self.store["obs"])
+
+    def some_cell_ids(self, rows: np.ndarray, spans_of: Callable) -> np.ndarray:
+        """(cells,) uint64 made from the names of the cells `rows`.
+
+        Of many files a few cells each are read; so only when an eighth of the names was asked for, all are read.
+        """
+        self._n_named += len(rows)
+        names = index_values(self.store["obs"])
+        if "cell_ids" in vars(self) or not is_of_h5py(names) or 8 * self._n_named > self._shape[0]:
+            return self.cell_ids[rows]
+        spans = spans_of(rows)
+        read = np.concatenate([np.empty(0, np.uint64), *(hash_texts(names[start:stop]) for start, stop in spans)])
+        return read[_places(rows, spans)]
 
     @property
     def stored(self) -> StoredRows | None:
