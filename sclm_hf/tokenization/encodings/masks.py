@@ -15,8 +15,8 @@ from .keys import Stream, cell_keys, draw, substream, uniform
 IGNORED = -100
 """Label of what the loss leaves out."""
 
-_NOTHING_GIVEN = np.empty((0, 0, 0))
-_DEVIATIONS = 4.0
+_NOTHING_GIVEN, _NO_DRAWS = np.empty((0, 0, 0)), np.empty(0)
+_DEVIATIONS, _FEW = 4.0, 24
 _RANGE, _BELOW_1 = 2.0**64, 1 - 2.0**-53
 _LAST = np.uint64(2**64 - 1)
 _BITS_OF_UNIFORMS = np.uint64(2**64 - 2**11)
@@ -41,6 +41,19 @@ class Draws(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
+def _copy_inside(words, n, low, high, inside):
+    """Copy those of the first `n` words from `low` to below `high`; returns how many lie below and how many in."""
+    below, n_inside = np.int32(0), np.uint32(0)
+    for i in range(n):
+        below += np.int32(words[i] < low)
+    for i in range(n):
+        word = words[i]
+        inside[n_inside] = word
+        n_inside += np.uint32((word >= low) & (word < high))
+    return np.int64(below), np.int64(n_inside)
+
+
+@njit(cache=True, nogil=True)
 def smallest(words, n_smallest, n_words):
     """The word below which `n_smallest` of the others lie (fewer, where several words equal it).
 
@@ -49,21 +62,20 @@ def smallest(words, n_smallest, n_words):
         n_smallest: how many, less than `n_words`.
         n_words: how many words are uniform.
     """
-    share = n_smallest / n_words
-    # the number sought lies within a few standard deviations of this share of the range
-    spread = _DEVIATIONS * np.sqrt(share * (1 - share) / n_words)
-    low = np.uint64(max(share - spread, 0.0) * _RANGE)
-    high = np.uint64(min(share + spread, _BELOW_1) * _RANGE)
-    below = np.int32(0)
-    for word in words:
-        below += np.int32(word < low)
-    inside, n_inside = np.empty(words.size, np.uint64), np.uint32(0)
-    for i in range(words.size):
-        inside[n_inside] = words[i]
-        n_inside += np.uint32((words[i] >= low) & (words[i] < high))
-    if below <= n_smallest < below + n_inside:
-        return np.partition(inside[:n_inside], n_smallest - below)[n_smallest - below]
-    return np.partition(words, n_smallest)[n_smallest]
+    inside, rank, n = np.empty(words.size, np.uint64), n_smallest, n_words
+    start, width = 0.0, _RANGE
+    left, n_left = words, words.size
+    while n > _FEW:
+        # the number sought lies within a few standard deviations of its share of the range
+        share = rank / n
+        spread = _DEVIATIONS * np.sqrt(share * (1 - share) / n) + 1 / n
+        low, high = start + width * max(share - spread, 0.0), start + width * min(share + spread, _BELOW_1)
+        below, n_inside = _copy_inside(left, n_left, np.uint64(low), np.uint64(high), inside)
+        if not below <= rank < below + n_inside or n_inside == n:
+            return np.partition(words, n_smallest)[n_smallest]
+        rank, n, start, width = rank - below, n_inside, low, high - low
+        left, n_left = inside, n
+    return np.sort(left[:n_left])[rank]
 
 
 @njit(cache=True, nogil=True)
@@ -83,19 +95,28 @@ def _choose_smallest(words, n_smallest, n_words, chosen):
 
 
 @njit(cache=True, nogil=True)
+def _words(ids, where, stream_key, given, words):
+    """Words of a cell, in the order of its uniforms; the largest where not asked for. Returns how many are."""
+    n = np.int32(0)
+    for j in range(words.size):
+        words[j] = draw(stream_key, ids[j])
+    if given.size:
+        for j in range(words.size):
+            words[j] = np.uint64(min(given[j], _BELOW_1) * _RANGE)
+    for j in range(words.size):
+        # that of 2**11 words makes the same uniform; `where - 1` has all bits where it is False
+        words[j] = (words[j] & _BITS_OF_UNIFORMS) | (np.uint64(where[j]) - np.uint64(1))
+    for j in range(words.size):
+        n += np.int32(where[j])
+    return n
+
+
+@njit(cache=True, nogil=True)
 def _choose(ids, allowed, draws, ratios, up, chosen):
     words = np.empty(ids.shape[1], np.uint64)
     for i in range(ids.shape[0]):
-        stream_key, n_allowed = substream(draws.keys[i], Stream.MASK), np.int32(0)
-        for j in range(words.size):
-            # words in the order of the uniforms that they make
-            word = draw(stream_key, ids[i, j]) & _BITS_OF_UNIFORMS
-            words[j] = word if allowed[i, j] else _LAST
-            n_allowed += np.int32(allowed[i, j])
-        if draws.given.size:
-            for j in range(words.size):
-                if allowed[i, j]:
-                    words[j] = np.uint64(min(draws.given[0, i, j], _BELOW_1) * _RANGE)
+        given = draws.given[0, i] if draws.given.size else _NO_DRAWS
+        n_allowed = _words(ids[i], allowed[i], substream(draws.keys[i], Stream.MASK), given, words)
         if up:
             n_drawn = np.int64(np.ceil(np.float32(n_allowed) * np.float32(ratios[i])))
         else:
@@ -215,22 +236,35 @@ def _signed(dtype: np.dtype) -> np.dtype:
 
 
 @njit(cache=True, nogil=True)
+def _chosen_places(words, rate, places):
+    """Places of the words whose uniform is below `rate`; returns how many."""
+    # a uniform is its word over 2**64: the comparison of whole numbers is exact
+    n, limit = np.uint32(0), np.uint64(min(np.ceil(rate * 2.0**53), 2.0**53 - 1)) << np.uint64(11)
+    for j in range(words.size):
+        places[n] = j
+        n += np.uint32(words[j] < limit)
+    return n
+
+
+@njit(cache=True, nogil=True)
 def _mask_genes(ids, maskable, draws, ratios, hidden_ratio, changed_ratio, mask_id, n_tokens, out_ids, labels):
-    given = draws.given
+    words, places, given = np.empty(ids.shape[1], np.uint64), np.empty(ids.shape[1], np.uint32), draws.given
     for i in range(ids.shape[0]):
-        choosing, hiding = substream(draws.keys[i], Stream.MASK), substream(draws.keys[i], Stream.GENE_HIDDEN)
-        changing, tokens = substream(draws.keys[i], Stream.GENE_CHANGED), substream(draws.keys[i], Stream.GENE_TOKEN)
-        for j in range(ids.shape[1]):
-            token = ids[i, j]
-            out_ids[i, j], labels[i, j] = token, IGNORED
-            if not maskable[i, j]:
-                continue
-            if (given[0, i, j] if given.size else uniform(choosing, token)) < ratios[i]:
-                labels[i, j] = token
-                if (given[1, i, j] if given.size else uniform(hiding, token)) < hidden_ratio:
-                    out_ids[i, j] = mask_id
-                elif (given[2, i, j] if given.size else uniform(changing, token)) < changed_ratio:
-                    out_ids[i, j] = np.int64((given[3, i, j] if given.size else uniform(tokens, token)) * n_tokens)
+        key, row, out, its_labels = draws.keys[i], ids[i], out_ids[i], labels[i]
+        _words(row, maskable[i], substream(key, Stream.MASK), given[0, i] if given.size else _NO_DRAWS, words)
+        hiding, changing = substream(key, Stream.GENE_HIDDEN), substream(key, Stream.GENE_CHANGED)
+        tokens = substream(key, Stream.GENE_TOKEN)
+        for j in range(row.size):
+            out[j] = row[j]
+        its_labels[:] = IGNORED
+        for place in range(_chosen_places(words, ratios[i], places)):
+            j = places[place]
+            token = row[j]
+            its_labels[j] = token
+            if (given[1, i, j] if given.size else uniform(hiding, token)) < hidden_ratio:
+                out[j] = mask_id
+            elif (given[2, i, j] if given.size else uniform(changing, token)) < changed_ratio:
+                out[j] = np.int64((given[3, i, j] if given.size else uniform(tokens, token)) * n_tokens)
 
 
 def mask_genes(
@@ -289,35 +323,57 @@ def _longest_parts(mask, generated):
     for i in range(mask.shape[0]):
         known = moved = np.int32(0)
         for j in range(mask.shape[1]):
-            known += np.int32((mask[i, j] != 0) & ~generated[i, j])
+            known += np.int32(mask[i, j] != 0) - np.int32(generated[i, j])
             moved += np.int32(generated[i, j])
         n_known, n_generated = max(n_known, known), max(n_generated, moved)
     return n_known, n_generated
 
 
 @njit(cache=True, nogil=True)
+def _part(ids, values, mask, generated, known_ids, known_values, moved_ids, moved_values):
+    """Copy the tokens of a cell to one of two places each; returns how many went to either.
+
+    What does not stay is overwritten, so that nothing depends on which way a token goes.
+    """
+    known = moved = np.uint32(0)
+    for j in range(ids.size):
+        token, value = ids[j], values[j]
+        known_ids[known], known_values[known] = token, value
+        moved_ids[moved], moved_values[moved] = token, value
+        is_moved = np.uint32(generated[j])
+        known += np.uint32(mask[j] != 0) - is_moved
+        moved += is_moved
+    return known, moved
+
+
+@njit(cache=True, nogil=True)
+def _fill_row(tokens, n, fill, row):
+    for j in range(n):
+        row[j] = tokens[j]
+    row[n:] = fill
+
+
+@njit(cache=True, nogil=True)
+def _fill_mask(n, row):
+    row[:n] = 1
+    row[n:] = 0
+
+
+@njit(cache=True, nogil=True)
 def _split(ids, values, mask, generated, pad_id, pad_value, out):
-    n_known = out.known_ids.shape[1]
+    width, n_known = ids.shape[1] + 1, out.known_ids.shape[1]
+    known_ids, moved_ids = np.empty(width, ids.dtype), np.empty(width, ids.dtype)
+    known_values, moved_values = np.empty(width, values.dtype), np.empty(width, values.dtype)
     for i in range(ids.shape[0]):
-        known = moved = 0
-        for j in range(ids.shape[1]):
-            if generated[i, j]:
-                out.generated_ids[i, moved] = ids[i, j]
-                out.labels[i, n_known + moved] = values[i, j]
-                moved += 1
-            elif mask[i, j]:
-                out.known_ids[i, known] = ids[i, j]
-                out.known_values[i, known] = values[i, j]
-                known += 1
-        out.known_ids[i, known:] = pad_id
-        out.known_values[i, known:] = pad_value
-        out.known_mask[i, :known] = 1
-        out.known_mask[i, known:] = 0
-        out.generated_ids[i, moved:] = pad_id
-        out.generated_mask[i, :moved] = 1
-        out.generated_mask[i, moved:] = 0
+        places = known_ids, known_values, moved_ids, moved_values
+        known, moved = _part(ids[i], values[i], mask[i], generated[i], *places)
+        _fill_row(known_ids, known, pad_id, out.known_ids[i])
+        _fill_row(known_values, known, pad_value, out.known_values[i])
+        _fill_mask(known, out.known_mask[i])
+        _fill_row(moved_ids, moved, pad_id, out.generated_ids[i])
+        _fill_mask(moved, out.generated_mask[i])
         out.labels[i, :n_known] = IGNORED
-        out.labels[i, n_known + moved :] = IGNORED
+        _fill_row(moved_values, moved, IGNORED, out.labels[i, n_known:])
 
 
 def split(
