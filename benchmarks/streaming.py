@@ -1,16 +1,20 @@
-"""How fast cells stream, how soon they come, and how much memory that takes.
+"""How fast cells stream, how soon they come, how much memory that takes, and how fast annbatch and scDataset are.
 
-    python benchmarks/streaming.py --corpus FOLDER
+    python benchmarks/streaming.py --corpus FOLDER [--annbatch PYTHON] [--scdataset PYTHON]
 
 Any folder of .h5ad files with raw counts will do; the goals are meant for 40,000 cells in two files and two quiet
 cores, the page cache warm. Larger corpora are the same files under more names: ten times as many cells for the rates
-and the memory, 1,000 files for the first batch and for resuming. What is measured:
+and the memory, 1,000 files for the first batch and for resuming. What is measured (`--parts`):
 
 - batches: shuffled, tokenised, padded, without workers and from one worker. Rates are the best of `--repeats` and
   count from the first batch on, because starting a process takes as long as 10,000 cells; `cpu` rates are per second
   of CPU time of this process, which a busy machine disturbs less. The consumer does nothing with the batches.
-- raw: the rows of every window as CSR, in the order of the corpus's plan.
-- first batch, resuming: seconds from the paths to a batch of a lazy corpus, in a process that has compiled already.
+- objectives: the same with the collators that training streams through.
+- peers: shuffled batches of raw rows as CSR, ours and those of annbatch and scDataset, by turns, over the folder as it
+  is and in one process each. The peers run in environments of their own, whose interpreters are options
+  (`annbatch[zarrs]` under Python 3.12; `scdataset`, `anndata` and `torch`); annbatch converts the files first, to a
+  folder beside theirs.
+- starts: seconds from the paths to a batch of a lazy corpus, in a process that has compiled already.
 - memory: peak of a process of its own that streams the corpus once, and ten times the corpus.
 """
 
@@ -19,6 +23,7 @@ import json
 import multiprocessing
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -27,15 +32,33 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
+from machine import describe_machine
 
 from sclm_hf import CellCorpus, CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
+from sclm_hf.objectives.generative_expression import GenerativeExpressionCollator
+from sclm_hf.objectives.masked_expression import MaskedExpressionCollator
+from sclm_hf.objectives.masked_genes import MaskedGenesCollator
+from sclm_hf.objectives.next_gene import NextGeneCollator
 from sclm_hf.sources.opening import name_paths, open_source
+from sclm_hf.tokenization.gene_vocabulary import SPECIAL_TOKENS
 
 PACKAGES = ("sclm_hf", "numpy", "scipy", "numba", "h5py", "torch")
 
+OBJECTIVES = {
+    "bins": (GenerativeExpressionCollator, MaskedExpressionCollator),
+    "rank": (MaskedGenesCollator, NextGeneCollator),
+}
+
 GOALS = {
-    "bins_1_worker_cells_per_s": (150_000, "at least"),
-    "rank_1_worker_cells_per_s": (100_000, "at least"),
+    "bins_1_worker_cells_per_s": (120_000, "at least"),
+    "rank_1_worker_cells_per_s": (120_000, "at least"),
+    "bins_generative_expression_1_worker_cells_per_s": (60_000, "at least"),
+    "bins_masked_expression_1_worker_cells_per_s": (60_000, "at least"),
+    "rank_masked_genes_1_worker_cells_per_s": (60_000, "at least"),
+    "rank_next_gene_1_worker_cells_per_s": (60_000, "at least"),
+    "raw_times_annbatch": (3, "at least"),
+    "raw_times_scdataset": (18, "at least"),
     "memory_growth_mb": (100, "at most"),
     "first_batch_of_1000_files_s": (2.0, "at most"),
     "resume_at_90_percent_s": (2.0, "at most"),
@@ -50,7 +73,7 @@ def make_processor(folder: Path, encoding: str, max_length: int) -> CellProcesso
     medians = dict(zip(names, np.random.default_rng(0).lognormal(size=len(names)).tolist(), strict=True))
     ranks = {"truncation": "head", "gene_medians": medians} if encoding == "rank" else {}
     extractor = ExpressionFeatureExtractor(encoding=encoding, max_length=max_length, **ranks)
-    return CellProcessor(extractor, GeneTokenizer.from_genes(names))
+    return CellProcessor(extractor, GeneTokenizer.from_genes(names, special_tokens=(*SPECIAL_TOKENS, "<mask>")))
 
 
 def repeated(folder: Path, n_files: int) -> Paths:
@@ -59,25 +82,45 @@ def repeated(folder: Path, n_files: int) -> Paths:
     return {f"{name}_{number}": path for number, (name, path) in enumerate(files)}
 
 
-def rates(batches: Iterable[dict], field: str = "input_ids") -> tuple[float, float]:
+def rates(batches: Iterable[dict]) -> tuple[float, float]:
     """Cells per second of wall time and of CPU time, from the first batch on."""
     batches = iter(batches)
     next(batches)
     wall, cpu, n_cells = time.perf_counter(), time.process_time(), 0
     for batch in batches:
-        n_cells += len(batch[field])
+        n_cells += len(batch["input_ids"])
     return n_cells / (time.perf_counter() - wall), n_cells / (time.process_time() - cpu)
 
 
-def raw_batches(corpus: CellCorpus, epoch: int) -> Iterable[dict]:
-    """The rows of every window as CSR, in the order of the corpus's plan."""
-    plan = corpus.plan(corpus.window_size, epoch)
+def raw_batches(corpus: CellCorpus, epoch: int, batch_size: int) -> Iterable[sp.csr_matrix]:
+    """The rows of every window of the corpus's plan as CSR, shuffled."""
+    plan, generator = corpus.plan(corpus.window_size, epoch), np.random.default_rng(epoch)
     for window in range(plan.n_windows):
         rows: dict[int, list[np.ndarray]] = {}
         for source, start, stop in plan.window(window):
             rows.setdefault(source, []).append(np.arange(start, stop))
-        for source, parts in rows.items():
-            yield {"rows": range(corpus.opened(source).read(np.concatenate(parts)).shape[0])}
+        parts = [corpus.opened(source).read(np.concatenate(wanted)) for source, wanted in rows.items()]
+        matrix = sp.vstack(parts, format="csr") if len(parts) > 1 else parts[0]
+        order = generator.permutation(matrix.shape[0])
+        for start in range(0, len(order), batch_size):
+            yield matrix[order[start : start + batch_size]]
+
+
+def raw_rate(corpus: CellCorpus, epoch: int, batch_size: int) -> float:
+    """Cells per second of an epoch of raw batches."""
+    begin = time.perf_counter()
+    n_cells = sum(batch.shape[0] for batch in raw_batches(corpus, epoch, batch_size))
+    return n_cells / (time.perf_counter() - begin)
+
+
+def peer_rate(peer: str, python: str, *arguments: Path | int) -> float:
+    """Cells per second of another package, measured in its own environment."""
+    script = Path(__file__).with_name(f"peer_{peer}.py")
+    # a number of threads that was set for us is none of its business
+    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "PYTHONPATH")}
+    command = [python, script, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])["cells_per_s"]
 
 
 def first_batch(paths: Paths, processor: CellProcessor, batch_size: int, **kwargs: int) -> float:
@@ -110,21 +153,59 @@ def memory_results(arguments: argparse.Namespace) -> dict[str, int]:
     }
 
 
-def rate_results(arguments: argparse.Namespace) -> dict[str, int]:
+def loader_results(name: str, corpus: CellCorpus, collator, arguments: argparse.Namespace) -> dict[str, int]:
+    """The best rates of a corpus with a collator, for every number of workers."""
     results: dict[str, int] = {}
-    size, epochs = arguments.batch_size, range(arguments.repeats)
-    paths = repeated(arguments.corpus, 10 * len(name_paths(arguments.corpus)))
-    for encoding in ("bins", "rank"):
-        corpus = CellCorpus(paths, make_processor(arguments.corpus, encoding, arguments.max_length))
-        for workers in arguments.workers:
-            found = [rates(corpus.loader(size, num_workers=workers, epoch=epoch)) for epoch in epochs]
-            results[f"{encoding}_{workers}_worker_cells_per_s"] = round(max(wall for wall, _ in found))
-            if not workers:
-                results[f"{encoding}_cpu_cells_per_s"] = round(max(cpu for _, cpu in found))
-    found = [rates(raw_batches(corpus, epoch), "rows") for epoch in epochs]
-    results["raw_cells_per_s"] = round(max(wall for wall, _ in found))
-    results["cells"] = len(corpus)
+    for workers in arguments.workers:
+        loaders = (
+            corpus.loader(arguments.batch_size, collator=collator, num_workers=workers, epoch=epoch)
+            for epoch in range(arguments.repeats)
+        )
+        found = [rates(loader) for loader in loaders]
+        results[f"{name}_{workers}_worker_cells_per_s"] = round(max(wall for wall, _ in found))
+        if not workers:
+            results[f"{name}_cpu_cells_per_s"] = round(max(cpu for _, cpu in found))
     return results
+
+
+def batch_results(arguments: argparse.Namespace) -> dict[str, int]:
+    results: dict[str, int] = {}
+    paths = repeated(arguments.corpus, arguments.times * len(name_paths(arguments.corpus)))
+    for encoding in OBJECTIVES:
+        corpus = CellCorpus(paths, make_processor(arguments.corpus, encoding, arguments.max_length))
+        results |= loader_results(encoding, corpus, None, arguments)
+    return results | {"cells": len(corpus)}
+
+
+def objective_results(arguments: argparse.Namespace) -> dict[str, int]:
+    results: dict[str, int] = {}
+    paths = repeated(arguments.corpus, arguments.times * len(name_paths(arguments.corpus)))
+    for encoding, collators in OBJECTIVES.items():
+        processor = make_processor(arguments.corpus, encoding, arguments.max_length)
+        corpus = CellCorpus(paths, processor)
+        for collator in collators:
+            objective = collator.__module__.rpartition(".")[2]
+            results |= loader_results(f"{encoding}_{objective}", corpus, collator.from_processor(processor), arguments)
+    return results
+
+
+def peer_results(arguments: argparse.Namespace) -> dict[str, float]:
+    size, folder = arguments.batch_size, arguments.corpus.resolve()
+    corpus = CellCorpus(folder, make_processor(folder, "rank", arguments.max_length))
+    peers = {
+        "annbatch": (arguments.annbatch, folder, folder.with_name(f"{folder.name}.annbatch.zarr"), size),
+        "scdataset": (arguments.scdataset, folder, size),
+    }
+    for peer in [peer for peer, (python, *_) in peers.items() if python is None]:
+        print(f"{peer} is not measured: give the interpreter of an environment that has it as `--{peer}`.")
+        del peers[peer]
+    found: dict[str, list[float]] = {name: [] for name in ("raw", *peers)}
+    for epoch in range(arguments.repeats):
+        found["raw"].append(raw_rate(corpus, epoch, size))
+        for peer, (python, *inputs) in peers.items():
+            found[peer].append(peer_rate(peer, python, *inputs))
+    results = {f"{name}_cells_per_s": round(max(rates)) for name, rates in found.items()}
+    return results | {f"raw_times_{peer}": round(max(found["raw"]) / max(found[peer]), 1) for peer in peers}
 
 
 def start_results(arguments: argparse.Namespace) -> dict[str, float]:
@@ -149,22 +230,40 @@ def judged(results: Mapping[str, float]) -> dict[str, dict]:
     return verdicts
 
 
+PARTS = {
+    "batches": batch_results,
+    "objectives": objective_results,
+    "peers": peer_results,
+    "starts": start_results,
+    "memory": memory_results,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of .h5ad files")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="what to measure")
+    parser.add_argument("--annbatch", help="Python interpreter of an environment with `annbatch[zarrs]`")
+    parser.add_argument("--scdataset", help="Python interpreter of an environment with `scdataset`")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--max-length", type=int, default=2048)
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--times", type=int, default=10, help="how often the files are streamed in an epoch")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "streaming.json")
     arguments = parser.parse_args()
-    load = os.getloadavg()[0]
-    results = {**rate_results(arguments), **start_results(arguments), **memory_results(arguments)}
+    machine = describe_machine()
+    results = {name: value for part in arguments.parts for name, value in PARTS[part](arguments).items()}
     report = {
         "results": results,
         "goals": judged(results),
-        "settings": {"batch_size": arguments.batch_size, "max_length": arguments.max_length},
-        "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "load_before": load},
+        "settings": {
+            "batch_size": arguments.batch_size,
+            "max_length": arguments.max_length,
+            "times": arguments.times,
+            "repeats": arguments.repeats,
+        },
+        "machine": {"cores": os.cpu_count(), **machine},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
