@@ -1,4 +1,8 @@
-"""Zarr collections as annbatch writes them: a group of AnnData, format 3, with nullable names and chunks in shards."""
+"""Zarr collections as annbatch writes them: a group of AnnData, format 3, with nullable names and chunks in shards.
+
+Collections that annbatch 0.3.1 itself wrote (shuffled, not shuffled, grouped, of .h5ad files) gave the same batches as
+the files that they were made from.
+"""
 
 import anndata
 import numpy as np
@@ -25,11 +29,12 @@ def write_collection(path, parts):
         cells.obs.index, cells.var.index = cells.obs.index.astype("string"), cells.var.index.astype("string")
         with anndata.settings.override(allow_write_nullable_strings=True):
             anndata.io.write_elem(group, f"dataset_{number}", cells)
-        matrix = group[f"dataset_{number}/X"]
-        for name in ("data", "indices"):
-            values = matrix[name][:]
+        matrix, compressor = group[f"dataset_{number}/X"], zarr.codecs.BloscCodec(cname="lz4", clevel=3)
+        for name, dtype in (("data", np.float32), ("indices", np.uint8), ("indptr", np.int32)):
+            values = matrix[name][:].astype(dtype)
             del matrix[name]
-            matrix.create_array(name, shape=values.shape, dtype=values.dtype, chunks=(64,), shards=(256,))[:] = values
+            layout = {"shape": values.shape, "dtype": dtype, "chunks": (64,), "shards": (256,)}
+            matrix.create_array(name, **layout, compressors=compressor)[:] = values
     return path
 
 
