@@ -30,7 +30,7 @@ _streams: weakref.WeakSet = weakref.WeakSet()
 
 @atexit.register
 def _end_workers() -> None:
-    """End the workers of streams that were left in the middle; at exit Python would wait for them for ever."""
+    """End the workers of streams that were left in the middle; at exit Python would wait for them forever."""
     for stream in list(_streams):
         stream.close()
 
@@ -107,7 +107,7 @@ class CellLoader:
                     yield self._received(batch, wide=wide, copy=True)
         finally:
             # The traceback of an error holds on to the iterator, and Python would wait at exit for its workers, which
-            # ignore SIGTERM, for ever.
+            # ignore SIGTERM, forever.
             workers._shutdown_workers()
 
     def _received(self, batch: Batch, *, wide: bool, copy: bool) -> Batch:
