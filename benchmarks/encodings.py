@@ -1,11 +1,16 @@
 """How many cells a second the encodings do: `python benchmarks/encodings.py [--shuffled] [--output results.json]`.
 
-Cells have 2,000 expressed genes of 20,000. For each encoding and kind of data, two rates: `kernel`, values in and bins
-or ranks out; and `batches`, what `CellProcessor.encode` makes of CSR rows, checks, gene ids and padding included, in
-batches of 64; with `--shuffled` also of columns in another order than the vocabulary's, as most data sets have them.
-Beside them `published`, on one core: the procedure of the paper for a cell at a time, written in numpy
-from its description. Each rate is the best of several rounds, so it says what the machine can do, not what it does
-while others use it; `load_before` in the results tells whether they did. The goals are for the kernel on two cores.
+Cells have 2,000 expressed genes of 20,000. For each encoding and kind of data it gives these rates:
+
+- `kernel`: values in, bins or ranks out.
+- `batches`: CSR rows in, what `CellProcessor.encode` makes of them out, checks, gene ids and padding included, in
+  batches of 64.
+- `shuffled`, with `--shuffled`: as `batches`, with columns in another order than the vocabulary's, as most data sets
+  have them.
+- `published`, on one core: the procedure of the paper, one cell at a time, written in numpy from its description.
+
+Each rate is the best of several rounds, so it says what the machine can do, not what it does while others use it;
+`load_before` in the results tells whether they did. The goals are for the kernel on two cores.
 """
 
 import argparse

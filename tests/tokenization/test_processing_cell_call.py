@@ -159,6 +159,7 @@ def shards(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     for number in range(2):
         cells = make_cells(seed=number)
+        cells.obs_names = [f"{number}-{name}" for name in cells.obs_names]
         # data sets number their genes each in its own way
         cells[:, :: 1 - 2 * number].copy().write_h5ad(folder / f"set{number}.h5ad")
     build_corpus([folder / "set0.h5ad", folder / "set1.h5ad"], folder / "shards", shard_size=16)
