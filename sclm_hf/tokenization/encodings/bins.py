@@ -94,10 +94,7 @@ def _bin_counts(whole, n, top, ties, quantiles, single, tables, edges, lefts, sp
         spans[value] = left - right if left - right > 1 else 0
         tables[0, value] = 0
     for i in range(n):
-        # rounded up: the compiler calls a function for each `ceil`, and does this for eight numbers at a time
-        bound = lefts[whole[i]] - ties[i] * spans[whole[i]]
-        below = np.int32(bound)
-        out[i] = below + np.int32(bound > below)
+        out[i] = np.ceil(lefts[whole[i]] - ties[i] * spans[whole[i]])
 
 
 @njit(cache=True, nogil=True)
