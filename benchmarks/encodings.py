@@ -1,4 +1,4 @@
-"""How many cells a second the encodings do: `python benchmarks/encodings.py [--shuffled] [--output results.json]`.
+"""How many cells per second the encodings do: `python benchmarks/encodings.py [--shuffled] [--output results.json]`.
 
 Cells have 2,000 expressed genes of 20,000. For each encoding and kind of data it gives these rates:
 

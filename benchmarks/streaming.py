@@ -69,7 +69,7 @@ Paths = Mapping[str, Path]
 
 def make_processor(folder: Path, encoding: str, max_length: int) -> CellProcessor:
     names, _ = open_source("first", next(iter(name_paths(folder).values()))).genes()
-    # As Geneformer ranks: by counts over each gene's median, here drawn at random.
+    # as Geneformer ranks: by counts over each gene's median, here drawn at random
     medians = dict(zip(names, np.random.default_rng(0).lognormal(size=len(names)).tolist(), strict=True))
     ranks = {"truncation": "head", "gene_medians": medians} if encoding == "rank" else {}
     extractor = ExpressionFeatureExtractor(encoding=encoding, max_length=max_length, **ranks)
@@ -134,7 +134,7 @@ def peak_memory(paths: Paths, folder: Path, batch_size: int, max_length: int) ->
     """Megabytes that a process takes at most while it streams an epoch; needs Linux."""
     for _ in CellCorpus(paths, make_processor(folder, "bins", max_length)).batches(batch_size):
         pass
-    # `getrusage` would count what the parent process took when it started this one.
+    # `getrusage` would count what the parent process took when it started this one
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) / 1024
 

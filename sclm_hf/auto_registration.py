@@ -98,7 +98,7 @@ _REGISTRARS: dict[str, Callable[[ModuleType], None]] = {
 }
 _KINDS_WITHOUT_MODELS = tuple(name for name in _REGISTRARS if name != _MODELS and name not in _PEFT)
 
-# Our modules import parts of transformers that import an Auto module in turn: whichever is done last registers.
+# our modules import parts of transformers that import an Auto module in turn: whichever is done last registers
 _WAITING_FOR = {
     **dict.fromkeys((_LAYERS, *_BUILT_ON), _MODELS),
     "sclm_hf.tokenization.tokenization_gene": _AUTO + "tokenization_auto",

@@ -108,7 +108,7 @@ def write_cells(folder: Path) -> dict[str, Path]:
     """Write the two data sets as raw counts."""
     folder.mkdir(parents=True)
     reduced = scanpy.datasets.pbmc68k_reduced()
-    # raw.X is log1p of counts scaled to 10,000 a cell; undoing that gives whole numbers to within 0.1 %
+    # raw.X is log1p of counts scaled to 10,000 per cell; undoing that gives whole numbers to within 0.1 %
     scaled = np.expm1(reduced.raw.X.toarray().astype("float64"))
     counts = np.rint(scaled * reduced.obs["n_counts"].to_numpy()[:, None] / 1e4)
     labels = pd.DataFrame({"cell_type": reduced.obs["bulk_labels"].astype(str)})

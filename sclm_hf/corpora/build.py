@@ -185,7 +185,7 @@ class _Build:
         state = self.folder / _STATE_FILE
         if not state.exists():
             there = [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
-            # A build that was killed at its very beginning leaves the state half written.
+            # a build that was killed at its very beginning leaves the state half written
             if set(there) - {f".{_STATE_FILE}.tmp"}:
                 raise ConfigurationError(f"`{self.folder}` is not empty: name a new folder.")
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..tokenization.gene_vocabulary import GeneCoverage
     from ..tokenization.processing_cell import CellProcessor
 
-# Below the number of files that a process may have open on any common system (macOS: 256).
+# below the number of files that a process may have open on any common system (macOS: 256)
 _MAX_OPEN_FILES = 128
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 
-# Public constructors take examples as Python lists, which the formatters then walk number by number: with numpy or
-# torch formatting that gives 60 cells a second.
+# public constructors take examples as Python lists, which the formatters then walk number by number: with numpy or
+# torch formatting that gives 60 cells per second
 from datasets.iterable_dataset import ArrowExamplesIterable
 from torch.utils.data import get_worker_info
 

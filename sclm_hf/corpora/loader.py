@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Collator = Callable[[dict[str, np.ndarray], int], Batch]
 
 
-# Streams that somebody may still hold.
+# streams that somebody may still hold
 _streams: weakref.WeakSet = weakref.WeakSet()
 
 
@@ -94,10 +94,10 @@ class CellLoader:
             prefetch_factor=N_BUFFERS - 1,
             collate_fn=_unchanged,
             worker_init_fn=_begin_worker,
-            # By default a loader draws from torch's own generator: dropout would not be the same after a resume.
+            # by default a loader draws from torch's own generator: dropout would not be the same after a resume
             generator=torch.Generator(),
         )
-        # Torch maps a worker's memory anew for each window unless somebody here holds on to it.
+        # Torch maps a worker's memory anew for each window unless somebody here holds on to it
         mapped: deque[torch.Tensor] = deque(maxlen=N_BUFFERS * self._num_workers)
         workers = iter(packed)
         try:
@@ -106,8 +106,8 @@ class CellLoader:
                 for batch in parcel.opened():
                     yield self._received(batch, wide=wide, copy=True)
         finally:
-            # The traceback of an error holds on to the iterator, and Python would wait at exit for its workers, which
-            # ignore SIGTERM, forever.
+            # the traceback of an error holds on to the iterator, and Python would wait at exit for its workers, which
+            # ignore SIGTERM, forever
             workers._shutdown_workers()
 
     def _received(self, batch: Batch, *, wide: bool, copy: bool) -> Batch:

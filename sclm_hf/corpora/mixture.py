@@ -100,7 +100,7 @@ class MixedCorpus(MixedContents, CellStream):
     Args:
         corpora: what to mix; all with the same processor, seed, sizes and names of labels, and shuffled.
         weights: positive numbers, the share of each corpus up to a factor; by default their numbers of cells, which
-            makes every cell come once an epoch.
+            makes every cell come once per epoch.
 
     Attributes:
         corpora: as given.

@@ -264,7 +264,7 @@ def arrange(
     n_groups = len(ids) // group_size
     rest = order[n_groups * group_size :]
     places = np.argsort(lengths[order[: n_groups * group_size]], kind="stable").reshape(n_groups, group_size)
-    # Back in shuffled order inside a group; the group of the cell that the shuffle put first comes first.
+    # back in shuffled order inside a group; the group of the cell that the shuffle put first comes first
     places = np.sort(places, axis=1)
     places = places[np.argsort(places[:, 0], kind="stable")] if n_groups else places
     return np.concatenate([order[places.ravel()], rest])

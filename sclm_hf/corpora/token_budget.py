@@ -136,7 +136,7 @@ def pack(
     places = np.argsort(lengths[order], kind="stable") if grouped else np.arange(len(ids))
     batches = np.split(places, cuts(lengths[order][places], max_tokens, max_cells))
     if grouped and shuffle:
-        # Back in shuffled order inside a batch; the batch of the cell that the shuffle put first comes first.
+        # back in shuffled order inside a batch; the batch of the cell that the shuffle put first comes first
         batches = sorted((np.sort(batch) for batch in batches), key=lambda batch: batch[0])
     return [order[batch] for batch in batches]
 

@@ -54,7 +54,7 @@ class TokenBuffer:
             self._n_put += lengths.size
             start, self._used = self._used, self._used + n
             self._used_values += n if with_values else 0
-            # No array is replaced while another thread writes into it.
+            # no array is replaced while another thread writes into it
             while self._n_filling and self._is_short():
                 self._changed.wait()
             self._ids = self._grown(self._ids, self._used)
@@ -80,7 +80,7 @@ class TokenBuffer:
         if array.size >= needed:
             return array
         expected = needed * self._n_cells / self._n_put
-        # Cells whose room was given up come a second time, so more may be needed than is expected.
+        # cells whose room was given up come a second time, so more may be needed than is expected
         larger = np.empty(max(needed, int(expected * _HEADROOM)), array.dtype)
         larger[: array.size] = array
         return larger

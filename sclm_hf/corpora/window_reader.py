@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 Batch = dict[str, np.ndarray]
 
-# Cells that are read and encoded together: few enough that what is read is still in the cache when it is encoded.
+# cells that are read and encoded together: few enough that what is read is still in the cache when it is encoded
 _CELLS_AT_ONCE = 256
 
 _THREADS = 2
 
-# Windows in memory: one is used while the next is encoded; the first is no longer used when a third begins.
+# Windows in memory: one is used while the next is encoded; the first is no longer used when a third begins
 _N_BUFFERS = 2
 
 
@@ -182,7 +182,7 @@ class WindowReader:
     def _encode(self, part: _Cells, ids: np.ndarray, buffer: TokenBuffer) -> None:
         """Read, check and encode cells, and put them into the window's buffer."""
         corpus, scratch = self._corpus, self._workplace.scratch
-        # A source is closed when many others are opened, so no other thread may open any while this one reads.
+        # a source is closed when many others are opened, so no other thread may open any while this one reads
         with self._workplace.reading:
             gene_ids, source = corpus.gene_ids(part.source), corpus.opened(part.source)
             ids[part.places] = source.cell_ids(part.rows)

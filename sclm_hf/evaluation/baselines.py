@@ -76,7 +76,7 @@ def predict_splits(counts: Any, labels: Sequence[str], splits: Sequence[Split], 
 
 
 def log1p_cp10k(counts: Any) -> scipy.sparse.csr_matrix:
-    """log(1 + counts scaled to 10,000 a cell).
+    """log(1 + counts scaled to 10,000 per cell).
 
     Raises:
         ExpressionError: a count is negative or not finite, or a cell has no counts.

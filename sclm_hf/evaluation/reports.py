@@ -59,7 +59,7 @@ class ResultsTable:
         dataset: name of the data set.
         dataset_version: what pins its content, for example `"scanpy 1.11.5"`.
         task: what was asked, for example `"cell type annotation"`.
-        results: one entry a method and metric, differences included.
+        results: one entry per method and metric, differences included.
         seeds: seeds of the training runs.
         versions: version of every package that took part.
         notes: what a reader has to know to judge the numbers.
@@ -102,7 +102,7 @@ class ResultsTable:
         return cls(**{**content, "results": results, "seeds": tuple(content["seeds"])})
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows as text: one row a method, one column a metric."""
+        """Header and rows as text: one row per method, one column per metric."""
         metrics = list(dict.fromkeys(one.metric for one in self.results))
         methods = list(dict.fromkeys((one.method, one.reference) for one in self.results))
         cells = {(one.method, one.reference, one.metric): one.text for one in self.results}

@@ -15,7 +15,7 @@ from ..files import write_text
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, EvalResultEntry
 
-# The Hub knows macro-F1 as the metric `f1` with `average=macro`.
+# the Hub knows macro-F1 as the metric `f1` with `average=macro`
 _HUB_METRICS = {"accuracy": ("accuracy", "Accuracy", {}), "macro_f1": ("f1", "Macro-F1", {"average": "macro"})}
 
 

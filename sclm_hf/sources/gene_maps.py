@@ -46,7 +46,7 @@ class GeneMaps:
             GeneCoverageError: the model knows less than 30 % of the counts of the source; the message names it.
         """
         if source.name not in self._by_source:
-            # Read first: that there are as many names as columns is checked there.
+            # read first: that there are as many names as columns is checked there
             names, ensembl_ids = source.genes()
             sample = sample_rows(source, rows)
             refuse_empty(source, rows)

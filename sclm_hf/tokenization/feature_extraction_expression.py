@@ -14,7 +14,7 @@ EXPECTED_DATA = ("counts", "normalized", "any")
 TRUNCATIONS = ("sample", "head")
 
 # transformers writes these beside the parameters; they are no parameters of ours. `duplicates` is what folders of
-# before have, when families differed in what they did with columns of one gene.
+# before have, when families differed in what they did with columns of one gene
 _BOOKKEEPING = ("feature_extractor_type", "processor_class", "auto_map", "_commit_hash", "duplicates")
 
 

@@ -70,8 +70,8 @@ class GeneResolver:
         token = self._token_of_gene.get(gene)
         if token is not None:
             return Resolution(token, table.step_of[name])
-        # The gene that the name means first is not there. If another gene of that name is, or if this gene's name is
-        # there but means another gene by now, a match would be a guess.
+        # the gene that the name means first is not there. If another gene of that name is, or if this gene's name is
+        # there but means another gene by now, a match would be a guess
         ambiguous = any(bearer in self._token_of_gene for bearer in table.shared.get(name, ())) or (
             gene != AMBIGUOUS and any(other in self.genes for other in table.names(gene))
         )

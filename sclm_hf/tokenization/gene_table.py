@@ -30,7 +30,7 @@ def ensembl_id_of(name: str) -> str | None:
     The id may follow a symbol that it makes unique (`MATR3_ENSG00000015479`, as in CELLxGENE Census). The Y copy of a
     pseudo-autosomal gene (`_PAR_Y`) counts as the gene.
     """
-    # Most names hold none, and the pattern takes ten times as long to say so.
+    # most names hold none, and the pattern takes ten times as long to say so
     found = _ENSEMBL_ID.fullmatch(name) if "ENS" in name else None
     return found[1] if found else None
 

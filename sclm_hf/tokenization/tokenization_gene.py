@@ -17,7 +17,7 @@ from ..errors import ConfigurationError, GeneCoverageError
 from ..files import read_json_object
 from .gene_vocabulary import SPECIAL_TOKENS, GeneVocabulary
 
-# `WordLevel` wants a name for unknown words; one that no vocabulary can hold makes them an error.
+# `WordLevel` wants a name for unknown words; one that no vocabulary can hold makes them an error
 _NO_TOKEN = " "
 
 # without our class transformers takes a tokenizer of its own, in silence; a value that it refuses says what is missing
@@ -158,8 +158,8 @@ class GeneTokenizer(TokenizersBackend):
         return super()._from_pretrained(resolved_vocab_files, name, init_configuration, *args, **kwargs)
 
     def _add_tokens(self, new_tokens, special_tokens: bool = False) -> int:
-        # The backend numbers new tokens by the count of tokens, an id that may be taken where ids have gaps, and finds
-        # them inside other words: `C` in `C1QA`.
+        # the backend numbers new tokens by the count of tokens, an id that may be taken where ids have gaps, and finds
+        # them inside other words: `C` in `C1QA`
         unknown = [str(token) for token in new_tokens if self._tokenizer.token_to_id(str(token)) is None]
         if unknown:
             raise ConfigurationError(
@@ -170,7 +170,7 @@ class GeneTokenizer(TokenizersBackend):
 
     @classmethod
     def _patch_mistral_regex(cls, tokenizer, *args, **kwargs):
-        # transformers asks the Hub whether a vocabulary of more than 100,000 words is Mistral's. Ours never is.
+        # transformers asks the Hub whether a vocabulary of more than 100,000 words is Mistral's. Ours never is
         return tokenizer
 
 

@@ -335,7 +335,7 @@ class _Run:
                 self.on_log(record)
 
     def _evaluate(self) -> None:
-        """Evaluate once a step, and keep a checkpoint when nothing was better before."""
+        """Evaluate once per step, and keep a checkpoint when nothing was better before."""
         if self.eval_corpus is None or self.state.last_evaluation == self.state.step:
             return
         metrics = evaluate(

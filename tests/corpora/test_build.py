@@ -195,7 +195,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(inputs, tmp_path, m
     for _ in range(6):
         child = os.fork()
         if child == 0:
-            # By default tqdm's lock is shared with this process, which would wait for ever for a child killed with it.
+            # by default tqdm's lock is shared with this process, which would wait forever for a child killed with it
             tqdm.set_lock(threading.RLock())
             build_corpus(inputs, tmp_path / "out", title="Cells", **HOW)
             os._exit(0)

@@ -66,10 +66,10 @@ def test_arrange_shuffles_and_groups_by_length():
     assert sorted(order) == list(range(1030))
     groups = lengths[order[:1024]].reshape(16, 64)
     assert np.ptp(groups, axis=1).max() < 150
-    # Neither the groups nor the cells of a group stand in the order of their lengths.
+    # neither the groups nor the cells of a group stand in the order of their lengths
     assert 4 < (np.diff(groups.mean(axis=1)) > 0).sum() < 12
     assert 400 < (np.diff(groups, axis=1) > 0).sum() < 600
-    # The cells left over are any cells, not the longest.
+    # the cells left over are any cells, not the longest
     assert lengths[order[1024:]].max() < 990
     assert (order != arrange(ids, lengths, group_size=64, seed=0, epoch=1)).any()
 

@@ -27,7 +27,7 @@ def names_in(corpus):
 
 
 def test_a_side_is_a_pure_function_of_the_name():
-    """These sides are for ever: a model must not meet in training what another version validated on."""
+    """These sides are forever: a model must not meet in training what another version validated on."""
     names = [f"donor_{number}" for number in range(20)]
     assert np.flatnonzero(in_validation(names, 0.2)).tolist() == [2, 13]
     assert in_validation(names[::-1], 0.2)[::-1].tolist() == in_validation(names, 0.2).tolist()

@@ -3,7 +3,7 @@ import pytest
 from sclm_hf.tokenization.gene_resolution import GeneResolver, Resolution
 from sclm_hf.tokenization.gene_table import Step
 
-# Today: MARCHF1 (was MARCH1, alias RNF171), PWWP3A (was MUM1, as IRF4 was), EPRS1 (was EPRS), QARS1 (was QARS).
+# Today: MARCHF1 (was MARCH1, alias RNF171), PWWP3A (was MUM1, as IRF4 was), EPRS1 (was EPRS), QARS1 (was QARS)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_name_that_may_mean_several_genes_is_not_guessed(vocabulary, name, why
 
 
 def test_a_current_symbol_is_not_taken_for_the_gene_that_had_it_before():
-    # LRRC51 is a gene of its own today and was a previous symbol of LRTOMT.
+    # LRRC51 is a gene of its own today and was a previous symbol of LRTOMT
     assert GeneResolver(["LRTOMT"]).resolve("LRRC51") == Resolution(None, ambiguous=True)
     assert GeneResolver(["LRTOMT", "LRRC51"]).resolve("LRRC51") == Resolution("LRRC51", Step.AS_WRITTEN)
 

@@ -140,7 +140,7 @@ def test_the_sources_give_the_tables_that_ship(script, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["build_gene_table.py", str(SOURCES), "--output", str(tmp_path)])
     script.main()
     for path in TABLES:
-        # The bytes of the archive depend on the version of zlib; its content does not.
+        # the bytes of the archive depend on the version of zlib; its content does not
         assert gzip.decompress((tmp_path / path.name).read_bytes()) == gzip.decompress(path.read_bytes())
 
 

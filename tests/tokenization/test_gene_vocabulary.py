@@ -237,7 +237,7 @@ def test_a_vocabulary_travels_to_workers(vocabulary):
     assert travelled.map_genes(["p53"]).gene_ids.tolist() == [7]
 
 
-# Share of counts covered, measured with the tables that ship: scGPT's Census names, scGPT's default names, Geneformer.
+# share of counts covered, measured with the tables that ship: scGPT's Census names, scGPT's default names, Geneformer
 PUBLIC_COVERAGE = {
     "covid_balf_liao": (0.995, 0.994, 0.965),
     "heart_san_multiome_1k": (0.988, 0.990, 0.923),

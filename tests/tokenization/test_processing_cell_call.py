@@ -216,7 +216,7 @@ def test_cell_ids_of_shards_may_be_written_unsigned(processor, two_rows):
 @pytest.mark.parametrize("column", ["dataset", "cell_id", "gene_index", "counts"])
 def test_rows_of_shards_without_a_column_are_refused(processor, two_rows, column):
     short = two_rows | {column: two_rows[column][:1]}
-    with pytest.raises(ExpressionError, match=r"entries of `|cells?: expected one a cell"):
+    with pytest.raises(ExpressionError, match=r"entries of `|cells?: expected one per cell"):
         processor(short, gene_names=GENES)
     del two_rows[column]
     with pytest.raises(ExpressionError, match=f"these lack `{column}`"):

@@ -99,7 +99,7 @@ def test_a_corpus_trains_and_is_evaluated_under_the_stock_trainer(tmp_path):
         compute_metrics=metrics,
     )
     trainer.train()
-    # 10 steps an epoch: the second one has begun, in its own order
+    # 10 steps per epoch: the second one has begun, in its own order
     assert trainer.train_dataset.epoch == 1 and 1 < trainer.state.epoch < 2
     result = trainer.evaluate()
     assert 0 < result["eval_loss"] < 20 and 0 <= result["eval_accuracy"] <= 1

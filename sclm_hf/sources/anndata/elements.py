@@ -257,7 +257,7 @@ def _is_compound(frame: Any) -> bool:
 
 def _index_name(frame: Any) -> str:
     if _is_compound(frame) and "_index" not in frame.attrs:
-        # anndata before 0.7 wrote the index as the first field, named "index".
+        # anndata before 0.7 wrote the index as the first field, named "index"
         return frame.dtype.names[0]
     return _text(frame.attrs.get("_index", "index"))
 
@@ -329,7 +329,7 @@ def _as_strings(values: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _decoded(names: bytes) -> np.ndarray:
-    # The files of a corpus often have the same genes.
+    # the files of a corpus often have the same genes
     decoded = np.array(names.decode().split("\0"), dtype=object)
     decoded.flags.writeable = False
     return decoded

@@ -15,7 +15,7 @@ from ..stored_arrays import is_of_h5py
 
 _KERNEL_TYPES = [np.dtype(kind) for kind in (np.float32, np.float64, np.int32, np.int64)]
 
-# Finding out where all chunks lie costs about as much as some reads through h5py: not worth it for a file among many.
+# finding out where all chunks lie costs about as much as some reads through h5py: not worth it for a file among many
 _READS_BEFORE_LOOKING = 16
 
 
@@ -85,7 +85,7 @@ class PlainRanges:
         self.file = dataset.file.id.get_vfd_handle()
         self.offsets, self.chunk_size = offsets, size
         follows = np.diff(offsets) == size * self.dtype.itemsize
-        # For each chunk, the one after the last that follows it in the file without a gap.
+        # for each chunk, the one after the last that follows it in the file without a gap
         self._run_ends = np.append(np.flatnonzero(~follows) + 1, len(offsets))
 
     def read_into(self, out: np.ndarray, start: int) -> None:
@@ -101,7 +101,7 @@ class PlainRanges:
             n = min(out.size - done, (run_end - chunk) * self.chunk_size - within)
             at = int(self.offsets[chunk]) + within * itemsize
             n_read = os.preadv(self.file, [out[done : done + n]], at)
-            # One call reads 2 GB at most; what is left of a broken entry is read again.
+            # one call reads 2 GB at most; what is left of a broken entry is read again
             if n_read < itemsize:
                 raise OSError("the file ends before the data that its header promises")
             done += n_read // itemsize

@@ -31,7 +31,7 @@ from .elements import (
 )
 from .hdf5_ranges import RangeReader, memory_type
 
-# A matrix stored by columns has to be turned around in memory: values and indices of that many entries take 2 GB.
+# a matrix stored by columns has to be turned around in memory: values and indices of that many entries take 2 GB
 _MAX_CSC_ENTRIES = 2**28
 
 
@@ -216,11 +216,11 @@ class AnnDataSource:
     def _store(self) -> Iterator[Any]:
         self._refuse_changed()
         with reading_errors_named(self.path, "AnnData file"):
-            # A handle that came over a fork shares its state with the parent's.
+            # a handle that came over a fork shares its state with the parent's
             if self._open is None or self._open.pid != os.getpid():
                 self._open = _OpenStore(self._open_store(), self._key, self._storage, (self.n_cells, self.n_genes))
             yield self._open.store
-        # What was read while the file changed may be half of the old and half of the new.
+        # what was read while the file changed may be half of the old and half of the new
         self._refuse_changed()
 
     def _refuse_changed(self) -> None:
@@ -250,7 +250,7 @@ class _OpenStore:
             return
         self._indptr = read_whole_numbers(self._matrix["indptr"]).astype(np.int64, copy=False)
         self._indices, self._data = RangeReader(self._matrix["indices"]), RangeReader(self._matrix["data"])
-        # Compared, as differences of damaged ones may overflow.
+        # compared, as differences of damaged ones may overflow
         falls = (self._indptr[1:] < self._indptr[:-1]).any()
         if self._indptr[0] or self._indptr[-1] != self._data.shape[0] or falls:
             raise CorpusError(

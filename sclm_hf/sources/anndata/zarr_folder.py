@@ -47,13 +47,13 @@ class AnnDataZarrSource(AnnDataSource):
     whose chunks come or go later counts as changed; of a dense matrix, chunks of zeros may rightly be missing.
     """
 
-    # A chunk is decompressed anew for each read.
+    # a chunk is decompressed anew for each read
     _max_gap = 256
 
     def _open_store(self) -> Any:
         zarr = require("zarr", extra="corpora")
         refuse_entries_out(self.path)
-        # Chunks are looked at one by one, so consolidated metadata would only be a second, perhaps stale truth.
+        # chunks are looked at one by one, so consolidated metadata would only be a second, perhaps stale truth
         store = zarr.open_group(self.path, mode="r", use_consolidated=False)
         if self._key:
             # chunks may have vanished since

@@ -5,7 +5,7 @@ A folder of shards::
     manifest.json
     README.md                       dataset card; `datasets.load_dataset(folder)` reads its `configs`
     genes.parquet                   dataset, gene_index, gene_name, ensembl_id
-    data/<dataset>/00000.parquet    one row a cell, see `shards.py`
+    data/<dataset>/00000.parquet    one row per cell, see `shards.py`
 """
 
 import json

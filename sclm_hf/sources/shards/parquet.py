@@ -17,7 +17,7 @@ from ..reading_errors import reading_errors_named
 from .manifest import MANIFEST_FILE, read_manifest
 from .schema import check_shard, integer_type, open_shard, read_counts, read_facts, read_ids, read_texts
 
-# The gene table stands in the footer of each shard, and is held while the shard is open.
+# the gene table stands in the footer of each shard, and is held while the shard is open
 _MAX_OPEN_SHARDS = 16
 
 
@@ -205,7 +205,7 @@ class ParquetSource:
         if self._stamp(number) != self.stamp[number]:
             raise CorpusError(f"`{self._files[number]}` changed while the corpus was in use: open the corpus again.")
         if self._pid != os.getpid():
-            # A handle that came over a fork shares its place in the file with the parent's.
+            # a handle that came over a fork shares its place in the file with the parent's
             self._open, self._pid = {}, os.getpid()
         file = self._open.pop(number, None)
         if file is None:

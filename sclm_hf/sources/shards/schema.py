@@ -108,8 +108,8 @@ def write_shard(path: Path, counts: csr_matrix, names: np.ndarray, obs: dict[str
         kind = schema.field(name).type
         columns[name] = pa.ListArray.from_arrays(offsets, pa.array(values.astype(kind.value_type.to_pandas_dtype())))
     table = pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
-    # Differences of ascending indices and a dictionary of the few different counts: less than half the bytes of the
-    # default, and no slower to read. Statistics of such columns help no query.
+    # differences of ascending indices and a dictionary of the few different counts: less than half the bytes of the
+    # default, and no slower to read. Statistics of such columns help no query
     layout = {
         "compression": "zstd",
         "use_dictionary": ["dataset", "counts.list.element", *obs],
@@ -119,7 +119,7 @@ def write_shard(path: Path, counts: csr_matrix, names: np.ndarray, obs: dict[str
     }
     with pq.ParquetWriter(path, schema, **layout) as writer:
         writer.write_table(table, row_group_size=ROW_GROUP_SIZE)
-        # In the footer, and not in the schema: Arrow would store that a second time.
+        # in the footer, and not in the schema: Arrow would store that a second time
         writer.add_key_value_metadata({_METADATA_KEY: json.dumps(asdict(facts), ensure_ascii=False)})
     return largest
 
@@ -262,7 +262,7 @@ def to_matrix(table: "pa.Table", n_genes: int) -> csr_matrix:
     holes = sum(one.null_count + one.values.null_count for one in lists)
     if holes or not np.array_equal(np.diff(offsets), np.diff(other_offsets)):
         raise CorpusError("`gene_index` and `counts` of a row differ in length, or values are missing")
-    # scipy's routines know no 16-bit indices.
+    # scipy's routines know no 16-bit indices
     indices = indices.to_numpy().astype(np.int32)[offsets[0] : offsets[-1]]
     counts = counts.to_numpy()[other_offsets[0] : other_offsets[-1]]
     return csr_from_arrays(counts, indices, offsets - offsets[0], n_genes)

@@ -225,7 +225,7 @@ def encode_bins(
         num_threads: how many threads share the cells; the result does not depend on it.
     """
     given = np.empty(0) if uniforms is None else np.ascontiguousarray(uniforms, dtype=np.float64)
-    # numpy.quantile rounds the differences of float32 to float32.
+    # numpy.quantile rounds the differences of float32 to float32
     quantiles, single = np.linspace(0, 1, n_bins - 1), genes.values.dtype == np.float32
     run(_encode, keys.size, num_threads, genes, keys, given, quantiles, single, layout, out)
 

@@ -111,7 +111,7 @@ class Layout(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """What [`survey`] found, one entry a cell.
+    """What [`survey`] found, one entry per cell.
 
     Attributes:
         rows: number of the cell's row.
@@ -144,7 +144,7 @@ def _look_at(cells, i, values, fractional, problems):
     """Fill in what a survey says of the values of cell `i`."""
     start, stop = cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]
     data = cells.data[start:stop]
-    # Narrow counters let the processor look at twice as many values at a time.
+    # narrow counters let the processor look at twice as many values at a time
     n_values = n_fractional = n_negative = n_infinite = np.int32(0)
     for j in range(data.size):
         value = data[j]
@@ -193,7 +193,7 @@ def survey(cells: Cells) -> Survey:
 
 @njit(cache=True, nogil=True)
 def _total(data):
-    # Four sums side by side: one alone waits for each of its additions.
+    # four sums side by side: one alone waits for each of its additions
     sums = (0.0, 0.0, 0.0, 0.0)
     whole = data.size - data.size % 4
     for j in range(0, whole, 4):
@@ -385,7 +385,7 @@ def _copy_subset(stream_key, ids, values, n, n_kept, out_ids, out_values):
     bound = smallest(draws, n_kept, n)
     kept = np.uint32(0)
     for i in range(n):
-        # What is not kept is overwritten; behind the last gene there may be no room for it.
+        # what is not kept is overwritten; behind the last gene there may be no room for it
         if kept < n_kept:
             out_ids[kept] = ids[i]
             out_values[kept] = values[i]
@@ -560,7 +560,7 @@ def tokens_of_columns(gene_ids: np.ndarray, special_ids: tuple[int, ...]) -> np.
     gene_ids = np.asarray(gene_ids)
     if gene_ids.ndim != 1 or gene_ids.dtype.kind not in "iu":
         raise ExpressionError(
-            f"Gene ids are integers, one a column, got {gene_ids.dtype} with shape {gene_ids.shape}: "
+            f"Gene ids are integers, one per column, got {gene_ids.dtype} with shape {gene_ids.shape}: "
             "take `gene_ids` of the result of `map_genes`."
         )
     tokens = gene_ids.astype(np.int32)

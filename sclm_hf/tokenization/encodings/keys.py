@@ -157,7 +157,7 @@ def uniforms_for(keys: np.ndarray, stream: Stream, counters: int | np.ndarray) -
     Args:
         keys: (cells,) uint64 from [`cell_keys`].
         stream: what they are for.
-        counters: how many draws a cell, or a (cells, draws) array of non-negative counters. With `input_ids` as
+        counters: how many draws per cell, or a (cells, draws) array of non-negative counters. With `input_ids` as
             counters a draw belongs to a (cell, gene) pair, wherever the gene stands.
 
     Returns:

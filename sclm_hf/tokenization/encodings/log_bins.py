@@ -1,6 +1,6 @@
 """Bins of the logarithm, for all genes of the vocabulary: the encoding of scBERT.
 
-Source: Yang et al., scBERT, Nature Machine Intelligence 4 (2022): counts scaled to 10,000 a cell, log2(1 + x), cut
+Source: Yang et al., scBERT, Nature Machine Intelligence 4 (2022): counts scaled to 10,000 per cell, log2(1 + x), cut
 down to whole numbers of which the largest stands for all above.
 """
 

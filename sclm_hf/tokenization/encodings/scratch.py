@@ -20,7 +20,7 @@ class Scratch:
         key = name, np.dtype(dtype)
         array = self._arrays.get(key)
         if array is None or array.size < size:
-            # A first request is met exactly: most scratches serve a single one.
+            # a first request is met exactly: most scratches serve a single one
             array = np.empty(size if array is None else int(size * _HEADROOM), dtype)
             self._arrays[key] = array
         return array[:size]

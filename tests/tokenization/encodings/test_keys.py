@@ -9,7 +9,7 @@ from sclm_hf.tokenization.encodings.keys import Stream, cell_keys, draw, hash_na
 
 
 def test_splitmix64_reference():
-    # The first outputs of SplitMix64 seeded with 1234567, as published with the reference implementation.
+    # the first outputs of SplitMix64 seeded with 1234567, as published with the reference implementation
     seed = np.uint64(1234567)
     assert [int(draw(seed, counter)) for counter in range(3)] == [
         6457827717110365317,

@@ -80,7 +80,7 @@ def test_cells_tokenised_by_geneformer(case, version):
 @pytest.mark.parametrize("case", ["geneformer/tok_a", "geneformer/tok_b"])
 @pytest.mark.parametrize("version", ["V1", "V2"])
 def test_stored_zeros_are_no_tokens(case, version):
-    # The original gives stored zeros of sparse data tokens, after all others; those of dense data none, and so do we.
+    # the original gives stored zeros of sparse data tokens, after all others; those of dense data none, and so do we
     golden, _ = load(case)
     tokens, medians, mapping = dictionaries(case, version)
     name = f"{version}_explicit_zeros"
@@ -105,7 +105,7 @@ def test_equal_values_keep_their_columns_order():
 
 
 def test_the_total_is_the_rows_sum_unless_given():
-    # The total scales all of a cell's values alike: it can only show where rounding makes ties.
+    # the total scales all of a cell's values alike: it can only show where rounding makes ties
     matrix = csr(np.array([[1.0, 2.0, 3.0]]))
     tokens = {"<pad>": 0, "a": 1, "b": 2, "c": 3}
     np.testing.assert_array_equal(rank(matrix, "abc", None, tokens, {}, 10)[0], [3, 2, 1])
