@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoProcessor
 
 import sclm_hf
-from sclm_hf.corpora.build import build_corpus
+from sclm_hf.corpora.building.build import build_corpus
 from sclm_hf.corpora.cell_corpus import CellCorpus
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES

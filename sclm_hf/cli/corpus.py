@@ -30,7 +30,7 @@ def build(
     description: Annotated[str, typer.Option(help="What the card says first.")] = "",
 ) -> None:
     """Write raw counts as Parquet shards with a manifest and a dataset card."""
-    from ..corpora.build import build_corpus
+    from ..corpora.building.build import build_corpus
     from ..corpora.filters import read_conditions
 
     manifest = build_corpus(
@@ -67,7 +67,7 @@ def info(
     """Show cells, genes and labels of a corpus, and how many of its genes a model knows."""
     from rich.console import Console
 
-    from ..corpora.info import describe_corpus
+    from ..corpora.building.info import describe_corpus
 
     processor = None
     if model is not None:
@@ -86,7 +86,7 @@ def info(
 @corpus.command()
 def check(folder: Annotated[Path, typer.Argument(help="Folder that `sclm-hf corpus build` wrote.")]) -> None:
     """Verify every shard of a folder and name what is broken."""
-    from ..corpora.check import check_corpus
+    from ..corpora.building.check import check_corpus
 
     problems = check_corpus(folder)
     for problem in problems:

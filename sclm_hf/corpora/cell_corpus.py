@@ -8,15 +8,15 @@ import numpy as np
 
 from ..errors import ConfigurationError, require
 from .contents import Contents, FileContents
-from .plan import Schedule
-from .samples import SampleSchedule
-from .token_budget import TokenSchedule
-from .window_reader import WindowReader
+from .order.plan import Schedule
+from .order.samples import SampleSchedule
+from .order.token_budget import TokenSchedule
+from .pipeline.window_reader import WindowReader
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-    from .loader import CellLoader
+    from .pipeline.loader import CellLoader
 
 _KEYS = "cells by name"
 """What the draws about cells are keyed by: an epoch that began with other keys is not resumed."""
@@ -94,7 +94,7 @@ class CellStream(Contents):
         Returns:
             An iterable; its `len` is the number of batches, where that is known.
         """
-        from .loader import CellLoader
+        from .pipeline.loader import CellLoader
 
         share = {"start": start, "rank": rank, "world_size": world_size}
         schedule = self.schedule(batch_size, max_tokens_per_batch=max_tokens_per_batch, epoch=epoch, **share)

@@ -13,9 +13,9 @@ from ..sources.cell_source import CellSource
 from ..sources.gene_maps import GeneMaps
 from ..sources.opening import name_paths, open_source, select_rows
 from .filters import filter_rows
-from .plan import BlockSequence, EpochPlan
-from .samples import SamplePlan, Samples
-from .splits import Split
+from .order.plan import BlockSequence, EpochPlan
+from .order.samples import SamplePlan, Samples
+from .order.splits import Split
 
 if TYPE_CHECKING:
     from ..tokenization.gene_vocabulary import GeneCoverage

@@ -11,9 +11,9 @@ import numpy as np
 from datasets.iterable_dataset import ArrowExamplesIterable
 from torch.utils.data import get_worker_info
 
-from .plan import Schedule
-from .window_reader import Batch, WindowReader
-from .workers import end_with_main_process
+from .order.plan import Schedule
+from .pipeline.window_reader import Batch, WindowReader
+from .pipeline.workers import end_with_main_process
 
 if TYPE_CHECKING:
     from .contents import Contents

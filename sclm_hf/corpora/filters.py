@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import ConfigurationError, CorpusError
 from ..sources.cell_source import CategoricalColumn, CellSource
-from .splits import Split
+from .order.splits import Split
 
 _OPERATORS = {"in", "not", "min", "max"}
 

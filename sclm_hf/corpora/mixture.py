@@ -10,7 +10,7 @@ from ..errors import ConfigurationError
 from ..tokenization.encodings.keys import cell_keys
 from .cell_corpus import CellCorpus, CellStream
 from .contents import Contents
-from .plan import BlockSequence, block_ids
+from .order.plan import BlockSequence, block_ids
 
 if TYPE_CHECKING:
     from ..tokenization.gene_vocabulary import GeneCoverage

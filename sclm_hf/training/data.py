@@ -10,7 +10,14 @@ import numpy as np
 from ..corpora.cell_corpus import CellCorpus
 from ..corpora.filters import read_conditions
 from ..corpora.mixture import mix
-from ..corpora.splits import CELL, hold_out, hold_out_groups, hold_out_samples, refuse_split_samples, shared_groups
+from ..corpora.order.splits import (
+    CELL,
+    hold_out,
+    hold_out_groups,
+    hold_out_samples,
+    refuse_split_samples,
+    shared_groups,
+)
 from ..errors import CheckpointError, ConfigurationError, CorpusError
 from ..logging import get_logger, warn
 from ..opening.families import read_config

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 
-from ..corpora.narrow import NarrowBatch
+from ..corpora.pipeline.narrow import NarrowBatch
 from ..tokenization.encodings.masks import IGNORED
 
 Batch = dict[str, torch.Tensor]

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from sclm_hf import CellCorpus
 from sclm_hf.corpora import build as build_module
-from sclm_hf.corpora.build import build_corpus
-from sclm_hf.corpora.check import check_corpus
+from sclm_hf.corpora.building.build import build_corpus
+from sclm_hf.corpora.building.check import check_corpus
 from sclm_hf.errors import ConfigurationError, CorpusError
 from sclm_hf.files import sole_writer
 from sclm_hf.sources.shards.manifest import read_manifest
@@ -142,7 +142,7 @@ def test_datasets_reads_classes_with_the_numbers_of_the_corpus(inputs, tmp_path,
 
 
 def test_columns_of_many_values_stay_text(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr("sclm_hf.corpora.dataset_card._MOST_CLASSES", 1)
+    monkeypatch.setattr("sclm_hf.corpora.building.dataset_card._MOST_CLASSES", 1)
     build_corpus(inputs, tmp_path / "out", **HOW)
     header = yaml.safe_load((tmp_path / "out" / "README.md").read_text().split("---")[1])
     assert {"name": "cell_type", "dtype": "string"} in header["dataset_info"][0]["features"]

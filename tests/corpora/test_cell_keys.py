@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sclm_hf import CellCorpus
-from sclm_hf.corpora.build import build_corpus
+from sclm_hf.corpora.building.build import build_corpus
 from sclm_hf.opening.loading import load_model
 from sclm_hf.tasks.running.prepared_cells import prepare_cells
 from sclm_hf.tokenization.encodings.keys import hash_names

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from sclm_hf import CellCorpus
-from sclm_hf.corpora.build import build_corpus, hash_file
-from sclm_hf.corpora.check import check_corpus
+from sclm_hf.corpora.building.build import build_corpus, hash_file
+from sclm_hf.corpora.building.check import check_corpus
 from sclm_hf.errors import CorpusError
 from sclm_hf.sources.opening import open_source
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sclm_hf import CellCorpus, mix
-from sclm_hf.corpora.build import build_corpus
+from sclm_hf.corpora.building.build import build_corpus
 
 from .conftest import make_cells
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sclm_hf import CellCorpus
-from sclm_hf.corpora.window_reader import WindowReader
+from sclm_hf.corpora.pipeline.window_reader import WindowReader
 from sclm_hf.errors import ExpressionError
 
 from .conftest import make_cells

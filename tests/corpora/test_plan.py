@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sclm_hf.corpora.plan import EpochPlan, Schedule, arrange, row_ids
+from sclm_hf.corpora.order.plan import EpochPlan, Schedule, arrange, row_ids
 from sclm_hf.errors import ConfigurationError
 
 NAMES, SIZES = ["a", "b", "c"], [103, 7, 61]

@@ -1,6 +1,6 @@
 import torch
 
-from sclm_hf.corpora.shared_memory import SharedBatches
+from sclm_hf.corpora.pipeline.shared_memory import SharedBatches
 
 
 def parcel_of(batches, n, value):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from sclm_hf import CellCorpus
-from sclm_hf.corpora.splits import in_validation
+from sclm_hf.corpora.order.splits import in_validation
 from sclm_hf.errors import ConfigurationError, CorpusError
 
 from .conftest import make_cells

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from sclm_hf import CellCorpus, CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
-from sclm_hf.corpora.plan import row_ids
-from sclm_hf.corpora.token_budget import cuts, pack
+from sclm_hf.corpora.order.plan import row_ids
+from sclm_hf.corpora.order.token_budget import cuts, pack
 from sclm_hf.errors import ConfigurationError
 
 from .conftest import GENES, make_cells

@@ -3,7 +3,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from sclm_hf.corpora.token_buffer import TokenBuffer
+from sclm_hf.corpora.pipeline.token_buffer import TokenBuffer
 from sclm_hf.tokenization.encodings.cells import CellTokens
 
 

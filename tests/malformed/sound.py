@@ -14,8 +14,8 @@ import scipy.sparse
 import torch
 
 from sclm_hf import CellCorpus
-from sclm_hf.corpora.build import build_corpus
-from sclm_hf.corpora.check import check_corpus
+from sclm_hf.corpora.building.build import build_corpus
+from sclm_hf.corpora.building.check import check_corpus
 from sclm_hf.errors import CorpusError
 from sclm_hf.opening.tiny import LABELS, make_processor, make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES, get_family

@@ -15,7 +15,7 @@ from sclm_hf import (
     ScGPTModel,
     embed,
 )
-from sclm_hf.corpora.build import build_corpus
+from sclm_hf.corpora.building.build import build_corpus
 from sclm_hf.errors import GeneCoverageError
 from sclm_hf.sources.in_memory import InMemorySource
 from sclm_hf.sources.opening import open_source

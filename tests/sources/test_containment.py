@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from sclm_hf.corpora.build import build_corpus
+from sclm_hf.corpora.building.build import build_corpus
 from sclm_hf.errors import CorpusError
 from sclm_hf.sources.anndata.elements import read_column
 from sclm_hf.sources.anndata.h5ad import H5adSource, open_h5ad

@@ -15,7 +15,7 @@ import pytest
 import zarr
 
 from sclm_hf import CellCorpus
-from sclm_hf.corpora.build import build_corpus
+from sclm_hf.corpora.building.build import build_corpus
 from sclm_hf.errors import CorpusError
 from sclm_hf.sources.opening import open_source
 from sclm_hf.sources.survey import survey_cells

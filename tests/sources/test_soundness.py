@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 
 from sclm_hf import CellCorpus
-from sclm_hf.corpora.build import build_corpus, hash_file
+from sclm_hf.corpora.building.build import build_corpus, hash_file
 from sclm_hf.errors import CorpusError, ExpressionError
 from sclm_hf.sources.anndata.h5ad import H5adSource
 from sclm_hf.sources.opening import open_source

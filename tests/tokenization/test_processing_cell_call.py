@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from sclm_hf import CellCorpus
-from sclm_hf.corpora.build import build_corpus
+from sclm_hf.corpora.building.build import build_corpus
 from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError
 from sclm_hf.opening.tiny import make_processor as make_processor_of
 from sclm_hf.tokenization.processing_cell import CellProcessor

@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoProc
 
 from sclm_hf.adapters.lora import add_lora, load_adapter, save_adapter
 from sclm_hf.corpora.cell_corpus import CellCorpus
-from sclm_hf.corpora.splits import hold_out
+from sclm_hf.corpora.order.splits import hold_out
 from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, SclmWarning
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.callbacks import LossLog

@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 from sclm_hf import CellCorpus
-from sclm_hf.corpora.build import build_corpus
+from sclm_hf.corpora.building.build import build_corpus
 from sclm_hf.errors import CorpusError
 from sclm_hf.sources.opening import name_paths, open_source
 from sclm_hf.tasks.files.file_to_file import run_files

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from sclm_hf import ScGPTForSequenceClassification, annotate, embed
-from sclm_hf.corpora.build import build_corpus
+from sclm_hf.corpora.building.build import build_corpus
 from sclm_hf.errors import ConfigurationError, CorpusError, ExpressionError, FilesError, SclmError
 from sclm_hf.files import sole_writer
 from sclm_hf.tasks.files import file_to_file, pieces, results

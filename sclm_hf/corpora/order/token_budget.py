@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import ConfigurationError
-from ..tokenization.encodings.keys import cell_keys
+from ...errors import ConfigurationError
+from ...tokenization.encodings.keys import cell_keys
 from .plan import check_share
 
 

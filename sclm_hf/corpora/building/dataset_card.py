@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ..cards import render
-from ..sources.shards.manifest import GENES_FILE, Manifest
-from ..sources.shards.schema import integer_type
+from ...cards import render
+from ...sources.shards.manifest import GENES_FILE, Manifest
+from ...sources.shards.schema import integer_type
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _MOST_VALUES = 12

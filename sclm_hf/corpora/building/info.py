@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..sources.cell_source import CellSource
-from ..sources.gene_maps import GeneMaps
-from ..sources.opening import name_paths, open_source
+from ...sources.cell_source import CellSource
+from ...sources.gene_maps import GeneMaps
+from ...sources.opening import name_paths, open_source
 
 if TYPE_CHECKING:
-    from ..tokenization.gene_vocabulary import GeneCoverage
-    from ..tokenization.processing_cell import CellProcessor
+    from ...tokenization.gene_vocabulary import GeneCoverage
+    from ...tokenization.processing_cell import CellProcessor
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import CorpusError, require
-from ..logging import progress_bar
-from ..sources.containment import refuse_entry_out
-from ..sources.shards.manifest import CARD_FILE, GENES_FILE, Manifest, Shard, ShardedDataset, read_manifest
-from ..sources.shards.schema import (
+from ...errors import CorpusError, require
+from ...logging import progress_bar
+from ...sources.containment import refuse_entry_out
+from ...sources.shards.manifest import CARD_FILE, GENES_FILE, Manifest, Shard, ShardedDataset, read_manifest
+from ...sources.shards.schema import (
     ShardFacts,
     check_shard,
     must_be,
@@ -19,8 +19,8 @@ from ..sources.shards.schema import (
     read_ids,
     read_texts,
 )
-from ..sources.soundness import first_unsound
-from ..tokenization.encodings.keys import hash_names
+from ...sources.soundness import first_unsound
+from ...tokenization.encodings.keys import hash_names
 from .build import doubled, hash_file
 
 

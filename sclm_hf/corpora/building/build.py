@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix, vstack
 
-from .._version import __version__
-from ..errors import ConfigurationError, CorpusError, require
-from ..files import sole_writer, written_whole
-from ..logging import progress_bar
-from ..sources.cell_source import CellSource
-from ..sources.gene_maps import sample_rows
-from ..sources.opening import name_paths, open_source
-from ..sources.shards.manifest import (
+from ..._version import __version__
+from ...errors import ConfigurationError, CorpusError, require
+from ...files import sole_writer, written_whole
+from ...logging import progress_bar
+from ...sources.cell_source import CellSource
+from ...sources.gene_maps import sample_rows
+from ...sources.opening import name_paths, open_source
+from ...sources.shards.manifest import (
     CARD_FILE,
     GENES_FILE,
     MANIFEST_FILE,
@@ -27,11 +27,11 @@ from ..sources.shards.manifest import (
     check_dataset_name,
     read_manifest,
 )
-from ..sources.shards.schema import FIXED_COLUMNS, ROW_GROUP_SIZE, ShardFacts, write_shard
-from ..sources.soundness import to_counts
-from ..sources.survey import look_at
+from ...sources.shards.schema import FIXED_COLUMNS, ROW_GROUP_SIZE, ShardFacts, write_shard
+from ...sources.soundness import to_counts
+from ...sources.survey import look_at
+from ..filters import filter_rows
 from .dataset_card import render_card
-from .filters import filter_rows
 
 _STATE_FILE = "build.json"
 _CELLS_A_READ = 2048

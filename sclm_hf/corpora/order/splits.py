@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from ..errors import ConfigurationError, CorpusError
-from ..sources.cell_source import CellSource
-from ..tokenization.encodings.keys import Stream, cell_keys, hash_names, uniforms_for
+from ...errors import ConfigurationError, CorpusError
+from ...sources.cell_source import CellSource
+from ...tokenization.encodings.keys import Stream, cell_keys, hash_names, uniforms_for
 from .samples import Samples
 
 DATASET = "dataset"

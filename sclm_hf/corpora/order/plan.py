@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import ConfigurationError
-from ..tokenization.encodings.keys import cell_keys, hash_names
+from ...errors import ConfigurationError
+from ...tokenization.encodings.keys import cell_keys, hash_names
 
 _ROWS, _BLOCKS, _SAMPLES = 0, 1, 2
 

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from ..order.plan import Schedule
+from ..order.token_budget import TokenSchedule
 from .narrow import Batch, NarrowBatch
-from .plan import Schedule
 from .shared_memory import N_BUFFERS, Parcel, SharedBatches
-from .token_budget import TokenSchedule
 from .window_reader import Window, WindowReader
 from .workers import end_with_main_process
 
 if TYPE_CHECKING:
-    from .contents import Contents
+    from ..contents import Contents
 
 Collator = Callable[[dict[str, np.ndarray], int], Batch]
 

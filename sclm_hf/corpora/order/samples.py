@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import ConfigurationError
-from ..logging import warn
-from ..sources.cell_source import CellSource
-from ..sources.samples import find_samples
-from ..tokenization.encodings.keys import cell_keys
+from ...errors import ConfigurationError
+from ...logging import warn
+from ...sources.cell_source import CellSource
+from ...sources.samples import find_samples
+from ...tokenization.encodings.keys import cell_keys
 from .plan import Stretch, check_share, row_ids, sample_ids
 
 

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ..errors import ConfigurationError
-from ..sources.soundness import cells_named, check_rows
-from ..tokenization.encodings.cells import CellTokens
-from ..tokenization.encodings.scratch import Scratch
-from .plan import Schedule, row_ids
-from .token_budget import TokenSchedule
+from ...errors import ConfigurationError
+from ...sources.soundness import cells_named, check_rows
+from ...tokenization.encodings.cells import CellTokens
+from ...tokenization.encodings.scratch import Scratch
+from ..order.plan import Schedule, row_ids
+from ..order.token_budget import TokenSchedule
 from .token_buffer import TokenBuffer
 
 if TYPE_CHECKING:
-    from ..tokenization.processing_cell import CellProcessor
-    from .contents import Contents
+    from ...tokenization.processing_cell import CellProcessor
+    from ..contents import Contents
 
 Batch = dict[str, np.ndarray]
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from ..tokenization.encodings.cells import CellTokens
+from ...tokenization.encodings.cells import CellTokens
 
 _HEADROOM = 1.1
 

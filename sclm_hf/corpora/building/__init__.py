@@ -1,0 +1,1 @@
+"""Corpora as Parquet shards: building, checking and describing them."""

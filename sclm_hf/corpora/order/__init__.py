@@ -1,0 +1,1 @@
+"""The order of an epoch: a pure function of its seed, and which cells are held out."""
