@@ -13,7 +13,7 @@ from sclm_hf.errors import ConfigurationError, CorpusError, SclmWarning
 from sclm_hf.objectives.cell_classification import CellClassificationCollator
 from sclm_hf.tokenization.processing_sample import SampleProcessor
 
-from .conftest import GENES, make_cells
+from ..conftest import GENES, make_cells
 
 ALL = 1000
 """A batch size that no sample reaches."""

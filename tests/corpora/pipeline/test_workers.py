@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from .conftest import make_cells
+from ..conftest import make_cells
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 

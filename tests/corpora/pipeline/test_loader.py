@@ -11,7 +11,7 @@ from sclm_hf import CellCorpus
 from sclm_hf.corpora.pipeline.window_reader import WindowReader
 from sclm_hf.errors import ExpressionError
 
-from .conftest import make_cells
+from ..conftest import make_cells
 
 SMALL = {"block_size": 8, "window_size": 48, "group_size": 12}
 

@@ -14,7 +14,7 @@ from sclm_hf.corpora.building.check import check_corpus
 from sclm_hf.errors import CorpusError
 from sclm_hf.sources.opening import open_source
 
-from .conftest import make_cells
+from ..conftest import make_cells
 
 SHARD = "data/cells/00001.parquet"
 

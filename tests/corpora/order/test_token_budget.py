@@ -7,7 +7,7 @@ from sclm_hf.corpora.order.plan import row_ids
 from sclm_hf.corpora.order.token_budget import cuts, pack
 from sclm_hf.errors import ConfigurationError
 
-from .conftest import GENES, make_cells
+from ..conftest import GENES, make_cells
 
 SMALL = {"block_size": 8, "window_size": 48, "group_size": 12}
 BUDGET = {"batch_size": 20, "max_tokens_per_batch": 100}

@@ -20,7 +20,7 @@ from sclm_hf.errors import ConfigurationError, CorpusError
 from sclm_hf.files import sole_writer
 from sclm_hf.sources.shards.manifest import read_manifest
 
-from .conftest import GENES, make_cells
+from ..conftest import GENES, make_cells
 
 SMALL = {"block_size": 8, "window_size": 48, "group_size": 12, "label_column": "cell_type"}
 HOW = {"obs_columns": ["cell_type", "donor"], "shard_size": 64}

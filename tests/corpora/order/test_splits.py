@@ -6,7 +6,7 @@ from sclm_hf import CellCorpus
 from sclm_hf.corpora.order.splits import in_validation
 from sclm_hf.errors import ConfigurationError, CorpusError
 
-from .conftest import make_cells
+from ..conftest import make_cells
 
 
 @pytest.fixture
