@@ -41,7 +41,7 @@ from sclm_hf.objectives.masked_expression import MaskedExpressionCollator
 from sclm_hf.objectives.masked_genes import MaskedGenesCollator
 from sclm_hf.objectives.next_gene import NextGeneCollator
 from sclm_hf.sources.opening import name_paths, open_source
-from sclm_hf.tokenization.gene_vocabulary import SPECIAL_TOKENS
+from sclm_hf.tokenization.genes.gene_vocabulary import SPECIAL_TOKENS
 
 PACKAGES = ("sclm_hf", "numpy", "scipy", "numba", "h5py", "torch")
 

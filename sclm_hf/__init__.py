@@ -13,9 +13,9 @@ from .registry import FAMILIES
 from .tasks import verb_names
 
 _NAMES = {
-    "GeneVocabulary": "sclm_hf.tokenization.gene_vocabulary",
-    "GeneCoverage": "sclm_hf.tokenization.gene_vocabulary",
-    "GeneTokenizer": "sclm_hf.tokenization.tokenization_gene",
+    "GeneVocabulary": "sclm_hf.tokenization.genes.gene_vocabulary",
+    "GeneCoverage": "sclm_hf.tokenization.genes.gene_vocabulary",
+    "GeneTokenizer": "sclm_hf.tokenization.genes.tokenization_gene",
     "ExpressionFeatureExtractor": "sclm_hf.tokenization.feature_extraction_expression",
     "CellProcessor": "sclm_hf.tokenization.processing_cell",
     "CellCorpus": "sclm_hf.corpora.cell_corpus",

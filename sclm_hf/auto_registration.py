@@ -64,7 +64,7 @@ def _register_models(auto: ModuleType) -> None:
 
 def _register_tokenizers(auto: ModuleType) -> None:
     for family in FAMILIES.values():
-        tokenizer = _load("sclm_hf.tokenization.tokenization_gene", family.tokenizer)
+        tokenizer = _load("sclm_hf.tokenization.genes.tokenization_gene", family.tokenizer)
         if (config := _config(family)) and tokenizer:
             auto.AutoTokenizer.register(config, tokenizer_class=tokenizer, exist_ok=True)
 
@@ -101,7 +101,7 @@ _KINDS_WITHOUT_MODELS = tuple(name for name in _REGISTRARS if name != _MODELS an
 # our modules import parts of transformers that import an Auto module in turn: whichever is done last registers
 _WAITING_FOR = {
     **dict.fromkeys((_LAYERS, *_BUILT_ON), _MODELS),
-    "sclm_hf.tokenization.tokenization_gene": _AUTO + "tokenization_auto",
+    "sclm_hf.tokenization.genes.tokenization_gene": _AUTO + "tokenization_auto",
     "sclm_hf.tokenization.feature_extraction_expression": _AUTO + "feature_extraction_auto",
     **{family.processor_module: _AUTO + "processing_auto" for family in FAMILIES.values()},
     **{family.configuration_module: _AUTO + "configuration_auto" for family in FAMILIES.values()},

@@ -19,4 +19,4 @@ def test_a_wheel_holds_the_mark_of_types_and_the_files_of_data(monkeypatch, tmp_
     files = {Path(name).relative_to(tmp_path).as_posix() for name in build.get_outputs(include_bytecode=False)}
     assert {"sclm_hf/py.typed", "sclm_hf/__init__.py"} <= files
     assert {f"sclm_hf/templates/{kind}_card.md" for kind in ("adapter", "dataset", "model")} <= files
-    assert any(name.startswith("sclm_hf/tokenization/data/") for name in files)
+    assert any(name.startswith("sclm_hf/tokenization/genes/data/") for name in files)

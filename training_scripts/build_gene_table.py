@@ -1,8 +1,8 @@
-"""Rebuild the gene tables that ship with the package (`sclm_hf/tokenization/data`).
+"""Rebuild the gene tables that ship with the package (`sclm_hf/tokenization/genes/data`).
 
     python training_scripts/build_gene_table.py FOLDER_WITH_SOURCES
 
-The folder holds the four sources that `sclm_hf/tokenization/data/README.md` names. The same sources give the same
+The folder holds the four sources that `sclm_hf/tokenization/genes/data/README.md` names. The same sources give the same
 tables.
 """
 

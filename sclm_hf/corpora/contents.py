@@ -18,7 +18,7 @@ from .order.samples import SamplePlan, Samples
 from .order.splits import Split
 
 if TYPE_CHECKING:
-    from ..tokenization.gene_vocabulary import GeneCoverage
+    from ..tokenization.genes.gene_vocabulary import GeneCoverage
     from ..tokenization.processing_cell import CellProcessor
 
 # below the number of files that a process may have open on any common system (macOS: 256)

@@ -13,7 +13,7 @@ from .contents import Contents
 from .order.plan import BlockSequence, block_ids
 
 if TYPE_CHECKING:
-    from ..tokenization.gene_vocabulary import GeneCoverage
+    from ..tokenization.genes.gene_vocabulary import GeneCoverage
 
 _SAME = ("processor", "seed", "block_size", "window_size", "group_size", "shuffle", "group_by_length")
 

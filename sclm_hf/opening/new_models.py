@@ -10,9 +10,9 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..errors import unknown_name
 from ..registry import get_family
-from ..tokenization.gene_vocabulary import GeneVocabulary
+from ..tokenization.genes.gene_vocabulary import GeneVocabulary
+from ..tokenization.genes.tokenization_gene import GeneTokenizer
 from ..tokenization.processing_cell import CellProcessor
-from ..tokenization.tokenization_gene import GeneTokenizer
 from .families import told_by
 from .kinds import AUTO_CLASSES
 

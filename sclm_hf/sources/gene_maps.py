@@ -11,7 +11,7 @@ from .soundness import refuse_empty
 from .survey import look_at
 
 if TYPE_CHECKING:
-    from ..tokenization.gene_vocabulary import GeneCoverage, GeneMapping
+    from ..tokenization.genes.gene_vocabulary import GeneCoverage, GeneMapping
     from ..tokenization.processing_cell import CellProcessor
 
 SAMPLE_RUNS, SAMPLE_RUN = 8, 16

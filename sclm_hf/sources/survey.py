@@ -11,7 +11,7 @@ from .cell_source import CellSource
 from .soundness import refuse_unsound, source_named
 
 if TYPE_CHECKING:
-    from ..tokenization.gene_vocabulary import GeneCoverage
+    from ..tokenization.genes.gene_vocabulary import GeneCoverage
     from ..tokenization.processing_cell import CellProcessor
 
 CELLS_AT_ONCE = 1024

@@ -13,7 +13,7 @@ from .encodings.scratch import Scratch
 from .encodings.stored import StoredRows, most_tokens
 from .expression_matrix import check_kind, match_length, read_genes, refuse_rows
 from .feature_extraction_expression import ExpressionFeatureExtractor
-from .gene_vocabulary import GeneVocabulary
+from .genes.gene_vocabulary import GeneVocabulary
 
 _KEPT_COLUMNS = 16
 

@@ -22,7 +22,7 @@ from .encodings.cells import (
     taken_entries,
 )
 from .encodings.scratch import Scratch
-from .gene_columns import gene_names
+from .genes.gene_columns import gene_names
 
 FRACTIONAL_SHARE = 0.01
 """Data with a larger share of fractional values are no counts; data with at most this share are nothing else."""

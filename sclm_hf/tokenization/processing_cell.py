@@ -23,7 +23,7 @@ from .encodings.cells import Cells, CellTokens, columns_of, joined
 from .encodings.keys import as_cell_ids
 from .expression_matrix import check_kind, read_cells
 from .feature_extraction_expression import ExpressionFeatureExtractor
-from .gene_vocabulary import GeneCoverage, GeneMapping
+from .genes.gene_vocabulary import GeneCoverage, GeneMapping
 
 _KEPT_MAPPINGS = 16
 

@@ -24,8 +24,8 @@ from ..opening.families import read_config
 from ..opening.files import ADAPTER_CONFIG, find_file
 from ..opening.names import resolve_name
 from ..sources.opening import name_paths, open_source
-from ..tokenization.gene_columns import is_gene
-from ..tokenization.gene_vocabulary import GeneVocabulary
+from ..tokenization.genes.gene_columns import is_gene
+from ..tokenization.genes.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import option
 

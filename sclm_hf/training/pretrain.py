@@ -18,7 +18,7 @@ from ..opening.processors import load_processor
 from ..opening.weights import open_model
 from ..registry import get_family
 from ..tokenization.feature_extraction_expression import ExpressionFeatureExtractor
-from ..tokenization.gene_vocabulary import GeneVocabulary
+from ..tokenization.genes.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option, parse_arguments
 from .checkpoints import check_output_dir

@@ -15,8 +15,8 @@ from sclm_hf.errors import CheckpointError, ConfigurationError, SclmError
 from sclm_hf.modeling.scgpt.configuration_scgpt import ScGPTConfig
 from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTForMaskedExpression, ScGPTForSequenceClassification, ScGPTModel
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
+from sclm_hf.tokenization.genes.tokenization_gene import GeneTokenizer
 from sclm_hf.tokenization.processing_cell import CellProcessor
-from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
 
 LABELS = {0: "B", 1: "NK", 2: "T"}
 SIZES = {

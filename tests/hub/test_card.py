@@ -17,7 +17,7 @@ from sclm_hf.hub.card import (
     write_card,
 )
 from sclm_hf.modeling.common.conversion import LoadingReport
-from sclm_hf.tokenization.gene_vocabulary import GeneVocabulary
+from sclm_hf.tokenization.genes.gene_vocabulary import GeneVocabulary
 
 TRUE = np.array(["B", "B", "T", "T", "NK"])
 COVERAGE = GeneVocabulary.from_genes(["CD3E", "MS4A1"]).map_genes(["CD3E", "XYZ9"]).coverage

@@ -6,8 +6,8 @@ import torch
 from sclm_hf.errors import ConfigurationError, CorpusError
 from sclm_hf.objectives.masked_samples import MaskedSamplesCollator
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
+from sclm_hf.tokenization.genes.tokenization_gene import GeneTokenizer
 from sclm_hf.tokenization.processing_sample import SampleProcessor
-from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
 
 N_CELLS, N_GENES, IGNORED = 400, 60, -100
 

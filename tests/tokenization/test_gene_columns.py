@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from sclm_hf.tokenization.gene_columns import gene_names, is_gene, kind_of
+from sclm_hf.tokenization.genes.gene_columns import gene_names, is_gene, kind_of
 
 IDS, SYMBOLS, NUMBERS = ["ENSG00000141510", "ENSG00000012048"], ["TP53", "BRCA1"], ["0", "1"]
 ID_COLUMNS = ["gene_ids", "ensembl_id", "ensembl_ids", "feature_id", "gene_id", "Gene.ID"]

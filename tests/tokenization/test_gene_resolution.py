@@ -1,7 +1,7 @@
 import pytest
 
-from sclm_hf.tokenization.gene_resolution import GeneResolver, Resolution
-from sclm_hf.tokenization.gene_table import Step
+from sclm_hf.tokenization.genes.gene_resolution import GeneResolver, Resolution
+from sclm_hf.tokenization.genes.gene_table import Step
 
 # Today: MARCHF1 (was MARCH1, alias RNF171), PWWP3A (was MUM1, as IRF4 was), EPRS1 (was EPRS), QARS1 (was QARS)
 

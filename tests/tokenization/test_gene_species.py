@@ -1,6 +1,6 @@
 import pytest
 
-from sclm_hf.tokenization.gene_species import ENSEMBL_SPECIES, species_of_ids, species_of_symbols
+from sclm_hf.tokenization.genes.gene_species import ENSEMBL_SPECIES, species_of_ids, species_of_symbols
 
 
 @pytest.mark.parametrize("prefix", ENSEMBL_SPECIES)

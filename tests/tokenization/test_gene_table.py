@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sclm_hf.tokenization import gene_table
-from sclm_hf.tokenization.gene_table import AMBIGUOUS, Step, ensembl_id_of, human_genes, mouse_orthologs
+from sclm_hf.tokenization.genes import gene_table
+from sclm_hf.tokenization.genes.gene_table import AMBIGUOUS, Step, ensembl_id_of, human_genes, mouse_orthologs
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = sorted((ROOT / "sclm_hf" / "tokenization" / "data").glob("*.gz"))
@@ -94,7 +94,7 @@ def test_the_tables_are_read_once():
 
 def test_reading_gene_names_needs_neither_torch_nor_transformers():
     code = (
-        "import sys; from sclm_hf.tokenization.gene_vocabulary import GeneVocabulary; "
+        "import sys; from sclm_hf.tokenization.genes.gene_vocabulary import GeneVocabulary; "
         "assert GeneVocabulary({'TP53': 0}).map_genes(['p53']).gene_ids[0] == 0; "
         "assert not {'torch', 'transformers', 'pandas'} & set(sys.modules)"
     )

@@ -2,7 +2,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from sclm_hf.errors import GeneCoverageError
-from sclm_hf.tokenization.ranking_tokenizer import names_with_underscores, ranking_tokenizer
+from sclm_hf.tokenization.genes.ranking_tokenizer import names_with_underscores, ranking_tokenizer
 
 TOKENS = {"<pad>": 0, "<b>": 1, "<e>": 2, "B2M": 3, "HLA_A": 4, "AC000_1": 7, "HLA_DQA1": 5}
 

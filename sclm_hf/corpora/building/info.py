@@ -12,7 +12,7 @@ from ...sources.gene_maps import GeneMaps
 from ...sources.opening import name_paths, open_source
 
 if TYPE_CHECKING:
-    from ...tokenization.gene_vocabulary import GeneCoverage
+    from ...tokenization.genes.gene_vocabulary import GeneCoverage
     from ...tokenization.processing_cell import CellProcessor
 
 

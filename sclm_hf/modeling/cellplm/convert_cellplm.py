@@ -19,8 +19,8 @@ from sclm_hf.modeling.common.conversion import (
 )
 from sclm_hf.modeling.common.legacy import as_state_dict, read_json_object, read_torch_file, require_file
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
+from sclm_hf.tokenization.genes.tokenization_gene import GeneTokenizer
 from sclm_hf.tokenization.processing_sample import SampleProcessor
-from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
 
 from .configuration_cellplm import UNSUPPORTED, CellPLMConfig
 from .modeling_cellplm import (

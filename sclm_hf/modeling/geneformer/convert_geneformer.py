@@ -22,9 +22,9 @@ from sclm_hf.modeling.common.conversion import (
 from sclm_hf.modeling.common.legacy import read_json_object, read_pickle, read_weights
 from sclm_hf.modeling.common.soundness import require_plausible
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
-from sclm_hf.tokenization.gene_vocabulary import GeneVocabulary
+from sclm_hf.tokenization.genes.gene_vocabulary import GeneVocabulary
+from sclm_hf.tokenization.genes.tokenization_gene import GeneTokenizer
 from sclm_hf.tokenization.processing_cell import CellProcessor
-from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
 
 from .configuration_geneformer import GeneformerConfig
 from .modeling_geneformer import (

@@ -20,8 +20,8 @@ from sclm_hf.modeling.common.conversion import (
 from sclm_hf.modeling.common.legacy import WEIGHT_FILES, read_json_object, read_weights
 from sclm_hf.modeling.common.word_level import read_pickled_words, read_word_level
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
+from sclm_hf.tokenization.genes.ranking_tokenizer import ranking_tokenizer
 from sclm_hf.tokenization.processing_cell import CellProcessor
-from sclm_hf.tokenization.ranking_tokenizer import ranking_tokenizer
 
 from .configuration_iseeek import ISEEEKConfig
 from .modeling_iseeek import ISEEEKForMaskedLM

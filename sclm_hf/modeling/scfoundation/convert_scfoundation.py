@@ -19,8 +19,8 @@ from sclm_hf.modeling.common.conversion import (
 from sclm_hf.modeling.common.legacy import as_state_dict, read_torch_file, require_file
 from sclm_hf.registry import get_family
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
+from sclm_hf.tokenization.genes.tokenization_gene import GeneTokenizer
 from sclm_hf.tokenization.processing_cell import CellProcessor
-from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
 
 from .configuration_scfoundation import ScFoundationConfig
 from .modeling_scfoundation import ScFoundationForMaskedExpression

@@ -18,9 +18,9 @@ from sclm_hf.modeling.common.conversion import (
 )
 from sclm_hf.modeling.common.legacy import read_json_object, read_state_dict
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
-from sclm_hf.tokenization.gene_vocabulary import SPECIAL_TOKENS, GeneVocabulary
+from sclm_hf.tokenization.genes.gene_vocabulary import SPECIAL_TOKENS, GeneVocabulary
+from sclm_hf.tokenization.genes.tokenization_gene import GeneTokenizer
 from sclm_hf.tokenization.processing_cell import CellProcessor
-from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
 
 from .configuration_scgpt import ScGPTConfig
 from .modeling_scgpt import ScGPTForMaskedExpression, ScGPTForPerturbation

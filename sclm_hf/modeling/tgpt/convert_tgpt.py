@@ -28,8 +28,8 @@ from sclm_hf.modeling.common.legacy import (
 )
 from sclm_hf.modeling.common.word_level import read_word_level
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
+from sclm_hf.tokenization.genes.ranking_tokenizer import ranking_tokenizer
 from sclm_hf.tokenization.processing_cell import CellProcessor
-from sclm_hf.tokenization.ranking_tokenizer import ranking_tokenizer
 
 from .configuration_tgpt import TGPTConfig
 from .modeling_tgpt import TGPTForCausalLM

@@ -27,7 +27,7 @@ from sclm_hf.modeling.common.legacy import (
 )
 from sclm_hf.modeling.common.soundness import is_finite, number_kind
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
-from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
+from sclm_hf.tokenization.genes.tokenization_gene import GeneTokenizer
 
 from .configuration_uce import UCEConfig
 from .modeling_uce import UCEForMaskedExpression

@@ -21,13 +21,13 @@ from sclm_hf.tokenization.encodings.chromosomes import (
 from sclm_hf.tokenization.encodings.scratch import Scratch
 from sclm_hf.tokenization.expression_matrix import as_csr, read_cells, read_genes, refuse_rows
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
-from sclm_hf.tokenization.gene_coverage import SPECIES
-from sclm_hf.tokenization.gene_resolution import GeneResolver, Resolution
-from sclm_hf.tokenization.gene_species import species_of_ids, species_of_symbols
-from sclm_hf.tokenization.gene_table import Step
-from sclm_hf.tokenization.gene_vocabulary import GeneMapping, GeneVocabulary, named_species
+from sclm_hf.tokenization.genes.gene_coverage import SPECIES
+from sclm_hf.tokenization.genes.gene_resolution import GeneResolver, Resolution
+from sclm_hf.tokenization.genes.gene_species import species_of_ids, species_of_symbols
+from sclm_hf.tokenization.genes.gene_table import Step
+from sclm_hf.tokenization.genes.gene_vocabulary import GeneMapping, GeneVocabulary, named_species
+from sclm_hf.tokenization.genes.tokenization_gene import GeneTokenizer
 from sclm_hf.tokenization.processing_cell import CellProcessor
-from sclm_hf.tokenization.tokenization_gene import GeneTokenizer
 
 CLOSE_TOKEN = "</chromosome>"
 SPECIAL_TOKENS = ("<pad>", "<chromosome>", CLOSE_TOKEN, "<cls>")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ...opening.loading import LoadedModel
-    from ...tokenization.gene_vocabulary import GeneCoverage
+    from ...tokenization.genes.gene_vocabulary import GeneCoverage
     from ...tokenization.processing_cell import CellProcessor
 
 _BATCH_KEY = "`batch_key` (`--batch-key`)"

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError, ConfigurationError, ExpressionError
-from ..files import read_json_object
+from ...errors import CheckpointError, ConfigurationError, ExpressionError
+from ...files import read_json_object
 from .gene_columns import is_gene, kind_of, labelled
 from .gene_coverage import GROUPS, SPECIES, GeneCoverage
 from .gene_resolution import GeneResolver, Resolution

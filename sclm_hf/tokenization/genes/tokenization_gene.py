@@ -13,8 +13,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import TokenizersBackend
 
-from ..errors import ConfigurationError, GeneCoverageError
-from ..files import read_json_object
+from ...errors import ConfigurationError, GeneCoverageError
+from ...files import read_json_object
 from .gene_vocabulary import SPECIAL_TOKENS, GeneVocabulary
 
 # `WordLevel` wants a name for unknown words; one that no vocabulary can hold makes them an error

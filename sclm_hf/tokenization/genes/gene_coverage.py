@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import GeneCoverageError
-from ..logging import warn
+from ...errors import GeneCoverageError
+from ...logging import warn
 
 SPECIES = ("human", "mouse")
 GROUPS = ("matched", "renamed", "ambiguous", "duplicated", "missing", "not_genes")
