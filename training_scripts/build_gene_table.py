@@ -2,8 +2,8 @@
 
     python training_scripts/build_gene_table.py FOLDER_WITH_SOURCES
 
-The folder holds the four sources that `sclm_hf/tokenization/genes/data/README.md` names. The same sources give the same
-tables.
+The folder holds the four sources that `sclm_hf/tokenization/genes/data/README.md` names. The same sources give the
+same tables.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-DATA = Path(__file__).resolve().parents[1] / "sclm_hf" / "tokenization" / "data"
+DATA = Path(__file__).resolve().parents[1] / "sclm_hf" / "tokenization" / "genes" / "data"
 HGNC = "hgnc_symbols_aliases.csv.gz"
 HUMAN = "human_genes_gencode.csv.gz"
 MOUSE = "mouse_genes_gencode.csv.gz"

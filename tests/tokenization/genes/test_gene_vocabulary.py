@@ -11,7 +11,7 @@ from sclm_hf import GeneVocabulary
 from sclm_hf.errors import CheckpointError, ConfigurationError, ExpressionError
 from sclm_hf.tokenization.genes.gene_table import human_genes
 
-SCLM_DATA = Path(os.environ.get("SCLM_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
+SCLM_DATA = Path(os.environ.get("SCLM_DATA", Path(__file__).resolve().parents[4] / "shared" / "data"))
 
 
 @pytest.fixture(scope="module")
