@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 
 from sclm_hf.errors import ConfigurationError, ExpressionError
-from sclm_hf.tokenization.encodings.sentence import (
+from sclm_hf.text.sentences import (
     cell_sentences,
     count_cells,
     expression_from_sentences,
@@ -18,7 +18,7 @@ from sclm_hf.tokenization.encodings.sentence import (
     rank_pairs,
 )
 
-from ..golden import GOLDEN, csr
+from ..tokenization.golden import GOLDEN, csr
 
 
 @pytest.fixture(params=["case_a", "case_b"])

@@ -12,11 +12,11 @@ import numpy as np
 import scipy.sparse
 from numba import njit
 
-from ...errors import ConfigurationError, ExpressionError
-from ..expression_matrix import as_csr, match_length, read_genes
-from .cells import CellGenes, columns_of, run, widest
-from .keys import Stream, cell_keys, draw, hash_names, substream
-from .sorting import sort_scratch, stable_sort
+from ..errors import ConfigurationError, ExpressionError
+from ..tokenization.encodings.cells import CellGenes, columns_of, run, widest
+from ..tokenization.encodings.keys import Stream, cell_keys, draw, hash_names, substream
+from ..tokenization.encodings.sorting import sort_scratch, stable_sort
+from ..tokenization.expression_matrix import as_csr, match_length, read_genes
 
 NOT_A_GENE = "NOT_A_GENE"
 """What stands in a parsed sentence for a word that is no gene."""

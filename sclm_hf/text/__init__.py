@@ -1,0 +1,1 @@
+"""Cells as text: sentences of genes and their inverse."""
