@@ -135,8 +135,16 @@ class CellStream(Contents):
                     "`max_tokens_per_batch` is for models of single cells: a batch is one sample, of at most as many "
                     "cells as the batch size says."
                 )
-            how = {"seed": self.seed, "epoch": epoch, "shuffle": self.shuffle}
-            return SampleSchedule.make(self.samples, batch_size, **how, start=start, rank=rank, world_size=world_size)
+            return SampleSchedule.make(
+                self.samples,
+                batch_size,
+                seed=self.seed,
+                epoch=epoch,
+                shuffle=self.shuffle,
+                start=start,
+                rank=rank,
+                world_size=world_size,
+            )
         share = {"window_size": self.window_size, "start": start, "rank": rank, "world_size": world_size}
         if max_tokens_per_batch is None:
             return Schedule.make(len(self), batch_size, group_size=self.group_size, **share)

@@ -177,11 +177,17 @@ class FileContents(Contents):
 
     def plan(self, window_size: int, epoch: int) -> BlockSequence | SamplePlan:
         """Which cells of which source come in which window of an epoch."""
-        how = {"seed": self.seed, "epoch": epoch, "shuffle": self.shuffle}
         if self.samples:
-            return SamplePlan(self.samples, window_size, **how)
-        names = [source.name for source in self.sources]
-        return EpochPlan(names, self.sizes, window_size=window_size, block_size=self.block_size, **how)
+            return SamplePlan(self.samples, window_size, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+        return EpochPlan(
+            [source.name for source in self.sources],
+            self.sizes,
+            window_size=window_size,
+            block_size=self.block_size,
+            seed=self.seed,
+            epoch=epoch,
+            shuffle=self.shuffle,
+        )
 
     def opened(self, index: int) -> CellSource:
         """A source that is about to be read; the one unused for longest is closed when too many are open."""

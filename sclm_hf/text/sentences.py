@@ -184,8 +184,9 @@ def cell_sentences(
     if n_genes is not None and n_genes < 1:
         raise ConfigurationError(f"`n_genes` must be at least 1, or None for all genes, got {n_genes}.")
     words = gene_words(names, case=case)
-    how = {"ties": ties, "cell_ids": cell_ids, "seed": seed, "epoch": epoch, "num_threads": num_threads}
-    indptr, columns = order_genes(matrix, words, **how)
+    indptr, columns = order_genes(
+        matrix, words, ties=ties, cell_ids=cell_ids, seed=seed, epoch=epoch, num_threads=num_threads
+    )
     stops = indptr[1:] if n_genes is None else np.minimum(indptr[1:], indptr[:-1] + n_genes)
     table = np.array(words, dtype=object)
     return [" ".join(table[columns[first:stop]]) for first, stop in zip(indptr[:-1], stops, strict=True)]
