@@ -5,6 +5,7 @@ import configparser
 import importlib.util
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,14 @@ def test_a_file_is_one_idea():
     lines = {path.name: path.read_text(encoding="utf-8").count("\n") for path in PACKAGE.rglob("*.py")}
     assert {name for name, number in lines.items() if number > 700} <= {"modeling_scgpt.py"}
     assert lines["modeling_scgpt.py"] <= 950
+
+
+def test_comments_end_without_a_full_stop_and_calls_are_spelt_out():
+    for path in PACKAGE.rglob("*.py"):
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        for line, following in pairwise([*lines, ""]):
+            assert not line.startswith("# ") or not line.endswith(".") or following.startswith("#"), f"{path}: {line}"
+            assert not line.startswith("how = {"), f"{path}: {line}"
 
 
 def test_what_kind_of_model_a_model_is_is_asked_in_one_place():
