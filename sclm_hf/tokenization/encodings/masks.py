@@ -102,7 +102,8 @@ def _words(ids, where, stream_key, given, words):
         words[j] = draw(stream_key, ids[j])
     if given.size:
         for j in range(words.size):
-            words[j] = np.uint64(min(given[j], _BELOW_1) * _RANGE)
+            # rounded up: a given draw that equals a rate is not below it
+            words[j] = np.uint64(np.ceil(min(given[j], _BELOW_1) * 2.0**53)) << np.uint64(11)
     for j in range(words.size):
         # that of 2**11 words makes the same uniform; `where - 1` has all bits where it is False
         words[j] = (words[j] & _BITS_OF_UNIFORMS) | (np.uint64(where[j]) - np.uint64(1))
