@@ -63,7 +63,7 @@ def test_each_auto_class_alone_opens_our_folder(folder, name):
 @pytest.mark.parametrize(
     "first",
     [
-        f"from transformers import {', '.join(EXPECTED)}; import sclm_hf",
+        pytest.param(f"from transformers import {', '.join(EXPECTED)}; import sclm_hf", marks=pytest.mark.slow),
         pytest.param("from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTModel", marks=pytest.mark.slow),
         pytest.param("from sclm_hf.tokenization.processing_cell import CellProcessor", marks=pytest.mark.slow),
     ],

@@ -233,7 +233,7 @@ def test_real_files_stream_as_one_corpus():
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("shuffle", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("encoding", ["bins", "rank"])
 def test_cells_read_through_h5py_alone_are_the_same(tmp_path, encoding, shuffle, num_workers, monkeypatch):
     make_cells(900, 4).write_h5ad(tmp_path / "large.h5ad")

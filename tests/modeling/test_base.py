@@ -77,6 +77,7 @@ def test_settings_changed_at_loading_are_looked_at(family, tmp_path):
         AutoModel.from_pretrained(tmp_path, num_attention_heads=5)
 
 
+@pytest.mark.slow
 def test_documentation_of_models_prints_nothing():
     """transformers' `auto_docstring` complains on stdout about undocumented arguments."""
     modules = ", ".join(family.modeling_module for family in FAMILIES.values())

@@ -50,7 +50,9 @@ def assert_twins(collator, twin, batch, epoch, types=None):
         assert torch.equal(have, values), name
 
 
-@pytest.mark.parametrize("types", [None, NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize(
+    "types", [pytest.param(None, id="wide", marks=pytest.mark.slow), pytest.param(NARROW, id="narrow")]
+)
 @pytest.mark.parametrize(("collator", "twin"), list(twins()))
 def test_masks_are_those_of_the_twin(collator, twin, types):
     for epoch in range(5):

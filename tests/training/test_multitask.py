@@ -50,7 +50,7 @@ def config(folder, **settings):
 
 
 @pytest.mark.filterwarnings("ignore:The embeddings in")
-@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize("lora", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_all_tasks_are_learnt_together(base, file, tmp_path, lora):
     arguments = FinetuneArguments(str(base), task_columns=list(TASKS), task_weights=[1.0, 0.5], lora=lora)
     result = finetune(DataArguments([file], eval_files=[file]), arguments, config(tmp_path, num_train_epochs=30))

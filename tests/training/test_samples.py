@@ -84,7 +84,9 @@ def losses(result) -> list[float]:
     return [record["loss"] for record in result.history if "loss" in record]
 
 
-@pytest.mark.parametrize("how", ["pretrain", "lora", "all weights"])
+@pytest.mark.parametrize(
+    "how", ["pretrain", *(pytest.param(how, marks=pytest.mark.slow) for how in ("lora", "all weights"))]
+)
 def test_a_stopped_run_goes_on_exactly(base, folder, tmp_path, how):
     whole = run(how, base, folder, tmp_path / "whole")
     assert np.isfinite(losses(whole)).all() and len(losses(whole)) == 15

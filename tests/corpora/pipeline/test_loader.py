@@ -126,6 +126,7 @@ def test_after_an_error_no_thread_goes_on(tmp_path, processor, monkeypatch):
     assert not running
 
 
+@pytest.mark.slow
 def test_a_stream_left_in_the_middle_does_not_keep_the_program_from_ending(folder, processor, tmp_path):
     processor.save_pretrained(tmp_path)
     script = (
