@@ -13,7 +13,7 @@ import yaml
 from tqdm import tqdm
 
 from sclm_hf import CellCorpus
-from sclm_hf.corpora import build as build_module
+from sclm_hf.corpora.building import build as build_module
 from sclm_hf.corpora.building.build import build_corpus
 from sclm_hf.corpora.building.check import check_corpus
 from sclm_hf.errors import ConfigurationError, CorpusError

@@ -11,7 +11,7 @@ from sclm_hf.tokenization.genes import gene_table
 from sclm_hf.tokenization.genes.gene_table import AMBIGUOUS, Step, ensembl_id_of, human_genes, mouse_orthologs
 
 ROOT = Path(__file__).resolve().parents[3]
-TABLES = sorted((ROOT / "sclm_hf" / "tokenization" / "data").glob("*.gz"))
+TABLES = sorted((ROOT / "sclm_hf" / "tokenization" / "genes" / "data").glob("*.gz"))
 SOURCES = Path(os.environ.get("SCLM_DATA", ROOT.parent / "shared" / "data")) / "tables"
 
 
