@@ -130,6 +130,23 @@ def test_deletion_equals_embedding_a_cell_without_the_gene():
     np.testing.assert_allclose(result.X[:, 0], expected, atol=1e-5)
 
 
+def test_a_model_trained_with_batches_is_told_the_batch_of_each_cell():
+    model, processor = make_model(domain_norm="dsbn", num_batch_labels=2), make_processor()
+    model.domain_norm.running_mean.normal_()
+    cells = make_cells()
+    with pytest.raises(ConfigurationError, match=r"`batch_key` \(`--batch-key`\)"):
+        perturb(cells, model, processor, genes=["GENE0"])
+    result = perturb(cells, model, processor, genes=["GENE0"], batch_key="batch")
+    assert result.uns["sclm_hf"]["perturb"]["settings"]["batch_key"] == "batch"
+    for batch in (0, 1):
+        alone = perturb(cells[cells.obs["batch"] == batch], model, processor, genes=["GENE0"], batch_key="batch")
+        np.testing.assert_allclose(alone.X, result[alone.obs_names].X, atol=1e-5)
+    swapped = cells.copy()
+    swapped.obs["batch"] = 1 - swapped.obs["batch"]
+    other = perturb(swapped, model, processor, genes=["GENE0"], batch_key="batch")
+    assert np.abs(other.X - result.X).max() > 1e-4
+
+
 def test_all_genes_combinations_groups_and_anchors():
     cells, (model, processor) = make_cells(6), geneformer()
     everything = perturb(cells, model, processor, max_cells=2)

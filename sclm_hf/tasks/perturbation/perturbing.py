@@ -38,7 +38,7 @@ def perturb_cells(
     _check_states(adata, states, settings.donor_key)
     loaded = verb.load(model, processor, settings)
     _check_family(loaded, verb)
-    cells = prepare_cells(adata, loaded, layer=settings.layer, species=settings.species)
+    cells = prepare_cells(adata, loaded, layer=settings.layer, species=settings.species, batch_key=settings.batch_key)
     perturbations = named_perturbations(adata, loaded, cells, settings)
     wanted = {token for _, tokens in perturbations for token in tokens}
     named = settings.genes != "all"
@@ -57,6 +57,7 @@ def perturb_cells(
         gene_effects=settings.gene_effects,
         batch_size=settings.batch_size,
         names=cells.names,
+        batch_labels=cells.batch_labels,
     )
     n_expressing = plan.n_expressing(chosen)
     if named and settings.mode == "delete":

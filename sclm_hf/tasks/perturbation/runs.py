@@ -69,6 +69,7 @@ class PerturbationRunner:
         gene_effects: whether to give similarities of genes.
         batch_size: cells per batch to begin with; halved when memory runs out.
         names: names of the cells.
+        batch_labels: (cells,) int64, for models that were trained with batch labels.
     """
 
     loaded: "LoadedModel"
@@ -79,6 +80,7 @@ class PerturbationRunner:
     gene_effects: bool = False
     batch_size: int = 64
     names: Sequence[str] = ()
+    batch_labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         processor = self.loaded.processor
@@ -142,8 +144,9 @@ class PerturbationRunner:
         # the longest first, so that a batch that does not fit in memory fails at once
         order = sorted(range(len(cells)), key=lambda i: -cells[i].ids.size)
         while len(encoded) < len(cells):
-            chosen = [cells[i] for i in order[len(encoded) : len(encoded) + self.batch_size]]
-            found = self._try(chosen)
+            places = order[len(encoded) : len(encoded) + self.batch_size]
+            chosen = [cells[i] for i in places]
+            found = self._try(chosen, [numbers[i] for i in places])
             if found is None:
                 self.batch_size = halved(len(chosen), chosen[0].ids.size)
             else:
@@ -153,7 +156,7 @@ class PerturbationRunner:
         refuse_not_finite(self.loaded, np.array(finite, bool), [self.names[number] for number in numbers])
         return encoded
 
-    def _try(self, cells: list[TokenCell]) -> list[_Encoded] | None:
+    def _try(self, cells: list[TokenCell], numbers: list[int]) -> list[_Encoded] | None:
         """Run a batch; None when memory ran out."""
         import torch
 
@@ -161,6 +164,8 @@ class PerturbationRunner:
 
         model = self.loaded.model
         arrays = self.loaded.processor.padded(_ragged(cells))
+        if self.batch_labels is not None:
+            arrays["batch_labels"] = self.batch_labels[numbers]
         wants_genes = self.similarity == "genes" or self.gene_effects
         try:
             with torch.inference_mode(), fast_on_cpu(model):

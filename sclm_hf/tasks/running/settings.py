@@ -84,6 +84,12 @@ class RunSettings:
         "species of the cells: `human`; `mouse`, whose genes go through orthologs; with UCE any species that the "
         "checkpoint holds proteins of, for example `zebrafish`. By default the one that Ensembl ids name, else human.",
     )
+    batch_key: str | None = setting(
+        None,
+        "column of `obs` with the batches, for models trained with batch labels: their names where "
+        "`config.batch_names` holds these, else their numbers. For CellPLM the column that tells samples apart; by "
+        "default `batch`, without which all cells are one sample.",
+    )
     batch_size: int = setting(
         64,
         "cells per batch; fewer where cells are very long, and halved, with a warning, when memory runs out. CellPLM "
@@ -114,12 +120,6 @@ class AddingSettings(RunSettings):
     """Settings of verbs that add results to the cells."""
 
     key_added: str | None = setting(None, "name of the results.", flag="--key", recorded=False)
-    batch_key: str | None = setting(
-        None,
-        "column of `obs` with the batches, for models trained with batch labels: their names where "
-        "`config.batch_names` holds these, else their numbers. For CellPLM the column that tells samples apart; by "
-        "default `batch`, without which all cells are one sample.",
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
