@@ -44,15 +44,18 @@ class Stored:
 
 @contextmanager
 def damage_is_told(name: str, what: str = "is not a checkpoint folder or repository that can be read") -> Iterator:
-    """Whatever goes wrong while `name` is opened becomes one `CheckpointError`.
+    """Report any error raised while `name` is opened as one that names it.
 
     Raises:
         CheckpointError: something else than an error of ours was raised.
+        SclmError: an error of ours, of its own class.
     """
     try:
         yield
-    except SclmError:
-        raise
+    except SclmError as error:
+        if name in str(error):
+            raise
+        raise type(error)(f"`{name}`: {error}") from error
     # the libraries that read a checkpoint raise almost anything where it is damaged
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -39,7 +39,7 @@ def load_processor(name: str, revision: Any = None) -> "CellProcessor":
         try:
             opened = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
             processor = check_processor(opened, name)
-            processor.check_special_tokens()
+            processor.check_tokens()
         except ConfigurationError as error:
             raise CheckpointError(f"The processor of `{name}` cannot be used: {error}") from error
     return processor

@@ -219,8 +219,8 @@ class CellEncoder:
         ids = np.uint16 if self.tokenizer.gene_vocabulary.size <= 2**16 else np.int32
         return ids, self.feature_extractor.value_encoding.value_type(self.feature_extractor)
 
-    def check_special_tokens(self) -> None:
-        """Refuse, before the work, a tokenizer without a special token that the feature extractor asks for.
+    def check_tokens(self) -> None:
+        """Refuse, before the work, a tokenizer without a token that the feature extractor asks for.
 
         Raises:
             ConfigurationError: it lacks one.

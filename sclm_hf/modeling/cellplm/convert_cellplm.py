@@ -159,8 +159,11 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     with damage_is_told(path):
         model_class = _model_class(settings)
         config = build_config(settings, tensors)
-        weights = convert_weights(_our_shapes(tensors), WEIGHT_MAP | _head_names(tensors, model_class), report)
+    with damage_is_told(weights_path):
+        weight_map = WEIGHT_MAP | _head_names(tensors, model_class)
+        weights = convert_weights(_our_shapes(tensors), weight_map, weights_path, report)
         model = build_model(model_class, config, weights, weights_path, own=(_OWN,))
+    with damage_is_told(path):
         processor = build_processor(settings["gene_list"])
     if any(name.endswith(_OWN) for name in model.state_dict()):
         report.notes.append("the weight of the latent variable's loss begins at 0, as the original's after a load")

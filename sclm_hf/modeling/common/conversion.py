@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sclm_hf.errors import CheckpointError, SclmError
 from sclm_hf.files import new_folder, sole_writer
-from sclm_hf.logging import quiet_transformers
+from sclm_hf.logging import counted, quiet_transformers
 
 from .soundness import is_finite, number_kind, require_plausible, without_memory
 
@@ -80,15 +80,18 @@ class LoadingReport:
 
 @contextmanager
 def damage_is_told(path: Path) -> Iterator[None]:
-    """Report any error raised while interpreting a checkpoint as damage to `path`.
+    """Report any error raised while interpreting a checkpoint as one that names `path`, a file of it or its folder.
 
     Raises:
-        CheckpointError: a setting has the wrong type or value, or a tensor the wrong number of axes.
+        CheckpointError: the content cannot be used; or a setting has the wrong type or value, or a tensor the wrong
+            number of axes.
     """
     try:
         yield
-    except CheckpointError:
-        raise
+    except CheckpointError as error:
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"`{path}`: {error}") from error
     # other errors of ours are about genes or settings, here those that the checkpoint holds
     except SclmError as error:
         raise CheckpointError(f"`{path}` is damaged or of another kind: {error}") from error
@@ -100,8 +103,10 @@ def damage_is_told(path: Path) -> Iterator[None]:
         ) from error
 
 
-def convert_weights(source: dict[str, Tensor], weight_map: WeightMap, report: LoadingReport) -> dict[str, Tensor]:
-    """Rename, cut, stack and drop the tensors of `source` as `weight_map` says; fills `report`.
+def convert_weights(
+    source: dict[str, Tensor], weight_map: WeightMap, path: Path, report: LoadingReport
+) -> dict[str, Tensor]:
+    """Rename, cut, stack and drop the tensors of `source`, read from `path`, as `weight_map` says; fills `report`.
 
     Raises:
         CheckpointError: a tensor is not in the table, or holds numbers that are NaN or infinite.
@@ -118,8 +123,8 @@ def convert_weights(source: dict[str, Tensor], weight_map: WeightMap, report: Lo
             report.dropped[name] = str(target)
         elif not is_finite(tensor):
             raise CheckpointError(
-                f"`{name}` of the checkpoint ({', '.join(report.source)}) holds numbers that are NaN or infinite: the "
-                "file is damaged, or its training went wrong."
+                f"`{name}` in `{path}` holds numbers that are NaN or infinite: the file is damaged, or its training "
+                "went wrong."
             )
         elif isinstance(target, Stacked):
             stacks.setdefault(str(target), {})[int(match.group(1))] = tensor
@@ -134,7 +139,7 @@ def convert_weights(source: dict[str, Tensor], weight_map: WeightMap, report: Lo
                 report.renamed[name] = names
     if unknown:
         raise CheckpointError(
-            f"The checkpoint holds {len(unknown)} tensors that {report.family} does not have: {_some(unknown)}. "
+            f"`{path}` holds {counted(len(unknown), 'tensor')} that {report.family} does not have: {_some(unknown)}. "
             "It is of another family, or of a version that this converter does not know."
         )
     for name, parts in stacks.items():

@@ -103,8 +103,9 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
         report = LoadingReport("geneformer", ["config.json", weights_file], architecture=model_class.__name__)
         with damage_is_told(source / "config.json"):
             config = build_config(settings, tensors, vocabulary, report)
-        weights = convert_weights(tensors, _weight_map(model_class), report)
-        model = build_model(model_class, config, _with_tied(weights, model_class), source / weights_file)
+        with damage_is_told(source / weights_file):
+            weights = convert_weights(tensors, _weight_map(model_class), source / weights_file, report)
+            model = build_model(model_class, config, _with_tied(weights, model_class), source / weights_file)
         processor = build_processor(config, vocabulary, tokens_file, report)
     if model_class is GeneformerForMaskedLM:
         report.notes.append("it holds no classifier: `AutoModelForSequenceClassification` starts one at random")

@@ -83,10 +83,12 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
         tokens = read_tokens(source / tokens_file, SPECIAL_TOKENS)
         report = LoadingReport("iseeek", ["config.json", weights_file, tokens_file], ISEEEKForMaskedLM.__name__)
         config = build_config(settings, report)
-        weights = convert_weights(tensors, WEIGHT_MAP, report)
+        weights = convert_weights(tensors, WEIGHT_MAP, source / weights_file, report)
         for name, tied in _TIED.items():
             if tied in weights and not torch.equal(weights.setdefault(name, weights[tied]), weights[tied]):
-                raise CheckpointError(f"`{name}` differs from `{tied}`, which iSEEEK ties: the file is damaged.")
+                raise CheckpointError(
+                    f"`{name}` in `{source / weights_file}` differs from `{tied}`, which iSEEEK ties: damaged weights."
+                )
         if max(tokens.values()) >= config.vocab_size:
             raise CheckpointError(
                 f"`{tokens_file}` has ids up to {max(tokens.values())}, and the model has {config.vocab_size} gene "

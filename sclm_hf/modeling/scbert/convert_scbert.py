@@ -93,9 +93,10 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
         report.dropped = {key: "state of the training" for key in content if key != "model_state_dict"}
     with damage_is_told(path):
         config = build_config(tensors, genes)
-        if model_class is ScBERTForSequenceClassification:
-            _name_labels(config, source, report)
-        weights = convert_weights(_our_shapes(tensors, config, report), WEIGHT_MAP, report)
+    if model_class is ScBERTForSequenceClassification:
+        _name_labels(config, source, report)
+    with damage_is_told(path):
+        weights = convert_weights(_our_shapes(tensors, config, report), WEIGHT_MAP, path, report)
         model = build_model(model_class, config, weights, path)
     with damage_is_told(source / GENES_FILE):
         processor = build_processor(config, genes)

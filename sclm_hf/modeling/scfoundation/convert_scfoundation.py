@@ -223,7 +223,7 @@ def _build_model(
     tensors = {_inner_name(name): tensor for name, tensor in as_state_dict(part["state_dict"], path).items()}
     with damage_is_told(path):
         config = build_config(settings, tensors, genes, genes_file)
-        weights = convert_weights(tensors, WEIGHT_MAP, report)
+        weights = convert_weights(tensors, WEIGHT_MAP, path, report)
         model = build_model(ScFoundationForMaskedExpression, config, weights, path)
     report.notes.append("it holds no cell classifier: `AutoModelForSequenceClassification` starts it at random")
     return model

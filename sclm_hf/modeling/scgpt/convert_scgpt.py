@@ -140,7 +140,7 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
             config = build_config(args, tensors, vocabulary)
         model_class = ScGPTForPerturbation if "pert_encoder.weight" in tensors else ScGPTForMaskedExpression
         report = LoadingReport("scgpt", list(ORIGINAL_FILES), architecture=model_class.__name__)
-        weights = convert_weights(tensors, WEIGHT_MAP, report)
+        weights = convert_weights(tensors, WEIGHT_MAP, source / "best_model.pt", report)
         model = build_model(model_class, config, weights, source / "best_model.pt")
     perturbation = model_class is ScGPTForPerturbation
     with damage_is_told(source / "args.json"):
@@ -169,7 +169,8 @@ def read_vocabulary(path: Path, rows: int) -> GeneVocabulary:
     if vocabulary.size != rows:
         raise CheckpointError(
             f"`{path}` does not fit the weights: its ids (special tokens included) reach {vocabulary.size - 1}, and "
-            f"the gene embedding has {rows} rows. Use the vocab.json that was released with these weights."
+            f"the gene embedding in `best_model.pt` has {rows} rows. Use the vocab.json that was released with these "
+            "weights."
         )
     return vocabulary
 

@@ -89,9 +89,9 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
         tensors = read_tensors(weights_path, report)
         tokens = read_word_level(tokens_path, SPECIAL_TOKENS)
         has_config = (source / "config.json").is_file()
-        settings = read_json_object(source / "config.json") if has_config else sizes_of(tensors, report)
+        settings = read_json_object(source / "config.json") if has_config else sizes_of(tensors, weights_path, report)
         config = build_config(settings, report)
-        weights = convert_weights(tensors, WEIGHT_MAP, report)
+        weights = convert_weights(tensors, WEIGHT_MAP, weights_path, report)
         table = weights.get("transformer.wte.weight")
         if table is not None and not torch.equal(weights.setdefault("lm_head.weight", table), table):
             raise CheckpointError(
@@ -167,8 +167,8 @@ def read_tensors(path: Path, report: LoadingReport) -> dict[str, Tensor]:
     return as_state_dict(content["model"], path)
 
 
-def sizes_of(tensors: dict[str, Tensor], report: LoadingReport) -> dict[str, Any]:
-    """What `config.json` would say of a model of the released width.
+def sizes_of(tensors: dict[str, Tensor], path: Path, report: LoadingReport) -> dict[str, Any]:
+    """What `config.json` would say of a model of the released width, whose tensors are read from `path`.
 
     Raises:
         CheckpointError: it is of another width, so that the tensors do not tell the number of heads.
@@ -177,7 +177,7 @@ def sizes_of(tensors: dict[str, Tensor], report: LoadingReport) -> dict[str, Any
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     table, positions = (shapes.get(f"transformer.{name}.weight") for name in ("wte", "wpe"))
     if table is None or positions is None:
-        raise CheckpointError("The weights lack the embeddings of genes or positions: no tGPT, or incomplete.")
+        raise CheckpointError(f"`{path}` lacks the embeddings of genes or positions: no tGPT, or incomplete.")
     if table[1] != released.n_embd:
         raise CheckpointError(
             f"`config.json` is missing, and the tensors do not tell the number of heads of a model {table[1]} wide "

@@ -127,11 +127,12 @@ def convert_checkpoint(source: Path, output: Path) -> LoadingReport:
     report = LoadingReport("uce", [weights_file.name, CHROMOSOMES_FILE, OFFSETS_FILE])
     report.architecture = UCEForMaskedExpression.__name__
     with damage_is_told(source):
-        config = build_config(settings, tensors)
+        with damage_is_told(weights_file):
+            config = build_config(settings, tensors)
         proteins, chromosome_offset = _proteins(source, tensors.pop(_PROTEINS), chromosomes, settings, report)
         tables = read_species(source, chromosomes, chromosome_offset, proteins.shape[0], report)
         tensors["pos_encoder.pe"] = tensors["pos_encoder.pe"].squeeze(1)
-        weights = convert_weights(tensors, WEIGHT_MAP, report)
+        weights = convert_weights(tensors, WEIGHT_MAP, weights_file, report)
         _require_numbers(proteins, weights_file)
         model = build_model(UCEForMaskedExpression, config, weights, weights_file)
         model.set_protein_embeddings(proteins)

@@ -109,6 +109,15 @@ class ChromosomeProcessor(CellProcessor):
         self.last_coverage = coverage
         return replace(mapping, coverage=coverage)
 
+    def check_tokens(self) -> None:
+        """Refuse a tokenizer that lacks a special token, or a gene or chromosome of `gene_places`.
+
+        Raises:
+            ConfigurationError: names the token.
+        """
+        super().check_tokens()
+        self._genome  # noqa: B018 (looks all of them up)
+
     def encode(
         self,
         matrix,

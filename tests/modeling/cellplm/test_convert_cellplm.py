@@ -100,8 +100,9 @@ def test_settings_that_do_not_fit_are_refused(release, tmp_path, changes, messag
 )
 def test_weights_that_do_not_fit_are_refused(release, tmp_path, change, message):
     alter_weights(release, change)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         convert_checkpoint(release, tmp_path / "out")
+    assert WEIGHTS in str(caught.value)
 
 
 def test_missing_files_are_named(release, tmp_path):

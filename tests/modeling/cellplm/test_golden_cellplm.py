@@ -5,6 +5,7 @@
 """
 
 import json
+from pathlib import Path
 
 import anndata
 import numpy as np
@@ -130,7 +131,7 @@ def test_every_step_in_evaluation(model, arrays, part):
 def weight_names(recorded: dict, case: str) -> dict[str, str]:
     """Name in the original -> ours."""
     report = LoadingReport("cellplm", [])
-    convert_weights({name: torch.zeros(3) for name in recorded}, WEIGHT_MAP, report)
+    convert_weights({name: torch.zeros(3) for name in recorded}, WEIGHT_MAP, Path("weights.ckpt"), report)
     return {name: ours[0] for name, ours in report.renamed.items()}
 
 
@@ -259,7 +260,7 @@ def part_of(modules: dict, prefix: str, named: str) -> dict[str, torch.Tensor]:
     tensors = {
         f"{named}.{name[len(prefix) + 1 :]}": value for name, value in modules.items() if name.startswith(f"{prefix}.")
     }
-    return convert_weights(tensors, WEIGHT_MAP, LoadingReport("cellplm", []))
+    return convert_weights(tensors, WEIGHT_MAP, Path("weights.ckpt"), LoadingReport("cellplm", []))
 
 
 @pytest.mark.parametrize("encoder", ["flowformer", "performer", "cosformer", "transformer", "mlp"])

@@ -95,8 +95,9 @@ def test_a_classifier_starts_random_and_says_so(tmp_path):
 )
 def test_weights_that_do_not_fit(source, tmp_path, change, message):
     change_weights(source, change)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         convert_checkpoint(source, tmp_path / "out")
+    assert "pytorch_model.bin" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -115,8 +115,9 @@ def test_configuration_has_no_unknown_keys(source, tmp_path):
 )
 def test_weights_that_do_not_fit(source, tmp_path, change, message):
     change_weights(source, change)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         convert_checkpoint(source, tmp_path / "out")
+    assert PRETRAINED in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -106,8 +106,9 @@ def in_cell(change):
 )
 def test_weights_that_do_not_fit(source, tmp_path, change, message):
     change_weights(source, change)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         convert_checkpoint(source, tmp_path / "out")
+    assert "models.ckpt" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

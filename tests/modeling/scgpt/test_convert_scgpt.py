@@ -87,8 +87,9 @@ def test_missing_file(source, tmp_path, missing):
 )
 def test_weights_that_do_not_fit(source, tmp_path, change, message):
     change_weights(source, change)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         convert_checkpoint(source, tmp_path / "out")
+    assert "best_model.pt" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -142,8 +142,9 @@ def test_missing_weights_and_proteins(source, tmp_path):
 )
 def test_weights_that_do_not_fit(source, tmp_path, change, message):
     change_weights(source, change)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message) as caught:
         convert_checkpoint(source, tmp_path / "out")
+    assert "4layer_model.torch" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 

@@ -203,7 +203,7 @@ def test_places_of_tokens_that_the_tokenizer_lacks_are_refused(processor, lackin
     special = [token for token in tokens if token.startswith("<")]
     lame = ChromosomeProcessor(processor.feature_extractor, GeneTokenizer.from_genes(tokens, special_tokens=special))
     with pytest.raises(ConfigurationError, match=f"names `{lacking}`, which the tokenizer lacks"):
-        sentences(lame)
+        lame.check_tokens()
 
 
 def test_filter_takes_genes_first():

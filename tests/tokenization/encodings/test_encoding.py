@@ -67,7 +67,7 @@ def test_its_parameters_are_known_checked_and_saved(tmp_path):
 @pytest.mark.usefixtures("above")
 def test_what_it_lacks_is_refused():
     with pytest.raises(ConfigurationError, match="encoding `above` asks for a special token `<N>`"):
-        make_processor(special=("<pad>", "<cls>")).check_special_tokens()
+        make_processor(special=("<pad>", "<cls>")).check_tokens()
     with pytest.raises(ConfigurationError, match="`totals` is for the encoding `rank` and `depth`, not for `above`"):
         make_processor().encode(COUNTS, np.arange(4), cell_ids=[0, 1], totals=np.ones(2))
     with pytest.raises(ConfigurationError, match="the encoding 'above' has none: use 'rank'"):
