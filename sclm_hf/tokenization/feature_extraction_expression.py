@@ -58,6 +58,11 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
     - `"log_bins"`: whole parts of log2 of the scaled counts, of all genes of the vocabulary in the order of their
       ids, `<cls>` among them.
         - `n_bins`, as for `"bins"`, and `target_sum`, as for `"depth"`.
+    - `"zscored"`: z-scores of log-normalised counts, of every gene that the data set measures, expressed or not.
+        - `target_sum`, as for `"depth"`: what counts are scaled to, within the measured genes that the model knows.
+        - `gene_means`, `gene_deviations` (None): name of a gene, as in the tokenizer -> mean and standard deviation of
+          its log-normalised counts; `gene_statistics` works them out. Deviations below 0.1 count as 0.1.
+        - `z_clip` (10): largest absolute z-score; larger ones are cut to it.
     - `"chromosomes"`: genes drawn by their expression, in genomic order, without values; see `ChromosomeProcessor`.
         - `n_draws` (1024): how many genes are drawn, with replacement.
         - `whole_counts` (False): cut values down to whole numbers before genes are drawn.

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
 
 def sample_inputs(loaded: "LoadedModel", cells: "PreparedCells", rows: np.ndarray, seed: int) -> dict[str, Any]:
-    """The inputs of a model for one sample, its (cells, genes) counts without their zeros (`torch.sparse_coo`)."""
+    """The inputs of a model for one sample; counts (cells, genes) come without their zeros (`torch.sparse_coo`)."""
     import torch
 
-    input_ids, counts = loaded.processor.sparse(cells.tokens(loaded.processor, rows, seed))
+    tokens = cells.tokens(loaded.processor, rows, seed)
+    if loaded.processor.feature_extractor.value_encoding.has_zeros:
+        return {name: torch.from_numpy(values) for name, values in loaded.processor.padded(tokens).items()}
+    input_ids, counts = loaded.processor.sparse(tokens)
     counts = counts.tocoo()
     places, values = torch.from_numpy(np.stack(counts.coords).astype(np.int64)), torch.from_numpy(counts.data)
     values = torch.sparse_coo_tensor(places, values, counts.shape, is_coalesced=True, check_invariants=False)

@@ -16,8 +16,9 @@ from .depth import DEPTH
 from .encoding import Encoding
 from .log_bins import LOG_BINS
 from .rank import RANK
+from .zscored import ZSCORED
 
 ENCODINGS: dict[str, Encoding] = {
-    encoding.name: encoding for encoding in (BINS, RANK, CONTINUOUS, DEPTH, LOG_BINS, CHROMOSOMES)
+    encoding.name: encoding for encoding in (BINS, RANK, CONTINUOUS, DEPTH, LOG_BINS, CHROMOSOMES, ZSCORED)
 }
 """Name -> value encoding."""

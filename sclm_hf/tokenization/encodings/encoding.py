@@ -53,6 +53,7 @@ class Encoding:
         parameters: the parameters that only some encodings use and this one does. Encodings may share one.
         special_tokens: special tokens that it puts behind the genes of every cell.
         has_values: whether tokens come with values.
+        has_zeros: whether genes that are measured and not expressed have tokens whatever `include_zero_genes` says.
         ranks_genes: whether genes stand in the order of their expression.
         takes: which of the arguments `uniforms` and `totals` of `CellProcessor.encode` it has a use for.
         reads_files: whether it has [`write_stored`].
@@ -64,6 +65,7 @@ class Encoding:
     parameters: Mapping[str, Parameter] = {}
     special_tokens: tuple[str, ...] = ()
     has_values = True
+    has_zeros = False
     ranks_genes = False
     takes: tuple[str, ...] = ()
     reads_files = False
@@ -103,7 +105,7 @@ class Encoding:
             (cells,) int64.
         """
         layout, parameters = setting.layout, setting.parameters
-        genes = np.full_like(n_genes, n_columns) if layout.zeros else n_genes
+        genes = np.full_like(n_genes, n_columns) if layout.zeros or self.has_zeros else n_genes
         return np.minimum(genes, layout.max_genes) + parameters.n_special_tokens
 
     def is_unfit(self, setting: Setting, genes: CellGenes, totals: np.ndarray | None) -> np.ndarray | None:
