@@ -40,7 +40,8 @@ class SampleProcessor(CellProcessor):
         ):
             raise ConfigurationError(
                 "A `SampleProcessor` needs a feature extractor with `encoding` 'continuous' or 'zscored', "
-                "`add_cls=False`, `add_eos=False` and `max_length=None`: a sample has all genes of its cells and no special tokens."
+                "`add_cls=False`, `add_eos=False` and `max_length=None`: a sample has all genes of its cells and no "
+                "special tokens."
             )
 
     def padded(

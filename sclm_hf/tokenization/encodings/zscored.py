@@ -15,7 +15,7 @@ from .depth import known_totals
 from .encoding import TARGET_SUM, Encoding, Parameter, Setting, is_number
 
 SMALLEST_DEVIATION = 0.1
-"""Smaller deviations count as this: those of genes that hardly any cell expresses would make giants of single counts."""
+"""Smaller deviations count as this: a gene that hardly any cell expresses would make a giant of a single count."""
 
 
 @njit(cache=True, nogil=True)

@@ -92,9 +92,9 @@ def test_a_sample_has_the_measured_genes_of_its_cells():
 
 
 def test_statistics_are_asked_for_where_they_are_missing():
-    with pytest.raises(ConfigurationError, match="needs `gene_means`.*gene_statistics"):
+    with pytest.raises(ConfigurationError, match="needs `gene_means`"):
         encode(make_processor(gene_means=None))
-    with pytest.raises(ConfigurationError, match="`gene_deviations` lacks 4 of the tokenizer's 5 genes, such as CD3D"):
+    with pytest.raises(ConfigurationError, match="lacks 4 of the tokenizer"):
         encode(make_processor(gene_deviations={"MS4A1": 1.0}))
 
 
