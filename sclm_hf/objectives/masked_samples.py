@@ -1,4 +1,4 @@
-"""Masked samples: hide counts of some cells of a sample, predict them from the whole sample.
+"""Masked samples: hide values of some cells of a sample, predict them from the whole sample.
 
 Source: Wen et al., "CellPLM: Pre-training of Cell Language Model Beyond Single Cells", ICLR 2024.
 """
@@ -19,12 +19,12 @@ _BETA, _LARGEST_RATE = 5.0, 0.9
 
 @dataclass
 class MaskedSamplesCollator(CellCollator):
-    """Sets counts of a sample to 0 and asks for them in `labels`.
+    """Sets values of a sample to 0 and asks for them in `labels`.
 
     A share of the cells is masked: of such a cell, each gene is hidden with the cell's own probability. What is drawn
     is keyed by (cell, seed, epoch), and by the gene. As published, training leaves out 30 % of the cells of a sample,
     others in each epoch: the corpus does (`sample_share`). Also as published, genes that no cell of a sample expresses
-    are counts of 0, hidden and predicted like others.
+    are counts of 0, hidden and predicted like others; of z-scores, genes that are not measured are neither.
 
     Args:
         vocab_size: genes of the model, all of which the batch gets; None = those that it has.
@@ -35,7 +35,7 @@ class MaskedSamplesCollator(CellCollator):
 
     Gives:
         The batch without `cell_ids`, its `expression_values` masked; `masked_positions` (cells, genes) bool; and
-        `labels` (cells, genes) float32: all true counts of the cells in which something is masked, -100 in the others,
+        `labels` (cells, genes) float32: all true values of the cells in which something is masked, -100 in the others,
         which are not asked for.
 
     Raises:
@@ -62,10 +62,10 @@ class MaskedSamplesCollator(CellCollator):
 
     @classmethod
     def from_processor(cls, processor: Any, **overrides: Any) -> "MaskedSamplesCollator":
-        """A collator over all genes of `processor`; see [`CellCollator.from_processor`]."""
-        return super().from_processor(
-            processor, **({"vocab_size": processor.tokenizer.gene_vocabulary.size} | overrides)
-        )
+        """A collator over all genes that `processor` gives a sample; see [`CellCollator.from_processor`]."""
+        has_zeros = processor.feature_extractor.value_encoding.has_zeros
+        vocab_size = None if has_zeros else processor.tokenizer.gene_vocabulary.size
+        return super().from_processor(processor, **({"vocab_size": vocab_size} | overrides))
 
     def collate(self, batch: dict[str, np.ndarray], epoch: int) -> dict[str, np.ndarray]:
         cell_ids = require_column(batch, "cell_ids", "they key what is drawn about a cell")

@@ -49,6 +49,7 @@ FAMILY = Family(
     ),
     lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
     norm_modules=("norm1", "norm2", "norm"),
+    told_by_encoding={"input_encoding": "encoding"},
     classification_head=("latent", "classifier"),
     embed_overrides={"stochastic_latent": False},
     processor="SampleProcessor",

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
+from ..corpora.cell_corpus import CellCorpus
+from ..corpora.statistics import gene_statistics
 from ..errors import ConfigurationError
 from ..objectives import PRETRAINING
 from ..objectives.collation import CellCollator
@@ -93,6 +95,7 @@ def pretrain(data: DataArguments, arguments: PretrainArguments, config: Training
         sample_share=collator.sample_share,
         seed=config.seed,
     )
+    store_statistics(processor, corpus)
     model = create_model(arguments, processor, n_batches=len(corpus.batch_names or ()))
     return train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
 
@@ -107,6 +110,18 @@ def create_processor(data: DataArguments, arguments: PretrainArguments) -> CellP
     else:
         genes = gene_names(data, encoding.expects)
     return processor_class(arguments.family)(encoding, new_tokenizer(arguments.family, genes))
+
+
+def store_statistics(processor: CellProcessor, corpus: CellCorpus) -> None:
+    """Give the encoding the gene means and deviations of the cells to train on, if it needs them and has none.
+
+    Raises:
+        SclmError: see [`gene_statistics`].
+    """
+    encoding = processor.feature_extractor
+    if "gene_means" in encoding.value_encoding.parameters and encoding.gene_means is None:
+        statistics = gene_statistics(corpus, target_sum=encoding.target_sum)
+        processor.feature_extractor = encoding.changed(**statistics.parameters())
 
 
 def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_batches: int = 0) -> PreTrainedModel:

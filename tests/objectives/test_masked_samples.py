@@ -100,3 +100,10 @@ def test_cell_ids_are_needed():
     del batch["cell_ids"]
     with pytest.raises(CorpusError, match="no `cell_ids`"):
         MaskedSamplesCollator()(batch)
+
+
+def test_z_scores_are_asked_for_where_they_are_measured():
+    tokenizer = GeneTokenizer.from_genes([f"G{number}" for number in range(130)], special_tokens=())
+    processor = SampleProcessor(ExpressionFeatureExtractor.for_family("cellplm", encoding="zscored"), tokenizer)
+    inputs = MaskedSamplesCollator.from_processor(processor)(sample())
+    assert torch.equal(inputs["input_ids"], torch.from_numpy(sample()["input_ids"]))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from transformers import AutoConfig, AutoModelForPreTraining, AutoProcessor
 
-from sclm_hf import CellCorpus
+from sclm_hf import CellCorpus, embed
+from sclm_hf.corpora.statistics import gene_statistics
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.opening.tiny import make_processor, make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES
@@ -129,3 +130,23 @@ def test_another_column_may_tell_samples_apart(base, folder, tmp_path, how):
     result = run(how, base, folder, tmp_path, batch_column="donor", max_steps=0, num_train_epochs=1)
     # two donors in each of two files; of four one is held out
     assert result.step == (4 if how == "pretrain" else 3)
+
+
+SMALL = (
+    '{"encoder_type": "mlp", "latent_type": "ae", "hidden_size": 32, "cell_embedding_size": 16, '
+    '"num_hidden_layers": 2, "num_decoder_layers": 1, "num_datasets": 0}'
+)
+
+
+def test_pretraining_on_z_scores_works_out_the_statistics_and_keeps_them(folder, tmp_path):
+    arguments = PretrainArguments(family="cellplm", encoding='{"encoding": "zscored"}', model_config=SMALL)
+    config = TrainingConfig(output_dir=str(tmp_path), **SETTINGS | {"learning_rate": 0.003, "max_steps": 40})
+    result = pretrain(DataArguments([str(folder)], eval_share=0.3, split_by="cell"), arguments, config)
+    losses = [float(line["loss"]) for line in result.history if "loss" in line]
+    assert losses[-1] < 0.9 * losses[0]
+    model, processor = AutoModelForPreTraining.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
+    assert (model.config.input_encoding, model.config.decoder_type) == ("zscored", "mlp")
+    kept, _ = open_corpora(DataArguments([str(folder)], eval_share=0.3, split_by="cell"), processor)
+    assert processor.feature_extractor.gene_means == gene_statistics(kept).parameters()["gene_means"]
+    cells = embed(make_cells(20, 9), str(tmp_path))
+    assert np.isfinite(cells.obsm["X_cellplm"]).all()

@@ -28,6 +28,9 @@ class CellPLMConfig(PreTrainedConfig):
     r"""
     vocab_size (`int`, *optional*, defaults to 19374):
         Rows of the gene table; there are no special tokens.
+    input_encoding (`str`, *optional*, defaults to `"continuous"`):
+        What `expression_values` are, named as the encodings of the processor: `"continuous"`, counts, of which the
+        model takes the logarithm, as published; or `"zscored"`, z-scores, which it takes and predicts as they are.
     num_attention_heads (`int`, *optional*, defaults to 8):
         Attention heads of the encoder.
     encoder_type (`str`, *optional*, defaults to `"flowformer"`):
@@ -77,8 +80,9 @@ class CellPLMConfig(PreTrainedConfig):
         Weight of the mixture's loss that compares a cell's Gaussian with that of its cluster.
     cluster_loss_weight (`float`, *optional*, defaults to 5.0):
         Weight of the mixture's loss that compares the shares of clusters with equal ones.
-    decoder_type (`str`, *optional*, defaults to `"nbmlp"`):
-        From embeddings to counts: `"nbmlp"` (mean and dispersion of a negative binomial), `"mlp"` or `"resmlp"`.
+    decoder_type (`str`, *optional*):
+        From embeddings to counts: `"nbmlp"` (mean and dispersion of a negative binomial; the default), `"mlp"` or
+        `"resmlp"`. To z-scores: `"mlp"`.
     num_batches (`int`, *optional*, defaults to 12596):
         Batches that the decoder tells apart; 0 = it does not.
     num_datasets (`int`, *optional*, defaults to 484):
@@ -114,6 +118,7 @@ class CellPLMConfig(PreTrainedConfig):
     ]
 
     vocab_size: int = 19374
+    input_encoding: Literal["continuous", "zscored"] = "continuous"
     hidden_size: int = 1024
     num_hidden_layers: int = 4
     num_attention_heads: int = 8
@@ -137,7 +142,7 @@ class CellPLMConfig(PreTrainedConfig):
     vae_warmup_steps: int = 10_000
     gaussian_loss_weight: float | int = 5.0
     cluster_loss_weight: float | int = 5.0
-    decoder_type: Literal["nbmlp", "mlp", "resmlp"] = "nbmlp"
+    decoder_type: Literal["nbmlp", "mlp", "resmlp"] | None = None
     decoder_hidden_size: int = 1024
     num_decoder_layers: int = 2
     num_batches: int = 12596
@@ -159,6 +164,8 @@ class CellPLMConfig(PreTrainedConfig):
             raise ConfigurationError(f"`{name}` ({UNSUPPORTED[name]}), which no release of CellPLM has, is not built.")
         if self.num_outputs is None:
             self.num_outputs = self.vocab_size
+        if self.decoder_type is None:
+            self.decoder_type = "mlp" if self.input_encoding == "zscored" else "nbmlp"
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
@@ -175,6 +182,11 @@ class CellPLMConfig(PreTrainedConfig):
             )
         if self.num_decoder_layers < 2 and self.decoder_type != "mlp":
             raise ValueError(f"`num_decoder_layers` must be at least 2, got {self.num_decoder_layers}.")
+        if self.input_encoding == "zscored" and self.decoder_type != "mlp":
+            raise ValueError(
+                f"`decoder_type` {self.decoder_type!r} predicts counts, and `input_encoding` is 'zscored': leave out "
+                "`decoder_type`, or give 'mlp'."
+            )
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"`chunk_size` must be at least 1, or None, got {self.chunk_size}.")
 

@@ -153,11 +153,14 @@ class CellPLMEmbeddings(nn.Module):
         self.norm = make_norm(config.norm, config.hidden_size)
 
     def sum_of_genes(self, gene_embeddings: Tensor, expression_values: Tensor) -> Tensor:
-        """`(cells, hidden)`; the product with sparse counts is in single precision, and has no other."""
-        if expression_values.layout == torch.strided:
-            return torch.log1p(expression_values).to(gene_embeddings.dtype) @ gene_embeddings
-        summed = torch.sparse.mm(torch.log1p(expression_values.float()), gene_embeddings.float())
-        return summed.to(gene_embeddings.dtype)
+        """`(cells, hidden)`; the product with sparse values is in single precision, and has no other."""
+        is_sparse = expression_values.layout != torch.strided
+        weights = expression_values.float() if is_sparse else expression_values
+        if self.config.input_encoding != "zscored":
+            weights = torch.log1p(weights)
+        if not is_sparse:
+            return weights.to(gene_embeddings.dtype) @ gene_embeddings
+        return torch.sparse.mm(weights, gene_embeddings.float()).to(gene_embeddings.dtype)
 
     def forward(self, summed: Tensor) -> Tensor:
         return self.norm(self.dropout(F.relu(self.linear(summed))))
@@ -236,7 +239,8 @@ class CellPLMModel(CellPLMPreTrainedModel):
         input_ids (`torch.LongTensor` of shape `(genes,)`, *optional*):
             Ids of the genes that the columns are; all in their order by default.
         expression_values (`torch.FloatTensor` of shape `(cells, genes)`):
-            Counts of the cells of one sample, as they are; dense, or sparse (COO, CSR or CSC).
+            Counts of the cells of one sample as they are, or what `config.input_encoding` says; dense, or sparse
+            (COO, CSR or CSC).
         attention_mask (`torch.LongTensor` of shape `(cells,)`, *optional*):
             1 at real cells; the others do not exist for them.
         cluster_uniforms (`torch.FloatTensor` of shape `(cells, num_clusters)`, *optional*):
@@ -298,7 +302,8 @@ def _check_sample(input_ids: Tensor, expression_values: Tensor | None, attention
 @auto_docstring(
     custom_intro="""
     CellPLM with its decoder: the distribution of counts of each cell. Pre-training hides counts of some cells; the
-    loss is the negative log-likelihood of all genes of these cells, and once more of what was hidden.
+    loss is the negative log-likelihood of all genes of these cells, and once more of what was hidden. Of z-scores, it
+    is the mean squared error of all genes of these cells.
     """
 )
 class CellPLMForMaskedExpression(CellPLMPreTrainedModel):
@@ -373,6 +378,8 @@ class CellPLMForMaskedExpression(CellPLMPreTrainedModel):
         check_targets(labels, mean)
         asked = (labels != IGNORE).all(1)
         counts = labels.masked_fill(~asked[:, None], 0).float()
+        if self.config.input_encoding == "zscored":
+            return mean_over_targets(((mean.float() - counts) ** 2).mean(1), asked)
         if dispersion is None:
             masked = torch.ones_like(counts) if masked is None else masked.float()
             error = ((rescaled(mean.float(), counts) - counts) * masked) ** 2

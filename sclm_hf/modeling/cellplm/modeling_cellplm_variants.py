@@ -135,10 +135,11 @@ class SplitLatent(nn.Module):
 
 
 class MLPDecoder(Decoder):
-    """Counts directly, with one-hot covariates beside the input of each hidden layer: `"mlp"`."""
+    """Counts or z-scores directly, with one-hot covariates beside the input of each hidden layer: `"mlp"`."""
 
     def __init__(self, config: CellPLMConfig):
         super().__init__()
+        self.activation = nn.Identity() if config.input_encoding == "zscored" else nn.ReLU()
         width, self.sizes = config.decoder_hidden_size, covariate_sizes(config)
         widths = [config.cell_embedding_size] + [width] * (config.num_decoder_layers - 1)
         beside = sum(self.sizes.values())
@@ -152,7 +153,7 @@ class MLPDecoder(Decoder):
         hidden_states = cell_embedding
         for layer in self.layers:
             hidden_states = layer(torch.cat([hidden_states, *beside], dim=-1))
-        return F.relu(self.output(hidden_states, genes)), None
+        return self.activation(self.output(hidden_states, genes)), None
 
     def _one_hot(self, name: str, size: int, covariates: dict[str, Tensor | None], like: Tensor) -> Tensor:
         if covariates.get(name) is None:

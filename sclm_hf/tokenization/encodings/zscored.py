@@ -92,6 +92,10 @@ class ZScored(Encoding):
     }
     has_zeros = True
 
+    def check(self, parameters) -> None:
+        if (parameters.gene_means is None) != (parameters.gene_deviations is None):
+            raise ConfigurationError("`gene_means` and `gene_deviations` belong together: give both, or neither.")
+
     def tables(self, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
         """Means and deviations of genes, by token id."""
         vocabulary, given = setting.vocabulary, setting.parameters

@@ -355,3 +355,25 @@ def test_inputs_that_are_no_sample_are_refused(shapes):
 def test_sizes_that_do_not_go_together_are_refused(changes):
     with pytest.raises(Exception, match=next(iter(changes))):
         tiny_config(**changes)
+
+
+def test_z_scores_are_taken_and_predicted_as_they_are():
+    model = CellPLMForMaskedExpression(tiny_config(input_encoding="zscored", num_batches=0, num_datasets=0)).eval()
+    sample = tiny_sample()
+    values = sample["expression_values"] - 2
+    embeddings = model.model.embeddings
+    genes = embeddings.genes(sample["input_ids"])
+    assert_close(embeddings.sum_of_genes(genes, values), values @ genes)
+    labels = values.clone()
+    labels[0] = -100
+    output = model(**sample | {"expression_values": values}, labels=labels)
+    predicted = output.expression_prediction
+    assert (predicted < 0).any() and output.dispersion is None
+    assert_close(output.expression_loss, ((predicted - values)[1:] ** 2).mean())
+
+
+def test_a_decoder_of_counts_does_not_go_with_z_scores():
+    assert tiny_config().decoder_type == "nbmlp"
+    assert tiny_config(input_encoding="zscored").decoder_type == "mlp"
+    with pytest.raises(Exception, match="leave out `decoder_type`"):
+        tiny_config(input_encoding="zscored", decoder_type="nbmlp")

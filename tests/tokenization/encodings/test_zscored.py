@@ -93,9 +93,11 @@ def test_a_sample_has_the_measured_genes_of_its_cells():
 
 def test_statistics_are_asked_for_where_they_are_missing():
     with pytest.raises(ConfigurationError, match="needs `gene_means`"):
-        encode(make_processor(gene_means=None))
+        encode(make_processor(gene_means=None, gene_deviations=None))
     with pytest.raises(ConfigurationError, match="lacks 4 of the tokenizer"):
         encode(make_processor(gene_deviations={"MS4A1": 1.0}))
+    with pytest.raises(ConfigurationError, match="give both, or neither"):
+        make_processor(gene_means=None)
 
 
 @pytest.mark.parametrize(
