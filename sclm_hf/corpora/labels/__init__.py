@@ -1,0 +1,1 @@
+"""What the labels of cells mean: names of different grain as sets of the leaves of one ontology."""

@@ -1,0 +1,178 @@
+"""An ontology of cell types: a tree whose leaves are classes, and names of any grain as sets of its leaves.
+
+Two files may call their cells "T/NK" and "regulatory T": both names are sets of the same leaves, and a classifier of
+leaves learns from both.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import ConfigurationError, require
+
+_DATA = Path(__file__).parent / "data"
+
+UNKNOWN = ("unassigned", "unknown", "unclassified", "unlabelled", "unclear", "other", "doublet", "not applicable")
+"""Names that say nothing about a cell: every leaf is possible."""
+
+
+@dataclass(frozen=True)
+class Ontology:
+    """A tree of cell types, and the names that stand for parts of it.
+
+    Attributes:
+        parents: node -> the node above it, None for the highest; nodes above come first.
+        names: other name, as [`simplified`], -> the nodes that it means together.
+    """
+
+    parents: Mapping[str, str | None]
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, nodes in self.names.items():
+            for node in set(nodes) - set(self.parents):
+                raise ConfigurationError(f"The ontology says that {name!r} means {node!r}, which is not in its tree.")
+        for node in self.parents:
+            if self.names.get(simplified(node), (node,)) != (node,):
+                raise ConfigurationError(f"{node!r} is a node of the ontology and cannot be the name of others too.")
+
+    @cached_property
+    def leaves(self) -> list[str]:
+        """The nodes with none below them, in the order of the tree."""
+        above = set(self.parents.values())
+        return [node for node in self.parents if node not in above]
+
+    def ancestors(self, node: str) -> list[str]:
+        """A node and those above it, the highest last."""
+        path = []
+        while node is not None:
+            path.append(node)
+            node = self.parents[node]
+        return path
+
+    def members(self, nodes: Iterable[str]) -> np.ndarray:
+        """(nodes, leaves) bool: which leaves lie at or below each node."""
+        paths = [set(self.ancestors(leaf)) for leaf in self.leaves]
+        return np.array([[node in path for path in paths] for node in nodes], bool).reshape(-1, len(paths))
+
+    def nodes_named(self, name: str) -> tuple[str, ...]:
+        """The nodes that a name means together; none for a name that says nothing, such as `"unassigned"`.
+
+        Raises:
+            KeyError: the ontology does not know the name.
+        """
+        return self._meanings[simplified(name)]
+
+    def knows(self, name: str) -> bool:
+        """Whether a name means something, be it that the cell may be anything."""
+        return simplified(name) in self._meanings
+
+    def label_sets(self, names: Sequence[str]) -> np.ndarray:
+        """Which leaves each name may mean; all of them where it says nothing.
+
+        Args:
+            names: of labels.
+
+        Returns:
+            (names, leaves) bool.
+
+        Raises:
+            ConfigurationError: the ontology does not know one of the names.
+        """
+        if unknown := [name for name in names if not self.knows(name)]:
+            raise ConfigurationError(
+                f"The ontology does not know the labels {unknown[:10]}: leave such cells out with "
+                "`unknown_labels='drop'` (`--unknown_labels drop`), or add the names under `synonyms` or `sets` of an "
+                f"ontology file of your own that begins with `includes`. It knows {', '.join(self.parents)}."
+            )
+        sets = np.ones((len(names), len(self.leaves)), bool)
+        for number, name in enumerate(names):
+            if nodes := self.nodes_named(name):
+                sets[number] = self.members(nodes).any(axis=0)
+        return sets
+
+    @cached_property
+    def _meanings(self) -> dict[str, tuple[str, ...]]:
+        own = {simplified(node): (node,) for node in self.parents}
+        return dict.fromkeys(map(simplified, UNKNOWN), ()) | dict(self.names) | own
+
+    @classmethod
+    def load(cls, names: "str | Path | Sequence[str | Path] | Ontology") -> "Ontology":
+        """An ontology of the package, one from a YAML file, or several as one.
+
+        Args:
+            names: `"blood"`, `"retina"`, `"heart"`, `"pancreas"` or the path of a file of the same form; several as a
+                sequence or joined by `+`, as in `"blood+retina"`.
+
+        Raises:
+            ConfigurationError: there is no such ontology, it cannot be read, or two contradict one another.
+        """
+        if isinstance(names, Ontology):
+            return names
+        several = names.split("+") if isinstance(names, str) else [names] if isinstance(names, Path) else names
+        parts = [part for name in several for part in _parts(name)]
+        return _joined(parts)
+
+
+def available() -> list[str]:
+    """Names of the ontologies of the package."""
+    return sorted(path.stem for path in _DATA.glob("*.yaml"))
+
+
+def simplified(name: str) -> str:
+    """A name without what differs between files: case, plurals, `+`, punctuation between words, the word "cell".
+
+    Example:
+
+        >>> simplified("CD14+ Monocytes"), simplified("T_CD4"), simplified("CD4 T cells")
+        ('cd14 monocyte', 't cd4', 'cd4 t')
+    """
+    words = re.sub(r"[\s_/+(),]+|(?<=\w)-(?=\w)", " ", name.strip().casefold()).split()
+    singular = [re.sub(r"(?<=\w{3})(?<!s)s$", "", word) for word in words]
+    return " ".join([word for word in singular if word != "cell"] or singular)
+
+
+def _parts(name: str | Path) -> list[Mapping[str, Any]]:
+    """The ontology of a file, after those that it includes."""
+    path = _DATA / f"{name}.yaml" if str(name) in available() else Path(name)
+    if not path.is_file():
+        raise ConfigurationError(
+            f"`ontology` must be one of {', '.join(available())} or a YAML file, several joined by `+`; got {name!r}."
+        )
+    yaml = require("yaml", extra="train")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"Cannot read the ontology {path}: {error}") from error
+    if not isinstance(content, dict) or not set(content) <= {"title", "includes", "tree", "synonyms", "sets"}:
+        raise ConfigurationError(
+            f"The ontology {path} must be a mapping with some of `title`, `includes`, `tree`, `synonyms` and `sets`."
+        )
+    return [part for other in content.get("includes") or () for part in _parts(other)] + [content]
+
+
+def _joined(parts: Sequence[Mapping[str, Any]]) -> Ontology:
+    parents: dict[str, str | None] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    for part in parts:
+        for node, parent in _walk(part.get("tree") or {}, None):
+            if parents.setdefault(node, parent) != parent:
+                raise ConfigurationError(f"{node!r} stands below {parents[node]!r} and {parent!r} in the ontology.")
+        synonyms = part.get("synonyms") or {}
+        meanings = [(name, (node,)) for node, others in synonyms.items() for name in others]
+        for name, nodes in [*meanings, *((name, tuple(nodes)) for name, nodes in (part.get("sets") or {}).items())]:
+            if names.setdefault(simplified(str(name)), nodes) != nodes:
+                known = names[simplified(str(name))]
+                raise ConfigurationError(f"The ontology gives the name {name!r} two meanings: {known} and {nodes}.")
+    return Ontology(parents, names)
+
+
+def _walk(tree: Mapping[str, Any], parent: str | None) -> Iterable[tuple[str, str | None]]:
+    for node, below in tree.items():
+        yield node, parent
+        yield from _walk(below or {}, node)
