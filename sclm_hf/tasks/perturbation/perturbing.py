@@ -7,9 +7,10 @@ import numpy as np
 
 from ...errors import ConfigurationError
 from ...logging import progress_bar, warn
+from ...opening.inference import independent_cells
 from ...opening.loading import LoadedModel
 from ...registry import FAMILIES
-from ..running.batches import independent_cells, run_cells
+from ..running.batches import run_cells
 from ..running.prepared_cells import PreparedCells, prepare_cells
 from ..running.provenance import check_adata, make_record
 from .cells import TokenCells

@@ -1,6 +1,5 @@
 """Cells through a model, in batches of like length or in whole samples."""
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from ...errors import SclmError
 from ...logging import progress_bar, warn
-from ...registry import get_family
+from ...opening.inference import independent_cells
 from ...tokenization.encodings.cells import CellTokens
 from .prepared_cells import PreparedCells
 from .samples import halve_chunks, sample_inputs
@@ -259,22 +258,3 @@ def halved(batch_size: int, n_tokens: int) -> int:
         )
     warn(f"Memory ran out with {batch_size} cells of {n_tokens:,} tokens: going on with {batch_size // 2} per batch.")
     return batch_size // 2
-
-
-@contextlib.contextmanager
-def independent_cells(model: Any) -> Iterator[None]:
-    """Evaluation mode, with every cell independent of its batch and of chance; the model is restored afterwards."""
-    overrides = get_family(model.config.model_type).embed_overrides
-    # chunks get smaller when memory runs out
-    names = (*overrides, *(name for name in ("chunk_size",) if hasattr(model.config, name)))
-    saved = {name: getattr(model.config, name) for name in names}
-    training = model.training
-    model.eval()
-    for name, value in overrides.items():
-        setattr(model.config, name, value)
-    try:
-        yield
-    finally:
-        for name, value in saved.items():
-            setattr(model.config, name, value)
-        model.train(training)
