@@ -121,8 +121,8 @@ def measure(family: str, num_cells: int) -> None:
     from transformers import AutoModel
 
     from sclm_hf.adapters.lora import add_lora
+    from sclm_hf.modeling.common.outputs import embedding_of
     from sclm_hf.opening.loading import LoadedModel
-    from sclm_hf.tasks.embed import embedding_reader
     from sclm_hf.tasks.running.batches import run_cells
     from sclm_hf.tasks.running.prepared_cells import prepare_cells
 
@@ -138,10 +138,10 @@ def measure(family: str, num_cells: int) -> None:
     names = np.arange(many.n_obs)
     processor.encode(many.X[:1], ids, cell_ids=names[:1])
     tell(encode=many.n_obs / best_of(2, lambda: processor.encode(many.X, ids, cell_ids=names)))
-    loaded, read = LoadedModel(base, processor, "in memory", ""), embedding_reader(base.config)
+    loaded = LoadedModel(base, processor, "in memory", "")
 
     def embed_batch(model, batch):
-        return read(model(**batch))
+        return embedding_of(model(**batch), base.config)
 
     one, prepared = prepare_cells(cells[:1], loaded), prepare_cells(cells, loaded)
     for dtype in ("float32", "bfloat16"):

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
+from ..modeling.common.probe import Probe, probe_leaves, takes_probe
+from ..modeling.common.soundness import without_memory
 from ..registry import FAMILIES
-from .families import family_of
-from .kinds import AUTO_CLASSES, labels_tasks
+from .families import class_of, family_of, read_config
+from .kinds import AUTO_CLASSES, labels_cells, labels_tasks
 from .weights import open_model
 
 if TYPE_CHECKING:
@@ -28,9 +30,49 @@ def open_classifier(name: str, label_names: Sequence[str]) -> "PreTrainedModel":
         name,
         AUTO_CLASSES["annotate"],
         new_head=True,
+        probe_leaves=None,
         id2label=dict(enumerate(label_names)),
         label2id={label: i for i, label in enumerate(label_names)},
     )
+
+
+def open_probe(name: str, label_names: Sequence[str]) -> "PreTrainedModel":
+    """Open a pre-trained model with a probe for `label_names`, still to be fitted, in the place of its classifier.
+
+    The probe of a checkpoint that classifies cells also reads the log-probabilities of its classes.
+
+    Args:
+        name: folder or repository of the model.
+        label_names: names of the labels in the order of their numbers.
+
+    Raises:
+        CheckpointError: see [`open_model`].
+        ConfigurationError: the family has no classifier of cells, or none that takes a probe.
+    """
+    family, _ = family_of(name)
+    model_class = class_of(family, AUTO_CLASSES["annotate"])
+    if not takes_probe(model_class):
+        raise ConfigurationError(
+            f"`{model_class.__name__}` takes no probe: its `forward` lacks `with_probe` of `modeling.common.probe`."
+        )
+    settings = read_config(name)
+    classifies = any(map(labels_cells, settings.get("architectures") or ())) and settings.get("probe_leaves") != []
+    encoder = open_model(name, AUTO_CLASSES["annotate" if classifies else "embed"])
+    config = encoder.config
+    if not classifies:
+        config.probe_leaves = []
+    elif probe_leaves(config) is None:
+        config.probe_leaves = [config.id2label[number] for number in range(config.num_labels)]
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {label: number for number, label in enumerate(label_names)}
+    model = without_memory(model_class, config)
+    parts = dict(encoder.named_children()) if classifies else {model.base_model_prefix: encoder}
+    for part in parts:
+        setattr(model, part, parts[part])
+    model.probe = Probe(model.classified_size + len(config.probe_leaves), len(label_names))
+    # that of the encoder, which some families copy
+    model.config = config
+    return model.eval()
 
 
 def open_multitask_classifier(

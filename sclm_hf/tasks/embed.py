@@ -1,6 +1,5 @@
 """`embed`: one vector per cell."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +43,13 @@ class Embedding(CellRun[EmbedSettings]):
         from ..evaluation.collapse import CollapseMeter
 
         super().__init__(*run)
-        self.read, self._meter = embedding_reader(self.config), CollapseMeter(self.cells.cell_ids)
+        self._meter = CollapseMeter(self.cells.cell_ids)
+
+    def read(self, output: "ModelOutput") -> "torch.Tensor":
+        """(batch, cell_embedding_size) embeddings."""
+        from ..modeling.common.outputs import embedding_of
+
+        return embedding_of(output, self.config)
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """The embeddings."""
@@ -118,17 +123,6 @@ def embed(
         ExpressionError: the data are not what the model's encoding expects.
     """
     return EMBED.add_to(adata, model, processor, settings, copy=copy)
-
-
-def embedding_reader(config: Any) -> "Callable[[ModelOutput], torch.Tensor]":
-    """A function that takes the embeddings, (batch, cell_embedding_size), from the output of a model."""
-    from torch.nn import functional as F
-
-    def read(output: "ModelOutput") -> "torch.Tensor":
-        cell_embedding = output.cell_embedding.float()
-        return F.normalize(cell_embedding, dim=-1) if config.normalize_cell_embedding else cell_embedding
-
-    return read
 
 
 def _warn_of_collapse(collapse: "Collapse", where: str) -> None:

@@ -16,7 +16,7 @@ from ..logging import warn
 from ..objectives.cell_classification import CellClassificationCollator
 from ..objectives.collation import CellCollator
 from ..objectives.multitask_classification import MultiTaskClassificationCollator
-from ..opening.classifiers import open_classifier, open_multitask_classifier
+from ..opening.classifiers import open_classifier, open_multitask_classifier, open_probe
 from ..opening.processors import load_processor
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option, parse_arguments
@@ -24,7 +24,10 @@ from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, open_corpora
 from .loop import TrainingResult, train
 from .multitask import multitask_metrics
+from .probe import train_probe
 from .validation import ComputeMetrics, classification_metrics
+
+HEADS = ("lora", "full", "probe")
 
 FEWEST_CELLS_A_LABEL, FEWEST_CELLS_A_NUMBER = 2, 10
 """Fewest cells per label, on average; more where all labels are numbers, which may be measurements."""
@@ -51,7 +54,11 @@ class FinetuneArguments:
         default=None, metadata={"help": "Weights of the tasks' losses; by default 1 each."}
     )
     unlabelled: str = option("refuse", "What to do with cells without a label: refuse them, or drop them.")
-    lora: bool = option(True, "Train a LoRA and the classifier; --no_lora trains all weights.")
+    head: str = option(
+        "lora",
+        "What is trained: `lora` (a LoRA and the classifier), `full` (all weights), or `probe` (a logistic regression "
+        "on the embeddings that the model gives as it is, which takes one pass over the cells).",
+    )
     lora_r: int = option(8, "Rank of the LoRA.")
     lora_alpha: int = option(16, "The update of the LoRA is scaled by lora_alpha / lora_r.")
     lora_dropout: float = option(0.0, "Dropout on the input of the LoRA.")
@@ -63,6 +70,10 @@ class FinetuneArguments:
     def __post_init__(self) -> None:
         if bool(self.label_column) == bool(self.task_columns):
             raise ConfigurationError("Give `label_column`, or `task_columns` for several tasks; not both.")
+        if self.head not in HEADS:
+            raise ConfigurationError(f"`head` must be one of {', '.join(HEADS)}, got {self.head!r}.")
+        if self.head == "probe" and self.task_columns:
+            raise ConfigurationError("A probe (`head=probe`) learns one task: give one `label_column`.")
         if self.unlabelled not in ("refuse", "drop"):
             raise ConfigurationError(f"`unlabelled` must be refuse or drop, got {self.unlabelled!r}.")
         tasks = self.task_columns or []
@@ -110,6 +121,12 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
         seed=config.seed,
     )
     check_labels(corpus, arguments)
+    if arguments.head == "probe":
+        if data.train_weights is not None:
+            raise ConfigurationError("A probe (`head=probe`) sees each cell once: leave out `train_weights`.")
+        model = open_probe(arguments.model_name_or_path, corpus.label_names)
+        collator = CellClassificationCollator.from_processor(processor, num_labels=len(corpus.label_names))
+        return train_probe(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
     model, collator, compute_metrics = create_classifier(corpus, processor, arguments)
     return train(
         adapt(model, arguments),
@@ -183,7 +200,7 @@ def _check_number(column: str, present: Sequence[str], n_cells: int) -> None:
 
 def adapt(model: PreTrainedModel, arguments: FinetuneArguments) -> nn.Module:
     """Put the LoRA that `arguments` asks for on the model, if any."""
-    if not arguments.lora:
+    if arguments.head != "lora":
         return model
     return add_lora(
         model,

@@ -71,7 +71,8 @@ class TrainingResult:
     def summary(self) -> str:
         """The result in a few lines."""
         end = "stopped early" if self.stopped_early else "finished"
-        lines = [f"Training {end} after {self.step} steps; the model is in {self.output_dir}."]
+        steps = f" after {self.step} steps" if self.step else ""
+        lines = [f"Training {end}{steps}; the model is in {self.output_dir}."]
         losses = [record["loss"] for record in self.history if "loss" in record]
         if losses:
             lines.append(f"Training loss: {losses[0]:.4g} at first, {losses[-1]:.4g} at last.")

@@ -52,7 +52,9 @@ def config(folder, **settings):
 @pytest.mark.filterwarnings("ignore:The embeddings in")
 @pytest.mark.parametrize("lora", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_all_tasks_are_learnt_together(base, file, tmp_path, lora):
-    arguments = FinetuneArguments(str(base), task_columns=list(TASKS), task_weights=[1.0, 0.5], lora=lora)
+    arguments = FinetuneArguments(
+        str(base), task_columns=list(TASKS), task_weights=[1.0, 0.5], head="lora" if lora else "full"
+    )
     result = finetune(DataArguments([file], eval_files=[file]), arguments, config(tmp_path, num_train_epochs=30))
     guess = np.log(3) + 0.5 * np.log(2)
     assert result.metrics["eval_loss"] < 0.6 * guess

@@ -88,7 +88,7 @@ def test_lora_finetuning_annotates(pretrained, files, tmp_path):
 
 
 def test_full_finetuning_moves_all_layers(pretrained, files, tmp_path):
-    arguments = FinetuneArguments(str(pretrained[0]), "cell_type", lora=False)
+    arguments = FinetuneArguments(str(pretrained[0]), "cell_type", head="full")
     finetune(DataArguments(files[:1], eval_files=files[1:]), arguments, config(tmp_path, max_steps=2))
     before, after = (AutoModel.from_pretrained(place).state_dict() for place in (pretrained[0], tmp_path))
     assert not torch.equal(before["layers.0.linear1.weight"], after["layers.0.linear1.weight"])

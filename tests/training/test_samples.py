@@ -78,16 +78,14 @@ def run(how, base, folder, output, batch_column=None, **settings):
     config = TrainingConfig(output_dir=str(output), **{**SETTINGS, **settings})
     if how == "pretrain":
         return pretrain(data, PretrainArguments(str(base)), config)
-    return finetune(data, FinetuneArguments(str(base), "cell_type", lora=how == "lora"), config)
+    return finetune(data, FinetuneArguments(str(base), "cell_type", head=how), config)
 
 
 def losses(result) -> list[float]:
     return [record["loss"] for record in result.history if "loss" in record]
 
 
-@pytest.mark.parametrize(
-    "how", ["pretrain", *(pytest.param(how, marks=pytest.mark.slow) for how in ("lora", "all weights"))]
-)
+@pytest.mark.parametrize("how", ["pretrain", *(pytest.param(how, marks=pytest.mark.slow) for how in ("lora", "full"))])
 def test_a_stopped_run_goes_on_exactly(base, folder, tmp_path, how):
     whole = run(how, base, folder, tmp_path / "whole")
     assert np.isfinite(losses(whole)).all() and len(losses(whole)) == 15

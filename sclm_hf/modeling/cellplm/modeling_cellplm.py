@@ -25,6 +25,7 @@ from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.inputs import can_look, check_ids, refuse_keywords
 from sclm_hf.modeling.common.losses import IGNORE, check_targets, classification_loss, mean_over_targets
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
+from sclm_hf.modeling.common.probe import head_size, probe_leaves, with_probe
 
 from .configuration_cellplm import CellPLMConfig
 from .modeling_cellplm_layers import (
@@ -464,14 +465,16 @@ class CellPLMForSequenceClassification(CellPLMPreTrainedModel):
     def __init__(self, config: CellPLMConfig):
         # the caller's configuration may serve other models
         config = copy.deepcopy(config)
-        config.latent_type = config.classifier_latent_type or config.latent_type
+        if probe_leaves(config) != []:
+            config.latent_type = config.classifier_latent_type or config.latent_type
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = CellPLMModel(config)
-        self.classifier = CellPLMHead(config, config.num_labels)
+        self.classifier = CellPLMHead(config, head_size(config))
         self.post_init()
 
     @can_return_tuple
+    @with_probe
     @auto_docstring
     def forward(
         self,

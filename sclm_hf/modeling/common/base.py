@@ -5,6 +5,9 @@ import re
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+
+from .probe import Probe, probe_leaves, takes_probe
 
 
 class InputName(str):
@@ -45,10 +48,32 @@ class SclmModelMixin:
         return (model, info) if output_loading_info else model
 
     def post_init(self):
+        self._add_probe()
         super().post_init()
         # quantisers leave these in float: layers that read numbers as they are, and heads, which may start random
         heads = [name for name, _ in self.named_children() if name != self.base_model_prefix]
         self._keep_in_fp32_modules |= {r"(.*\.)?embeddings", *(heads if self.base_model is not self else ())}
+
+    def _add_probe(self):
+        leaves = probe_leaves(self.config)
+        self.probe = None
+        if leaves is None or not takes_probe(type(self)):
+            return
+        self.probe = Probe(self.classified_size + len(leaves), self.config.num_labels)
+        if not leaves:
+            self.classifier = None
+
+    @property
+    def classified_size(self) -> int:
+        """Size of the `cell_embedding` that a classifier of cells returns."""
+        return self.config.cell_embedding_size
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, Probe):
+            init.zeros_(module.mean)
+            init.ones_(module.deviation)
+        else:
+            super()._init_weights(module)
 
     def _get_dtype_plan(self, dtype):
         # what quantisers leave alone is in half precision with the rest, where that is asked for

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 import torch
+from torch.nn import functional as F
+from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
 
@@ -76,3 +78,17 @@ class GenesOutput(ModelOutput):
     cell_embedding: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+def embedding_of(output: ModelOutput, config: PreTrainedConfig) -> torch.Tensor:
+    """The embeddings of a batch as `embed` gives them.
+
+    Args:
+        output: what a model returned, with `cell_embedding`.
+        config: its configuration; with `normalize_cell_embedding` each embedding is divided by its L2 norm.
+
+    Returns:
+        (batch, cell_embedding_size) float32.
+    """
+    cell_embedding = output.cell_embedding.float()
+    return F.normalize(cell_embedding, dim=-1) if config.normalize_cell_embedding else cell_embedding

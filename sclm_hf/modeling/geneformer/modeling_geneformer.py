@@ -35,6 +35,7 @@ from sclm_hf.modeling.common.losses import (
     gene_classification_loss,
 )
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, GenesOutput
+from sclm_hf.modeling.common.probe import head_size, probe_leaves, with_probe
 
 from .configuration_geneformer import GeneformerConfig
 
@@ -240,12 +241,13 @@ class GeneformerForSequenceClassification(GeneformerPreTrainedModel):
     def __init__(self, config: GeneformerConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.bert = GeneformerModel(config, add_pooling_layer=True)
+        self.bert = GeneformerModel(config, add_pooling_layer=probe_leaves(config) != [])
         self.dropout = nn.Dropout(classifier_dropout(config))
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, head_size(config))
         self.post_init()
 
     @can_return_tuple
+    @with_probe
     @auto_docstring
     def forward(
         self,

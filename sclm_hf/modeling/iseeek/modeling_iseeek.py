@@ -15,6 +15,7 @@ from sclm_hf.modeling.common.base import SclmModelMixin
 from sclm_hf.modeling.common.inputs import ATTENTION_KEYWORDS, check_ranked_cells, exactly_one, refuse_keywords
 from sclm_hf.modeling.common.losses import check_targets, classification_loss, gene_classification_loss
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, GenesOutput
+from sclm_hf.modeling.common.probe import head_size, with_probe
 
 from .configuration_iseeek import ISEEEKConfig
 
@@ -137,10 +138,11 @@ class ISEEEKForSequenceClassification(ISEEEKPreTrainedModel):
         self.num_labels = config.num_labels
         self.bert = ISEEEKModel(config)
         self.dropout = nn.Dropout(classifier_dropout(config))
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, head_size(config))
         self.post_init()
 
     @can_return_tuple
+    @with_probe
     @auto_docstring
     def forward(
         self,

@@ -28,6 +28,7 @@ from sclm_hf.modeling.common.inputs import check_cells, refuse_keywords
 from sclm_hf.modeling.common.losses import check_targets, classification_loss, cross_entropy
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
 from sclm_hf.modeling.common.performer import PerformerAttention, PerformerLayer
+from sclm_hf.modeling.common.probe import head_size, with_probe
 
 from .configuration_scbert import ScBERTConfig
 
@@ -311,7 +312,7 @@ class ScBERTClassifier(nn.Module):
         self.gene_reduction = nn.Linear(config.hidden_size, 1)
         self.linear1 = nn.Linear(config.num_positions, first)
         self.linear2 = nn.Linear(first, second)
-        self.output = nn.Linear(second, config.num_labels)
+        self.output = nn.Linear(second, head_size(config))
         self.dropout = nn.Dropout(config.classifier_dropout)
 
     def forward(self, hidden_states: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
@@ -354,6 +355,7 @@ class ScBERTForSequenceClassification(ScBERTPreTrainedModel):
             part.requires_grad_(True)
 
     @can_return_tuple
+    @with_probe
     @auto_docstring
     def forward(
         self,

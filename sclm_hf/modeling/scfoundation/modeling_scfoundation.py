@@ -33,6 +33,7 @@ from sclm_hf.modeling.common.inputs import check_cells, refuse_keywords
 from sclm_hf.modeling.common.losses import classification_loss, masked_mse
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
 from sclm_hf.modeling.common.performer import PerformerLayer
+from sclm_hf.modeling.common.probe import head_size, probe_leaves, with_probe
 
 from .configuration_scfoundation import ScFoundationConfig
 
@@ -167,7 +168,7 @@ class ScFoundationClassifier(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm1d(config.hidden_size, affine=False, eps=CLASSIFIER_NORM_EPS)
         self.linear1 = nn.Linear(config.hidden_size, config.classifier_hidden_size)
-        self.linear2 = nn.Linear(config.classifier_hidden_size, config.num_labels)
+        self.linear2 = nn.Linear(config.classifier_hidden_size, head_size(config))
 
     def forward(self, cell_embedding: Tensor) -> Tensor:
         return self.linear2(F.relu(self.linear1(self.norm(cell_embedding))))
@@ -434,6 +435,11 @@ class ScFoundationForSequenceClassification(ScFoundationPreTrainedModel):
         self.classifier = ScFoundationClassifier(config)
         self.post_init()
 
+    @property
+    def classified_size(self) -> int:
+        """Size of the pooled genes that the classifier reads; a probe alone reads the whole embedding."""
+        return self.config.hidden_size if probe_leaves(self.config) else self.config.cell_embedding_size
+
     def freeze_as_published(self) -> None:
         """Leave only the classifier and the last layer but one of the encoder to train.
 
@@ -446,6 +452,7 @@ class ScFoundationForSequenceClassification(ScFoundationPreTrainedModel):
         self.model.layers[PUBLISHED_TRAINED_LAYER].requires_grad_(True)
 
     @can_return_tuple
+    @with_probe
     @auto_docstring
     def forward(
         self,

@@ -32,6 +32,7 @@ from sclm_hf.modeling.common.losses import (
     reverse_gradient,
 )
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
+from sclm_hf.modeling.common.probe import head_size, with_probe
 
 from .configuration_scgpt import ScGPTConfig
 
@@ -250,7 +251,7 @@ class ScGPTMLP(nn.Module):
 
 
 def classifier_head(config: ScGPTConfig) -> ScGPTMLP:
-    return ScGPTMLP(config, config.classifier_num_layers, config.num_labels, nn.ReLU)
+    return ScGPTMLP(config, config.classifier_num_layers, head_size(config), nn.ReLU)
 
 
 class ScGPTExpressionDecoder(nn.Module):
@@ -754,6 +755,7 @@ class ScGPTForSequenceClassification(ScGPTPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
+    @with_probe
     @auto_docstring
     def forward(
         self,

@@ -26,6 +26,7 @@ from sclm_hf.modeling.common.inputs import (
 )
 from sclm_hf.modeling.common.losses import check_targets, classification_loss, gene_classification_loss
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, GenesOutput
+from sclm_hf.modeling.common.probe import head_size, with_probe
 
 from .configuration_tgpt import TGPTConfig
 
@@ -260,10 +261,11 @@ class TGPTForSequenceClassification(TGPTPreTrainedModel):
         self.num_labels = config.num_labels
         self.transformer = TGPTModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.n_embd, config.num_labels)
+        self.classifier = nn.Linear(config.n_embd, head_size(config))
         self.post_init()
 
     @can_return_tuple
+    @with_probe
     @auto_docstring
     def forward(
         self,

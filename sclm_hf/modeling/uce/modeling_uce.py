@@ -33,6 +33,7 @@ from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.inputs import check_cells, check_ids, exactly_one, refuse_keywords
 from sclm_hf.modeling.common.losses import IGNORE, check_targets, classification_loss, mean_over_targets
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
+from sclm_hf.modeling.common.probe import head_size, with_probe
 
 from .configuration_uce import UCEConfig
 
@@ -506,10 +507,11 @@ class UCEForSequenceClassification(UCEPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = UCEModel(config)
-        self.classifier = nn.Linear(config.cell_embedding_size, config.num_labels)
+        self.classifier = nn.Linear(config.cell_embedding_size, head_size(config))
         self.post_init()
 
     @can_return_tuple
+    @with_probe
     @auto_docstring
     def forward(
         self,

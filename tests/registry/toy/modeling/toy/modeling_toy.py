@@ -9,6 +9,7 @@ from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.inputs import refuse_keywords
 from sclm_hf.modeling.common.losses import classification_loss, masked_mse
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, GenesOutput
+from sclm_hf.modeling.common.probe import head_size, with_probe
 
 from .configuration_toy import ToyConfig
 
@@ -62,9 +63,10 @@ class ToyForMaskedExpression(ToyPreTrainedModel):
 class ToyForSequenceClassification(ToyPreTrainedModel):
     def __init__(self, config: ToyConfig):
         super().__init__(config)
-        self.model, self.classifier = ToyModel(config), nn.Linear(config.hidden_size, config.num_labels)
+        self.model, self.classifier = ToyModel(config), nn.Linear(config.hidden_size, head_size(config))
         self.post_init()
 
+    @with_probe
     def forward(self, input_ids, expression_values, attention_mask, labels: Tensor | None = None, **kwargs):
         num_items = kwargs.pop("num_items_in_batch", None)
         encoded = self.model(input_ids, expression_values, attention_mask, **kwargs)
