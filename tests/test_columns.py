@@ -12,6 +12,8 @@ from sclm_hf.corpora.cell_corpus import CellCorpus
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*are taken for one sample")
+
 GENES = ["LYZ", "CD14", "B2M", "ACTB", "CD3E", "NKG7", "MATR3", "FTL", "CD74", "LTB", "JUN", "FOS", "CST3", "VIM"]
 EACH_FAMILY = pytest.mark.parametrize("family", FAMILIES)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, require
 from ..files import read_json_object, write_text
+from ..logging import counted
 from .metrics import METRICS, Predictions, difference, estimate
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class ResultsTable:
         first = self.results[0]
         return (
             f"Mean over {len(first.splits)} splits of {self.dataset} ({self.dataset_version}), "
-            f"{first.level:.0%} bootstrap interval over the {first.n_cells} cells tested."
+            f"{first.level:.0%} bootstrap interval over {counted(first.n_cells, 'cell')} tested."
         )
 
     def to_markdown(self) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import require
 from ..evaluation.reports import Result, ResultsTable
 from ..files import write_text
+from ..logging import counted
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, EvalResultEntry
@@ -55,7 +56,8 @@ def to_entries(tables: Sequence[ResultsTable], method: str | None) -> list["Eval
             value=result.mean,
             notes=(
                 f"{result.metric}, mean over {', '.join(result.splits)}; {result.level:.0%} bootstrap interval "
-                f"{result.low:.4f} to {result.high:.4f} over {result.n_cells} cells; {table.dataset_version}"
+                f"{result.low:.4f} to {result.high:.4f} over {counted(result.n_cells, 'cell')}; "
+                f"{table.dataset_version}"
             ),
         )
         for table, result in _scores(tables, method)

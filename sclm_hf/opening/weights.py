@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import CheckpointError
-from ..logging import get_logger, quiet_transformers
+from ..logging import counted, get_logger, quiet_transformers
 from ..modeling.common.soundness import is_finite, number_kind, require_plausible, without_memory
 from ..registry import FAMILIES
 from .families import choose_class, read_config
@@ -112,14 +112,14 @@ def _require_whole(
     if mismatched := sorted(entry for entry in info["mismatched_keys"] if not may_be_new(entry[0])):
         key, found, expected = mismatched[0]
         raise CheckpointError(
-            f"`{name}` holds {len(mismatched)} weights of another shape than its configuration says, for example "
-            f"`{key}` {tuple(found)} instead of {tuple(expected)}."
+            f"`{name}` holds {counted(len(mismatched), 'weight')} of another shape than its configuration says, for "
+            f"example `{key}` {tuple(found)} instead of {tuple(expected)}."
         )
     if missing := sorted(key for key in info["missing_keys"] if not may_be_new(key)):
         advice = "" if any(key.startswith(f"{model.base_model_prefix}.") for key in missing) else _ADVICE
         raise CheckpointError(
-            f"`{name}` lacks {len(missing)} weights that {type(model).__name__} needs, for example `{missing[0]}`; "
-            f"they would be random.{advice}"
+            f"`{name}` lacks {counted(len(missing), 'weight')} that {type(model).__name__} needs, for example "
+            f"`{missing[0]}`; what is missing would be random.{advice}"
         )
 
 

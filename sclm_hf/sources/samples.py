@@ -5,14 +5,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ConfigurationError
-from ..logging import get_logger
+from ..logging import warn
 from .categories import number_categories
 from .cell_source import CellSource
 
 SAMPLE_COLUMN = "batch"
 """Column of `obs` that tells samples apart unless another one is named."""
-
-logger = get_logger(__name__)
 
 
 class Samples(NamedTuple):
@@ -49,9 +47,10 @@ def find_samples(source: CellSource, column: str | None, rows: np.ndarray | None
     columns, n_cells = source.column_names(), source.n_cells if rows is None else len(rows)
     source.close()
     if column is None and SAMPLE_COLUMN not in columns:
-        logger.warning(
-            f"`{source.location}` has no `obs[{SAMPLE_COLUMN!r}]`: the {n_cells:,} cells are taken for one sample; "
-            f"name the column that tells samples apart with {setting}."
+        # the same words for every part of a source, so that they are said once
+        warn(
+            f"`{source.location}` has no `obs[{SAMPLE_COLUMN!r}]`: its cells are taken for one sample; name the "
+            f"column that tells samples apart with {setting}."
         )
         return Samples(None, [""], [np.arange(n_cells)])
     column = column or SAMPLE_COLUMN

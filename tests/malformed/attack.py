@@ -114,7 +114,7 @@ def run_attack(target: Target, damage: Damage, seed: int, sound: Path, expected:
 
 
 def _names(message: str, copy: Path, what: str) -> bool:
-    words = {copy.name, copy.stem, what.split(":")[0], Path(what).name}
+    words = {str(copy), what.split(":")[0], Path(what).name}
     return any(word in message for word in words if word)
 
 

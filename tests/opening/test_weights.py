@@ -128,7 +128,7 @@ def test_only_the_head_may_start_at_random(folder):
     tensors = load_file(folder / "model.safetensors")
     del tensors[f"model.{NAME}"]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CheckpointError, match=rf"lacks 1 weights that ScGPTForSequenceClassification needs.*{NAME}"):
+    with pytest.raises(CheckpointError, match=rf"lacks 1 weight that ScGPTForSequenceClassification needs.*{NAME}"):
         open_classifier(str(folder), ["A", "B", "C"])
 
 

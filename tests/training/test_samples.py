@@ -19,6 +19,8 @@ from sclm_hf.training.pretrain import PretrainArguments, pretrain
 
 from ..corpora.conftest import GENES, make_cells
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*are taken for one sample")
+
 
 @pytest.fixture(scope="module")
 def processor() -> SampleProcessor:

@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix, vstack
 
 from ..._version import __version__
 from ...errors import ConfigurationError, CorpusError, require
-from ...files import sole_writer, written_whole
+from ...files import sole_writer, write_text, written_whole
 from ...logging import progress_bar
 from ...sources.cell_source import CellSource
 from ...sources.gene_maps import sample_rows
@@ -242,8 +242,8 @@ class _Build:
             dataset.labels = _labels([self.folder / shard.file for shard in dataset.shards], self.obs_columns)
         with written_whole(self.folder / GENES_FILE, CorpusError) as path:
             _write_genes(path, [self._facts(source, manifest) for source in self.sources])
-        with written_whole(self.folder / CARD_FILE, CorpusError) as path:
-            path.write_text(render_card(manifest, (self.folder / GENES_FILE).stat().st_size), encoding="utf-8")
+        card = render_card(manifest, (self.folder / GENES_FILE).stat().st_size)
+        write_text(self.folder / CARD_FILE, card, CorpusError)
         self._save(manifest, MANIFEST_FILE)
         (self.folder / _STATE_FILE).unlink()
         for source in self.sources:
@@ -251,8 +251,7 @@ class _Build:
         return manifest
 
     def _save(self, manifest: Manifest, name: str) -> None:
-        with written_whole(self.folder / name, CorpusError) as path:
-            path.write_text(manifest.to_json(), encoding="utf-8")
+        write_text(self.folder / name, manifest.to_json(), CorpusError)
 
 
 def hash_file(path: Path) -> str:
@@ -284,8 +283,8 @@ def _check_source(source: CellSource, rows: np.ndarray, obs_columns: list[str]) 
         twice = doubled(values)
         if twice:
             raise CorpusError(
-                f"`{source.location}`: {len(twice)} {what}s occur more than once, such as {twice[:3]}: rename them "
-                f"(`{remedy}`) or leave them out, and write the file again."
+                f"`{source.location}` has more than one {what} of the same name, such as {twice[:3]} ({len(twice):,} "
+                f"names in all): rename them (`{remedy}`) or leave them out, and write the file again."
             )
     if not len(rows):
         raise CorpusError(f"`{source.location}`: `where` leaves none of its {source.n_cells} cells.")

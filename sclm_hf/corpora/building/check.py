@@ -7,6 +7,7 @@ import numpy as np
 
 from ...errors import CorpusError, require
 from ...logging import progress_bar
+from ...sources.anndata.zarr_folder import is_zarr
 from ...sources.containment import refuse_entry_out
 from ...sources.shards.manifest import CARD_FILE, GENES_FILE, Manifest, Shard, ShardedDataset, read_manifest
 from ...sources.shards.schema import (
@@ -40,6 +41,11 @@ def check_corpus(folder: str | Path) -> list[str]:
     """
     require("pyarrow.parquet", extra="corpora")
     folder = Path(folder)
+    if is_zarr(folder):
+        return [
+            f"`{folder}` is a zarr folder, which promises nothing that could be verified here: `sclm-hf corpus info` "
+            "reads it as it is, and `sclm-hf corpus build` makes shards of it that can be checked."
+        ]
     try:
         manifest = read_manifest(folder)
     except CorpusError as error:
@@ -80,7 +86,9 @@ def _check_dataset(folder, name: str, dataset: ShardedDataset, manifest: Manifes
         bar.update(shard.n_cells)
     twice = [cell for cell, number in names.items() if number > 1]
     if twice:
-        problems.append(f"Data set `{name}`: {len(twice)} cell names occur more than once, such as {twice[:3]}.")
+        problems.append(
+            f"Data set `{name}` has more than one cell of the same name, such as {twice[:3]} ({len(twice):,} in all)."
+        )
     return facts
 
 

@@ -242,8 +242,8 @@ def normalise(cells):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (double_gene, r"1 genes occur more than once, such as \['GENE0'\].*var_names_make_unique"),
-        (double_cell, r"1 cells occur more than once, such as \['same'\].*obs_names_make_unique"),
+        (double_gene, r"more than one gene of the same name, such as \['GENE0'\].*var_names_make_unique"),
+        (double_cell, r"more than one cell of the same name, such as \['same'\].*obs_names_make_unique"),
         (normalise, r"judged by 20 of its cells"),
         (lambda cells: cells.obs.pop("donor"), r"no obs columns \['donor'\]"),
     ],

@@ -1,6 +1,6 @@
 """Whole samples as batches."""
 
-import logging
+import warnings
 from pathlib import Path
 
 import anndata
@@ -14,6 +14,8 @@ from sclm_hf.objectives.cell_classification import CellClassificationCollator
 from sclm_hf.tokenization.processing_sample import SampleProcessor
 
 from ..conftest import GENES, make_cells
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*are taken for one sample")
 
 ALL = 1000
 """A batch size that no sample reaches."""
@@ -150,11 +152,13 @@ def test_rows_leave_samples_with_what_is_left_of_them(files, processor):
     assert all(any(set(cells) <= part for part in parts) for cells in kept)
 
 
-def test_one_sample_where_nothing_tells_them_apart(files, processor, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("sclm_hf"), "propagate", True)
-    with caplog.at_level(logging.WARNING, logger="sclm_hf"):
+def test_one_sample_where_nothing_tells_them_apart_is_said_once(files, processor):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default", SclmWarning)
         corpus = CellCorpus(files[0] / "three.h5ad", processor)
-    assert len(corpus.samples) == 1 and "cells are taken for one sample" in caplog.text
+        part = CellCorpus(files[0] / "three.h5ad", processor, rows={"three": np.arange(3)})
+    assert len(corpus.samples) == len(part.samples) == 1
+    assert [str(one.message).split(": ")[1][:38] for one in caught] == ["its cells are taken for one sample; na"]
 
 
 def test_order_id_tells_samples_apart(files, processor, corpus):

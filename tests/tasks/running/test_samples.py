@@ -1,7 +1,6 @@
 """`embed` and `annotate` where the model sees the cells of a sample together."""
 
 import dataclasses
-import logging
 import os
 
 import anndata
@@ -68,7 +67,7 @@ def test_batch_size_and_order_change_nothing(model, processor, monkeypatch):
     np.testing.assert_allclose(sample, whole[cells.obs["batch"] == "b"], atol=1e-6)
 
 
-def test_batch_key_names_the_column_and_the_record_says_which(model, processor, caplog, monkeypatch):
+def test_batch_key_names_the_column_and_the_record_says_which(model, processor):
     cells = make_cells()
     by_batch = embed(cells, model, processor)
     assert by_batch.uns["sclm_hf"]["X_cellplm"]["samples"] == {"column": "batch", "number": 3}
@@ -76,10 +75,8 @@ def test_batch_key_names_the_column_and_the_record_says_which(model, processor, 
     assert together.uns["sclm_hf"]["X_cellplm"]["samples"] == {"column": "whole", "number": 1}
     np.testing.assert_allclose(together.obsm["X_cellplm"], by_hand(cells, model, np.zeros(cells.n_obs)), atol=1e-5)
     del cells.obs["batch"]
-    monkeypatch.setattr(logging.getLogger("sclm_hf"), "propagate", True)
-    with caplog.at_level(logging.WARNING, logger="sclm_hf"):
+    with pytest.warns(SclmWarning, match="its cells are taken for one sample"):
         without = embed(cells, model, processor)
-    assert "the 40 cells are taken for one sample" in caplog.text
     assert without.uns["sclm_hf"]["X_cellplm"]["samples"] == {"column": "", "number": 1}
     np.testing.assert_array_equal(without.obsm["X_cellplm"], together.obsm["X_cellplm"])
 

@@ -14,6 +14,8 @@ from sclm_hf import embed
 from sclm_hf.modeling.cellplm.convert_cellplm import convert_checkpoint
 from sclm_hf.tasks.files.file_to_file import run_files
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*are taken for one sample")
+
 GOLDEN = Path(__file__).parents[2] / "golden" / "cellplm"
 PARTS = {"embedding": "batch", "embedding_chunk5": "chunk", "embedding_nobatch": None}
 """What was recorded -> the column that groups the cells so."""
