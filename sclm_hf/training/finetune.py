@@ -23,6 +23,7 @@ from .arguments import TrainingConfig, option, parse_arguments
 from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, open_corpora
 from .loop import TrainingResult, train
+from .manifest import write_manifest
 from .multitask import multitask_metrics
 from .probe import train_probe
 from .validation import ComputeMetrics, classification_metrics
@@ -128,7 +129,7 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
         collator = CellClassificationCollator.from_processor(processor, num_labels=len(corpus.label_names))
         return train_probe(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
     model, collator, compute_metrics = create_classifier(corpus, processor, arguments)
-    return train(
+    result = train(
         adapt(model, arguments),
         corpus,
         collator,
@@ -137,6 +138,8 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
         compute_metrics=compute_metrics,
         processor=processor,
     )
+    write_manifest(result, corpus, arguments.model_name_or_path)
+    return result
 
 
 def create_classifier(

@@ -26,6 +26,7 @@ from .arguments import TrainingConfig, option, parse_arguments
 from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, gene_names, open_corpora
 from .loop import TrainingResult, train
+from .manifest import write_manifest
 
 
 @dataclass
@@ -97,7 +98,9 @@ def pretrain(data: DataArguments, arguments: PretrainArguments, config: Training
     )
     store_statistics(processor, corpus)
     model = create_model(arguments, processor, n_batches=len(corpus.batch_names or ()))
-    return train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
+    result = train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
+    write_manifest(result, corpus, arguments.model_name_or_path)
+    return result
 
 
 def create_processor(data: DataArguments, arguments: PretrainArguments) -> CellProcessor:

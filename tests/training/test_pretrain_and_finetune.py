@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoProc
 from sclm_hf.adapters.lora import add_lora, load_adapter, save_adapter
 from sclm_hf.corpora.cell_corpus import CellCorpus
 from sclm_hf.corpora.order.splits import hold_out
+from sclm_hf.corpora.training_manifest import read_manifest
 from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, SclmWarning
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.callbacks import LossLog
@@ -63,6 +64,17 @@ def test_pretraining_learns_and_leaves_a_whole_folder(pretrained):
     assert set(GENES) | {"OTHER2"} <= set(processor.tokenizer.gene_vocabulary)
     assert model.get_input_embeddings().num_embeddings == processor.tokenizer.gene_vocabulary.size == 46
     assert "Evaluation of the saved weights: loss" in result.summary()
+
+
+def test_a_manifest_beside_the_weights_names_all_cells_seen(pretrained, files, tmp_path):
+    before = read_manifest(str(pretrained[0]))
+    arguments = FinetuneArguments(str(pretrained[0]), "cell_type")
+    held_out = DataArguments(files, eval_share=0.5)
+    finetune(held_out, arguments, config(tmp_path / "tuned", max_steps=1, save_merged=False))
+    after = read_manifest(str(tmp_path / "tuned"))
+    assert 80 < len(before) < 110 and set(before.datasets) == {"a", "b"}
+    assert len(after) > len(before) and after.holds("x", before.cells, before.counts).all()
+    assert len(read_manifest(str(tmp_path / "tuned" / "adapter"))) == len(after)
 
 
 def test_lora_finetuning_annotates(pretrained, files, tmp_path):

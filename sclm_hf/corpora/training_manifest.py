@@ -1,0 +1,164 @@
+"""Which cells a model was trained on: a table beside its weights, so that tests on them are recognised.
+
+A cell is known by two hashes. That of its counts is the sum, modulo 2**64, of a word for each gene with a count, made
+from the gene's name and the count: neither the order of the columns nor genes without counts change it, a selection of
+genes does. That of its name counts only together with the name of the data set, for barcodes repeat.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numba import njit
+from scipy.sparse import csr_matrix
+
+from ..errors import CheckpointError, require
+from ..files import require_regular_file, written_whole
+from ..logging import progress_bar
+from ..opening.files import find_file
+from ..opening.names import resolve_name
+from ..tokenization.encodings.keys import hash_names, mix
+
+if TYPE_CHECKING:
+    from .contents import Contents
+
+MANIFEST = "training_manifest.parquet"
+"""Name of the table."""
+
+CELLS_AT_ONCE = 4096
+_NUMBERS = ("cell", "counts")
+
+
+@dataclass(frozen=True)
+class TrainingManifest:
+    """The cells that a model was trained on, those of the model that it started from included.
+
+    Attributes:
+        datasets: (n_cells,) name of the source of each cell, as strings.
+        cells: (n_cells,) uint64 hashes of the cells' names.
+        counts: (n_cells,) uint64 hashes of their counts.
+    """
+
+    datasets: np.ndarray
+    cells: np.ndarray
+    counts: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of cells."""
+        return len(self.cells)
+
+    @classmethod
+    def of(cls, corpus: "Contents") -> "TrainingManifest":
+        """The cells of a corpus, each of which is read once."""
+        datasets, cells, counts = [], [], []
+        with progress_bar(total=sum(corpus.sizes), desc="training manifest", unit="cell") as bar:
+            for index, size in enumerate(corpus.sizes):
+                rows = corpus.rows_at(index, np.arange(size))
+                source = corpus.opened(index) if size else corpus.sources[index]
+                datasets.append(np.full(size, source.name, dtype=object))
+                cells.append(source.cell_ids(rows) if size else np.empty(0, np.uint64))
+                genes = hash_names([name.upper() for name in source.genes()[0]]) if size else None
+                for first in range(0, size, CELLS_AT_ONCE):
+                    block = rows[first : first + CELLS_AT_ONCE]
+                    counts.append(hash_counts(source.read(block), genes))
+                    bar.update(len(block))
+        return cls(_joined(datasets, object), _joined(cells, np.uint64), _joined(counts, np.uint64))
+
+    def with_cells_of(self, other: "TrainingManifest | None") -> "TrainingManifest":
+        """These cells and those of another manifest; a cell that stands in both stands once."""
+        if other is None:
+            return self
+        new = ~other.holds(self.datasets, self.cells, self.counts)
+        pairs = ((getattr(other, name), getattr(self, name)[new]) for name in ("datasets", "cells", "counts"))
+        return TrainingManifest(*map(np.concatenate, pairs))
+
+    def holds(self, dataset: str | Sequence[str], cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Which cells stand here: by their counts, or by name in a data set of the same name.
+
+        Args:
+            dataset: name of the data set of all cells, or of each.
+            cells: (cells,) uint64 hashes of their names.
+            counts: (cells,) uint64 hashes of their counts, from [`hash_counts`].
+
+        Returns:
+            (cells,) bool.
+        """
+        names = np.broadcast_to(np.asarray(dataset, dtype=object), np.shape(cells))
+        known = np.isin(_named(names, cells), _named(self.datasets, self.cells))
+        return known | np.isin(counts, self.counts)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the table into a folder, whole or not at all.
+
+        Raises:
+            SclmError: it cannot be written, for example because the disk is full.
+        """
+        pyarrow = require("pyarrow", extra="corpora")
+        parquet = require("pyarrow.parquet", extra="corpora")
+        columns = {"dataset": pyarrow.array(self.datasets, pyarrow.string()).dictionary_encode()}
+        columns |= {"cell": pyarrow.array(self.cells), "counts": pyarrow.array(self.counts)}
+        with written_whole(Path(folder) / MANIFEST) as unfinished:
+            parquet.write_table(pyarrow.table(columns), unfinished, compression="zstd")
+
+
+def read_manifest(name: str, revision: Any = None) -> TrainingManifest | None:
+    """The manifest of a folder or repository of a model, None where there is none.
+
+    Raises:
+        CheckpointError: it is damaged.
+        HubError: the Hub cannot be reached.
+    """
+    path = find_file(name, MANIFEST, resolve_name(name, revision))
+    if path is None:
+        return None
+    parquet = require("pyarrow.parquet", extra="corpora")
+    require_regular_file(path)
+    try:
+        table = parquet.read_table(path, columns=["dataset", *_NUMBERS])
+        datasets = table["dataset"].cast("string").to_numpy()
+        numbers = [table[column].to_numpy() for column in _NUMBERS]
+    except Exception as error:
+        raise CheckpointError(
+            f"`{path}` cannot be read as a training manifest ({error}): load the model again, or move the file away."
+        ) from error
+    if any(array.dtype != np.uint64 for array in numbers) or any(value is None for value in datasets):
+        raise CheckpointError(f"`{path}` is no training manifest: hashes must be whole, unsigned 64-bit numbers.")
+    return TrainingManifest(datasets, *numbers)
+
+
+def hash_counts(matrix: csr_matrix, genes: np.ndarray) -> np.ndarray:
+    """Hashes of the counts of cells.
+
+    Args:
+        matrix: (cells, genes) counts.
+        genes: (genes,) uint64 hashes of the upper-case names of the genes.
+
+    Returns:
+        (cells,) uint64; 0 for a cell without counts.
+    """
+    values = np.ascontiguousarray(matrix.data, dtype=np.float32)
+    return _hash_counts(values, matrix.indices, np.asarray(matrix.indptr, np.int64), genes)
+
+
+@njit(cache=True, nogil=True)
+def _hash_counts(values, indices, indptr, genes):
+    out, words = np.zeros(indptr.size - 1, np.uint64), values.view(np.uint32)
+    for cell in range(out.size):
+        for place in range(indptr[cell], indptr[cell + 1]):
+            if values[place] != 0:
+                out[cell] += mix(genes[indices[place]] ^ mix(np.uint64(words[place])))
+    return out
+
+
+def _joined(parts: list[np.ndarray], kind: type) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty(0, kind)
+
+
+def _named(datasets: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """(cells,) uint64: cells together with their data sets."""
+    names, numbers = np.unique(np.asarray(datasets, dtype=str), return_inverse=True)
+    keys = hash_names(list(names)) if len(names) else np.empty(0, np.uint64)
+    with np.errstate(over="ignore"):
+        return cells ^ (keys[numbers] * np.uint64(0x9E3779B97F4A7C15)) if len(names) else cells
