@@ -7,6 +7,7 @@ from .._version import __version__
 from ..errors import ConfigurationError, HubError, SclmError
 from ..logging import get_logger
 from ..opening.files import ADAPTED_CONFIG, ADAPTER_CONFIG
+from ..opening.partners import PARTNERS_FILE
 from .folder import PushFolder, read_folder, unusable_base
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _REPLACED = (
     "config.json",
     ADAPTER_CONFIG,
     ADAPTED_CONFIG,
+    PARTNERS_FILE,
 )
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ..tokenization.processing_cell import CellProcessor
+    from .partners import Partners
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class LoadedModel:
         processor: the processor of its vocabulary.
         name: folder or repository; `"in memory"` for a model that was never saved.
         revision: commit on the Hub; empty for a folder and for a model in memory.
+        partners: classifiers that label cells together with this one, where they were asked for.
     """
 
     model: "PreTrainedModel"
     processor: "CellProcessor"
     name: str
     revision: str
+    partners: "Partners | None" = None
 
 
 def load_model(

@@ -50,6 +50,13 @@ class AnnotateSettings(AddingSettings):
         most=1,
     )
 
+    partners: bool = setting(
+        True,
+        "whether the classifiers that `finetune` saved with the model, and weighted, label the cells together with "
+        "it; has no effect on a model without such partners.",
+        flag="--partners/--no-partners",
+    )
+
     @property
     def keys(self) -> Keys:
         """The names of the results."""
@@ -68,6 +75,12 @@ class AnnotateSettings(AddingSettings):
 class Annotation(CellRun[AnnotateSettings]):
     """Labels of cells and their probabilities."""
 
+    def __init__(self, *run: Any) -> None:
+        from .running.partners import PartnerRuns
+
+        super().__init__(*run)
+        self._partners = PartnerRuns(self.loaded, self.cells, self.settings)
+
     def read(self, output: "ModelOutput") -> "torch.Tensor":
         """(batch, n_labels) probabilities of the labels."""
         return output.logits.float().softmax(dim=-1)
@@ -79,16 +92,18 @@ class Annotation(CellRun[AnnotateSettings]):
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """Labels, the probability of each, and those of all labels."""
-        keys = self.settings.keys
+        keys, values = self.settings.keys, self._partners.combine(cells, values)
         labels, confidence = predictions(values, self.label_names, self.settings.unassigned_threshold)
         obs = {keys.prediction: labels, keys.confidence: confidence}
         return Results(obs=obs, obsm={keys.probabilities: values})
 
     def facts(self, file: "Path | None") -> dict[str, Any]:
-        """The names of the columns of the probabilities."""
+        """The names of the columns of the probabilities, and the weights of the model and its partners, if any."""
         import numpy as np
 
-        return {"label_names": np.array(self.label_names, dtype=object)}
+        partners = self.loaded.partners
+        weights = {"partners": partners.weights} if partners else {}
+        return {"label_names": np.array(self.label_names, dtype=object), **weights}
 
 
 ANNOTATE = Verb(

@@ -11,6 +11,7 @@ from ..running.settings import AddingSettings
 
 if TYPE_CHECKING:
     from ...opening.loading import LoadedModel
+    from ...tokenization.processing_cell import CellProcessor
     from ..running.verb import Verb
 
 
@@ -26,12 +27,17 @@ def make_fingerprint(
         verb: the verb.
         settings: its settings.
     """
-    extractor, tokenizer = loaded.processor.feature_extractor, loaded.processor.tokenizer
+    partners = loaded.partners.partners if loaded.partners else ()
     return {
         "source": source.name,
         "source files": [list(pair) for pair in cells.stamp],
         "model": _model_hash(loaded.model),
-        "processor": hash_of([extractor.to_dict(), tokenizer.get_vocab()]),
+        "processor": _processor_hash(loaded.processor),
+        **({"partners": loaded.partners.weights} if loaded.partners else {}),
+        **{
+            f"partner {one.name}": [_model_hash(one.loaded.model), _processor_hash(one.loaded.processor)]
+            for one in partners
+        },
         "task": [verb.name, settings.key(loaded.model.config.model_type), str(loaded.model.dtype)],
         **settings.to_record(),
         "versions": package_versions("sclm_hf"),
@@ -41,6 +47,11 @@ def make_fingerprint(
 def hash_of(content: Any) -> str:
     """A hash of what JSON can hold; of anything else, its text."""
     return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+
+
+def _processor_hash(processor: "CellProcessor") -> str:
+    """A hash of the encoding and the vocabulary."""
+    return hash_of([processor.feature_extractor.to_dict(), processor.tokenizer.get_vocab()])
 
 
 def _model_hash(model: Any) -> str:

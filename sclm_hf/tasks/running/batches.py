@@ -93,12 +93,13 @@ def run_blocks(
         SclmError: a single cell does not fit in memory, the model gives values that are not finite, or a piece cannot
             be kept.
     """
-    run = _run_block if cells.samples is None else _run_sample
+    run = _run_rows if cells.samples is None else _run_sample
     with independent_cells(loaded.model), progress_bar(total=len(cells.lengths), desc=description, unit="cell") as bar:
         for number, (block, size) in enumerate(_blocks(cells)):
             values = None if pieces is None else pieces.load(number, size)
             if values is None:
-                values, batch_size = run(loaded, cells, block, forward, batch_size, seed, bar)
+                rows = np.arange(len(cells.lengths))[block] if isinstance(block, slice) else block
+                values, batch_size = run(loaded, cells, rows, forward, batch_size, seed, bar)
                 finite = np.isfinite(values).reshape(size, -1).all(axis=1)
                 if not finite.all():
                     refuse_not_finite(loaded, finite, cells.names[block])
@@ -120,28 +121,52 @@ def _blocks(cells: PreparedCells) -> Iterator[tuple[slice | np.ndarray, int]]:
         yield slice(start, stop), stop - start
 
 
-def _run_block(
-    loaded: "LoadedModel", cells: PreparedCells, block: slice, forward: "Forward", batch_size: int, seed: int, bar: Any
+def run_rows(
+    loaded: "LoadedModel", cells: PreparedCells, rows: np.ndarray, forward: "Forward", *, batch_size: int, seed: int
+) -> np.ndarray:
+    """Run some of the cells, each of which the model sees alone; arguments and errors as for [`run_blocks`].
+
+    Args:
+        rows: (rows,) which cells.
+
+    Returns:
+        (rows, …) float32.
+    """
+    with independent_cells(loaded.model), progress_bar(disable=True) as bar:
+        values, _ = _run_rows(loaded, cells, rows, forward, batch_size, seed, bar)
+    refuse_not_finite(loaded, np.isfinite(values).reshape(len(rows), -1).all(axis=1), cells.names[rows])
+    return values
+
+
+def _run_rows(
+    loaded: "LoadedModel",
+    cells: PreparedCells,
+    rows: np.ndarray,
+    forward: "Forward",
+    batch_size: int,
+    seed: int,
+    bar: Any,
 ) -> tuple[np.ndarray, int]:
-    """Results of the cells of a block, and the batch size that memory allowed."""
-    order = block.start + np.argsort(-cells.lengths[block], kind="stable")
+    """Results of cells, and the batch size that memory allowed."""
+    order = np.argsort(-cells.lengths[rows], kind="stable")
     results: np.ndarray | None = None
     done = n_encoded = 0
     while done < len(order):
-        longest = int(cells.lengths[order[done]])
-        rows = order[done : done + min(batch_size, max(1, MAX_TOKENS // longest))]
-        if done + len(rows) > n_encoded:
-            first, n_encoded = done, done + max(len(rows), MAX_TOKENS_ENCODED // longest)
-            tokens = cells.tokens(loaded.processor, order[first:n_encoded], seed)
-        values = _try_batch(loaded, cells, rows, tokens, np.arange(len(rows)) + done - first, forward)
+        longest = int(cells.lengths[rows[order[done]]])
+        places = order[done : done + min(batch_size, max(1, MAX_TOKENS // longest))]
+        if done + len(places) > n_encoded:
+            first, n_encoded = done, done + max(len(places), MAX_TOKENS_ENCODED // longest)
+            tokens = cells.tokens(loaded.processor, rows[order[first:n_encoded]], seed)
+        encoded = np.arange(len(places)) + done - first
+        values = _try_batch(loaded, cells, rows[places], tokens, encoded, forward)
         if values is None:
-            batch_size = halved(len(rows), longest)
+            batch_size = halved(len(places), longest)
             continue
         if results is None:
             results = np.empty((len(order), *values.shape[1:]), np.float32)
-        results[rows - block.start] = values
-        done += len(rows)
-        bar.update(len(rows))
+        results[places] = values
+        done += len(places)
+        bar.update(len(places))
     return results, batch_size
 
 

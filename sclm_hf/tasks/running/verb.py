@@ -57,10 +57,11 @@ class Verb:
         return self.settings(**given)
 
     def load(self, model: Any, processor: "CellProcessor | None", settings: RunSettings) -> "LoadedModel":
-        """Load the model; see `opening.loading.load_model`."""
+        """Load the model; see `opening.loading.load_model`. Settings that have `partners` say whether it gets them."""
         from ...opening.loading import load_model
+        from ...opening.partners import with_partners
 
-        return load_model(
+        loaded = load_model(
             model,
             self.auto_class,
             processor=processor,
@@ -68,6 +69,7 @@ class Verb:
             dtype=settings.dtype,
             revision=settings.revision,
         )
+        return with_partners(loaded) if getattr(settings, "partners", False) else loaded
 
     def start(self, loaded: "LoadedModel", cells: "PreparedCells", settings: RunSettings) -> CellRun:
         """A run over cells."""
