@@ -38,9 +38,10 @@ def _end_workers() -> None:
 class CellLoader:
     """The batches of one rank and one epoch, as torch tensors, in an order that workers do not change.
 
-    Batches are padded, masked and handed over in narrow types, and widened in this process. A worker makes all batches
-    of a window, so that the window is read once whatever the number of workers. What it hands over lies in shared
-    memory: two windows per worker, and for 1,700 expressed genes about 15 kB per cell.
+    Batches are padded, masked and handed over in narrow types, and widened in this process; with neither worker nor
+    collator they are padded in wide types at once. A worker makes all batches of a window, so that the window is read
+    once whatever the number of workers. What it hands over lies in shared memory: two windows per worker, and for
+    1,700 expressed genes about 15 kB per cell.
 
     Args:
         corpus: where the cells come from.
@@ -83,9 +84,11 @@ class CellLoader:
 
     def _stream(self, wide: bool) -> Iterator[Batch]:
         if not self._num_workers:
+            # without a collator, nothing is done with narrow types before they are widened
+            at_once = wide and self._windows.collator is None
             for number in self._schedule.windows():
-                for batch in self._windows.batches(self._windows.reader.window(number)):
-                    yield self._received(batch, wide=wide, copy=False)
+                for batch in self._windows.batches(self._windows.reader.window(number), wide=at_once):
+                    yield batch if at_once else self._received(batch, wide=wide, copy=False)
             return
         packed = DataLoader(
             self._windows,
@@ -124,7 +127,7 @@ class _Windows(IterableDataset):
     def __init__(
         self, corpus: "Contents", schedule: Schedule | TokenSchedule, epoch: int, collator: Collator | None
     ) -> None:
-        self._processor, self._schedule, self._epoch, self._collator = corpus.processor, schedule, epoch, collator
+        self._processor, self._schedule, self._epoch, self.collator = corpus.processor, schedule, epoch, collator
         self.narrow = collator is None or getattr(collator, "narrow", False)
         self.reader, self._shared = WindowReader(corpus, schedule, epoch), SharedBatches()
 
@@ -134,11 +137,11 @@ class _Windows(IterableDataset):
         for window in self.reader.windows(numbers):
             yield self._shared.parcel(self.batches(window), len(window.batches))
 
-    def batches(self, window: Window) -> Iterator[Batch]:
-        """The batches of a window as the collator makes them, one by one."""
-        for batch in window.padded(self._processor, narrow=self.narrow):
-            if batch and self._collator is not None:
-                yield self._collator(batch, self._epoch)
+    def batches(self, window: Window, *, wide: bool = False) -> Iterator[Batch]:
+        """The batches of a window as the collator makes them, one by one; in `wide` types if asked."""
+        for batch in window.padded(self._processor, narrow=self.narrow and not wide):
+            if batch and self.collator is not None:
+                yield self.collator(batch, self._epoch)
             else:
                 yield {name: torch.from_numpy(values) for name, values in batch.items()}
 

@@ -171,7 +171,7 @@ def hash_index(frame: Any) -> np.ndarray:
 
 def hash_texts(values: np.ndarray) -> np.ndarray:
     """(entries,) uint64, what `hash_names` gives of entries of an array of text."""
-    return hash_names(list(map(_text, values.tolist())))
+    return hash_names(_texts(values.tolist()))
 
 
 def index_values(frame: Any) -> Any:
@@ -333,6 +333,15 @@ def _decoded(names: bytes) -> np.ndarray:
     decoded = np.array(names.decode().split("\0"), dtype=object)
     decoded.flags.writeable = False
     return decoded
+
+
+def _texts(items: list) -> list[str]:
+    if set(map(type, items)) == {bytes}:
+        # as in `_as_strings`
+        texts = b"\0".join(items).decode().split("\0")
+        if len(texts) == len(items):
+            return texts
+    return list(map(_text, items))
 
 
 def _text(value: Any) -> str:

@@ -265,17 +265,22 @@ class _OpenStore:
         """(n_cells,) uint64 made from the names of the cells."""
         return hash_index(self.store["obs"])
 
+    @functools.cached_property
+    def _names(self) -> Any:
+        """The array of the names of the cells."""
+        return index_values(self.store["obs"])
+
     def some_cell_ids(self, rows: np.ndarray, spans_of: Callable) -> np.ndarray:
         """(cells,) uint64 made from the names of the cells `rows`.
 
         Of many files a few cells each are read; so only when an eighth of the names was asked for, all are read.
         """
         self._n_named += len(rows)
-        names = index_values(self.store["obs"])
-        if "cell_ids" in vars(self) or not is_of_h5py(names) or 8 * self._n_named > self._shape[0]:
+        if "cell_ids" in vars(self) or 8 * self._n_named > self._shape[0] or not is_of_h5py(self._names):
             return self.cell_ids[rows]
         spans = spans_of(rows)
-        read = np.concatenate([np.empty(0, np.uint64), *(hash_texts(names[start:stop]) for start, stop in spans)])
+        parts = [self._names[start:stop] for start, stop in spans]
+        read = hash_texts(np.concatenate([np.empty(0, object), *parts]))
         return read[_places(rows, spans)]
 
     @property
