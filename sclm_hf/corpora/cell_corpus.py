@@ -223,8 +223,9 @@ class CellCorpus(FileContents, CellStream):
         shuffle: False = the cells in the order of source names and rows.
         group_by_length: put cells of similar length together; None = when shuffling. Without shuffling, the cells of a
             window come in the order of their lengths.
-        lazy: map the genes of a source when it is first read, not now. Many files then start at once, but one that the
-            model does not know is found only when its turn comes.
+        lazy: check a file and map its genes when it is first read, not now: now only its links and the size of its
+            matrix are looked at. Many files then start at once, but one that is damaged, or that the model does not
+            know, is found only when its turn comes; none of it is handed out.
 
     Attributes:
         label_names, batch_names: the values of the columns in the order of their numbers, None without column.

@@ -123,7 +123,8 @@ class FileContents(Contents):
         self.group_by_length = shuffle if group_by_length is None else group_by_length
         named = dict(sorted(name_paths(paths).items()))
         expects = processor.feature_extractor.expects
-        self.sources = [open_source(name, path, layer=layer, expects=expects) for name, path in named.items()]
+        options = {"layer": layer, "expects": expects, "lazy": lazy}
+        self.sources = [open_source(name, path, **options) for name, path in named.items()]
         chosen = select_rows(rows, named, self.sources)
         side = Split.asked_for(split, split_by, validation_share)
         self._rows, self.dropped = filter_rows(self.sources, chosen, where=where, split=side)

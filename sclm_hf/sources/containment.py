@@ -11,41 +11,45 @@ from typing import Any
 from ..errors import CorpusError
 from .stored_arrays import check_stored
 
-_MOST_LEVELS, _MOST_GROUPS = 64, 20_000
-"""Groups within groups, and groups counted as often as links lead to them; AnnData have some ten of each."""
+_MOST_LEVELS, _MOST_GROUPS, _MOST_LINKS = 64, 20_000, 10**6
+"""Groups within groups, groups counted as often as links lead to them, and links; AnnData have some ten of each."""
 
 
 def refuse_links(file: Any, path: str | Path) -> None:
-    """Refuse an open HDF5 file of which anything lies in another file.
+    """Refuse an open HDF5 file with a link that leads out of it.
 
     Args:
         file: an `h5py.File`.
         path: its path, for messages.
 
     Raises:
-        CorpusError: there is an external link, a virtual dataset, a dataset stored elsewhere or a link of a
-            user-defined kind; the message names it.
+        CorpusError: there is an external link or a link of a user-defined kind, which the message names, or its
+            groups have no end.
     """
-    from h5py import h5d, h5g, h5l, h5o
+    from h5py import h5l
 
-    waiting, seen = [(file.id, "")], set()
-    while waiting:
-        group, place = waiting.pop()
-        # hard links may go round in circles
-        if (address := h5o.get_info(group).addr) in seen:
-            continue
-        seen.add(address)
-        for name, kind in _links(group):
-            inner = f"{place}/{os.fsdecode(name)}"
-            if kind not in (h5l.TYPE_HARD, h5l.TYPE_SOFT):
-                link = "an external link" if kind == h5l.TYPE_EXTERNAL else "a link of a user-defined kind"
-                raise _leads_out(path, inner, link)
-            if kind == h5l.TYPE_HARD:
-                found = h5o.open(group, name)
-                if isinstance(found, h5g.GroupID):
-                    waiting.append((found, inner))
-                elif isinstance(found, h5d.DatasetID):
-                    _refuse_stored_elsewhere(found, path, inner)
+    for name, kind in _links(file, path):
+        if kind not in (h5l.TYPE_HARD, h5l.TYPE_SOFT):
+            what = "an external link" if kind == h5l.TYPE_EXTERNAL else "a link of a user-defined kind"
+            raise _leads_out(path, f"/{os.fsdecode(name)}", what)
+
+
+def refuse_datasets_elsewhere(file: Any, path: str | Path) -> None:
+    """Refuse an open HDF5 file with a dataset whose values lie in other files.
+
+    Args:
+        file: an `h5py.File` that [`refuse_links`] let pass.
+        path: its path, for messages.
+
+    Raises:
+        CorpusError: there is a virtual dataset or one with external storage; the message names it.
+    """
+    from h5py import h5d, h5l, h5o
+
+    for name, kind in _links(file, path):
+        found = h5o.open(file.id, name) if kind == h5l.TYPE_HARD else None
+        if isinstance(found, h5d.DatasetID):
+            _refuse_stored_elsewhere(found, path, f"/{os.fsdecode(name)}")
 
 
 def refuse_unbounded(file: Any, path: str | Path) -> None:
@@ -67,10 +71,7 @@ def refuse_unbounded(file: Any, path: str | Path) -> None:
         group, depth = waiting.pop()
         n_groups += 1
         if depth > _MOST_LEVELS or n_groups > _MOST_GROUPS:
-            raise CorpusError(
-                f"`{path}`: the groups below `/{group.name.split('/')[1]}` lead to one another in circles or without "
-                "end: take that element out, and write the file again."
-            )
+            raise _without_end(path, group.name)
         # what a link promises may be missing
         for element in filter(None, map(group.get, group)):
             if isinstance(element, h5py.Group):
@@ -80,12 +81,17 @@ def refuse_unbounded(file: Any, path: str | Path) -> None:
 
 
 def refuse_stored_elsewhere(dataset: Any, path: str | Path) -> None:
-    """Refuse a dataset of h5py that lies elsewhere: one that was found by a reference, which `refuse_links` may miss.
+    """Refuse a dataset of h5py that lies elsewhere; an element of another kind passes.
+
+    For what was found by a reference, which `refuse_datasets_elsewhere` may miss, or is looked at before that.
 
     Raises:
         CorpusError: it is a virtual dataset or has external storage.
     """
-    _refuse_stored_elsewhere(dataset.id, path, dataset.name or "(found by a reference)")
+    from h5py import h5d
+
+    if isinstance(dataset.id, h5d.DatasetID):
+        _refuse_stored_elsewhere(dataset.id, path, dataset.name or "(found by a reference)")
 
 
 def refuse_entry_out(path: Path, folder: Path) -> None:
@@ -132,11 +138,25 @@ def _blobs(root: Path) -> list[Path]:
     return [] if snapshots is None else [snapshots.parent / "blobs"]
 
 
-def _links(group: Any) -> list[tuple[bytes, int]]:
-    """Names and kinds of the links of a group."""
+def _links(file: Any, path: str | Path) -> list[tuple[bytes, int]]:
+    """Names, from the root, and kinds of all links of an open HDF5 file."""
     links: list[tuple[bytes, int]] = []
-    group.links.iterate(lambda name, about: links.append((name, about.type)), info=True)
+
+    def add(name: bytes, about: Any) -> bool | None:
+        links.append((name, about.type))
+        # older versions of HDF5 follow circles of groups whose number of links the file understates
+        return name.count(b"/") > _MOST_LEVELS or len(links) > _MOST_LINKS or None
+
+    if file.id.links.visit(add, info=True):
+        raise _without_end(path, f"/{os.fsdecode(links[-1][0])}")
     return links
+
+
+def _without_end(path: str | Path, place: str) -> CorpusError:
+    return CorpusError(
+        f"`{path}`: the groups below `/{place.split('/')[1]}` lead to one another in circles or without end: take "
+        "that element out, and write the file again."
+    )
 
 
 def _refuse_stored_elsewhere(dataset: Any, path: str | Path, place: str) -> None:

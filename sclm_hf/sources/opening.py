@@ -22,6 +22,8 @@ def open_source(name: str, path: str | Path, **options: Any) -> CellSource:
     path = Path(path)
     if not path.exists():
         raise CorpusError(f"`{path}` does not exist.")
+    if path.suffix.lower() in (".h5ad", ".h5") and not path.is_dir():
+        return H5adSource(path, name, **options)
     if parts := parts_of(path):
         names = ", ".join(f"`{part.name}`" for part in parts[:3])
         raise CorpusError(f"`{path}` is a collection of {len(parts)} AnnData, {names}, …: name one of them.")
@@ -31,9 +33,7 @@ def open_source(name: str, path: str | Path, **options: Any) -> CellSource:
         return ParquetSource(path, name, **options)
     if path.suffix.lower() == ".parquet":
         raise CorpusError(f"`{path}` is one shard: name the folder that holds `manifest.json`.")
-    if path.is_dir() or path.suffix.lower() not in (".h5ad", ".h5"):
-        raise CorpusError(f"`{path}` is no .h5ad file: write it with `adata.write_h5ad(...)` first.")
-    return H5adSource(path, name, **options)
+    raise CorpusError(f"`{path}` is no .h5ad file: write it with `adata.write_h5ad(...)` first.")
 
 
 def is_one_source(path: Path) -> bool:

@@ -3,6 +3,7 @@ import pickle
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pytest
 
@@ -205,6 +206,17 @@ def test_genes_that_the_model_does_not_know_are_refused_at_once_or_when_lazy_at_
     corpus = CellCorpus(tmp_path, processor, lazy=True)
     with pytest.raises(GeneCoverageError, match=r"other\.h5ad"):
         next(corpus.batches(4))
+
+
+def test_damaged_files_are_named_at_once_or_when_lazy_at_the_first_read(tmp_path, processor):
+    make_cells(30).write_h5ad(tmp_path / "damaged.h5ad")
+    with h5py.File(tmp_path / "damaged.h5ad", "r+") as file:
+        del file["X/indices"]
+    with pytest.raises(CorpusError, match=r"damaged\.h5ad`: `/X/indices` is missing"):
+        CellCorpus(tmp_path, processor)
+    corpus = CellCorpus(tmp_path, processor, lazy=True)
+    with pytest.raises(CorpusError, match=r"damaged\.h5ad`: `/X/indices` is missing"):
+        next(corpus.batches(12))
 
 
 def test_start_must_be_the_end_of_a_batch(corpus):

@@ -64,6 +64,51 @@ def test_h5ad_files_whose_data_lie_elsewhere_are_refused(path, add, what):
             read(path)
 
 
+@pytest.mark.parametrize("add", [external_link, external_matrix])
+def test_links_that_lead_out_are_refused_before_anything_is_looked_at(path, add):
+    with h5py.File(path, "r+") as file:
+        add(file)
+    with pytest.raises(CorpusError, match=r"cells\.h5ad`: .* is an external link"):
+        H5adSource(path, lazy=True)
+
+
+def virtual_matrix(file):
+    """Its size depends on what lies in the other file."""
+    del file["X"]
+    layout = h5py.VirtualLayout((20, 40), "f4", maxshape=(None, 40))
+    layout[:20] = h5py.VirtualSource("other.h5ad", "/X", (20, 40), "f4", maxshape=(None, 40))[:20]
+    file.create_virtual_dataset("X", layout)
+
+
+def test_the_size_of_a_virtual_matrix_is_not_asked_for(path):
+    with h5py.File(path, "r+") as file:
+        virtual_matrix(file)
+    with pytest.raises(CorpusError, match=r"cells\.h5ad`: `/X` is a virtual dataset"):
+        H5adSource(path, lazy=True)
+
+
+@pytest.mark.parametrize("add", [external_storage, virtual_dataset])
+@pytest.mark.parametrize(
+    "read", [H5adSource.genes, H5adSource.column_names, H5adSource.obs_names, H5adSource.cell_ids]
+)
+def test_lazy_sources_refuse_datasets_elsewhere_before_they_read_any(path, add, read):
+    with h5py.File(path, "r+") as file:
+        add(file)
+    source = H5adSource(path, lazy=True)
+    for _ in range(2):
+        with pytest.raises(
+            CorpusError, match=r"cells\.h5ad`: `/obs/\w+` is a (virtual dataset|dataset with external)"
+        ):
+            read(source)
+
+
+def test_groups_within_groups_without_end_are_refused(path):
+    with h5py.File(path, "r+") as file:
+        file.create_group("uns" + "/deeper" * 70)
+    with pytest.raises(CorpusError, match="the groups below `/uns` lead to one another in circles or without end"):
+        H5adSource(path)
+
+
 def test_what_only_a_reference_leads_to_is_looked_at_too(path):
     """Categories of old files are found by references, to what no group of the file need name."""
     with h5py.File(path, "r+") as file:

@@ -69,6 +69,8 @@ def describe(matrix: Any) -> tuple[str, tuple[int, int]]:
         CorpusError: it is something else.
     """
     attributes = matrix.attrs
+    if is_of_h5py(matrix):
+        refuse_stored_elsewhere(matrix, matrix.file.filename)
     if is_array(matrix):
         if len(matrix.shape) != 2:
             raise CorpusError(f"`{matrix.name}` has {len(matrix.shape)} dimensions, not 2")

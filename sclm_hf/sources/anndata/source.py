@@ -38,7 +38,7 @@ _MAX_CSC_ENTRIES = 2**28
 class AnnDataSource:
     """An AnnData on disk whose rows are read when they are asked for; sub-classes open it.
 
-    Opening reads the header only. The store is opened again in every process that reads, so the source can be pickled
+    Opening reads headers only. The store is opened again in every process that reads, so the source can be pickled
     into the workers of a data loader. CSR (of any chunking and compression) and dense matrices are read by rows; a CSC
     matrix is turned into CSR in memory when its first rows are read, which costs 8 to 16 bytes an entry and is refused
     beyond 2**28 entries. While a store is open, 16 bytes per cell are held.
@@ -49,6 +49,8 @@ class AnnDataSource:
         layer: `"X"`, `"raw"`, or the name of a layer. By default the counts are looked for in `layers["counts"]`,
             `raw` and `X`, in this order.
         expects: what the encoding takes; for `"normalized"` the default is `X`.
+        lazy: check when it is first read, not now, that all of the matrix is stored and fits the names of cells and
+            genes, and that nothing lies in other files; of a file that is read later, only the size is looked at now.
 
     Raises:
         CorpusError: it is missing, empty, damaged, of another kind, or has no such matrix or no cell.
@@ -58,15 +60,24 @@ class AnnDataSource:
     _max_gap = 16
     """Two reads cost more than one read of this many cells between them."""
 
+    _stays_sound = True
+    """Whether a store with the same stamp is as sound as when it was checked."""
+
     def __init__(
-        self, path: str | Path, name: str | None = None, *, layer: str | None = None, expects: str = "counts"
+        self,
+        path: str | Path,
+        name: str | None = None,
+        *,
+        layer: str | None = None,
+        expects: str = "counts",
+        lazy: bool = False,
     ) -> None:
         self.path = Path(path)
         self.name = self.path.stem if name is None else name
         self.location = str(self.path)
         self._layer, self._expects = layer, expects
         self._open: _OpenStore | None = None
-        self._key = ""
+        self._key, self._is_sound = "", False
         self._current_stamp()
         with reading_errors_named(self.path, "AnnData file"):
             store = self._open_store()
@@ -74,7 +85,8 @@ class AnnDataSource:
                 matrix = select_counts(view(store, genes=False), layer, expects=expects)[0]
                 self._key = matrix.name
                 self._storage, (self.n_cells, self.n_genes) = describe(matrix)
-                check_matrix(store, self._key, self._storage, (self.n_cells, self.n_genes))
+                if not lazy:
+                    self._check(store)
             finally:
                 self._close_store(store)
         self.stamp = self._current_stamp()
@@ -201,6 +213,11 @@ class AnnDataSource:
         """Close what `_open_store` returned."""
         raise NotImplementedError
 
+    def _check(self, store: Any) -> None:
+        """Refuse an open store of which not everything is there that is read of it."""
+        check_matrix(store, self._key, self._storage, (self.n_cells, self.n_genes))
+        self._is_sound = self._stays_sound
+
     def _stamp_paths(self) -> list[Path]:
         """Files whose sizes and times tell that the store has changed."""
         return [self.path]
@@ -218,7 +235,10 @@ class AnnDataSource:
         with reading_errors_named(self.path, "AnnData file"):
             # a handle that came over a fork shares its state with the parent's
             if self._open is None or self._open.pid != os.getpid():
-                self._open = _OpenStore(self._open_store(), self._key, self._storage, (self.n_cells, self.n_genes))
+                store = self._open_store()
+                if not self._is_sound:
+                    self._check(store)
+                self._open = _OpenStore(store, self._key, self._storage, (self.n_cells, self.n_genes))
             yield self._open.store
         # what was read while the file changed may be half of the old and half of the new
         self._refuse_changed()

@@ -44,13 +44,20 @@ class ParquetSource:
         name: source name; the data set's name by default.
         layer: must be None: shards hold raw counts and nothing else.
         expects: what the encoding takes; not looked at here.
+        lazy: not looked at either: opening reads no shard.
 
     Raises:
         CorpusError: the manifest or a shard is missing or damaged, a layer was asked for, or there are no cells.
     """
 
     def __init__(
-        self, path: str | Path, name: str | None = None, *, layer: str | None = None, expects: str = "counts"
+        self,
+        path: str | Path,
+        name: str | None = None,
+        *,
+        layer: str | None = None,
+        expects: str = "counts",
+        lazy: bool = False,
     ) -> None:
         self.path = Path(path)
         self.name = self.path.name if name is None else name

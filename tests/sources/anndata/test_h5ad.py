@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from sclm_hf.errors import CorpusError
 from sclm_hf.sources.anndata.h5ad import H5adSource
 from sclm_hf.sources.anndata.hdf5_ranges import RangeReader
+from sclm_hf.sources.anndata.source import AnnDataSource
 
 from ...corpora.conftest import GENES, make_cells
 from ..old_files import write_compound
@@ -220,6 +221,31 @@ def test_damaged_files_are_named(cells, tmp_path, kind, message):
     with pytest.raises(CorpusError, match=message) as caught:
         H5adSource(path).read(ROWS)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["indices", "table", "group", "fractional indices", "complex values"])
+@pytest.mark.parametrize("read", [H5adSource.genes, H5adSource.cell_ids, H5adSource.empty_rows])
+def test_a_lazy_source_checks_its_file_before_anything_is_read_of_it(cells, tmp_path, kind, read):
+    path = write(cells, tmp_path / "cells.h5ad")
+    damaged(kind, path)
+    with pytest.raises(CorpusError) as eager:
+        H5adSource(path)
+    source = pickle.loads(pickle.dumps(H5adSource(path, lazy=True)))
+    with pytest.raises(CorpusError) as lazy:
+        read(source)
+    assert str(lazy.value) == str(eager.value)
+
+
+def test_a_lazy_source_is_checked_once(cells, tmp_path, monkeypatch):
+    checks = []
+    check = AnnDataSource._check
+    monkeypatch.setattr(AnnDataSource, "_check", lambda *args: checks.append(args) or check(*args))
+    source = H5adSource(write(cells, tmp_path / "cells.h5ad"), lazy=True)
+    for _ in range(2):
+        assert source.read(ROWS).shape == (7, 40)
+        source.close()
+    pickle.loads(pickle.dumps(source)).read(ROWS)
+    assert len(checks) == 1
 
 
 def test_files_without_cells_or_genes_are_refused(cells, tmp_path):
