@@ -194,11 +194,17 @@ class CellCorpus(FileContents, CellStream):
         processor: turns cells into model inputs; its vocabulary decides which genes are used.
         layer: `"X"`, `"raw"` or the name of a layer; by default counts are looked for in `layers["counts"]`, `raw` and
             `X`, in this order (encodings that expect normalised values: `X`).
-        label_column: column of `obs` that becomes `labels`, numbers of `label_names`.
+        label_column: column of `obs` that becomes `labels`, numbers of `label_names`; where files call it by different
+            names, several columns of which each source uses the first that it has, or a mapping from the name or path
+            of each source to its column.
         label_names: the labels in the order of their numbers; by default those of the cells used, sorted.
         unlabelled: `"refuse"` cells without a value in `label_column` or one of `task_columns`, or `"drop"` them:
             those with a missing value, or a text that usually stands for one (`""`, `"nan"`, `"NA"`, `"None"`, …).
             Texts such as `"unknown"` or `"doublet"` are labels like others.
+        ontology: what the labels mean, so that files whose names differ in grain train together: `"blood"`,
+            `"retina"`, `"heart"`, `"pancreas"`, a YAML file of the same form, or several joined by `+`.
+        unknown_labels: `"refuse"` labels that the ontology does not know, or `"drop"` such cells, and those
+            without a label.
         batch_column: column of `obs` that becomes `batch_labels`, numbers of `batch_names`.
         batch_names: as `label_names`.
         sample_share: share of the cells of each sample that an epoch takes, drawn anew in each, where cells come in
@@ -230,10 +236,14 @@ class CellCorpus(FileContents, CellStream):
     Attributes:
         label_names, batch_names: the values of the columns in the order of their numbers, None without column.
         task_names: column of a task -> its values in the order of their numbers.
+        ontology: what the labels mean, or None.
+        leaf_names: the leaves of the ontology, which are the classes of a classifier; None without one.
+        label_sets: (labels, leaves) bool, which leaves each label may mean; None without an ontology.
         sources: the opened sources, sorted by name.
         samples: which cells belong together, None where each stands alone.
         dropped: source name -> column -> cells that a condition of `where` left out.
-        unlabelled: source name -> cells that were dropped because they have no label.
+        unlabelled: source name -> cells that were dropped because they have no label, or one that the ontology does
+            not know.
 
     Raises:
         CorpusError: a file is missing, damaged, empty or lacks a column; two sources share a name; a cell used has no

@@ -13,6 +13,8 @@ from ..sources.cell_source import CellSource
 from ..sources.gene_maps import GeneMaps
 from ..sources.opening import name_paths, open_source, select_rows
 from .filters import filter_rows
+from .labels.columns import LabelColumn, choose_columns
+from .labels.ontology import Ontology
 from .order.plan import BlockSequence, EpochPlan
 from .order.samples import SamplePlan, Samples
 from .order.splits import Split
@@ -37,6 +39,7 @@ class Contents:
         numbered: field of a batch -> for each source the numbers of the cells used.
         label_names, batch_names: the values of the columns in the order of their numbers, None without column.
         task_names: column of a task -> its values in the order of their numbers.
+        ontology: what the labels mean, None where each is a class of its own.
         samples: which cells belong together, None where each stands alone.
         dropped: source name -> column -> cells that a condition of `where` left out.
     """
@@ -54,6 +57,7 @@ class Contents:
     label_names: list[str] | None
     batch_names: list[str] | None
     task_names: dict[str, list[str]]
+    ontology: Ontology | None = None
     samples: Samples | None = None
     dropped: dict[str, dict[str, int]]
 
@@ -70,6 +74,16 @@ class Contents:
     def cells_id(self) -> str:
         """Names the cells: the same for the same rows of the same sources."""
         raise NotImplementedError
+
+    @property
+    def leaf_names(self) -> list[str] | None:
+        """The leaves of the ontology, None without one."""
+        return None if self.ontology is None else self.ontology.leaves
+
+    @property
+    def label_sets(self) -> np.ndarray | None:
+        """(labels, leaves) bool: which leaves each of `label_names` may mean; None without an ontology."""
+        return None if self.ontology is None else self.ontology.label_sets(self.label_names)
 
     def plan(self, window_size: int, epoch: int) -> BlockSequence | SamplePlan:
         """Which cells of which source come in which window of an epoch."""
@@ -97,9 +111,11 @@ class FileContents(Contents):
         processor: "CellProcessor",
         *,
         layer: str | None = None,
-        label_column: str | None = None,
+        label_column: LabelColumn | None = None,
         label_names: Sequence[str] | None = None,
         unlabelled: Literal["refuse", "drop"] = "refuse",
+        ontology: str | Path | Sequence[str | Path] | Ontology | None = None,
+        unknown_labels: Literal["refuse", "drop"] = "refuse",
         batch_column: str | None = None,
         batch_names: Sequence[str] | None = None,
         sample_share: float = 1.0,
@@ -129,7 +145,9 @@ class FileContents(Contents):
         side = Split.asked_for(split, split_by, validation_share)
         self._rows, self.dropped = filter_rows(self.sources, chosen, where=where, split=side)
         tasks = task_columns if isinstance(task_columns, Mapping) else dict.fromkeys(task_columns)
-        self._drop_unlabelled(unlabelled, [*([label_column] if label_column else []), *tasks])
+        columns = choose_columns(label_column, self.sources, named) if label_column else None
+        self._drop_unlabelled(unlabelled, [*([columns] if columns else []), *tasks])
+        self._take_ontology(ontology, unknown_labels, columns)
         pairs = zip(self.sources, self._rows, strict=True)
         self.sizes = [source.n_cells if used is None else len(used) for source, used in pairs]
         if not len(self):
@@ -140,7 +158,9 @@ class FileContents(Contents):
                 + "."
             )
         self.numbered: dict[str, list[np.ndarray]] = {}
-        self.label_names = self._number("labels", label_column, label_names)
+        self.label_names = self._number("labels", columns, label_names)
+        # a name that nobody knows is found before any cell is read
+        _ = self.label_sets
         self.batch_names = self._number("batch_labels", batch_column, batch_names)
         self.task_names = {column: self._number(f"labels_{column}", column, names) for column, names in tasks.items()}
         if processor.context == "sample":
@@ -215,7 +235,20 @@ class FileContents(Contents):
         if unlabelled == "drop" and columns:
             self._rows, self.unlabelled = drop_unlabelled(self.sources, self._rows, columns)
 
-    def _number(self, field: str, column: str | None, names: Sequence[str] | None) -> list[str] | None:
+    def _take_ontology(self, ontology: Any, unknown_labels: str, columns: str | list[str] | None) -> None:
+        """Note what labels mean, and leave out cells whose label means nothing."""
+        if unknown_labels not in ("refuse", "drop"):
+            raise ConfigurationError(f"`unknown_labels` must be 'refuse' or 'drop', got {unknown_labels!r}.")
+        if ontology is None:
+            return
+        if columns is None:
+            raise ConfigurationError("`ontology` says what labels mean: name their column with `label_column` too.")
+        self.ontology = Ontology.load(ontology)
+        if unknown_labels == "drop":
+            self._rows, dropped = drop_unlabelled(self.sources, self._rows, [columns], self.ontology.knows)
+            self.unlabelled = {name: self.unlabelled.get(name, 0) + number for name, number in dropped.items()}
+
+    def _number(self, field: str, column: str | Sequence[str] | None, names: Sequence[str] | None) -> list[str] | None:
         if column is None and names is not None:
             raise ConfigurationError(f"Names for `{field}` were given, but no column of `obs` to read them from.")
         if column is None:

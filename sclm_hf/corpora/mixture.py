@@ -37,7 +37,7 @@ class MixedContents(Contents):
         self.corpora = list(corpora)
         _check_alike(self.corpora)
         first = self.corpora[0]
-        for name in (*_SAME, "label_names", "batch_names", "task_names"):
+        for name in (*_SAME, "label_names", "batch_names", "task_names", "ontology"):
             setattr(self, name, getattr(first, name))
         self.shares = _shares([len(corpus) for corpus in self.corpora], weights)
         self._homes = [(corpus, index) for corpus in self.corpora for index in range(len(corpus.sources))]
@@ -47,6 +47,8 @@ class MixedContents(Contents):
         self.numbered = {
             field: [codes for corpus in self.corpora for codes in corpus.numbered[field]] for field in first.numbered
         }
+        if self.ontology is not None:
+            self._number_labels_alike()
 
     def __len__(self) -> int:
         """Number of cells of an epoch."""
@@ -73,6 +75,17 @@ class MixedContents(Contents):
         order = np.argsort(cell_keys(np.concatenate(ids), self.seed, epoch), kind="stable")
         return BlockSequence(sources[order], starts[order], stops[order], window_size)
 
+    def _number_labels_alike(self) -> None:
+        """Number the labels over all corpora: with an ontology, each may have names of its own."""
+        names = sorted({name for corpus in self.corpora for name in corpus.label_names})
+        self.label_names, numbers = names, {name: number for number, name in enumerate(names)}
+        dtype = np.min_scalar_type(-len(names) - 1)
+        self.numbered["labels"] = [
+            np.array([numbers[name] for name in corpus.label_names], dtype)[codes]
+            for corpus in self.corpora
+            for codes in corpus.numbered["labels"]
+        ]
+
     @property
     def cells_id(self) -> str:
         return repr(([corpus.cells_id for corpus in self.corpora], self.shares))
@@ -98,14 +111,15 @@ class MixedCorpus(MixedContents, CellStream):
     them is less than their share. An epoch is a pure function of its number and is resumed like that of any corpus.
 
     Args:
-        corpora: what to mix; all with the same processor, seed, sizes and names of labels, and shuffled.
+        corpora: what to mix; all with the same processor, seed, sizes and names of labels (with an ontology, that one
+            instead of the names), and shuffled.
         weights: positive numbers, the share of each corpus up to a factor; by default their numbers of cells, which
             makes every cell come once per epoch.
 
     Attributes:
         corpora: as given.
         shares: cells of each corpus in an epoch.
-        label_names, batch_names, task_names, sources, dropped: as for `CellCorpus`.
+        label_names, batch_names, task_names, ontology, leaf_names, label_sets, sources, dropped: as for `CellCorpus`.
 
     Raises:
         ConfigurationError: there is nothing to mix, corpora differ in what must be the same, share the name of a
@@ -124,7 +138,13 @@ def _check_alike(corpora: list[CellCorpus]) -> None:
         if not corpus.shuffle or isinstance(corpus, MixedCorpus):
             kind = "a mixture" if isinstance(corpus, MixedCorpus) else "not shuffled"
             raise ConfigurationError(f"Corpus {number} is {kind}: only shuffled corpora of files can be mixed.")
-        for name in (*_SAME, "label_names", "batch_names", "task_names"):
+        for name in (
+            *_SAME,
+            *([] if corpora[0].ontology else ["label_names"]),
+            "batch_names",
+            "task_names",
+            "ontology",
+        ):
             mine, theirs = getattr(corpora[0], name), getattr(corpus, name)
             if mine is not theirs and (name == "processor" or mine != theirs):
                 raise ConfigurationError(

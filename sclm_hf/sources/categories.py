@@ -1,6 +1,6 @@
 """A column of `obs` over many sources as numbers that mean the same everywhere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,8 +11,13 @@ _PLACEHOLDERS = {"", "nan", "NaN", "NA", "N/A", "<NA>", "None", "NaT", "null"}
 """What missing values become where they are written as text."""
 
 
+def _is_value(text: str) -> bool:
+    """Whether a text is a value, and none that usually stands for a missing one."""
+    return text not in _PLACEHOLDERS
+
+
 def number_categories(
-    name: str,
+    name: str | Sequence[str],
     sources: Sequence[CellSource],
     rows: Sequence[np.ndarray | None],
     names: Sequence[str] | None,
@@ -20,7 +25,7 @@ def number_categories(
     """Number the values of a column.
 
     Args:
-        name: name of the column.
+        name: name of the column; or one per source.
         sources: the sources.
         rows: the rows used of each; None = all.
         names: the values in the order of their numbers; None = those of the cells used, sorted.
@@ -33,23 +38,24 @@ def number_categories(
         CorpusError: a source lacks the column, or a cell used has no value, one that stands for none, or one that is
             not among `names`.
     """
-    columns = [labelled_column(source, name, used) for source, used in zip(sources, rows, strict=True)]
+    called = _per_source(name, sources)
+    columns = [labelled_column(*one) for one in zip(sources, called, rows, strict=True)]
     present = [values_of(column) for column in columns]
     if names is None:
-        for source, values in zip(sources, present, strict=True):
-            _refuse_placeholders(name, source, values & _PLACEHOLDERS)
+        for source, column_name, values in zip(sources, called, present, strict=True):
+            _refuse_placeholders(column_name, source, values & _PLACEHOLDERS)
     names = sorted(set().union(*present)) if names is None else [str(value) for value in names]
     numbers = {value: number for number, value in enumerate(names)}
     if len(numbers) < len(names):
-        raise CorpusError(f"The names given for `obs[{name!r}]` hold one twice: {names}.")
+        raise CorpusError(f"The names given for `obs[{called[0]!r}]` hold one twice: {names}.")
     dtype = np.min_scalar_type(-len(names) - 1)
     codes = []
-    for source, column, values in zip(sources, columns, present, strict=True):
+    for source, column_name, column, values in zip(sources, called, columns, present, strict=True):
         if not values <= set(numbers):
             unknown = sorted(values - set(numbers))
             raise CorpusError(
-                f"`{source.location}`: `obs[{name!r}]` holds {unknown[:10]}, not among the {len(names)} names given: "
-                "take these cells out of the file, or in Python add the names or leave cells out with `rows`."
+                f"`{source.location}`: `obs[{column_name!r}]` holds {unknown[:10]}, not among the {len(names)} names "
+                "given: take these cells out of the file, or in Python add the names or leave cells out with `rows`."
             )
         codes.append(numbers_of(column, numbers, dtype))
     return names, codes
@@ -62,14 +68,18 @@ def numbers_of(column: CategoricalColumn, numbers: Mapping[str, int], dtype: typ
 
 
 def drop_unlabelled(
-    sources: Sequence[CellSource], rows: Sequence[np.ndarray | None], columns: Sequence[str]
+    sources: Sequence[CellSource],
+    rows: Sequence[np.ndarray | None],
+    columns: Sequence[str | Sequence[str]],
+    is_label: Callable[[str], bool] = _is_value,
 ) -> tuple[list[np.ndarray | None], dict[str, int]]:
-    """Leave out the cells that have no value, or a text that stands for none, in one of `columns`.
+    """Leave out the cells that have no value, or a text that is no label, in one of `columns`.
 
     Args:
         sources: the sources.
         rows: the rows used of each, ascending; None = all.
-        columns: columns of `obs`.
+        columns: columns of `obs`, each by one name or by one per source.
+        is_label: whether a text is a label; by default those are that do not usually stand for a missing value.
 
     Returns:
         The rows kept of each source, and source name -> how many cells were left out.
@@ -78,18 +88,23 @@ def drop_unlabelled(
         CorpusError: a source lacks a column.
     """
     kept, dropped = [], {}
-    for source, used in zip(sources, rows, strict=True):
+    called = zip(*(_per_source(name, sources) for name in columns), strict=True)
+    for source, used, names in zip(sources, rows, called, strict=True):
         numbers = np.arange(source.n_cells) if used is None else used
         labelled = np.ones(len(numbers), bool)
-        for name in columns:
+        for name in names:
             column = source.column(name)
             # the last place is that of the code -1
-            has_value = np.array([category not in _PLACEHOLDERS for category in column.categories] + [False])
+            has_value = np.array([is_label(category) for category in column.categories] + [False])
             labelled &= has_value[column.codes[numbers]]
         source.close()
         dropped[source.name] = int((~labelled).sum())
         kept.append(numbers[labelled] if dropped[source.name] else used)
     return kept, dropped
+
+
+def _per_source(name: str | Sequence[str], sources: Sequence[CellSource]) -> Sequence[str]:
+    return [name] * len(sources) if isinstance(name, str) else name
 
 
 def _refuse_placeholders(name: str, source: CellSource, found: set[str]) -> None:

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 
 from ..corpora.pipeline.narrow import NarrowBatch
-from ..tokenization.encodings.masks import IGNORED
+from ..modeling.common.losses import counts
 
 Batch = dict[str, torch.Tensor]
 
@@ -76,8 +76,8 @@ def count_cells(batch: Batch) -> int:
 
 
 def count_items(batch: Batch) -> int:
-    """Labels that the loss counts; cells where the batch has no labels."""
-    return int((batch["labels"] != IGNORED).sum()) if "labels" in batch else count_cells(batch)
+    """Labels that the loss counts, without -100 and sets that say nothing; cells where the batch has no labels."""
+    return int(counts(batch["labels"]).sum()) if "labels" in batch else count_cells(batch)
 
 
 def narrow_batches(loader: Iterable[Batch]) -> Iterable[Batch]:

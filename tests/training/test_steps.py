@@ -48,3 +48,9 @@ def test_a_process_without_a_batch_gets_a_filler_that_does_not_count():
 
 def test_a_wish_to_stop_reaches_the_step():
     assert [step.interrupted for step in cut([batch(1)], (1, 1, 1, 1, 0), interrupted=True)] == [True]
+
+
+def test_sets_of_classes_that_say_nothing_are_not_counted():
+    sets = torch.tensor([[True, False, True], [True, True, True], [False, False, False]])
+    (step,) = cut([{"attention_mask": torch.ones(3, 4), "labels": sets}], (1, 1, 0, 0, 0))
+    assert (step.cells, step.items) == (3, 1)

@@ -23,7 +23,7 @@ from sclm_hf.modeling.common.attention.performer import PerformerFeatures, ortho
 from sclm_hf.modeling.common.base import SclmPreTrainedModel
 from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.inputs import can_look, check_ids, refuse_keywords
-from sclm_hf.modeling.common.losses import IGNORE, check_targets, classification_loss, mean_over_targets
+from sclm_hf.modeling.common.losses import IGNORE, check_targets, classification_loss, counts, mean_over_targets
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
 from sclm_hf.modeling.common.probe import head_size, probe_leaves, with_probe
 
@@ -90,7 +90,7 @@ def share_of_step(labels: Tensor, num_items: Tensor | int | None) -> Tensor | fl
         labels: of one sample, -100 where there is none.
         num_items: the labels of the step; None = the sample is the step.
     """
-    return 1.0 if num_items is None else (labels != IGNORE).sum() / num_items
+    return 1.0 if num_items is None else counts(labels).sum() / num_items
 
 
 def make_layers(config: CellPLMConfig) -> nn.ModuleList:

@@ -56,6 +56,34 @@ def cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | i
     return mean_over_targets(nll, labels != IGNORE, num_items_in_batch)
 
 
+def counts(labels: Tensor) -> Tensor:
+    """(targets,) bool: which labels say something; not -100, nor a set of classes that is empty or holds all.
+
+    Args:
+        labels: class numbers, or (cells, classes) bool sets of classes.
+    """
+    if labels.dtype == torch.bool and labels.ndim == 2:
+        return labels.any(dim=1) & ~labels.all(dim=1)
+    return labels != IGNORE
+
+
+def label_set_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Mean of -log of the probability of a set of classes, over the cells whose set says something.
+
+    Args:
+        logits: `(cells, classes)`.
+        labels: `(cells, classes)` bool, the classes that a cell may have; empty and full sets count nothing.
+        num_items_in_batch: as everywhere here.
+
+    Raises:
+        ConfigurationError: the labels have another shape than the logits.
+    """
+    check_targets(labels, logits)
+    is_target, scores = counts(labels), logits.float()
+    inside = scores.masked_fill(~(labels | ~is_target.unsqueeze(1)), -torch.inf).logsumexp(dim=1)
+    return mean_over_targets(scores.logsumexp(dim=1) - inside, is_target, num_items_in_batch)
+
+
 def classification_loss(
     logits: Tensor,
     labels: Tensor,
@@ -68,7 +96,8 @@ def classification_loss(
 
     Args:
         logits: `(cells, num_labels)`.
-        labels: `"single_label_classification"`: `(cells,)` class numbers. `"multi_label_classification"`:
+        labels: `"single_label_classification"`: `(cells,)` class numbers; or `(cells, num_labels)` bool, the classes
+            that each cell may have (see [`label_set_loss`]). `"multi_label_classification"`:
             `(cells, num_labels)`, 1 where the cell has the label. `"regression"`: `(cells, num_labels)` numbers, or
             `(cells,)` with `num_labels=1`. -100 is ignored in each.
         config: of the model.
@@ -81,6 +110,8 @@ def classification_loss(
     problem = config.problem_type or _inferred_problem(labels, config.num_labels)
     labels = labels.to(logits.device)
     if problem == "single_label_classification":
+        if labels.dtype == torch.bool and labels.ndim == 2:
+            return label_set_loss(logits, labels, num_items_in_batch)
         return cross_entropy(logits, class_numbers(logits, labels, name), num_items_in_batch)
     if labels.shape == logits.shape[:1] and logits.shape[1] == 1:
         labels = labels.unsqueeze(1)
