@@ -67,8 +67,12 @@ class TrainingConfig:
     metric_for_best_model: str = option("loss", "Evaluation metric that decides which checkpoint is best.")
     greater_is_better: bool | None = option(None, "Direction of that metric; by default lower only for losses.")
     load_best_model_at_end: bool = option(True, "Save the best weights at the end, not the last ones.")
-    early_stopping_patience: int = option(0, "Stop after this many evaluations without improvement; 0 = never.")
-    early_stopping_threshold: float = option(0.0, "Smallest change of the metric that counts as an improvement.")
+    early_stopping_patience: int = option(
+        0, "Stop after this many evaluations in which neither that metric nor the loss improved; 0 = never."
+    )
+    early_stopping_threshold: float = option(
+        0.0, "Smallest change of the metric, or of the loss, that counts as an improvement."
+    )
     save_merged: bool = option(True, "With LoRA, save the model with the adapter merged as well as the adapter.")
     resume_from_checkpoint: str | None = option(
         None, "`last` (starts anew if there is no checkpoint), or a checkpoint folder."

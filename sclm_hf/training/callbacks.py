@@ -4,13 +4,13 @@ import json
 import math
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigurationError
 from ..files import require_regular_file, write_text
 from .arguments import TrainingConfig
 from .checkpoints import MEND, TrainingState
@@ -86,24 +86,55 @@ class LossLog:
             ) from error
 
 
-def note_evaluation(state: TrainingState, metric: float, config: TrainingConfig) -> bool:
-    """Compare `metric` with the best so far, in `state`.
+def note_evaluation(state: TrainingState, metrics: Mapping[str, float], config: TrainingConfig) -> bool:
+    """Compare an evaluation with those before, in `state`.
+
+    An evaluation is an improvement when the watched metric gains more than the threshold, or when the loss falls by
+    more, below its lowest value so far: a score of labels may stand still for long while a classifier still learns. Of
+    evaluations with the same metric the one with the lower loss is the best, and the later one if that is the same
+    too.
+
+    Args:
+        state: where the run stands; changed in place. `stopped_early` tells whether patience has run out.
+        metrics: what the evaluation gave: the watched metric, and `loss`.
+        config: names the metric, its direction, patience and threshold.
 
     Returns:
-        Whether this is the best evaluation. `state.stopped_early` tells whether patience has run out.
+        Whether this is the best evaluation.
+
+    Raises:
+        ConfigurationError: there is no metric of the watched name.
     """
     state.last_evaluation = state.step
-    if state.best_metric is None:
-        gain = math.inf
-    else:
-        gain = metric - state.best_metric if config.higher_is_better else state.best_metric - metric
-    if math.isfinite(metric) and gain > config.early_stopping_threshold:
-        state.best_metric, state.best_step, state.evaluations_without_improvement = metric, state.step, 0
-        return True
-    state.evaluations_without_improvement += 1
-    patience = config.early_stopping_patience
-    state.stopped_early = 0 < patience <= state.evaluations_without_improvement
-    return False
+    metric, loss = watched_metric(metrics, config), metrics["loss"]
+    threshold = config.early_stopping_threshold
+    sign = 1 if config.higher_is_better else -1
+    gain = math.inf if state.best_metric is None else sign * (metric - state.best_metric)
+    gains = math.isfinite(metric) and gain > threshold
+    falls = math.isfinite(loss) and (state.lowest_loss is None or loss < state.lowest_loss - threshold)
+    if falls:
+        state.lowest_loss = loss
+    is_best = gains or (gain == 0 and (state.best_loss is None or loss <= state.best_loss))
+    if is_best:
+        state.best_metric, state.best_step = metric, state.step
+        state.best_loss = loss if math.isfinite(loss) else None
+    state.evaluations_without_improvement = 0 if gains or falls else state.evaluations_without_improvement + 1
+    state.stopped_early = 0 < config.early_stopping_patience <= state.evaluations_without_improvement
+    return is_best
+
+
+def watched_metric(metrics: Mapping[str, float], config: TrainingConfig) -> float:
+    """The evaluation metric that decides.
+
+    Raises:
+        ConfigurationError: there is none of this name.
+    """
+    name = config.metric_for_best_model.removeprefix("eval_")
+    if name not in metrics:
+        raise ConfigurationError(
+            f"`metric_for_best_model` is {name!r}, and the evaluation gives {', '.join(sorted(metrics))}."
+        )
+    return metrics[name]
 
 
 class Interruption:

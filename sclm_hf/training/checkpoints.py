@@ -37,7 +37,9 @@ class TrainingState:
         loss_steps: number of these steps.
         best_metric: best value of the watched metric so far.
         best_step: the step that reached it.
-        evaluations_without_improvement: evaluations since then.
+        best_loss: the evaluation loss of that step.
+        lowest_loss: the evaluation loss that counted as an improvement last.
+        evaluations_without_improvement: evaluations since the metric or the loss improved.
         last_evaluation: the step of the last evaluation.
         log_records: records in the log.
         stopped_early: early stopping has ended the run.
@@ -54,6 +56,8 @@ class TrainingState:
     loss_steps: int = 0
     best_metric: float | None = None
     best_step: int | None = None
+    best_loss: float | None = None
+    lowest_loss: float | None = None
     evaluations_without_improvement: int = 0
     last_evaluation: int | None = None
     stopped_early: bool = False
@@ -70,7 +74,7 @@ class TrainingState:
 
     def forget_best(self) -> None:
         """Compare with no earlier evaluation from now on."""
-        self.best_metric = self.best_step = None
+        self.best_metric = self.best_step = self.best_loss = self.lowest_loss = None
         self.evaluations_without_improvement = 0
 
     @classmethod

@@ -26,7 +26,7 @@ from ..modeling.common.cpu import has_bfloat16
 from ..opening.kinds import inner_model
 from ..opening.loading import default_device
 from .arguments import TrainingConfig
-from .callbacks import Interruption, LossLog, note_evaluation
+from .callbacks import Interruption, LossLog, note_evaluation, watched_metric
 from .checkpoints import (
     WEIGHTS_FILE,
     CheckpointFolder,
@@ -349,7 +349,7 @@ class _Run:
             compute_metrics=self.compute_metrics,
         )
         self._log({f"eval_{name}": value for name, value in metrics.items()})
-        if note_evaluation(self.state, watched_metric(metrics, self.config), self.config):
+        if note_evaluation(self.state, metrics, self.config):
             self._save_checkpoint()
 
     def _save_checkpoint(self) -> None:
@@ -425,17 +425,3 @@ def accepts_num_items(model: nn.Module) -> bool:
         return declared
     parameters = inspect.signature(inner.forward).parameters.values()
     return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
-
-
-def watched_metric(metrics: dict[str, float], config: TrainingConfig) -> float:
-    """The evaluation metric that decides.
-
-    Raises:
-        ConfigurationError: there is none of this name.
-    """
-    name = config.metric_for_best_model.removeprefix("eval_")
-    if name not in metrics:
-        raise ConfigurationError(
-            f"`metric_for_best_model` is {name!r}, and the evaluation gives {', '.join(sorted(metrics))}."
-        )
-    return metrics[name]
