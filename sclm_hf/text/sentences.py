@@ -89,7 +89,8 @@ def _order(genes, keys, draws_of, keyed, out, start, stop):
         if n == 0:
             continue
         ids, values = genes.ids[first : first + n], genes.values[first : first + n]
-        shuffled[:n] = np.arange(n)
+        for j in range(n):
+            shuffled[j] = j
         if keyed:
             stream_key = substream(keys[i], Stream.TIES)
             for j in range(n):

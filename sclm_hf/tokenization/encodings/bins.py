@@ -189,7 +189,8 @@ def bin_cells(genes, keys, uniforms, quantiles, single, layout, scratch, out, st
         ids, values, n = genes.ids[first:last], genes.values[first:last], last - first
         if n:
             if uniforms.size:
-                ties[:n] = uniforms[first:last]
+                for j in range(n):
+                    ties[j] = uniforms[first + j]
             else:
                 _keyed_ties(keys[i], ids, n, ties)
             bin_cell(values, n, ties, quantiles, single, binning, bins)

@@ -170,8 +170,7 @@ def _count_once(cells, i, last_cell):
 
 
 @njit(cache=True, nogil=True)
-def _survey(cells, genes, values, fractional, problems):
-    last_cell = np.full(cells.tokens.max() + 1 if cells.sort else 0, -1, np.int64)
+def _survey(cells, last_cell, genes, values, fractional, problems):
     for i in range(cells.rows.size):
         _look_at(cells, i, values, fractional, problems)
         n_genes = 0
@@ -186,8 +185,9 @@ def _survey(cells, genes, values, fractional, problems):
 
 def survey(cells: Cells) -> Survey:
     """Count the genes of cells and look for values and indices that no encoding can take."""
+    last_cell = np.full(cells.tokens.max(initial=-1) + 1 if cells.sort else 0, -1)
     counts = tuple(np.empty(cells.rows.size, np.int64) for _ in range(4))
-    _survey(cells, *counts)
+    _survey(cells, last_cell, *counts)
     return Survey(cells.rows, *counts)
 
 
@@ -341,22 +341,14 @@ def _columns_in_order(cells: Cells) -> np.ndarray:
     return columns_of(cells.tokens).known if cells.sort else cells.tokens[cells.tokens >= 0]
 
 
-@njit(cache=True, nogil=True)
-def _known_ids(tokens):
-    is_known = np.zeros(max(0, tokens.max() + 1) if tokens.size else 0, np.bool_)
-    for token in tokens:
-        if token >= 0:
-            is_known[token] = True
-    return np.flatnonzero(is_known).astype(np.int32)
-
-
 def columns_of(tokens: np.ndarray) -> Columns:
     """Columns in the form that encodings take; worth making once for a data set.
 
     Args:
         tokens: (columns,) int32 token ids, -1 = column not used; columns of one id are added up.
     """
-    used, known = tokens[tokens >= 0], _known_ids(tokens)
+    used = tokens[tokens >= 0]
+    known = np.flatnonzero(np.bincount(used)).astype(np.int32)
     return Columns(tokens, known, bool((used[1:] > used[:-1]).all()), known.size < used.size)
 
 

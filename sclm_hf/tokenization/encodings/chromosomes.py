@@ -16,6 +16,7 @@ from ...errors import ConfigurationError
 from .cells import CellGenes, CellTokens, run
 from .encoding import Encoding, Parameter, Setting, is_whole
 from .keys import Stream, draw, substream, uniform
+from .sorting import sort_scratch, stable_sort
 
 
 class Genome(NamedTuple):
@@ -105,13 +106,26 @@ def _draw_genes(shares, uniforms):
 
 
 @njit(cache=True, nogil=True)
+def _order_of(keys):
+    """(keys,) int32, where the uint64 keys, at least one, stand from the smallest up."""
+    order = np.empty(keys.size, np.int32)
+    stable_sort(keys, keys.size, np.empty(keys.size, np.uint64), order, sort_scratch(keys.size))
+    return order
+
+
+@njit(cache=True, nogil=True)
 def _in_genomic_order(ids, counts, places):
     """The genes that were drawn, as places in `ids`, by their place in the genome."""
-    drawn = np.flatnonzero(counts)
-    keys = np.empty(drawn.size, np.int64)
-    for j in range(drawn.size):
-        keys[j] = places[ids[drawn[j]]]
-    return drawn[np.argsort(keys)]
+    drawn, keys, n = np.empty(counts.size, np.int64), np.empty(counts.size, np.uint64), 0
+    for j in range(counts.size):
+        if counts[j]:
+            drawn[n], keys[n] = j, places[ids[j]]
+            n += 1
+    order = _order_of(keys[:n])
+    ordered = np.empty(n, np.int64)
+    for j in range(n):
+        ordered[j] = drawn[order[j]]
+    return ordered
 
 
 @njit(cache=True, nogil=True)
@@ -134,7 +148,7 @@ def _keyed_order(key, ids, drawn, bounds, chromosomes):
     words = np.empty(bounds.size - 1, np.uint64)
     for run_number in range(words.size):
         words[run_number] = draw(key, chromosomes[ids[drawn[bounds[run_number]]]])
-    return np.argsort(words)
+    return _order_of(words)
 
 
 @njit(cache=True, nogil=True)
@@ -178,7 +192,7 @@ def _encode(genes, keys, genome, sentence, draws, out, start, stop):
         if is_keyed:
             order = _keyed_order(substream(keys[i], Stream.SUBSET), ids, drawn, bounds, genome.chromosomes)
         else:
-            order = np.argsort(draws.order[i, : bounds.size - 1])
+            order = _order_of(draws.order[i, : bounds.size - 1].view(np.uint64))
         row = out.ids[out.starts[i] : out.starts[i] + out.lengths[i]]
         out.lengths[i] = _write_sentence(ids, counts, drawn, bounds, order, genome, sentence, row)
 

@@ -72,8 +72,8 @@ def _encode(genes, keys, layout, scales, depth_ids, depth_values, out, start, st
         row = slice(out.starts[i], out.starts[i] + out.lengths[i])
         out_ids, out_values = out.ids[row], out.values[row]
         write_cell(layout, genes, keys[i], genes.ids[first:last], values, last - first, out_ids, out_values)
-        out_ids[-2:] = depth_ids
-        out_values[-2:] = depth_values[i]
+        for j in range(2):
+            out_ids[out_ids.size - 2 + j], out_values[out_values.size - 2 + j] = depth_ids[j], depth_values[i, j]
 
 
 def encode_depth(

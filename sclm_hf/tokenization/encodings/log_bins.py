@@ -28,9 +28,10 @@ def _encode(genes, tokens, places, n_bins, target_sum, out, start, stop):
     top = np.float32(n_bins - 1)
     for i in range(start, stop):
         first, last = genes.indptr[i], genes.indptr[i + 1]
-        out_values = out.values[out.starts[i] : out.starts[i] + out.lengths[i]]
-        out.ids[out.starts[i] : out.starts[i] + out.lengths[i]] = tokens
-        out_values[:] = 0
+        row = slice(out.starts[i], out.starts[i] + out.lengths[i])
+        out_ids, out_values = out.ids[row], out.values[row]
+        for j in range(tokens.size):
+            out_ids[j], out_values[j] = tokens[j], 0
         total = 0.0
         for value in genes.values[first:last]:
             total += value

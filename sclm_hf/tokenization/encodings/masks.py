@@ -54,6 +54,32 @@ def _copy_inside(words, n, low, high, inside):
 
 
 @njit(cache=True, nogil=True)
+def _at_rank(words, rank):
+    """The word that stands at `rank` in ascending order; the words are moved about.
+
+    Quickselect as in Hoare, "Algorithm 65: find", CACM 4 (1961); numpy's sort and partition take seconds to compile.
+    """
+    first, last = 0, words.size - 1
+    while first < last:
+        pivot, i, j = words[(first + last) // 2], first, last
+        while i <= j:
+            while words[i] < pivot:
+                i += 1
+            while words[j] > pivot:
+                j -= 1
+            if i <= j:
+                words[i], words[j] = words[j], words[i]
+                i, j = i + 1, j - 1
+        if rank <= j:
+            last = j
+        elif rank >= i:
+            first = i
+        else:
+            break
+    return words[rank]
+
+
+@njit(cache=True, nogil=True)
 def smallest(words, n_smallest, n_words):
     """The word below which `n_smallest` of the others lie (fewer, where several words equal it).
 
@@ -72,10 +98,10 @@ def smallest(words, n_smallest, n_words):
         low, high = start + width * max(share - spread, 0.0), start + width * min(share + spread, _BELOW_1)
         below, n_inside = _copy_inside(left, n_left, np.uint64(low), np.uint64(high), inside)
         if not below <= rank < below + n_inside or n_inside == n:
-            return np.partition(words, n_smallest)[n_smallest]
+            return _at_rank(words.copy(), n_smallest)
         rank, n, start, width = rank - below, n_inside, low, high - low
         left, n_left = inside, n
-    return np.sort(left[:n_left])[rank]
+    return _at_rank(left[:n_left].copy(), rank)
 
 
 @njit(cache=True, nogil=True)
@@ -125,7 +151,8 @@ def _choose(ids, allowed, draws, ratios, up, chosen):
         if n_drawn < n_allowed:
             _choose_smallest(words, n_drawn, n_allowed, chosen[i])
         else:
-            chosen[i] = allowed[i]
+            for j in range(ids.shape[1]):
+                chosen[i, j] = allowed[i, j]
 
 
 def choose(ids: np.ndarray, allowed: np.ndarray, draws: Draws, ratios: np.ndarray, *, up: bool = False) -> np.ndarray:

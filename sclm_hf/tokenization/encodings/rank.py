@@ -113,7 +113,8 @@ def rank_cells(genes, totals, target_sum, factors, layout, scratch, out, start, 
             ranked = row[begin : begin + kept]
             if genes.sort:
                 _ids_by_rank(ids, order, scratch[1], n, kept, present, by_rank)
-                ranked[:] = by_rank[:kept]
+                for j in range(kept):
+                    ranked[j] = by_rank[j]
             else:
                 for j in range(kept):
                     ranked[j] = ids[np.uint32(order[j])]

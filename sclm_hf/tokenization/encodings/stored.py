@@ -132,11 +132,11 @@ def read_tile(work, first, tile):
     found = tile.found
     cells = Cells(tile.indptr, indices, data, found.rows[:n], work.tokens, work.sort)
     take(cells, tile.genes, found.genes, found.values, found.fractional, found.problems)
-    if work.counts:
-        for i in range(n):
-            if 2 * found.fractional[i] > found.values[i]:
-                return -1
-    return end if not found.problems[:n].any() and found.genes[:n].all() else -1
+    for i in range(n):
+        fractional = work.counts and 2 * found.fractional[i] > found.values[i]
+        if fractional or found.problems[i] or not found.genes[i]:
+            return -1
+    return end
 
 
 @njit(cache=True, nogil=True)

@@ -91,7 +91,8 @@ def _thin(values, total, rate, stream_key, given, target_sum, kept):
                 kept[gene] = binomial_quantile(share, reads, rate)
                 left += kept[gene]
     if left <= 1:
-        kept[:] = values
+        for gene in range(values.size):
+            kept[gene] = values[gene]
         return total
     for gene in range(values.size):
         if kept[gene]:
