@@ -3,12 +3,12 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ..logging import warn
 from ..sources.survey import look_at, row_blocks
 from ..tokenization.encodings.cells import Columns, columns_of, tokens_of_columns
 from ..tokenization.encodings.depth import known_totals
+from ..tokenization.encodings.kernels import kernel
 from ..tokenization.expression_matrix import read_genes
 from .contents import Contents
 
@@ -37,7 +37,7 @@ class GeneStatistics(NamedTuple):
         }
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _add(genes, scales, sums, squares):
     for i in range(scales.size):
         for j in range(genes.indptr[i], genes.indptr[i + 1]):

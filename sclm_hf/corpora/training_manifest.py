@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 from scipy.sparse import csr_matrix
 
 from ..errors import CheckpointError, require
@@ -19,6 +18,7 @@ from ..files import require_regular_file, written_whole
 from ..logging import progress_bar
 from ..opening.files import find_file
 from ..opening.names import resolve_name
+from ..tokenization.encodings.kernels import kernel
 from ..tokenization.encodings.keys import hash_names, mix
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def hash_counts(matrix: csr_matrix, genes: np.ndarray) -> np.ndarray:
     return _hash_counts(values, matrix.indices, np.asarray(matrix.indptr, np.int64), genes)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _hash_counts(values, indices, indptr, genes):
     out, words = np.zeros(indptr.size - 1, np.uint64), values.view(np.uint32)
     for cell in range(out.size):

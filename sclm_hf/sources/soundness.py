@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numba import njit
 from scipy.sparse import csr_matrix
 
 from ..errors import CorpusError, ExpressionError, GeneCoverageError, SclmError
 from ..tokenization.encodings.cells import OUT_OF_RANGE, Survey
+from ..tokenization.encodings.kernels import kernel
 from ..tokenization.expression_matrix import refuse_mostly_fractional, refuse_unsound_values, survey_rows
 from .cell_source import CellSource
 
@@ -87,7 +87,7 @@ def refuse_unsound(found: Survey, source: CellSource) -> None:
         refuse_unsound_values(found)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _first_unsound(indptr, indices, n_columns):
     """The first row whose indices do not ascend strictly or leave the columns; -1 when there is none."""
     for i in range(indptr.size - 1):

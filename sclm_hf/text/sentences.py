@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse
-from numba import njit
 
 from ..errors import ConfigurationError, ExpressionError
 from ..tokenization.encodings.cells import CellGenes, columns_of, run, widest
+from ..tokenization.encodings.kernels import kernel
 from ..tokenization.encodings.keys import Stream, cell_keys, draw, hash_names, substream
 from ..tokenization.encodings.sorting import sort_scratch, stable_sort
 from ..tokenization.expression_matrix import as_csr, match_length, read_genes
@@ -77,7 +77,7 @@ def log10_normalize(matrix, target_sum: float = 10_000.0) -> scipy.sparse.csr_ma
     return counts.astype(np.float32)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _order(genes, keys, draws_of, keyed, out, start, stop):
     size = widest(genes, start, stop)
     sorted_keys, order, scratch = np.empty(size, np.uint64), np.empty(size, np.int32), sort_scratch(size)

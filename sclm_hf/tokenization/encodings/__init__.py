@@ -1,12 +1,8 @@
 """Value encodings: compiled kernels that turn rows of a CSR matrix into arrays of tokens.
 
 One file per value encoding (`bins`, `rank`, `continuous`, …), which ends with its [`Encoding`]; beside them what they
-share: `keys` (randomness), `cells` (reading rows, writing padded rows), `stored` (rows of a file) and `sorting`. numpy
-in, numpy out, no torch.
-
-The machine code is cached beside these files (or in numba's user-wide cache where the folder is read-only). numba
-notices a change of the file that a kernel is in, not of a helper in another file: after editing a helper here, delete
-`encodings/__pycache__`.
+share: `keys` (randomness), `cells` (reading rows, writing padded rows), `stored` (rows of a file), `sorting`, and
+`kernels` (how all this is compiled). numpy in, numpy out, no torch.
 """
 
 from .bins import BINS

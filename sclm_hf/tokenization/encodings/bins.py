@@ -11,10 +11,10 @@ sorted.
 """
 
 import numpy as np
-from numba import njit
 
 from .cells import CellGenes, CellTokens, Layout, run, widest, write_cell
 from .encoding import N_BINS, Encoding, Setting
+from .kernels import kernel, part
 from .keys import Stream, substream, uniform
 from .scratch import Scratch
 from .sorting import sort_scratch, stable_sort
@@ -23,14 +23,14 @@ from .stored import StoredRows, open_tile, read_tile, written
 _SMALL = 4096
 
 
-@njit(cache=True, nogil=True)
+@part
 def _between(a, b, t, single):
     """`numpy.quantile`'s interpolation, operation by operation; float32 data are subtracted as float32."""
     step = np.float64(np.float32(b) - np.float32(a)) if single else b - a
     return b - step * (1 - t) if t >= 0.5 else a + step * t
 
 
-@njit(cache=True, nogil=True)
+@part
 def _count_small(values, n, whole, tables):
     """Histogram of whole numbers below 4096, in four parts; returns the largest, or -1 when there are others.
 
@@ -60,7 +60,7 @@ def _count_small(values, n, whole, tables):
     return np.int64(top)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _edges_of_counts(table, n, quantiles, single, edges):
     value, reached = 0, 0
     for q in range(quantiles.size):
@@ -77,7 +77,7 @@ def _edges_of_counts(table, n, quantiles, single, edges):
         edges[q] = _between(np.float64(value), np.float64(following), virtual - lower, single)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _bin_counts(whole, n, top, ties, quantiles, single, tables, edges, lefts, spans, out):
     """Bins of whole numbers, given their histogram, which is cleared."""
     for value in range(top + 1):
@@ -97,7 +97,7 @@ def _bin_counts(whole, n, top, ties, quantiles, single, tables, edges, lefts, sp
         out[i] = np.ceil(lefts[whole[i]] - ties[i] * spans[whole[i]])
 
 
-@njit(cache=True, nogil=True)
+@part
 def _edges_of_sorted(ordered, n, quantiles, single, edges):
     for q in range(quantiles.size):
         virtual = (n - 1) * quantiles[q]
@@ -105,7 +105,7 @@ def _edges_of_sorted(ordered, n, quantiles, single, edges):
         edges[q] = _between(ordered[lower], ordered[min(lower + 1, n - 1)], virtual - lower, single)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _bin_sorted(ordered, order, n, ties, edges, out):
     """Bins of sorted values, from edge to edge."""
     i = left = right = 0
@@ -126,7 +126,7 @@ def _bin_sorted(ordered, order, n, ties, edges, out):
             i += 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def bin_cell(values, n, ties, quantiles, single, scratch, out):
     """Bins of the `n` positive, finite `values` of one cell.
 
@@ -151,7 +151,7 @@ def bin_cell(values, n, ties, quantiles, single, scratch, out):
     _bin_sorted(ordered.view(np.float64), order, n, ties, edges, out)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def bin_scratch(size, n_edges):
     """What [`bin_cell`] works in, for cells of at most `size` genes."""
     return (
@@ -167,20 +167,20 @@ def bin_scratch(size, n_edges):
     )
 
 
-@njit(cache=True, nogil=True)
+@part
 def _keyed_ties(key, ids, n, ties):
     stream_key = substream(key, Stream.TIES)
     for j in range(n):
         ties[j] = uniform(stream_key, ids[j])
 
 
-@njit(cache=True, nogil=True)
+@part
 def bins_scratch(size, n_edges):
     """What [`bin_cells`] works in, for cells of at most `size` genes."""
     return np.empty(size, np.float64), np.empty(size, np.float32), bin_scratch(size, n_edges)
 
 
-@njit(cache=True, nogil=True)
+@part
 def bin_cells(genes, keys, uniforms, quantiles, single, layout, scratch, out, start, stop):
     """Bin the cells `start:stop` and write them as tokens."""
     ties, bins, binning = scratch
@@ -198,7 +198,7 @@ def bin_cells(genes, keys, uniforms, quantiles, single, layout, scratch, out, st
         write_cell(layout, genes, keys[i], ids, bins, n, out.ids[row], out.values[row])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _encode(genes, keys, uniforms, quantiles, single, layout, out, start, stop):
     scratch = bins_scratch(widest(genes, start, stop), quantiles.size)
     bin_cells(genes, keys, uniforms, quantiles, single, layout, scratch, out, start, stop)
@@ -231,7 +231,7 @@ def encode_bins(
     run(_encode, keys.size, num_threads, genes, keys, given, quantiles, single, layout, out)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _encode_stored(work, tile, keys, quantiles, single, layout, out):
     scratch, uniforms = bins_scratch(tile.genes.ids.size, quantiles.size), np.empty(0)
     first = 0

@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 
 from ...errors import ExpressionError
+from .kernels import kernel, part
 from .keys import Stream, draw, substream
 from .masks import smallest
 from .scratch import Scratch, lent
@@ -128,7 +129,7 @@ class Survey(NamedTuple):
     problems: np.ndarray
 
 
-@njit(cache=True, nogil=True)
+@part
 def _indices_problems(indices, n_columns):
     ascending = True
     inside = True
@@ -139,7 +140,7 @@ def _indices_problems(indices, n_columns):
     return (0 if inside else OUT_OF_RANGE) + (0 if ascending else UNSORTED)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _look_at(cells, i, values, fractional, problems):
     """Fill in what a survey says of the values of cell `i`."""
     start, stop = cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]
@@ -157,7 +158,7 @@ def _look_at(cells, i, values, fractional, problems):
     problems[i] += (NEGATIVE if n_negative else 0) + (NOT_FINITE if n_infinite else 0)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _count_once(cells, i, last_cell):
     """How many genes cell `i` has, each counted once; `last_cell` holds the cell in which each gene was seen last."""
     n_genes = 0
@@ -169,7 +170,7 @@ def _count_once(cells, i, last_cell):
     return n_genes
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _survey(cells, last_cell, genes, values, fractional, problems):
     for i in range(cells.rows.size):
         _look_at(cells, i, values, fractional, problems)
@@ -191,7 +192,7 @@ def survey(cells: Cells) -> Survey:
     return Survey(cells.rows, *counts)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _total(data):
     # four sums side by side: one alone waits for each of its additions
     sums = (0.0, 0.0, 0.0, 0.0)
@@ -213,7 +214,7 @@ def _total_of_whole(data):
     return total
 
 
-@njit(cache=True, nogil=True)
+@part
 def _copy_known(indices, data, tokens, ids, values):
     """Copy the expressed, known genes of a row; returns how many. What lies behind them is overwritten too."""
     unknown = np.int32(0)
@@ -236,7 +237,7 @@ def _copy_known(indices, data, tokens, ids, values):
     return n
 
 
-@njit(cache=True, nogil=True)
+@part
 def bits_set(word):
     """How many bits of a uint64 are set."""
     # the compiler knows this loop as one instruction
@@ -247,7 +248,7 @@ def bits_set(word):
     return n
 
 
-@njit(cache=True, nogil=True)
+@part
 def _mark(ids, n, present, before):
     """Set the bit of each of `n` ids, and count those `before` each word of bits; returns how many different ones."""
     present[:] = 0
@@ -260,14 +261,14 @@ def _mark(ids, n, present, before):
     return n_present
 
 
-@njit(cache=True, nogil=True)
+@part
 def _place(token, present, before):
     """The number of smaller ids, given the bits of all."""
     word, bit = np.uint32(token) >> np.uint32(6), np.uint64(token & 63)
     return before[word] + bits_set(present[word] & ((np.uint64(1) << bit) - np.uint64(1)))
 
 
-@njit(cache=True, nogil=True)
+@part
 def _sort_by_id(ids, values, n, present, before, out_ids, out_values):
     """Copy the genes of a cell in the order of their ids, those of one id added up; returns how many are left.
 
@@ -283,7 +284,7 @@ def _sort_by_id(ids, values, n, present, before, out_ids, out_values):
     return n_present
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def take(cells, genes, counts, values, fractional, problems):
     """[`take_genes`] into memory that is given; the last four are what a survey says, (cells,) each."""
     place = size = n_words = 0
@@ -359,7 +360,7 @@ def taken_entries(cells: Cells) -> np.ndarray:
     return entries[(cells.tokens[cells.indices[entries]] >= 0) & (cells.data[entries] != 0)]
 
 
-@njit(cache=True, nogil=True)
+@part
 def widest(genes, start, stop):
     """The most genes that one of the cells `start:stop` has; at least 1."""
     most = 1
@@ -368,7 +369,7 @@ def widest(genes, start, stop):
     return most
 
 
-@njit(cache=True, nogil=True)
+@part
 def _copy_subset(stream_key, ids, values, n, n_kept, out_ids, out_values):
     """Copy the `n_kept` of `n` genes with the smallest draws, in their order."""
     draws = np.empty(n, np.uint64)
@@ -384,7 +385,7 @@ def _copy_subset(stream_key, ids, values, n, n_kept, out_ids, out_values):
         kept += np.uint32(draws[i] < bound)
 
 
-@njit(cache=True, nogil=True)
+@part
 def write_ids(layout, n, out_ids):
     """Write what surrounds `n` genes in a cell's ids; returns where the genes begin."""
     first = 0
@@ -396,7 +397,7 @@ def write_ids(layout, n, out_ids):
     return first
 
 
-@njit(cache=True, nogil=True)
+@part
 def _with_zeros(columns, ids, values, n):
     """Values of all `columns`, given ids and values of a cell's `n` expressed genes, ascending like them."""
     all_values = np.zeros(columns.size, values.dtype)
@@ -408,7 +409,7 @@ def _with_zeros(columns, ids, values, n):
     return all_values
 
 
-@njit(cache=True, nogil=True)
+@part
 def _write_sorted(columns, ids, values, n, out_ids, out_values):
     """Write different genes in the order of their ids, which are some of the ascending `columns`."""
     if n == 0:
@@ -422,7 +423,7 @@ def _write_sorted(columns, ids, values, n, out_ids, out_values):
         out_values[place] = values[j]
 
 
-@njit(cache=True, nogil=True)
+@part
 def write_cell(layout, genes, key, ids, values, n, out_ids, out_values):
     """Write a cell's tokens: at most `layout.max_genes` of its genes, in the order of their ids.
 
@@ -456,7 +457,7 @@ def write_cell(layout, genes, key, ids, values, n, out_ids, out_values):
             out_values[first + j] = values[j]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _pad(ids, values, starts, lengths, width, pad_id, pad_value, out_ids, out_values, out_mask):
     for k in range(starts.size):
         n, start = lengths[k], starts[k]
@@ -509,7 +510,7 @@ def _side_by_side(size: int, n_values: int) -> tuple[np.ndarray, np.ndarray, np.
     return wide[:size], wide[size:], room[16 * size :].view(np.float32)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _first_bad_column(tokens, gene_ids, special_ids):
     """The first column whose id is no id or another's; turns `-2 - other` into the id of the column `other`."""
     largest = 0

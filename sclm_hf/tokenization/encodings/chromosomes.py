@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from ...errors import ConfigurationError
 from .cells import CellGenes, CellTokens, run
 from .encoding import Encoding, Parameter, Setting, is_whole
+from .kernels import kernel, part
 from .keys import Stream, draw, substream, uniform
 from .sorting import sort_scratch, stable_sort
 
@@ -59,7 +59,7 @@ class Sentence(NamedTuple):
     whole_counts: bool
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _shares(values, whole_counts):
     """(genes,) float64, running sum of the probabilities of genes; empty where no gene can be drawn."""
     weights = np.empty(values.size, np.float32)
@@ -83,7 +83,7 @@ def _shares(values, whole_counts):
     return shares / running
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _draw_genes(shares, uniforms):
     """(genes,) how often each gene is drawn: the first whose share lies above the number."""
     n = shares.size
@@ -105,7 +105,7 @@ def _draw_genes(shares, uniforms):
     return counts
 
 
-@njit(cache=True, nogil=True)
+@part
 def _order_of(keys):
     """(keys,) int32, where the uint64 keys, at least one, stand from the smallest up."""
     order = np.empty(keys.size, np.int32)
@@ -113,7 +113,7 @@ def _order_of(keys):
     return order
 
 
-@njit(cache=True, nogil=True)
+@part
 def _in_genomic_order(ids, counts, places):
     """The genes that were drawn, as places in `ids`, by their place in the genome."""
     drawn, keys, n = np.empty(counts.size, np.int64), np.empty(counts.size, np.uint64), 0
@@ -128,7 +128,7 @@ def _in_genomic_order(ids, counts, places):
     return ordered
 
 
-@njit(cache=True, nogil=True)
+@part
 def _runs(ids, drawn, chromosomes):
     """Where each chromosome begins among the drawn genes, and the number of these at the end."""
     bounds = np.empty(drawn.size + 1, np.int64)
@@ -143,7 +143,7 @@ def _runs(ids, drawn, chromosomes):
     return bounds[: n + 1]
 
 
-@njit(cache=True, nogil=True)
+@part
 def _keyed_order(key, ids, drawn, bounds, chromosomes):
     words = np.empty(bounds.size - 1, np.uint64)
     for run_number in range(words.size):
@@ -151,7 +151,7 @@ def _keyed_order(key, ids, drawn, bounds, chromosomes):
     return _order_of(words)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _write_sentence(ids, counts, drawn, bounds, order, genome, sentence, out):
     """Write the tokens; returns how many."""
     out[0] = sentence.cls_id
@@ -169,7 +169,7 @@ def _write_sentence(ids, counts, drawn, bounds, order, genome, sentence, out):
     return at
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _encode(genes, keys, genome, sentence, draws, out, start, stop):
     is_keyed = draws.uniforms.size == 0
     for i in range(start, stop):
@@ -265,7 +265,7 @@ def published_draws(
     return Draws(uniforms, order)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _compact(ids, starts, lengths):
     at = 0
     for i in range(starts.size):

@@ -4,13 +4,13 @@ scGPT's `input_style` "log1p" and "normed_raw" are this.
 """
 
 import numpy as np
-from numba import njit
 
 from .cells import CellGenes, CellTokens, Layout, run, write_cell
 from .encoding import Encoding, Setting
+from .kernels import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _encode(genes, keys, layout, out, start, stop):
     for i in range(start, stop):
         first, last = genes.indptr[i], genes.indptr[i + 1]

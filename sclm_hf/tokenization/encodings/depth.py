@@ -7,11 +7,11 @@ then `<T>`, whose value is the log10 of the total count that is asked for, and `
 import re
 
 import numpy as np
-from numba import njit
 
 from ...errors import ConfigurationError
 from .cells import CellGenes, CellTokens, Layout, run, write_cell
 from .encoding import TARGET_SUM, Encoding, Parameter, Setting
+from .kernels import kernel
 
 DEPTH_TOKENS = ("<T>", "<S>")
 """In the order in which they end a cell."""
@@ -19,7 +19,7 @@ DEPTH_TOKENS = ("<T>", "<S>")
 _TARGET = re.compile(r"([tfa])(\d+(?:\.\d+)?)")
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _known_totals(genes, totals):
     for i in range(totals.size):
         total = 0.0
@@ -61,7 +61,7 @@ def depths(totals: np.ndarray, target_depth: str) -> np.ndarray:
     return np.stack([target, source], axis=1)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _encode(genes, keys, layout, scales, depth_ids, depth_values, out, start, stop):
     for i in range(start, stop):
         first, last = genes.indptr[i], genes.indptr[i + 1]

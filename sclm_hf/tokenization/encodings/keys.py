@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from enum import IntEnum, unique
 
 import numpy as np
-from numba import njit
 
 from ...errors import ExpressionError
+from .kernels import kernel, part
 
 
 @unique
@@ -62,7 +62,7 @@ _WORD = (1 << 64) - 1
 _U1, _U11, _U27, _U30, _U31 = (np.uint64(n) for n in (1, 11, 27, 30, 31))
 
 
-@njit(cache=True, nogil=True)
+@part
 def mix(word):
     """SplitMix64's finaliser: a bijection of 64-bit words in which every input bit moves every output bit."""
     word = (word ^ (word >> _U30)) * _MIX_1
@@ -70,25 +70,25 @@ def mix(word):
     return word ^ (word >> _U31)
 
 
-@njit(cache=True, nogil=True)
+@part
 def substream(key, stream):
     """The key of stream number `stream` of a cell."""
     return mix(key ^ mix(np.uint64(stream) + _GAMMA))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def draw(stream_key, counter):
     """Draw number `counter` of a stream: a 64-bit word; different counters never collide."""
     return mix(stream_key + (np.uint64(counter) + _U1) * _GAMMA)
 
 
-@njit(cache=True, nogil=True)
+@part
 def uniform(stream_key, counter):
     """Draw number `counter` of a stream as a float64 in [0, 1), with 53 random bits."""
     return np.float64(np.int64(draw(stream_key, counter) >> _U11)) * 1.1102230246251565e-16
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _keys(cell_ids, seed, epoch):
     keys = np.empty(cell_ids.size, np.uint64)
     for i in range(cell_ids.size):
@@ -96,7 +96,7 @@ def _keys(cell_ids, seed, epoch):
     return keys
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _uniforms(keys, stream, counters):
     out = np.empty(counters.shape, np.float64)
     for i in range(keys.size):
@@ -106,7 +106,7 @@ def _uniforms(keys, stream, counters):
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _hash_separated(text, hashes):
     """FNV-1a of the pieces of `text` (bytes that end in 0), finalised by `mix`."""
     word, i = _FNV_OFFSET, 0

@@ -5,16 +5,16 @@ down to whole numbers of which the largest stands for all above.
 """
 
 import numpy as np
-from numba import njit
 
 from ...errors import ConfigurationError
 from .cells import CellGenes, CellTokens, run
 from .encoding import N_BINS, TARGET_SUM, Encoding, Setting
+from .kernels import kernel, part
 
 _LN2 = np.log(2.0)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _bin(value, divisor, top):
     # each step is rounded as in the published pipeline, so that values on the edge of a bin fall on the same side
     value = np.float32(value)
@@ -23,7 +23,7 @@ def _bin(value, divisor, top):
     return np.float32(int(min(value, top)))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _encode(genes, tokens, places, n_bins, target_sum, out, start, stop):
     top = np.float32(n_bins - 1)
     for i in range(start, stop):

@@ -8,8 +8,8 @@ in: a batch in narrow types (uint16, int16, uint8) stays narrow.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from .kernels import kernel, part
 from .keys import Stream, cell_keys, draw, substream, uniform
 
 IGNORED = -100
@@ -40,7 +40,7 @@ class Draws(NamedTuple):
         return cls(cell_keys(cell_ids, seed, epoch))
 
 
-@njit(cache=True, nogil=True)
+@part
 def _copy_inside(words, n, low, high, inside):
     """Copy those of the first `n` words from `low` to below `high`; returns how many lie below and how many in."""
     below, n_inside = np.int32(0), np.uint32(0)
@@ -53,7 +53,7 @@ def _copy_inside(words, n, low, high, inside):
     return np.int64(below), np.int64(n_inside)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _at_rank(words, rank):
     """The word that stands at `rank` in ascending order; the words are moved about.
 
@@ -79,7 +79,7 @@ def _at_rank(words, rank):
     return words[rank]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def smallest(words, n_smallest, n_words):
     """The word below which `n_smallest` of the others lie (fewer, where several words equal it).
 
@@ -104,7 +104,7 @@ def smallest(words, n_smallest, n_words):
     return _at_rank(left[:n_left].copy(), rank)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _choose_smallest(words, n_smallest, n_words, chosen):
     """Mark the `n_smallest` smallest words, of equal ones the first."""
     bound = smallest(words, n_smallest, n_words)
@@ -120,7 +120,7 @@ def _choose_smallest(words, n_smallest, n_words, chosen):
             n_chosen += np.int32(1)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _words(ids, where, stream_key, given, words):
     """Words of a cell, in the order of its uniforms; the largest where not asked for. Returns how many are."""
     n = np.int32(0)
@@ -138,7 +138,7 @@ def _words(ids, where, stream_key, given, words):
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _choose(ids, allowed, draws, ratios, up, chosen):
     words = np.empty(ids.shape[1], np.uint64)
     for i in range(ids.shape[0]):
@@ -174,7 +174,7 @@ def choose(ids: np.ndarray, allowed: np.ndarray, draws: Draws, ratios: np.ndarra
     return chosen
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _keep(ids, where, draws, stream, rates, kept):
     for i in range(ids.shape[0]):
         stream_key = substream(draws.keys[i], stream)
@@ -202,7 +202,7 @@ def keep(ids: np.ndarray, where: np.ndarray, draws: Draws, stream: Stream, rates
     return kept
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _genes_of(ids, mask, special_ids, found):
     for i in range(ids.shape[0]):
         for j in range(ids.shape[1]):
@@ -219,7 +219,7 @@ def genes_of(ids: np.ndarray, mask: np.ndarray, special_ids: tuple[int, ...]) ->
     return found
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _fill(values, where, fill, out):
     for i in range(values.shape[0]):
         for j in range(values.shape[1]):
@@ -263,7 +263,7 @@ def _signed(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.int32) if dtype == np.uint16 else dtype
 
 
-@njit(cache=True, nogil=True)
+@part
 def _chosen_places(words, rate, places):
     """Places of the words whose uniform is below `rate`; returns how many."""
     # a uniform is its word over 2**64: the comparison of whole numbers is exact
@@ -274,7 +274,7 @@ def _chosen_places(words, rate, places):
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _mask_genes(ids, maskable, draws, ratios, hidden_ratio, changed_ratio, mask_id, n_tokens, out_ids, labels):
     words, places, given = np.empty(ids.shape[1], np.uint64), np.empty(ids.shape[1], np.uint32), draws.given
     for i in range(ids.shape[0]):
@@ -345,7 +345,7 @@ class SplitCells(NamedTuple):
     labels: np.ndarray
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _longest_parts(mask, generated):
     n_known = n_generated = 1
     for i in range(mask.shape[0]):
@@ -357,7 +357,7 @@ def _longest_parts(mask, generated):
     return n_known, n_generated
 
 
-@njit(cache=True, nogil=True)
+@part
 def _part(ids, values, mask, generated, known_ids, known_values, moved_ids, moved_values):
     """Copy the tokens of a cell to one of two places each; returns how many went to either.
 
@@ -374,20 +374,20 @@ def _part(ids, values, mask, generated, known_ids, known_values, moved_ids, move
     return known, moved
 
 
-@njit(cache=True, nogil=True)
+@part
 def _fill_row(tokens, n, fill, row):
     for j in range(n):
         row[j] = tokens[j]
     row[n:] = fill
 
 
-@njit(cache=True, nogil=True)
+@part
 def _fill_mask(n, row):
     row[:n] = 1
     row[n:] = 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _split(ids, values, mask, generated, pad_id, pad_value, out):
     width, n_known = ids.shape[1] + 1, out.known_ids.shape[1]
     known_ids, moved_ids = np.empty(width, ids.dtype), np.empty(width, ids.dtype)

@@ -7,11 +7,11 @@ genes' ids.
 """
 
 import numpy as np
-from numba import njit
 
 from ...errors import ConfigurationError
 from .cells import CellGenes, CellTokens, Layout, bits_set, run, widest, write_ids
 from .encoding import TARGET_SUM, Encoding, Parameter, Setting, is_number
+from .kernels import kernel, part
 from .scratch import Scratch
 from .sorting import sort_scratch, stable_sort
 from .stored import StoredRows, open_tile, read_tile, written
@@ -20,7 +20,7 @@ _FEW = 24
 """Ids that are sooner sorted by inserting them than by their bits."""
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rank_cell(ids, values, n, total, target_sum, factors, scratch):
     """Rank the `n` genes of one cell.
 
@@ -45,7 +45,7 @@ def rank_cell(ids, values, n, total, target_sum, factors, scratch):
     return order
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rank_scratch(size):
     """What [`rank_cell`] works in, for cells of at most `size` genes."""
     return (
@@ -56,7 +56,7 @@ def rank_scratch(size):
     )
 
 
-@njit(cache=True, nogil=True)
+@part
 def _sort_ids(ids, present):
     """Sort different ids in place; `present` has a cleared bit for each id there may be, and is cleared again."""
     if ids.size <= _FEW:
@@ -83,7 +83,7 @@ def _sort_ids(ids, present):
             n += 1
 
 
-@njit(cache=True, nogil=True)
+@part
 def _ids_by_rank(ids, order, keys, n, kept, present, ranked):
     """Ids of at least the first `kept` ranks, those of equal keys ascending."""
     start = 0
@@ -97,7 +97,7 @@ def _ids_by_rank(ids, order, keys, n, kept, present, ranked):
         start = stop
 
 
-@njit(cache=True, nogil=True)
+@part
 def rank_cells(genes, totals, target_sum, factors, layout, scratch, out, start, stop):
     """Rank the cells `start:stop` and write them as tokens."""
     present = np.zeros(factors.size // 64 + 1 if genes.sort else 0, np.uint64)
@@ -120,7 +120,7 @@ def rank_cells(genes, totals, target_sum, factors, layout, scratch, out, start, 
                     ranked[j] = ids[np.uint32(order[j])]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _encode(genes, totals, target_sum, factors, layout, out, start, stop):
     scratch = rank_scratch(widest(genes, start, stop))
     rank_cells(genes, totals, target_sum, factors, layout, scratch, out, start, stop)
@@ -151,7 +151,7 @@ def encode_rank(
     run(_encode, totals.size, num_threads, genes, totals, float(target_sum), factors, layout, out)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _encode_stored(work, tile, target_sum, factors, layout, out):
     scratch = rank_scratch(tile.genes.ids.size)
     first = 0

@@ -1,19 +1,19 @@
 """Encoded cells of a sample as one matrix of cells and genes."""
 
 import numpy as np
-from numba import njit
 
 from .cells import CellTokens
+from .kernels import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _present(ids, starts, lengths, cells, present):
     for cell in cells:
         for token in ids[starts[cell] : starts[cell] + lengths[cell]]:
             present[token] = True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _spread(tokens, cells, places, out):
     for i in range(cells.size):
         start = tokens.starts[cells[i]]

@@ -7,7 +7,8 @@ over.
 """
 
 import numpy as np
-from numba import njit
+
+from .kernels import kernel, part
 
 _BITS = 10
 _BUCKETS = 1 << _BITS
@@ -16,13 +17,13 @@ _SHIFT = np.uint32(_BITS)
 _MOVES_PER_KEY = 8
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def sort_scratch(size):
     """What [`stable_sort`] works in, for at most `size` keys."""
     return np.empty(size, np.uint32), np.empty(size, np.int32), np.empty((2, _BUCKETS), np.uint32)
 
 
-@njit(cache=True, nogil=True)
+@part
 def _leading_bits(keys, n, digits):
     """The leading 20 bits of (key - smallest key)."""
     low = high = keys[0]
@@ -36,7 +37,7 @@ def _leading_bits(keys, n, digits):
         digits[i] = (keys[i] - low) >> shift
 
 
-@njit(cache=True, nogil=True)
+@part
 def _bucket_starts(digits, n, starts):
     """Where each bucket of the lower (row 0) and upper (row 1) half of the digits begins."""
     starts[:] = 0
@@ -51,7 +52,7 @@ def _bucket_starts(digits, n, starts):
         high += high_here
 
 
-@njit(cache=True, nogil=True)
+@part
 def _order_of_digits(digits, n, first, order, starts):
     for i in range(n):
         bucket = digits[i] & _LOW_BITS
@@ -66,7 +67,7 @@ def _order_of_digits(digits, n, first, order, starts):
         order[place] = i
 
 
-@njit(cache=True, nogil=True)
+@part
 def _insertion_sort(keys, order):
     """Sort in place; False (with a permutation that is stable so far) when it takes too many moves."""
     moves = 0
@@ -87,7 +88,7 @@ def _insertion_sort(keys, order):
     return True
 
 
-@njit(cache=True, nogil=True)
+@part
 def _merge_sort(keys, order):
     n, width = keys.size, 1
     while width < n:
@@ -107,7 +108,7 @@ def _merge_sort(keys, order):
         width *= 2
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def stable_sort(keys, n, sorted_keys, order, scratch):
     """Sort the first `n` uint64 `keys` ascending, equal keys in the order given.
 

@@ -8,9 +8,10 @@ long as the three for sixteen cells at a time. An encoding that reads files call
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 
 from .cells import CellGenes, Cells, CellTokens, Columns, Layout, Survey, take
+from .kernels import part
 from .scratch import Scratch
 
 pread = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
@@ -82,7 +83,7 @@ class Work(NamedTuple):
     counts: bool
 
 
-@njit(cache=True, nogil=True)
+@part
 def _read(file, offsets, chunk_size, start, out):
     """Fill `out` with the entries from `start` on; False when the file does not hold them."""
     done = 0
@@ -100,7 +101,7 @@ def _read(file, offsets, chunk_size, start, out):
     return True
 
 
-@njit(cache=True, nogil=True)
+@part
 def _tile_end(work, first):
     """The cells `first : end` stand one after the other in the file and are read at once."""
     rows, indptr = work.rows, work.indptr
@@ -112,7 +113,7 @@ def _tile_end(work, first):
     return end
 
 
-@njit(cache=True, nogil=True)
+@part
 def read_tile(work, first, tile):
     """Read cells from number `first` on and take their genes.
 
@@ -139,7 +140,7 @@ def read_tile(work, first, tile):
     return end
 
 
-@njit(cache=True, nogil=True)
+@part
 def written(layout, tile, out, first, end):
     """Where the cells `first : end`, which a tile holds, are written; sets how many tokens they have."""
     special = (layout.cls_id >= 0) + (layout.eos_id >= 0)

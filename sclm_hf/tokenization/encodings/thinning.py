@@ -7,8 +7,8 @@ genes of a cell, so of `n` reads of a gene the number kept is binomial; it is th
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from .kernels import kernel, part
 from .keys import Stream, substream, uniform
 from .masks import IGNORED, Draws
 
@@ -50,13 +50,13 @@ class HiddenCells(NamedTuple):
     totals: np.ndarray
 
 
-@njit(cache=True, nogil=True)
+@part
 def _next_weight(weight, k, n, p):
     """Weight of `k` from that of `k - 1`."""
     return weight * ((n - k + 1) / k * p / (1 - p))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def binomial_quantile(share, n, p):
     """The smallest k with P(X <= k) >= `share` in [0, 1), for X of Binomial(`n`, `p`), p below 1."""
     k, total, exponent = 0.0, 1.0, n * np.log1p(-p)
@@ -78,7 +78,7 @@ def binomial_quantile(share, n, p):
     return k
 
 
-@njit(cache=True, nogil=True)
+@part
 def _thin(values, total, rate, stream_key, given, target_sum, kept):
     """Keep each read of a cell with probability `rate`; returns how many. One that would keep 1 or none stays."""
     left = 0.0
@@ -100,7 +100,7 @@ def _thin(values, total, rate, stream_key, given, target_sum, kept):
     return left
 
 
-@njit(cache=True, nogil=True)
+@part
 def _hide(values, kept, key, given, settings, seen, told, labels):
     choosing, hiding = substream(key, Stream.MASK), substream(key, Stream.DEPTH_HIDDEN)
     changing, expressed = substream(key, Stream.DEPTH_VALUE), kept[kept > 0]
@@ -118,7 +118,7 @@ def _hide(values, kept, key, given, settings, seen, told, labels):
             seen[gene] = told[gene] = expressed[np.int64(number)]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _thin_and_hide(panel, totals, rates, draws, settings, out):
     kept = np.empty(panel.shape[1], np.float64)
     for i in range(panel.shape[0]):
@@ -148,7 +148,7 @@ def thin_and_hide(
     return out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _write_expressed(seen, ending, first_ending, pad_id, pad_value, ids, values, mask):
     for i in range(seen.shape[0]):
         n = 0

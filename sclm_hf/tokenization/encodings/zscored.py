@@ -7,25 +7,25 @@ measured has no token, which for a model that sums over genes is the same as its
 """
 
 import numpy as np
-from numba import njit
 
 from ...errors import ConfigurationError
 from .cells import CellGenes, CellTokens, Layout, run, write_cell
 from .depth import known_totals
 from .encoding import TARGET_SUM, Encoding, Parameter, Setting, is_number
+from .kernels import kernel, part
 
 SMALLEST_DEVIATION = 0.1
 """Smaller deviations count as this: a gene that hardly any cell expresses would make a giant of a single count."""
 
 
-@njit(cache=True, nogil=True)
+@part
 def zscore(value, scale, mean, deviation, clip):
     """The z-score of a count; with `scale` 0, of a logarithm."""
     value = np.log1p(value * scale) if scale > 0 else np.float64(value)
     return min(max((value - mean) / deviation, -clip), clip)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _encode(genes, keys, layout, scales, means, deviations, clip, out, start, stop):
     columns = genes.columns
     n = columns.size
@@ -33,7 +33,8 @@ def _encode(genes, keys, layout, scales, means, deviations, clip, out, start, st
     for place in range(n):
         not_expressed[place] = zscore(0.0, 0.0, means[columns[place]], deviations[columns[place]], clip)
     for i in range(start, stop):
-        values[:] = not_expressed
+        for place in range(n):
+            values[place] = not_expressed[place]
         place = 0
         for j in range(genes.indptr[i], genes.indptr[i + 1]):
             gene = genes.ids[j]
