@@ -51,6 +51,8 @@ class Stream(IntEnum):
     """Read depth: whether a cell is made shallower, and the share of its reads that is kept."""
     SAMPLE_CELL = 13
     """Masked samples: whether a cell is masked, and how much of it."""
+    SHALLOW_READS = 19
+    """Cells thinned to evaluate on them, or for a baseline: how many reads of a gene are kept."""
 
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
