@@ -7,6 +7,7 @@ import numpy as np
 import scipy.sparse
 
 from ...errors import ConfigurationError, ExpressionError
+from ...logging import counted
 from ..metrics import Predictions
 from ..splits import Split
 
@@ -86,6 +87,6 @@ def log1p_cp10k(counts: Any) -> scipy.sparse.csr_matrix:
         raise ExpressionError("The baseline needs raw counts: found negative or non-finite values.")
     totals = np.asarray(counts.sum(axis=1)).ravel()
     if (totals == 0).any():
-        raise ExpressionError(f"{int((totals == 0).sum())} cells have no counts: leave them out.")
+        raise ExpressionError(f"{counted(int((totals == 0).sum()), 'cell')} without counts: leave them out.")
     counts.data = np.log1p(counts.data * np.repeat(1e4 / totals, np.diff(counts.indptr)))
     return counts

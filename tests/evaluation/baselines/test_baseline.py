@@ -78,7 +78,7 @@ def test_log1p_cp10k_matches_its_definition():
     [
         ([[1, -1], [1, 1]], "negative"),
         ([[1, np.nan], [1, 1]], "negative or non-finite"),
-        ([[0, 0], [1, 1]], "1 cells"),
+        ([[0, 0], [1, 1]], "1 cell without counts"),
     ],
 )
 def test_bad_counts_are_refused(counts, message):
