@@ -80,8 +80,8 @@ def refuse_unbounded(file: Any, path: str | Path) -> None:
                 check_stored(element)
 
 
-def refuse_stored_elsewhere(dataset: Any, path: str | Path) -> None:
-    """Refuse a dataset of h5py that lies elsewhere; an element of another kind passes.
+def refuse_stored_elsewhere(element: Any) -> None:
+    """Refuse a dataset of h5py that lies elsewhere; any other element passes.
 
     For what was found by a reference, which `refuse_datasets_elsewhere` may miss, or is looked at before that.
 
@@ -90,8 +90,9 @@ def refuse_stored_elsewhere(dataset: Any, path: str | Path) -> None:
     """
     from h5py import h5d
 
-    if isinstance(dataset.id, h5d.DatasetID):
-        _refuse_stored_elsewhere(dataset.id, path, dataset.name or "(found by a reference)")
+    # whether it is an array is not asked by its shape, for which HDF5 may look into the other files
+    if isinstance(getattr(element, "id", None), h5d.DatasetID):
+        _refuse_stored_elsewhere(element.id, element.file.filename, element.name or "(found by a reference)")
 
 
 def refuse_entry_out(path: Path, folder: Path) -> None:

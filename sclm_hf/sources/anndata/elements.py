@@ -68,9 +68,9 @@ def describe(matrix: Any) -> tuple[str, tuple[int, int]]:
     Raises:
         CorpusError: it is something else.
     """
-    attributes = matrix.attrs
     if is_of_h5py(matrix):
-        refuse_stored_elsewhere(matrix, matrix.file.filename)
+        refuse_stored_elsewhere(matrix)
+    attributes = matrix.attrs
     if is_array(matrix):
         if len(matrix.shape) != 2:
             raise CorpusError(f"`{matrix.name}` has {len(matrix.shape)} dimensions, not 2")
@@ -288,7 +288,7 @@ def _referred(frame: Any, reference: Any) -> Any:
     """What a reference of HDF5, or a path of zarr, leads to."""
     found = frame[reference]
     if is_of_h5py(found):
-        refuse_stored_elsewhere(found, found.file.filename)
+        refuse_stored_elsewhere(found)
     return found
 
 

@@ -78,6 +78,8 @@ def gene_names(var: Any, names: Sequence[str]) -> tuple[list[str], list[str] | N
     Returns:
         (n_genes,) names, and (n_genes,) Ensembl ids, empty where there is none; None for no ids at all.
     """
+    if not len(names):
+        return [], None
     columns = {_plain(name): name for name in reversed(list(getattr(var, "columns", ())))}
 
     def texts(name: str) -> list[str] | None:
