@@ -10,12 +10,12 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from ..errors import CorpusError
-from .zarr_shards import MISSING, read_shard_index
+from .zarr_shards import MISSING, read_shard_index, refuse_odd_shards
 
 _METADATA = (".zgroup", ".zarray", ".zattrs", ".zmetadata", "zarr.json")
 
@@ -25,7 +25,7 @@ _MOST_UNPACKED, _MOST_RATIO = 2**30, 2000
 _MOST_OF_A_CHUNK = 8
 """How many times its own size a chunk may be stored as or unpack to: filters may have widened its entries."""
 
-_ZSTD, _ZSTD_HEADER_BYTES = b"\x28\xb5\x2f\xfd", 18
+_ZSTD, _ZSTD_SKIPPED, _ZSTD_HEADER_BYTES, _ZSTD_BLOCK = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18", 18, 2**17
 
 _LEAST_STRINGS, _MOST_STRINGS = 1024, 4096
 """Strings that are read at once: fewer of a large file, each of which may be as long as that."""
@@ -203,6 +203,7 @@ def _require_filters(dataset: Any) -> None:
 
 def _stored_in_zarr(array: Any) -> _Stored:
     """What a folder holds of an array; refuses a chunk that says it unpacks to more than it should hold."""
+    refuse_odd_shards(array)
     files = [
         Path(folder, name)
         for folder, _, names in os.walk(Path(array.store.root, array.path))
@@ -213,17 +214,27 @@ def _stored_in_zarr(array: Any) -> _Stored:
     for file in files:
         chunks = _chunks_of_file(array, file)
         sizes += [size for _, size in chunks]
-        if array.compressors:
-            _check_frames(array, file, chunks, max(_MOST_UNPACKED, _most_of_a_chunk(array, item)))
+        _check_unpacked(array, file, chunks, _most_of_a_chunk(array, item))
     return _Stored(item, len(sizes) - 1, sum(sizes), max(sizes))
 
 
-def _check_frames(array: Any, file: Path, chunks: list[tuple[int, int]], most: int) -> None:
+def _check_unpacked(array: Any, file: Path, chunks: list[tuple[int, int]], most: int) -> None:
+    packer = _packer(array)
+    if packer not in _UNPACKED:
+        return
     with open(file, "rb") as opened:
-        for offset, _ in chunks:
-            opened.seek(offset)
-            if (content := _zstd_content(opened.read(_ZSTD_HEADER_BYTES))) > most:
+        for offset, size in chunks:
+            if (content := _UNPACKED[packer](opened, offset, size)) > most:
                 raise CorpusError(f"a chunk of `{array.name}` in `{file}` claims to unpack to {content:,} bytes")
+
+
+def _packer(array: Any) -> str:
+    """The codec of zarr that packs the chunks of an array; "" where none does."""
+    names = [type(codec).__name__.removesuffix("Codec") for codec in array.compressors]
+    packers = [name for name in names if name not in _SAME_SIZE]
+    if len(packers) > 1:
+        raise CorpusError(f"`{array.name}` is compressed more than once ({', '.join(packers)}), expected one codec")
+    return "".join(packers)
 
 
 def _chunks_of_file(array: Any, file: Path) -> list[tuple[int, int]]:
@@ -233,10 +244,63 @@ def _chunks_of_file(array: Any, file: Path) -> list[tuple[int, int]]:
     return [(offset, size) for offset, size in read_shard_index(array, file).tolist() if offset != MISSING]
 
 
-def _zstd_content(head: bytes) -> int:
-    """Bytes that a frame of Zstandard says it unpacks to; 0 where it does not say, or is no such frame (RFC 8878)."""
-    if len(head) < 5 or head[:4] != _ZSTD:
-        return 0
-    flag, is_single, n_dictionary = head[4] >> 6, head[4] >> 5 & 1, (0, 1, 2, 4)[head[4] & 3]
+def _read_at(opened: BinaryIO, offset: int, size: int) -> bytes:
+    opened.seek(offset)
+    return opened.read(size)
+
+
+def _blosc_content(opened: BinaryIO, offset: int, size: int) -> int:
+    """What the header of Blosc says (https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst)."""
+    return int.from_bytes(_read_at(opened, offset + 4, 4), "little")
+
+
+def _lz4_content(opened: BinaryIO, offset: int, size: int) -> int:
+    """What numcodecs writes before a block of LZ4."""
+    return int.from_bytes(_read_at(opened, offset, 4), "little")
+
+
+def _zstd_content(opened: BinaryIO, offset: int, size: int) -> int:
+    """What the first frame of Zstandard says; where it does not say, the most that all blocks can hold (RFC 8878).
+
+    Of several frames it is the first one's: to find the others, all of the chunk would have to be read.
+    """
+    head = _read_at(opened, offset, min(size, _ZSTD_HEADER_BYTES))
+    if head[:4] == _ZSTD and (content := _zstd_header(head)[1]) is not None:
+        return content
+    return _zstd_blocks(_read_at(opened, offset, size))
+
+
+def _zstd_header(head: bytes) -> tuple[int, int | None]:
+    """Length of the header of a frame, and the bytes that it says it unpacks to."""
+    descriptor = head[4] if len(head) > 4 else 0
+    flag, is_single, n_dictionary = descriptor >> 6, descriptor >> 5 & 1, (0, 1, 2, 4)[descriptor & 3]
     start, length = 5 + 1 - is_single + n_dictionary, (is_single, 2, 4, 8)[flag]
-    return int.from_bytes(head[start : start + length], "little")
+    content = int.from_bytes(head[start : start + length], "little") if length else None
+    return start + length, content if content is None or flag != 1 else content + 256
+
+
+def _zstd_blocks(frames: bytes) -> int:
+    """The most bytes that the blocks of some frames unpack to."""
+    place = total = 0
+    while (magic := frames[place : place + 4]) == _ZSTD or magic[1:] == _ZSTD_SKIPPED:
+        if magic != _ZSTD:
+            place += 8 + int.from_bytes(frames[place + 4 : place + 8], "little")
+            continue
+        has_checksum = frames[place + 4] >> 2 & 1 if place + 4 < len(frames) else 0
+        place += _zstd_header(frames[place : place + _ZSTD_HEADER_BYTES])[0]
+        is_last = 0
+        while not is_last and place < len(frames):
+            block = int.from_bytes(frames[place : place + 3], "little")
+            is_last, kind, size = block & 1, block >> 1 & 3, block >> 3
+            # stored as it is, one byte repeated, or compressed
+            total += size if kind < 2 else _ZSTD_BLOCK
+            place += 3 + (1 if kind == 1 else size)
+        place += 4 * has_checksum
+    return total
+
+
+_UNPACKED = {"Zstd": _zstd_content, "Blosc": _blosc_content, "LZ4": _lz4_content}
+"""Codec of zarr -> what a chunk packed by it says that it unpacks to; gzip, bzip2 and LZMA do not say."""
+
+_SAME_SIZE = ("Crc32c", "CRC32C", "CRC32", "Adler32", "Fletcher32", "JenkinsLookup3", "Shuffle")
+"""Codecs that change the bytes of a chunk and, but for a checksum, not their number."""

@@ -20,6 +20,18 @@ _INDEX_CODECS = (["BytesCodec"], ["BytesCodec", "Crc32cCodec"])
 _ENTRY_BYTES, _CHECKSUM_BYTES = 16, 4
 
 
+def refuse_odd_shards(array: Any) -> None:
+    """Refuse an array of zarr whose shards hold shards, or are packed or turned as a whole.
+
+    Raises:
+        CorpusError: names the array.
+    """
+    codecs = getattr(array.metadata, "codecs", ())
+    within = codecs if array.shards is None else codecs[0].codecs
+    if any(type(codec).__name__ == "ShardingCodec" for codec in within):
+        raise CorpusError(f"`{array.name}` has shards that hold shards or are compressed as a whole, expected chunks")
+
+
 def read_shard_index(array: Any, file: Path) -> np.ndarray:
     """Read offsets and lengths of the chunks of a shard.
 

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numcodecs
 import numpy as np
 
 from .damage import FILES, JSON, ZARR_METADATA, Damage, files_of, pick
@@ -62,6 +63,18 @@ def _codec(content: dict, generator: np.random.Generator, victim: Path) -> dict 
     return content
 
 
+def _bomb(path: Path, generator: np.random.Generator, victim: Path) -> str:
+    """A chunk that unpacks to 2 GiB of zeros, packed by Zstandard or else by Blosc."""
+    file = pick(generator, [file for file in files_of(path) if file.name not in ZARR_METADATA])
+    blocks = [(2**17 << 3 | 1 << 1 | (number == 2**14 - 1)).to_bytes(3, "little") for number in range(2**14)]
+    magic = b"\x28\xb5\x2f\xfd"
+    of_unknown_size = magic + b"\x00\x58" + b"\0".join(blocks) + b"\0"
+    packed = bytearray(numcodecs.Blosc().encode(bytes(2**16)))
+    packed[4:8] = (2**31 - 17).to_bytes(4, "little")
+    file.write_bytes(of_unknown_size if file.read_bytes()[:4] == magic else packed)
+    return str(file.relative_to(path))
+
+
 def _changed(change: Callable) -> Callable:
     def tried(path: Path, generator: np.random.Generator, victim: Path) -> str | None:
         for _ in range(50):
@@ -81,6 +94,7 @@ ZARR = [
     *JSON,
     Damage("link out of the folder", _link_out, refused=True),
     Damage("folder linked out", _folder_link_out, refused=True),
+    Damage("compressed bomb", _bomb),
     Damage("shape changed", _changed(_shape)),
     Damage("chunks changed", _changed(_chunks)),
     Damage("type changed", _changed(_kind), alters=True),

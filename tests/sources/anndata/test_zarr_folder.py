@@ -137,18 +137,77 @@ def test_chunks_missing_within_a_shard_are_no_zeros(cells, tmp_path, location):
         AnnDataZarrSource(path).read(ROWS)
 
 
-def test_a_frame_that_unpacks_to_far_more_than_a_chunk_is_refused(cells, tmp_path, monkeypatch):
-    monkeypatch.setattr("sclm_hf.sources.stored_arrays._MOST_UNPACKED", 2**20)
-    bomb = numcodecs.Zstd().encode(bytes(2**21))
-    path = write(cells, tmp_path / "cells.zarr")
+def recoded(cells, path, **codecs):
+    """The cells, with the values of their matrix packed otherwise."""
+    store = zarr.open_group(write(cells, path), mode="r+", use_consolidated=False)
+    counts, kept = store["X/data"][:], store["X/data"].attrs.asdict()
+    del store["X/data"]
+    array = store.create_array("X/data", shape=counts.shape, dtype=counts.dtype, chunks=(64,), **codecs)
+    array[:] = counts
+    array.attrs.update(kept)
+    return path
+
+
+def of_zeros(n_blocks):
+    """A frame of Zstandard that does not say that it unpacks to `n_blocks` * 128 KiB (RFC 8878)."""
+    blocks = [(2**17 << 3 | 1 << 1 | (number == n_blocks - 1)).to_bytes(3, "little") for number in range(n_blocks)]
+    return b"\x28\xb5\x2f\xfd\x00\x58" + b"\0".join(blocks) + b"\0"
+
+
+SKIPPED = b"\x50\x2a\x4d\x18\x02\0\0\0ab"
+BOMBS = {
+    "zstd": ("Zstd", numcodecs.Zstd().encode(bytes(2**21))),
+    "zstd of unknown size": ("Zstd", of_zeros(16)),
+    "several frames": ("Zstd", SKIPPED + of_zeros(1) + SKIPPED + of_zeros(15)),
+    "blosc": ("Blosc", numcodecs.Blosc().encode(bytes(2**21))),
+    "lz4": ("LZ4", numcodecs.LZ4().encode(bytes(2**21))),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_chunk_that_unpacks_to_far_more_than_it_holds_is_refused(cells, tmp_path, name):
+    codec, bomb = BOMBS[name]
+    assert len(getattr(numcodecs, codec)().decode(bomb)) == 2**21
+    path = recoded(cells, tmp_path / "cells.zarr", compressors=getattr(zarr.codecs.numcodecs, codec)())
+    np.testing.assert_array_equal(AnnDataZarrSource(path).read(ROWS).toarray(), cells.X.toarray()[ROWS])
     (path / "X/data/c/0").write_bytes(bomb)
     with pytest.raises(CorpusError, match=r"`/X/data` in `.*c/0` claims to unpack to 2,097,152 bytes"):
         AnnDataZarrSource(path).read(ROWS)
+
+
+def test_sound_frames_of_unknown_size_are_read(cells, tmp_path):
+    path = recoded(cells, tmp_path / "cells.zarr", compressors=zarr.codecs.ZstdCodec())
+    chunk = numcodecs.Zstd().decode((path / "X/data/c/0").read_bytes())
+    stored_as_it_is = (len(chunk) << 3 | 1).to_bytes(3, "little") + chunk
+    (path / "X/data/c/0").write_bytes(b"\x28\xb5\x2f\xfd\x00\x58" + stored_as_it_is)
+    np.testing.assert_array_equal(AnnDataZarrSource(path).read(ROWS).toarray(), cells.X.toarray()[ROWS])
+
+
+def test_a_frame_within_a_shard_is_looked_at_too(cells, tmp_path):
     in_shards(write(cells, tmp_path / "shards.zarr"))
+    bomb = numcodecs.Zstd().encode(bytes(2**21))
     index = np.array([[0, len(bomb)]] * 8, "<u8").tobytes()
     (tmp_path / "shards.zarr/X/data/c/0").write_bytes(bomb + index + bytes(4))
     with pytest.raises(CorpusError, match=r"`/X/data` in `.*c/0` claims to unpack to 2,097,152 bytes"):
         AnnDataZarrSource(tmp_path / "shards.zarr").read(ROWS)
+
+
+@pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed` codec")
+@pytest.mark.parametrize("compressors", [None, zarr.codecs.ZstdCodec()])
+def test_shards_within_shards_or_compressed_as_a_whole_are_refused(cells, tmp_path, compressors):
+    inner = zarr.codecs.ShardingCodec(chunk_shape=(8,))
+    within = [zarr.codecs.BytesCodec()] if compressors else [inner]
+    shards = zarr.codecs.ShardingCodec(chunk_shape=(16,), codecs=within)
+    path = recoded(cells, tmp_path / "cells.zarr", serializer=shards, compressors=compressors)
+    with pytest.raises(CorpusError, match="`/X/data` has shards that hold shards or are compressed as a whole"):
+        AnnDataZarrSource(path).read(ROWS)
+
+
+def test_chunks_that_are_compressed_twice_are_refused(cells, tmp_path):
+    twice = [zarr.codecs.ZstdCodec(), zarr.codecs.GzipCodec(), zarr.codecs.Crc32cCodec()]
+    path = recoded(cells, tmp_path / "cells.zarr", compressors=twice)
+    with pytest.raises(CorpusError, match=r"`/X/data` is compressed more than once \(Zstd, Gzip\)"):
+        AnnDataZarrSource(path).read(ROWS)
 
 
 def test_a_chunk_stored_as_more_than_it_holds_is_refused(cells, tmp_path):
