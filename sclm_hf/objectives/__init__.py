@@ -11,6 +11,7 @@ from .masked_genes import MaskedGenesCollator
 from .masked_samples import MaskedSamplesCollator
 from .next_gene import NextGeneCollator
 from .read_depth import ReadDepthCollator
+from .supervised import SupervisedCollator
 
 PRETRAINING: dict[str, type[CellCollator]] = {
     collator.objective: collator
@@ -21,6 +22,7 @@ PRETRAINING: dict[str, type[CellCollator]] = {
         MaskedSamplesCollator,
         NextGeneCollator,
         ReadDepthCollator,
+        SupervisedCollator,
     )
 }
 """Name of a pre-training objective, as families list it in the registry -> its collator."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..corpora.cell_corpus import CellCorpus
 from ..corpora.filters import read_conditions
+from ..corpora.labels.columns import LabelColumn, columns_for
 from ..corpora.mixture import mix
 from ..corpora.order.splits import (
     CELL,
@@ -128,9 +129,11 @@ def open_corpora(
     data: DataArguments,
     processor: CellProcessor,
     *,
-    label_column: str | None = None,
+    label_column: LabelColumn | None = None,
     task_columns: Sequence[str] = (),
     unlabelled: Literal["refuse", "drop"] = "refuse",
+    ontology: str | None = None,
+    unknown_labels: Literal["refuse", "drop"] = "refuse",
     start_from: str | None = None,
     sample_share: float = 1.0,
     seed: int = 0,
@@ -140,9 +143,11 @@ def open_corpora(
     Args:
         data: the files, and what is held out.
         processor: encodes the cells.
-        label_column: column of `obs` with the label of each cell.
+        label_column: column of `obs` with the label of each cell, see `CellCorpus`.
         task_columns: columns of `obs`, one per task, with the label of each cell.
         unlabelled: `"refuse"` cells without a label, or `"drop"` them and report how many.
+        ontology: what the labels mean; cells to evaluate on may then have labels of their own.
+        unknown_labels: as `unlabelled`, for labels that the ontology does not know.
         start_from: folder or repository of the model to go on from: batches keep the labels that it knows them by.
         sample_share: share of the cells of a sample to train on in an epoch, where cells come in samples.
         seed: seed of the order of the cells and of what is held out.
@@ -161,6 +166,8 @@ def open_corpora(
         "label_column": label_column,
         "task_columns": task_columns,
         "unlabelled": unlabelled,
+        "ontology": ontology,
+        "unknown_labels": unknown_labels,
         "batch_column": data.batch_column,
         "batch_names": _known_batches(start_from) if data.batch_column and start_from else None,
         "species": data.species,
@@ -172,7 +179,11 @@ def open_corpora(
     _report_unlabelled(everything)
     options |= {"label_names": everything.label_names, "batch_names": everything.batch_names}
     options["task_columns"] = everything.task_names
-    held_out = _hold_out(data, everything, seed, leave_out=[label_column, *task_columns]) if data.eval_share else {}
+    held_out = (
+        _hold_out(data, everything, seed, leave_out=[*_columns_of(label_column), *task_columns])
+        if data.eval_share
+        else {}
+    )
     kept = {name: ~mask for name, mask in held_out.items()}
     corpus = everything
     if data.train_weights is not None:
@@ -181,6 +192,8 @@ def open_corpora(
     elif held_out:
         corpus = CellCorpus(data.train_files, processor, rows=kept, **share, **options)
     if data.eval_files:
+        if ontology:
+            options["label_names"] = None
         evaluated = CellCorpus(data.eval_files, processor, shuffle=False, **options)
         _report_unlabelled(evaluated)
         return corpus, evaluated
@@ -193,7 +206,16 @@ def _part(
     named: Mapping[str, Path], processor: CellProcessor, kept: Mapping[str, np.ndarray], **options: Any
 ) -> CellCorpus:
     """The corpus of some of the files."""
+    if isinstance(options["label_column"], Mapping):
+        options["label_column"] = columns_for(options["label_column"], named)
     return CellCorpus(named, processor, rows={name: kept[name] for name in named if name in kept}, **options)
+
+
+def _columns_of(label_column: LabelColumn | None) -> list[str]:
+    """All columns that a label column names."""
+    if label_column is None or isinstance(label_column, str):
+        return [label_column] if label_column else []
+    return list(label_column.values() if isinstance(label_column, Mapping) else label_column)
 
 
 def _hold_out(

@@ -38,7 +38,7 @@ from .checkpoints import (
     update_checkpoint,
 )
 from .optimization import create_optimizer, create_schedule
-from .saving import check_model, note_batches, save_trained
+from .saving import check_model, kept_model, note_batches, save_trained
 from .steps import Step, narrow_batches, on_device, steps
 from .trackers import check_trackers, start_trackers
 from .validation import ComputeMetrics, check_loss, evaluate
@@ -118,8 +118,8 @@ def train(
         CheckpointError: a checkpoint, the log or the model cannot be written, or a checkpoint not read.
         SclmError: the loss or the weights are no longer finite numbers.
     """
-    check_model(model, processor)
-    note_batches(model, getattr(corpus, "batch_names", None))
+    check_model(kept_model(model), processor)
+    note_batches(kept_model(model), getattr(corpus, "batch_names", None))
     accelerator = create_accelerator(config)
     with sole_writer(Path(config.output_dir)) if accelerator.is_main_process else contextlib.nullcontext():
         cells = (corpus, collator, eval_corpus, eval_collator or collator)
@@ -182,8 +182,9 @@ class _Run:
     def _prepare(self, model: nn.Module) -> None:
         set_seed(self.config.seed, device_specific=True)
         if self.config.gradient_checkpointing:
+            kept = kept_model(model)
             # its name before transformers 5.23
-            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+            getattr(kept, "activation_checkpointing_enable", kept.gradient_checkpointing_enable)()
         self.divides_by_items = accepts_num_items(model)
         optimizer = create_optimizer(model, self.config)
         # accelerate would step a prepared schedule once for each process
@@ -374,7 +375,7 @@ class _Run:
             load_model(model, self.checkpoints.path(best) / WEIGHTS_FILE)
         if self.is_main:
             with explained(self.output_dir):
-                save_trained(model, self.output_dir, processor, merged=self.config.save_merged)
+                save_trained(kept_model(model), self.output_dir, processor, merged=self.config.save_merged)
         self.accelerator.end_training()
         self.accelerator.free_memory()
         history = self.log.read()

@@ -1,5 +1,6 @@
 """Pre-training from files to a model folder: what `sclm-hf pretrain` runs."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from ..corpora.statistics import gene_statistics
 from ..errors import ConfigurationError
 from ..objectives import PRETRAINING
 from ..objectives.collation import CellCollator
+from ..objectives.supervised import SupervisedCollator
+from ..opening.classifiers import open_classifier
 from ..opening.families import family_of
 from ..opening.kinds import AUTO_CLASSES
 from ..opening.new_models import new_config, new_model, new_tokenizer, processor_class
@@ -27,10 +30,21 @@ from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, gene_names, open_corpora
 from .loop import TrainingResult, train
 from .manifest import write_manifest
+from .supervision import (
+    SupervisionArguments,
+    check_labels,
+    class_names,
+    label_set_metrics,
+    note_classes,
+    supervised_collator,
+    supervision,
+)
+
+SUPERVISED = SupervisedCollator.objective
 
 
 @dataclass
-class PretrainArguments:
+class PretrainArguments(SupervisionArguments):
     """Which model is pre-trained, and on which objective.
 
     Raises:
@@ -43,7 +57,7 @@ class PretrainArguments:
     model_config: str | None = option(None, "Configuration of a new model: a mapping, as JSON on the command line.")
     encoding: str | None = option(None, "Changes to the family's published encoding: a mapping, as JSON.")
     objective: Literal[*PRETRAINING] | None = option(
-        None, "What is predicted; by default as published for the family."
+        None, "What is predicted; by default as published for the family. `supervised` goes with every family."
     )
     mask_ratio: list[float] | None = field(
         default=None,
@@ -53,11 +67,28 @@ class PretrainArguments:
     second_pass_after: int = option(1000, "Steps before generation from the cell embedding joins in; -1 = never.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_supervision()
         if self.model_name_or_path and (self.vocabulary or self.model_config or self.encoding):
             raise ConfigurationError(
                 "`vocabulary`, `model_config` and `encoding` describe a new model: they do not go with "
                 "`model_name_or_path`, which brings its own."
             )
+
+    def _check_supervision(self) -> None:
+        supervised = self.objective == SUPERVISED
+        names = ("label_column", "ontology", "denoising_weight", "class_weights", "loss")
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        given = [name for name in names if getattr(self, name) not in (None, fields[name].default)]
+        if given and not supervised:
+            raise ConfigurationError(
+                f"`{given[0]}` belongs to the objective 'supervised': give `objective` (`--objective supervised`), or "
+                f"leave `{given[0]}` out."
+            )
+        if supervised and not self.label_column:
+            raise ConfigurationError("The objective 'supervised' needs labels: name their column with `label_column`.")
+        if supervised and self.mask_ratio is not None:
+            raise ConfigurationError("The objective 'supervised' has no `mask_ratio` that could be set: leave it out.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -88,19 +119,49 @@ def pretrain(data: DataArguments, arguments: PretrainArguments, config: Training
     check_output_dir(config)
     check_files(data)
     processor = create_processor(data, arguments)
-    collator = create_collator(arguments, processor, seed=config.seed)
+    supervised = arguments.objective == SUPERVISED
+    collator = None if supervised else create_collator(arguments, processor, seed=config.seed)
     corpus, eval_corpus = open_corpora(
         data,
         processor,
         start_from=arguments.model_name_or_path,
-        sample_share=collator.sample_share,
+        sample_share=1.0 if supervised else collator.sample_share,
         seed=config.seed,
+        **arguments.label_options,
     )
     store_statistics(processor, corpus)
-    model = create_model(arguments, processor, n_batches=len(corpus.batch_names or ()))
-    result = train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
+    if supervised:
+        result = _train_supervised(arguments, corpus, eval_corpus, processor, config)
+    else:
+        model = create_model(arguments, processor, n_batches=len(corpus.batch_names or ()))
+        result = train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
     write_manifest(result, corpus, arguments.model_name_or_path)
     return result
+
+
+def _train_supervised(
+    arguments: PretrainArguments,
+    corpus: CellCorpus,
+    eval_corpus: CellCorpus | None,
+    processor: CellProcessor,
+    config: TrainingConfig,
+) -> TrainingResult:
+    check_labels(corpus)
+    model = create_model(arguments, processor, n_batches=len(corpus.batch_names or ()), classes=class_names(corpus))
+    note_classes(model, corpus)
+    collators = [
+        supervised_collator(cells, processor, arguments, seed=config.seed) for cells in (corpus, eval_corpus or corpus)
+    ]
+    return train(
+        supervision(model, corpus, processor, arguments),
+        corpus,
+        collators[0],
+        config,
+        eval_corpus=eval_corpus,
+        eval_collator=collators[1],
+        compute_metrics=label_set_metrics,
+        processor=processor,
+    )
 
 
 def create_processor(data: DataArguments, arguments: PretrainArguments) -> CellProcessor:
@@ -127,20 +188,30 @@ def store_statistics(processor: CellProcessor, corpus: CellCorpus) -> None:
         processor.feature_extractor = encoding.changed(**statistics.parameters())
 
 
-def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_batches: int = 0) -> PreTrainedModel:
+def create_model(
+    arguments: PretrainArguments,
+    processor: CellProcessor,
+    *,
+    n_batches: int = 0,
+    classes: Sequence[str] | None = None,
+) -> PreTrainedModel:
     """The model to go on from, or a new one that fits the processor.
 
     Args:
         arguments: which model.
         processor: its vocabulary and encoding.
         n_batches: number of batch labels in the corpus.
+        classes: names of the classes of a classifier; None = the family's model for pre-training.
 
     Raises:
         ConfigurationError: `model_config` has a key that the family's configuration does not know; the model would
             take the cell from `<cls>`, which the encoding leaves out; or the model to go on from knows fewer batches.
     """
     if arguments.model_name_or_path:
-        model = open_model(arguments.model_name_or_path, AUTO_CLASSES["pretrain"], new_head=True)
+        name = arguments.model_name_or_path
+        model = (
+            open_classifier(name, classes) if classes else open_model(name, AUTO_CLASSES["pretrain"], new_head=True)
+        )
         known = getattr(model.config, "num_batches", 0)
         if 0 < known < n_batches:
             raise ConfigurationError(
@@ -156,7 +227,10 @@ def create_model(arguments: PretrainArguments, processor: CellProcessor, *, n_ba
             "gene would be there: leave `add_cls` in `encoding` true, or set `pooling` in `model_config` to "
             "'avg-pool'."
         )
-    return new_model(model_config, "pretrain")
+    if classes is None:
+        return new_model(model_config, "pretrain")
+    model_config.num_labels = len(classes)
+    return new_model(model_config, "annotate")
 
 
 def create_collator(arguments: PretrainArguments, processor: CellProcessor, *, seed: int = 0) -> CellCollator:
@@ -191,16 +265,16 @@ def choose_objective(asked: str | None, family: str) -> str:
         ConfigurationError: the family is not pre-trained on it, or on none that is known.
     """
     known = get_family(family)
+    if asked == SUPERVISED:
+        return asked
     if not known.objectives:
         raise ConfigurationError(
             f"{known.title} cannot be pre-trained{f': {known.no_objective}' if known.no_objective else ''}. Fine-tune "
             "it, or train `AutoModelForPreTraining` on batches of your own."
         )
     if asked is not None and asked not in known.objectives:
-        raise ConfigurationError(
-            f"{known.title} is pre-trained on {' or '.join(map(repr, known.objectives))}, not on {asked!r}: leave "
-            "`objective` out."
-        )
+        able = " or ".join(map(repr, [*known.objectives, SUPERVISED]))
+        raise ConfigurationError(f"{known.title} is pre-trained on {able}, not on {asked!r}: leave `objective` out.")
     return asked or known.objectives[0]
 
 

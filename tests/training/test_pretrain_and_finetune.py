@@ -267,8 +267,14 @@ def test_objectives_are_those_of_the_family(files, tmp_path):
             pretrain(DataArguments(files), PretrainArguments(**settings), config(tmp_path / "out"))
         assert not (tmp_path / "out").exists()
 
-    refused("scGPT is pre-trained on 'generative' or 'masked', not on 'next_gene'", objective="next_gene")
-    refused("scBERT is pre-trained on 'masked', not on 'generative'", family="scbert", objective="generative")
+    refused(
+        "scGPT is pre-trained on 'generative' or 'masked' or 'supervised', not on 'next_gene'", objective="next_gene"
+    )
+    refused(
+        "scBERT is pre-trained on 'masked' or 'supervised', not on 'generative'",
+        family="scbert",
+        objective="generative",
+    )
     refused("UCE cannot be pre-trained: its authors published", family="uce")
     refused("'read_depth' has no `mask_ratio`", family="scfoundation", mask_ratio=[0.5])
 

@@ -34,6 +34,12 @@ def choose_columns(
     return [_first_of(label_column, source) for source in sources]
 
 
+def columns_for(columns: Mapping[str, str], named: Mapping[str, Path]) -> dict[str, str]:
+    """The part of a mapping from files to columns that is about some of the files; arguments as there."""
+    keys = {key for name, path in named.items() for key in _keys(name, path)}
+    return {str(key): column for key, column in columns.items() if str(key) in keys}
+
+
 def read_label_column(texts: Sequence[str] | None) -> LabelColumn | None:
     """A label column, as `CellCorpus` takes it, from a command line.
 
@@ -60,19 +66,23 @@ def read_label_column(texts: Sequence[str] | None) -> LabelColumn | None:
     return texts[0] if len(texts) == 1 else list(texts)
 
 
+def _keys(name: str, path: Path) -> tuple[str, str, str]:
+    """What a mapping may call a source."""
+    return name, path.name, str(path)
+
+
 def _mapped(columns: Mapping[str, str], named: Mapping[str, Path]) -> list[str]:
-    left = {str(key): column for key, column in columns.items()}
+    known = columns_for(columns, named)
+    if strange := sorted({str(key) for key in columns} - set(known)):
+        raise ConfigurationError(f"`label_column` names {strange}, but the sources are {sorted(named)}.")
     found = []
     for name, path in named.items():
-        keys = [key for key in (name, path.name, str(path)) if key in left]
-        if not keys:
+        column = next((known[key] for key in _keys(name, path) if key in known), None)
+        if column is None:
             raise ConfigurationError(
-                f"`label_column` names no column for `{path}`: add `{name}={'COLUMN'}`, or name columns for all files."
+                f"`label_column` names no column for `{path}`: add `{name}=COLUMN`, or name columns for all files."
             )
-        found.append(left[keys[0]])
-    known = {key for name, path in named.items() for key in (name, path.name, str(path))}
-    if strange := sorted(set(left) - known):
-        raise ConfigurationError(f"`label_column` names {strange}, but the sources are {sorted(named)}.")
+        found.append(column)
     return found
 
 

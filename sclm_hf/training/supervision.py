@@ -1,0 +1,177 @@
+"""Supervised pre-training: the settings of its labels and loss, and the classifier that it trains."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..corpora.contents import Contents
+from ..corpora.labels.columns import read_label_column
+from ..errors import ConfigurationError
+from ..objectives.supervised import SupervisedCollator, Supervision, ValueDecoder
+from ..tokenization.processing_cell import CellProcessor
+from .arguments import option
+
+LARGEST_MARGIN = 2.0
+"""Margin of the rarest class, in logits, with `loss="ldam"`."""
+
+
+@dataclass(kw_only=True)
+class SupervisionArguments:
+    """What labels mean, and what they count.
+
+    Raises:
+        ConfigurationError: a weight is negative, or settings of labels are given without labels.
+    """
+
+    label_column: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "With `objective` supervised: column of obs with the label of each cell; several, of which each "
+            "file uses the first that it has; or FILE=COLUMN for each file."
+        },
+    )
+    ontology: str | None = option(
+        None,
+        "What the labels mean, so that files whose names differ in grain train together: blood, retina, heart, "
+        "pancreas or a YAML file, several joined by +. By default each name is a class.",
+    )
+    unlabelled: Literal["refuse", "drop"] = option("refuse", "What to do with cells without a label.")
+    unknown_labels: Literal["refuse", "drop"] = option(
+        "refuse", "What to do with cells whose label the ontology does not know."
+    )
+    denoising_weight: float = option(
+        0.0, "Weight of a second loss, the error of the values of genes predicted from the cell embedding; 0 = none."
+    )
+    class_weights: Literal["none", "balanced"] = option(
+        "none", "balanced: each label counts the same, however many cells have it."
+    )
+    loss: Literal["cross_entropy", "ldam"] = option(
+        "cross_entropy", "ldam: rare classes must be told from others by larger margins (Cao et al. 2019)."
+    )
+
+    def __post_init__(self) -> None:
+        if self.denoising_weight < 0:
+            raise ConfigurationError(f"`denoising_weight` must be 0 or more, got {self.denoising_weight}.")
+
+    @property
+    def label_options(self) -> dict[str, Any]:
+        """The labels as `CellCorpus` takes them."""
+        return {
+            "label_column": read_label_column(self.label_column),
+            "unlabelled": self.unlabelled,
+            "ontology": self.ontology,
+            "unknown_labels": self.unknown_labels,
+        }
+
+
+def class_names(corpus: Contents) -> list[str]:
+    """The classes that a classifier of the corpus has: leaves of the ontology, else the labels themselves."""
+    return corpus.leaf_names or corpus.label_names
+
+
+def class_sets(corpus: Contents) -> np.ndarray:
+    """(labels, classes) bool: the classes that each label may mean."""
+    return np.eye(len(corpus.label_names), dtype=bool) if corpus.label_sets is None else corpus.label_sets
+
+
+def check_labels(corpus: Contents) -> None:
+    """Refuse a corpus whose labels teach nothing.
+
+    Raises:
+        ConfigurationError: there are none, or fewer than two that say something and differ.
+    """
+    if corpus.label_names is None:
+        raise ConfigurationError("The objective 'supervised' needs labels: name their column with `label_column`.")
+    present = np.flatnonzero(label_counts(corpus))
+    sets = class_sets(corpus)[present]
+    if len(np.unique(sets[~sets.all(axis=1)], axis=0)) < 2:
+        names = [corpus.label_names[number] for number in present]
+        raise ConfigurationError(
+            f"The cells to train on have the labels {names[:10]}, which do not tell any apart: a classifier needs at "
+            "least two that mean something else."
+        )
+
+
+def label_counts(corpus: Contents) -> np.ndarray:
+    """(labels,) int64: how many cells of the corpus have each label."""
+    return np.bincount(np.concatenate(corpus.numbered["labels"]), minlength=len(corpus.label_names))
+
+
+def note_classes(model: PreTrainedModel, corpus: Contents) -> None:
+    """Write into the configuration what the classes are, and in which groups they stand."""
+    names = class_names(corpus)
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: number for number, name in enumerate(names)}
+    model.config.problem_type = "single_label_classification"
+    model.config.label_parents = dict(corpus.ontology.parents) if corpus.ontology else None
+
+
+def supervised_collator(
+    corpus: Contents, processor: CellProcessor, arguments: SupervisionArguments, *, seed: int = 0
+) -> SupervisedCollator:
+    """The collator for the cells of `corpus`, which numbers the labels."""
+    weights = balanced_weights(label_counts(corpus)) if arguments.class_weights == "balanced" else None
+    return SupervisedCollator.from_processor(
+        processor, label_sets=class_sets(corpus), label_weights=weights, seed=seed
+    )
+
+
+def supervision(
+    model: PreTrainedModel, corpus: Contents, processor: CellProcessor, arguments: SupervisionArguments
+) -> nn.Module:
+    """The classifier, inside what adds to its loss if `arguments` ask for that."""
+    margins = None
+    if arguments.loss == "ldam":
+        margins = torch.tensor(ldam_margins(label_counts(corpus), class_sets(corpus)), dtype=torch.float32)
+    decoder = ValueDecoder.fitting(model, processor) if arguments.denoising_weight else None
+    if decoder is None and margins is None and arguments.class_weights == "none":
+        return model
+    return Supervision(model, decoder=decoder, denoising_weight=arguments.denoising_weight, margins=margins)
+
+
+def balanced_weights(n_cells: np.ndarray) -> np.ndarray:
+    """(labels,) weights by which all labels count the same and a cell counts 1 on average.
+
+    Args:
+        n_cells: (labels,) cells with each label.
+    """
+    return n_cells.sum() / (np.count_nonzero(n_cells) * np.maximum(n_cells, 1))
+
+
+def ldam_margins(n_cells: np.ndarray, sets: np.ndarray) -> np.ndarray:
+    """(classes,) margins proportional to n^-1/4; the rarest class with cells has [`LARGEST_MARGIN`].
+
+    Source: Cao et al., "Learning imbalanced datasets with label-distribution-aware margin loss", NeurIPS 2019. A cell
+    counts an equal part for each class that its label may mean.
+
+    Args:
+        n_cells: (labels,) cells with each label.
+        sets: (labels, classes) bool.
+    """
+    says_something = sets & ~sets.all(axis=1, keepdims=True)
+    parts = says_something / np.maximum(says_something.sum(axis=1, keepdims=True), 1)
+    n_of_class = n_cells @ parts
+    margins = np.where(n_of_class > 0, np.maximum(n_of_class, 1e-9) ** -0.25, 0)
+    return margins / max(margins.max(), 1e-9) * LARGEST_MARGIN
+
+
+def label_set_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Share of cells whose most probable class their label may mean, `accuracy`, and its mean over the labels.
+
+    Args:
+        logits: (cells, classes).
+        labels: (cells, classes) bool; sets that say nothing are left out.
+    """
+    told = labels.any(axis=1) & ~labels.all(axis=1)
+    logits, labels = logits[told], labels[told]
+    if not len(labels):
+        return {"accuracy": float("nan"), "balanced_accuracy": float("nan")}
+    right = labels[np.arange(len(labels)), logits.argmax(axis=1)]
+    _, kinds = np.unique(labels, axis=0, return_inverse=True)
+    kinds = kinds.ravel()
+    recalls = np.bincount(kinds, weights=right) / np.bincount(kinds)
+    return {"accuracy": float(right.mean()), "balanced_accuracy": float(recalls.mean())}
