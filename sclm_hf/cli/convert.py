@@ -1,9 +1,12 @@
 """`sclm-hf convert FAMILY SOURCE OUTPUT`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ..modeling.common.conversion import LoadingReport
 
 
 def convert(
@@ -18,18 +21,20 @@ def convert(
     import importlib
 
     from ..errors import MissingFileError
-    from ..files import new_folder, sole_writer
     from ..hub.card import facts_of_conversion, write_card
     from ..registry import get_family
 
     known = get_family(family)
-    with sole_writer(output), new_folder(output) as folder:
-        try:
-            report = importlib.import_module(known.conversion_module).convert_checkpoint(source, folder)
-        except MissingFileError as error:
-            raise MissingFileError(f"{error} `sclm-hf convert {family}` takes {known.source_layout}.") from error
+
+    def add_cards(report: "LoadingReport", folder: Path) -> None:
         facts = facts_of_conversion(source, report)
-        cards = [write_card(facts, folder / place) for place in report.folders]
+        for place in report.folders:
+            write_card(facts, folder / place)
+
+    try:
+        report = importlib.import_module(known.conversion_module).convert_checkpoint(source, output, add_cards)
+    except MissingFileError as error:
+        raise MissingFileError(f"{error} `sclm-hf convert {family}` takes {known.source_layout}.") from error
     typer.echo(report.summary())
     written = ", ".join(str(output / place) for place in report.folders)
-    typer.echo(f"Wrote {written}, with {cards[0].name} and the full report in loading_report.json.")
+    typer.echo(f"Wrote {written}, with README.md and the full report in loading_report.json.")

@@ -39,13 +39,13 @@ class Family:
             those that share a batch with it.
         processor_module: module that holds the processor.
         public: what else of that module `sclm_hf` offers by name.
-        cells: which cells it is for.
+        cells: which cells the model can be used for.
         special_tokens: tokens of a new vocabulary that are no genes.
         genes_first: whether genes come before these in a new vocabulary.
         special_verbs: verbs that it serves and that ask for more than a model of one of its Auto classes.
         objectives: what its pre-training model can be trained on by `sclm-hf pretrain`, the published one first.
         no_objective: why there is none.
-        masking: objective -> what its published masking does otherwise than the collator does by default.
+        masking: objective -> the settings of the collator in which its published masking differs from the default.
         tiny: configuration of a model small enough for tests and examples, without what a vocabulary tells.
     """
 
@@ -80,8 +80,8 @@ class Family:
     processor_module: str = "sclm_hf.tokenization.processing_cell"
     public: tuple[str, ...] = ()
     cells: str = (
-        "Trained on human cells; mouse genes go through orthologs (`species='mouse'`). Others are refused where "
-        "names tell them apart."
+        "Trained on human cells. Mouse cells can be used too: their genes are replaced by human orthologs "
+        "(`species='mouse'`). Cells of other species are refused if their gene names or ids show it."
     )
     special_tokens: tuple[str, ...] = ("<pad>", "<cls>", "<eoc>")
     genes_first: bool = False

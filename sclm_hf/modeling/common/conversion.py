@@ -200,16 +200,22 @@ def build_model(
     return model
 
 
-def converter(convert: Callable[[Path, Path], LoadingReport]) -> Callable[[str | Path, str | Path], LoadingReport]:
+def converter(convert: Callable[[Path, Path], LoadingReport]) -> Callable[..., LoadingReport]:
     """Make a converter write its output whole or not at all, as the only run that writes there.
 
-    An output that is taken is refused before anything is read.
+    An output that is taken is refused before anything is read. The converter gets a third argument, `add`: called with
+    the report and the folder when everything else is written, it may write more into the folder.
     """
 
     @functools.wraps(convert)
-    def convert_checkpoint(source: str | Path, output: str | Path) -> LoadingReport:
+    def convert_checkpoint(
+        source: str | Path, output: str | Path, add: Callable[[LoadingReport, Path], None] | None = None
+    ) -> LoadingReport:
         with sole_writer(Path(output)), new_folder(Path(output)) as folder:
-            return convert(Path(source), folder)
+            report = convert(Path(source), folder)
+            if add is not None:
+                add(report, folder)
+        return report
 
     return convert_checkpoint
 
