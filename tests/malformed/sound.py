@@ -159,7 +159,8 @@ def _build(path: Path, output: Path) -> np.ndarray:
 
 
 def _stream(path: Path, output: Path) -> np.ndarray:
-    corpus = CellCorpus(path, make_processor("scgpt", GENES), label_column="cell_type")
+    # `build` opens the same files at once
+    corpus = CellCorpus(path, make_processor("scgpt", GENES), label_column="cell_type", lazy=True)
     batches = list(corpus.batches(8))
     return np.concatenate([np.concatenate([np.ravel(array) for array in batch.values()]) for batch in batches])
 
