@@ -78,9 +78,8 @@ def log10_normalize(matrix, target_sum: float = 10_000.0) -> scipy.sparse.csr_ma
 
 
 @kernel
-def _order(genes, keys, draws_of, keyed, out, start, stop):
-    size = widest(genes, start, stop)
-    sorted_keys, order, scratch = np.empty(size, np.uint64), np.empty(size, np.int32), sort_scratch(size)
+def _order(genes, keys, draws_of, keyed, size, scratch, out, start, stop):
+    sorted_keys, order = np.empty(size, np.uint64), np.empty(size, np.int32)
     shuffled, draws = np.empty(size, np.int32), np.empty(size, np.uint64)
     scaled = np.empty(size, np.float64)
     value_keys = scaled.view(np.uint64)
@@ -142,7 +141,13 @@ def order_genes(
     match_length("cell ids", cell_ids, n_cells, "row")
     columns = np.empty(genes.indptr[-1], np.int32)
     keys = cell_keys(cell_ids, seed, epoch)
-    run(_order, n_cells, num_threads, genes, keys, hash_names(words), ties == "keyed", columns)
+    draws_of, keyed = hash_names(words), ties == "keyed"
+
+    def piece(start: int, stop: int) -> None:
+        size = widest(genes, start, stop)
+        _order(genes, keys, draws_of, keyed, size, sort_scratch(size), columns, start, stop)
+
+    run(piece, n_cells, num_threads)
     return genes.indptr, columns
 
 

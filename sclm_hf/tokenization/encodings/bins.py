@@ -151,8 +151,7 @@ def bin_cell(values, n, ties, quantiles, single, scratch, out):
     _bin_sorted(ordered.view(np.float64), order, n, ties, edges, out)
 
 
-@kernel
-def bin_scratch(size, n_edges):
+def bin_scratch(size: int, n_edges: int) -> tuple:
     """What [`bin_cell`] works in, for cells of at most `size` genes."""
     return (
         np.empty(size, np.uint16),
@@ -174,13 +173,12 @@ def _keyed_ties(key, ids, n, ties):
         ties[j] = uniform(stream_key, ids[j])
 
 
-@part
-def bins_scratch(size, n_edges):
+def bins_scratch(size: int, n_edges: int) -> tuple:
     """What [`bin_cells`] works in, for cells of at most `size` genes."""
     return np.empty(size, np.float64), np.empty(size, np.float32), bin_scratch(size, n_edges)
 
 
-@part
+@kernel
 def bin_cells(genes, keys, uniforms, quantiles, single, layout, scratch, out, start, stop):
     """Bin the cells `start:stop` and write them as tokens."""
     ties, bins, binning = scratch
@@ -196,12 +194,6 @@ def bin_cells(genes, keys, uniforms, quantiles, single, layout, scratch, out, st
             bin_cell(values, n, ties, quantiles, single, binning, bins)
         row = slice(out.starts[i], out.starts[i] + out.lengths[i])
         write_cell(layout, genes, keys[i], ids, bins, n, out.ids[row], out.values[row])
-
-
-@kernel
-def _encode(genes, keys, uniforms, quantiles, single, layout, out, start, stop):
-    scratch = bins_scratch(widest(genes, start, stop), quantiles.size)
-    bin_cells(genes, keys, uniforms, quantiles, single, layout, scratch, out, start, stop)
 
 
 def encode_bins(
@@ -228,12 +220,16 @@ def encode_bins(
     given = np.empty(0) if uniforms is None else np.ascontiguousarray(uniforms, dtype=np.float64)
     # numpy.quantile rounds the differences of float32 to float32
     quantiles, single = np.linspace(0, 1, n_bins - 1), genes.values.dtype == np.float32
-    run(_encode, keys.size, num_threads, genes, keys, given, quantiles, single, layout, out)
+
+    def piece(start: int, stop: int) -> None:
+        scratch = bins_scratch(widest(genes, start, stop), quantiles.size)
+        bin_cells(genes, keys, given, quantiles, single, layout, scratch, out, start, stop)
+
+    run(piece, keys.size, num_threads)
 
 
 @kernel
-def _encode_stored(work, tile, keys, quantiles, single, layout, out):
-    scratch, uniforms = bins_scratch(tile.genes.ids.size, quantiles.size), np.empty(0)
+def _encode_stored(work, tile, keys, uniforms, quantiles, single, layout, scratch, out):
     first = 0
     while first < work.rows.size:
         end = read_tile(work, first, tile)
@@ -263,7 +259,8 @@ class Bins(Encoding):
         work, tile = open_tile(stored, rows, columns, counts=counts, scratch=scratch)
         quantiles = np.linspace(0, 1, setting.parameters.n_bins - 1)
         single = tile.genes.values.dtype == np.float32
-        return _encode_stored(work, tile, keys, quantiles, single, setting.layout, out)
+        room = bins_scratch(tile.genes.ids.size, quantiles.size)
+        return _encode_stored(work, tile, keys, np.empty(0), quantiles, single, setting.layout, room, out)
 
 
 BINS = Bins()

@@ -360,13 +360,9 @@ def taken_entries(cells: Cells) -> np.ndarray:
     return entries[(cells.tokens[cells.indices[entries]] >= 0) & (cells.data[entries] != 0)]
 
 
-@part
-def widest(genes, start, stop):
+def widest(genes: CellGenes, start: int, stop: int) -> int:
     """The most genes that one of the cells `start:stop` has; at least 1."""
-    most = 1
-    for i in range(start, stop):
-        most = max(most, genes.indptr[i + 1] - genes.indptr[i])
-    return most
+    return int(np.diff(genes.indptr[start : stop + 1]).max(initial=1))
 
 
 @part

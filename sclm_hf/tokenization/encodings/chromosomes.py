@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...errors import ConfigurationError
-from .cells import CellGenes, CellTokens, run
+from .cells import CellGenes, CellTokens, run, widest
 from .encoding import Encoding, Parameter, Setting, is_whole
 from .kernels import kernel, part
 from .keys import Stream, draw, substream, uniform
@@ -106,22 +106,22 @@ def _draw_genes(shares, uniforms):
 
 
 @part
-def _order_of(keys):
+def _order_of(keys, scratch):
     """(keys,) int32, where the uint64 keys, at least one, stand from the smallest up."""
     order = np.empty(keys.size, np.int32)
-    stable_sort(keys, keys.size, np.empty(keys.size, np.uint64), order, sort_scratch(keys.size))
+    stable_sort(keys, keys.size, np.empty(keys.size, np.uint64), order, scratch)
     return order
 
 
 @part
-def _in_genomic_order(ids, counts, places):
+def _in_genomic_order(ids, counts, places, scratch):
     """The genes that were drawn, as places in `ids`, by their place in the genome."""
     drawn, keys, n = np.empty(counts.size, np.int64), np.empty(counts.size, np.uint64), 0
     for j in range(counts.size):
         if counts[j]:
             drawn[n], keys[n] = j, places[ids[j]]
             n += 1
-    order = _order_of(keys[:n])
+    order = _order_of(keys[:n], scratch)
     ordered = np.empty(n, np.int64)
     for j in range(n):
         ordered[j] = drawn[order[j]]
@@ -144,11 +144,11 @@ def _runs(ids, drawn, chromosomes):
 
 
 @part
-def _keyed_order(key, ids, drawn, bounds, chromosomes):
+def _keyed_order(key, ids, drawn, bounds, chromosomes, scratch):
     words = np.empty(bounds.size - 1, np.uint64)
     for run_number in range(words.size):
         words[run_number] = draw(key, chromosomes[ids[drawn[bounds[run_number]]]])
-    return _order_of(words)
+    return _order_of(words, scratch)
 
 
 @part
@@ -170,7 +170,7 @@ def _write_sentence(ids, counts, drawn, bounds, order, genome, sentence, out):
 
 
 @kernel
-def _encode(genes, keys, genome, sentence, draws, out, start, stop):
+def _encode(genes, keys, genome, sentence, draws, scratch, out, start, stop):
     is_keyed = draws.uniforms.size == 0
     for i in range(start, stop):
         first, last = genes.indptr[i], genes.indptr[i + 1]
@@ -187,12 +187,12 @@ def _encode(genes, keys, genome, sentence, draws, out, start, stop):
         else:
             uniforms = draws.uniforms[i]
         counts = _draw_genes(shares, uniforms)
-        drawn = _in_genomic_order(ids, counts, genome.places)
+        drawn = _in_genomic_order(ids, counts, genome.places, scratch)
         bounds = _runs(ids, drawn, genome.chromosomes)
         if is_keyed:
-            order = _keyed_order(substream(keys[i], Stream.SUBSET), ids, drawn, bounds, genome.chromosomes)
+            order = _keyed_order(substream(keys[i], Stream.SUBSET), ids, drawn, bounds, genome.chromosomes, scratch)
         else:
-            order = _order_of(draws.order[i, : bounds.size - 1].view(np.uint64))
+            order = _order_of(draws.order[i, : bounds.size - 1].view(np.uint64), scratch)
         row = out.ids[out.starts[i] : out.starts[i] + out.lengths[i]]
         out.lengths[i] = _write_sentence(ids, counts, drawn, bounds, order, genome, sentence, row)
 
@@ -221,7 +221,12 @@ def encode_chromosomes(
     """
     if draws is None:
         draws = Draws(np.empty((0, 0)), np.empty((0, 0), np.int64))
-    run(_encode, keys.size, num_threads, genes, keys, genome, sentence, draws, out)
+
+    def piece(start: int, stop: int) -> None:
+        scratch = sort_scratch(widest(genes, start, stop))
+        _encode(genes, keys, genome, sentence, draws, scratch, out, start, stop)
+
+    run(piece, keys.size, num_threads)
 
 
 def most_tokens(n_genes: np.ndarray, n_draws: int, n_chromosomes: int) -> np.ndarray:

@@ -45,8 +45,7 @@ def rank_cell(ids, values, n, total, target_sum, factors, scratch):
     return order
 
 
-@kernel
-def rank_scratch(size):
+def rank_scratch(size: int) -> tuple:
     """What [`rank_cell`] works in, for cells of at most `size` genes."""
     return (
         np.empty(size, np.float64),
@@ -97,7 +96,7 @@ def _ids_by_rank(ids, order, keys, n, kept, present, ranked):
         start = stop
 
 
-@part
+@kernel
 def rank_cells(genes, totals, target_sum, factors, layout, scratch, out, start, stop):
     """Rank the cells `start:stop` and write them as tokens."""
     present = np.zeros(factors.size // 64 + 1 if genes.sort else 0, np.uint64)
@@ -118,12 +117,6 @@ def rank_cells(genes, totals, target_sum, factors, layout, scratch, out, start, 
             else:
                 for j in range(kept):
                     ranked[j] = ids[np.uint32(order[j])]
-
-
-@kernel
-def _encode(genes, totals, target_sum, factors, layout, out, start, stop):
-    scratch = rank_scratch(widest(genes, start, stop))
-    rank_cells(genes, totals, target_sum, factors, layout, scratch, out, start, stop)
 
 
 def encode_rank(
@@ -148,12 +141,17 @@ def encode_rank(
         num_threads: how many threads share the cells; the result does not depend on it.
     """
     totals = genes.totals if totals is None else np.ascontiguousarray(totals, dtype=np.float64)
-    run(_encode, totals.size, num_threads, genes, totals, float(target_sum), factors, layout, out)
+    target_sum = float(target_sum)
+
+    def piece(start: int, stop: int) -> None:
+        scratch = rank_scratch(widest(genes, start, stop))
+        rank_cells(genes, totals, target_sum, factors, layout, scratch, out, start, stop)
+
+    run(piece, totals.size, num_threads)
 
 
 @kernel
-def _encode_stored(work, tile, target_sum, factors, layout, out):
-    scratch = rank_scratch(tile.genes.ids.size)
+def _encode_stored(work, tile, target_sum, factors, layout, scratch, out):
     first = 0
     while first < work.rows.size:
         end = read_tile(work, first, tile)
@@ -222,7 +220,8 @@ class Rank(Encoding):
     def write_stored(self, setting: Setting, stored: StoredRows, rows, columns, keys, out, scratch: Scratch) -> bool:
         counts, target_sum = setting.parameters.expects == "counts", float(setting.parameters.target_sum)
         work, tile = open_tile(stored, rows, columns, counts=counts, scratch=scratch)
-        return _encode_stored(work, tile, target_sum, setting.tables, setting.layout, out)
+        room = rank_scratch(tile.genes.ids.size)
+        return _encode_stored(work, tile, target_sum, setting.tables, setting.layout, room, out)
 
 
 RANK = Rank()

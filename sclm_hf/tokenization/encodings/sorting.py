@@ -17,8 +17,7 @@ _SHIFT = np.uint32(_BITS)
 _MOVES_PER_KEY = 8
 
 
-@kernel
-def sort_scratch(size):
+def sort_scratch(size: int) -> tuple[np.ndarray, ...]:
     """What [`stable_sort`] works in, for at most `size` keys."""
     return np.empty(size, np.uint32), np.empty(size, np.int32), np.empty((2, _BUCKETS), np.uint32)
 

@@ -60,22 +60,26 @@ def cells_of(tokens: CellTokens) -> list[tuple[list, list]]:
     return [(tokens.ids[part].tolist(), tokens.values[part].tolist()) for part in parts]
 
 
-# kernels are compiled for each type
-@pytest.mark.parametrize(
-    "dtype", [np.float32, np.int64, *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in (np.float64, np.int32))]
-)
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"max_length": None, "n_bins": 11},
-        {"max_length": 12, "n_bins": 11},
-        {"max_length": 12, "truncation": "head", "add_cls": False},
-        {"max_length": None, "include_zero_genes": True},
-        {"encoding": "rank", "max_length": 20, "truncation": "head"},
-        {"encoding": "rank", "max_length": None, "truncation": "head", "add_cls": False},
-    ],
-    ids=str,
-)
+SETTINGS = [
+    {"max_length": None, "n_bins": 11},
+    {"max_length": 12, "n_bins": 11},
+    {"max_length": 12, "truncation": "head", "add_cls": False},
+    {"max_length": None, "include_zero_genes": True},
+    {"encoding": "rank", "max_length": 20, "truncation": "head"},
+    {"encoding": "rank", "max_length": None, "truncation": "head", "add_cls": False},
+]
+
+
+def cases():
+    """Kernels are compiled for each encoding and type of counts: that of most files, and one more for the bins."""
+    for settings in SETTINGS:
+        quick = (np.float32,) if settings.get("encoding") == "rank" else (np.float32, np.int64)
+        for dtype in (np.float32, np.int64, np.float64, np.int32):
+            marks = () if dtype in quick else pytest.mark.slow
+            yield pytest.param(settings, dtype, marks=marks, id=f"{settings}-{dtype.__name__}")
+
+
+@pytest.mark.parametrize(("settings", "dtype"), list(cases()))
 def test_rows_of_a_file_are_encoded_as_rows_in_memory(tmp_path, settings, dtype):
     processor, matrix = make_processor(**settings), make_matrix(dtype)
     rows = np.r_[0:40, 43, 45:90]

@@ -31,6 +31,7 @@ def test_ids_with_gaps_survive_saving_and_loading(tokenizer, tmp_path):
         assert set(read.gene_vocabulary.special_tokens) == {"<pad>", "<cls>", "<eoc>"}
 
 
+@pytest.mark.slow
 def test_an_import_is_enough_for_auto_tokenizer_in_a_fresh_process(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     code = (
