@@ -167,6 +167,8 @@ class CellStream(Contents):
         """
         schedule = self.schedule(batch_size, max_tokens_per_batch=max_tokens_per_batch)
         how = (self.seed, self.block_size, self.shuffle, self.group_by_length, schedule.order_settings, _KEYS)
+        if self.augment is not None:
+            how = (*how, self.augment)
         return hashlib.sha256(repr((self.cells_id, how)).encode()).hexdigest()[:16]
 
 
@@ -209,6 +211,7 @@ class CellCorpus(FileContents, CellStream):
         batch_names: as `label_names`.
         sample_share: share of the cells of each sample that an epoch takes, drawn anew in each, where cells come in
             samples.
+        augment: makes cells shallower and cuts them to fewer genes, differently in every epoch; None = never.
         task_columns: columns of `obs`, one a task of a multi-task model; each becomes `labels_<column>`. A mapping
             gives the values of each in the order of their numbers.
         species: `"human"`, or `"mouse"` to map genes through orthologs; by default the one that the Ensembl ids of a

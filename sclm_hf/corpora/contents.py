@@ -22,6 +22,7 @@ from .order.splits import Split
 if TYPE_CHECKING:
     from ..tokenization.genes.gene_vocabulary import GeneCoverage
     from ..tokenization.processing_cell import CellProcessor
+    from .augmentation import Augmentation
 
 # below the number of files that a process may have open on any common system (macOS: 256)
 _MAX_OPEN_FILES = 128
@@ -41,6 +42,7 @@ class Contents:
         task_names: column of a task -> its values in the order of their numbers.
         ontology: what the labels mean, None where each is a class of its own.
         samples: which cells belong together, None where each stands alone.
+        augment: what is done to counts before they are encoded, None for nothing.
         dropped: source name -> column -> cells that a condition of `where` left out.
     """
 
@@ -59,6 +61,7 @@ class Contents:
     task_names: dict[str, list[str]]
     ontology: Ontology | None = None
     samples: Samples | None = None
+    augment: "Augmentation | None" = None
     dropped: dict[str, dict[str, int]]
 
     def __len__(self) -> int:
@@ -119,6 +122,7 @@ class FileContents(Contents):
         batch_column: str | None = None,
         batch_names: Sequence[str] | None = None,
         sample_share: float = 1.0,
+        augment: "Augmentation | None" = None,
         task_columns: Sequence[str] | Mapping[str, Sequence[str]] = (),
         species: str | None = None,
         rows: Mapping[str | Path, Any] | None = None,
@@ -139,6 +143,12 @@ class FileContents(Contents):
         self.group_by_length = shuffle if group_by_length is None else group_by_length
         named = dict(sorted(name_paths(paths).items()))
         expects = processor.feature_extractor.expects
+        self.augment = augment
+        if augment is not None and augment.thin_share and expects != "counts":
+            raise ConfigurationError(
+                f"Only counts can be thinned, and the encoding expects {expects!r}: set `thin_share` of the "
+                "augmentation to 0."
+            )
         options = {"layer": layer, "expects": expects, "lazy": lazy}
         self.sources = [open_source(name, path, **options) for name, path in named.items()]
         chosen = select_rows(rows, named, self.sources)

@@ -15,7 +15,7 @@ from .order.plan import BlockSequence, block_ids
 if TYPE_CHECKING:
     from ..tokenization.genes.gene_vocabulary import GeneCoverage
 
-_SAME = ("processor", "seed", "block_size", "window_size", "group_size", "shuffle", "group_by_length")
+_SAME = ("processor", "seed", "block_size", "window_size", "group_size", "shuffle", "group_by_length", "augment")
 
 
 def mix(corpora: Sequence[CellCorpus], weights: Sequence[float] | None = None) -> "MixedCorpus":

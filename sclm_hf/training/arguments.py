@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,21 @@ def parse_arguments(types: Sequence[type], argv: Sequence[str] | None = None, **
         raise unknown_name(unknown[0], [f"--{name}" for name in names])
     # `--config` is read above; argparse hands the leftover namespace back between the dataclasses and the rest
     return tuple(parsed[: len(types)])
+
+
+def read_mapping(name: str, text: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """A setting that is a mapping: in Python as it is, on the command line as JSON.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    try:
+        mapping = json.loads(text) if isinstance(text, str) and text else text or {}
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(f"`{name}` must be a mapping in JSON, got {text!r}: {error}") from error
+    if not isinstance(mapping, Mapping):
+        raise ConfigurationError(f"`{name}` must be a mapping, got {text!r}.")
+    return dict(mapping)
 
 
 def _recipe_as_flags(path: str, names: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..corpora.augmentation import Augmentation
 from ..corpora.cell_corpus import CellCorpus
 from ..corpora.filters import read_conditions
 from ..corpora.labels.columns import LabelColumn, columns_for
@@ -28,7 +29,7 @@ from ..sources.opening import name_paths, open_source
 from ..tokenization.genes.gene_columns import is_gene
 from ..tokenization.genes.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
-from .arguments import option
+from .arguments import option, read_mapping
 
 logger = get_logger(__name__)
 
@@ -80,7 +81,15 @@ class DataArguments:
         "human.",
     )
 
+    augment: str | None = option(
+        None,
+        "Make cells to train on shallower and cut them to fewer genes, differently in every epoch: a mapping, as JSON "
+        "on the command line, with some of `thin_share`, `thin`, `panel_share` and `drop_genes` (see `Augmentation`); "
+        "{} takes the defaults. By default cells stay as they are.",
+    )
+
     def __post_init__(self) -> None:
+        _ = self.augmentation
         if not 0 <= self.eval_share < 1:
             raise ConfigurationError(f"`eval_share` must be at least 0 and below 1, got {self.eval_share}.")
         if self.eval_files and self.eval_share:
@@ -92,6 +101,11 @@ class DataArguments:
                 f"`train_weights` must have one entry for each of the {len(self.train_files)} entries of "
                 f"`train_files`, got {len(self.train_weights)}."
             )
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """`augment` as `CellCorpus` takes it."""
+        return None if self.augment is None else Augmentation.from_mapping(read_mapping("augment", self.augment))
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -173,7 +187,7 @@ def open_corpora(
         "species": data.species,
         "seed": seed,
     }
-    share = {"sample_share": sample_share}
+    share = {"sample_share": sample_share, "augment": data.augmentation}
     is_part = data.eval_share > 0 or data.train_weights is not None
     everything = CellCorpus(data.train_files, processor, lazy=is_part, **share, **options)
     _report_unlabelled(everything)

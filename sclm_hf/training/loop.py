@@ -133,6 +133,8 @@ class _Run:
         self, model, corpus, collator, eval_corpus, eval_collator, config, accelerator, compute_metrics, on_log
     ) -> None:
         self.config, self.corpus, self.collator = config, corpus, collator
+        # batches hold each cell as often as it has views
+        self.n_views = getattr(getattr(corpus, "augment", None), "views", 1)
         self.eval_corpus, self.eval_collator, self.compute_metrics = eval_corpus, eval_collator, compute_metrics
         self.on_log = on_log
         self._check()
@@ -284,8 +286,8 @@ class _Run:
         self._update()
         self.state.step += 1
         self.state.loss_steps += 1
-        self.state.cells += step.cells
-        self.cells_logged += step.cells
+        self.state.cells += step.cells // self.n_views
+        self.cells_logged += step.cells // self.n_views
         self.bar.update()
         if self._is_due(self.config.logging_steps) or self.done:
             self._log_step()

@@ -1,10 +1,9 @@
 """Pre-training from files to a model folder: what `sclm-hf pretrain` runs."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from accelerate.utils import set_seed
 from transformers import PreTrainedModel
@@ -25,7 +24,7 @@ from ..registry import get_family
 from ..tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from ..tokenization.genes.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
-from .arguments import TrainingConfig, option, parse_arguments
+from .arguments import TrainingConfig, option, parse_arguments, read_mapping
 from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, gene_names, open_corpora
 from .loop import TrainingResult, train
@@ -168,7 +167,7 @@ def create_processor(data: DataArguments, arguments: PretrainArguments) -> CellP
     """The processor of the model to go on from, or one with the family's encoding and the vocabulary asked for."""
     if arguments.model_name_or_path:
         return load_processor(arguments.model_name_or_path)
-    encoding = ExpressionFeatureExtractor.for_family(arguments.family, **_mapping("encoding", arguments.encoding))
+    encoding = ExpressionFeatureExtractor.for_family(arguments.family, **read_mapping("encoding", arguments.encoding))
     if arguments.vocabulary:
         genes = GeneVocabulary.from_file(arguments.vocabulary, get_family(arguments.family).special_tokens)
     else:
@@ -219,7 +218,7 @@ def create_model(
                 "`batch_column`, or pre-train a new model."
             )
         return model
-    settings = _mapping("model_config", arguments.model_config)
+    settings = read_mapping("model_config", arguments.model_config)
     model_config = new_config(arguments.family, processor, settings, n_batches=n_batches)
     if getattr(model_config, "pooling", None) == "cls" and not processor.feature_extractor.add_cls:
         raise ConfigurationError(
@@ -284,13 +283,3 @@ def _family_name(arguments: PretrainArguments, processor: CellProcessor) -> str:
     if arguments.model_name_or_path:
         return family_of(arguments.model_name_or_path)[0].name
     return arguments.family
-
-
-def _mapping(name: str, text: str | None) -> dict[str, Any]:
-    try:
-        mapping = json.loads(text) if text else {}
-    except json.JSONDecodeError as error:
-        raise ConfigurationError(f"`{name}` must be a mapping in JSON, got {text!r}: {error}") from error
-    if not isinstance(mapping, dict):
-        raise ConfigurationError(f"`{name}` must be a mapping, got {text!r}.")
-    return mapping

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from sclm_hf import CellCorpus
+from sclm_hf.corpora.augmentation import Augmentation
 from sclm_hf.errors import ConfigurationError, CorpusError, SclmWarning
 from sclm_hf.opening.tiny import make_processor as make_processor_of
 from sclm_hf.training.arguments import TrainingConfig, parse_arguments
@@ -160,3 +161,12 @@ def test_samples_are_not_split_by_donors(folder):
         open_corpora(data, make_processor_of("cellplm", GENES))
     data.batch_column = "Donor_ID"
     assert len(open_corpora(data, make_processor_of("cellplm", GENES))[1].samples)
+
+
+def test_only_cells_to_train_on_are_augmented(tmp_path):
+    make_cells(60).write_h5ad(tmp_path / "cells.h5ad")
+    data = DataArguments([str(tmp_path)], eval_share=0.3, split_by="cell", augment='{"thin": [0.2, 0.4]}')
+    corpus, held_out = open_corpora(data, make_processor())
+    assert corpus.augment == Augmentation(thin=(0.2, 0.4)) and held_out.augment is None
+    with pytest.raises(ConfigurationError, match="Unknown setting `thinn` in `augment`"):
+        DataArguments([str(tmp_path)], augment='{"thinn": 0.2}')

@@ -1,5 +1,6 @@
 """Windows of an epoch: read once, encoded, put in order and cut into batches."""
 
+import functools
 import os
 import threading
 from collections import deque
@@ -17,6 +18,7 @@ from ...tokenization.encodings.cells import CellTokens
 from ...tokenization.encodings.scratch import Scratch
 from ..order.plan import Schedule, row_ids
 from ..order.token_budget import TokenSchedule
+from .augmenter import Augmenter
 from .token_buffer import TokenBuffer
 
 if TYPE_CHECKING:
@@ -103,6 +105,7 @@ class WindowReader:
         self._max_tokens = schedule.max_tokens if isinstance(schedule, TokenSchedule) else None
         self._keys = {"seed": corpus.seed, "epoch": epoch}
         self._plan = corpus.plan(schedule.window_size, epoch)
+        self._augmenter = None if corpus.augment is None else Augmenter(corpus, epoch)
         self._workplace: _Workplace | None = None
         self._turn = threading.Lock()
 
@@ -145,8 +148,8 @@ class WindowReader:
         # a process that was forked has the threads of its parent by name only
         if self._workplace is None or self._workplace.process != os.getpid():
             self._workplace = _Workplace(self._corpus.processor.token_types)
-        buffer, submit = self._workplace.next_buffer(len(ids)), self._workplace.threads.submit
-        parts = [submit(self._encode, part, ids, buffer) for part in _parts(rows)]
+        buffer, submit = self._workplace.next_buffer(len(ids) * self._n_views), self._workplace.threads.submit
+        parts = [submit(self._encode, number, part, ids, buffer) for part in _parts(rows)]
         return _Begun(number, used, rows, ids, buffer, parts)
 
     def _finished(self, begun: "_Begun") -> Window:
@@ -159,17 +162,21 @@ class WindowReader:
         tokens = begun.buffer.tokens
         if not begun.rows:
             return Window(tokens, {}, [])
+        # views of a cell stay together
+        lengths = tokens.lengths.reshape(self._n_views, -1).max(0)
         if self._max_tokens:
-            self._check_budget(tokens.lengths, begun.rows)
+            self._check_budget(lengths, begun.rows)
         names = [source.name for source in self._corpus.sources]
         batches = self._schedule.batches(
             begun.number,
             np.concatenate([row_ids(names[source], rows) for source, rows in begun.rows.items()]),
-            tokens.lengths,
+            lengths,
             grouped=self._corpus.group_by_length,
             shuffle=self._corpus.shuffle,
             **self._keys,
         )
+        starts = np.arange(self._n_views)[:, None] * len(begun.ids)
+        batches = [(starts + cells).ravel() for cells in batches]
         return Window(tokens, self._carried(begun.used, begun.ids), batches)
 
     def _positions(self, number: int) -> dict[int, np.ndarray]:
@@ -179,21 +186,29 @@ class WindowReader:
             positions.setdefault(source, []).append(np.arange(start, stop))
         return {source: np.concatenate(parts) for source, parts in positions.items()}
 
-    def _encode(self, part: _Cells, ids: np.ndarray, buffer: TokenBuffer) -> None:
+    @property
+    def _n_views(self) -> int:
+        """How many views of each cell there are, one after the other."""
+        return 1 if self._corpus.augment is None else self._corpus.augment.views
+
+    def _encode(self, number: int, part: _Cells, ids: np.ndarray, buffer: TokenBuffer) -> None:
         """Read, check and encode cells, and put them into the window's buffer."""
         corpus, scratch = self._corpus, self._workplace.scratch
         # a source is closed when many others are opened, so no other thread may open any while this one reads
         with self._workplace.reading:
             gene_ids, source = corpus.gene_ids(part.source), corpus.opened(part.source)
             ids[part.places] = source.cell_ids(part.rows)
-        if self._encode_stored(part, gene_ids, ids[part.places], buffer):
+        if self._augmenter is None and self._encode_stored(part, gene_ids, ids[part.places], buffer):
             return
         with self._workplace.reading:
             matrix = corpus.opened(part.source).read(part.rows, scratch)
         expects = corpus.processor.feature_extractor.expects
         # whole numbers are counts, and what else may be wrong with rows their encoding refuses
-        if expects == "counts" and matrix.dtype.kind == "f":
+        if self._augmenter is not None or (expects == "counts" and matrix.dtype.kind == "f"):
             check_rows(matrix, source, part.rows, expects)
+        if self._augmenter is not None:
+            self._encode_views(number, part, matrix, gene_ids, ids, buffer)
+            return
 
         def encode_some(places: np.ndarray) -> CellTokens:
             return self._tokens(matrix, gene_ids, ids[part.places][places], rows=places)
@@ -201,6 +216,28 @@ class WindowReader:
         with cells_named(source, matrix, part.rows, expects, encode_some):
             tokens = self._tokens(matrix, gene_ids, ids[part.places], scratch=scratch)
         buffer.put(tokens, part.places)
+
+    def _encode_views(
+        self,
+        number: int,
+        part: _Cells,
+        matrix: csr_matrix,
+        gene_ids: np.ndarray,
+        ids: np.ndarray,
+        buffer: TokenBuffer,
+    ) -> None:
+        """Augment cells, encode them, and put each of their views into the window's buffer."""
+        corpus, where = self._corpus, {"source": part.source, "window": number}
+        encode = functools.partial(corpus.processor.tokens, check=False, scratch=self._workplace.scratch)
+
+        def views(places: np.ndarray) -> Iterator[CellTokens]:
+            return self._augmenter.views(encode, matrix, gene_ids, ids[part.places][places], rows=places, **where)
+
+        expects = corpus.processor.feature_extractor.expects
+        with cells_named(corpus.sources[part.source], matrix, part.rows, expects, lambda places: list(views(places))):
+            for view, tokens in enumerate(views(np.arange(len(part.rows)))):
+                before = view * len(ids)
+                buffer.put(tokens, slice(before + part.places.start, before + part.places.stop))
 
     def _encode_stored(self, part: _Cells, gene_ids: np.ndarray, ids: np.ndarray, buffer: TokenBuffer) -> bool:
         """Encode cells directly from the file into the buffer.
@@ -229,7 +266,7 @@ class WindowReader:
         columns = {"cell_ids": ids.view(np.int64)}
         for name, codes in self._corpus.numbered.items():
             columns[name] = np.concatenate([codes[source][at] for source, at in used.items()]).astype(np.int64)
-        return columns
+        return {name: np.tile(values, self._n_views) for name, values in columns.items()}
 
     def _check_budget(self, lengths: np.ndarray, rows: dict[int, np.ndarray]) -> None:
         """Refuse a cell that no batch can hold."""

@@ -54,6 +54,7 @@ class Encoding:
         special_tokens: special tokens that it puts behind the genes of every cell.
         has_values: whether tokens come with values.
         has_zeros: whether genes that are measured and not expressed have tokens whatever `include_zero_genes` says.
+        has_fixed_genes: whether every cell has all genes of the vocabulary, measured or not.
         ranks_genes: whether genes stand in the order of their expression.
         takes: which of the arguments `uniforms` and `totals` of `CellProcessor.encode` it has a use for.
         reads_files: whether it has [`write_stored`].
@@ -66,6 +67,7 @@ class Encoding:
     special_tokens: tuple[str, ...] = ()
     has_values = True
     has_zeros = False
+    has_fixed_genes = False
     ranks_genes = False
     takes: tuple[str, ...] = ()
     reads_files = False

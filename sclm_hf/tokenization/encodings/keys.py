@@ -51,6 +51,16 @@ class Stream(IntEnum):
     """Read depth: whether a cell is made shallower, and the share of its reads that is kept."""
     SAMPLE_CELL = 13
     """Masked samples: whether a cell is masked, and how much of it."""
+    VIEW = 14
+    """Which of several views of a cell it is."""
+    THINNED = 15
+    """Augmentation: whether a cell is thinned, and to which share of its reads."""
+    THINNED_READS = 16
+    """Augmentation: how many reads of a gene are kept."""
+    CUT = 17
+    """Augmentation: whether a cell is cut to the genes of another source, which, and the share of genes left out."""
+    CUT_GENES = 18
+    """Augmentation: which genes are left out."""
     SHALLOW_READS = 19
     """Cells thinned to evaluate on them, or for a baseline: how many reads of a gene are kept."""
 

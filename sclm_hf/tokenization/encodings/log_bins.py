@@ -69,6 +69,7 @@ class LogBins(Encoding):
 
     name = "log_bins"
     parameters = {"n_bins": N_BINS, "target_sum": TARGET_SUM}
+    has_fixed_genes = True
 
     def check(self, parameters) -> None:
         fixed = {"max_length": None, "include_zero_genes": True, "cls_value": 0}
