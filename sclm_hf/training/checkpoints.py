@@ -88,10 +88,13 @@ class TrainingState:
             values = read_json_object(directory / STATE_FILE)
         except CheckpointError as error:
             raise CheckpointError(
-                f"{directory} is not a training checkpoint ({error}): give a folder `step-…` that training wrote."
+                f"`{directory}` is not a training checkpoint ({error}): give a folder `step-…` that training wrote."
             ) from error
         if set(values) != {f.name for f in fields(cls)}:
-            raise CheckpointError(f"{directory / STATE_FILE} was written by another version of `sclm_hf`.")
+            raise CheckpointError(
+                f"`{directory / STATE_FILE}` was written by another version of `sclm_hf`: resume with that version, "
+                "or begin a new run in another `output_dir` (`--output_dir`)."
+            )
         return cls(**values)
 
 

@@ -1,6 +1,6 @@
 """Runs malformed inputs, each in a process of its own with limits, and says how each ended.
 
-python -m tests.malformed.attack --seed 0 --count 500 --output table.json
+python -m tests.malformed.attack --seed 0 1 --count 500 --output outcomes.json --table table.json
 python -m tests.malformed.attack --only "embed csr.h5ad | external link | 17"
 """
 
@@ -27,6 +27,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sclm_hf.versions import package_versions
+
 from .damage import Damage
 from .damage_hdf5 import HDF5
 from .damage_shards import SHARDS
@@ -50,6 +52,8 @@ _DAMAGES = {
 }
 
 GOOD = ("clear", "accepted")
+
+_PACKAGES = ("torch", "transformers", "peft", "safetensors", "h5py", "zarr", "numcodecs", "pyarrow", "anndata")
 
 
 @dataclass(frozen=True)
@@ -220,26 +224,40 @@ def run_attacks(seed: int, count: int, only: str = "") -> Iterator[Outcome]:
                 yield outcome
 
 
+def table(outcomes: list[Outcome]) -> dict[str, dict[str, int]]:
+    """How many inputs of each kind ended how."""
+    kinds = {target.name: target.kind for target in targets(Path())}
+    found: dict[str, Counter] = {kind: Counter() for kind in _DAMAGES}
+    for outcome in outcomes:
+        found[kinds[outcome.attack.partition(" | ")[0]]][outcome.outcome] += 1
+    return {kind: dict(sorted(numbers.items())) for kind, numbers in found.items()}
+
+
 def main() -> None:
     """Run the attacks and print those that ended badly."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
+    parser.add_argument("--count", type=int, default=60, help="inputs of each seed")
     parser.add_argument("--only", default="", help="repeat the attacks of this seed whose name contains this")
-    parser.add_argument("--output", type=Path, help="write the table of all outcomes as JSON")
+    parser.add_argument("--output", type=Path, help="write all outcomes as JSON")
+    parser.add_argument("--table", type=Path, help="write how many ended how, with versions, as JSON")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     os.environ["SCLM_NO_PROGRESS"] = "1"
     # threads would not outlive the fork, and be waited for
     torch.set_num_threads(1)
     outcomes = []
-    for outcome in run_attacks(arguments.seed, arguments.count, arguments.only):
-        outcomes.append(outcome)
-        if outcome.outcome not in GOOD or arguments.only:
-            print(json.dumps(asdict(outcome)), flush=True)
+    for seed in arguments.seed:
+        for outcome in run_attacks(seed, arguments.count, arguments.only):
+            outcomes.append(outcome)
+            if outcome.outcome not in GOOD or arguments.only:
+                print(json.dumps(asdict(outcome)), flush=True)
     print(json.dumps(Counter(outcome.outcome for outcome in outcomes)))
     if arguments.output:
         arguments.output.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
+    if arguments.table:
+        record = {"seeds": arguments.seed, "inputs": len(outcomes), "versions": package_versions(*_PACKAGES)}
+        arguments.table.write_text(json.dumps(record | {"outcomes": table(outcomes)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

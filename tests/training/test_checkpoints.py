@@ -1,5 +1,6 @@
 import contextlib
 import errno
+import json
 import pkgutil
 import signal
 import subprocess
@@ -348,3 +349,11 @@ def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path, monkeypatch):
         check_output_dir(config(tmp_path / "file" / "b"))
     with sole_writer(tmp_path / "c"), pytest.raises(ConfigurationError, match="is being written by process"):
         check_output_dir(config(tmp_path / "c"))
+
+
+def test_a_checkpoint_of_another_version_is_refused_with_what_to_do(tmp_path):
+    TrainingState(step=1).save(tmp_path)
+    state = json.loads((tmp_path / "training_state.json").read_text())
+    (tmp_path / "training_state.json").write_text(json.dumps({**state, "order": "as it was"}))
+    with pytest.raises(CheckpointError, match=r"json` was written by another version.*another `output_dir`"):
+        TrainingState.load(tmp_path)
