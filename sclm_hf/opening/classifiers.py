@@ -26,7 +26,7 @@ def open_classifier(name: str, label_names: Sequence[str]) -> "PreTrainedModel":
         CheckpointError: see [`open_model`].
         ConfigurationError: the family has no classifier.
     """
-    return open_model(
+    model = open_model(
         name,
         AUTO_CLASSES["annotate"],
         new_head=True,
@@ -34,6 +34,10 @@ def open_classifier(name: str, label_names: Sequence[str]) -> "PreTrainedModel":
         id2label=dict(enumerate(label_names)),
         label2id={label: i for i, label in enumerate(label_names)},
     )
+    # groups of the labels that the checkpoint had
+    if hasattr(model.config, "label_parents"):
+        del model.config.label_parents
+    return model
 
 
 def open_probe(name: str, label_names: Sequence[str]) -> "PreTrainedModel":

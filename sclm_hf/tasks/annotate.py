@@ -49,7 +49,24 @@ class AnnotateSettings(AddingSettings):
         least=0,
         most=1,
     )
-
+    level: int | None = setting(
+        None,
+        "level of the ontology on which to label: 1 = its coarsest groups, 2 = the groups in these, and so on; by "
+        "default the labels that the model was trained for.",
+        least=1,
+    )
+    evidence: float = setting(
+        0.0,
+        "least probability of a label: a cell whose most probable label falls short gets the name of the smallest "
+        f"group above it that does not, and `{UNASSIGNED}` where none does; between 0 and 1.",
+        least=0,
+        most=1,
+    )
+    ontology: str | None = setting(
+        None,
+        "groups of labels for `level` and `evidence`: blood, retina, heart, pancreas or a YAML file, several joined "
+        "by +; by default those that the model was trained with.",
+    )
     partners: bool = setting(
         True,
         "whether the classifiers that `finetune` saved with the model, and weighted, label the cells together with "
@@ -76,10 +93,13 @@ class Annotation(CellRun[AnnotateSettings]):
     """Labels of cells and their probabilities."""
 
     def __init__(self, *run: Any) -> None:
+        from .running.label_groups import groups_of
         from .running.partners import PartnerRuns
 
         super().__init__(*run)
         self._partners = PartnerRuns(self.loaded, self.cells, self.settings)
+        settings = self.settings
+        self._groups = groups_of(self.config, self.label_names, settings.ontology, settings.level, settings.evidence)
 
     def read(self, output: "ModelOutput") -> "torch.Tensor":
         """(batch, n_labels) probabilities of the labels."""
@@ -93,9 +113,17 @@ class Annotation(CellRun[AnnotateSettings]):
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """Labels, the probability of each, and those of all labels."""
         keys, values = self.settings.keys, self._partners.combine(cells, values)
-        labels, confidence = predictions(values, self.label_names, self.settings.unassigned_threshold)
+        labels, confidence = self._named(values)
         obs = {keys.prediction: labels, keys.confidence: confidence}
         return Results(obs=obs, obsm={keys.probabilities: values})
+
+    def _named(self, values: "np.ndarray") -> "tuple[Categorical, np.ndarray]":
+        """The label of each cell, and its probability."""
+        threshold = self.settings.unassigned_threshold
+        if self._groups is None:
+            return predictions(values, self.label_names, threshold)
+        codes, confidence = self._groups.call(values, self.settings.evidence)
+        return categorical(codes, confidence, self._groups.names, max(threshold, self.settings.evidence))
 
     def facts(self, file: "Path | None") -> dict[str, Any]:
         """The names of the columns of the probabilities, and the weights of the model and its partners, if any."""
@@ -137,15 +165,15 @@ def annotate(
     Returns:
         The AnnData with the following, under these names or those derived from `key_added`:
 
-        - `obs["sclm_prediction"]`: the labels, categorical;
-        - `obs["sclm_confidence"]`: the highest probability;
+        - `obs["sclm_prediction"]`: the labels, or the groups that `level` and `evidence` ask for, categorical;
+        - `obs["sclm_confidence"]`: the probability of the label, that of a group being the sum over its labels;
         - `obsm["sclm_probabilities"]`: (n_cells, n_labels) float32, whose columns stand in the order of
           `uns["sclm_hf"]["sclm_prediction"]["label_names"]`;
         - `uns["sclm_hf"]["sclm_prediction"]`: also model, revision, versions, settings and coverage of the genes.
 
     Raises:
         CheckpointError: the model has no trained classification head, or cannot be read.
-        ConfigurationError: the threshold is not between 0 and 1.
+        ConfigurationError: the threshold is not between 0 and 1; or groups of labels are asked for that nothing tells.
         GeneCoverageError: the model knows too few of the genes.
         ExpressionError: the data are not what the model's encoding expects.
     """
@@ -162,11 +190,25 @@ def predictions(
         label_names: names of the columns.
         unassigned_threshold: as for [`annotate`].
     """
+    codes = probabilities.argmax(axis=1)
+    return categorical(codes, probabilities.max(axis=1), label_names, unassigned_threshold)
+
+
+def categorical(
+    codes: "np.ndarray", confidence: "np.ndarray", names: list[str], threshold: float
+) -> "tuple[Categorical, np.ndarray]":
+    """The names of cells, `"unassigned"` where their confidence is below a threshold; and the confidence.
+
+    Args:
+        codes: (n_cells,) positions in `names`.
+        confidence: (n_cells,).
+        names: the names.
+        threshold: the threshold.
+    """
     import numpy as np
 
     pandas = require("pandas", extra="anndata")
-    confidence = probabilities.max(axis=1)
-    names = np.array([*label_names, UNASSIGNED], dtype=object)
-    codes = np.where(confidence < unassigned_threshold, len(label_names), probabilities.argmax(axis=1))
-    categories = list(dict.fromkeys([*label_names, *([UNASSIGNED] if unassigned_threshold > 0 else [])]))
-    return pandas.Categorical(names[codes], categories=categories), confidence
+    all_names = np.array([*names, UNASSIGNED], dtype=object)
+    codes = np.where(confidence < threshold, len(names), codes)
+    categories = list(dict.fromkeys([*names, *([UNASSIGNED] if threshold > 0 else [])]))
+    return pandas.Categorical(all_names[codes], categories=categories), confidence

@@ -107,7 +107,8 @@ def note_classes(model: PreTrainedModel, corpus: Contents) -> None:
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: number for number, name in enumerate(names)}
     model.config.problem_type = "single_label_classification"
-    model.config.label_parents = dict(corpus.ontology.parents) if corpus.ontology else None
+    if corpus.ontology is not None:
+        model.config.label_parents = dict(corpus.ontology.parents)
 
 
 def supervised_collator(
