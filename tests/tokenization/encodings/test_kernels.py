@@ -1,4 +1,4 @@
-"""Parts of kernels have no entry from Python: a call of one would crash the process."""
+"""How kernels are compiled, seen in their sources."""
 
 import ast
 from pathlib import Path
@@ -10,6 +10,7 @@ TREES = {
     path.relative_to(ROOT): ast.parse(path.read_text())
     for folder in ("sclm_hf", "tests", "benchmarks")
     for path in sorted((ROOT / folder).rglob("*.py"))
+    if "encodings" in str(path.relative_to(ROOT)) or "encodings" in path.read_text()
 }
 
 
@@ -39,8 +40,17 @@ def _names_in_python(node: ast.AST) -> set[str]:
 
 
 def test_parts_are_read_in_compiled_functions_only():
+    """They have no entry from Python: a call of one would crash the process."""
     parts = {path.stem: _parts(tree) for path, tree in TREES.items() if _parts(tree)}
     assert "smallest" not in parts["masks"]
     assert "write_cell" in parts["cells"]
     for path, tree in TREES.items():
         assert not (_parts(tree) | _imported(tree, parts)) & _names_in_python(tree), path
+
+
+def test_no_kernel_asks_for_what_takes_seconds_to_compile():
+    slow = {"argsort", "flatnonzero", "full", "partition", "sort", "unique"}
+    for path, tree in TREES.items():
+        kernels = [node for node in ast.walk(tree) if _decorated(node, "kernel", "part", "njit")]
+        called = [node.func for kernel in kernels for node in ast.walk(kernel) if isinstance(node, ast.Call)]
+        assert not slow & {name.attr for name in called if isinstance(name, ast.Attribute)}, path
