@@ -21,6 +21,7 @@ from .sorting import sort_scratch, stable_sort
 from .stored import StoredRows, open_tile, read_tile, written
 
 _SMALL = 4096
+_MOST_EDGES = 2**15
 
 
 @part
@@ -49,14 +50,16 @@ def _count_small(values, n, whole, tables):
         top = max(top, whole[i])
     if not fits:
         return -1
+    first, second, third, fourth = tables[0], tables[1], tables[2], tables[3]
     fours = n - n % 4
     for i in range(0, fours, 4):
-        tables[0, whole[i]] += 1
-        tables[1, whole[i + 1]] += 1
-        tables[2, whole[i + 2]] += 1
-        tables[3, whole[i + 3]] += 1
+        a, b, c, d = whole[i], whole[i + 1], whole[i + 2], whole[i + 3]
+        first[a] += 1
+        second[b] += 1
+        third[c] += 1
+        fourth[d] += 1
     for i in range(fours, n):
-        tables[0, whole[i]] += 1
+        first[whole[i]] += 1
     return np.int64(top)
 
 
@@ -78,8 +81,8 @@ def _edges_of_counts(table, n, quantiles, single, edges):
 
 
 @part
-def _bin_counts(whole, n, top, ties, quantiles, single, tables, edges, lefts, spans, out):
-    """Bins of whole numbers, given their histogram, which is cleared."""
+def _spread_counts(top, n, quantiles, single, tables, edges, spreads):
+    """The spread of each value up to `top`, given the histogram of `n` whole numbers, which is cleared."""
     for value in range(top + 1):
         tables[0, value] += tables[1, value] + tables[2, value] + tables[3, value]
         tables[1, value] = tables[2, value] = tables[3, value] = 0
@@ -90,11 +93,31 @@ def _bin_counts(whole, n, top, ties, quantiles, single, tables, edges, lefts, sp
             left += 1
         while right < edges.size and edges[right] < value:
             right += 1
-        lefts[value] = left
-        spans[value] = left - right if left - right > 1 else 0
+        span = left - right if left - right > 1 else 0
+        spreads[value] = left << 16 | span
         tables[0, value] = 0
+
+
+@part
+def _spread_small(values, n, quantiles, single, scratch):
+    """Spreads of small whole numbers, `n` of them: the last bin times 2**16, plus the number of bins if more than one.
+
+    Returns False when there are other numbers, or too many bins. Looked up apart from what is made of them, because
+    then the compiler does the latter for several at a time.
+    """
+    whole, tables, spreads, of_values, edges = scratch[:5]
+    top = _count_small(values, n, whole, tables) if edges.size < _MOST_EDGES else -1
+    if top < 0:
+        return False
+    _spread_counts(top, n, quantiles, single, tables, edges, spreads)
     for i in range(n):
-        out[i] = np.ceil(lefts[whole[i]] - ties[i] * spans[whole[i]])
+        of_values[i] = spreads[whole[i]]
+    return True
+
+
+@part
+def _bin_of(spread, tie):
+    return np.ceil(np.float64(spread >> np.int32(16)) - tie * np.float64(spread & np.int32(0xFFFF)))
 
 
 @part
@@ -126,6 +149,16 @@ def _bin_sorted(ordered, order, n, ties, edges, out):
             i += 1
 
 
+@part
+def _bin_others(values, n, ties, quantiles, single, scratch, out):
+    edges, wide, ordered, order, sorting = scratch[4:]
+    for i in range(n):
+        wide[i] = values[i]
+    stable_sort(wide.view(np.uint64), n, ordered, order, sorting)
+    _edges_of_sorted(ordered.view(np.float64), n, quantiles, single, edges)
+    _bin_sorted(ordered.view(np.float64), order, n, ties, edges, out)
+
+
 @kernel
 def bin_cell(values, n, ties, quantiles, single, scratch, out):
     """Bins of the `n` positive, finite `values` of one cell.
@@ -139,16 +172,12 @@ def bin_cell(values, n, ties, quantiles, single, scratch, out):
         scratch: from [`bin_scratch`].
         out: (>= n,) receives the bins.
     """
-    whole, tables, lefts, spans, edges, wide, ordered, order, sorting = scratch
-    top = _count_small(values, n, whole, tables)
-    if top >= 0:
-        _bin_counts(whole, n, top, ties, quantiles, single, tables, edges, lefts, spans, out)
-        return
-    for i in range(n):
-        wide[i] = values[i]
-    stable_sort(wide.view(np.uint64), n, ordered, order, sorting)
-    _edges_of_sorted(ordered.view(np.float64), n, quantiles, single, edges)
-    _bin_sorted(ordered.view(np.float64), order, n, ties, edges, out)
+    if _spread_small(values, n, quantiles, single, scratch):
+        spreads = scratch[3]
+        for i in range(n):
+            out[i] = _bin_of(spreads[i], ties[i])
+    else:
+        _bin_others(values, n, ties, quantiles, single, scratch, out)
 
 
 def bin_scratch(size: int, n_edges: int) -> tuple:
@@ -156,8 +185,8 @@ def bin_scratch(size: int, n_edges: int) -> tuple:
     return (
         np.empty(size, np.uint16),
         np.zeros((4, _SMALL), np.int32),
-        np.empty(_SMALL, np.float64),
-        np.empty(_SMALL, np.float64),
+        np.empty(_SMALL, np.int32),
+        np.empty(size, np.int32),
         np.empty(n_edges, np.float64),
         np.empty(size, np.float64),
         np.empty(size, np.uint64),
@@ -167,10 +196,16 @@ def bin_scratch(size: int, n_edges: int) -> tuple:
 
 
 @part
-def _keyed_ties(key, ids, n, ties):
-    stream_key = substream(key, Stream.TIES)
-    for j in range(n):
-        ties[j] = uniform(stream_key, ids[j])
+def _bin_keyed(ids, values, n, stream_key, quantiles, single, scratch, ties, out):
+    """[`bin_cell`] with the ties that a key gives; drawn where they are used, they need no memory."""
+    if _spread_small(values, n, quantiles, single, scratch):
+        spreads = scratch[3]
+        for j in range(n):
+            out[j] = _bin_of(spreads[j], uniform(stream_key, ids[j]))
+    else:
+        for j in range(n):
+            ties[j] = uniform(stream_key, ids[j])
+        _bin_others(values, n, ties, quantiles, single, scratch, out)
 
 
 def bins_scratch(size: int, n_edges: int) -> tuple:
@@ -185,13 +220,10 @@ def bin_cells(genes, keys, uniforms, quantiles, single, layout, scratch, out, st
     for i in range(start, stop):
         first, last = genes.indptr[i], genes.indptr[i + 1]
         ids, values, n = genes.ids[first:last], genes.values[first:last], last - first
-        if n:
-            if uniforms.size:
-                for j in range(n):
-                    ties[j] = uniforms[first + j]
-            else:
-                _keyed_ties(keys[i], ids, n, ties)
-            bin_cell(values, n, ties, quantiles, single, binning, bins)
+        if n and uniforms.size:
+            bin_cell(values, n, uniforms[first:last], quantiles, single, binning, bins)
+        elif n:
+            _bin_keyed(ids, values, n, substream(keys[i], Stream.TIES), quantiles, single, binning, ties, bins)
         row = slice(out.starts[i], out.starts[i] + out.lengths[i])
         write_cell(layout, genes, keys[i], ids, bins, n, out.ids[row], out.values[row])
 

@@ -95,3 +95,9 @@ def test_scratch_is_clean_after_each_cell():
         values = np.array(values)
         bin_cell(values, values.size, uniforms, quantiles, False, scratch, out)
         np.testing.assert_array_equal(out[: values.size], published(values, 51, uniforms[: values.size]))
+
+
+def test_counts_have_any_number_of_bins():
+    values, uniforms = CELLS["counts"], random.random(2000)
+    for n_bins in (2**15, 2**15 + 1, 2**15 + 2, 40_000):
+        np.testing.assert_array_equal(bins_of(values, n_bins, uniforms), published(values, n_bins, uniforms))
