@@ -17,7 +17,8 @@ def register_target_modules(constants: ModuleType) -> None:
     for name, table in vars(constants).items():
         # in place: peft's tuners hold these very dictionaries
         if method := re.fullmatch("TRANSFORMERS_MODELS_TO_(.+)_(?:TARGET|FEEDFORWARD)_MODULES_MAPPING", name):
-            table.update({family.name: _modules(family, method[1], name) for family in FAMILIES.values()})
+            adaptable = [family for family in FAMILIES.values() if family.lora_target_modules]
+            table.update({family.name: _modules(family, method[1], name) for family in adaptable})
 
 
 def _modules(family: Family, method: str, table: str) -> list[str]:

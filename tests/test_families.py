@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoProcessor
 from typer.testing import CliRunner
 
 from sclm_hf import annotate, embed
-from sclm_hf.adapters.lora import load_adapter
+from sclm_hf.adapters.lora import add_lora, load_adapter
 from sclm_hf.cli.main import app
 from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.opening.classifiers import open_classifier
@@ -94,8 +94,10 @@ def base(family, cells, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def adapted(base, cells, tmp_path_factory):
+def adapted(family, base, cells, tmp_path_factory):
     """What `sclm-hf finetune` makes of the base, with its default, a LoRA."""
+    if not family.lora_target_modules:
+        pytest.skip(f"{family.title} has no layer that a LoRA could adapt")
     folder = tmp_path_factory.mktemp("adapted")
     flags = {
         "train_files": cells[1],
@@ -159,6 +161,13 @@ def test_adapter_reloads_equal_and_annotates(adapted, cells, tmp_path):
     probabilities = written.obsm["sclm_probabilities"]
     np.testing.assert_allclose(merged.obsm["sclm_probabilities"], probabilities, atol=2e-5)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_lora_without_a_layer_to_adapt_is_refused(family, base):
+    if family.lora_target_modules:
+        pytest.skip(f"{family.title} has layers to adapt")
+    with pytest.raises(ConfigurationError, match=f"{family.title} has no layer that a LoRA could adapt.*--head full"):
+        add_lora(open_classifier(str(base), LABELS))
 
 
 def test_lora_trains_few_weights(family, adapted):

@@ -68,9 +68,14 @@ def lora_config(
 
     Raises:
         ConfigurationError: the model's family is unknown, its gene embeddings cannot be trained, it has no layer of a
-            name in `target_modules`, or `r` or `lora_dropout` is out of range.
+            name in `target_modules` or none at all, or `r` or `lora_dropout` is out of range.
     """
     family = get_family(model.config.model_type)
+    if not (target_modules or family.lora_target_modules):
+        raise ConfigurationError(
+            f"{family.title} has no layer that a LoRA could adapt: train all of it (`head` full, `--head full`), or a "
+            "probe on its embeddings (`head` probe, `--head probe`)."
+        )
     if r < 1:
         raise ConfigurationError(f"`r` (`lora_r`) must be at least 1, got {r}.")
     if not 0 <= lora_dropout < 1:

@@ -83,6 +83,8 @@ def make_processor(family: str, genes: list[str], **changes):
     if hasattr(kind, "example"):
         return kind.example(genes, **(get_family(family).encoding | changes))
     extractor = ExpressionFeatureExtractor.for_family(family, **changes)
+    if "gene_means" in extractor.value_encoding.parameters and extractor.gene_means is None:
+        extractor = extractor.changed(gene_means=dict.fromkeys(genes, 1.0), gene_deviations=dict.fromkeys(genes, 1.0))
     return kind(extractor, new_tokenizer(family, genes))
 
 

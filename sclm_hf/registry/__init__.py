@@ -9,6 +9,7 @@ _NAMES = (
     "cellplm",
     "geneformer",
     "iseeek",
+    "linear",
     "scbert",
     "scfoundation",
     "scgpt",

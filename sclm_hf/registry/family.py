@@ -30,7 +30,8 @@ class Family:
             beside our processor opens as this family.
         told_by_encoding: setting of the configuration -> parameter of the encoding that has the same value, which a
             new model, and the configuration of transformers' own model, take from there.
-        lora_target_modules: the linear layers that LoRA and its like adapt unless told otherwise.
+        lora_target_modules: the linear layers that LoRA and its like adapt unless told otherwise; without any, a LoRA
+            is refused.
         key_value_modules: the linear layers that make keys and values (or all three of an attention in one).
         feedforward_modules: the second linear layer of a feed-forward block.
         norm_modules: the normalisations of the layers, and the one after the last.

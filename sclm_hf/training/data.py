@@ -20,6 +20,7 @@ from ..corpora.order.splits import (
     refuse_split_samples,
     shared_groups,
 )
+from ..corpora.statistics import gene_statistics
 from ..errors import CheckpointError, ConfigurationError, CorpusError
 from ..logging import get_logger, warn
 from ..opening.families import read_config
@@ -278,6 +279,18 @@ def _report_unlabelled(corpus: CellCorpus) -> None:
 def _known_batches(name: str) -> list[str] | None:
     """Names of the batches in the order of their labels, None where the model does not say."""
     return read_config(name, resolve_name(name)).get("batch_names")
+
+
+def store_statistics(processor: CellProcessor, corpus: CellCorpus) -> None:
+    """Give the encoding the gene means and deviations of the cells to train on, if it needs them and has none.
+
+    Raises:
+        SclmError: see [`gene_statistics`].
+    """
+    encoding = processor.feature_extractor
+    if "gene_means" in encoding.value_encoding.parameters and encoding.gene_means is None:
+        statistics = gene_statistics(corpus, target_sum=encoding.target_sum)
+        processor.feature_extractor = encoding.changed(**statistics.parameters())
 
 
 def gene_names(data: DataArguments, expects: str) -> list[str]:

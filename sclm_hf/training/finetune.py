@@ -21,7 +21,8 @@ from ..opening.processors import load_processor
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option, parse_arguments
 from .checkpoints import check_output_dir
-from .data import DataArguments, check_files, open_corpora
+from .data import DataArguments, check_files, open_corpora, store_statistics
+from .linear import LINEAR, new_processor, train_linear
 from .loop import TrainingResult, train
 from .manifest import write_manifest
 from .multitask import multitask_metrics
@@ -45,7 +46,12 @@ class FinetuneArguments:
         ConfigurationError: `label_column` and `task_columns` are given both or not at all, or weights do not fit.
     """
 
-    model_name_or_path: str = field(metadata={"help": "Folder or repository of the pre-trained model."})
+    model_name_or_path: str = field(
+        metadata={
+            "help": "Folder or repository of the pre-trained model; or `linear`, for logistic regression on z-scored "
+            "counts, which needs none."
+        }
+    )
     label_column: str | None = option(None, "Column of obs with the label of each cell.")
     task_columns: list[str] | None = field(
         default=None,
@@ -110,6 +116,8 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
     """
     check_output_dir(config)
     check_files(data)
+    if arguments.model_name_or_path == LINEAR:
+        return _finetune_linear(data, arguments, config)
     set_seed(config.seed)
     processor = load_processor(arguments.model_name_or_path)
     corpus, eval_corpus = open_corpora(
@@ -139,6 +147,28 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
         processor=processor,
     )
     write_manifest(result, corpus, arguments.model_name_or_path)
+    return result
+
+
+def _finetune_linear(data: DataArguments, arguments: FinetuneArguments, config: TrainingConfig) -> TrainingResult:
+    """Fit a new linear model, which starts from no other."""
+    if arguments.head != HEADS[0]:
+        raise ConfigurationError(f"A linear model is fitted as a whole: leave out `head`, got {arguments.head!r}.")
+    if arguments.task_columns or data.train_weights is not None:
+        raise ConfigurationError(
+            "A linear model learns one task and sees each cell once: give one `label_column`, and no `train_weights`."
+        )
+    corpus, eval_corpus = open_corpora(
+        data,
+        new_processor(data),
+        label_column=arguments.label_column,
+        unlabelled=arguments.unlabelled,
+        seed=config.seed,
+    )
+    check_labels(corpus, arguments)
+    store_statistics(corpus.processor, corpus)
+    result = train_linear(corpus, config, eval_corpus=eval_corpus)
+    write_manifest(result, corpus, None)
     return result
 
 

@@ -9,7 +9,6 @@ from accelerate.utils import set_seed
 from transformers import PreTrainedModel
 
 from ..corpora.cell_corpus import CellCorpus
-from ..corpora.statistics import gene_statistics
 from ..errors import ConfigurationError
 from ..objectives import PRETRAINING
 from ..objectives.collation import CellCollator
@@ -26,7 +25,7 @@ from ..tokenization.genes.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option, parse_arguments, read_mapping
 from .checkpoints import check_output_dir
-from .data import DataArguments, check_files, gene_names, open_corpora
+from .data import DataArguments, check_files, gene_names, open_corpora, store_statistics
 from .loop import TrainingResult, train
 from .manifest import write_manifest
 from .supervision import (
@@ -173,18 +172,6 @@ def create_processor(data: DataArguments, arguments: PretrainArguments) -> CellP
     else:
         genes = gene_names(data, encoding.expects)
     return processor_class(arguments.family)(encoding, new_tokenizer(arguments.family, genes))
-
-
-def store_statistics(processor: CellProcessor, corpus: CellCorpus) -> None:
-    """Give the encoding the gene means and deviations of the cells to train on, if it needs them and has none.
-
-    Raises:
-        SclmError: see [`gene_statistics`].
-    """
-    encoding = processor.feature_extractor
-    if "gene_means" in encoding.value_encoding.parameters and encoding.gene_means is None:
-        statistics = gene_statistics(corpus, target_sum=encoding.target_sum)
-        processor.feature_extractor = encoding.changed(**statistics.parameters())
 
 
 def create_model(

@@ -14,7 +14,7 @@ from .baseline import Baseline, checked_labels, log1p_cp10k
 Z_CLIP = 10.0
 """Largest absolute z-score."""
 
-MOST_BYTES = 8 * 2**30
+MOST_BYTES = 4 * 2**30
 """So much memory the z-scores of the training cells may take."""
 
 _BLOCK = 1000
@@ -114,18 +114,16 @@ class PCALogisticRegression(LinearBaseline):
 
     def fit_projection(self, expression: scipy.sparse.csr_matrix) -> np.ndarray:
         """Fit all but the classifier on log-normalised counts; returns what `project` gives for these cells."""
-        decomposition = require("sklearn.decomposition", extra="evaluation")
         self.means, self.deviations = moments(expression)
         self.genes = most_variable_genes(expression, self.n_genes)
         if not self.scale:
             self.deviations[:] = 1
         values = zscores(expression, self.means, self.deviations, self.genes)
-        n_components = min(self.n_components, len(values) - 1, len(self.genes) - 1)
-        pca = decomposition.PCA(n_components, svd_solver="arpack", random_state=self.seed).fit(values)
-        self.projection = np.zeros((expression.shape[1], n_components))
-        self.projection[self.genes] = pca.components_.T
+        loadings = principal_axes(values, self.n_components, self.seed)
+        self.projection = np.zeros((expression.shape[1], loadings.shape[1]))
+        self.projection[self.genes] = loadings
         # not centred again, as nothing that follows depends on where the origin is
-        return values @ pca.components_.T
+        return values @ loadings
 
 
 def moments(expression: scipy.sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
@@ -165,6 +163,13 @@ def most_variable_genes(expression: scipy.sparse.csr_matrix, n_genes: int) -> np
     sparsefuncs = require("sklearn.utils.sparsefuncs", extra="evaluation")
     _, variances = sparsefuncs.mean_variance_axis(expression, axis=0)
     return np.sort(np.argsort(-variances, kind="stable")[:n_genes])
+
+
+def principal_axes(values: np.ndarray, n_components: int, seed: int) -> np.ndarray:
+    """(n_features, n_components) loadings of (n_cells, n_features) values; fewer of them where there is less."""
+    decomposition = require("sklearn.decomposition", extra="evaluation")
+    n_components = min(n_components, *(size - 1 for size in values.shape))
+    return decomposition.PCA(n_components, svd_solver="arpack", random_state=seed).fit(values).components_.T
 
 
 def logistic_regression(values: np.ndarray, labels: np.ndarray, C: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
