@@ -11,6 +11,9 @@ FOLDER = Path(__file__).parent
 def family_card(name: str) -> str:
     """The card of a family: what it is, how to use it, under which licence; no checkpoint's numbers."""
     family = FAMILIES[name]
+    origin = "No released checkpoint ships with the package: convert one with `sclm-hf convert`."
+    if not family.source_layout:
+        origin = f"There are no released checkpoints: fit one with `sclm-hf finetune --model_name_or_path {name}`."
     facts = CardFacts(
         title=family.title,
         family=name,
@@ -21,10 +24,7 @@ def family_card(name: str) -> str:
         summary=f"The family {family.title} in `sclm_hf`; converted checkpoints carry cards of their own.",
         model="path/to/converted/checkpoint",
         settings={f"released: {size}": description for size, description in family.sizes.items()},
-        limits=[
-            family.cells,
-            "No released checkpoint ships with the package: convert one with `sclm-hf convert`.",
-        ],
+        limits=[family.cells, origin],
     )
     return str(render_card(facts))
 

@@ -33,9 +33,14 @@ def test_no_module_imports_what_another_keeps_private():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_family_folder_holds_its_four_files(family):
-    """And a fifth, `processing_<family>.py`, where the input is its own; parts of a large model have files too."""
+    """And a fifth, `processing_<family>.py`, where the input is its own; parts of a large model have files too.
+
+    Where there are no original checkpoints there is no converter.
+    """
     folder, known = PACKAGE / "modeling" / family, FAMILIES[family]
-    expected = {"__init__.py", *(f"{kind}_{family}.py" for kind in ("configuration", "modeling", "convert"))}
+    expected = {"__init__.py", *(f"{kind}_{family}.py" for kind in ("configuration", "modeling"))}
+    if known.source_layout:
+        expected.add(f"convert_{family}.py")
     if known.processor_module.startswith(known.package):
         expected.add(f"processing_{family}.py")
     parts = {path.name for path in folder.glob(f"modeling_{family}_*.py")}

@@ -20,11 +20,16 @@ def convert(
     """
     import importlib
 
-    from ..errors import MissingFileError
+    from ..errors import ConfigurationError, MissingFileError
     from ..hub.card import facts_of_conversion, write_card
     from ..registry import get_family
 
     known = get_family(family)
+    if not known.source_layout:
+        raise ConfigurationError(
+            f"{known.title} has no original checkpoints to convert: fit a model with "
+            f"`sclm-hf finetune --model_name_or_path {family}`."
+        )
 
     def add_cards(report: "LoadingReport", folder: Path) -> None:
         facts = facts_of_conversion(source, report)

@@ -29,7 +29,13 @@ def models(
     for one in chosen:
         console.print(_sizes(one))
     if family is not None:
-        console.print(f"`sclm-hf convert {family}` takes {chosen[0].source_layout}.", soft_wrap=True)
+        console.print(_origin(chosen[0]), soft_wrap=True)
+
+
+def _origin(family) -> str:
+    if family.source_layout:
+        return f"`sclm-hf convert {family.name}` takes {family.source_layout}."
+    return f"There is nothing to convert: `sclm-hf finetune --model_name_or_path {family.name}` fits a model."
 
 
 def _facts(family) -> dict:

@@ -19,7 +19,8 @@ class Family:
         weights_license_link: where it can be read.
         redistributable: whether converted weights may be hosted again.
         sizes: released checkpoint -> what it is.
-        source_layout: what `sclm-hf convert` takes, as the end of a sentence.
+        source_layout: what `sclm-hf convert` takes, as the end of a sentence; empty for a family without original
+            checkpoints, whose models `finetune` fits.
         encoding: what the published pipeline does to a cell, as parameters of `ExpressionFeatureExtractor`.
         published_input: what that pipeline takes, in sentences for the card.
         published_tokens: what it makes of a cell.

@@ -10,10 +10,10 @@ FAMILY = Family(
         "cell analysis reveals tissue-specific features in humans. Science 376, eabl5197 (2022). "
         "doi:10.1126/science.abl5197"
     ),
-    repository="none: written here",
+    repository="no original: written for this package",
     code_license="Apache-2.0",
     weights_license="other",
-    weights_license_note="There are no released weights: a model has the licence that its cells allow.",
+    weights_license_note="There are no released weights; those fitted here have the licence that their cells allow.",
     weights_license_name="none-stated",
     redistributable=True,
     sizes={"any": "one number per gene and label, or 50 loadings per gene; fitted in seconds by `sclm-hf finetune`"},

@@ -31,6 +31,12 @@ def test_convert_writes_folder_report_and_card(tmp_path):
     assert "has not been evaluated" in card
 
 
+def test_a_family_without_checkpoints_says_how_its_models_are_made(tmp_path):
+    result = CliRunner().invoke(app, ["convert", "linear", "a", str(tmp_path / "out")])
+    assert result.exit_code == 1 and "sclm-hf finetune --model_name_or_path linear" in result.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_unknown_family_and_missing_folder_are_one_line(tmp_path):
     for arguments, message in [(["scgtp", "a"], "There is no family `scgtp`"), (["scgpt", "nowhere"], "is missing")]:
         result = CliRunner().invoke(app, ["convert", *arguments, str(tmp_path / "out")])

@@ -66,8 +66,8 @@ def test_the_stock_trainer_hands_batches_of_cells_to_the_model_and_not_to_the_me
     assert seen == [((8, 3), [cell % 3 for cell in range(8)])]
 
 
-# scBERT's heads have a width of their own
-@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"scbert"}))
+# scBERT's heads have a width of their own, and linear models have none
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"linear", "scbert"}))
 def test_settings_changed_at_loading_are_looked_at(family, tmp_path):
     make_tiny_checkpoint(family, tmp_path)
     config = AutoConfig.from_pretrained(tmp_path, num_attention_heads=5)
