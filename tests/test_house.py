@@ -88,7 +88,9 @@ def test_no_room_decides_by_the_name_of_a_family():
         if path.parent.name in ("registry", *FAMILIES) or path.name == "pretrain.py":
             continue
         constants = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
-        assert not constants & {*named, *named.values()}, path
+        # a schedule of the learning rate has that name as well
+        others = {"linear"} if path.name == "arguments.py" else set()
+        assert not constants & {*named, *named.values()} - others, path
 
 
 def test_a_file_is_one_idea():

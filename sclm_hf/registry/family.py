@@ -47,6 +47,7 @@ class Family:
         special_verbs: verbs that it serves and that ask for more than a model of one of its Auto classes.
         objectives: what its pre-training model can be trained on by `sclm-hf pretrain`, the published one first.
         no_objective: why there is none.
+        is_fitted: whether `finetune`, given the family's name, fits a new model on labels.
         masking: objective -> the settings of the collator in which its published masking differs from the default.
         tiny: configuration of a model small enough for tests and examples, without what a vocabulary tells.
     """
@@ -90,6 +91,7 @@ class Family:
     special_verbs: tuple[str, ...] = ()
     objectives: tuple[str, ...] = ()
     no_objective: str = ""
+    is_fitted: bool = False
     masking: dict[str, dict[str, object]] = field(default_factory=dict)
     tiny: dict[str, object] = field(default_factory=dict)
     source_layout: str = ""

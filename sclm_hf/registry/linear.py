@@ -41,6 +41,7 @@ FAMILY = Family(
     norm_modules=(),
     cells="Of the species, tissue and labels that it was fitted on.",
     special_tokens=("<pad>",),
+    is_fitted=True,
     no_objective="its weights are learnt from labels, which takes seconds",
     tiny={"hidden_size": 5},
 )

@@ -21,7 +21,7 @@ from ..evaluation.baselines.linear import (
 )
 from ..files import sole_writer
 from ..opening.new_models import new_config, new_model, new_tokenizer, processor_class
-from ..registry import get_family
+from ..registry import FAMILIES, get_family
 from ..tokenization.encodings.zscored import SMALLEST_DEVIATION
 from ..tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from ..tokenization.processing_cell import CellProcessor
@@ -37,7 +37,7 @@ from .validation import classification_metrics
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LINEAR = "linear"
+LINEAR = next(family.name for family in FAMILIES.values() if family.is_fitted)
 """Name of the family, by which `finetune` is asked for a new model."""
 
 BASELINES = {"zscored": ZScoredLogisticRegression, "pca": PCALogisticRegression}
