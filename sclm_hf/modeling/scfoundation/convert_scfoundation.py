@@ -170,9 +170,9 @@ def build_config(
     rows = _shape(tensors, "pos_emb.weight")[0]
     if (positions, rows) != (len(genes) + 2, len(genes) + 3):
         raise CheckpointError(
-            f"`{genes_file}` does not fit `{WEIGHTS_FILE}`: it has {len(genes):,} genes, and the weights are for "
-            f"{positions - 2:,} (with {rows:,} rows in their gene table). Take the list released with them, "
-            f"`{RELEASED_GENES_FILE}` of the authors' repository ({get_family('scfoundation').repository})."
+            f"`{genes_file}` does not fit `{genes_file.with_name(WEIGHTS_FILE)}`: it has {len(genes):,} genes, and "
+            f"the weights are for {positions - 2:,} (with {rows:,} rows in their gene table). Take the list released "
+            f"with them, `{RELEASED_GENES_FILE}` of the authors' repository ({get_family('scfoundation').repository})."
         )
     return ScFoundationConfig(
         vocab_size=rows,
