@@ -26,6 +26,7 @@ from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option, parse_arguments, read_mapping
 from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, gene_names, open_corpora, store_statistics
+from .gene_embeddings import check_start, start_gene_embeddings
 from .loop import TrainingResult, train
 from .manifest import write_manifest
 from .supervision import (
@@ -54,6 +55,11 @@ class PretrainArguments(SupervisionArguments):
     vocabulary: str | None = option(None, "Gene vocabulary of a new model; by default all genes of `train_files`.")
     model_config: str | None = option(None, "Configuration of a new model: a mapping, as JSON on the command line.")
     encoding: str | None = option(None, "Changes to the family's published encoding: a mapping, as JSON.")
+    gene_embeddings: str | None = option(
+        None,
+        "Where the gene embeddings of a new model start: `svd`, from the co-expression of the cells to train on, or a "
+        ".csv, .npz or .safetensors with a vector per gene name. By default at random.",
+    )
     objective: Literal[*PRETRAINING] | None = option(
         None, "What is predicted; by default as published for the family. `supervised` goes with every family."
     )
@@ -67,11 +73,14 @@ class PretrainArguments(SupervisionArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_supervision()
-        if self.model_name_or_path and (self.vocabulary or self.model_config or self.encoding):
+        describes_new = self.vocabulary or self.model_config or self.encoding or self.gene_embeddings
+        if self.model_name_or_path and describes_new:
             raise ConfigurationError(
-                "`vocabulary`, `model_config` and `encoding` describe a new model: they do not go with "
-                "`model_name_or_path`, which brings its own."
+                "`vocabulary`, `model_config`, `encoding` and `gene_embeddings` describe a new model: they do not go "
+                "with `model_name_or_path`, which brings its own."
             )
+        if self.gene_embeddings:
+            check_start(self.gene_embeddings)
 
     def _check_supervision(self) -> None:
         supervised = self.objective == SUPERVISED
@@ -131,7 +140,7 @@ def pretrain(data: DataArguments, arguments: PretrainArguments, config: Training
     if supervised:
         result = _train_supervised(arguments, corpus, eval_corpus, processor, config)
     else:
-        model = create_model(arguments, processor, n_batches=len(corpus.batch_names or ()))
+        model = _started_model(arguments, corpus)
         result = train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
     write_manifest(result, corpus, arguments.model_name_or_path)
     return result
@@ -145,7 +154,7 @@ def _train_supervised(
     config: TrainingConfig,
 ) -> TrainingResult:
     check_labels(corpus)
-    model = create_model(arguments, processor, n_batches=len(corpus.batch_names or ()), classes=class_names(corpus))
+    model = _started_model(arguments, corpus, classes=class_names(corpus))
     note_classes(model, corpus)
     collators = [
         supervised_collator(cells, processor, arguments, seed=config.seed) for cells in (corpus, eval_corpus or corpus)
@@ -160,6 +169,16 @@ def _train_supervised(
         compute_metrics=label_set_metrics,
         processor=processor,
     )
+
+
+def _started_model(
+    arguments: PretrainArguments, corpus: CellCorpus, classes: Sequence[str] | None = None
+) -> PreTrainedModel:
+    """The model to train, its gene embeddings where they are to start."""
+    model = create_model(arguments, corpus.processor, n_batches=len(corpus.batch_names or ()), classes=classes)
+    if arguments.gene_embeddings:
+        start_gene_embeddings(model, corpus, arguments.gene_embeddings)
+    return model
 
 
 def create_processor(data: DataArguments, arguments: PretrainArguments) -> CellProcessor:

@@ -139,7 +139,8 @@ SMALL = (
 
 
 def test_pretraining_on_z_scores_works_out_the_statistics_and_keeps_them(folder, tmp_path):
-    arguments = PretrainArguments(family="cellplm", encoding='{"encoding": "zscored"}', model_config=SMALL)
+    settings = {"encoding": '{"encoding": "zscored"}', "model_config": SMALL, "gene_embeddings": "svd"}
+    arguments = PretrainArguments(family="cellplm", **settings)
     config = TrainingConfig(output_dir=str(tmp_path), **SETTINGS | {"learning_rate": 0.003, "max_steps": 40})
     result = pretrain(DataArguments([str(folder)], eval_share=0.3, split_by="cell"), arguments, config)
     losses = [float(line["loss"]) for line in result.history if "loss" in line]
