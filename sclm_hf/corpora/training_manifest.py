@@ -18,6 +18,7 @@ from ..files import require_regular_file, written_whole
 from ..logging import progress_bar
 from ..opening.files import find_file
 from ..opening.names import resolve_name
+from ..sources.cell_source import CellSource
 from ..tokenization.encodings.kernels import kernel
 from ..tokenization.encodings.keys import hash_names, mix
 
@@ -59,7 +60,7 @@ class TrainingManifest:
                 source = corpus.opened(index) if size else corpus.sources[index]
                 datasets.append(np.full(size, source.name, dtype=object))
                 cells.append(source.cell_ids(rows) if size else np.empty(0, np.uint64))
-                genes = hash_names([name.upper() for name in source.genes()[0]]) if size else None
+                genes = hash_genes(source) if size else None
                 for first in range(0, size, CELLS_AT_ONCE):
                     block = rows[first : first + CELLS_AT_ONCE]
                     counts.append(hash_counts(source.read(block), genes))
@@ -128,12 +129,17 @@ def read_manifest(name: str, revision: Any = None) -> TrainingManifest | None:
     return TrainingManifest(datasets, *numbers)
 
 
+def hash_genes(source: CellSource) -> np.ndarray:
+    """(genes,) uint64: what [`hash_counts`] takes, from the names of the columns."""
+    return hash_names([str(name).upper() for name in source.genes()[0]])
+
+
 def hash_counts(matrix: csr_matrix, genes: np.ndarray) -> np.ndarray:
     """Hashes of the counts of cells.
 
     Args:
         matrix: (cells, genes) counts.
-        genes: (genes,) uint64 hashes of the upper-case names of the genes.
+        genes: (genes,) uint64 from [`hash_genes`].
 
     Returns:
         (cells,) uint64; 0 for a cell without counts.

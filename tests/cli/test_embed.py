@@ -13,7 +13,7 @@ from sclm_hf import ScGPTForSequenceClassification, annotate, embed
 from sclm_hf.cli.main import app
 from sclm_hf.errors import SclmWarning
 
-from ..tasks.tiny import collapsed, make_cells, make_model, make_processor, save_checkpoint
+from ..tasks.tiny import LABELS, collapsed, make_cells, make_model, make_processor, save_checkpoint
 
 
 @pytest.fixture
@@ -62,6 +62,18 @@ def test_nothing_is_said_of_how_alike_a_few_cells_are(files):
     source, target, model = files
     result = CliRunner().invoke(app, ["embed", source, target, "--model", model])
     assert "Wrote" in result.output and "cosine" not in result.output
+
+
+def test_evaluate_prints_the_scores_that_the_function_gives(files, tmp_path):
+    source, _, model = files
+    cells = make_cells()
+    cells.obs["cell_type"] = np.resize(list(LABELS.values()), cells.n_obs)
+    cells.write_h5ad(tmp_path / "labelled.h5ad")
+    arguments = ["evaluate", str(tmp_path / "labelled.h5ad"), str(tmp_path / "scored.h5ad"), "--model", model]
+    result = CliRunner().invoke(app, [*arguments, "--label-key", "cell_type"])
+    scores = anndata.read_h5ad(tmp_path / "scored.h5ad").uns["sclm_hf"]["sclm_prediction"]["scores"]
+    assert f"macro-F1 {scores['macro_f1']['mean']:.3f}" in result.output
+    assert "no training manifest" in result.output
 
 
 @pytest.mark.parametrize("verb", ["embed", "annotate"])

@@ -41,7 +41,7 @@ def test_the_command_that_is_installed_lists_all_verbs():
     assert callable(getattr(importlib.import_module(module), name))
     result = run_without("torch", "--help")
     assert result.returncode == 0, result.stderr
-    for verb in ("annotate", "card", "convert", "corpus", "embed", "finetune", "pretrain", "push"):
+    for verb in ("annotate", "card", "convert", "corpus", "embed", "evaluate", "finetune", "pretrain", "push"):
         assert verb in result.stdout
 
 
@@ -58,8 +58,8 @@ def test_warnings_are_lines_without_code(capsys):
 def test_shared_options_read_the_same_in_every_verb():
     verbs = {verb: {option.name: option for option in command.params} for verb, command in commands(app).items()}
     shared = {name: {verb for verb in verbs if name in verbs[verb]} for name in ("layer", "species", "device", "seed")}
-    assert shared["layer"] == {"annotate", "embed", "perturb", "corpus build", "corpus info"}
-    assert shared["device"] == shared["seed"] == {"annotate", "embed", "perturb"}
+    assert shared["layer"] == {"annotate", "embed", "evaluate", "perturb", "corpus build", "corpus info"}
+    assert shared["device"] == shared["seed"] == {"annotate", "embed", "evaluate", "perturb"}
     for name, where in shared.items():
         assert len({(verbs[verb][name].help, verbs[verb][name].default) for verb in where}) == 1, name
 

@@ -47,4 +47,8 @@ def test_reads_the_registry_only():
 
 def test_verbs_of_a_family_follow_from_its_classes():
     told = {one["family"]: one["tasks"] for one in json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)}
-    assert told["scgpt"] == ["annotate", "embed", "perturb"] and told["scbert"] == ["annotate", "embed"]
+    assert told["scgpt"] == ["annotate", "embed", "evaluate", "perturb"] and told["scbert"] == [
+        "annotate",
+        "embed",
+        "evaluate",
+    ]
