@@ -65,8 +65,7 @@ def test_nothing_is_said_of_how_alike_a_few_cells_are(files):
 
 
 def test_evaluate_prints_the_scores_that_the_function_gives(files, tmp_path):
-    source, _, model = files
-    cells = make_cells()
+    model, cells = files[2], make_cells()
     cells.obs["cell_type"] = np.resize(list(LABELS.values()), cells.n_obs)
     cells.write_h5ad(tmp_path / "labelled.h5ad")
     arguments = ["evaluate", str(tmp_path / "labelled.h5ad"), str(tmp_path / "scored.h5ad"), "--model", model]
