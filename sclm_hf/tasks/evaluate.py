@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import ConfigurationError, CorpusError, require
 from ..logging import counted, warn
 from ..sources.survey import row_blocks
-from .annotate import UNASSIGNED, AnnotateSettings, Annotation, predictions
+from .annotate import UNASSIGNED, AnnotateSettings, Annotation
 from .running.cell_run import Results
 from .running.settings import setting
 from .running.verb import Verb, documented_by
@@ -102,9 +102,8 @@ class Evaluation(Annotation):
 
     def results(self, cells: "slice | np.ndarray", values: np.ndarray) -> Results:
         """What [`annotate`] adds, and which cells the model was trained on."""
-        labels, _ = predictions(values, self.label_names, self.settings.unassigned_threshold)
-        self.predicted[cells] = np.asarray(labels, dtype=object)
         added = super().results(cells, values)
+        self.predicted[cells] = np.asarray(added.obs[self.settings.keys.prediction], dtype=object)
         return Results(obs={**added.obs, SEEN: self.seen[cells]}, obsm=added.obsm)
 
     def facts(self, file: "Path | None") -> dict[str, Any]:
