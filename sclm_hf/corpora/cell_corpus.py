@@ -169,16 +169,19 @@ class CellStream(Contents):
         how = (self.seed, self.block_size, self.shuffle, self.group_by_length, schedule.order_settings, _KEYS)
         if self.augment is not None:
             how = (*how, self.augment)
+        if self.balance is not None:
+            how = (*how, ("balance_labels", self.balance.power))
         return hashlib.sha256(repr((self.cells_id, how)).encode()).hexdigest()[:16]
 
 
 class CellCorpus(FileContents, CellStream):
     """Cells of one or many files, streamed in an order that seed and epoch decide.
 
-    Every epoch hands out every cell once. The order does not depend on the order of the files, on workers or on ranks,
-    so an epoch can be resumed after any batch with another number of them. Memory hardly grows with the corpus: by 1
-    byte per cell for the order, 1 or 2 for each column of labels, 8 for each of `rows` and 16 for each cell of the
-    files that are open at the moment.
+    Every epoch hands out every cell once, or, with `balance_labels`, as many cells as there are. The order does not
+    depend on the order of the files, on workers or on ranks, so an epoch can be resumed after any batch with another
+    number of them. Memory hardly grows with the corpus: by 1 byte per cell for the order, 1 or 2 for each column of
+    labels, 8 for each of `rows` or drawn by `balance_labels`, and 16 for each cell of the files that are open at the
+    moment.
 
     What is random about a cell (ties, which genes a long cell keeps, masks) is keyed by its name in `obs_names`, as in
     `embed` and `annotate`: with the same seed they draw the same for a cell. Cells of one name, in different files,
@@ -207,6 +210,9 @@ class CellCorpus(FileContents, CellStream):
             `"retina"`, `"heart"`, `"pancreas"`, a YAML file of the same form, or several joined by `+`.
         unknown_labels: `"refuse"` labels that the ontology does not know, or `"drop"` such cells, and those
             without a label.
+        balance_labels: draw cells of rare labels more often, with repetition: a cell's weight in its source is the
+            number of cells with its label to this power, between -1 (all labels alike) and 0; a source's share grows
+            with the square root of its cells. An epoch has as many cells as before, and some cells come not at all.
         batch_column: column of `obs` that becomes `batch_labels`, numbers of `batch_names`.
         batch_names: as `label_names`.
         sample_share: share of the cells of each sample that an epoch takes, drawn anew in each, where cells come in

@@ -15,6 +15,7 @@ from ..sources.opening import name_paths, open_source, select_rows
 from .filters import filter_rows
 from .labels.columns import LabelColumn, choose_columns
 from .labels.ontology import Ontology
+from .order.balance import Balance, BalancedPlan
 from .order.plan import BlockSequence, EpochPlan
 from .order.samples import SamplePlan, Samples
 from .order.splits import Split
@@ -42,6 +43,7 @@ class Contents:
         task_names: column of a task -> its values in the order of their numbers.
         ontology: what the labels mean, None where each is a class of its own.
         samples: which cells belong together, None where each stands alone.
+        balance: how often cells come in an epoch, None for once.
         augment: what is done to counts before they are encoded, None for nothing.
         dropped: source name -> column -> cells that a condition of `where` left out.
     """
@@ -61,6 +63,7 @@ class Contents:
     task_names: dict[str, list[str]]
     ontology: Ontology | None = None
     samples: Samples | None = None
+    balance: Balance | None = None
     augment: "Augmentation | None" = None
     dropped: dict[str, dict[str, int]]
 
@@ -119,6 +122,7 @@ class FileContents(Contents):
         unlabelled: Literal["refuse", "drop"] = "refuse",
         ontology: str | Path | Sequence[str | Path] | Ontology | None = None,
         unknown_labels: Literal["refuse", "drop"] = "refuse",
+        balance_labels: float | None = None,
         batch_column: str | None = None,
         batch_names: Sequence[str] | None = None,
         sample_share: float = 1.0,
@@ -173,8 +177,10 @@ class FileContents(Contents):
         _ = self.label_sets
         self.batch_names = self._number("batch_labels", batch_column, batch_names)
         self.task_names = {column: self._number(f"labels_{column}", column, names) for column, names in tasks.items()}
+        if balance_labels is not None:
+            self.balance = self._balance(balance_labels)
         if processor.context == "sample":
-            self.samples = Samples(self.sources, self._rows, batch_column, sample_share)
+            self.samples = Samples(self.sources, self._rows, batch_column, sample_share, self.balance)
         self._genes = GeneMaps(processor, species)
         self._open: dict[int, None] = {}
         if not lazy:
@@ -210,6 +216,8 @@ class FileContents(Contents):
         """Which cells of which source come in which window of an epoch."""
         if self.samples:
             return SamplePlan(self.samples, window_size, seed=self.seed, epoch=epoch, shuffle=self.shuffle)
+        if self.balance is not None:
+            return BalancedPlan(self, self.balance, epoch=epoch, window_size=window_size)
         return EpochPlan(
             [source.name for source in self.sources],
             self.sizes,
@@ -244,6 +252,13 @@ class FileContents(Contents):
         self.unlabelled: dict[str, int] = {}
         if unlabelled == "drop" and columns:
             self._rows, self.unlabelled = drop_unlabelled(self.sources, self._rows, columns)
+
+    def _balance(self, power: float) -> Balance:
+        if "labels" not in self.numbered:
+            raise ConfigurationError("`balance_labels` needs labels: name their column with `label_column`.")
+        if not self.shuffle:
+            raise ConfigurationError("`balance_labels` draws cells at random: it needs `shuffle=True`.")
+        return Balance(power, self.numbered["labels"])
 
     def _take_ontology(self, ontology: Any, unknown_labels: str, columns: str | list[str] | None) -> None:
         """Note what labels mean, and leave out cells whose label means nothing."""

@@ -130,6 +130,11 @@ class MixedCorpus(MixedContents, CellStream):
 def _check_alike(corpora: list[CellCorpus]) -> None:
     if not corpora:
         raise ConfigurationError("There is no corpus to mix.")
+    if any(corpus.balance for corpus in corpora):
+        raise ConfigurationError(
+            "Corpora with `balance_labels` cannot be mixed: it decides the share of each source. Open one "
+            "`CellCorpus` on the files of all of them, without weights (`--train_weights`)."
+        )
     if any(corpus.samples for corpus in corpora):
         raise ConfigurationError(
             "Corpora of whole samples cannot be mixed: open one `CellCorpus` on the files of all of them."

@@ -149,6 +149,7 @@ def open_corpora(
     unlabelled: Literal["refuse", "drop"] = "refuse",
     ontology: str | None = None,
     unknown_labels: Literal["refuse", "drop"] = "refuse",
+    balance_labels: float | None = None,
     start_from: str | None = None,
     sample_share: float = 1.0,
     seed: int = 0,
@@ -163,6 +164,7 @@ def open_corpora(
         unlabelled: `"refuse"` cells without a label, or `"drop"` them and report how many.
         ontology: what the labels mean; cells to evaluate on may then have labels of their own.
         unknown_labels: as `unlabelled`, for labels that the ontology does not know.
+        balance_labels: how much more often cells of rare labels come to train on, see `CellCorpus`.
         start_from: folder or repository of the model to go on from: batches keep the labels that it knows them by.
         sample_share: share of the cells of a sample to train on in an epoch, where cells come in samples.
         seed: seed of the order of the cells and of what is held out.
@@ -188,7 +190,7 @@ def open_corpora(
         "species": data.species,
         "seed": seed,
     }
-    share = {"sample_share": sample_share, "augment": data.augmentation}
+    share = {"sample_share": sample_share, "augment": data.augmentation, "balance_labels": balance_labels}
     is_part = data.eval_share > 0 or data.train_weights is not None
     everything = CellCorpus(data.train_files, processor, lazy=is_part, **share, **options)
     _report_unlabelled(everything)

@@ -84,7 +84,7 @@ class PretrainArguments(SupervisionArguments):
 
     def _check_supervision(self) -> None:
         supervised = self.objective == SUPERVISED
-        names = ("label_column", "ontology", "denoising_weight", "class_weights", "loss")
+        names = ("label_column", "ontology", "denoising_weight", "balance_labels", "class_weights", "loss")
         fields = {field.name: field for field in dataclasses.fields(self)}
         given = [name for name in names if getattr(self, name) not in (None, fields[name].default)]
         if given and not supervised:

@@ -46,6 +46,11 @@ class SupervisionArguments:
     denoising_weight: float = option(
         0.0, "Weight of a second loss, the error of the values of genes predicted from the cell embedding; 0 = none."
     )
+    balance_labels: float | None = option(
+        None,
+        "Draw cells of rare labels more often, with repetition: a cell's weight in its file is the number of cells "
+        "with its label to this power, -1 (all labels alike) to 0; files get shares by the square root of their cells.",
+    )
     class_weights: Literal["none", "balanced"] = option(
         "none", "balanced: each label counts the same, however many cells have it."
     )
@@ -65,6 +70,7 @@ class SupervisionArguments:
             "unlabelled": self.unlabelled,
             "ontology": self.ontology,
             "unknown_labels": self.unknown_labels,
+            "balance_labels": self.balance_labels,
         }
 
 

@@ -25,6 +25,26 @@ class Stretch(NamedTuple):
     stop: int
 
 
+class Drawn(NamedTuple):
+    """Cells of one source that come in a window.
+
+    Attributes:
+        positions: (cells,) ascending positions among the cells used of it.
+        repeats: (cells,) how often each came before in the epoch; None = never.
+    """
+
+    positions: np.ndarray
+    repeats: np.ndarray | None = None
+
+
+def cells_of(stretches: Sequence[Stretch]) -> dict[int, np.ndarray]:
+    """Source -> the positions of its cells in all stretches."""
+    positions: dict[int, list[np.ndarray]] = {}
+    for source, start, stop in stretches:
+        positions.setdefault(source, []).append(np.arange(start, stop))
+    return {source: np.concatenate(parts) for source, parts in positions.items()}
+
+
 def row_ids(source_name: str, rows: np.ndarray) -> np.ndarray:
     """(cells,) uint64: what the place of cells in an epoch is keyed by.
 
@@ -185,6 +205,10 @@ class BlockSequence:
         starts[0] += first - (ends[0] - (stops[0] - starts[0]))
         stops[-1] -= ends[-1] - last
         return sources, starts, stops
+
+    def cells(self, number: int) -> dict[int, Drawn]:
+        """The cells of window `number`, by source."""
+        return {source: Drawn(positions) for source, positions in cells_of(self.window(number)).items()}
 
     def window(self, number: int) -> list[Stretch]:
         """The stretches of window `number`, sorted by source and position; neighbours are joined."""

@@ -10,8 +10,9 @@ from ...errors import ConfigurationError
 from ...logging import warn
 from ...sources.cell_source import CellSource
 from ...sources.samples import find_samples
-from ...tokenization.encodings.keys import cell_keys
-from .plan import Stretch, check_share, row_ids, sample_ids
+from ...tokenization.encodings.keys import Stream, cell_keys, uniforms_for
+from .balance import Balance, ids_again, shared_out
+from .plan import Drawn, check_share, row_ids, sample_ids
 
 
 class Sample(NamedTuple):
@@ -38,6 +39,7 @@ class Samples:
         rows: the rows used of each; None = all.
         column: column of `obs`; None = `obs["batch"]` of the sources that have it.
         share: share of the cells of a sample that an epoch takes, at least one.
+        balance: how often cells and samples come; None = once per epoch.
 
     Raises:
         ConfigurationError: `share` is no share, or a source lacks the column that was named, or has another value in
@@ -51,10 +53,11 @@ class Samples:
         rows: Sequence[np.ndarray | None],
         column: str | None = None,
         share: float = 1.0,
+        balance: Balance | None = None,
     ) -> None:
         if not 0 < share <= 1:
             raise ConfigurationError(f"`sample_share` must be above 0 and at most 1, got {share}.")
-        self._sources, self._rows, self._share = sources, rows, share
+        self._sources, self._rows, self._share, self._balance = sources, rows, share, balance
         self._samples: list[Sample] = []
         ids = [self._add(index, column) for index in range(len(sources))]
         self.ids = np.concatenate(ids)
@@ -74,11 +77,18 @@ class Samples:
         used = self._rows[sample.source]
         return sample.positions if used is None else used[sample.positions]
 
-    def order(self, *, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
-        """(samples,) int64: the samples of an epoch, one after the other."""
+    def order(self, most_cells: int, *, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
+        """(batches,) int64: the samples of an epoch, one after the other; balanced, some come again and some not."""
         if not shuffle:
             return np.arange(len(self))
-        return np.argsort(cell_keys(self.ids, seed, epoch), kind="stable")
+        keys = cell_keys(self.ids, seed, epoch)
+        if self._balance is None:
+            return np.argsort(keys, kind="stable")
+        n_batches = max(len(self), -(-int(self.taken().sum()) // most_cells))
+        offset = uniforms_for(keys[:1], Stream.BALANCE, 1)[0, 0]
+        samples = np.repeat(np.arange(len(self)), shared_out(n_batches, np.sqrt(self.sizes), offset))
+        ids = ids_again(self.ids[samples], _times_before(samples))
+        return samples[np.argsort(cell_keys(ids, seed, epoch), kind="stable")]
 
     def taken(self, most_cells: int | None = None) -> np.ndarray:
         """(samples,) int64: how many cells an epoch takes of each, at most `most_cells`."""
@@ -98,14 +108,26 @@ class Samples:
             "cells, drawn anew in each: raise the batch size for whole samples."
         )
 
-    def chosen(self, number: int, most_cells: int, *, seed: int, epoch: int) -> np.ndarray:
-        """The positions of at most `most_cells` cells of a sample, ascending; which ones is drawn by their rows."""
-        positions, taken = self._samples[number].positions, int(self.taken(most_cells)[number])
-        if len(positions) == taken:
-            return positions
-        ids = row_ids(self._sources[self._samples[number].source].name, self.rows_of(number))
-        drawn = np.argsort(cell_keys(ids, seed, epoch), kind="stable")[:taken]
-        return np.sort(positions[drawn])
+    def chosen(self, number: int, most_cells: int, before: int, *, seed: int, epoch: int) -> Drawn:
+        """At most `most_cells` cells of a sample, drawn by their rows.
+
+        Args:
+            number: number of the sample.
+            most_cells: most cells.
+            before: how often the sample came before in the epoch.
+            seed, epoch: of the draws.
+        """
+        source, positions, _ = self._samples[number]
+        taken, keys = int(self.taken(most_cells)[number]), {"seed": seed, "epoch": epoch}
+        if len(positions) == taken and self._balance is None:
+            return Drawn(positions)
+        ids = row_ids(self._sources[source].name, self.rows_of(number))
+        if self._balance is None:
+            drawn = np.argsort(cell_keys(ids, **keys), kind="stable")[:taken]
+            return Drawn(np.sort(positions[drawn]))
+        ids = ids_again(ids, np.full(len(ids), before))
+        drawn = self._balance.drawn(source, positions, taken, ids, **keys)
+        return Drawn(drawn, _times_before(drawn) + before * most_cells)
 
     def digest(self) -> str:
         """What names the samples: the same for the same cells in the same samples."""
@@ -139,19 +161,19 @@ class SamplePlan:
     def __init__(self, samples: Samples, most_cells: int, *, seed: int, epoch: int, shuffle: bool) -> None:
         self._samples, self._most_cells = samples, most_cells
         self._keys = {"seed": seed, "epoch": epoch}
-        self._order = samples.order(shuffle=shuffle, **self._keys)
+        self._order = samples.order(most_cells, shuffle=shuffle, **self._keys)
 
-    def window(self, number: int) -> list[Stretch]:
-        """The cells of a sample, in the order of their positions."""
-        number = int(self._order[number])
-        positions = self._samples.chosen(number, self._most_cells, **self._keys)
-        ends = np.flatnonzero(np.diff(positions, append=positions[-1] + 2) != 1)
-        starts = np.concatenate([[0], ends[:-1] + 1])
-        source = self._samples[number].source
-        return [
-            Stretch(source, start, stop + 1)
-            for start, stop in zip(positions[starts].tolist(), positions[ends].tolist(), strict=True)
-        ]
+    def cells(self, number: int) -> dict[int, Drawn]:
+        """The cells of window `number`, which are those of one sample, by source."""
+        sample = int(self._order[number])
+        before = int((self._order[:number] == sample).sum())
+        drawn = self._samples.chosen(sample, self._most_cells, before, **self._keys)
+        return {self._samples[sample].source: drawn}
+
+
+def _times_before(values: np.ndarray) -> np.ndarray:
+    """(values,) how often each of some ascending values stands before its place."""
+    return np.arange(len(values)) - np.searchsorted(values, values)
 
 
 class SampleSchedule(NamedTuple):
@@ -186,7 +208,7 @@ class SampleSchedule(NamedTuple):
             ConfigurationError: a size is not positive, the rank is not among the ranks, or no sample begins at
                 `start`.
         """
-        sizes = samples.taken(batch_size)[samples.order(seed=seed, epoch=epoch, shuffle=shuffle)]
+        sizes = samples.taken(batch_size)[samples.order(batch_size, seed=seed, epoch=epoch, shuffle=shuffle)]
         check_share(int(sizes.sum()), {"batch_size": batch_size}, start=start, rank=rank, world_size=world_size)
         begins = np.concatenate([[0], np.cumsum(sizes)])
         first = int(np.searchsorted(begins, start))
@@ -196,7 +218,7 @@ class SampleSchedule(NamedTuple):
                 "samples and the batch size that it began with."
             )
         samples.warn_of_larger(batch_size)
-        return cls(batch_size, range(first + rank, len(samples), world_size), samples.digest())
+        return cls(batch_size, range(first + rank, len(sizes), world_size), samples.digest())
 
     @property
     def order_settings(self) -> tuple[int, str]:

@@ -16,7 +16,8 @@ from ...errors import ConfigurationError
 from ...sources.soundness import cells_named, check_rows
 from ...tokenization.encodings.cells import CellTokens
 from ...tokenization.encodings.scratch import Scratch
-from ..order.plan import Schedule, row_ids
+from ..order.balance import ids_again
+from ..order.plan import Drawn, Schedule, row_ids
 from ..order.token_budget import TokenSchedule
 from .augmenter import Augmenter
 from .token_buffer import TokenBuffer
@@ -62,11 +63,13 @@ class Window(NamedTuple):
 
 
 class _Cells(NamedTuple):
-    """Cells of a window that are read together: `places` in the window, `rows` of the source."""
+    """Cells of a window that are read together: `places` in the window, ascending `rows` of the source, some of which
+    may come again; `repeats`, how often each came before in the epoch (None = never)."""
 
     source: int
     rows: np.ndarray
     places: slice
+    repeats: np.ndarray | None
 
 
 class _Begun(NamedTuple):
@@ -74,7 +77,7 @@ class _Begun(NamedTuple):
 
     Attributes:
         number: its number.
-        used: source -> positions of its cells among the cells used of it.
+        used: source -> its cells.
         rows: source -> rows of its cells.
         ids: (cells,) uint64, which the threads fill in: what cells are keyed by.
         buffer: where the cells are put.
@@ -82,7 +85,7 @@ class _Begun(NamedTuple):
     """
 
     number: int
-    used: dict[int, np.ndarray]
+    used: dict[int, Drawn]
     rows: dict[int, np.ndarray]
     ids: np.ndarray
     buffer: TokenBuffer
@@ -142,14 +145,14 @@ class WindowReader:
 
     def _begun(self, number: int) -> "_Begun":
         """Window `number`, which threads begin to encode."""
-        used = self._positions(number) if self._schedule.reads(number) else {}
-        rows = {source: self._corpus.rows_at(source, at) for source, at in used.items()}
+        used = self._plan.cells(number) if self._schedule.reads(number) else {}
+        rows = {source: self._corpus.rows_at(source, cells.positions) for source, cells in used.items()}
         ids = np.empty(sum(map(len, rows.values())), np.uint64)
         # a process that was forked has the threads of its parent by name only
         if self._workplace is None or self._workplace.process != os.getpid():
             self._workplace = _Workplace(self._corpus.processor.token_types)
         buffer, submit = self._workplace.next_buffer(len(ids) * self._n_views), self._workplace.threads.submit
-        parts = [submit(self._encode, number, part, ids, buffer) for part in _parts(rows)]
+        parts = [submit(self._encode, number, part, ids, buffer) for part in _parts(rows, used)]
         return _Begun(number, used, rows, ids, buffer, parts)
 
     def _finished(self, begun: "_Begun") -> Window:
@@ -169,7 +172,12 @@ class WindowReader:
         names = [source.name for source in self._corpus.sources]
         batches = self._schedule.batches(
             begun.number,
-            np.concatenate([row_ids(names[source], rows) for source, rows in begun.rows.items()]),
+            np.concatenate(
+                [
+                    ids_again(row_ids(names[source], rows), begun.used[source].repeats)
+                    for source, rows in begun.rows.items()
+                ]
+            ),
             lengths,
             grouped=self._corpus.group_by_length,
             shuffle=self._corpus.shuffle,
@@ -178,13 +186,6 @@ class WindowReader:
         starts = np.arange(self._n_views)[:, None] * len(begun.ids)
         batches = [(starts + cells).ravel() for cells in batches]
         return Window(tokens, self._carried(begun.used, begun.ids), batches)
-
-    def _positions(self, number: int) -> dict[int, np.ndarray]:
-        """Source -> positions of the window's cells among the cells used of it."""
-        positions: dict[int, list[np.ndarray]] = {}
-        for source, start, stop in self._plan.window(number):
-            positions.setdefault(source, []).append(np.arange(start, stop))
-        return {source: np.concatenate(parts) for source, parts in positions.items()}
 
     @property
     def _n_views(self) -> int:
@@ -197,11 +198,15 @@ class WindowReader:
         # a source is closed when many others are opened, so no other thread may open any while this one reads
         with self._workplace.reading:
             gene_ids, source = corpus.gene_ids(part.source), corpus.opened(part.source)
-            ids[part.places] = source.cell_ids(part.rows)
-        if self._augmenter is None and self._encode_stored(part, gene_ids, ids[part.places], buffer):
+            ids[part.places] = ids_again(source.cell_ids(part.rows), part.repeats)
+        # files are read row by row, each once
+        rows, places = (part.rows, None) if part.repeats is None else np.unique(part.rows, return_inverse=True)
+        once = len(rows) == len(part.rows)
+        if self._augmenter is None and once and self._encode_stored(part, gene_ids, ids[part.places], buffer):
             return
         with self._workplace.reading:
-            matrix = corpus.opened(part.source).read(part.rows, scratch)
+            matrix = corpus.opened(part.source).read(rows, scratch)
+        matrix = matrix if once else matrix[places]
         expects = corpus.processor.feature_extractor.expects
         # whole numbers are counts, and what else may be wrong with rows their encoding refuses
         if self._augmenter is not None or (expects == "counts" and matrix.dtype.kind == "f"):
@@ -261,11 +266,12 @@ class WindowReader:
     def _tokens(self, matrix: csr_matrix, gene_ids: np.ndarray, ids: np.ndarray, **how) -> CellTokens:
         return self._corpus.processor.tokens(matrix, gene_ids, cell_ids=ids, check=False, **self._keys, **how)
 
-    def _carried(self, used: dict[int, np.ndarray], ids: np.ndarray) -> dict[str, np.ndarray]:
-        """Ids and columns of cells; `used` is source -> positions among the cells used of it."""
+    def _carried(self, used: dict[int, Drawn], ids: np.ndarray) -> dict[str, np.ndarray]:
+        """Ids and columns of cells."""
         columns = {"cell_ids": ids.view(np.int64)}
         for name, codes in self._corpus.numbered.items():
-            columns[name] = np.concatenate([codes[source][at] for source, at in used.items()]).astype(np.int64)
+            numbers = [codes[source][cells.positions] for source, cells in used.items()]
+            columns[name] = np.concatenate(numbers).astype(np.int64)
         return {name: np.tile(values, self._n_views) for name, values in columns.items()}
 
     def _check_budget(self, lengths: np.ndarray, rows: dict[int, np.ndarray]) -> None:
@@ -318,10 +324,13 @@ def _end(parts: list[Future]) -> None:
     wait(parts)
 
 
-def _parts(rows: dict[int, np.ndarray]) -> Iterator[_Cells]:
+def _parts(rows: dict[int, np.ndarray], used: dict[int, Drawn]) -> Iterator[_Cells]:
     place = 0
     for source, wanted in rows.items():
+        repeats = used[source].repeats
         for start in range(0, len(wanted), _CELLS_AT_ONCE):
-            some = wanted[start : start + _CELLS_AT_ONCE]
-            yield _Cells(source, some, slice(place, place + len(some)))
-            place += len(some)
+            some = slice(start, start + _CELLS_AT_ONCE)
+            n_cells = len(wanted[some])
+            again = None if repeats is None else repeats[some]
+            yield _Cells(source, wanted[some], slice(place, place + n_cells), again)
+            place += n_cells

@@ -63,6 +63,8 @@ class Stream(IntEnum):
     """Augmentation: which genes are left out."""
     SHALLOW_READS = 19
     """Cells thinned to evaluate on them, or for a baseline: how many reads of a gene are kept."""
+    BALANCE = 20
+    """Balanced epochs: which cells come once more than others of the same weight."""
 
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)

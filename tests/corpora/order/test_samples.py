@@ -181,3 +181,16 @@ def test_what_makes_no_samples_is_refused(files, processor, corpus, tmp_path):
         corpus.to_dataset()
     with pytest.raises(ConfigurationError, match="whole samples cannot be mixed"):
         mix([corpus])
+
+
+def test_balanced_samples_take_cells_of_rare_labels_more_often(files, processor):
+    options = {"label_column": "cell_type", "seed": 5, "balance_labels": -1.0}
+    corpus = CellCorpus(files[0], processor, **options)
+    batches = [list(corpus.batches(20, epoch=epoch)) for epoch in range(3)]
+    assert [len(epoch) for epoch in batches] == [corpus.n_batches(20)] * 3
+    for batch in (batch for epoch in batches for batch in epoch):
+        numbers = np.unique(batch["labels"], return_counts=True)[1]
+        assert len(batch["labels"]) <= 20 and len(set(batch["cell_ids"].tolist())) == len(batch["labels"])
+        assert numbers.max() - numbers.min() <= 5
+    rest = corpus.loader(20, epoch=2, start=sum(len(batch["labels"]) for batch in batches[2][:3]))
+    assert cells_of(rest) == cells_of(batches[2][3:])
