@@ -49,7 +49,7 @@ class SupervisionArguments:
     balance_labels: float | None = option(
         None,
         "Draw cells of rare labels more often, with repetition: a cell's weight in its file is the number of cells "
-        "with its label to this power, -1 (all labels alike) to 0; files get shares by the square root of their cells.",
+        "with its label to this power, -1 (all labels alike) to 0; a file's share grows with the root of its cells.",
     )
     class_weights: Literal["none", "balanced"] = option(
         "none", "balanced: each label counts the same, however many cells have it."

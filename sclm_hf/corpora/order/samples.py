@@ -98,7 +98,8 @@ class Samples:
     def warn_of_larger(self, most_cells: int) -> None:
         """Say once that some samples have more cells than a batch may have."""
         larger = np.flatnonzero(self.taken() > most_cells)
-        if not larger.size or most_cells in self._warned_of:
+        # balanced, a larger sample comes in several batches
+        if self._balance is not None or not larger.size or most_cells in self._warned_of:
             return
         self._warned_of.add(most_cells)
         largest = int(self.sizes.argmax())
