@@ -123,8 +123,7 @@ class CellEncoder:
         self._refuse_pointless(uniforms, totals)
         scratch = scratch or Scratch()
         encoding, columns = self.feature_extractor.value_encoding, self._columns(gene_ids)
-        sort = not encoding.sorts_genes
-        genes, found, uniforms = read_genes(matrix, columns, rows, uniforms, scratch, sort=sort)
+        genes, found, uniforms = read_genes(matrix, columns, rows, uniforms, scratch)
         keys = self._keys(found, cell_ids, seed, epoch, check)
         if totals is not None:
             _check_totals(totals, found.rows.size)

@@ -153,29 +153,25 @@ def read_genes(
     scratch: Scratch | None = None,
     *,
     as_columns: bool = False,
-    sort: bool = True,
 ) -> tuple[CellGenes, Survey, np.ndarray | None]:
     """The known genes of rows of a matrix, sound in everything but the kind of their values, as encodings take them.
 
     Arguments and errors are those of [`read_cells`]; for `scratch` see [`take_genes`]. Genes are in the order of their
-    ids; with `as_columns`, and with `uniforms`, which belong to entries of the matrix, in that of their columns; with
-    `sort=False` perhaps too, as `CellGenes.sort` then says. Also returns those of the `uniforms` that belong to these
-    genes.
+    ids; with `as_columns`, and with `uniforms`, which belong to entries of the matrix, in that of their columns. Also
+    returns those of the `uniforms` that belong to these genes.
     """
     cells, numbers = _cells_of(matrix, columns, rows, uniforms)
-    known, later = columns.known, not (sort or columns.ascending or columns.doubled)
+    known = columns.known
     if as_columns or uniforms is not None:
         if columns.doubled:
             raise ExpressionError(
                 "Recorded draws are for one column a gene, but several columns mean one: add them up."
             )
-        known, later = columns.tokens[columns.tokens >= 0], False
+        known = columns.tokens[columns.tokens >= 0]
         cells = cells._replace(sort=False)
-    cells = cells._replace(sort=cells.sort and not later)
     genes, found = take_genes(cells, scratch, known)
     if _unsorted(found, numbers, uniforms):
         genes, found = take_genes(_canonical(cells), scratch, known)
-    genes = genes._replace(sort=later)
     if uniforms is not None:
         uniforms = np.asarray(uniforms)[taken_entries(cells)]
     return genes, found._replace(rows=numbers), uniforms

@@ -194,10 +194,6 @@ def test_genes_of_a_cell_are_in_the_order_of_their_ids_whatever_the_columns():
     n = one.indptr[-1]
     for name in ("indptr", "ids", "values", "totals", "columns"):
         np.testing.assert_array_equal(getattr(one, name)[:n], getattr(other, name)[:n])
-    assert not one.sort
-    unsorted, _, _ = read_genes(dense, columns_of(tokens), sort=False)
-    assert unsorted.sort
-    np.testing.assert_array_equal(np.sort(unsorted.ids[: one.indptr[1]]), one.ids[: one.indptr[1]])
 
 
 def test_recorded_draws_keep_the_order_of_columns():

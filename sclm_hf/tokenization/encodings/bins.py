@@ -280,7 +280,6 @@ class Bins(Encoding):
     parameters = {"n_bins": N_BINS}
     takes = ("uniforms",)
     reads_files = True
-    sorts_genes = True
 
     def write(self, setting: Setting, genes, keys, out, *, uniforms=None, totals=None, num_threads=1) -> None:
         n_bins = setting.parameters.n_bins

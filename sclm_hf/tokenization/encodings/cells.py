@@ -58,12 +58,10 @@ class CellGenes(NamedTuple):
 
     Attributes:
         indptr: (cells + 1,) int64, where each cell's genes begin.
-        ids: (genes,) int32 token ids, ascending within a cell where genes are sorted, else in column order.
+        ids: (genes,) int32 token ids, ascending within a cell, or in column order.
         values: (genes,) their values, float32 or float64.
         totals: (cells,) float64, sum of each cell's row, unknown genes included.
         columns: (genes,) int32 token ids of all columns that the vocabulary knows, ascending or in column order.
-        sort: whether genes stand in column order and are to be written in the order of their ids (`rank`: equal ones).
-            Encodings that can sort fewer genes, or none, when they write than there are take them so.
     """
 
     indptr: np.ndarray
@@ -71,7 +69,6 @@ class CellGenes(NamedTuple):
     values: np.ndarray
     totals: np.ndarray
     columns: np.ndarray
-    sort: bool = False
 
 
 class CellTokens(NamedTuple):
@@ -406,30 +403,11 @@ def _with_zeros(columns, ids, values, n):
 
 
 @part
-def _write_sorted(columns, ids, values, n, out_ids, out_values):
-    """Write different genes in the order of their ids, which are some of the ascending `columns`."""
-    if n == 0:
-        return
-    n_words = columns[-1] // 64 + 1
-    present, before = np.empty(n_words, np.uint64), np.empty(n_words, np.uint32)
-    _mark(ids, n, present, before)
-    for j in range(n):
-        place = _place(ids[j], present, before)
-        out_ids[place] = ids[j]
-        out_values[place] = values[j]
-
-
-@part
 def write_cell(layout, genes, key, ids, values, n, out_ids, out_values):
-    """Write a cell's tokens: at most `layout.max_genes` of its genes, in the order of their ids.
+    """Write a cell's tokens: at most `layout.max_genes` of its genes, in their order.
 
     `ids` and `values` are those of its `n` expressed genes, `genes` the [`CellGenes`] that it is one of.
     """
-    sort = genes.sort
-    if sort and (layout.zeros or (n > layout.max_genes and not layout.sample)):
-        sorted_ids, sorted_values = np.empty(n, ids.dtype), np.empty(n, values.dtype)
-        _write_sorted(genes.columns, ids, values, n, sorted_ids, sorted_values)
-        ids, values, sort = sorted_ids, sorted_values, False
     if layout.zeros:
         ids, values, n = genes.columns, _with_zeros(genes.columns, ids, values, n), genes.columns.size
     kept = min(n, layout.max_genes)
@@ -439,14 +417,7 @@ def write_cell(layout, genes, key, ids, values, n, out_ids, out_values):
     if layout.eos_id >= 0:
         out_values[first + kept] = layout.pad_value
     if kept < n and layout.sample:
-        if sort:
-            kept_ids, kept_values = np.empty(kept, ids.dtype), np.empty(kept, values.dtype)
-            _copy_subset(substream(key, Stream.SUBSET), ids, values, n, kept, kept_ids, kept_values)
-            _write_sorted(genes.columns, kept_ids, kept_values, kept, out_ids[first:], out_values[first:])
-        else:
-            _copy_subset(substream(key, Stream.SUBSET), ids, values, n, kept, out_ids[first:], out_values[first:])
-    elif sort:
-        _write_sorted(genes.columns, ids, values, n, out_ids[first:], out_values[first:])
+        _copy_subset(substream(key, Stream.SUBSET), ids, values, n, kept, out_ids[first:], out_values[first:])
     else:
         for j in range(kept):
             out_ids[first + j] = ids[j]

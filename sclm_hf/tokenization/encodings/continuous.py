@@ -33,7 +33,6 @@ class Continuous(Encoding):
     """Values as they are."""
 
     name = "continuous"
-    sorts_genes = True
 
     def write(self, setting: Setting, genes, keys, out, *, uniforms=None, totals=None, num_threads=1) -> None:
         encode_continuous(genes, keys, setting.layout, out, num_threads=num_threads)

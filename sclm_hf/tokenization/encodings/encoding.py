@@ -58,7 +58,6 @@ class Encoding:
         ranks_genes: whether genes stand in the order of their expression.
         takes: which of the arguments `uniforms` and `totals` of `CellProcessor.encode` it has a use for.
         reads_files: whether it has [`write_stored`].
-        sorts_genes: whether it heeds `CellGenes.sort`; otherwise genes come to it in the order of their ids.
         unfit: what cells have that [`is_unfit`] tells, for messages.
     """
 
@@ -71,7 +70,6 @@ class Encoding:
     ranks_genes = False
     takes: tuple[str, ...] = ()
     reads_files = False
-    sorts_genes = False
     unfit = ""
 
     @property

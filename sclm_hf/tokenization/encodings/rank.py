@@ -9,15 +9,12 @@ genes' ids.
 import numpy as np
 
 from ...errors import ConfigurationError
-from .cells import CellGenes, CellTokens, Layout, bits_set, run, widest, write_ids
+from .cells import CellGenes, CellTokens, Layout, run, widest, write_ids
 from .encoding import TARGET_SUM, Encoding, Parameter, Setting, is_number
-from .kernels import kernel, part
+from .kernels import kernel
 from .scratch import Scratch
 from .sorting import sort_scratch, stable_sort
 from .stored import StoredRows, open_tile, read_tile, written
-
-_FEW = 24
-"""Ids that are sooner sorted by inserting them than by their bits."""
 
 
 @kernel
@@ -55,52 +52,9 @@ def rank_scratch(size: int) -> tuple:
     )
 
 
-@part
-def _sort_ids(ids, present):
-    """Sort different ids in place; `present` has a cleared bit for each id there may be, and is cleared again."""
-    if ids.size <= _FEW:
-        for i in range(1, ids.size):
-            token, j = ids[i], i
-            while j > 0 and ids[j - 1] > token:
-                ids[j] = ids[j - 1]
-                j -= 1
-            ids[j] = token
-        return
-    first, last = present.size, 0
-    for token in ids:
-        word = token >> 6
-        present[word] |= np.uint64(1) << np.uint64(token & 63)
-        first, last = min(first, word), max(last, word)
-    n = 0
-    for word in range(first, last + 1):
-        bits = present[word]
-        present[word] = 0
-        while bits:
-            following = bits & (bits - np.uint64(1))
-            ids[n] = 64 * word + np.int64(bits_set((bits ^ following) - np.uint64(1)))
-            bits = following
-            n += 1
-
-
-@part
-def _ids_by_rank(ids, order, keys, n, kept, present, ranked):
-    """Ids of at least the first `kept` ranks, those of equal keys ascending."""
-    start = 0
-    while start < kept:
-        stop = start
-        while stop < n and keys[stop] == keys[start]:
-            ranked[stop] = ids[np.uint32(order[stop])]
-            stop += 1
-        if stop - start > 1:
-            _sort_ids(ranked[start:stop], present)
-        start = stop
-
-
 @kernel
 def rank_cells(genes, totals, target_sum, factors, layout, scratch, out, start, stop):
     """Rank the cells `start:stop` and write them as tokens."""
-    present = np.zeros(factors.size // 64 + 1 if genes.sort else 0, np.uint64)
-    by_rank = np.empty(scratch[0].size if genes.sort else 0, np.int32)
     for i in range(start, stop):
         first, last = genes.indptr[i], genes.indptr[i + 1]
         ids, values, n = genes.ids[first:last], genes.values[first:last], last - first
@@ -109,14 +63,8 @@ def rank_cells(genes, totals, target_sum, factors, layout, scratch, out, start, 
         begin = write_ids(layout, kept, row)
         if n:
             order = rank_cell(ids, values, n, totals[i], target_sum, factors, scratch)
-            ranked = row[begin : begin + kept]
-            if genes.sort:
-                _ids_by_rank(ids, order, scratch[1], n, kept, present, by_rank)
-                for j in range(kept):
-                    ranked[j] = by_rank[j]
-            else:
-                for j in range(kept):
-                    ranked[j] = ids[np.uint32(order[j])]
+            for j in range(kept):
+                row[begin + j] = ids[np.uint32(order[j])]
 
 
 def encode_rank(
@@ -181,7 +129,6 @@ class Rank(Encoding):
     ranks_genes = True
     takes = ("totals",)
     reads_files = True
-    sorts_genes = True
 
     def check(self, parameters) -> None:
         if parameters.include_zero_genes:

@@ -164,13 +164,13 @@ def open_tile(
     Args:
         stored: the matrix.
         rows: (cells,) int64, ascending.
-        columns: the columns of the matrix; genes are left in their order where each has an id of its own.
+        columns: the columns of the matrix.
         counts: whether rows most of whose values are fractional are not sound.
         scratch: memory to work in.
     """
     indices, data = stored.indices, stored.data
     places = indices.offsets, indices.chunk_size, data.offsets, data.chunk_size
-    work = Work(stored.file, stored.indptr, *places, rows, columns.tokens, columns.doubled, counts)
+    work = Work(stored.file, stored.indptr, *places, rows, columns.tokens, not columns.ascending, counts)
     return work, _tile(stored, rows, columns, scratch)
 
 
@@ -184,7 +184,6 @@ def _tile(stored: StoredRows, rows: np.ndarray, columns: Columns, scratch: Scrat
         values=scratch.empty("tile_values", size, np.float32 if kind == np.float32 else np.float64),
         totals=np.empty(_CELLS),
         columns=columns.known,
-        sort=not columns.ascending and not columns.doubled,
     )
     return Tile(
         indptr=np.empty(_CELLS + 1, np.int64),
