@@ -222,7 +222,8 @@ def targets(sound: Path) -> list[Target]:
         found.append(Target(f"{name} shards", "shards", "shards", run))
     for family in FAMILIES:
         found.append(Target(f"load {family}", "checkpoint", family, embed_from))
-        found.append(Target(f"convert {family}", "release", f"releases/{family}", _convert(family)))
+        if FAMILIES[family].source_layout:
+            found.append(Target(f"convert {family}", "release", f"releases/{family}", _convert(family)))
     found.append(Target("load annotator", "checkpoint", "annotator", annotate_from))
     found.append(Target("load adapter", "adapter", "adapter", annotate_from))
     return found
