@@ -1,20 +1,27 @@
-"""Scores of predicted labels, with intervals that take the cell as the unit of chance.
+"""Scores of predicted labels, with intervals over the cells that were tested, or over the splits.
 
-Several splits of one data set test many cells more than once, so split scores are not independent. The bootstrap here
-draws cells: a cell that is drawn brings along its predictions in every split that tested it. Methods compared on the
-same splits get the same draws, so their difference has an interval of its own.
+Several splits of one data set test many cells more than once, so split scores are not independent. The bootstrap over
+cells draws cells: a cell that is drawn brings along its predictions in every split that tested it. Its interval covers
+the choice of cells to test, not the choice of cells, seeds and settings to train with.
 
-The interval covers the choice of cells to test, not the choice of cells, seeds and settings to train with.
+The bootstrap over splits draws whole splits, each with the score that it has. Where splits differ in the cells to
+train on and in the seeds of training, its interval covers these; with few splits it is too narrow.
+
+Methods compared on the same splits get the same draws, so their difference has an interval of its own.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import ConfigurationError, require
 
 METRICS = ("accuracy", "macro_f1")
+
+UNITS = ("cells", "splits")
+"""What a bootstrap may draw."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class Estimate:
         per_split: the score of every split, in order.
         n_cells: number of different cells tested.
         level: coverage of the interval, 0.95 by default.
+        unit: what the bootstrap drew, one of `UNITS`.
     """
 
     mean: float
@@ -61,6 +69,43 @@ class Estimate:
     per_split: tuple[float, ...]
     n_cells: int
     level: float = 0.95
+    unit: str = "cells"
+
+
+class ClassScore(NamedTuple):
+    """How well one label was predicted, over all splits.
+
+    Attributes:
+        label: the label.
+        n_tested: how often a cell of this label was tested; the same cell counts once for each split.
+        precision: share of the cells predicted to be of this label that are; 0 where there are none.
+        recall: share of the cells of this label that were predicted to be; 0 where there are none.
+        f1: harmonic mean of the two.
+    """
+
+    label: str
+    n_tested: int
+    precision: float
+    recall: float
+    f1: float
+
+
+def class_scores(predictions: Sequence[Predictions]) -> list[ClassScore]:
+    """Scores of every label that occurs, as a true or as a predicted one, sorted by label.
+
+    Args:
+        predictions: one entry a split; cells of all splits are counted together.
+    """
+    if not predictions:
+        raise ConfigurationError("There are no predictions to score.")
+    names = np.unique(np.concatenate([part for one in predictions for part in (one.true, one.predicted)]))
+    matrix = confusion_matrix(predictions, names.tolist())
+    scores = []
+    for number, name in enumerate(names):
+        hits, tested, predicted = matrix[number, number], matrix[number].sum(), matrix[:, number].sum()
+        precision, recall = hits / max(predicted, 1), hits / max(tested, 1)
+        scores.append(ClassScore(str(name), int(tested), precision, recall, 2 * hits / (tested + predicted)))
+    return scores
 
 
 def confusion_matrix(predictions: Sequence[Predictions], label_names: Sequence[str]) -> np.ndarray:
@@ -79,21 +124,23 @@ def estimate(
     predictions: Sequence[Predictions],
     metric: str = "macro_f1",
     *,
+    unit: str = "cells",
     n_resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """Mean score over the splits with a bootstrap interval over cells.
+    """Mean score over the splits with a bootstrap interval.
 
     Args:
         predictions: one entry a split.
         metric: `"accuracy"` or `"macro_f1"` (mean F1 over the labels that occur, as true or as predicted ones).
+        unit: what the bootstrap draws: `"cells"` or `"splits"`, of which there must be two.
         n_resamples: bootstrap draws.
         level: coverage of the interval.
         seed: seed of the draws.
     """
-    scores, draws = _scores(predictions, metric, n_resamples, seed)
-    return _estimate(scores, draws, predictions, level)
+    scores, draws = _scores(predictions, metric, unit, n_resamples, seed)
+    return _estimate(scores, draws, predictions, level, unit)
 
 
 def difference(
@@ -101,11 +148,13 @@ def difference(
     reference: Sequence[Predictions],
     metric: str = "macro_f1",
     *,
+    unit: str = "cells",
     n_resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
 ) -> Estimate:
-    """Score of `predictions` minus score of `reference`, paired by split and by cell.
+    """Score of `predictions` minus score of `reference`, paired by split and by cell; arguments are those of
+    [`estimate`].
 
     Raises:
         ConfigurationError: the two were not tested on the same cells of the same splits.
@@ -116,24 +165,30 @@ def difference(
     )
     if not same:
         raise ConfigurationError("A paired difference needs both methods tested on the same cells of the same splits.")
-    scores, draws = _scores(predictions, metric, n_resamples, seed)
-    reference_scores, reference_draws = _scores(reference, metric, n_resamples, seed)
-    return _estimate(scores - reference_scores, draws - reference_draws, predictions, level)
+    scores, draws = _scores(predictions, metric, unit, n_resamples, seed)
+    reference_scores, reference_draws = _scores(reference, metric, unit, n_resamples, seed)
+    return _estimate(scores - reference_scores, draws - reference_draws, predictions, level, unit)
 
 
 def _scores(
-    predictions: Sequence[Predictions], metric: str, n_resamples: int, seed: int
+    predictions: Sequence[Predictions], metric: str, unit: str, n_resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(n_splits,) scores, and (n_resamples,) mean scores of bootstrap draws of the cells."""
+    """(n_splits,) scores, and (n_resamples,) mean scores of bootstrap draws."""
     if metric not in METRICS:
         raise ConfigurationError(f"Unknown `metric` {metric!r}: expected one of {', '.join(METRICS)}.")
+    if unit not in UNITS:
+        raise ConfigurationError(f"Unknown `unit` {unit!r}: expected one of {', '.join(UNITS)}.")
     if not predictions:
         raise ConfigurationError("There are no predictions to score.")
+    if unit == "splits" and len(predictions) < 2:
+        raise ConfigurationError("A bootstrap over splits needs at least two of them: draw cells (`unit='cells'`).")
     cells = np.unique(np.concatenate([one.cells for one in predictions]))
     places = [np.searchsorted(cells, one.cells) for one in predictions]
     pairs = [_label_pairs(one) for one in predictions]
     scores = np.array([_score(*pair, np.ones(len(pair[0])), metric) for pair in pairs])
     generator = np.random.default_rng(seed)
+    if unit == "splits":
+        return scores, scores[generator.integers(len(scores), size=(n_resamples, len(scores)))].mean(axis=1)
     draws = np.empty(n_resamples)
     for draw in range(n_resamples):
         weights = np.bincount(generator.integers(len(cells), size=len(cells)), minlength=len(cells))
@@ -169,7 +224,9 @@ def score(confusion: np.ndarray, metric: str) -> float:
     return (2 * hits[occurring > 0] / occurring[occurring > 0]).sum() / max((occurring > 0).sum(), 1)
 
 
-def _estimate(scores: np.ndarray, draws: np.ndarray, predictions: Sequence[Predictions], level: float) -> Estimate:
+def _estimate(
+    scores: np.ndarray, draws: np.ndarray, predictions: Sequence[Predictions], level: float, unit: str
+) -> Estimate:
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(
         mean=float(scores.mean()),
@@ -178,4 +235,5 @@ def _estimate(scores: np.ndarray, draws: np.ndarray, predictions: Sequence[Predi
         per_split=tuple(scores.tolist()),
         n_cells=len(np.unique(np.concatenate([one.cells for one in predictions]))),
         level=level,
+        unit=unit,
     )

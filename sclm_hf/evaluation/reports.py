@@ -1,5 +1,6 @@
 """Tables of results that say how they were measured; as JSON for machines, markdown and rich for people."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,6 +33,7 @@ class Result:
         n_cells: different cells tested.
         level: coverage of the interval.
         reference: for a paired difference, the method that was subtracted; None for a plain score.
+        unit: what the bootstrap drew, a name of `metrics.UNITS`.
     """
 
     method: str
@@ -44,6 +46,7 @@ class Result:
     n_cells: int
     level: float = 0.95
     reference: str | None = None
+    unit: str = "cells"
 
     @property
     def text(self) -> str:
@@ -103,20 +106,22 @@ class ResultsTable:
         return cls(**{**content, "results": results, "seeds": tuple(content["seeds"])})
 
     def rows(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows as text: one row per method, one column per metric."""
-        metrics = list(dict.fromkeys(one.metric for one in self.results))
+        """Header and rows as text: one row per method, one column per metric and unit of the bootstrap."""
+        columns = list(dict.fromkeys((one.metric, one.unit) for one in self.results))
         methods = list(dict.fromkeys((one.method, one.reference) for one in self.results))
-        cells = {(one.method, one.reference, one.metric): one.text for one in self.results}
-        header = ["method", *(_METRIC_TITLES.get(metric, metric) for metric in metrics)]
+        cells = {(one.method, one.reference, one.metric, one.unit): one.text for one in self.results}
+        header = ["method", *(_title(metric, unit) for metric, unit in columns)]
         titles = {key: f"{key[0]} minus {key[1]}" if key[1] else key[0] for key in methods}
-        return header, [[titles[key], *(cells.get((*key, metric), "") for metric in metrics)] for key in methods]
+        return header, [[titles[key], *(cells.get((*key, *column), "") for column in columns)] for key in methods]
 
     def caption(self) -> str:
         """How the numbers came about, in one sentence."""
-        first = self.results[0]
+        first, units = self.results[0], {one.unit for one in self.results}
+        over = {"cells": f"{counted(first.n_cells, 'cell')} tested", "splits": "the splits, where the column says so"}
+        drawn = ", or ".join(text for unit, text in over.items() if unit in units)
         return (
             f"Mean over {len(first.splits)} splits of {self.dataset} ({self.dataset_version}), "
-            f"{first.level:.0%} bootstrap interval over {counted(first.n_cells, 'cell')} tested."
+            f"{first.level:.0%} bootstrap interval over {drawn}."
         )
 
     def to_markdown(self) -> str:
@@ -139,8 +144,17 @@ class ResultsTable:
         return table
 
 
+def _title(metric: str, unit: str) -> str:
+    title = _METRIC_TITLES.get(metric, metric)
+    return title if unit == "cells" else f"{title}, interval over {unit}"
+
+
 def compare(
-    methods: dict[str, Sequence[Predictions]], *, reference: str | None = None, metrics: Sequence[str] = METRICS
+    methods: dict[str, Sequence[Predictions]],
+    *,
+    reference: str | None = None,
+    metrics: Sequence[str] = METRICS,
+    units: Sequence[str] = ("cells",),
 ) -> list[Result]:
     """Score every method; then its paired difference to `reference`.
 
@@ -148,6 +162,7 @@ def compare(
         methods: name -> predictions, one entry a split, all on the same splits.
         reference: the method that the others are compared with; None for no differences.
         metrics: names of `metrics.METRICS`.
+        units: names of `metrics.UNITS`: what the bootstraps draw; each gives results of its own.
 
     Raises:
         ConfigurationError: `reference` is not one of the methods, or methods were tested on different cells.
@@ -157,13 +172,14 @@ def compare(
     results = []
     for method, predictions in methods.items():
         splits = tuple(one.split for one in predictions)
-        for metric in metrics:
-            results.append(Result(method, metric, splits=splits, **asdict(estimate(predictions, metric))))
+        for metric, unit in itertools.product(metrics, units):
+            scored = asdict(estimate(predictions, metric, unit=unit))
+            results.append(Result(method, metric, splits=splits, **scored))
     for method, predictions in methods.items():
         if reference is None or method == reference:
             continue
         splits = tuple(one.split for one in predictions)
-        for metric in metrics:
-            paired = asdict(difference(predictions, methods[reference], metric))
+        for metric, unit in itertools.product(metrics, units):
+            paired = asdict(difference(predictions, methods[reference], metric, unit=unit))
             results.append(Result(method, metric, splits=splits, reference=reference, **paired))
     return results

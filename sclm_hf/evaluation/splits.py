@@ -68,6 +68,40 @@ def group_splits(groups: Sequence[str], *, name: str = "group") -> list[Split]:
     return [Split(f"{name} {one}", np.flatnonzero(groups != one), np.flatnonzero(groups == one)) for one in names]
 
 
+def few_shot_splits(
+    labels: Sequence[str], *, per_label: int = 5, seeds: Iterable[int] = range(3), within: Split | None = None
+) -> list[Split]:
+    """Train on a few random cells of every label, one draw for each seed; all others are tested.
+
+    Args:
+        labels: (n_cells,) label of every cell; none may be missing.
+        per_label: training cells per label.
+        seeds: one draw is made for each.
+        within: draw from the training cells of this split alone, and test its test cells: with a split of
+            [`group_splits`], few labels of some platforms against all cells of another.
+
+    Raises:
+        ConfigurationError: a label is missing, or a label has fewer than `per_label` cells to draw from.
+    """
+    labels = _complete(labels, "label")
+    pool = np.arange(len(labels)) if within is None else within.train
+    names, counts = np.unique(labels[pool], return_counts=True)
+    if rare := names[counts < per_label].tolist():
+        raise ConfigurationError(
+            f"{per_label} training cells of every label are drawn, and {rare} have fewer: drop or merge these labels, "
+            "or ask for fewer cells with `per_label`."
+        )
+    prefix = "" if within is None else f"{within.name}, "
+    splits = []
+    for seed in seeds:
+        generator = np.random.default_rng(seed)
+        drawn = [generator.permutation(pool[labels[pool] == name])[:per_label] for name in names]
+        train = np.sort(np.concatenate(drawn))
+        test = np.setdiff1d(pool, train) if within is None else within.test
+        splits.append(Split(f"{prefix}{per_label} per label, seed {seed}", train, test))
+    return splits
+
+
 def _complete(values: Sequence[str], what: str) -> np.ndarray:
     pandas = require("pandas", extra="evaluation")
     values = pandas.Series(np.asarray(values, dtype=object))

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.evaluation.metrics import Predictions, confusion_matrix, difference, estimate
+from sclm_hf.evaluation.metrics import Predictions, class_scores, confusion_matrix, difference, estimate
 
 
 def predictions(right: float, seed: int, n_splits: int = 3, n_test: int = 80) -> list[Predictions]:
@@ -68,7 +68,40 @@ def test_confusion_matrix_adds_the_splits():
     assert matrix[0].sum() == sum((one.true == "B").sum() for one in made)
 
 
+def test_an_interval_over_splits_draws_splits():
+    made = predictions(0.6, seed=1, n_splits=8)
+    result = estimate(made, "accuracy", unit="splits")
+    assert result.unit == "splits" and result == estimate(made, "accuracy", unit="splits")
+    assert result.mean == estimate(made, "accuracy", n_resamples=10).mean
+    standard_error = np.std(result.per_split) / np.sqrt(8)
+    assert result.high - result.low == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
+
+
+def test_a_difference_over_splits_is_paired():
+    good = predictions(0.6, seed=3, n_splits=8)
+    worse = [
+        Predictions(one.split, one.cells, one.true, np.where(np.arange(80) < 6, "never true", one.predicted))
+        for one in good
+    ]
+    gap, apart = difference(good, worse, "accuracy", unit="splits"), estimate(good, "accuracy", unit="splits")
+    assert gap.low > 0 and gap.high - gap.low < apart.high - apart.low
+
+
+def test_class_scores_are_those_of_scikit_learn():
+    made = predictions(0.6, seed=4)
+    true, predicted = (np.concatenate([getattr(one, name) for one in made]) for name in ("true", "predicted"))
+    expected = precision_recall_fscore_support(true, predicted, zero_division=0)
+    scores = class_scores(made)
+    assert [score.label for score in scores] == ["B", "NK", "T", "never true", "rare"]
+    for name, values in zip(("precision", "recall", "f1", "n_tested"), expected, strict=True):
+        assert [getattr(score, name) for score in scores] == pytest.approx(values.tolist())
+
+
 def test_bad_input_is_named():
+    with pytest.raises(ConfigurationError, match="Unknown `unit` 'donors'"):
+        estimate(predictions(0.5, seed=0), unit="donors")
+    with pytest.raises(ConfigurationError, match="needs at least two"):
+        estimate(predictions(0.5, seed=0, n_splits=1), unit="splits")
     with pytest.raises(ConfigurationError, match="Unknown `metric` 'f1'"):
         estimate(predictions(0.5, seed=0), "f1")
     with pytest.raises(ConfigurationError, match="no predictions"):

@@ -51,6 +51,16 @@ def test_markdown_is_a_table_with_caption_and_notes():
     assert lines[-1] == "- Four cells."
 
 
+def test_intervals_over_splits_have_a_column_of_their_own():
+    right, wrong = np.array(["B", "B", "T", "T"]), np.array(["B", "T", "T", "T"])
+    methods = {"a": [Predictions(f"seed {n}", np.arange(4), TRUE, one) for n, one in enumerate((right, wrong))]}
+    results = compare(methods, metrics=("accuracy",), units=("cells", "splits"))
+    shown = ResultsTable("pbmc", "scanpy 1.11", "annotation", results)
+    assert shown.rows()[0] == ["method", "accuracy", "accuracy, interval over splits"]
+    assert shown.rows()[1][0][2] == "0.875 (0.750 to 1.000)"
+    assert "over 4 cells tested, or the splits, where the column says so" in shown.caption()
+
+
 def test_rich_table_shows_every_method():
     output = io.StringIO()
     Console(file=output, width=120).print(table().to_rich())

@@ -42,7 +42,7 @@ class Baseline:
 
 
 def predict_splits(
-    baseline: Baseline, counts: Any, labels: Sequence[str], splits: Sequence[Split]
+    baseline: Baseline, counts: Any, labels: Sequence[str], splits: Sequence[Split], *, test_counts: Any = None
 ) -> list[Predictions]:
     """Fit a baseline on the training cells of every split and predict the test cells.
 
@@ -51,13 +51,16 @@ def predict_splits(
         counts: (n_cells, n_genes) raw counts, sparse or dense.
         labels: (n_cells,) label of every cell.
         splits: the splits, as made by `splits.py`.
+        test_counts: (n_cells, n_genes) counts of the same cells to predict from, such as thinned ones
+            ([`~thinning.thin_counts`]); `counts` unless given.
     """
     counts = scipy.sparse.csr_matrix(counts)
+    test_counts = counts if test_counts is None else scipy.sparse.csr_matrix(test_counts)
     labels = np.asarray(labels, dtype=str)
     results = []
     for split in splits:
         baseline.fit(counts[split.train], labels[split.train])
-        predicted = baseline.predict(counts[split.test])
+        predicted = baseline.predict(test_counts[split.test])
         results.append(Predictions(split.name, split.test, labels[split.test], predicted))
     return results
 

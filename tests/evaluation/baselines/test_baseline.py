@@ -8,6 +8,7 @@ from sclm_hf.evaluation.baselines.neighbours import NearestNeighbours
 from sclm_hf.evaluation.baselines.thinned import TrainedOnThinned
 from sclm_hf.evaluation.metrics import estimate
 from sclm_hf.evaluation.splits import stratified_splits
+from sclm_hf.evaluation.thinning import thin_counts
 
 from .baseline_cells import make_cells
 
@@ -84,3 +85,12 @@ def test_log1p_cp10k_matches_its_definition():
 def test_bad_counts_are_refused(counts, message):
     with pytest.raises(ExpressionError, match=message):
         log1p_cp10k(np.array(counts))
+
+
+def test_test_cells_may_be_thinned():
+    counts, labels = make_cells()
+    splits = stratified_splits(labels, seeds=(0,))
+    thinned = thin_counts(counts, share=0.1)
+    found = predict_splits(PCALogisticRegression(), counts, labels, splits, test_counts=thinned)
+    expected = PCALogisticRegression().fit(counts[splits[0].train], labels[splits[0].train]).predict(thinned)
+    assert found[0].predicted.tolist() == expected[splits[0].test].tolist()
