@@ -5,6 +5,7 @@ the model head's business.
 """
 
 from .collation import CellCollator
+from .contrastive import ContrastiveCollator
 from .generative_expression import GenerativeExpressionCollator
 from .masked_expression import MaskedExpressionCollator
 from .masked_genes import MaskedGenesCollator
@@ -16,6 +17,7 @@ from .supervised import SupervisedCollator
 PRETRAINING: dict[str, type[CellCollator]] = {
     collator.objective: collator
     for collator in (
+        ContrastiveCollator,
         GenerativeExpressionCollator,
         MaskedExpressionCollator,
         MaskedGenesCollator,

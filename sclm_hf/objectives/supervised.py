@@ -85,6 +85,11 @@ class Supervision(nn.Module):
         self.classifier, self.decoder, self.denoising_weight = classifier, decoder, denoising_weight
         self.register_buffer("margins", margins)
 
+    @property
+    def kept(self) -> nn.Module:
+        """What is saved."""
+        return self.classifier
+
     def forward(self, labels: Tensor | None = None, loss_weights: Tensor | None = None, **inputs: Any) -> ModelOutput:
         outputs = self.classifier(labels=labels, **inputs)
         if not self.training or labels is None:

@@ -1,5 +1,6 @@
 """The cells of a run: which files, and which of their cells are held out for evaluation."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,6 +151,7 @@ def open_corpora(
     ontology: str | None = None,
     unknown_labels: Literal["refuse", "drop"] = "refuse",
     balance_labels: float | None = None,
+    views: int = 1,
     start_from: str | None = None,
     sample_share: float = 1.0,
     seed: int = 0,
@@ -165,6 +167,8 @@ def open_corpora(
         ontology: what the labels mean; cells to evaluate on may then have labels of their own.
         unknown_labels: as `unlabelled`, for labels that the ontology does not know.
         balance_labels: how much more often cells of rare labels come to train on, see `CellCorpus`.
+        views: how many views of each cell a batch has, differently augmented; with several, also of those to evaluate
+            on, as what the objective compares.
         start_from: folder or repository of the model to go on from: batches keep the labels that it knows them by.
         sample_share: share of the cells of a sample to train on in an epoch, where cells come in samples.
         seed: seed of the order of the cells and of what is held out.
@@ -190,7 +194,11 @@ def open_corpora(
         "species": data.species,
         "seed": seed,
     }
-    share = {"sample_share": sample_share, "augment": data.augmentation, "balance_labels": balance_labels}
+    share = {"sample_share": sample_share, "balance_labels": balance_labels}
+    if views == 1:
+        share["augment"] = data.augmentation
+    else:
+        options["augment"] = dataclasses.replace(data.augmentation or Augmentation(), views=views)
     is_part = data.eval_share > 0 or data.train_weights is not None
     everything = CellCorpus(data.train_files, processor, lazy=is_part, **share, **options)
     _report_unlabelled(everything)

@@ -12,6 +12,7 @@ from ..corpora.cell_corpus import CellCorpus
 from ..errors import ConfigurationError
 from ..objectives import PRETRAINING
 from ..objectives.collation import CellCollator
+from ..objectives.contrastive import Contrast, ContrastiveCollator
 from ..objectives.supervised import SupervisedCollator
 from ..opening.classifiers import open_classifier
 from ..opening.families import family_of
@@ -33,13 +34,27 @@ from .supervision import (
     SupervisionArguments,
     check_labels,
     class_names,
+    class_sets,
     label_set_metrics,
     note_classes,
     supervised_collator,
     supervision,
 )
 
-SUPERVISED = SupervisedCollator.objective
+SUPERVISED, CONTRASTIVE = SupervisedCollator.objective, ContrastiveCollator.objective
+OF_ALL_FAMILIES = (SUPERVISED, CONTRASTIVE)
+"""Objectives that go with every family."""
+
+_SETTINGS = {
+    "label_column": OF_ALL_FAMILIES,
+    "ontology": OF_ALL_FAMILIES,
+    "balance_labels": OF_ALL_FAMILIES,
+    "denoising_weight": (SUPERVISED,),
+    "class_weights": (SUPERVISED,),
+    "loss": (SUPERVISED,),
+    "temperature": (CONTRASTIVE,),
+}
+"""Setting -> the objectives that have it."""
 
 
 @dataclass
@@ -61,13 +76,16 @@ class PretrainArguments(SupervisionArguments):
         ".csv, .npz or .safetensors with a vector per gene name. By default at random.",
     )
     objective: Literal[*PRETRAINING] | None = option(
-        None, "What is predicted; by default as published for the family. `supervised` goes with every family."
+        None,
+        "What is predicted; by default as published for the family. With every family go `supervised`, which trains a "
+        "classifier, and `contrastive`, which trains an encoder on two views of each cell and on labels, if given.",
     )
     mask_ratio: list[float] | None = field(
         default=None,
         metadata={"help": "Share of genes to predict; of several shares, one is drawn. By default as published."},
     )
     ratio_per: Literal["batch", "cell"] = option("batch", "Draw one of several `mask_ratio` per batch or per cell.")
+    temperature: float = option(0.1, "With `objective` contrastive: by which similarities are divided.")
     second_pass_after: int = option(1000, "Steps before generation from the cell embedding joins in; -1 = never.")
 
     def __post_init__(self) -> None:
@@ -83,19 +101,22 @@ class PretrainArguments(SupervisionArguments):
             check_start(self.gene_embeddings)
 
     def _check_supervision(self) -> None:
-        supervised = self.objective == SUPERVISED
-        names = ("label_column", "ontology", "denoising_weight", "balance_labels", "class_weights", "loss")
         fields = {field.name: field for field in dataclasses.fields(self)}
-        given = [name for name in names if getattr(self, name) not in (None, fields[name].default)]
-        if given and not supervised:
-            raise ConfigurationError(
-                f"`{given[0]}` belongs to the objective 'supervised': give `objective` (`--objective supervised`), or "
-                f"leave `{given[0]}` out."
-            )
-        if supervised and not self.label_column:
+        for name, objectives in _SETTINGS.items():
+            if self.objective not in objectives and getattr(self, name) not in (None, fields[name].default):
+                known = " or ".join(map(repr, objectives))
+                raise ConfigurationError(
+                    f"`{name}` belongs to the objective {known}: give `objective` (`--objective {objectives[0]}`), or "
+                    f"leave `{name}` out."
+                )
+        if self.objective == SUPERVISED and not self.label_column:
             raise ConfigurationError("The objective 'supervised' needs labels: name their column with `label_column`.")
-        if supervised and self.mask_ratio is not None:
-            raise ConfigurationError("The objective 'supervised' has no `mask_ratio` that could be set: leave it out.")
+        if self.objective in OF_ALL_FAMILIES and self.mask_ratio is not None:
+            raise ConfigurationError(
+                f"The objective {self.objective!r} has no `mask_ratio` that could be set: leave it out."
+            )
+        if self.temperature <= 0:
+            raise ConfigurationError(f"`temperature` must be above 0, got {self.temperature}.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -126,19 +147,22 @@ def pretrain(data: DataArguments, arguments: PretrainArguments, config: Training
     check_output_dir(config)
     check_files(data)
     processor = create_processor(data, arguments)
-    supervised = arguments.objective == SUPERVISED
-    collator = None if supervised else create_collator(arguments, processor, seed=config.seed)
+    of_all = arguments.objective in OF_ALL_FAMILIES
+    collator = None if of_all else create_collator(arguments, processor, seed=config.seed)
     corpus, eval_corpus = open_corpora(
         data,
         processor,
         start_from=arguments.model_name_or_path,
-        sample_share=1.0 if supervised else collator.sample_share,
+        sample_share=1.0 if of_all else collator.sample_share,
+        views=2 if arguments.objective == CONTRASTIVE else 1,
         seed=config.seed,
         **arguments.label_options,
     )
     store_statistics(processor, corpus)
-    if supervised:
+    if arguments.objective == SUPERVISED:
         result = _train_supervised(arguments, corpus, eval_corpus, processor, config)
+    elif arguments.objective == CONTRASTIVE:
+        result = _train_contrastive(arguments, corpus, eval_corpus, processor, config)
     else:
         model = _started_model(arguments, corpus)
         result = train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
@@ -154,7 +178,7 @@ def _train_supervised(
     config: TrainingConfig,
 ) -> TrainingResult:
     check_labels(corpus)
-    model = _started_model(arguments, corpus, classes=class_names(corpus))
+    model = _started_model(arguments, corpus, "annotate", class_names(corpus))
     note_classes(model, corpus)
     collators = [
         supervised_collator(cells, processor, arguments, seed=config.seed) for cells in (corpus, eval_corpus or corpus)
@@ -171,11 +195,36 @@ def _train_supervised(
     )
 
 
+def _train_contrastive(
+    arguments: PretrainArguments,
+    corpus: CellCorpus,
+    eval_corpus: CellCorpus | None,
+    processor: CellProcessor,
+    config: TrainingConfig,
+) -> TrainingResult:
+    collators = [
+        ContrastiveCollator.from_processor(
+            processor, label_sets=class_sets(cells) if cells.label_names else None, seed=config.seed
+        )
+        for cells in (corpus, eval_corpus or corpus)
+    ]
+    return train(
+        Contrast(_started_model(arguments, corpus, "embed"), temperature=arguments.temperature),
+        corpus,
+        collators[0],
+        config,
+        eval_corpus=eval_corpus,
+        eval_collator=collators[1],
+        processor=processor,
+    )
+
+
 def _started_model(
-    arguments: PretrainArguments, corpus: CellCorpus, classes: Sequence[str] | None = None
+    arguments: PretrainArguments, corpus: CellCorpus, task: str = "pretrain", classes: Sequence[str] = ()
 ) -> PreTrainedModel:
     """The model to train, its gene embeddings where they are to start."""
-    model = create_model(arguments, corpus.processor, n_batches=len(corpus.batch_names or ()), classes=classes)
+    n_batches = len(corpus.batch_names or ())
+    model = create_model(arguments, corpus.processor, n_batches=n_batches, task=task, classes=classes)
     if arguments.gene_embeddings:
         start_gene_embeddings(model, corpus, arguments.gene_embeddings)
     return model
@@ -198,7 +247,8 @@ def create_model(
     processor: CellProcessor,
     *,
     n_batches: int = 0,
-    classes: Sequence[str] | None = None,
+    task: str = "pretrain",
+    classes: Sequence[str] = (),
 ) -> PreTrainedModel:
     """The model to go on from, or a new one that fits the processor.
 
@@ -206,7 +256,8 @@ def create_model(
         arguments: which model.
         processor: its vocabulary and encoding.
         n_batches: number of batch labels in the corpus.
-        classes: names of the classes of a classifier; None = the family's model for pre-training.
+        task: key of `AUTO_CLASSES`, which head it has.
+        classes: names of its classes, with the task "annotate".
 
     Raises:
         ConfigurationError: `model_config` has a key that the family's configuration does not know; the model would
@@ -214,9 +265,7 @@ def create_model(
     """
     if arguments.model_name_or_path:
         name = arguments.model_name_or_path
-        model = (
-            open_classifier(name, classes) if classes else open_model(name, AUTO_CLASSES["pretrain"], new_head=True)
-        )
+        model = open_classifier(name, classes) if classes else open_model(name, AUTO_CLASSES[task], new_head=True)
         known = getattr(model.config, "num_batches", 0)
         if 0 < known < n_batches:
             raise ConfigurationError(
@@ -232,10 +281,9 @@ def create_model(
             "gene would be there: leave `add_cls` in `encoding` true, or set `pooling` in `model_config` to "
             "'avg-pool'."
         )
-    if classes is None:
-        return new_model(model_config, "pretrain")
-    model_config.num_labels = len(classes)
-    return new_model(model_config, "annotate")
+    if classes:
+        model_config.num_labels = len(classes)
+    return new_model(model_config, task)
 
 
 def create_collator(arguments: PretrainArguments, processor: CellProcessor, *, seed: int = 0) -> CellCollator:
@@ -270,7 +318,7 @@ def choose_objective(asked: str | None, family: str) -> str:
         ConfigurationError: the family is not pre-trained on it, or on none that is known.
     """
     known = get_family(family)
-    if asked == SUPERVISED:
+    if asked in OF_ALL_FAMILIES:
         return asked
     if not known.objectives:
         raise ConfigurationError(
@@ -278,7 +326,7 @@ def choose_objective(asked: str | None, family: str) -> str:
             "it, or train `AutoModelForPreTraining` on batches of your own."
         )
     if asked is not None and asked not in known.objectives:
-        able = " or ".join(map(repr, [*known.objectives, SUPERVISED]))
+        able = " or ".join(map(repr, [*known.objectives, *OF_ALL_FAMILIES]))
         raise ConfigurationError(f"{known.title} is pre-trained on {able}, not on {asked!r}: leave `objective` out.")
     return asked or known.objectives[0]
 

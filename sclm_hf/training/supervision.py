@@ -30,8 +30,8 @@ class SupervisionArguments:
     label_column: list[str] | None = field(
         default=None,
         metadata={
-            "help": "With `objective` supervised: column of obs with the label of each cell; several, of which each "
-            "file uses the first that it has; or FILE=COLUMN for each file."
+            "help": "With `objective` supervised or contrastive: column of obs with the label of each cell; several, "
+            "of which each file uses the first that it has; or FILE=COLUMN for each file."
         },
     )
     ontology: str | None = option(

@@ -268,10 +268,11 @@ def test_objectives_are_those_of_the_family(files, tmp_path):
         assert not (tmp_path / "out").exists()
 
     refused(
-        "scGPT is pre-trained on 'generative' or 'masked' or 'supervised', not on 'next_gene'", objective="next_gene"
+        "scGPT is pre-trained on 'generative' or 'masked' or 'supervised' or 'contrastive', not on 'next_gene'",
+        objective="next_gene",
     )
     refused(
-        "scBERT is pre-trained on 'masked' or 'supervised', not on 'generative'",
+        "scBERT is pre-trained on 'masked' or 'supervised' or 'contrastive', not on 'generative'",
         family="scbert",
         objective="generative",
     )

@@ -5,7 +5,7 @@ import json
 import anndata as ad
 import numpy as np
 import pytest
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from sclm_hf import annotate
 from sclm_hf.errors import ConfigurationError
@@ -101,12 +101,33 @@ def test_training_goes_on_from_an_encoder_with_the_classes_of_the_ontology(files
     assert list(model.config.id2label.values()) == ["B cell", "NK cell", "T cell"]
 
 
+@pytest.mark.parametrize("family", ["scgpt", "cellplm", pytest.param("tgpt", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_contrastive_training_leaves_an_encoder(files, tmp_path, family, labelled):
+    given = {"label_column": ["cell_type", "kind"], "ontology": str(tmp_path / "small.yaml"), "balance_labels": -0.5}
+    arguments = PretrainArguments(
+        family=family,
+        objective="contrastive",
+        model_config=json.dumps(FAMILIES[family].tiny),
+        **(given if labelled else {}),
+    )
+    config = TrainingConfig(
+        output_dir=str(tmp_path / "out"), max_steps=3, per_device_train_batch_size=30, logging_steps=1, use_cpu=True
+    )
+    result = pretrain(DataArguments(files, eval_files=files), arguments, config)
+    assert np.isfinite(result.metrics["eval_loss"]) and result.history[0]["loss"] > 1
+    _, info = AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"label_column": ["cell_type"]}, "`label_column` belongs to the objective 'supervised'"),
+        ({"label_column": ["cell_type"]}, "`label_column` belongs to the objective 'supervised' or 'contrastive'"),
         ({"loss": "ldam"}, "`loss` belongs to the objective 'supervised'"),
         ({"objective": "supervised"}, "needs labels"),
+        ({"objective": "contrastive", "denoising_weight": 0.3}, "belongs to the objective 'supervised'"),
+        ({"objective": "contrastive", "temperature": 0}, "above 0"),
         ({"objective": "supervised", "label_column": ["a"], "mask_ratio": [0.3]}, "no `mask_ratio`"),
         ({"objective": "supervised", "label_column": ["a"], "denoising_weight": -1}, "must be 0 or more"),
     ],
