@@ -183,7 +183,7 @@ def test_finetune_all_weights_and_reload(base, cells, tmp_path):
     settings |= {"lr_scheduler_type": "constant", "use_cpu": True}
     result = finetune(
         DataArguments([str(cells[1])]),
-        FinetuneArguments(str(base), "cell_type", head="full"),
+        FinetuneArguments(str(base), "cell_type", head="full", partners=False),
         TrainingConfig(str(tmp_path / "tuned"), **settings),
     )
     assert_learned(losses_of(result.history))

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.settings import read_adapter_settings
 from ..cards import render
-from ..errors import ConfigurationError
+from ..errors import CheckpointError, ConfigurationError
 from ..evaluation.reports import ResultsTable
 from ..files import read_json_object, write_text
 from ..opening.families import family_of, read_config
 from ..opening.files import ADAPTER_CONFIG
 from ..opening.kinds import labels_cells
+from ..opening.partners import PARTNERS_FILE, SAVED
 from ..registry import get_family
 from ..tasks import get_verb, verb_names
 from .evaluation_results import to_model_index, write_evaluation_results
@@ -149,6 +150,7 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
     if license is None:
         raise ConfigurationError("A new card needs the licence of the checkpoint, for example `--license mit`.")
     classifies = any(map(labels_cells, config.get("architectures") or ()))
+    comparison = _comparison(folder)
     return CardFacts(
         title=folder.resolve().name,
         family=family.name,
@@ -158,7 +160,19 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
         base_model=read_adapter_settings(str(folder)).get("base_model_name_or_path") if is_adapter else None,
         is_adapter=is_adapter,
         label_names=list(config.get("id2label", {}).values()) if classifies else [],
+        results=[comparison] if comparison else [],
+        evaluated_method=SAVED if comparison else None,
     )
+
+
+def _comparison(folder: Path) -> ResultsTable | None:
+    """The scores of a fine-tuned model, of linear baselines and of all together, where training left them."""
+    if not (folder / PARTNERS_FILE).exists():
+        return None
+    try:
+        return ResultsTable.from_dict(read_json_object(folder / PARTNERS_FILE)["comparison"]["table"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"`{folder / PARTNERS_FILE}` does not hold the scores that training writes.") from error
 
 
 def facts_of_conversion(source: Path, report: "LoadingReport") -> CardFacts:

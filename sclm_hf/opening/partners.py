@@ -25,6 +25,9 @@ PARTNERS_FILE, PARTNERS_FOLDER = "partners.json", "partners"
 MODEL = "model"
 """What the classifier itself is called among the weights."""
 
+SAVED = "saved annotator"
+"""What the classifier and its partners together are called in tables."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LEAST = 1e-30
 """Smaller probabilities count as this one: their logarithms are finite in float32."""

@@ -13,6 +13,7 @@ from ..corpora.cell_corpus import CellCorpus
 from ..corpora.filters import read_conditions
 from ..corpora.labels.columns import LabelColumn, columns_for
 from ..corpora.mixture import mix
+from ..corpora.order.even_splits import hold_out_evenly
 from ..corpora.order.splits import (
     CELL,
     hold_out,
@@ -154,6 +155,7 @@ def open_corpora(
     views: int = 1,
     start_from: str | None = None,
     sample_share: float = 1.0,
+    even_share: float = 0.0,
     seed: int = 0,
 ) -> tuple[CellCorpus, CellCorpus | None]:
     """The cells to train on, and those to evaluate on, if any; both number their labels alike.
@@ -171,6 +173,7 @@ def open_corpora(
             on, as what the objective compares.
         start_from: folder or repository of the model to go on from: batches keep the labels that it knows them by.
         sample_share: share of the cells of a sample to train on in an epoch, where cells come in samples.
+        even_share: share of the cells that [`hold_out_evenly`] holds out where `data` names none to evaluate on.
         seed: seed of the order of the cells and of what is held out.
 
     Raises:
@@ -199,16 +202,16 @@ def open_corpora(
         share["augment"] = data.augmentation
     else:
         options["augment"] = dataclasses.replace(data.augmentation or Augmentation(), views=views)
-    is_part = data.eval_share > 0 or data.train_weights is not None
+    even_share = 0.0 if data.eval_files or data.eval_share else even_share
+    is_part = data.eval_share > 0 or even_share > 0 or data.train_weights is not None
     everything = CellCorpus(data.train_files, processor, lazy=is_part, **share, **options)
     _report_unlabelled(everything)
     options |= {"label_names": everything.label_names, "batch_names": everything.batch_names}
     options["task_columns"] = everything.task_names
-    held_out = (
-        _hold_out(data, everything, seed, leave_out=[*_columns_of(label_column), *task_columns])
-        if data.eval_share
-        else {}
-    )
+    leave_out = [*_columns_of(label_column), *task_columns]
+    held_out = _hold_out(data, everything, seed, leave_out=leave_out) if data.eval_share else {}
+    if even_share:
+        held_out = _hold_out_evenly(everything, even_share, seed, leave_out=leave_out)
     kept = {name: ~mask for name, mask in held_out.items()}
     corpus = everything
     if data.train_weights is not None:
@@ -264,6 +267,18 @@ def _hold_out(
         )
     if data.split_by is None:
         _warn_of_shared(shared_groups(corpus.sources, rows, held_out, leave_out=leave_out))
+    return held_out
+
+
+def _hold_out_evenly(
+    corpus: CellCorpus, share: float, seed: int, *, leave_out: Sequence[str | None]
+) -> dict[str, np.ndarray]:
+    """Which cells of each source are held out: (cells,) bool by the source's name; says which."""
+    rows = [corpus.rows_at(index, np.arange(size)) for index, size in enumerate(corpus.sizes)]
+    held_out, by = hold_out_evenly(corpus.sources, rows, corpus.numbered["labels"], share, seed, leave_out=leave_out)
+    n_held_out = sum(mask.sum() for mask in held_out.values())
+    which = f"whole values of `obs[{by!r}]`" if by else "some of each label"
+    logger.info(f"{n_held_out:,} of {len(corpus):,} cells are held out for evaluation: {which}.")
     return held_out
 
 

@@ -1,5 +1,6 @@
 """Fine-tuning for annotation from files to a model folder: what `sclm-hf finetune` runs."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 from ..adapters.lora import add_lora
 from ..corpora.cell_corpus import CellCorpus
 from ..errors import ConfigurationError
-from ..logging import warn
+from ..logging import get_logger, warn
 from ..objectives.cell_classification import CellClassificationCollator
 from ..objectives.collation import CellCollator
 from ..objectives.multitask_classification import MultiTaskClassificationCollator
@@ -21,13 +22,16 @@ from ..opening.processors import load_processor
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option, parse_arguments
 from .checkpoints import check_output_dir
-from .data import DataArguments, check_files, open_corpora, store_statistics
+from .data import DataArguments, check_files, gene_names, open_corpora, store_statistics
 from .linear import LINEAR, new_processor, train_linear
 from .loop import TrainingResult, train
 from .manifest import write_manifest
 from .multitask import multitask_metrics
-from .probe import train_probe
+from .partners import HELD_OUT, Rivals, weigh_held_out
+from .probe import predict_log_probabilities, train_probe
 from .validation import ComputeMetrics, classification_metrics
+
+logger = get_logger(__name__)
 
 HEADS = ("lora", "full", "probe")
 
@@ -72,6 +76,15 @@ class FinetuneArguments:
     lora_target_modules: list[str] | None = field(
         default=None, metadata={"help": "Layers to adapt; by default those of the family."}
     )
+    partners: bool = option(
+        True,
+        "Fit linear baselines on the same cells, weigh the model with them on cells that none of them saw (a fifth of "
+        "the cells, unless others are named), and save those that count as its partners, which `annotate` uses.",
+    )
+    target_depth: int = option(
+        0,
+        "Counts per cell of the cells to annotate: partners are fitted on cells thinned to as many; 0 = as they are.",
+    )
     train_gene_embeddings: bool = option(False, "Train the gene embeddings in full, in addition to the LoRA.")
 
     def __post_init__(self) -> None:
@@ -81,6 +94,8 @@ class FinetuneArguments:
             raise ConfigurationError(f"`head` must be one of {', '.join(HEADS)}, got {self.head!r}.")
         if self.head == "probe" and self.task_columns:
             raise ConfigurationError("A probe (`head=probe`) learns one task: give one `label_column`.")
+        if self.target_depth < 0:
+            raise ConfigurationError(f"`target_depth` must be 0 or more, got {self.target_depth}.")
         if self.unlabelled not in ("refuse", "drop"):
             raise ConfigurationError(f"`unlabelled` must be refuse or drop, got {self.unlabelled!r}.")
         tasks = self.task_columns or []
@@ -120,6 +135,9 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
         return _finetune_linear(data, arguments, config)
     set_seed(config.seed)
     processor = load_processor(arguments.model_name_or_path)
+    if arguments.head == "probe" and data.train_weights is not None:
+        raise ConfigurationError("A probe (`head=probe`) sees each cell once: leave out `train_weights`.")
+    with_rivals = takes_rivals(data, arguments, processor)
     corpus, eval_corpus = open_corpora(
         data,
         processor,
@@ -127,25 +145,31 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
         task_columns=arguments.task_columns or (),
         unlabelled=arguments.unlabelled,
         start_from=arguments.model_name_or_path,
+        even_share=HELD_OUT if with_rivals and arguments.head != "probe" else 0.0,
         seed=config.seed,
     )
     check_labels(corpus, arguments)
+    rivals = open_rivals(data, corpus, arguments, seed=config.seed) if with_rivals else None
     if arguments.head == "probe":
-        if data.train_weights is not None:
-            raise ConfigurationError("A probe (`head=probe`) sees each cell once: leave out `train_weights`.")
         model = open_probe(arguments.model_name_or_path, corpus.label_names)
         collator = CellClassificationCollator.from_processor(processor, num_labels=len(corpus.label_names))
-        return train_probe(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
-    model, collator, compute_metrics = create_classifier(corpus, processor, arguments)
-    result = train(
-        adapt(model, arguments),
-        corpus,
-        collator,
-        config,
-        eval_corpus=eval_corpus,
-        compute_metrics=compute_metrics,
-        processor=processor,
-    )
+        result = train_probe(
+            model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor, rivals=rivals
+        )
+    else:
+        model, collator, compute_metrics = create_classifier(corpus, processor, arguments)
+        model = adapt(model, arguments)
+        result = train(
+            model,
+            corpus,
+            collator,
+            config,
+            eval_corpus=eval_corpus,
+            compute_metrics=compute_metrics,
+            processor=processor,
+        )
+        if rivals is not None and eval_corpus is not None and result.is_main_process:
+            result = weigh_trained(result, model, collator, eval_corpus, rivals, config)
     write_manifest(result, corpus, arguments.model_name_or_path)
     return result
 
@@ -170,6 +194,39 @@ def _finetune_linear(data: DataArguments, arguments: FinetuneArguments, config: 
     result = train_linear(corpus, config, eval_corpus=eval_corpus)
     write_manifest(result, corpus, None)
     return result
+
+
+def takes_rivals(data: DataArguments, arguments: FinetuneArguments, processor: CellProcessor) -> bool:
+    """Whether linear baselines are fitted beside the model; says why not where they were asked for."""
+    if not arguments.partners or not arguments.label_column:
+        return False
+    expects = processor.feature_extractor.expects
+    if expects == "counts" and data.train_weights is None:
+        return True
+    why = "with `train_weights`" if data.train_weights is not None else f"for a model that expects {expects!r} data"
+    logger.warning("No baselines are fitted beside the model %s: the annotator is the model alone.", why)
+    return False
+
+
+def open_rivals(data: DataArguments, corpus: CellCorpus, arguments: FinetuneArguments, *, seed: int) -> Rivals:
+    """The linear baselines of the cells to train on, over the genes of all files."""
+    genes = gene_names(data, "counts")
+    return Rivals(corpus, genes, species=data.species, depth=arguments.target_depth or None, seed=seed)
+
+
+def weigh_trained(
+    result: TrainingResult,
+    model: nn.Module,
+    collator: CellCollator,
+    eval_corpus: CellCorpus,
+    rivals: Rivals,
+    config: TrainingConfig,
+) -> TrainingResult:
+    """Weigh a trained model with its rivals on the cells held out, and save those that count as its partners."""
+    predicted = predict_log_probabilities(model, eval_corpus, collator, config)
+    where = f"{len(predicted):,} cells held out"
+    comparison = weigh_held_out(rivals, predicted, eval_corpus, result.output_dir, tested_on=where)
+    return dataclasses.replace(result, comparison=comparison)
 
 
 def create_classifier(

@@ -28,9 +28,9 @@ from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig
 from .callbacks import LossLog
 from .checkpoints import explained
+from .counts import ABSENT, in_order
 from .data import DataArguments, gene_names
 from .loop import TrainingResult
-from .probe import ABSENT, in_order
 from .saving import save_trained
 from .validation import classification_metrics
 

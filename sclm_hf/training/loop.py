@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -43,6 +43,9 @@ from .steps import Step, narrow_batches, on_device, steps
 from .trackers import check_trackers, start_trackers
 from .validation import ComputeMetrics, check_loss, evaluate
 
+if TYPE_CHECKING:
+    from .partners import Comparison
+
 logger = get_logger(__name__)
 
 
@@ -58,6 +61,7 @@ class TrainingResult:
         history: the records of the log, in order: `step`, `epoch`, `loss`, `learning_rate`, … or `eval_…`.
         stopped_early: early stopping ended the run.
         is_main_process: whether this is the process that reports the result.
+        comparison: the model beside linear baselines, where they were fitted.
     """
 
     output_dir: Path
@@ -67,6 +71,7 @@ class TrainingResult:
     history: list[dict[str, Any]] = field(repr=False)
     stopped_early: bool = False
     is_main_process: bool = True
+    comparison: "Comparison | None" = field(default=None, repr=False)
 
     def summary(self) -> str:
         """The result in a few lines."""
@@ -79,6 +84,8 @@ class TrainingResult:
         if self.metrics:
             values = ", ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in self.metrics.items())
             lines.append(f"Evaluation of the saved weights: {values}.")
+        if self.comparison is not None:
+            lines += ["", self.comparison.summary()]
         return "\n".join(lines)
 
 

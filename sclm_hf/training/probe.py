@@ -1,41 +1,38 @@
 """`finetune --head probe`: logistic regression on the embeddings of a model that stays as it is."""
 
-import copy
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate.utils import get_int_from_env
+from torch import nn
 from transformers import PreTrainedModel
 
 from ..corpora.cell_corpus import CellCorpus
-from ..errors import ConfigurationError, require
+from ..errors import ConfigurationError
+from ..evaluation.baselines.linear import logistic_regression
 from ..files import sole_writer
 from ..logging import progress_bar
 from ..modeling.common.cpu import fast_on_cpu
 from ..opening.inference import independent_cells
+from ..opening.kinds import inner_model
 from ..opening.loading import default_device
 from .arguments import TrainingConfig
 from .callbacks import LossLog
 from .checkpoints import explained
+from .counts import ABSENT, in_order
 from .loop import TrainingResult
+from .partners import Rivals, folds, weigh_out_of_fold
 from .saving import note_batches, save_trained
 from .validation import classification_metrics
 
 STRENGTHS = (0.1, 0.01, 1.0)
 """Values of scikit-learn's C that cross-validation chooses among; of equally good ones the first."""
 
-MOST_FOLDS = 5
-"""Folds of the cross-validation; fewer where a label has fewer cells."""
-
 SMALLEST_DEVIATION = 1e-6
 """Features that vary less are not scaled: what rounding leaves of a constant says nothing."""
-
-ABSENT = -1e4
-"""Logit of a label that no cell to train on has."""
 
 
 class FittedProbe(NamedTuple):
@@ -66,10 +63,12 @@ def train_probe(
     *,
     eval_corpus: CellCorpus | None = None,
     processor: Any = None,
+    rivals: Rivals | None = None,
 ) -> TrainingResult:
     """Fit the probe of `model` on the cells of `corpus` and save the model to `config.output_dir`.
 
-    Each cell is run once. How strong the penalty is, cross-validation on the cells of `corpus` decides.
+    Each cell is run once. How strong the penalty is, and how much the model counts beside its rivals, is chosen by
+    cross-validation on the cells of `corpus`.
 
     Args:
         model: a model that `opening.classifiers.open_probe` opened; changed in place.
@@ -78,37 +77,46 @@ def train_probe(
         config: only the folder, the batch size, the workers, the seed and `use_cpu` matter.
         eval_corpus: cells to evaluate on.
         processor: saved beside the model.
+        rivals: baselines on the same cells; None leaves them out.
 
     Raises:
-        ConfigurationError: several processes were started.
+        ConfigurationError: several processes were started, or each label has one cell.
         CheckpointError: the model cannot be written.
     """
     if get_int_from_env(["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"], 1) > 1:
         raise ConfigurationError("A probe (`head=probe`) runs each cell once, in one process: start a single one.")
-    output_dir = Path(config.output_dir)
+    output_dir, n_labels = Path(config.output_dir), model.config.num_labels
     with sole_writer(output_dir):
         note_batches(model, corpus.batch_names)
         features, labels = read_features(model, corpus, collator, config)
-        strength, _ = choose_strength(features, labels, model.config.num_labels, seed=config.seed)
-        fitted = fit_probe(features, labels, model.config.num_labels, strength)
+        splits = folds(labels, seed=config.seed)
+        strength, tested = choose_strength(features, labels, n_labels, splits)
+        fitted = fit_probe(features, labels, n_labels, strength)
         put_into(model, fitted)
-        record = {"step": 0, "epoch": 1, "C": strength}
+        record: dict[str, Any] = {"step": 0, "epoch": 1, "C": strength}
+        predicted = truth = None
         if eval_corpus is not None:
-            evaluated = score_probe(fitted, *read_features(model, eval_corpus, collator, config))
-            record |= {f"eval_{name}": value for name, value in evaluated.items()}
+            evaluated, truth = read_features(model, eval_corpus, collator, config)
+            predicted = fitted.log_probabilities(evaluated)
+            scores = {"loss": -_likelihood(predicted, truth), **classification_metrics(predicted, truth)}
+            record |= {f"eval_{name}": value for name, value in scores.items()}
         with explained(output_dir):
             save_trained(model, output_dir, processor)
         log = LossLog(output_dir / "training_log.jsonl")
         log.rewind(0)
         log.append(record)
+        comparison = None
+        if rivals is not None:
+            evaluated = None if eval_corpus is None else (eval_corpus, predicted, truth)
+            comparison = weigh_out_of_fold(rivals, tested, splits, output_dir, evaluated=evaluated)
     metrics = {name: value for name, value in record.items() if name.startswith("eval_")}
-    return TrainingResult(output_dir, 0, None, metrics, [record])
+    return TrainingResult(output_dir, 0, None, metrics, [record], comparison=comparison)
 
 
 def read_features(
     model: PreTrainedModel, corpus: CellCorpus, collator: Any, config: TrainingConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the probe of a model reads of each cell, in the order of [`rows_in_order`].
+    """What the probe of a model reads of each cell, in the order of [`~counts.rows_in_order`].
 
     Args:
         model: a model with a probe.
@@ -119,64 +127,67 @@ def read_features(
     Returns:
         (n_cells, n_features) float64 features and (n_cells,) int64 labels.
     """
+    features: list[np.ndarray] = []
+    hook = model.probe.register_forward_pre_hook(lambda _, given: features.append(given[0].double().cpu().numpy()))
+    labels = [labels for labels, _ in batches_in_order(model, corpus, collator, config, "embedding")]
+    hook.remove()
+    return np.concatenate(features), np.concatenate(labels)
+
+
+def predict_log_probabilities(
+    model: nn.Module, corpus: CellCorpus, collator: Any, config: TrainingConfig
+) -> np.ndarray:
+    """(n_cells, n_labels) float64 log-probabilities of labels, in the order of [`~counts.rows_in_order`].
+
+    Args:
+        model: a classifier, or a PEFT model around one.
+        corpus, collator, config: as for [`read_features`].
+    """
+    found = batches_in_order(model, corpus, collator, config, "evaluating")
+    return np.concatenate([outputs.logits.double().log_softmax(dim=-1).cpu().numpy() for _, outputs in found])
+
+
+def batches_in_order(
+    model: nn.Module, corpus: CellCorpus, collator: Any, config: TrainingConfig, description: str
+) -> Iterator[tuple[np.ndarray, Any]]:
+    """Run each cell once, as `annotate` does, in the order of [`~counts.rows_in_order`].
+
+    Returns:
+        An iterator over (labels, outputs of the model), batch by batch.
+    """
     model.to("cpu" if config.use_cpu else default_device())
     corpus = in_order(corpus)
     # a batch of samples takes no more of their cells than its size says
     size = len(corpus) if corpus.samples else config.per_device_eval_batch_size
     loader = corpus.loader(size, collator=collator, num_workers=config.dataloader_num_workers)
-    features: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    hook = model.probe.register_forward_pre_hook(lambda _, given: features.append(given[0].double().cpu().numpy()))
-    bar = progress_bar(desc="embedding", total=len(corpus), unit="cell")
-    with bar, independent_cells(model), torch.inference_mode(), fast_on_cpu(model):
+    bar = progress_bar(desc=description, total=len(corpus), unit="cell")
+    with bar, independent_cells(inner_model(model)), torch.inference_mode(), fast_on_cpu(inner_model(model)):
         for batch in loader:
-            labels.append(batch.pop("labels").numpy())
-            model(**{name: values.to(model.device) for name, values in batch.items()})
-            bar.update(len(labels[-1]))
-    hook.remove()
-    return np.concatenate(features), np.concatenate(labels)
-
-
-def in_order(corpus: CellCorpus) -> CellCorpus:
-    """The same cells, one after the other."""
-    corpus = copy.copy(corpus)
-    corpus.shuffle = corpus.group_by_length = False
-    return corpus
+            labels = batch.pop("labels").numpy()
+            yield labels, model(**{name: values.to(inner_model(model).device) for name, values in batch.items()})
+            bar.update(len(labels))
 
 
 def choose_strength(
-    features: np.ndarray, labels: np.ndarray, n_labels: int, *, seed: int = 0
+    features: np.ndarray, labels: np.ndarray, n_labels: int, splits: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[float, np.ndarray]:
-    """The strength whose log-probabilities of the true labels are highest out of fold, and its predictions there.
+    """The strength whose log-probabilities of the true labels are highest for cells that were not fitted on.
+
+    Args:
+        features, labels, n_labels: as for [`fit_probe`].
+        splits: cells to fit on and cells to test on.
 
     Returns:
-        C, and (n_cells, n_labels) log-probabilities by models that did not see the cell.
+        C, and (n_tested, n_labels) log-probabilities of the tested cells of all splits, one after the other.
     """
-    splits = folds(labels, seed=seed)
+    truth = np.concatenate([labels[test] for _, test in splits])
     found = {}
     for strength in STRENGTHS:
-        predicted = np.empty((len(labels), n_labels))
-        for train, test in splits:
-            fitted = fit_probe(features[train], labels[train], n_labels, strength)
-            predicted[test] = fitted.log_probabilities(features[test])
-        found[strength] = predicted
-    likelihood = {strength: _likelihood(predicted, labels) for strength, predicted in found.items()}
-    best = max(STRENGTHS, key=likelihood.get)
+        fitted = [fit_probe(features[train], labels[train], n_labels, strength) for train, _ in splits]
+        tested = zip(fitted, splits, strict=True)
+        found[strength] = np.concatenate([one.log_probabilities(features[test]) for one, (_, test) in tested])
+    best = max(STRENGTHS, key=lambda strength: _likelihood(found[strength], truth))
     return best, found[best]
-
-
-def folds(labels: np.ndarray, *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Cells to fit on and to test on, each cell tested once; labels are divided evenly."""
-    selection = require("sklearn.model_selection", extra="evaluation")
-    counts = np.unique(labels, return_counts=True)[1]
-    n_folds = int(np.clip(counts.min(), 2, MOST_FOLDS))
-    if counts.max() < n_folds:
-        raise ConfigurationError("Each label has one cell: a probe is cross-validated, and needs two of at least one.")
-    splitter = selection.StratifiedKFold(n_folds, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # a label with one cell is tested by a model that does not know it
-        warnings.filterwarnings("ignore", "The least populated class")
-        return list(splitter.split(labels, labels))
 
 
 def fit_probe(features: np.ndarray, labels: np.ndarray, n_labels: int, strength: float) -> FittedProbe:
@@ -188,17 +199,11 @@ def fit_probe(features: np.ndarray, labels: np.ndarray, n_labels: int, strength:
         n_labels: number of labels; those of no cell get the logit `ABSENT`.
         strength: scikit-learn's C.
     """
-    linear_model = require("sklearn.linear_model", extra="evaluation")
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     deviation = np.where(deviation > SMALLEST_DEVIATION, deviation, 1.0)
-    classifier = linear_model.LogisticRegression(C=strength, max_iter=5000)
-    classifier.fit((features - mean) / deviation, labels)
+    classes, rows, intercepts = logistic_regression((features - mean) / deviation, labels, strength)
     weight, bias = np.zeros((n_labels, features.shape[1])), np.full(n_labels, ABSENT)
-    rows, intercepts = classifier.coef_, classifier.intercept_
-    if len(classifier.classes_) == 2:
-        # scikit-learn keeps the difference of the two
-        rows, intercepts = np.concatenate([-rows, rows]) / 2, np.concatenate([-intercepts, intercepts]) / 2
-    weight[classifier.classes_], bias[classifier.classes_] = rows, intercepts
+    weight[classes], bias[classes] = rows.T, intercepts
     return FittedProbe(mean, deviation, weight, bias)
 
 
@@ -208,12 +213,6 @@ def put_into(model: PreTrainedModel, fitted: FittedProbe) -> None:
     places: Sequence[torch.Tensor] = (probe.mean, probe.deviation, probe.linear.weight.data, probe.linear.bias.data)
     for place, values in zip(places, fitted, strict=True):
         place.copy_(torch.from_numpy(values))
-
-
-def score_probe(fitted: FittedProbe, features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The loss and the metrics of cells, as evaluation while training gives them."""
-    predicted = fitted.log_probabilities(features)
-    return {"loss": -_likelihood(predicted, labels), **classification_metrics(predicted, labels)}
 
 
 def _likelihood(predicted: np.ndarray, labels: np.ndarray) -> float:

@@ -70,7 +70,7 @@ def losses(folder):
     ("verb", "family", "task", "flags"),
     [
         ("pretrain", "cellplm", "pretrain", ("--batch_column", "sample")),
-        ("finetune", "scgpt", "embed", ("--label_column", "cell_type", "--head", "full")),
+        ("finetune", "scgpt", "embed", ("--label_column", "cell_type", "--head", "full", "--no_partners")),
     ],
 )
 def test_a_script_is_its_verb(cells, tmp_path, monkeypatch, capsys, verb, family, task, flags):

@@ -68,7 +68,7 @@ def test_pretraining_learns_and_leaves_a_whole_folder(pretrained):
 
 def test_a_manifest_beside_the_weights_names_all_cells_seen(pretrained, files, tmp_path):
     before = read_manifest(str(pretrained[0]))
-    arguments = FinetuneArguments(str(pretrained[0]), "cell_type")
+    arguments = FinetuneArguments(str(pretrained[0]), "cell_type", partners=False)
     held_out = DataArguments(files, eval_share=0.5)
     finetune(held_out, arguments, config(tmp_path / "tuned", max_steps=1, save_merged=False))
     after = read_manifest(str(tmp_path / "tuned"))
@@ -78,7 +78,7 @@ def test_a_manifest_beside_the_weights_names_all_cells_seen(pretrained, files, t
 
 
 def test_lora_finetuning_annotates(pretrained, files, tmp_path):
-    arguments = FinetuneArguments(str(pretrained[0]), "cell_type")
+    arguments = FinetuneArguments(str(pretrained[0]), "cell_type", partners=False)
     settings = config(
         tmp_path / "out",
         num_train_epochs=30,
@@ -100,7 +100,7 @@ def test_lora_finetuning_annotates(pretrained, files, tmp_path):
 
 
 def test_full_finetuning_moves_all_layers(pretrained, files, tmp_path):
-    arguments = FinetuneArguments(str(pretrained[0]), "cell_type", head="full")
+    arguments = FinetuneArguments(str(pretrained[0]), "cell_type", head="full", partners=False)
     finetune(DataArguments(files[:1], eval_files=files[1:]), arguments, config(tmp_path, max_steps=2))
     before, after = (AutoModel.from_pretrained(place).state_dict() for place in (pretrained[0], tmp_path))
     assert not torch.equal(before["layers.0.linear1.weight"], after["layers.0.linear1.weight"])
@@ -232,7 +232,7 @@ def test_training_does_not_write_over_a_model_or_a_file(pretrained, files, tmp_p
     AutoModel.from_pretrained(pretrained[0]).save_pretrained(released)
     AutoProcessor.from_pretrained(pretrained[0]).save_pretrained(released)
     before = {path.name: path.read_bytes() for path in released.iterdir()}
-    arguments = FinetuneArguments(str(released), "cell_type")
+    arguments = FinetuneArguments(str(released), "cell_type", partners=False)
     with pytest.raises(ConfigurationError, match=r"released holds a model, which this run would replace"):
         finetune(DataArguments(files), arguments, config(released, max_steps=1))
     with pytest.raises(ConfigurationError, match=r"a\.h5ad is a file: name a folder"):

@@ -48,7 +48,7 @@ def test_from_counts_to_labels(files, tmp_path):
     processor = AutoProcessor.from_pretrained(tmp_path / "base")
     assert set(processor.tokenizer.gene_vocabulary.special_tokens) == {"<pad>", "<mask>", "<cls>", "<eos>"}
 
-    arguments = FinetuneArguments(str(tmp_path / "base"), "cell_type")
+    arguments = FinetuneArguments(str(tmp_path / "base"), "cell_type", partners=False)
     history = finetune(DataArguments(files), arguments, config(tmp_path / "tuned", num_train_epochs=6))
     losses = [record["loss"] for record in history.history if "loss" in record]
     assert np.isfinite(losses).all() and np.mean(losses[-3:]) < np.mean(losses[:3])

@@ -54,7 +54,7 @@ def test_from_counts_to_labels(family, files, tmp_path):
             tokenizer.eos_token_id,
         )
 
-    arguments = FinetuneArguments(str(tmp_path / "base"), "cell_type")
+    arguments = FinetuneArguments(str(tmp_path / "base"), "cell_type", partners=False)
     assert losses_fall(finetune(DataArguments(files), arguments, config(tmp_path / "tuned", num_train_epochs=6)))
     cells = anndata.read_h5ad(files[0])
     for folder in ("tuned", "tuned/adapter"):

@@ -80,7 +80,7 @@ def run(how, base, folder, output, batch_column=None, **settings):
     config = TrainingConfig(output_dir=str(output), **{**SETTINGS, **settings})
     if how == "pretrain":
         return pretrain(data, PretrainArguments(str(base)), config)
-    return finetune(data, FinetuneArguments(str(base), "cell_type", head=how), config)
+    return finetune(data, FinetuneArguments(str(base), "cell_type", head=how, partners=False), config)
 
 
 def losses(result) -> list[float]:

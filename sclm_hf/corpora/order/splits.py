@@ -236,6 +236,15 @@ def shared_groups(
     return {column: tuple(counts[column].tolist()) for column in ranked if counts[column][0] and counts[column][1] > 1}
 
 
+def group_columns(sources: Sequence[CellSource], leave_out: Sequence[str | None]) -> list[str]:
+    """Columns that all sources have and that usually tell donors, samples or batches apart, donors first."""
+    shared = set.intersection(*(set(source.column_names()) for source in sources)) - set(leave_out)
+    return sorted(
+        (column for column in shared if _plain(column) in _GROUPS),
+        key=lambda column: (_GROUPS.index(_plain(column)), column),
+    )
+
+
 def _plain(column: str) -> str:
     return "".join(filter(str.isalnum, column)).lower()
 

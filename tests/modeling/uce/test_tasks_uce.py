@@ -73,7 +73,7 @@ def test_finetune_and_annotate(converted, cells, tmp_path, lora):
     cells.write_h5ad(tmp_path / "cells.h5ad")
     config = TrainingConfig(output_dir=str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=4)
     arguments = FinetuneArguments(
-        model_name_or_path=str(converted), label_column="cell_type", head="lora" if lora else "full"
+        model_name_or_path=str(converted), label_column="cell_type", head="lora" if lora else "full", partners=False
     )
     finetune(DataArguments(train_files=[str(tmp_path / "cells.h5ad")]), arguments, config)
     annotated = annotate(cells, tmp_path / "out")

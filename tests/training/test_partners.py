@@ -1,0 +1,129 @@
+"""Models beside linear baselines: weighed, scored, saved together, and annotating as was said."""
+
+import json
+
+import anndata as ad
+import numpy as np
+import pytest
+
+import sclm_hf
+from sclm_hf.errors import ConfigurationError
+from sclm_hf.evaluation.baselines.linear import PCALogisticRegression
+from sclm_hf.hub.card import render_card, start_facts
+from sclm_hf.opening.tiny import make_tiny_checkpoint
+from sclm_hf.training.arguments import TrainingConfig
+from sclm_hf.training.counts import ABSENT
+from sclm_hf.training.data import DataArguments
+from sclm_hf.training.finetune import FinetuneArguments, finetune
+from sclm_hf.training.linear import as_linear_model
+from sclm_hf.training.partners import MOST_FOLDED, evenly, folds, knowing_all
+
+from .h5ad_files import GENES, LABELS, write_h5ad
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return str(write_h5ad(tmp_path_factory.mktemp("cells") / "a.h5ad", 60))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return str(make_tiny_checkpoint("scgpt", tmp_path_factory.mktemp("base"), genes=GENES))
+
+
+def tuned(base, file, folder, *, head="probe", **settings):
+    config = TrainingConfig(output_dir=str(folder), use_cpu=True, max_steps=3, per_device_train_batch_size=16)
+    data = settings.pop("data", {})
+    return finetune(DataArguments([file], **data), FinetuneArguments(base, "cell_type", head=head, **settings), config)
+
+
+@pytest.fixture(scope="module")
+def probe(base, file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("probe") / "out"
+    return folder, tuned(base, file, folder, data={"eval_files": [file]})
+
+
+def test_a_baseline_with_more_labels_than_cells_annotates_as_a_linear_model(file):
+    cells = ad.read_h5ad(file)
+    names = cells.obs["cell_type"].astype(str)
+    baseline = PCALogisticRegression(n_components=5).fit(cells.X, names)
+    whole = knowing_all(baseline, ["Absent", *sorted(LABELS)])
+    model, processor = as_linear_model(whole, list(cells.var_names))
+    found = sclm_hf.annotate(cells, model, processor, device="cpu").obsm["sclm_probabilities"]
+    np.testing.assert_allclose(found[:, 1:], np.exp(baseline.predict_log_proba(cells.X)), atol=1e-5)
+    assert model.classifier.bias[0] == ABSENT and not found[:, 0].any()
+
+
+def test_annotate_gives_what_was_scored(probe, file):
+    folder, result = probe
+    cells = sclm_hf.annotate(ad.read_h5ad(file), str(folder), device="cpu")
+    score = (cells.obs["sclm_prediction"].astype(str) == cells.obs["cell_type"].astype(str)).mean()
+    told = {one.method: one.mean for one in result.comparison.table.results if one.metric == "accuracy"}
+    assert score == pytest.approx(told["saved annotator"])
+    assert cells.uns["sclm_hf"]["sclm_prediction"]["partners"] == result.comparison.weights | {
+        "model": result.comparison.weights.get("model", 0)
+    }
+
+
+def test_the_comparison_is_told_and_kept(probe):
+    folder, result = probe
+    told = result.summary()
+    for words in (
+        "z-scored logistic regression",
+        "PCA + logistic regression",
+        "model alone",
+        *LABELS,
+        "`annotate` uses",
+    ):
+        assert words in told
+    kept = json.loads((folder / "partners.json").read_text())
+    assert kept["weights"] == result.comparison.weights
+    assert set(kept["comparison"]["per_label"]["ensemble"]) == set(LABELS)
+    log = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    assert log[-1]["comparison"]["model"]["macro_f1"] == pytest.approx(result.comparison.macro_f1("model"))
+
+
+def test_the_card_shows_the_comparison(probe):
+    folder, result = probe
+    card = str(render_card(start_facts(folder, license="mit")))
+    assert "| saved annotator |" in card and "| PCA + logistic regression |" in card
+    assert result.comparison.verdict() in card and "F1 of each label" in card
+
+
+def test_a_lora_is_weighed_on_cells_that_were_held_out_for_it(base, file, tmp_path):
+    result = tuned(base, file, tmp_path / "lora", head="lora")
+    assert "12 cells held out" in result.comparison.tested_on
+    assert any("eval_macro_f1" in record for record in result.history)
+    # three steps make no classifier
+    assert "model" not in result.comparison.weights and "is below" in result.comparison.verdict()
+    cells = sclm_hf.annotate(ad.read_h5ad(file), str(tmp_path / "lora"), device="cpu")
+    assert (cells.obs["sclm_prediction"].astype(str) == cells.obs["cell_type"].astype(str)).mean() > 0.9
+
+
+def test_without_partners_a_model_stands_alone(base, file, tmp_path):
+    result = tuned(base, file, tmp_path / "alone", partners=False)
+    assert result.comparison is None and not (tmp_path / "alone" / "partners.json").exists()
+
+
+def test_partners_are_fitted_on_cells_as_shallow_as_those_to_come(base, file, tmp_path):
+    deep, shallow = (
+        tuned(base, file, tmp_path / str(depth), target_depth=depth).comparison.macro_f1("zscored") for depth in (0, 4)
+    )
+    assert shallow < deep
+    with pytest.raises(ConfigurationError, match="target_depth"):
+        FinetuneArguments(base, "cell_type", target_depth=-1)
+
+
+def test_of_many_cells_a_part_is_tested_and_of_few_each_in_turn():
+    few = folds(np.arange(35) % 3)
+    assert sorted(np.concatenate([test for _, test in few])) == list(range(35)) and len(few) == 5
+    ((train, test),) = folds(np.arange(MOST_FOLDED + 1) % 3)
+    assert not set(train) & set(test) and len(test) == pytest.approx(MOST_FOLDED / 5, abs=3)
+    with pytest.raises(ConfigurationError, match="one cell"):
+        folds(np.arange(5))
+
+
+def test_cells_are_drawn_from_every_label():
+    labels = np.repeat([0, 1, 2], [900, 99, 1])
+    chosen = evenly(labels, 100)
+    assert np.bincount(labels[chosen]).tolist() == [89, 10, 1] and (np.diff(chosen) > 0).all()
