@@ -15,9 +15,10 @@ ABSENT = -1e4
 
 
 def in_order(corpus: CellCorpus) -> CellCorpus:
-    """The same cells, one after the other."""
+    """The same cells, each once, one after the other."""
     corpus = copy.copy(corpus)
     corpus.shuffle = corpus.group_by_length = False
+    corpus.balance = None
     return corpus
 
 

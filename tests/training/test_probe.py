@@ -79,6 +79,9 @@ def test_the_strength_is_chosen_by_models_that_did_not_see_the_cell():
 @pytest.mark.parametrize("task", ["embed", "annotate"])
 def test_what_a_probe_was_fitted_on_is_what_annotate_runs(family, task, tmp_path):
     file = write_h5ad(tmp_path / "a.h5ad", 45)
+    cells = ad.read_h5ad(file)
+    cells.obs["batch"] = ["first", "second", "first"] * 15
+    cells.write_h5ad(file)
     base = make_tiny_checkpoint(family, tmp_path / "base", task=task, genes=GENES)
     config = TrainingConfig(output_dir=str(tmp_path / "probe"), use_cpu=True)
     arguments = FinetuneArguments(str(base), "cell_type", head="probe", partners=False)
