@@ -207,7 +207,8 @@ class CellCorpus(FileContents, CellStream):
             those with a missing value, or a text that usually stands for one (`""`, `"nan"`, `"NA"`, `"None"`, …).
             Texts such as `"unknown"` or `"doublet"` are labels like others.
         ontology: what the labels mean, so that files whose names differ in grain train together: `"blood"`,
-            `"retina"`, `"heart"`, `"pancreas"`, a YAML file of the same form, or several joined by `+`.
+            `"retina"`, `"heart"`, `"pancreas"`, a YAML file of the same form, or several joined by `+`; or
+            `"cl"`, the Cell Ontology (its names, synonyms or ids), whose classes are the terms that the labels name.
         unknown_labels: `"refuse"` labels that the ontology does not know, or `"drop"` such cells, and those
             without a label.
         balance_labels: draw cells of rare labels more often, with repetition: a cell's weight in its source is the

@@ -13,6 +13,7 @@ from ..sources.cell_source import CellSource
 from ..sources.gene_maps import GeneMaps
 from ..sources.opening import name_paths, open_source, select_rows
 from .filters import filter_rows
+from .labels.cell_ontology import open_ontology
 from .labels.columns import LabelColumn, choose_columns
 from .labels.ontology import Ontology
 from .order.balance import Balance, BalancedPlan
@@ -173,8 +174,10 @@ class FileContents(Contents):
             )
         self.numbered: dict[str, list[np.ndarray]] = {}
         self.label_names = self._number("labels", columns, label_names)
-        # a name that nobody knows is found before any cell is read
-        _ = self.label_sets
+        if self.ontology is not None:
+            self.ontology = self.ontology.for_labels(self.label_names)
+            # a name that nobody knows is found before any cell is read
+            _ = self.label_sets
         self.batch_names = self._number("batch_labels", batch_column, batch_names)
         self.task_names = {column: self._number(f"labels_{column}", column, names) for column, names in tasks.items()}
         if balance_labels is not None:
@@ -268,7 +271,7 @@ class FileContents(Contents):
             return
         if columns is None:
             raise ConfigurationError("`ontology` says what labels mean: name their column with `label_column` too.")
-        self.ontology = Ontology.load(ontology)
+        self.ontology = open_ontology(ontology)
         if unknown_labels == "drop":
             self._rows, dropped = drop_unlabelled(self.sources, self._rows, [columns], self.ontology.knows)
             self.unlabelled = {name: self.unlabelled.get(name, 0) + number for name, number in dropped.items()}

@@ -221,7 +221,7 @@ def open_corpora(
         corpus = CellCorpus(data.train_files, processor, rows=kept, **share, **options)
     if data.eval_files:
         if ontology:
-            options["label_names"] = None
+            options |= {"label_names": None, "ontology": everything.ontology}
         evaluated = CellCorpus(data.eval_files, processor, shuffle=False, **options)
         _report_unlabelled(evaluated)
         return corpus, evaluated

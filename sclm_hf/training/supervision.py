@@ -37,7 +37,7 @@ class SupervisionArguments:
     ontology: str | None = option(
         None,
         "What the labels mean, so that files whose names differ in grain train together: blood, retina, heart, "
-        "pancreas or a YAML file, several joined by +. By default each name is a class.",
+        "pancreas or a YAML file, several joined by +; or cl, the Cell Ontology. By default each name is a class.",
     )
     unlabelled: Literal["refuse", "drop"] = option("refuse", "What to do with cells without a label.")
     unknown_labels: Literal["refuse", "drop"] = option(
@@ -114,7 +114,7 @@ def note_classes(model: PreTrainedModel, corpus: Contents) -> None:
     model.config.label2id = {name: number for number, name in enumerate(names)}
     model.config.problem_type = "single_label_classification"
     if corpus.ontology is not None:
-        model.config.label_parents = dict(corpus.ontology.parents)
+        model.config.label_parents = corpus.ontology.part_above(corpus.leaf_names)
 
 
 def supervised_collator(

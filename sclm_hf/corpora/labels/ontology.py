@@ -6,7 +6,7 @@ leaves learns from both.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,16 @@ class Ontology:
     """A tree of cell types, and the names that stand for parts of it.
 
     Attributes:
-        parents: node -> the node above it, None for the highest; nodes above come first.
+        parents: node -> the node above it, None for the highest; where it is no tree, all nodes above.
         names: other name, as [`simplified`], -> the nodes that it means together.
+        classes: the nodes that are classes; None = the leaves.
+        classes_by_label: the nodes that labels name become classes, see [`for_labels`].
     """
 
-    parents: Mapping[str, str | None]
+    parents: Mapping[str, str | Sequence[str] | None]
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
+    classes_by_label: bool = False
 
     def __post_init__(self) -> None:
         for name, nodes in self.names.items():
@@ -43,17 +47,46 @@ class Ontology:
 
     @cached_property
     def leaves(self) -> list[str]:
-        """The nodes with none below them, in the order of the tree."""
-        above = set(self.parents.values())
+        """The classes: the nodes with none below them, in the order of the tree, or those named by labels."""
+        if self.classes is not None:
+            return list(self.classes)
+        above = {parent for node in self.parents for parent in self._above(node)}
         return [node for node in self.parents if node not in above]
 
     def ancestors(self, node: str) -> list[str]:
         """A node and those above it, the highest last."""
-        path = []
-        while node is not None:
-            path.append(node)
-            node = self.parents[node]
+        path = [node]
+        for one in path:
+            path += [parent for parent in self._above(one) if parent not in path]
         return path
+
+    def _above(self, node: str) -> Sequence[str]:
+        parents = self.parents[node]
+        return () if parents is None else (parents,) if isinstance(parents, str) else parents
+
+    @property
+    def is_tree(self) -> bool:
+        """Whether no node stands below several others."""
+        return all(len(self._above(node)) < 2 for node in self.parents)
+
+    def part_above(self, nodes: Iterable[str]) -> dict[str, str | list[str] | None]:
+        """The part of `parents` that some nodes and those above them have, as JSON holds it."""
+        needed = {above for node in nodes for above in self.ancestors(node)}
+        kept = {node: parents for node, parents in self.parents.items() if node in needed}
+        return {node: list(found) if isinstance(found, tuple) else found for node, found in kept.items()}
+
+    def for_labels(self, labels: Iterable[str]) -> "Ontology":
+        """The ontology with the classes that these labels call for, where they decide about classes.
+
+        Raises:
+            ConfigurationError: it does not know one of the labels.
+        """
+        if not self.classes_by_label:
+            return self
+        labels = list(labels)
+        self._refuse_unknown(labels)
+        classes = sorted({node for label in labels for node in self.nodes_named(label)})
+        return replace(self, classes=tuple(classes), classes_by_label=False)
 
     def members(self, nodes: Iterable[str]) -> np.ndarray:
         """(nodes, leaves) bool: which leaves lie at or below each node."""
@@ -84,17 +117,22 @@ class Ontology:
         Raises:
             ConfigurationError: the ontology does not know one of the names.
         """
-        if unknown := [name for name in names if not self.knows(name)]:
-            raise ConfigurationError(
-                f"The ontology does not know the labels {unknown[:10]}: leave such cells out with "
-                "`unknown_labels='drop'` (`--unknown_labels drop`), or add the names under `synonyms` or `sets` of an "
-                f"ontology file of your own that begins with `includes`. It knows {', '.join(self.parents)}."
-            )
+        self._refuse_unknown(names)
         sets = np.ones((len(names), len(self.leaves)), bool)
         for number, name in enumerate(names):
             if nodes := self.nodes_named(name):
                 sets[number] = self.members(nodes).any(axis=0)
         return sets
+
+    def _refuse_unknown(self, names: Iterable[str]) -> None:
+        if unknown := [name for name in names if not self.knows(name)]:
+            known = list(self.parents)
+            raise ConfigurationError(
+                f"The ontology does not know the labels {unknown[:10]}: leave such cells out with "
+                "`unknown_labels='drop'` (`--unknown_labels drop`), or add the names under `synonyms` or `sets` of an "
+                f"ontology file of your own that begins with `includes`. It knows {', '.join(known[:60])}"
+                f"{', …' if len(known) > 60 else ''}."
+            )
 
     @cached_property
     def _meanings(self) -> dict[str, tuple[str, ...]]:
@@ -142,7 +180,8 @@ def _parts(name: str | Path) -> list[Mapping[str, Any]]:
     path = _DATA / f"{name}.yaml" if str(name) in available() else Path(name)
     if not path.is_file():
         raise ConfigurationError(
-            f"`ontology` must be one of {', '.join(available())} or a YAML file, several joined by `+`; got {name!r}."
+            f"`ontology` must be one of {', '.join(available())} or a YAML file, several joined by `+`, or "
+            f"cl, which stands alone, for the Cell Ontology; got {name!r}."
         )
     yaml = require("yaml", extra="train")
     try:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ...corpora.labels.cell_ontology import open_ontology
 from ...corpora.labels.ontology import Ontology
 from ...errors import ConfigurationError
 
@@ -40,6 +41,8 @@ class LabelGroups:
         Raises:
             ConfigurationError: the ontology does not know a class by one node.
         """
+        if level is not None and not ontology.is_tree:
+            raise ConfigurationError("The ontology is no tree and has no levels: ask for `evidence` (`--evidence`).")
         # a name without one meaning is found by its absence
         nodes = [ontology.nodes_named(name) if ontology.knows(name) else () for name in label_names]
         if strange := [name for name, found in zip(label_names, nodes, strict=True) if len(found) != 1]:
@@ -99,5 +102,5 @@ def groups_of(
             "The model does not say how its labels are grouped, which `level` and `evidence` need: give `ontology`, "
             "for example `ontology='blood'` (`--ontology blood`)."
         )
-    known = Ontology.load(ontology) if ontology is not None else Ontology(parents)
+    known = open_ontology(ontology) if ontology is not None else Ontology(parents)
     return LabelGroups.of(label_names, known, level)
