@@ -22,11 +22,14 @@ class Collapse(NamedTuple):
             have a direction. A vector of zeros has none.
         top_variance_share: share of the variance that lies along one direction, the first principal component; 1 where
             there is no variance at all.
+        effective_rank: number of directions over which the variance is spread, the exponential of the entropy of its
+            shares (Roy and Vetterli, EUSIPCO 2007); 1 where there is no variance at all.
         n_cells: cells that were looked at.
     """
 
     mean_cosine: float
     top_variance_share: float
+    effective_rank: float
     n_cells: int
 
     @property
@@ -42,7 +45,7 @@ class Collapse(NamedTuple):
     def __str__(self) -> str:
         return (
             f"mean cosine between cells {self.mean_cosine:.3f}, share of their variance along one direction "
-            f"{self.top_variance_share:.1%}"
+            f"{self.top_variance_share:.1%}, effective rank {self.effective_rank:.1f}"
         )
 
 
@@ -61,12 +64,14 @@ def measure_collapse(embeddings: np.ndarray) -> Collapse:
     centred = vectors - vectors.mean(axis=0)
     # the smaller of the two products that have the same eigenvalues
     product = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
-    variance, top = np.trace(product), np.linalg.eigvalsh(product)[-1]
+    variance, along = np.trace(product), np.linalg.eigvalsh(product)
     # what rounding leaves of equal vectors is no variance
     varies = variance > 1e-12 * np.square(norms).sum()
+    shares = along[along > 0] / along[along > 0].sum() if varies else np.ones(1)
     return Collapse(
         mean_cosine=float(total / n_pairs) if n_pairs else float("nan"),
-        top_variance_share=float(top / variance) if varies else 1.0,
+        top_variance_share=float(along[-1] / variance) if varies else 1.0,
+        effective_rank=float(np.exp(-(shares * np.log(shares)).sum())),
         n_cells=len(vectors),
     )
 

@@ -22,6 +22,14 @@ def test_the_share_is_that_of_the_first_principal_component(shape):
     assert measure_collapse(vectors).top_variance_share == pytest.approx(singular[0] ** 2 / (singular**2).sum())
 
 
+def test_the_effective_rank_counts_directions_of_equal_variance():
+    axes = np.concatenate([np.eye(8)[:5], -np.eye(8)[:5]])
+    assert measure_collapse(axes).effective_rank == pytest.approx(5)
+    assert measure_collapse(axes * 10 + 3).effective_rank == pytest.approx(5)
+    assert measure_collapse(np.outer(np.arange(60), np.ones(8))).effective_rank == pytest.approx(1)
+    assert measure_collapse(np.ones((60, 8))).effective_rank == 1
+
+
 @pytest.mark.parametrize(
     ("vectors", "likely"),
     [
