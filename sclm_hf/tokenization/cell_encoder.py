@@ -9,8 +9,10 @@ from .encodings import ENCODINGS
 from .encodings.cells import CellTokens, Columns, Layout, Survey, columns_of, pad, tokens_of_columns
 from .encodings.encoding import Setting
 from .encodings.keys import as_cell_ids, cell_keys
+from .encodings.largest import keep_largest
 from .encodings.scratch import Scratch
 from .encodings.stored import StoredRows, most_tokens
+from .encodings.zscored import statistics_tables
 from .expression_matrix import check_kind, match_length, read_genes, refuse_rows
 from .feature_extraction_expression import ExpressionFeatureExtractor
 from .genes.gene_vocabulary import GeneVocabulary
@@ -133,7 +135,7 @@ class CellEncoder:
             refuse_rows(unfit, found.rows, encoding.unfit, "leave them out.")
         out = self._room(encoding.token_counts(setting, found.genes, genes.columns.size), scratch)
         encoding.write(setting, genes, keys, out, uniforms=uniforms, totals=totals, num_threads=num_threads)
-        return out
+        return keep_largest(out, genes, setting) if setting.statistics is not None else out
 
     def padded(
         self, tokens: CellTokens, cells: np.ndarray | None = None, *, narrow: bool = False
@@ -173,11 +175,14 @@ class CellEncoder:
         genes, found, _ = read_genes(matrix, self._columns(gene_ids), rows)
         unfit = encoding.is_unfit(setting, genes, None)
         sound = (found.genes > 0) & ~(False if unfit is None else unfit)
-        return np.where(sound, encoding.token_counts(setting, found.genes, genes.columns.size), 0)
+        counts = encoding.token_counts(setting, found.genes, genes.columns.size)
+        if self.feature_extractor.keeps_largest:
+            counts = np.minimum(counts, self.feature_extractor.max_length)
+        return np.where(sound, counts, 0)
 
     def stored_room(self, stored: StoredRows, rows: np.ndarray, gene_ids: np.ndarray) -> np.ndarray | None:
         """How many tokens rows have at most, (cells,) int64; None where [`encode_stored`] is not for them."""
-        if not self.feature_extractor.value_encoding.reads_files:
+        if not self.feature_extractor.value_encoding.reads_files or self.feature_extractor.keeps_largest:
             return None
         return most_tokens(stored, rows, self._layout(), self._columns(gene_ids).known.size)
 
@@ -285,12 +290,16 @@ class CellEncoder:
         # equal objects are told apart by their identity first: nobody compares thousands of medians
         made_for = (setting.layout, setting.special_ids, vocabulary, *vars(extractor).values())
         if self._setting is None or self._setting[0] != made_for:
-            self._setting = (made_for, setting._replace(tables=extractor.value_encoding.tables(setting)))
+            statistics = statistics_tables(setting) if extractor.keeps_largest else None
+            tables = extractor.value_encoding.tables(setting)
+            self._setting = (made_for, setting._replace(tables=tables, statistics=statistics))
         return self._setting[1]
 
     def _layout(self) -> Layout:
         extractor, tokenizer = self.feature_extractor, self.tokenizer
-        max_length = np.iinfo(np.int64).max if extractor.max_length is None else extractor.max_length
+        # what stands out among all genes of a cell is known when all are written
+        is_endless = extractor.max_length is None or extractor.keeps_largest
+        max_length = np.iinfo(np.int64).max if is_endless else extractor.max_length
         return Layout(
             cls_id=special_id(tokenizer, "cls_token") if extractor.add_cls else -1,
             eos_id=special_id(tokenizer, "eos_token") if extractor.add_eos else -1,

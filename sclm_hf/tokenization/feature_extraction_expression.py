@@ -11,7 +11,7 @@ from .encodings import ENCODINGS
 from .encodings.encoding import Encoding, Parameter, is_number, is_whole
 
 EXPECTED_DATA = ("counts", "normalized", "any")
-TRUNCATIONS = ("sample", "head")
+TRUNCATIONS = ("sample", "head", "zscore")
 
 # transformers writes these beside the parameters; they are no parameters of ours. `duplicates` is what folders of
 # before have, when families differed in what they did with columns of one gene
@@ -27,8 +27,9 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         expects: `"counts"` (at most 1 % of the values may be fractional), `"normalized"` (more than 1 % must be), or
             `"any"` (not negative, finite).
         max_length: most tokens a cell may have, special tokens included; None for no limit.
-        truncation: what a longer cell keeps: `"sample"`, a random subset keyed by the cell, or `"head"`,
-            those with the lowest ids. `"rank"` keeps the top ranks and wants `"head"`.
+        truncation: what a longer cell keeps: `"sample"`, a random subset keyed by the cell; `"head"`, the genes with
+            the lowest ids (`"rank"`: the top ranks); or `"zscore"`, those with the largest z-scores, which needs the
+            `gene_means` and `gene_deviations` of `"zscored"`.
         add_cls: put `<cls>` first.
         add_eos: put the tokenizer's `eos_token` last.
         add_token_types: give `token_type_ids` as well, all 0.
@@ -141,6 +142,16 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
         return ["input_ids", *values, *token_types, "attention_mask"]
 
     @property
+    def keeps_largest(self) -> bool:
+        """Whether long cells keep the genes of the largest z-scores."""
+        return self.truncation == "zscore" and self.max_length is not None
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether cells cannot be encoded without `gene_means` and `gene_deviations`."""
+        return "gene_means" in self.value_encoding.parameters or self.keeps_largest
+
+    @property
     def n_special_tokens(self) -> int:
         """How many tokens of a cell are no genes."""
         return int(self.add_cls) + int(self.add_eos) + len(self.value_encoding.special_tokens)
@@ -164,7 +175,9 @@ class ExpressionFeatureExtractor(FeatureExtractionMixin):
 
     def _refuse_pointless(self, name: str, parameter: Parameter) -> None:
         """Refuse tables that the encoding does not use; of numbers, every encoding keeps a default."""
-        if parameter.default is None and getattr(self, name) is not None:
+        # any encoding may cut long cells by them
+        is_statistic = name in ("gene_means", "gene_deviations")
+        if parameter.default is None and not is_statistic and getattr(self, name) is not None:
             users = [one.name for one in ENCODINGS.values() if name in one.parameters]
             if self.encoding not in users:
                 raise ConfigurationError(

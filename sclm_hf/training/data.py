@@ -313,7 +313,7 @@ def store_statistics(processor: CellProcessor, corpus: CellCorpus) -> None:
         SclmError: see [`gene_statistics`].
     """
     encoding = processor.feature_extractor
-    if "gene_means" in encoding.value_encoding.parameters and encoding.gene_means is None:
+    if encoding.needs_statistics and encoding.gene_means is None:
         statistics = gene_statistics(corpus, target_sum=encoding.target_sum)
         processor.feature_extractor = encoding.changed(**statistics.parameters())
 

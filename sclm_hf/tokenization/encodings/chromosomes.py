@@ -309,6 +309,10 @@ class Chromosomes(Encoding):
     }
     has_values = False
 
+    def check(self, parameters) -> None:
+        if parameters.truncation == "zscore":
+            raise ConfigurationError("The encoding `chromosomes` draws genes: `truncation` must not be 'zscore'.")
+
     def write(self, setting: Setting, genes, keys, out, *, uniforms=None, totals=None, num_threads=1) -> None:
         raise ConfigurationError(
             "The encoding `chromosomes` needs a `ChromosomeProcessor`, which knows where genes lie: take the "

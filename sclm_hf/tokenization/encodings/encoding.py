@@ -34,6 +34,7 @@ class Setting(NamedTuple):
         special_ids: token ids of the encoding's own `special_tokens`.
         vocabulary: the tokenizer's `GeneVocabulary`.
         tables: what the encoding prepared once for all calls, see [`Encoding.tables`].
+        statistics: means and deviations of genes, by token id, where long cells keep the largest z-scores.
     """
 
     parameters: Any
@@ -41,6 +42,7 @@ class Setting(NamedTuple):
     special_ids: tuple[int, ...]
     vocabulary: Any
     tables: Any = None
+    statistics: Any = None
 
 
 class Encoding:

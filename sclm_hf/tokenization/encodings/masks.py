@@ -54,7 +54,7 @@ def _copy_inside(words, n, low, high, inside):
 
 
 @part
-def _at_rank(words, rank):
+def at_rank(words, rank):
     """The word that stands at `rank` in ascending order; the words are moved about.
 
     Quickselect as in Hoare, "Algorithm 65: find", CACM 4 (1961); numpy's sort and partition take seconds to compile.
@@ -98,10 +98,10 @@ def smallest(words, n_smallest, n_words):
         low, high = start + width * max(share - spread, 0.0), start + width * min(share + spread, _BELOW_1)
         below, n_inside = _copy_inside(left, n_left, np.uint64(low), np.uint64(high), inside)
         if not below <= rank < below + n_inside or n_inside == n:
-            return _at_rank(words.copy(), n_smallest)
+            return at_rank(words.copy(), n_smallest)
         rank, n, start, width = rank - below, n_inside, low, high - low
         left, n_left = inside, n
-    return _at_rank(left[:n_left].copy(), rank)
+    return at_rank(left[:n_left].copy(), rank)
 
 
 @part

@@ -133,8 +133,11 @@ class Rank(Encoding):
     def check(self, parameters) -> None:
         if parameters.include_zero_genes:
             raise ConfigurationError("Genes that are not expressed have no rank: `include_zero_genes` must be False.")
-        if parameters.truncation != "head":
-            raise ConfigurationError("The encoding `rank` keeps the top ranks: `truncation` must be 'head'.")
+        if parameters.truncation == "sample":
+            raise ConfigurationError(
+                "The encoding `rank` keeps the top ranks: `truncation` must be 'head', or 'zscore' for those of the "
+                "largest z-scores."
+            )
 
     def tables(self, setting: Setting) -> np.ndarray:
         """One over the medians of genes, by token id."""

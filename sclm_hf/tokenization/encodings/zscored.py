@@ -81,6 +81,38 @@ def _is_mean(entry) -> bool:
     return isinstance(entry[0], str) and is_number(entry[1])
 
 
+def statistics_tables(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+    """Means and deviations of genes, (largest token id + 1,) each, by token id.
+
+    Raises:
+        ConfigurationError: some are missing.
+    """
+    vocabulary, given = setting.vocabulary, setting.parameters
+    means, deviations = np.zeros(vocabulary.size), np.ones(vocabulary.size)
+    genes = {gene: token for gene, token in vocabulary.items() if gene not in vocabulary.special_tokens}
+    for name, table in (("gene_means", means), ("gene_deviations", deviations)):
+        stored = getattr(given, name)
+        if stored is None:
+            raise ConfigurationError(
+                f"{_user(given)} needs `{name}`: give the feature extractor those of the training cells, "
+                "`gene_statistics(corpus).parameters()` of `sclm_hf.corpora.statistics`; `sclm-hf pretrain` "
+                "works them out by itself."
+            )
+        missing = [gene for gene in genes if gene not in stored]
+        if missing:
+            raise ConfigurationError(
+                f"`{name}` lacks {len(missing):,} of the tokenizer's {len(genes):,} genes, such as {missing[0]}: "
+                "give one for every gene."
+            )
+        table[list(genes.values())] = [stored[gene] for gene in genes]
+    return means, np.maximum(deviations, SMALLEST_DEVIATION)
+
+
+def _user(parameters) -> str:
+    """What asks for statistics, for messages."""
+    return "The encoding `zscored`" if parameters.encoding == "zscored" else "`truncation='zscore'`"
+
+
 class ZScored(Encoding):
     """Z-scores of log-normalised counts."""
 
@@ -99,25 +131,7 @@ class ZScored(Encoding):
 
     def tables(self, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
         """Means and deviations of genes, by token id."""
-        vocabulary, given = setting.vocabulary, setting.parameters
-        means, deviations = np.zeros(vocabulary.size), np.ones(vocabulary.size)
-        genes = {gene: token for gene, token in vocabulary.items() if gene not in vocabulary.special_tokens}
-        for name, table in (("gene_means", means), ("gene_deviations", deviations)):
-            stored = getattr(given, name)
-            if stored is None:
-                raise ConfigurationError(
-                    f"The encoding `zscored` needs `{name}`: give the feature extractor those of the training cells, "
-                    "`gene_statistics(corpus).parameters()` of `sclm_hf.corpora.statistics`; `sclm-hf pretrain` "
-                    "works them out by itself."
-                )
-            missing = [gene for gene in genes if gene not in stored]
-            if missing:
-                raise ConfigurationError(
-                    f"`{name}` lacks {len(missing):,} of the tokenizer's {len(genes):,} genes, such as {missing[0]}: "
-                    "give one for every gene."
-                )
-            table[list(genes.values())] = [stored[gene] for gene in genes]
-        return means, np.maximum(deviations, SMALLEST_DEVIATION)
+        return statistics_tables(setting)
 
     def write(self, setting: Setting, genes, keys, out, *, uniforms=None, totals=None, num_threads=1) -> None:
         parameters, (means, deviations) = setting.parameters, setting.tables
