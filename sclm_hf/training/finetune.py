@@ -29,6 +29,7 @@ from .manifest import write_manifest
 from .multitask import multitask_metrics
 from .partners import HELD_OUT, Rivals, weigh_held_out
 from .probe import predict_log_probabilities, train_probe
+from .supervision import LossArguments, weigh_labels
 from .validation import ComputeMetrics, classification_metrics
 
 logger = get_logger(__name__)
@@ -43,7 +44,7 @@ FEWEST_CELLS = 20
 
 
 @dataclass
-class FinetuneArguments:
+class FinetuneArguments(LossArguments):
     """Which model is fine-tuned, on which labels, and how.
 
     Raises:
@@ -94,6 +95,11 @@ class FinetuneArguments:
             raise ConfigurationError(f"`head` must be one of {', '.join(HEADS)}, got {self.head!r}.")
         if self.head == "probe" and self.task_columns:
             raise ConfigurationError("A probe (`head=probe`) learns one task: give one `label_column`.")
+        if self.weighs_labels and (self.task_columns or self.head == "probe" or self.model_name_or_path == LINEAR):
+            raise ConfigurationError(
+                "`class_weights` and `loss` are for a classifier of one `label_column` that is trained step by step: "
+                "leave them out with `task_columns`, `head=probe` and `linear`."
+            )
         if self.target_depth < 0:
             raise ConfigurationError(f"`target_depth` must be 0 or more, got {self.target_depth}.")
         if self.unlabelled not in ("refuse", "drop"):
@@ -159,12 +165,14 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
     else:
         model, collator, compute_metrics = create_classifier(corpus, processor, arguments)
         model = adapt(model, arguments)
+        weighed, weighing = weigh_labels(model, corpus, collator, processor, arguments)
         result = train(
-            model,
+            weighed,
             corpus,
-            collator,
+            weighing,
             config,
             eval_corpus=eval_corpus,
+            eval_collator=collator,
             compute_metrics=compute_metrics,
             processor=processor,
         )

@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 from ..corpora.contents import Contents
 from ..corpora.labels.columns import read_label_column
 from ..errors import ConfigurationError
+from ..objectives.collation import CellCollator
 from ..objectives.supervised import SupervisedCollator, Supervision, ValueDecoder
+from ..opening.kinds import inner_model
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import option
 
@@ -20,7 +22,24 @@ LARGEST_MARGIN = 2.0
 
 
 @dataclass(kw_only=True)
-class SupervisionArguments:
+class LossArguments:
+    """What rare labels count in the loss of a classifier."""
+
+    class_weights: Literal["none", "balanced"] = option(
+        "none", "balanced: each label counts the same, however many cells have it."
+    )
+    loss: Literal["cross_entropy", "ldam"] = option(
+        "cross_entropy", "ldam: rare classes must be told from others by larger margins (Cao et al. 2019)."
+    )
+
+    @property
+    def weighs_labels(self) -> bool:
+        """Whether they count anything but the same."""
+        return self.class_weights != "none" or self.loss != "cross_entropy"
+
+
+@dataclass(kw_only=True)
+class SupervisionArguments(LossArguments):
     """What labels mean, and what they count.
 
     Raises:
@@ -50,12 +69,6 @@ class SupervisionArguments:
         None,
         "Draw cells of rare labels more often, with repetition: a cell's weight in its file is the number of cells "
         "with its label to this power, -1 (all labels alike) to 0; a file's share grows with the root of its cells.",
-    )
-    class_weights: Literal["none", "balanced"] = option(
-        "none", "balanced: each label counts the same, however many cells have it."
-    )
-    loss: Literal["cross_entropy", "ldam"] = option(
-        "cross_entropy", "ldam: rare classes must be told from others by larger margins (Cao et al. 2019)."
     )
 
     def __post_init__(self) -> None:
@@ -118,7 +131,7 @@ def note_classes(model: PreTrainedModel, corpus: Contents) -> None:
 
 
 def supervised_collator(
-    corpus: Contents, processor: CellProcessor, arguments: SupervisionArguments, *, seed: int = 0
+    corpus: Contents, processor: CellProcessor, arguments: LossArguments, *, seed: int = 0
 ) -> SupervisedCollator:
     """The collator for the cells of `corpus`, which numbers the labels."""
     weights = balanced_weights(label_counts(corpus)) if arguments.class_weights == "balanced" else None
@@ -131,13 +144,37 @@ def supervision(
     model: PreTrainedModel, corpus: Contents, processor: CellProcessor, arguments: SupervisionArguments
 ) -> nn.Module:
     """The classifier, inside what adds to its loss if `arguments` ask for that."""
-    margins = None
-    if arguments.loss == "ldam":
-        margins = torch.tensor(ldam_margins(label_counts(corpus), class_sets(corpus)), dtype=torch.float32)
     decoder = ValueDecoder.fitting(model, processor) if arguments.denoising_weight else None
-    if decoder is None and margins is None and arguments.class_weights == "none":
+    if decoder is None and not arguments.weighs_labels:
         return model
+    margins = margins_of(corpus, arguments)
     return Supervision(model, decoder=decoder, denoising_weight=arguments.denoising_weight, margins=margins)
+
+
+def weigh_labels(
+    model: nn.Module, corpus: Contents, collator: CellCollator, processor: CellProcessor, arguments: LossArguments
+) -> tuple[nn.Module, CellCollator]:
+    """A classifier of the corpus's own labels and its collator, with the loss that `arguments` ask for in training.
+
+    Args:
+        model: the classifier, with or without PEFT around it.
+        corpus: the cells to train on.
+        collator: used where all labels count the same.
+        processor: of the cells.
+        arguments: the loss.
+    """
+    if not arguments.weighs_labels:
+        return model, collator
+    inner_model(model).config.problem_type = "single_label_classification"
+    weighing = supervised_collator(corpus, processor, arguments, seed=collator.seed)
+    return Supervision(model, margins=margins_of(corpus, arguments)), weighing
+
+
+def margins_of(corpus: Contents, arguments: LossArguments) -> torch.Tensor | None:
+    """(classes,) float32 margins for the labels of the corpus, None without."""
+    if arguments.loss != "ldam":
+        return None
+    return torch.tensor(ldam_margins(label_counts(corpus), class_sets(corpus)), dtype=torch.float32)
 
 
 def balanced_weights(n_cells: np.ndarray) -> np.ndarray:

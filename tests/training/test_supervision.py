@@ -12,10 +12,11 @@ from sclm_hf.errors import ConfigurationError
 from sclm_hf.registry import FAMILIES
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.data import DataArguments
+from sclm_hf.training.finetune import FinetuneArguments, finetune
 from sclm_hf.training.pretrain import PretrainArguments, pretrain
 from sclm_hf.training.supervision import balanced_weights, label_set_metrics, ldam_margins
 
-from .h5ad_files import write_h5ad
+from .h5ad_files import LABELS, write_h5ad
 
 ONTOLOGY = """
 tree:
@@ -99,6 +100,22 @@ def test_training_goes_on_from_an_encoder_with_the_classes_of_the_ontology(files
     pretrain(DataArguments(files[:1]), arguments, settings)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "next")
     assert list(model.config.id2label.values()) == ["B cell", "NK cell", "T cell"]
+
+
+@pytest.mark.parametrize("head", ["lora", "full"])
+def test_finetuning_weighs_rare_labels(files, tmp_path, head):
+    run(files, tmp_path, "scgpt", steps=1)
+    arguments = FinetuneArguments(
+        str(tmp_path / "out"), "cell_type", head=head, partners=False, class_weights="balanced", loss="ldam"
+    )
+    settings = TrainingConfig(output_dir=str(tmp_path / "tuned"), max_steps=2, use_cpu=True)
+    result = finetune(DataArguments(files[:1], eval_files=files[:1]), arguments, settings)
+    assert {"eval_loss", "eval_macro_f1"} < set(result.metrics)
+    assert set(annotate(ad.read_h5ad(files[0]), tmp_path / "tuned").obs["sclm_prediction"].cat.categories) == set(
+        LABELS
+    )
+    with pytest.raises(ConfigurationError, match="step by step"):
+        FinetuneArguments("folder", "cell_type", head="probe", loss="ldam")
 
 
 @pytest.mark.parametrize("family", ["scgpt", "cellplm", pytest.param("tgpt", marks=pytest.mark.slow)])
