@@ -1,9 +1,10 @@
 """What a corpus streams: cells of sources, their numbers, their genes as ids, and their order in an epoch."""
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -12,12 +13,13 @@ from ..sources.categories import drop_unlabelled, number_categories
 from ..sources.cell_source import CellSource
 from ..sources.gene_maps import GeneMaps
 from ..sources.opening import name_paths, open_source, select_rows
+from ..tokenization.encodings.keys import cell_keys
 from .filters import filter_rows
 from .labels.cell_ontology import open_ontology
 from .labels.columns import LabelColumn, choose_columns
 from .labels.ontology import Ontology
 from .order.balance import Balance, BalancedPlan
-from .order.plan import BlockSequence, EpochPlan
+from .order.plan import BlockSequence, EpochPlan, row_ids
 from .order.samples import SamplePlan, Samples
 from .order.splits import Split
 
@@ -248,6 +250,59 @@ class FileContents(Contents):
     def rows_at(self, index: int, positions: np.ndarray) -> np.ndarray:
         """Rows of a source that stand at `positions` among the rows used of it."""
         return positions if self._rows[index] is None else self._rows[index][positions]
+
+    def drawn(self, n_cells: int) -> Self:
+        """At most so many of the cells, each once, as it is, in the order of the rows.
+
+        Where cells come in samples, whole samples are drawn until there are enough cells, so there may be more.
+        """
+        sizes = np.array(self.sizes)
+        begins = np.cumsum(sizes) - sizes
+        if self.samples is None:
+            ids = [row_ids(self.sources[i].name, self.rows_at(i, np.arange(size))) for i, size in enumerate(sizes)]
+            chosen = np.argsort(cell_keys(np.concatenate(ids), self.seed, 0), kind="stable")[:n_cells]
+        else:
+            order = self.samples.order(n_cells, seed=self.seed, epoch=0, shuffle=True)
+            before = np.cumsum(self.samples.sizes[order]) - self.samples.sizes[order]
+            samples = [self.samples[number] for number in order[before < n_cells]]
+            chosen = np.concatenate([begins[sample.source] + sample.positions for sample in samples])
+        chosen = np.split(np.sort(chosen), np.searchsorted(np.sort(chosen), begins[1:]))
+        return self._part([places - begin for places, begin in zip(chosen, begins, strict=True)])
+
+    def labelled_by(self, columns: str | Sequence[str]) -> Self:
+        """The cells that have a value in another column, which becomes `labels`.
+
+        Args:
+            columns: column of `obs`; or several, of which each source uses the first that it has.
+
+        Raises:
+            ConfigurationError: a source has no such column.
+            CorpusError: no cell has a value.
+        """
+        columns = choose_columns(columns, self.sources, {})
+        rows = [self.rows_at(i, np.arange(size)) for i, size in enumerate(self.sizes)]
+        kept, _ = drop_unlabelled(self.sources, rows, [columns])
+        if not any(map(len, kept)):
+            raise CorpusError(f"No cell has a value in `obs` {columns!r}: name another column.")
+        part = self._part([np.flatnonzero(np.isin(*pair)) for pair in zip(rows, kept, strict=True)])
+        part.ontology = None
+        part.label_names = part._number("labels", columns, None)
+        return part
+
+    def _part(self, positions: Sequence[np.ndarray]) -> Self:
+        """The cells at ascending positions of each source, in the order of the rows."""
+        part = copy.copy(self)
+        part.shuffle = part.group_by_length = False
+        part.balance = part.augment = None
+        part._rows = [self.rows_at(index, places) for index, places in enumerate(positions)]
+        part.sizes = [len(places) for places in positions]
+        part.numbered = {
+            field: [codes[places] for codes, places in zip(numbers, positions, strict=True)]
+            for field, numbers in self.numbered.items()
+        }
+        if self.samples is not None:
+            part.samples = Samples(self.sources, part._rows, self.samples.column)
+        return part
 
     def _drop_unlabelled(self, unlabelled: str, columns: list[str]) -> None:
         if unlabelled not in ("refuse", "drop"):

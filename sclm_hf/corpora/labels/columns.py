@@ -92,7 +92,7 @@ def _first_of(columns: Sequence[str], source: CellSource) -> str:
     found = next((column for column in columns if column in present), None)
     if found is None:
         raise ConfigurationError(
-            f"`{source.location}` has none of the columns {list(columns)} that `label_column` names; its `obs` has "
+            f"`{source.location}` has none of the columns {list(columns)} named for its labels; its `obs` has "
             f"{present}."
         )
     return found

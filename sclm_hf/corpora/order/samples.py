@@ -58,6 +58,7 @@ class Samples:
         if not 0 < share <= 1:
             raise ConfigurationError(f"`sample_share` must be above 0 and at most 1, got {share}.")
         self._sources, self._rows, self._share, self._balance = sources, rows, share, balance
+        self.column = column
         self._samples: list[Sample] = []
         ids = [self._add(index, column) for index in range(len(sources))]
         self.ids = np.concatenate(ids)
