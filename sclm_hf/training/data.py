@@ -1,6 +1,7 @@
 """The cells of a run: which files, and which of their cells are held out for evaluation."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -318,22 +319,37 @@ def store_statistics(processor: CellProcessor, corpus: CellCorpus) -> None:
         processor.feature_extractor = encoding.changed(**statistics.parameters())
 
 
-def gene_names(data: DataArguments, expects: str) -> list[str]:
-    """All genes of `train_files`, sorted; a gene that files name in different ways has the name of the first file.
+def gene_names(data: DataArguments, expects: str, *, min_files: int = 1) -> list[str]:
+    """The genes of `train_files`, sorted; a gene that files name in different ways has the name of the first file.
 
     Args:
         data: the files, and where in them the matrix is.
         expects: data that the encoding expects, see `ExpressionFeatureExtractor`.
+        min_files: a gene is measured by at least this many files; by all of them where they are fewer.
+
+    Raises:
+        ConfigurationError: no gene is.
     """
-    genes = GeneVocabulary.from_genes(())
-    for name, path in name_paths(data.train_files).items():
+    genes, n_files = GeneVocabulary.from_genes(()), Counter()
+    paths = name_paths(data.train_files)
+    for name, path in paths.items():
         source = open_source(name, path, layer=data.layer, expects=expects)
         names, ensembl_ids = source.genes()
         source.close()
-        found = genes.map_genes(names, ensembl_ids=ensembl_ids, species=data.species).gene_ids != -1
+        gene_ids = genes.map_genes(names, ensembl_ids=ensembl_ids, species=data.species).gene_ids
+        found = gene_ids != -1
         # genes that are separate columns in one file are not merged
         new = {gene for gene, is_known in zip(names, found, strict=True) if not is_known and is_gene(gene)} - set(
             genes
         )
+        n_files.update(np.unique(gene_ids[gene_ids >= 0]).tolist())
+        n_files.update(range(genes.size, genes.size + len(new)))
         genes = genes.add_genes(sorted(new)) if new else genes
-    return sorted(set(genes) - set(genes.special_tokens))
+    at_least = min(min_files, len(paths))
+    kept = sorted(gene for gene in set(genes) - set(genes.special_tokens) if n_files[genes[gene]] >= at_least)
+    if not kept:
+        raise ConfigurationError(
+            f"No gene is measured by {at_least} of the {len(paths)} `train_files`: lower `min_files` (`--min_files`), "
+            "or name a `vocabulary`."
+        )
+    return kept

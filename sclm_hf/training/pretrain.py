@@ -67,7 +67,10 @@ class PretrainArguments(SupervisionArguments):
 
     model_name_or_path: str | None = option(None, "Folder or repository to go on from; by default a new model.")
     family: str = option("scgpt", "Family of a new model.")
-    vocabulary: str | None = option(None, "Gene vocabulary of a new model; by default all genes of `train_files`.")
+    vocabulary: str | None = option(None, "Gene vocabulary of a new model; by default the genes of `train_files`.")
+    min_files: int = option(
+        1, "Without `vocabulary`: leave out genes that fewer of `train_files` measure (of fewer files, all must)."
+    )
     model_config: str | None = option(None, "Configuration of a new model: a mapping, as JSON on the command line.")
     encoding: str | None = option(None, "Changes to the family's published encoding: a mapping, as JSON.")
     gene_embeddings: str | None = option(
@@ -96,6 +99,13 @@ class PretrainArguments(SupervisionArguments):
             raise ConfigurationError(
                 "`vocabulary`, `model_config`, `encoding` and `gene_embeddings` describe a new model: they do not go "
                 "with `model_name_or_path`, which brings its own."
+            )
+        if self.min_files < 1:
+            raise ConfigurationError(f"`min_files` must be at least 1, got {self.min_files}.")
+        if self.min_files > 1 and (self.vocabulary or self.model_name_or_path):
+            raise ConfigurationError(
+                "`min_files` chooses genes of `train_files` for the vocabulary: it does not go with `vocabulary` or "
+                "`model_name_or_path`, which bring theirs."
             )
         if self.gene_embeddings:
             check_start(self.gene_embeddings)
@@ -238,7 +248,7 @@ def create_processor(data: DataArguments, arguments: PretrainArguments) -> CellP
     if arguments.vocabulary:
         genes = GeneVocabulary.from_file(arguments.vocabulary, get_family(arguments.family).special_tokens)
     else:
-        genes = gene_names(data, encoding.expects)
+        genes = gene_names(data, encoding.expects, min_files=arguments.min_files)
     return processor_class(arguments.family)(encoding, new_tokenizer(arguments.family, genes))
 
 

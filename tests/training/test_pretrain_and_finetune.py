@@ -324,6 +324,30 @@ def test_columns_that_one_file_holds_apart_stay_apart(tmp_path):
     assert gene_names(DataArguments([str(tmp_path)]), "counts") == ["KMT2A", "MLL", "TP53"]
 
 
+def test_genes_that_few_files_measure_are_left_out_of_a_new_vocabulary(tmp_path):
+    write_h5ad(tmp_path / "a.h5ad", 9, genes=["KMT2A", "TP53", "GAPDH"])
+    # KMT2A by its former symbol
+    write_h5ad(tmp_path / "b.h5ad", 9, genes=["MLL", "CD3E", "GAPDH"])
+    write_h5ad(tmp_path / "c.h5ad", 9, genes=["ACTB", "GAPDH", "CD3E"])
+    data = DataArguments([str(tmp_path)])
+    assert gene_names(data, "counts", min_files=2) == ["CD3E", "GAPDH", "KMT2A"]
+    assert gene_names(data, "counts", min_files=5) == gene_names(data, "counts", min_files=3) == ["GAPDH"]
+    arguments = PretrainArguments(min_files=2)
+    genes = create_processor(data, arguments).tokenizer.gene_vocabulary
+    assert set(genes) - set(genes.special_tokens) == {"CD3E", "GAPDH", "KMT2A"}
+
+
+def test_a_vocabulary_without_a_gene_and_one_that_is_named_twice_are_refused(tmp_path):
+    write_h5ad(tmp_path / "a.h5ad", 9, genes=["KMT2A"])
+    write_h5ad(tmp_path / "b.h5ad", 9, genes=["TP53"])
+    with pytest.raises(ConfigurationError, match=r"No gene is measured by 2 of the 2 `train_files`.*--min_files"):
+        gene_names(DataArguments([str(tmp_path)]), "counts", min_files=3)
+    with pytest.raises(ConfigurationError, match=r"`min_files`.*`vocabulary`"):
+        PretrainArguments(min_files=2, vocabulary="genes.json")
+    with pytest.raises(ConfigurationError, match="at least 1"):
+        PretrainArguments(min_files=0)
+
+
 def test_a_new_vocabulary_has_the_genes_of_the_layer_asked_for(tmp_path):
     whole = ad.read_h5ad(write_h5ad(tmp_path / "whole.h5ad", 9))
     part = whole[:, :4].copy()
