@@ -353,3 +353,21 @@ def gene_names(data: DataArguments, expects: str, *, min_files: int = 1) -> list
             "or name a `vocabulary`."
         )
     return kept
+
+
+def variable_genes(data: DataArguments, processor: CellProcessor, n_genes: int) -> list[str]:
+    """The genes of a vocabulary whose log-normalised counts deviate most over the cells of `train_files`, sorted.
+
+    Each gene counts over the cells of the files that measure it, see [`gene_statistics`].
+
+    Args:
+        data: the files, and which of their cells count.
+        processor: its vocabulary is chosen from.
+        n_genes: how many genes are kept; all where there are no more.
+    """
+    corpus = CellCorpus(
+        data.train_files, processor, layer=data.layer, where=data.conditions, species=data.species, shuffle=False
+    )
+    statistics = gene_statistics(corpus)
+    order = np.argsort(-statistics.deviations, kind="stable")
+    return sorted(statistics.genes[index] for index in order[:n_genes])

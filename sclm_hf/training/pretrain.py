@@ -26,7 +26,7 @@ from ..tokenization.genes.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option, parse_arguments, read_mapping
 from .checkpoints import check_output_dir
-from .data import DataArguments, check_files, gene_names, open_corpora, store_statistics
+from .data import DataArguments, check_files, gene_names, open_corpora, store_statistics, variable_genes
 from .gene_embeddings import check_start, start_gene_embeddings
 from .loop import TrainingResult, train
 from .manifest import write_manifest
@@ -71,6 +71,11 @@ class PretrainArguments(SupervisionArguments):
     min_files: int = option(
         1, "Without `vocabulary`: leave out genes that fewer of `train_files` measure (of fewer files, all must)."
     )
+    max_genes: int = option(
+        0,
+        "Without `vocabulary`: keep so many genes, those whose log-normalised counts vary most over the cells that "
+        "measure them; 0 = all.",
+    )
     model_config: str | None = option(None, "Configuration of a new model: a mapping, as JSON on the command line.")
     encoding: str | None = option(None, "Changes to the family's published encoding: a mapping, as JSON.")
     gene_embeddings: str | None = option(
@@ -100,15 +105,20 @@ class PretrainArguments(SupervisionArguments):
                 "`vocabulary`, `model_config`, `encoding` and `gene_embeddings` describe a new model: they do not go "
                 "with `model_name_or_path`, which brings its own."
             )
-        if self.min_files < 1:
-            raise ConfigurationError(f"`min_files` must be at least 1, got {self.min_files}.")
-        if self.min_files > 1 and (self.vocabulary or self.model_name_or_path):
-            raise ConfigurationError(
-                "`min_files` chooses genes of `train_files` for the vocabulary: it does not go with `vocabulary` or "
-                "`model_name_or_path`, which bring theirs."
-            )
+        self._check_genes()
         if self.gene_embeddings:
             check_start(self.gene_embeddings)
+
+    def _check_genes(self) -> None:
+        for name, least in (("min_files", 1), ("max_genes", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise ConfigurationError(f"`{name}` must be at least {least}, got {value}.")
+            if value > least and (self.vocabulary or self.model_name_or_path):
+                raise ConfigurationError(
+                    f"`{name}` chooses genes of `train_files` for a new vocabulary: it does not go with `vocabulary` "
+                    "or `model_name_or_path`, which bring theirs."
+                )
 
     def _check_supervision(self) -> None:
         fields = {field.name: field for field in dataclasses.fields(self)}
@@ -245,11 +255,16 @@ def create_processor(data: DataArguments, arguments: PretrainArguments) -> CellP
     if arguments.model_name_or_path:
         return load_processor(arguments.model_name_or_path)
     encoding = ExpressionFeatureExtractor.for_family(arguments.family, **read_mapping("encoding", arguments.encoding))
+    new = processor_class(arguments.family)
     if arguments.vocabulary:
         genes = GeneVocabulary.from_file(arguments.vocabulary, get_family(arguments.family).special_tokens)
-    else:
-        genes = gene_names(data, encoding.expects, min_files=arguments.min_files)
-    return processor_class(arguments.family)(encoding, new_tokenizer(arguments.family, genes))
+        return new(encoding, new_tokenizer(arguments.family, genes))
+    genes = gene_names(data, encoding.expects, min_files=arguments.min_files)
+    processor = new(encoding, new_tokenizer(arguments.family, genes))
+    if 0 < arguments.max_genes < len(genes):
+        genes = variable_genes(data, processor, arguments.max_genes)
+        processor = new(encoding, new_tokenizer(arguments.family, genes))
+    return processor
 
 
 def create_model(

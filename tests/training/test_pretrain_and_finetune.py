@@ -337,6 +337,17 @@ def test_genes_that_few_files_measure_are_left_out_of_a_new_vocabulary(tmp_path)
     assert set(genes) - set(genes.special_tokens) == {"CD3E", "GAPDH", "KMT2A"}
 
 
+def test_the_genes_that_vary_most_are_kept(tmp_path):
+    cells = ad.read_h5ad(write_h5ad(tmp_path / "cells.h5ad", 30))
+    cells.X = cells.X.toarray()
+    cells.X[:, [3, 8]] = 0
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    data = DataArguments([str(tmp_path)])
+    genes = create_processor(data, PretrainArguments(max_genes=len(GENES) - 2)).tokenizer.gene_vocabulary
+    assert set(GENES) - set(genes) == {GENES[3], GENES[8]} and len(genes) == len(GENES) + 1
+    assert set(GENES) <= set(create_processor(data, PretrainArguments(max_genes=1000)).tokenizer.gene_vocabulary)
+
+
 def test_a_vocabulary_without_a_gene_and_one_that_is_named_twice_are_refused(tmp_path):
     write_h5ad(tmp_path / "a.h5ad", 9, genes=["KMT2A"])
     write_h5ad(tmp_path / "b.h5ad", 9, genes=["TP53"])
@@ -346,6 +357,8 @@ def test_a_vocabulary_without_a_gene_and_one_that_is_named_twice_are_refused(tmp
         PretrainArguments(min_files=2, vocabulary="genes.json")
     with pytest.raises(ConfigurationError, match="at least 1"):
         PretrainArguments(min_files=0)
+    with pytest.raises(ConfigurationError, match=r"`max_genes`.*`vocabulary`"):
+        PretrainArguments(max_genes=9, model_name_or_path="folder")
 
 
 def test_a_new_vocabulary_has_the_genes_of_the_layer_asked_for(tmp_path):
