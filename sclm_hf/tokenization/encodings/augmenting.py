@@ -7,9 +7,9 @@ binomial: it is the quantile of the gene's draw.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from .cells import CellTokens
+from .kernels import kernel, part
 from .keys import Stream, draw, substream, uniform
 from .thinning import binomial_quantile
 
@@ -34,7 +34,7 @@ class Cuts(NamedTuple):
     panels: np.ndarray
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def view_ids(ids, view):
     """What the draws about view number `view` of cells are keyed by; view 0 is keyed by the cells' own ids."""
     out = ids.copy()
@@ -44,28 +44,29 @@ def view_ids(ids, view):
     return out
 
 
-@njit(cache=True, nogil=True)
-def _keeps(cuts, i, gene_key, gene):
-    """Whether cell `i` keeps a gene."""
-    inside = cuts.numbers[i] < 0 or cuts.panels[cuts.numbers[i], gene]
-    return inside and uniform(gene_key, gene) >= cuts.shares[i]
+@part
+def _keeps(number, panel, share, gene_key, gene):
+    """Whether a cell keeps a gene; handing over all of `Cuts` would cost more than the draw."""
+    return (number < 0 or panel[gene]) and uniform(gene_key, gene) >= share
 
 
-@njit(cache=True, nogil=True)
+@part
 def _cut(columns, values, tokens, cuts, i, out):
     """Copy the values of the genes that cell `i` keeps, and 0 for others; False where nothing is left."""
     gene_key = substream(cuts.gene_keys[i], Stream.CUT_GENES)
+    number, share = cuts.numbers[i], cuts.shares[i]
+    panel = cuts.panels[max(number, 0)]
     anything = False
     for j in range(columns.size):
         gene = tokens[columns[j]]
-        out[j] = values[j] if gene >= 0 and _keeps(cuts, i, gene_key, gene) else 0
+        out[j] = values[j] if gene >= 0 and _keeps(number, panel, share, gene_key, gene) else 0
         anything |= out[j] > 0
     return anything
 
 
-@njit(cache=True, nogil=True)
+@part
 def _thin(columns, tokens, key, rate, values, out):
-    """Keep each read with probability `rate`; False, and nothing is changed, where at most one would be left."""
+    """Keep each read with probability `rate`, unless at most one would be left."""
     reads_key = substream(key, Stream.THINNED_READS)
     left = 0.0
     for j in range(columns.size):
@@ -74,11 +75,11 @@ def _thin(columns, tokens, key, rate, values, out):
             out[j] = binomial_quantile(uniform(reads_key, tokens[columns[j]]), np.rint(values[j]), rate)
             left += out[j]
     if left > 1:
-        values[:] = out
-    return left > 1
+        for j in range(values.size):
+            values[j] = out[j]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _augment(indptr, indices, data, rows, tokens, cuts, out, is_cut):
     place = 0
     for i in range(rows.size):
@@ -87,7 +88,8 @@ def _augment(indptr, indices, data, rows, tokens, cuts, out, is_cut):
         cell = out[place : place + columns.size]
         is_cut[i] = _cut(columns, values, tokens, cuts, i, cell)
         if not is_cut[i]:
-            cell[:] = values
+            for j in range(values.size):
+                cell[j] = values[j]
         if cuts.rates[i] < 1:
             _thin(columns, tokens, cuts.keys[i], cuts.rates[i], cell, np.empty(columns.size, out.dtype))
         place += columns.size
@@ -117,19 +119,22 @@ def augment(
     return out, is_cut
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _leave_out(tokens, special, cuts, is_cut, starts, lengths):
     size = 0
-    has_values = tokens.values.size > 0
+    ids, values = tokens.ids, tokens.values
+    has_values = values.size > 0
     for i in range(lengths.size):
         starts[i] = size
         gene_key = substream(cuts.gene_keys[i], Stream.CUT_GENES)
+        number, share = cuts.numbers[i], cuts.shares[i]
+        panel = cuts.panels[max(number, 0)]
         for j in range(tokens.starts[i], tokens.starts[i] + tokens.lengths[i]):
-            token = tokens.ids[j]
-            if not is_cut[i] or special[token] or _keeps(cuts, i, gene_key, token):
-                tokens.ids[size] = token
+            token = ids[j]
+            if not is_cut[i] or special[token] or _keeps(number, panel, share, gene_key, token):
+                ids[size] = token
                 if has_values:
-                    tokens.values[size] = tokens.values[j]
+                    values[size] = values[j]
                 size += 1
         lengths[i] = size - starts[i]
     return size
