@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
-from ..modeling.common.probe import Probe, probe_leaves, takes_probe
+from ..modeling.common.probe import Probe, has_common_heads, probe_leaves
 from ..modeling.common.soundness import without_memory
 from ..registry import FAMILIES
 from .families import class_of, family_of, read_config
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def open_classifier(name: str, label_names: Sequence[str]) -> "PreTrainedModel":
+def open_classifier(name: str, label_names: Sequence[str], *, linear_beside: bool = False) -> "PreTrainedModel":
     """Open a pre-trained model with a classifier for `label_names`; one that it lacks starts at random.
 
     Args:
         name: folder or repository of the model.
         label_names: names of the labels in the order of their numbers.
+        linear_beside: put a linear path from genes to labels beside the encoder, see `modeling.common.gene_bag`.
 
     Raises:
         CheckpointError: see [`open_model`].
@@ -31,6 +32,7 @@ def open_classifier(name: str, label_names: Sequence[str]) -> "PreTrainedModel":
         AUTO_CLASSES["annotate"],
         new_head=True,
         probe_leaves=None,
+        linear_beside=linear_beside,
         id2label=dict(enumerate(label_names)),
         label2id={label: i for i, label in enumerate(label_names)},
     )
@@ -55,9 +57,9 @@ def open_probe(name: str, label_names: Sequence[str]) -> "PreTrainedModel":
     """
     family, _ = family_of(name)
     model_class = class_of(family, AUTO_CLASSES["annotate"])
-    if not takes_probe(model_class):
+    if not has_common_heads(model_class):
         raise ConfigurationError(
-            f"`{model_class.__name__}` takes no probe: its `forward` lacks `with_probe` of `modeling.common.probe`."
+            f"`{model_class.__name__}` takes no probe: its `forward` lacks `modeling.common.probe.with_common_heads`."
         )
     settings = read_config(name)
     classifies = any(map(labels_cells, settings.get("architectures") or ())) and settings.get("probe_leaves") != []

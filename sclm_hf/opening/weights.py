@@ -59,6 +59,8 @@ def open_model(
         require_plausible(name, read_config(name, revision), shapes)
         if config is None:
             config = model_class.config_class.from_pretrained(name, revision=revision, **(fitting | settings))
+            # those of all families are fields of none
+            config.update({key: value for key, value in settings.items() if not hasattr(config, key)})
         require_plausible(name, config.to_dict(), shapes)
         _require_fit(name, model_class, config, stored)
         with quiet_transformers():

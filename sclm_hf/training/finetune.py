@@ -19,6 +19,7 @@ from ..objectives.collation import CellCollator
 from ..objectives.multitask_classification import MultiTaskClassificationCollator
 from ..opening.classifiers import open_classifier, open_multitask_classifier, open_probe
 from ..opening.processors import load_processor
+from ..registry import get_family
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option, parse_arguments
 from .checkpoints import check_output_dir
@@ -34,7 +35,9 @@ from .validation import ComputeMetrics, classification_metrics
 
 logger = get_logger(__name__)
 
-HEADS = ("lora", "full", "probe")
+HEADS = ("lora", "full", "linear_beside", "probe")
+
+BESIDE = "linear_beside"
 
 FEWEST_CELLS_A_LABEL, FEWEST_CELLS_A_NUMBER = 2, 10
 """Fewest cells per label, on average; more where all labels are numbers, which may be measurements."""
@@ -68,8 +71,9 @@ class FinetuneArguments(LossArguments):
     unlabelled: str = option("refuse", "What to do with cells without a label: refuse them, or drop them.")
     head: str = option(
         "lora",
-        "What is trained: `lora` (a LoRA and the classifier), `full` (all weights), or `probe` (a logistic regression "
-        "on the embeddings that the model gives as it is, which takes one pass over the cells).",
+        "What is trained: `lora` (a LoRA and the classifier), `full` (all weights), `linear_beside` (as `lora`, and a "
+        "linear path from genes to labels beside the encoder), or `probe` (a logistic regression on the embeddings "
+        "that the model gives as it is, which takes one pass over the cells).",
     )
     lora_r: int = option(8, "Rank of the LoRA.")
     lora_alpha: int = option(16, "The update of the LoRA is scaled by lora_alpha / lora_r.")
@@ -93,8 +97,8 @@ class FinetuneArguments(LossArguments):
             raise ConfigurationError("Give `label_column`, or `task_columns` for several tasks; not both.")
         if self.head not in HEADS:
             raise ConfigurationError(f"`head` must be one of {', '.join(HEADS)}, got {self.head!r}.")
-        if self.head == "probe" and self.task_columns:
-            raise ConfigurationError("A probe (`head=probe`) learns one task: give one `label_column`.")
+        if self.head in ("probe", BESIDE) and self.task_columns:
+            raise ConfigurationError(f"With `head={self.head}` a model learns one task: give one `label_column`.")
         if self.weighs_labels and (self.task_columns or self.head == "probe" or self.model_name_or_path == LINEAR):
             raise ConfigurationError(
                 "`class_weights` and `loss` are for a classifier of one `label_column` that is trained step by step: "
@@ -248,7 +252,8 @@ def create_classifier(
     name = arguments.model_name_or_path
     if not arguments.task_columns:
         collator = CellClassificationCollator.from_processor(processor, num_labels=len(corpus.label_names))
-        return open_classifier(name, corpus.label_names), collator, classification_metrics
+        model = open_classifier(name, corpus.label_names, linear_beside=arguments.head == BESIDE)
+        return model, collator, classification_metrics
     num_labels = {task: len(names) for task, names in corpus.task_names.items()}
     model = open_multitask_classifier(name, corpus.task_names, arguments.task_weights)
     collator = MultiTaskClassificationCollator.from_processor(processor, num_labels=num_labels)
@@ -298,13 +303,15 @@ def _check_number(column: str, present: Sequence[str], n_cells: int) -> None:
 
 def adapt(model: PreTrainedModel, arguments: FinetuneArguments) -> nn.Module:
     """Put the LoRA that `arguments` asks for on the model, if any."""
-    if arguments.head != "lora":
+    if arguments.head == "full":
         return model
+    heads = get_family(model.config.model_type).classification_head
     return add_lora(
         model,
         r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
         target_modules=arguments.lora_target_modules,
+        modules_to_save=[*heads, "gene_bag"] if arguments.head == BESIDE else None,
         train_gene_embeddings=arguments.train_gene_embeddings,
     )

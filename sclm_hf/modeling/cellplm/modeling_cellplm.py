@@ -25,7 +25,7 @@ from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.inputs import can_look, check_ids, refuse_keywords
 from sclm_hf.modeling.common.losses import IGNORE, check_targets, classification_loss, counts, mean_over_targets
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
-from sclm_hf.modeling.common.probe import head_size, probe_leaves, with_probe
+from sclm_hf.modeling.common.probe import head_size, probe_leaves, with_common_heads
 
 from .configuration_cellplm import CellPLMConfig
 from .modeling_cellplm_layers import (
@@ -474,7 +474,7 @@ class CellPLMForSequenceClassification(CellPLMPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    @with_probe
+    @with_common_heads
     @auto_docstring
     def forward(
         self,

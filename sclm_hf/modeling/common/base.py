@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
-from .probe import Probe, probe_leaves, takes_probe
+from .gene_bag import GeneBag, has_gene_bag
+from .probe import Probe, has_common_heads, probe_leaves
 
 
 class InputName(str):
@@ -48,16 +49,20 @@ class SclmModelMixin:
         return (model, info) if output_loading_info else model
 
     def post_init(self):
-        self._add_probe()
+        self._add_common_heads()
         super().post_init()
         # quantisers leave these in float: layers that read numbers as they are, and heads, which may start random
         heads = [name for name, _ in self.named_children() if name != self.base_model_prefix]
         self._keep_in_fp32_modules |= {r"(.*\.)?embeddings", *(heads if self.base_model is not self else ())}
 
-    def _add_probe(self):
+    def _add_common_heads(self):
         leaves = probe_leaves(self.config)
-        self.probe = None
-        if leaves is None or not takes_probe(type(self)):
+        self.probe = self.gene_bag = None
+        if not has_common_heads(type(self)):
+            return
+        if has_gene_bag(self.config):
+            self.gene_bag = GeneBag(self.config.vocab_size, self.config.num_labels)
+        if leaves is None:
             return
         self.probe = Probe(self.classified_size + len(leaves), self.config.num_labels)
         if not leaves:
@@ -72,6 +77,8 @@ class SclmModelMixin:
         if isinstance(module, Probe):
             init.zeros_(module.mean)
             init.ones_(module.deviation)
+        elif isinstance(module, GeneBag):
+            init.zeros_(module.weight)
         else:
             super()._init_weights(module)
 

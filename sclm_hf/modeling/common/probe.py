@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig
+from transformers.utils import ModelOutput
 
 from .losses import classification_loss
 from .outputs import CellClassifierOutput, embedding_of
@@ -49,30 +50,34 @@ class Probe(nn.Module):
         return F.linear(standardised, self.linear.weight.float(), self.linear.bias.float())
 
 
-def takes_probe(model_class: type[nn.Module]) -> bool:
-    """Whether models of a class can have a probe."""
-    return hasattr(model_class.forward, "with_probe")
+def has_common_heads(model_class: type[nn.Module]) -> bool:
+    """Whether models of a class can have a probe, or a linear path beside the encoder."""
+    return hasattr(model_class.forward, "with_common_heads")
 
 
-def with_probe(forward: Callable) -> Callable:
-    """Decorator of the `forward` of a classifier of cells: where the model has a probe, the logits are those of it.
+def with_common_heads(forward: Callable) -> Callable:
+    """Decorator of the `forward` of a classifier of cells, which adds what the classifiers of all families can have.
 
-    `forward` takes what the encoder takes, in the same order, and `labels`.
+    Where the model has a probe, the logits are those of the probe. Where it has a linear path beside the encoder, its
+    logits are added. `forward` takes what the encoder takes, in the same order, and `labels`.
     """
-    place = list(inspect.signature(forward).parameters).index("labels") - 1
+    names = list(inspect.signature(forward).parameters)[1:]
+    place = names.index("labels")
 
     @functools.wraps(forward)
-    def probed(self, *args, **kwargs):
-        if self.probe is None:
+    def complete(self, *args, **kwargs):
+        if self.probe is None and self.gene_bag is None:
             return forward(self, *args, **kwargs)
         labels = args[place] if len(args) > place else kwargs.pop("labels", None)
         num_items = kwargs.pop("num_items_in_batch", None)
-        run = functools.partial(forward, self) if self.config.probe_leaves else self.base_model
-        encoded = run(*args[:place], **kwargs)
-        features = embedding_of(encoded, self.config)
-        if self.config.probe_leaves:
-            features = torch.cat([features, encoded.logits.float().log_softmax(dim=-1)], dim=-1)
-        logits = self.probe(features)
+        args = args[:place]
+        run = self.base_model if probe_leaves(self.config) == [] else functools.partial(forward, self)
+        encoded = run(*args, **kwargs)
+        logits = encoded.logits if self.probe is None else self.probe(_features(encoded, self.config))
+        if self.gene_bag is not None:
+            given = dict(zip(names, args, strict=False)) | kwargs
+            tensors = (given.get(name) for name in ("input_ids", "expression_values", "attention_mask"))
+            logits = logits + self.gene_bag(*tensors).to(logits.dtype)
         return CellClassifierOutput(
             loss=None if labels is None else classification_loss(logits, labels, self.config, num_items),
             logits=logits,
@@ -81,5 +86,13 @@ def with_probe(forward: Callable) -> Callable:
             attentions=encoded.get("attentions"),
         )
 
-    probed.with_probe = True
-    return probed
+    complete.with_common_heads = True
+    return complete
+
+
+def _features(encoded: ModelOutput, config: PreTrainedConfig) -> Tensor:
+    """What a probe reads of the output of an encoder, or of the family's own classifier."""
+    features = embedding_of(encoded, config)
+    if not config.probe_leaves:
+        return features
+    return torch.cat([features, encoded.logits.float().log_softmax(dim=-1)], dim=-1)

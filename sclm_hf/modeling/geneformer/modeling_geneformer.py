@@ -35,7 +35,7 @@ from sclm_hf.modeling.common.losses import (
     gene_classification_loss,
 )
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, GenesOutput
-from sclm_hf.modeling.common.probe import head_size, probe_leaves, with_probe
+from sclm_hf.modeling.common.probe import head_size, probe_leaves, with_common_heads
 
 from .configuration_geneformer import GeneformerConfig
 
@@ -247,7 +247,7 @@ class GeneformerForSequenceClassification(GeneformerPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    @with_probe
+    @with_common_heads
     @auto_docstring
     def forward(
         self,

@@ -15,7 +15,7 @@ from sclm_hf.modeling.common.base import SclmModelMixin
 from sclm_hf.modeling.common.inputs import ATTENTION_KEYWORDS, check_ranked_cells, exactly_one, refuse_keywords
 from sclm_hf.modeling.common.losses import check_targets, classification_loss, gene_classification_loss
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, GenesOutput
-from sclm_hf.modeling.common.probe import head_size, with_probe
+from sclm_hf.modeling.common.probe import head_size, with_common_heads
 
 from .configuration_iseeek import ISEEEKConfig
 
@@ -142,7 +142,7 @@ class ISEEEKForSequenceClassification(ISEEEKPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    @with_probe
+    @with_common_heads
     @auto_docstring
     def forward(
         self,

@@ -17,7 +17,7 @@ from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.inputs import check_cells, exactly_one, refuse_keywords
 from sclm_hf.modeling.common.losses import classification_loss
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
-from sclm_hf.modeling.common.probe import head_size, with_probe
+from sclm_hf.modeling.common.probe import head_size, with_common_heads
 
 from .configuration_linear import LinearConfig
 
@@ -100,7 +100,7 @@ class LinearForSequenceClassification(LinearPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    @with_probe
+    @with_common_heads
     @auto_docstring
     def forward(
         self,

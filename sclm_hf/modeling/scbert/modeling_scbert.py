@@ -28,7 +28,7 @@ from sclm_hf.modeling.common.inputs import check_cells, refuse_keywords
 from sclm_hf.modeling.common.losses import check_targets, classification_loss, cross_entropy
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
 from sclm_hf.modeling.common.performer import PerformerAttention, PerformerLayer
-from sclm_hf.modeling.common.probe import head_size, with_probe
+from sclm_hf.modeling.common.probe import head_size, with_common_heads
 
 from .configuration_scbert import ScBERTConfig
 
@@ -355,7 +355,7 @@ class ScBERTForSequenceClassification(ScBERTPreTrainedModel):
             part.requires_grad_(True)
 
     @can_return_tuple
-    @with_probe
+    @with_common_heads
     @auto_docstring
     def forward(
         self,

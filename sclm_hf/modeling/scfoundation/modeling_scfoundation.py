@@ -33,7 +33,7 @@ from sclm_hf.modeling.common.inputs import check_cells, refuse_keywords
 from sclm_hf.modeling.common.losses import classification_loss, masked_mse
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
 from sclm_hf.modeling.common.performer import PerformerLayer
-from sclm_hf.modeling.common.probe import head_size, probe_leaves, with_probe
+from sclm_hf.modeling.common.probe import head_size, probe_leaves, with_common_heads
 
 from .configuration_scfoundation import ScFoundationConfig
 
@@ -452,7 +452,7 @@ class ScFoundationForSequenceClassification(ScFoundationPreTrainedModel):
         self.model.layers[PUBLISHED_TRAINED_LAYER].requires_grad_(True)
 
     @can_return_tuple
-    @with_probe
+    @with_common_heads
     @auto_docstring
     def forward(
         self,

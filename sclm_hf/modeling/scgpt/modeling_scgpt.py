@@ -32,7 +32,7 @@ from sclm_hf.modeling.common.losses import (
     reverse_gradient,
 )
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
-from sclm_hf.modeling.common.probe import head_size, with_probe
+from sclm_hf.modeling.common.probe import head_size, with_common_heads
 
 from .configuration_scgpt import ScGPTConfig
 
@@ -755,7 +755,7 @@ class ScGPTForSequenceClassification(ScGPTPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    @with_probe
+    @with_common_heads
     @auto_docstring
     def forward(
         self,

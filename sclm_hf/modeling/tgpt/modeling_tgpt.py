@@ -26,7 +26,7 @@ from sclm_hf.modeling.common.inputs import (
 )
 from sclm_hf.modeling.common.losses import check_targets, classification_loss, gene_classification_loss
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, GenesOutput
-from sclm_hf.modeling.common.probe import head_size, with_probe
+from sclm_hf.modeling.common.probe import head_size, with_common_heads
 
 from .configuration_tgpt import TGPTConfig
 
@@ -265,7 +265,7 @@ class TGPTForSequenceClassification(TGPTPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    @with_probe
+    @with_common_heads
     @auto_docstring
     def forward(
         self,

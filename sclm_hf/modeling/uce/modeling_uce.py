@@ -33,7 +33,7 @@ from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.inputs import check_cells, check_ids, exactly_one, refuse_keywords
 from sclm_hf.modeling.common.losses import IGNORE, check_targets, classification_loss, mean_over_targets
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
-from sclm_hf.modeling.common.probe import head_size, with_probe
+from sclm_hf.modeling.common.probe import head_size, with_common_heads
 
 from .configuration_uce import UCEConfig
 
@@ -511,7 +511,7 @@ class UCEForSequenceClassification(UCEPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    @with_probe
+    @with_common_heads
     @auto_docstring
     def forward(
         self,

@@ -9,7 +9,7 @@ from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.inputs import refuse_keywords
 from sclm_hf.modeling.common.losses import classification_loss, masked_mse
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, GenesOutput
-from sclm_hf.modeling.common.probe import head_size, with_probe
+from sclm_hf.modeling.common.probe import head_size, with_common_heads
 
 from .configuration_toy import ToyConfig
 
@@ -66,7 +66,7 @@ class ToyForSequenceClassification(ToyPreTrainedModel):
         self.model, self.classifier = ToyModel(config), nn.Linear(config.hidden_size, head_size(config))
         self.post_init()
 
-    @with_probe
+    @with_common_heads
     def forward(self, input_ids, expression_values, attention_mask, labels: Tensor | None = None, **kwargs):
         num_items = kwargs.pop("num_items_in_batch", None)
         encoded = self.model(input_ids, expression_values, attention_mask, **kwargs)
