@@ -75,7 +75,8 @@ def open_probe(name: str, label_names: Sequence[str]) -> "PreTrainedModel":
     parts = dict(encoder.named_children()) if classifies else {model.base_model_prefix: encoder}
     for part in parts:
         setattr(model, part, parts[part])
-    model.probe = Probe(model.classified_size + len(config.probe_leaves), len(label_names))
+    n_leaves = len(config.probe_leaves)
+    model.probe = Probe(model.classified_size + n_leaves, len(label_names), n_leaves)
     # that of the encoder, which some families copy
     model.config = config
     return model.eval()

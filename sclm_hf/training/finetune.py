@@ -90,6 +90,11 @@ class FinetuneArguments(LossArguments):
         0,
         "Counts per cell of the cells to annotate: partners are fitted on cells thinned to as many; 0 = as they are.",
     )
+    ontology: str | None = option(
+        None,
+        "With `head` probe on a checkpoint of supervised pre-training: what the labels mean in terms of its classes; "
+        "blood, retina, heart, pancreas or a YAML file, several joined by +; by default all that the package has.",
+    )
     train_gene_embeddings: bool = option(False, "Train the gene embeddings in full, in addition to the LoRA.")
 
     def __post_init__(self) -> None:
@@ -164,7 +169,14 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
         model = open_probe(arguments.model_name_or_path, corpus.label_names)
         collator = CellClassificationCollator.from_processor(processor, num_labels=len(corpus.label_names))
         result = train_probe(
-            model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor, rivals=rivals
+            model,
+            corpus,
+            collator,
+            config,
+            eval_corpus=eval_corpus,
+            processor=processor,
+            rivals=rivals,
+            ontology=arguments.ontology,
         )
     else:
         model, collator, compute_metrics = create_classifier(corpus, processor, arguments)

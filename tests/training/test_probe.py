@@ -62,11 +62,27 @@ def test_the_strength_is_chosen_by_models_that_did_not_see_the_cell():
     labels = np.arange(35) % 3
     features = features_of(labels)
     splits = folds(labels)
-    strength, predicted = choose_strength(features, labels, 3, splits)
+    strength, _, predicted = choose_strength(features, labels, 3, splits)
     assert strength in STRENGTHS and predicted.shape == (35, 3)
     train, test = splits[0]
     fitted = fit_probe(features[train], labels[train], 3, strength)
     np.testing.assert_array_equal(predicted[: len(test)], fitted.log_probabilities(features[test]))
+
+
+def test_what_labels_mean_decides_among_the_labels_that_mean_something():
+    labels = np.arange(60) % 3
+    leaves = np.log(np.array([[0.98, 0.01, 0.01], [0.01, 0.98, 0.01], [0.2, 0.3, 0.5]])[labels])
+    features = np.hstack([np.random.default_rng(0).normal(size=(60, 4)), leaves])
+    meanings = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], float)
+    plain, told = (fit_probe(features, labels, 3, 1e-4, one).log_probabilities(features) for one in (None, meanings))
+    np.testing.assert_allclose(told.argmax(1)[labels < 2], labels[labels < 2])
+    # of the label without a meaning nothing is said
+    plain, told = (np.exp(one) / np.exp(one).sum(1, keepdims=True) for one in (plain, told))
+    np.testing.assert_allclose(told[:, 2], plain[:, 2], atol=1e-12)
+    _, heeded, _ = choose_strength(features, labels, 3, folds(labels), meanings)
+    assert np.array_equal(heeded, meanings)
+    _, heeded, _ = choose_strength(features, labels, 3, folds(labels), meanings[[1, 0, 2]])
+    assert not heeded.any()
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,25 @@ class Ontology:
                 sets[number] = self.members(nodes).any(axis=0)
         return sets
 
+    def meanings(self, names: Sequence[str], leaves: Sequence[str]) -> np.ndarray:
+        """Which of the leaves of a model each name means; none where the ontology does not know it or it says nothing.
+
+        Args:
+            names: of labels.
+            leaves: classes of a model; those that the ontology does not know are meant by no name.
+
+        Returns:
+            (names, leaves) bool.
+        """
+        places = {leaf: place for place, leaf in enumerate(leaves)}
+        found = np.zeros((len(names), len(leaves)), bool)
+        for number, name in enumerate(names):
+            nodes = self.nodes_named(name) if self.knows(name) else ()
+            meant = np.flatnonzero(self.members(nodes).any(axis=0)) if nodes else ()
+            found[number, [places[self.leaves[leaf]] for leaf in meant if self.leaves[leaf] in places]] = True
+        found[found.all(axis=1)] = False
+        return found
+
     def _refuse_unknown(self, names: Iterable[str]) -> None:
         if unknown := [name for name in names if not self.knows(name)]:
             known = list(self.parents)

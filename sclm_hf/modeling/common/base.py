@@ -64,7 +64,7 @@ class SclmModelMixin:
             self.gene_bag = GeneBag(self.config.vocab_size, self.config.num_labels)
         if leaves is None:
             return
-        self.probe = Probe(self.classified_size + len(leaves), self.config.num_labels)
+        self.probe = Probe(self.classified_size + len(leaves), self.config.num_labels, len(leaves))
         if not leaves:
             self.classifier = None
 

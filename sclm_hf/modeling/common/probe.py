@@ -30,16 +30,24 @@ def head_size(config: PreTrainedConfig) -> int:
     return len(probe_leaves(config) or ()) or config.num_labels
 
 
+FLOOR = 1e-4
+"""Added to the probability of a label's leaves: what a classifier of leaves excludes may still be."""
+
+
 class Probe(nn.Module):
-    """Standardisation and one linear layer, in float32.
+    """Standardisation and one linear layer, in float32; what labels mean in terms of the leaves has a say.
+
+    The buffer `meanings`, (n_labels, n_leaves), is 1 where a label means a leaf; see [`with_meanings`].
 
     Args:
         n_features: size of the embedding, and number of leaves.
         n_labels: number of labels.
+        n_leaves: number of leaves, whose log-probabilities are the last features.
     """
 
-    def __init__(self, n_features: int, n_labels: int):
+    def __init__(self, n_features: int, n_labels: int, n_leaves: int = 0):
         super().__init__()
+        self.register_buffer("meanings", torch.zeros(n_labels, n_leaves))
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("deviation", torch.ones(n_features))
         self.linear = nn.Linear(n_features, n_labels)
@@ -47,7 +55,32 @@ class Probe(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(batch, n_labels) logits for (batch, n_features) features."""
         standardised = (features - self.mean.float()) / self.deviation.float()
-        return F.linear(standardised, self.linear.weight.float(), self.linear.bias.float())
+        logits = F.linear(standardised, self.linear.weight.float(), self.linear.bias.float())
+        return with_meanings(logits, features, self.meanings.float())
+
+
+def with_meanings(logits: Tensor, features: Tensor, meanings: Tensor) -> Tensor:
+    """Logits that also heed how probable the leaves are that labels mean.
+
+    Among the labels that mean leaves, the logarithm of the leaves' probability is added. Their probability together
+    stays what it was: of labels that mean nothing to the classifier of leaves it has nothing to say.
+
+    Args:
+        logits: (batch, n_labels).
+        features: (batch, n_features), of which the last are the log-probabilities of the leaves.
+        meanings: (n_labels, n_leaves), 1 where a label means a leaf.
+
+    Returns:
+        (batch, n_labels).
+    """
+    told = meanings.any(dim=1)
+    if told.sum() < 2:
+        return logits
+    leaves = features[:, -meanings.shape[1] :].exp()
+    before = logits[:, told]
+    after = before + (leaves @ meanings[told].T + FLOOR).log()
+    shift = before.logsumexp(dim=1, keepdim=True) - after.logsumexp(dim=1, keepdim=True)
+    return logits.masked_scatter(told.expand_as(logits), after + shift)
 
 
 def has_common_heads(model_class: type[nn.Module]) -> bool:

@@ -85,3 +85,13 @@ def test_files_that_are_no_ontology_are_refused(tmp_path, text):
         Ontology.load(tmp_path / "bad.yaml")
     with pytest.raises(ConfigurationError, match=r"one of blood, heart.*'bloood'"):
         Ontology.load("bloood")
+
+
+def test_meanings_are_the_leaves_of_a_model_that_names_stand_for():
+    names, leaves = ["T_CD4", "NK cells", "unassigned", "unheard of"], ["natural killer cell", "naive CD4 T cell", "X"]
+    assert Ontology.load("blood").meanings(names, leaves).tolist() == [
+        [False, True, False],
+        [True, False, False],
+        [False] * 3,
+        [False] * 3,
+    ]
