@@ -202,7 +202,7 @@ def open_corpora(
     if views == 1:
         share["augment"] = data.augmentation
     else:
-        options["augment"] = dataclasses.replace(data.augmentation or Augmentation(), views=views)
+        options["augment"] = dataclasses.replace(data.augmentation or _default_augmentation(processor), views=views)
     even_share = 0.0 if data.eval_files or data.eval_share else even_share
     is_part = data.eval_share > 0 or even_share > 0 or data.train_weights is not None
     everything = CellCorpus(data.train_files, processor, lazy=is_part, **share, **options)
@@ -229,6 +229,18 @@ def open_corpora(
     if held_out:
         return corpus, CellCorpus(data.train_files, processor, rows=held_out, shuffle=False, **options)
     return corpus, None
+
+
+def _default_augmentation(processor: CellProcessor) -> Augmentation:
+    """The augmentation where none is asked for and cells need views that differ."""
+    expects = processor.feature_extractor.expects
+    if expects == "counts":
+        return Augmentation()
+    logger.warning(
+        "Views of a cell differ in their genes alone: the encoding expects %r data, and only counts can be thinned.",
+        expects,
+    )
+    return Augmentation(thin_share=0.0)
 
 
 def _part(

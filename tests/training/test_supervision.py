@@ -64,7 +64,7 @@ def run(files, folder, family, *, steps=60, model_config=None, **settings):
     return pretrain(DataArguments(files, eval_files=files), arguments, config)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("geneformer", "tgpt", "scbert", "iseeek")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("tgpt", "scbert", "iseeek")]
 
 
 @pytest.mark.parametrize("family", ["scgpt", "cellplm", *SLOW])
