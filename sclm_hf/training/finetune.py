@@ -225,17 +225,21 @@ def takes_rivals(data: DataArguments, arguments: FinetuneArguments, processor: C
     if not arguments.partners or not arguments.label_column:
         return False
     expects = processor.feature_extractor.expects
-    if expects == "counts" and data.train_weights is None:
+    if expects in ("counts", "any") and data.train_weights is None:
         return True
     why = "with `train_weights`" if data.train_weights is not None else f"for a model that expects {expects!r} data"
     logger.warning("No baselines are fitted beside the model %s: the annotator is the model alone.", why)
     return False
 
 
-def open_rivals(data: DataArguments, corpus: CellCorpus, arguments: FinetuneArguments, *, seed: int) -> Rivals:
-    """The linear baselines of the cells to train on, over the genes of all files."""
-    genes = gene_names(data, "counts")
-    return Rivals(corpus, genes, species=data.species, depth=arguments.target_depth or None, seed=seed)
+def open_rivals(data: DataArguments, corpus: CellCorpus, arguments: FinetuneArguments, *, seed: int) -> Rivals | None:
+    """The linear baselines of the cells to train on, over the genes of all files; None where these hold no counts."""
+    genes = gene_names(data, corpus.processor.feature_extractor.expects)
+    rivals = Rivals(corpus, genes, species=data.species, depth=arguments.target_depth or None, seed=seed)
+    if (rivals.counts.data == np.rint(rivals.counts.data)).all():
+        return rivals
+    logger.warning("No baselines are fitted beside the model on values that are no counts: it annotates alone.")
+    return None
 
 
 def weigh_trained(

@@ -105,6 +105,17 @@ def test_without_partners_a_model_stands_alone(base, file, tmp_path):
     assert result.comparison is None and not (tmp_path / "alone" / "partners.json").exists()
 
 
+def test_a_model_that_takes_any_values_has_partners_where_these_are_counts(file, tmp_path):
+    base = str(make_tiny_checkpoint("tgpt", tmp_path / "base", genes=GENES))
+    result = tuned(base, file, tmp_path / "counts")
+    sclm_hf.annotate(ad.read_h5ad(file), str(tmp_path / "counts"), device="cpu")
+    assert result.comparison.weights.keys() - {"model"}
+    cells = ad.read_h5ad(file)
+    cells.X = cells.X.log1p()
+    cells.write_h5ad(tmp_path / "logs.h5ad")
+    assert tuned(base, str(tmp_path / "logs.h5ad"), tmp_path / "logs").comparison is None
+
+
 def test_partners_are_fitted_on_cells_as_shallow_as_those_to_come(base, file, tmp_path):
     deep, shallow = (
         tuned(base, file, tmp_path / str(depth), target_depth=depth).comparison.macro_f1("zscored") for depth in (0, 4)
