@@ -41,6 +41,9 @@ class TrainingState:
         lowest_loss: the evaluation loss that counted as an improvement last.
         evaluations_without_improvement: evaluations since the metric or the loss improved.
         last_evaluation: the step of the last evaluation.
+        collapsed_at_first: whether the first embeddings that were measured looked collapsed; None = none were.
+        first_probe: the score of their probe.
+        collapsed_evaluations: evaluations in a row that found the embedding collapsed.
         log_records: records in the log.
         stopped_early: early stopping has ended the run.
         corpus_cells: number of cells of the corpus.
@@ -61,6 +64,9 @@ class TrainingState:
     evaluations_without_improvement: int = 0
     last_evaluation: int | None = None
     stopped_early: bool = False
+    collapsed_at_first: bool | None = None
+    first_probe: float | None = None
+    collapsed_evaluations: int = 0
     log_records: int = 0
     corpus_cells: int = 0
     order_id: str = ""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from safetensors.torch import load_model
 from torch import nn
 
@@ -44,9 +44,13 @@ from .trackers import check_trackers, start_trackers
 from .validation import ComputeMetrics, check_loss, evaluate
 
 if TYPE_CHECKING:
+    from .embedding_watch import EmbeddingWatch
     from .partners import Comparison
 
 logger = get_logger(__name__)
+
+SHOWN = ("effective_rank", "probe_macro_f1")
+"""What the progress bar shows of the cell embedding."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class TrainingResult:
         best_step: the step whose weights were kept, None without evaluation.
         metrics: the evaluation at that step, or the last one.
         history: the records of the log, in order: `step`, `epoch`, `loss`, `learning_rate`, … or `eval_…`.
-        stopped_early: early stopping ended the run.
+        stopped_early: early stopping, or a collapse, ended the run.
+        collapsed: the cell embedding collapsed, see `EmbeddingWatch`.
         is_main_process: whether this is the process that reports the result.
         comparison: the model beside linear baselines, where they were fitted.
     """
@@ -70,12 +75,15 @@ class TrainingResult:
     metrics: dict[str, float]
     history: list[dict[str, Any]] = field(repr=False)
     stopped_early: bool = False
+    collapsed: bool = False
     is_main_process: bool = True
     comparison: "Comparison | None" = field(default=None, repr=False)
 
     def summary(self) -> str:
         """The result in a few lines."""
         end = "stopped early" if self.stopped_early else "finished"
+        if self.stopped_early and self.collapsed:
+            end += " because the cell embedding collapsed"
         steps = f" after {self.step} steps" if self.step else ""
         lines = [f"Training {end}{steps}; the model is in {self.output_dir}."]
         losses = [record["loss"] for record in self.history if "loss" in record]
@@ -100,6 +108,7 @@ def train(
     compute_metrics: ComputeMetrics | None = None,
     processor: Any = None,
     on_log: Callable[[dict[str, Any]], None] | None = None,
+    watch: "EmbeddingWatch | None" = None,
 ) -> TrainingResult:
     """Train `model` on `corpus` and save it, with its processor, to `config.output_dir`.
 
@@ -118,6 +127,8 @@ def train(
         compute_metrics: `(logits, labels) -> {name: value}` over all evaluated cells, for heads with `logits`.
         processor: saved beside the model.
         on_log: called in the main process with every record of the log.
+        watch: measures the cell embedding before the first step and at every evaluation, and ends the run when it
+            collapses.
 
     Raises:
         ConfigurationError: model, settings, corpus and existing checkpoints do not go together, or another run writes
@@ -130,20 +141,20 @@ def train(
     accelerator = create_accelerator(config)
     with sole_writer(Path(config.output_dir)) if accelerator.is_main_process else contextlib.nullcontext():
         cells = (corpus, collator, eval_corpus, eval_collator or collator)
-        return _Run(model, *cells, config, accelerator, compute_metrics, on_log).fit(processor)
+        return _Run(model, *cells, config, accelerator, compute_metrics, on_log, watch).fit(processor)
 
 
 class _Run:
     """The state of one call of `train`."""
 
     def __init__(
-        self, model, corpus, collator, eval_corpus, eval_collator, config, accelerator, compute_metrics, on_log
+        self, model, corpus, collator, eval_corpus, eval_collator, config, accelerator, compute_metrics, on_log, watch
     ) -> None:
         self.config, self.corpus, self.collator = config, corpus, collator
         # batches hold each cell as often as it has views
         self.n_views = getattr(getattr(corpus, "augment", None), "views", 1)
         self.eval_corpus, self.eval_collator, self.compute_metrics = eval_corpus, eval_collator, compute_metrics
-        self.on_log = on_log
+        self.on_log, self.watch = on_log, watch
         self._check()
         self.output_dir = Path(config.output_dir)
         self.accelerator = accelerator
@@ -157,6 +168,7 @@ class _Run:
         self.saved_state: TrainingState | None = None
         self.log = LossLog(self.output_dir / "training_log.jsonl")
         self.interruption = Interruption()
+        self.shown: dict[str, str] = {}
         self._prepare(model)
         self._take_up(find_checkpoint(config, self.checkpoints))
 
@@ -168,7 +180,8 @@ class _Run:
                 "`eval_share`), or set it to 0."
             )
         if self.eval_corpus is not None and self.compute_metrics is None:
-            watched_metric({"loss": math.nan}, self.config)
+            names = {"loss"} if self.watch is None else {"loss", *self.watch.names}
+            watched_metric(dict.fromkeys(names, math.nan), self.config)
 
     def _count_steps(self) -> int:
         per_device, cells = self.config.per_device_train_batch_size, len(self.corpus)
@@ -222,7 +235,11 @@ class _Run:
 
     @property
     def done(self) -> bool:
-        return self.state.step >= self.total_steps or self.state.stopped_early
+        return self.state.step >= self.total_steps or self.state.stopped_early or self._has_collapsed
+
+    @property
+    def _has_collapsed(self) -> bool:
+        return self.watch is not None and self.watch.has_collapsed(self.state)
 
     def fit(self, processor: Any) -> TrainingResult:
         """Run to the end, keep the best weights and save the model."""
@@ -230,6 +247,8 @@ class _Run:
         self.seconds, self.cells_logged = time.perf_counter(), 0
         with self.interruption, progress_bar(desc="training", unit="step", **progress) as self.bar:
             interrupted = False
+            if self.watch is not None and self.state.collapsed_at_first is None and not self.done:
+                self._log({f"eval_{name}": value for name, value in self._watch_embedding().items()})
             while not (self.done or interrupted):
                 interrupted = self._run_epoch()
             self._save_checkpoint()
@@ -332,7 +351,7 @@ class _Run:
         }
         self.state.loss_steps, self.seconds, self.cells_logged = 0, now, 0
         self.loss_sum.zero_()
-        self.bar.set_postfix(loss=f"{record['loss']:.4g}", refresh=False)
+        self.bar.set_postfix(loss=f"{record['loss']:.4g}", **self.shown, refresh=False)
         self._log(record)
 
     def _log(self, values: dict[str, Any]) -> None:
@@ -358,9 +377,19 @@ class _Run:
             num_workers=self.config.dataloader_num_workers,
             compute_metrics=self.compute_metrics,
         )
+        if self.watch is not None:
+            metrics |= self._watch_embedding()
         self._log({f"eval_{name}": value for name, value in metrics.items()})
         if note_evaluation(self.state, metrics, self.config):
             self._save_checkpoint()
+
+    def _watch_embedding(self) -> dict[str, float]:
+        """What the cell embedding is worth now, noted in the state; the main process measures it."""
+        model = self.accelerator.unwrap_model(self.model)
+        [quality] = broadcast_object_list([self.watch.measure(model) if self.is_main else None])
+        self.watch.note(self.state, quality)
+        self.shown = {name: f"{value:.3g}" for name, value in quality.metrics.items() if name in SHOWN}
+        return quality.metrics
 
     def _save_checkpoint(self) -> None:
         """Write a checkpoint, unless this very state has been written."""
@@ -388,6 +417,8 @@ class _Run:
         self.accelerator.end_training()
         self.accelerator.free_memory()
         history = self.log.read()
+        if self._has_collapsed and self.is_main:
+            warn(self.watch.advice(history))
         kept = self.state.step if best is None or not self.config.load_best_model_at_end else best
         metrics = [record for record in history if record["step"] == kept and "eval_loss" in record]
         return TrainingResult(
@@ -396,7 +427,8 @@ class _Run:
             best_step=best,
             metrics={k: v for k, v in metrics[-1].items() if k.startswith("eval_")} if metrics else {},
             history=history,
-            stopped_early=self.state.stopped_early,
+            stopped_early=self.state.stopped_early or (self._has_collapsed and self.state.step < self.total_steps),
+            collapsed=self._has_collapsed,
             is_main_process=self.is_main,
         )
 

@@ -27,6 +27,7 @@ from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option, parse_arguments, read_mapping
 from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, gene_names, open_corpora, store_statistics, variable_genes
+from .embedding_watch import EmbeddingWatch
 from .gene_embeddings import check_start, start_gene_embeddings
 from .loop import TrainingResult, train
 from .manifest import write_manifest
@@ -94,6 +95,17 @@ class PretrainArguments(SupervisionArguments):
     )
     ratio_per: Literal["batch", "cell"] = option("batch", "Draw one of several `mask_ratio` per batch or per cell.")
     temperature: float = option(0.1, "With `objective` contrastive: by which similarities are divided.")
+    probe_column: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Column of obs with labels of the cells to evaluate on, by which a probe says at each evaluation "
+            "what the cell embedding is worth (several: each file uses the first that it has); by default "
+            "`label_column`."
+        },
+    )
+    stop_on_collapse: bool = option(
+        True, "Stop when the cell embedding collapses: when two evaluations in a row find cells nearly alike."
+    )
     second_pass_after: int = option(1000, "Steps before generation from the cell embedding joins in; -1 = never.")
 
     def __post_init__(self) -> None:
@@ -179,15 +191,39 @@ def pretrain(data: DataArguments, arguments: PretrainArguments, config: Training
         **arguments.label_options,
     )
     store_statistics(processor, corpus)
+    watch = open_watch(arguments, eval_corpus, config)
     if arguments.objective == SUPERVISED:
-        result = _train_supervised(arguments, corpus, eval_corpus, processor, config)
+        result = _train_supervised(arguments, corpus, eval_corpus, processor, config, watch)
     elif arguments.objective == CONTRASTIVE:
-        result = _train_contrastive(arguments, corpus, eval_corpus, processor, config)
+        result = _train_contrastive(arguments, corpus, eval_corpus, processor, config, watch)
     else:
         model = _started_model(arguments, corpus)
-        result = train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor)
+        result = train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor, watch=watch)
     write_manifest(result, corpus, arguments.model_name_or_path)
     return result
+
+
+def open_watch(
+    arguments: PretrainArguments, eval_corpus: CellCorpus | None, config: TrainingConfig
+) -> EmbeddingWatch | None:
+    """What watches the cell embedding, where there are cells to evaluate on.
+
+    Raises:
+        ConfigurationError: there are none, and `probe_column` names their labels.
+        CorpusError: they have no labels there.
+    """
+    if eval_corpus is None:
+        if arguments.probe_column:
+            raise ConfigurationError(
+                "`probe_column` names labels of cells to evaluate on: give such with `eval_files` or `eval_share`."
+            )
+        return None
+    return EmbeddingWatch(
+        eval_corpus.labelled_by(arguments.probe_column) if arguments.probe_column else eval_corpus,
+        batch_size=config.per_device_eval_batch_size,
+        stops=arguments.stop_on_collapse,
+        learns_labels=bool(arguments.label_column),
+    )
 
 
 def _train_supervised(
@@ -196,6 +232,7 @@ def _train_supervised(
     eval_corpus: CellCorpus | None,
     processor: CellProcessor,
     config: TrainingConfig,
+    watch: EmbeddingWatch | None,
 ) -> TrainingResult:
     check_labels(corpus)
     model = _started_model(arguments, corpus, "annotate", class_names(corpus))
@@ -212,6 +249,7 @@ def _train_supervised(
         eval_collator=collators[1],
         compute_metrics=label_set_metrics,
         processor=processor,
+        watch=watch,
     )
 
 
@@ -221,6 +259,7 @@ def _train_contrastive(
     eval_corpus: CellCorpus | None,
     processor: CellProcessor,
     config: TrainingConfig,
+    watch: EmbeddingWatch | None,
 ) -> TrainingResult:
     collators = [
         ContrastiveCollator.from_processor(
@@ -236,6 +275,7 @@ def _train_contrastive(
         eval_corpus=eval_corpus,
         eval_collator=collators[1],
         processor=processor,
+        watch=watch,
     )
 
 
