@@ -20,6 +20,7 @@ from ..evaluation.reports import ResultsTable, compare
 from ..evaluation.thinning import thin_counts
 from ..files import model_replaced
 from ..logging import get_logger, quiet_transformers
+from ..opening.files import ADAPTER_CONFIG
 from ..opening.partners import MODEL, PARTNERS_FILE, PARTNERS_FOLDER, SAVED, combined, write_partners
 from ..tokenization.genes.gene_vocabulary import GeneVocabulary
 from .callbacks import LossLog
@@ -206,20 +207,14 @@ def save_partners(
     """Write `partners.json`, a line of the log, and the baselines that have a weight, as linear models.
 
     Args:
-        folder: folder of the model.
+        folder: folder of the model; they are written into that of its adapter too.
         fitted: the baselines.
         comparison: their weights, and what the file says of them.
         genes: names of the columns that the baselines were fitted on.
     """
-    # no model is labelled together with partners of an earlier one
-    (folder / PARTNERS_FILE).unlink(missing_ok=True)
-    for name in comparison.weights.keys() & fitted.keys():
-        model, processor = as_linear_model(fitted[name], genes)
-        place = folder / PARTNERS_FOLDER / name
-        with quiet_transformers(), model_replaced(place, folder / f".{name}.tmp") as unfinished:
-            model.save_pretrained(unfinished)
-            processor.save_pretrained(unfinished)
-    write_partners(folder, comparison.weights, {"comparison": comparison.to_dict()})
+    for place in (folder, folder / "adapter"):
+        if place == folder or (place / ADAPTER_CONFIG).exists():
+            _save_partners(place, fitted, comparison, genes)
     log = LossLog(folder / "training_log.jsonl")
     log.append({"step": max((record["step"] for record in log.read()), default=0), "comparison": comparison.to_log()})
 
@@ -285,6 +280,20 @@ def weigh_held_out(
     found = compared(theirs | {MODEL: predicted}, labels_in_order(corpus), rivals.label_names, tested_on=tested_on)
     save_partners(folder, fitted, found, list(rivals.genes))
     return found
+
+
+def _save_partners(
+    folder: Path, fitted: Mapping[str, LinearBaseline], comparison: Comparison, genes: Sequence[str]
+) -> None:
+    # no model is labelled together with partners of an earlier one
+    (folder / PARTNERS_FILE).unlink(missing_ok=True)
+    for name in comparison.weights.keys() & fitted.keys():
+        model, processor = as_linear_model(fitted[name], genes)
+        place = folder / PARTNERS_FOLDER / name
+        with quiet_transformers(), model_replaced(place, folder / f".{name}.tmp") as unfinished:
+            model.save_pretrained(unfinished)
+            processor.save_pretrained(unfinished)
+    write_partners(folder, comparison.weights, {"comparison": comparison.to_dict()})
 
 
 def folds(labels: np.ndarray, *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray]]:

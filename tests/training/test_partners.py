@@ -96,8 +96,9 @@ def test_a_lora_is_weighed_on_cells_that_were_held_out_for_it(base, file, tmp_pa
     assert any("eval_macro_f1" in record for record in result.history)
     # three steps make no classifier
     assert "model" not in result.comparison.weights and "is below" in result.comparison.verdict()
-    cells = sclm_hf.annotate(ad.read_h5ad(file), str(tmp_path / "lora"), device="cpu")
-    assert (cells.obs["sclm_prediction"].astype(str) == cells.obs["cell_type"].astype(str)).mean() > 0.9
+    for place in ("lora", "lora/adapter"):
+        cells = sclm_hf.annotate(ad.read_h5ad(file), str(tmp_path / place), device="cpu")
+        assert (cells.obs["sclm_prediction"].astype(str) == cells.obs["cell_type"].astype(str)).mean() > 0.9
 
 
 def test_without_partners_a_model_stands_alone(base, file, tmp_path):
