@@ -1,6 +1,7 @@
 """Fine-tuning for annotation from files to a model folder: what `sclm-hf finetune` runs."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -269,11 +270,11 @@ def create_classifier(
     if not arguments.task_columns:
         collator = CellClassificationCollator.from_processor(processor, num_labels=len(corpus.label_names))
         model = open_classifier(name, corpus.label_names, linear_beside=arguments.head == BESIDE)
-        return model, collator, classification_metrics
+        return model, collator, functools.partial(classification_metrics, label_names=corpus.label_names)
     num_labels = {task: len(names) for task, names in corpus.task_names.items()}
     model = open_multitask_classifier(name, corpus.task_names, arguments.task_weights)
     collator = MultiTaskClassificationCollator.from_processor(processor, num_labels=num_labels)
-    return model, collator, multitask_metrics(num_labels)
+    return model, collator, multitask_metrics(corpus.task_names)
 
 
 def check_labels(corpus: CellCorpus, arguments: FinetuneArguments) -> None:

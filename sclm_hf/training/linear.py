@@ -245,7 +245,7 @@ def train_linear(
             values, labels = read_values(eval_corpus)
             predicted = fitted.log_probabilities(values)
             scores = {"loss": -float(predicted[np.arange(len(labels)), labels].mean())}
-            scores |= classification_metrics(predicted, labels)
+            scores |= classification_metrics(predicted, labels, corpus.label_names)
             record |= {f"eval_{name}": value for name, value in scores.items()}
         with explained(output_dir):
             save_trained(_model(corpus.processor, *fitted, corpus.label_names), output_dir, corpus.processor)

@@ -41,7 +41,7 @@ from .optimization import create_optimizer, create_schedule
 from .saving import check_model, kept_model, note_batches, save_trained
 from .steps import Step, narrow_batches, on_device, steps
 from .trackers import check_trackers, start_trackers
-from .validation import ComputeMetrics, check_loss, evaluate
+from .validation import OF_LABEL, ComputeMetrics, check_loss, evaluate
 
 if TYPE_CHECKING:
     from .embedding_watch import EmbeddingWatch
@@ -90,7 +90,8 @@ class TrainingResult:
         if losses:
             lines.append(f"Training loss: {losses[0]:.4g} at first, {losses[-1]:.4g} at last.")
         if self.metrics:
-            values = ", ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in self.metrics.items())
+            named = {name.removeprefix("eval_"): value for name, value in self.metrics.items() if OF_LABEL not in name}
+            values = ", ".join(f"{name} {value:.4g}" for name, value in named.items())
             lines.append(f"Evaluation of the saved weights: {values}.")
         if self.comparison is not None:
             lines += ["", self.comparison.summary()]

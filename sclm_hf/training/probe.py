@@ -110,7 +110,8 @@ def train_probe(
         if eval_corpus is not None:
             evaluated, truth = read_features(model, eval_corpus, collator, config)
             predicted = fitted.log_probabilities(evaluated)
-            scores = {"loss": -_likelihood(predicted, truth), **classification_metrics(predicted, truth)}
+            scores = classification_metrics(predicted, truth, corpus.label_names)
+            scores = {"loss": -_likelihood(predicted, truth), **scores}
             record |= {f"eval_{name}": value for name, value in scores.items()}
         with explained(output_dir):
             save_trained(model, output_dir, processor)

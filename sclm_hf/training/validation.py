@@ -1,6 +1,6 @@
 """Evaluation while training: the loss and the metrics of all evaluation cells, over all processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ from ..evaluation.metrics import METRICS, score
 from .steps import count_items, narrow_batches, on_device
 
 ComputeMetrics = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+
+OF_LABEL = "f1/"
+"""What the names of metrics of one label begin with."""
 
 
 @torch.no_grad()
@@ -95,10 +98,23 @@ def check_loss(outputs: Any, model: nn.Module, batch: dict[str, torch.Tensor]) -
         )
 
 
-def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Accuracy and macro-F1 over the labels that occur; a `compute_metrics` for cell classification."""
+def classification_metrics(
+    logits: np.ndarray, labels: np.ndarray, label_names: Sequence[str] = ()
+) -> dict[str, float]:
+    """Accuracy and macro-F1 over the labels that occur; a `compute_metrics` for cell classification.
+
+    Args:
+        logits: (cells, labels).
+        labels: (cells,) numbers of labels; cells of negative ones are left out.
+        label_names: with them, also the F1 of each label that occurs, `f1/<name>`.
+    """
     labelled = labels >= 0
     predicted, labels = logits[labelled].argmax(-1), labels[labelled]
     n_labels = logits.shape[-1]
     confusion = np.bincount(labels * n_labels + predicted, minlength=n_labels**2).reshape(n_labels, n_labels)
-    return {metric: float(score(confusion, metric)) for metric in METRICS}
+    metrics = {metric: float(score(confusion, metric)) for metric in METRICS}
+    occurring = confusion.sum(axis=0) + confusion.sum(axis=1)
+    of_labels = 2 * np.diagonal(confusion) / np.maximum(occurring, 1)
+    return metrics | {
+        f"{OF_LABEL}{name}": float(of_labels[number]) for number, name in enumerate(label_names) if occurring[number]
+    }

@@ -114,7 +114,7 @@ def test_attention_over_genes_may_be_learnt_as_well(file, tmp_path):
 def test_metrics_of_tasks_and_their_means():
     logits = np.array([[9, 0, 0, 1, 0], [0, 9, 0, 1, 0], [0, 0, 9, 1, 0], [9, 0, 0, 1, 0]], np.float32)
     labels = np.array([[0, 0], [1, 1], [2, 0], [1, 1]])
-    metrics = multitask_metrics({"cell_type": 3, "stage": 2})(logits, labels)
+    metrics = multitask_metrics({"cell_type": "abc", "stage": "xy"})(logits, labels)
     assert (metrics["cell_type_accuracy"], metrics["stage_accuracy"], metrics["accuracy"]) == (0.75, 0.5, 0.625)
     assert metrics["macro_f1"] == pytest.approx((metrics["cell_type_macro_f1"] + metrics["stage_macro_f1"]) / 2)
 

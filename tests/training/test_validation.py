@@ -36,3 +36,11 @@ def test_metrics_are_those_of_scikit_learn():
     true, predicted = labels[labels >= 0], logits.argmax(1)[labels >= 0]
     assert found["accuracy"] == pytest.approx(accuracy_score(true, predicted))
     assert found["macro_f1"] == pytest.approx(f1_score(true, predicted, average="macro"))
+
+
+def test_each_label_that_occurs_has_its_own_score():
+    logits, labels = np.eye(4)[[0, 0, 1, 1, 2]], np.array([0, 1, 1, -100, 2])
+    found = classification_metrics(logits, labels, ["B", "NK", "T", "absent"])
+    assert {name: value for name, value in found.items() if "/" in name} == pytest.approx(
+        {"f1/B": 2 / 3, "f1/NK": 2 / 3, "f1/T": 1}
+    )
