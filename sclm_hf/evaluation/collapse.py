@@ -33,10 +33,15 @@ class Collapse(NamedTuple):
     n_cells: int
 
     @property
+    def signs(self) -> set[str]:
+        """Which of the numbers are those of a collapsed model; none with fewer than `FEWEST_CELLS`."""
+        most = {"mean_cosine": MOST_COSINE, "top_variance_share": MOST_SHARE}
+        return {name for name in most if self.n_cells >= FEWEST_CELLS and getattr(self, name) > most[name]}
+
+    @property
     def is_likely(self) -> bool:
-        """Whether this is what a collapsed model looks like; never with fewer than `FEWEST_CELLS`."""
-        alike = self.mean_cosine > MOST_COSINE or self.top_variance_share > MOST_SHARE
-        return self.n_cells >= FEWEST_CELLS and alike
+        """Whether this is what a collapsed model looks like."""
+        return bool(self.signs)
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers, by name."""

@@ -41,8 +41,7 @@ class TrainingState:
         lowest_loss: the evaluation loss that counted as an improvement last.
         evaluations_without_improvement: evaluations since the metric or the loss improved.
         last_evaluation: the step of the last evaluation.
-        collapsed_at_first: whether the first embeddings that were measured looked collapsed; None = none were.
-        first_probe: the score of their probe.
+        first_embedding: what the cell embedding was worth before the first step, None where nothing measured it.
         collapsed_evaluations: evaluations in a row that found the embedding collapsed.
         log_records: records in the log.
         stopped_early: early stopping has ended the run.
@@ -64,8 +63,7 @@ class TrainingState:
     evaluations_without_improvement: int = 0
     last_evaluation: int | None = None
     stopped_early: bool = False
-    collapsed_at_first: bool | None = None
-    first_probe: float | None = None
+    first_embedding: dict[str, float | None] | None = None
     collapsed_evaluations: int = 0
     log_records: int = 0
     corpus_cells: int = 0

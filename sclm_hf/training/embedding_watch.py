@@ -52,6 +52,15 @@ class EmbeddingQuality(NamedTuple):
         metrics = {name: value for name, value in self.collapse.to_dict().items() if name != "n_cells"}
         return metrics if self.probe_macro_f1 is None else metrics | {"probe_macro_f1": self.probe_macro_f1}
 
+    def to_dict(self) -> dict[str, float | None]:
+        """The numbers, by name, as `from_dict` takes them."""
+        return {**self.collapse.to_dict(), "probe_macro_f1": self.probe_macro_f1}
+
+    @classmethod
+    def from_dict(cls, numbers: Mapping[str, float | None]) -> "EmbeddingQuality":
+        """The quality that `to_dict` wrote."""
+        return cls(Collapse(*(numbers[name] for name in Collapse._fields)), numbers["probe_macro_f1"])
+
 
 class EmbeddingWatch:
     """Embeds cells with a model in training, as `embed` would with the saved one, and says what that is worth.
@@ -112,10 +121,10 @@ class EmbeddingWatch:
 
     def note(self, state: TrainingState, quality: EmbeddingQuality) -> None:
         """Compare a measurement with the first one, in `state`, which is changed in place."""
-        if state.collapsed_at_first is None:
-            state.collapsed_at_first, state.first_probe = quality.collapse.is_likely, quality.probe_macro_f1
+        if state.first_embedding is None:
+            state.first_embedding = quality.to_dict()
             return
-        collapsed = self._is_worse(state, quality)
+        collapsed = self._has_lost(quality, EmbeddingQuality.from_dict(state.first_embedding))
         state.collapsed_evaluations = state.collapsed_evaluations + 1 if collapsed else 0
 
     def advice(self, history: Sequence[Mapping[str, Any]]) -> str:
@@ -133,13 +142,13 @@ class EmbeddingWatch:
             "`stop_on_collapse=False` (`--stop_on_collapse false`) trains on."
         )
 
-    def _is_worse(self, state: TrainingState, quality: EmbeddingQuality) -> bool:
-        """Whether embeddings have collapsed that had not at first, or tell cells apart along one direction only."""
-        collapse, probe = quality.collapse, quality.probe_macro_f1
-        if self.learns_labels and (probe is None or probe >= state.first_probe):
+    def _has_lost(self, now: EmbeddingQuality, first: EmbeddingQuality) -> bool:
+        """Whether embeddings show a sign of collapse that they had not at first, or lie along one direction."""
+        if self.learns_labels and (now.probe_macro_f1 is None or now.probe_macro_f1 >= first.probe_macro_f1):
             return False
-        flat = collapse.n_cells >= FEWEST_CELLS and collapse.effective_rank < LOWEST_RANK
-        return flat or (collapse.is_likely and not state.collapsed_at_first)
+        rank = now.collapse.effective_rank
+        flat = now.collapse.n_cells >= FEWEST_CELLS and rank < LOWEST_RANK and rank <= first.collapse.effective_rank
+        return flat or bool(now.collapse.signs - first.collapse.signs)
 
     def _note_classes(self) -> None:
         """Find the class of each label, if there are two or more."""

@@ -248,7 +248,7 @@ class _Run:
         self.seconds, self.cells_logged = time.perf_counter(), 0
         with self.interruption, progress_bar(desc="training", unit="step", **progress) as self.bar:
             interrupted = False
-            if self.watch is not None and self.state.collapsed_at_first is None and not self.done:
+            if self.watch is not None and self.state.first_embedding is None and not self.done:
                 self._log({f"eval_{name}": value for name, value in self._watch_embedding().items()})
             while not (self.done or interrupted):
                 interrupted = self._run_epoch()

@@ -46,5 +46,5 @@ def test_two_processes_equal_one(tmp_path, one, two):
     one, two = log(tmp_path / "one"), log(tmp_path / "two")
     assert len(one) == len(two) > one[-1]["step"] >= 8
     for a, b in zip(one, two, strict=True):
-        for name in ("step", "epoch", "loss", "learning_rate", "eval_loss"):
+        for name in ("step", "epoch", "loss", "learning_rate", "eval_loss", "eval_effective_rank"):
             assert a.get(name) == pytest.approx(b.get(name), abs=1e-5)

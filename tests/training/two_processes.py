@@ -6,6 +6,7 @@ from pathlib import Path
 from sclm_hf import CellCorpus, CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
 from sclm_hf.objectives.masked_expression import MaskedExpressionCollator
 from sclm_hf.training.arguments import TrainingConfig
+from sclm_hf.training.embedding_watch import EmbeddingWatch
 from sclm_hf.training.loop import train
 from tests.training.h5ad_files import GENES
 from tests.training.training_cells import CLS, PAD, CellsInMemory, masked_model
@@ -29,7 +30,8 @@ def main(output: str, steps: int, batch_size: int, accumulation: int, max_tokens
         ddp_find_unused_parameters=True,
     )
     cells = cells_in_files(Path(output).parent) if max_tokens else cells_in_memory()
-    result = train(*cells[:3], config, eval_corpus=cells[3])
+    watch = EmbeddingWatch(cells[3], batch_size=batch_size) if max_tokens else None
+    result = train(*cells[:3], config, eval_corpus=cells[3], watch=watch)
     if result.is_main_process:
         print(result.summary())
 
