@@ -42,6 +42,7 @@ class TrainingState:
         evaluations_without_improvement: evaluations since the metric or the loss improved.
         last_evaluation: the step of the last evaluation.
         first_embedding: what the cell embedding was worth before the first step, None where nothing measured it.
+        last_embedding: what it was worth at the last evaluation.
         collapsed_evaluations: evaluations in a row that found the embedding collapsed.
         log_records: records in the log.
         stopped_early: early stopping has ended the run.
@@ -64,6 +65,7 @@ class TrainingState:
     last_evaluation: int | None = None
     stopped_early: bool = False
     first_embedding: dict[str, float | None] | None = None
+    last_embedding: dict[str, float | None] | None = None
     collapsed_evaluations: int = 0
     log_records: int = 0
     corpus_cells: int = 0

@@ -1,7 +1,7 @@
 """What the cell embedding of a model is worth while it trains, and whether it has collapsed."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ MOST_CELLS = 2000
 
 LOWEST_RANK = 2.0
 """Below this effective rank, embeddings tell cells apart along one direction."""
+
+CLEAR_LOSS = 0.05
+"""Macro-F1 that a probe must lose where labels are learnt; less is chance."""
 
 EVALUATIONS_IN_A_ROW = 2
 """So many of them must find a collapse before training stops."""
@@ -75,7 +78,7 @@ class EmbeddingWatch:
         batch_size: cells per forward pass; of samples, the most cells of each.
         stops: whether a collapse ends the run.
         learns_labels: whether the objective reads labels: it may leave few directions, and the embedding has
-            collapsed only if the probe also does worse than at first.
+            collapsed only if the probe also does clearly worse than at first.
 
     Raises:
         MissingDependencyError: the cells have labels, and scikit-learn is not installed.
@@ -124,18 +127,20 @@ class EmbeddingWatch:
         if state.first_embedding is None:
             state.first_embedding = quality.to_dict()
             return
+        state.last_embedding = quality.to_dict()
         collapsed = self._has_lost(quality, EmbeddingQuality.from_dict(state.first_embedding))
         state.collapsed_evaluations = state.collapsed_evaluations + 1 if collapsed else 0
 
-    def advice(self, history: Sequence[Mapping[str, Any]]) -> str:
-        """What to do about an embedding that collapsed, in a sentence; from the records of the log."""
-        first, *_, last = [record for record in history if "eval_effective_rank" in record]
+    def advice(self, state: TrainingState) -> str:
+        """What to do about an embedding that collapsed, in a sentence."""
+        first, last = state.first_embedding, state.last_embedding
         told = {
-            "effective rank": "eval_effective_rank",
-            "mean cosine between cells": "eval_mean_cosine",
-            "macro-F1 of a probe": "eval_probe_macro_f1",
+            "effective rank": "effective_rank",
+            "mean cosine between cells": "mean_cosine",
+            "macro-F1 of a probe": "probe_macro_f1",
         }
-        numbers = [f"{what} {last[key]:.3g} (at first {first[key]:.3g})" for what, key in told.items() if key in last]
+        known = {what: name for what, name in told.items() if None not in (first[name], last[name])}
+        numbers = [f"{what} {last[name]:.3g} (at first {first[name]:.3g})" for what, name in known.items()]
         return (
             f"The cell embedding collapsed, {', '.join(numbers)}: lower `learning_rate`, keep of long cells the genes "
             "that stand out (`truncation` 'zscore' in `encoding`), or use the `objective` supervised or contrastive; "
@@ -144,7 +149,8 @@ class EmbeddingWatch:
 
     def _has_lost(self, now: EmbeddingQuality, first: EmbeddingQuality) -> bool:
         """Whether embeddings show a sign of collapse that they had not at first, or lie along one direction."""
-        if self.learns_labels and (now.probe_macro_f1 is None or now.probe_macro_f1 >= first.probe_macro_f1):
+        probes = now.probe_macro_f1, first.probe_macro_f1
+        if self.learns_labels and (None in probes or probes[0] > probes[1] - CLEAR_LOSS):
             return False
         rank = now.collapse.effective_rank
         flat = now.collapse.n_cells >= FEWEST_CELLS and rank < LOWEST_RANK and rank <= first.collapse.effective_rank

@@ -419,7 +419,7 @@ class _Run:
         self.accelerator.free_memory()
         history = self.log.read()
         if self._has_collapsed and self.is_main:
-            warn(self.watch.advice(history))
+            warn(self.watch.advice(self.state))
         kept = self.state.step if best is None or not self.config.load_best_model_at_end else best
         metrics = [record for record in history if record["step"] == kept and "eval_loss" in record]
         return TrainingResult(
