@@ -2,7 +2,7 @@
 
     python training_scripts/finetune.py --config training_scripts/recipes/finetune_scgpt_lora.yaml \
         --model_name_or_path pretrained --train_files cells.h5ad --label_column cell_type
-    python training_scripts/finetune.py --config training_scripts/recipes/finetune_scgpt_full.yaml \
+    python training_scripts/finetune.py --config training_scripts/recipes/finetune_scgpt.yaml \
         --model_name_or_path pretrained --train_files cells.h5ad --label_column cell_type
 
 To change a step, write your own script after `sclm_hf.training.finetune.finetune`, which is a dozen lines.
