@@ -1,0 +1,276 @@
+"""Does pre-training teach anything? Few labels on data sets that it never saw, beside the strongest simple baselines.
+
+    SCLM_DATA=../shared/data python benchmarks/evidence.py --output benchmarks/results/evidence.json
+
+For each target a small model is pre-trained with the committed recipe on the labels of other data sets, the target and
+its relatives left out; it stays frozen, and a probe learns a few labels of the target. Beside it: PCA and z-scored
+logistic regression on the same few labels, the same model before its first step (`twin`), a linear map in the place of
+the encoder with the same foreign labels (`pool`), and the model weighed with the regressions by cross-validation on
+the few labels alone (`together`, what `finetune --head probe` saves). Trained models are kept in `--folder`, and a run
+that was stopped goes on there.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import anndata
+import numpy as np
+import yaml
+from machine import describe_machine
+
+from sclm_hf import CellCorpus
+from sclm_hf.corpora.training_manifest import TrainingManifest, read_manifest
+from sclm_hf.evaluation.baselines.baseline import Baseline
+from sclm_hf.evaluation.baselines.linear import PCALogisticRegression, ZScoredLogisticRegression
+from sclm_hf.evaluation.ensembles import choose_weights
+from sclm_hf.evaluation.metrics import Predictions
+from sclm_hf.evaluation.reports import ResultsTable, compare
+from sclm_hf.evaluation.splits import Split, few_shot_splits
+from sclm_hf.evaluation.thinning import thin_counts
+from sclm_hf.objectives.cell_classification import CellClassificationCollator
+from sclm_hf.opening.classifiers import open_probe
+from sclm_hf.opening.partners import MODEL, combined
+from sclm_hf.opening.processors import load_processor
+from sclm_hf.training.arguments import TrainingConfig
+from sclm_hf.training.counts import rows_in_order
+from sclm_hf.training.partners import folds
+from sclm_hf.training.pretrain import main as pretrain
+from sclm_hf.training.probe import choose_strength, fit_probe, read_features, read_meanings
+from sclm_hf.versions import package_versions
+
+DATA = Path(os.environ.get("SCLM_DATA", "../shared/data")) / "h5ad"
+RECIPES = Path(__file__).parents[1] / "training_scripts" / "recipes"
+FOREIGN = (
+    "pbmc_3tech_symphony_1200",
+    "pbmc_3tech_savercat_2k",
+    "pbmc_citeseq_400",
+    "covid_balf_liao",
+    "kang_muscat_labelled",
+    "kang_ifnb_2k",
+    "pbmc68k_reduced_counts",
+    "heart_san_multiome_1k",
+    "retina_multiome_1k",
+    "wu2020_tcell_200",
+)
+"""Data sets whose labels teach, unless they are the target or its relatives."""
+
+MOST_TESTED = 10
+"""A label is scored if so many cells of it are left to test."""
+
+
+class Target(NamedTuple):
+    """A data set to annotate.
+
+    Attributes:
+        file: its name.
+        relatives: what else is left out of pre-training: cells of the same study, or perhaps the same cells.
+    """
+
+    file: str
+    relatives: tuple[str, ...] = ()
+
+
+TARGETS = {
+    "symphony": Target("pbmc_3tech_symphony_1200", ("pbmc_3tech_savercat_2k",)),
+    "citeseq": Target("pbmc_citeseq_400", ("pbmc_eccite_citefuse_500",)),
+    "balf": Target("covid_balf_liao"),
+    "kang": Target("kang_muscat_labelled", ("kang_ifnb_2k",)),
+    "pbmc68k": Target("pbmc68k_reduced_counts"),
+    "retina": Target("retina_multiome_1k"),
+    "heart": Target("heart_san_multiome_1k"),
+    "pancreas": Target("pancreas_3batch_cepo_528"),
+}
+BASELINES = {"PCA+LR": PCALogisticRegression, "z-scored LR": ZScoredLogisticRegression}
+VARIANTS = {
+    "model": {},
+    "twin": {"max_steps": 1, "learning_rate": 1e-12},
+    "pool": {"model_config": {"encoder_type": "none"}},
+}
+"""Name -> what it changes in the recipe."""
+
+
+def main() -> None:
+    arguments = parse()
+    tables = {}
+    if arguments.output.exists():
+        tables = json.loads(arguments.output.read_text())["targets"]
+    for name in arguments.targets:
+        if name not in tables:
+            tables[name] = evaluate(name, arguments)
+            save(tables, arguments)
+    report(tables)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--recipe", default="pretrain_cellplm_small.yaml")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of pre-training")
+    parser.add_argument("--draws", type=int, default=5, help="draws of the few labels")
+    parser.add_argument("--per_label", type=int, default=5)
+    parser.add_argument("--thin", type=float, default=1.0, help="share of the counts of the target that is left")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--folder", type=Path, default=Path("evidence"), help="trained models")
+    parser.add_argument("--output", type=Path, required=True)
+    return parser.parse_args()
+
+
+def evaluate(name: str, arguments: argparse.Namespace) -> dict:
+    """All methods on the same splits of a target; the seeds of pre-training are splits of their own."""
+    target = TARGETS[name]
+    cells = anndata.read_h5ad(DATA / f"{target.file}.h5ad")
+    labels = cells.obs["cell_type"].astype(str).to_numpy()
+    known = labels != "unassigned"
+    common = [one for one in np.unique(labels[known]) if (labels == one).sum() >= arguments.per_label + MOST_TESTED]
+    cells = cells[known & np.isin(labels, common)].copy()
+    if arguments.thin < 1:
+        cells.X = thin_counts(cells.X, share=arguments.thin, names=list(cells.obs_names)).astype(np.float32)
+    labels = cells.obs["cell_type"].astype(str).to_numpy()
+    cells.obs["cell_type"] = labels
+    file = arguments.folder / f"{name}-{arguments.thin}.h5ad"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    cells.write_h5ad(file)
+    splits = few_shot_splits(labels, per_label=arguments.per_label, seeds=range(arguments.draws))
+    simple = [fit_simple(cells.X, labels, split) for split in splits]
+    methods: dict[str, list[Predictions]] = {}
+    for seed in arguments.seeds:
+        for number, split in enumerate(splits):
+            for method in BASELINES:
+                add(methods, method, seed, split, labels, simple[number][1][method])
+        for variant in arguments.variants:
+            features, meanings = read_model(train(name, variant, seed, arguments), file, labels)
+            for split, (folded, tested) in zip(splits, simple, strict=True):
+                model, together = fit_model(features, meanings, labels, split, folded, tested)
+                add(methods, variant, seed, split, labels, model)
+                if variant != "twin":
+                    add(methods, f"{variant}, together", seed, split, labels, together)
+    notes = [f"{arguments.per_label} labels per class, {arguments.draws} draws, pre-training seeds {arguments.seeds}"]
+    results = compare(methods, metrics=["macro_f1"], units=["cells", "splits"])
+    for reference in [*BASELINES, "twin", "pool"]:
+        if reference in methods:
+            ours = {one: methods[one] for one in ("model, together", reference)}
+            results += [
+                one
+                for one in compare(ours, reference=reference, metrics=["macro_f1"], units=["cells", "splits"])
+                if one.reference
+            ]
+    table = ResultsTable(target.file, "committed recipe", "cell type annotation", results, tuple(arguments.seeds))
+    table.notes += notes
+    print(table.to_markdown(), flush=True)
+    return {"table": json.loads(json.dumps(table, default=vars)), "machine": describe_machine()}
+
+
+def train(name: str, variant: str, seed: int, arguments: argparse.Namespace) -> Path:
+    """The folder of a model that was pre-trained without the target."""
+    folder = arguments.folder / f"{Path(arguments.recipe).stem}-{name}-{variant}-{seed}"
+    if (folder / "training_manifest.parquet").exists():
+        return folder
+    left_out = {TARGETS[name].file, *TARGETS[name].relatives}
+    files = [str(DATA / f"{one}.h5ad") for one in FOREIGN if one not in left_out]
+    recipe = yaml.safe_load((RECIPES / arguments.recipe).read_text())
+    changes = dict(VARIANTS[variant])
+    changes["model_config"] = recipe["model_config"] | changes.get("model_config", {})
+    changed = arguments.folder / f"{folder.name}.yaml"
+    changed.write_text(yaml.safe_dump(recipe | changes))
+    begin = time.process_time()
+    pretrain(
+        [
+            *("--config", str(changed), "--train_files", *files),
+            *("--label_column", "cell_type", "cell_type_derived", "--ontology", "blood+heart+retina+pancreas"),
+            *("--unlabelled", "drop", "--seed", str(seed), "--output_dir", str(folder)),
+        ]
+    )
+    print(f"{folder.name}: {time.process_time() - begin:.0f} CPU-seconds", file=sys.stderr, flush=True)
+    return folder
+
+
+def read_model(folder: Path, file: Path, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n_cells, n_features) features of the target's cells, in the file's order, and what its labels mean."""
+    processor = load_processor(str(folder))
+    names = sorted(set(labels))
+    corpus = CellCorpus(file, processor, label_column="cell_type", label_names=names, shuffle=False)
+    seen = TrainingManifest.of(corpus)
+    if read_manifest(str(folder)).holds(seen.datasets, seen.cells, seen.counts).any():
+        raise SystemExit(f"{folder} was trained on cells of {file}.")
+    model = open_probe(str(folder), names)
+    collator = CellClassificationCollator.from_processor(processor, num_labels=len(names))
+    config = TrainingConfig(use_cpu=True, per_device_eval_batch_size=256)
+    features, numbers = read_features(model, corpus, collator, config)
+    rows = np.concatenate([rows for _, rows in rows_in_order(corpus)])
+    if not np.array_equal(np.array(names)[numbers], labels[rows]):
+        raise SystemExit("The order of the cells is not that of the corpus.")
+    return features[np.argsort(rows)], read_meanings(model, names, None)
+
+
+def fit_simple(counts: np.ndarray, labels: np.ndarray, split: Split) -> tuple[dict, dict]:
+    """Name of a baseline -> its log-probabilities of the training cells, out of fold, and of the test cells."""
+    names = np.unique(labels)
+    numbers = np.searchsorted(names, labels)
+    folded, tested = {}, {}
+    for name, method in BASELINES.items():
+        tested[name] = log_probabilities(method(), counts, labels, names, split.train, split.test)
+        folded[name] = np.concatenate(
+            [
+                log_probabilities(method(), counts, labels, names, split.train[one], split.train[other])
+                for one, other in folds(numbers[split.train])
+            ]
+        )
+    return folded, tested
+
+
+def log_probabilities(
+    method: Baseline, counts: np.ndarray, labels: np.ndarray, names: np.ndarray, train: np.ndarray, test: np.ndarray
+) -> np.ndarray:
+    method.fit(counts[train], labels[train])
+    found = np.full((len(test), len(names)), -30.0)
+    found[:, np.searchsorted(names, method.classes)] = method.predict_log_proba(counts[test])
+    return found
+
+
+def fit_model(
+    features: np.ndarray, meanings: np.ndarray, labels: np.ndarray, split: Split, folded: dict, tested: dict
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n_test, n_labels) log-probabilities of a probe, and of the probe weighed with the baselines."""
+    names = np.unique(labels)
+    numbers, n_labels = np.searchsorted(names, labels), len(names)
+    train = split.train
+    parts = folds(numbers[train])
+    strength, heeded, own = choose_strength(features[train], numbers[train], n_labels, parts, meanings)
+    fitted = fit_probe(features[train], numbers[train], n_labels, strength, heeded)
+    predicted = fitted.log_probabilities(features[split.test])
+    truth = np.concatenate([numbers[train][test] for _, test in parts])
+    weights = choose_weights({**folded, MODEL: own}, truth)
+    return predicted, combined({**tested, MODEL: predicted}, weights)
+
+
+def add(methods: dict, method: str, seed: int, split: Split, labels: np.ndarray, scores: np.ndarray) -> None:
+    predicted = np.unique(labels)[scores.argmax(axis=1)]
+    one = Predictions(f"seed {seed}, {split.name}", split.test, labels[split.test], predicted)
+    methods.setdefault(method, []).append(one)
+
+
+def save(tables: dict, arguments: argparse.Namespace) -> None:
+    settings = {key: value for key, value in vars(arguments).items() if key not in ("folder", "output", "targets")}
+    content = {"settings": settings, "versions": package_versions(), "targets": tables}
+    arguments.output.write_text(json.dumps(content, indent=1, default=str) + "\n")
+
+
+def report(tables: dict) -> None:
+    """Macro-F1 of each method by target, as a markdown table."""
+    rows = {}
+    for name, one in tables.items():
+        for result in one["table"]["results"]:
+            if result["reference"] is None and result["unit"] == "cells":
+                rows.setdefault(result["method"], {})[name] = result["mean"]
+    print("| macro-F1 | " + " | ".join(tables) + " |\n" + "|---|" * (len(tables) + 1))
+    for method, scores in rows.items():
+        print(f"| {method} | " + " | ".join(f"{scores.get(name, np.nan):.3f}" for name in tables) + " |")
+
+
+if __name__ == "__main__":
+    main()
