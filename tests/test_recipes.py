@@ -1,6 +1,7 @@
 """Recipes: every family has its own, and what they say is understood."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -32,11 +33,9 @@ def read(recipe, *flags):
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_family_has_its_recipes(family):
     known = get_family(family)
-    expected = {f"finetune_{family}"}
-    if not known.is_fitted:
-        expected.add(f"finetune_{family}_small")
-    if known.objectives:
-        expected.add(f"pretrain_{family}")
+    sizes = ("",) if known.is_fitted else ("", "_small")
+    kinds = ("pretrain", "finetune") if known.objectives else ("finetune",)
+    expected = {f"{kind}_{family}{size}" for kind in kinds for size in sizes}
     assert expected <= {path.stem for path in (*PRETRAIN, *FINETUNE)}
 
 
@@ -60,3 +59,9 @@ def test_recipes_of_finetuning_are_understood(recipe):
     flags = [] if "linear" in recipe.stem else ["--model_name_or_path", "folder"]
     data, arguments, _ = read(recipe, *flags, "--train_files", "cells.h5ad", "--label_column", "cell_type")
     assert data.train_files == ["cells.h5ad"] and arguments.label_column == "cell_type"
+
+
+@pytest.mark.parametrize("recipe", [path for path in PRETRAIN if path.stem.endswith("_small")], ids=lambda p: p.stem)
+def test_small_recipes_say_how_long_they_take(recipe):
+    comment = recipe.read_text().split("family:")[0]
+    assert re.search(r"\d[\d.]* (seconds|minutes)", comment)
