@@ -75,7 +75,7 @@ def test_any_order_of_imports(folder, first):
 
 
 @pytest.mark.parametrize(
-    "first", ["import sclm_hf, peft", pytest.param("import peft, sclm_hf", marks=pytest.mark.slow)]
+    "first", [pytest.param("import sclm_hf, peft", marks=pytest.mark.slow), "import peft, sclm_hf"]
 )
 def test_peft_knows_what_lora_adapts(first):
     code = (
@@ -87,6 +87,7 @@ def test_peft_knows_what_lora_adapts(first):
     assert run(code).splitlines()[-1] == "4"
 
 
+@pytest.mark.slow
 def test_register_is_enough_and_can_be_repeated(folder):
     code = (
         "import sys, sclm_hf; sys.meta_path = [f for f in sys.meta_path if 'sclm_hf' not in type(f).__module__];"

@@ -82,7 +82,16 @@ def cells(tmp_path_factory):
     return adata, path
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+DEFAULT = ("cellplm", "geneformer", "linear", "scgpt")
+"""Families of the default suite: one of samples, of ranks, of z-scores, of bins. The others are slow tests."""
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*are taken for one sample")
+
+
+PARAMS = [name if name in DEFAULT else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def family(request):
     return FAMILIES[request.param]
 

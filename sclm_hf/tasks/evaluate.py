@@ -3,11 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from ..errors import ConfigurationError, CorpusError, require
 from ..logging import counted, warn
-from ..sources.survey import row_blocks
 from .annotate import UNASSIGNED, AnnotateSettings, Annotation
 from .running.cell_run import Results
 from .running.settings import setting
@@ -16,6 +13,7 @@ from .running.verb import Verb, documented_by
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from anndata import AnnData
 
     from ..tokenization.processing_cell import CellProcessor
@@ -57,6 +55,8 @@ class Evaluation(Annotation):
     settings: EvaluateSettings
 
     def __init__(self, *run: Any) -> None:
+        import numpy as np
+
         super().__init__(*run)
         source = self.cells.source
         column = source.column(self.settings.label_key)
@@ -86,9 +86,12 @@ class Evaluation(Annotation):
                 f"{unknown[:5]}: cells with them count as errors."
             )
 
-    def _seen(self) -> tuple[np.ndarray, bool]:
+    def _seen(self) -> "tuple[np.ndarray, bool]":
         """(cells,) which the model was trained on, and whether it says which."""
+        import numpy as np
+
         from ..corpora.training_manifest import hash_counts, hash_genes, read_manifest
+        from ..sources.survey import row_blocks
 
         known, source = self.loaded.name != "in memory", self.cells.source
         manifest = read_manifest(self.loaded.name, self.loaded.revision or None) if known else None
@@ -100,8 +103,10 @@ class Evaluation(Annotation):
         source.close()
         return manifest.holds(source.name, self.cells.cell_ids, np.concatenate(hashes)), True
 
-    def results(self, cells: "slice | np.ndarray", values: np.ndarray) -> Results:
+    def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """What [`annotate`] adds, and which cells the model was trained on."""
+        import numpy as np
+
         added = super().results(cells, values)
         self.predicted[cells] = np.asarray(added.obs[self.settings.keys.prediction], dtype=object)
         return Results(obs={**added.obs, SEEN: self.seen[cells]}, obsm=added.obsm)
@@ -122,14 +127,18 @@ class Evaluation(Annotation):
             "per_label": self._per_label(scored),
         }
 
-    def _scores(self, scored: np.ndarray) -> dict[str, dict[str, float]]:
+    def _scores(self, scored: "np.ndarray") -> dict[str, dict[str, float]]:
+        import numpy as np
+
         from ..evaluation.metrics import METRICS, Predictions, estimate
 
         tested = [Predictions(_SPLIT, np.flatnonzero(scored), self.true[scored], self.predicted[scored])]
         estimates = {metric: estimate(tested, metric) for metric in METRICS}
         return {metric: {"mean": one.mean, "low": one.low, "high": one.high} for metric, one in estimates.items()}
 
-    def _per_label(self, scored: np.ndarray) -> dict[str, np.ndarray]:
+    def _per_label(self, scored: "np.ndarray") -> "dict[str, np.ndarray]":
+        import numpy as np
+
         metrics = require("sklearn.metrics", extra="evaluation")
         true, predicted = self.true[scored].astype(str), self.predicted[scored].astype(str)
         names = sorted(set(true) | (set(predicted) - {UNASSIGNED}))

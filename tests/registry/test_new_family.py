@@ -12,6 +12,8 @@ import pytest
 
 import sclm_hf
 
+pytestmark = pytest.mark.slow
+
 HERE, PACKAGE = Path(__file__).parent, Path(sclm_hf.__file__).parent
 
 

@@ -36,6 +36,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_main_process_is_killed(tmp_path, processor):
     make_cells(9000).write_h5ad(tmp_path / "cells.h5ad")
     processor.save_pretrained(tmp_path / "processor")

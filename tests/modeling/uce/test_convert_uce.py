@@ -83,6 +83,7 @@ def test_table_of_the_same_proteins_is_that_of_the_weights(source, tmp_path):
     assert torch.equal(proteins(torch.arange(139)), tensors["pe_embedding.weight"])
 
 
+@pytest.mark.slow
 def test_table_with_the_proteins_of_a_new_species(source, tmp_path):
     released = torch.load(source / "4layer_model.torch", weights_only=True)["pe_embedding.weight"]
     tokens = torch.cat([released[:131], torch.full((2, 40), 7.0)])
