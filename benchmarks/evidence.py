@@ -256,7 +256,11 @@ def add(methods: dict, method: str, seed: int, split: Split, labels: np.ndarray,
 
 def save(tables: dict, arguments: argparse.Namespace) -> None:
     settings = {key: value for key, value in vars(arguments).items() if key not in ("folder", "output", "targets")}
-    content = {"settings": settings, "versions": package_versions(), "targets": tables}
+    content = {
+        "settings": settings,
+        "versions": package_versions("torch", "transformers", "scikit-learn", "numpy", "anndata"),
+        "targets": tables,
+    }
     arguments.output.write_text(json.dumps(content, indent=1, default=str) + "\n")
 
 
