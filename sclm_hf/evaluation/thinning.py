@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from numba import njit
 
 from ..errors import ConfigurationError
+from ..tokenization.encodings.kernels import kernel
 from ..tokenization.encodings.keys import Stream, cell_keys, hash_names, substream, uniform
 from ..tokenization.encodings.thinning import binomial_quantile
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _thin(indptr, indices, data, keys, rates, out):
     for i in range(keys.size):
         reads_key = substream(keys[i], Stream.SHALLOW_READS)
