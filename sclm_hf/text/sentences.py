@@ -7,22 +7,23 @@ order, and expression comes back from the place of a gene by a line fitted to `l
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import scipy.sparse
 
 from ..errors import ConfigurationError, ExpressionError
 from ..tokenization.encodings.cells import CellGenes, columns_of, run, widest
-from ..tokenization.encodings.kernels import kernel
+from ..tokenization.encodings.kernels import kernel, part
 from ..tokenization.encodings.keys import Stream, cell_keys, draw, hash_names, substream
 from ..tokenization.encodings.sorting import sort_scratch, stable_sort
 from ..tokenization.expression_matrix import as_csr, match_length, read_genes
 
 NOT_A_GENE = "NOT_A_GENE"
-"""What stands in a parsed sentence for a word that is no gene."""
+"""What stands for a word of a parsed sentence that is not a gene."""
 
 CASES = ("upper", "keep")
-TIE_RULES = ("keyed", "published", "stable")
+TIE_RULES = ("hash", "c2s", "stable")
 
 
 def gene_words(names: Sequence[str], *, case: str = "upper") -> list[str]:
@@ -30,11 +31,11 @@ def gene_words(names: Sequence[str], *, case: str = "upper") -> list[str]:
 
     Args:
         names: names of the columns.
-        case: `"upper"`, as published, or `"keep"`, which tells mouse genes from human ones.
+        case: `"upper"`, as published, or `"keep"`, which keeps mouse genes apart from human ones.
 
     Raises:
         ExpressionError: a name is empty or holds white space, or two names become the same word.
-        ConfigurationError: `case` is neither of these.
+        ConfigurationError: `case` is something else.
     """
     _check_choice("case", case, CASES)
     words = [str(name).upper() if case == "upper" else str(name) for name in names]
@@ -62,52 +63,90 @@ def count_cells(matrix, names: Sequence[str], *, case: str = "upper") -> dict[st
     return dict(zip(words, np.bincount(genes.ids, minlength=len(words)).tolist(), strict=True))
 
 
-def log10_normalize(matrix, target_sum: float = 10_000.0) -> scipy.sparse.csr_matrix:
+def log10_normalize(matrix, target_sum: float | str = 10_000.0) -> scipy.sparse.csr_matrix:
     """`log10(1 + count / total × target_sum)`, (cells, genes) float32; a cell without counts stays empty.
-
-    The original scales to the median total by default, which is `target_sum=np.median(matrix.sum(axis=1))`.
 
     Args:
         matrix: (cells, genes) counts, CSR or dense.
-        target_sum: what each cell's counts are scaled to.
+        target_sum: what each cell's counts are scaled to. `"median"`, the default of the original, is the median total
+            of these cells, empty ones included, so that a cell then depends on the others.
+
+    Raises:
+        ConfigurationError: `target_sum` is neither positive nor `"median"`.
     """
     counts = scipy.sparse.csr_matrix(as_csr(matrix), dtype=np.float64, copy=True)
-    totals = np.repeat(np.asarray(counts.sum(axis=1)).ravel(), np.diff(counts.indptr))
-    counts.data = np.log10(1 + counts.data / totals * target_sum)
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    scale = np.median(totals) if target_sum == "median" else target_sum
+    if isinstance(scale, str) or not scale > 0:
+        raise ConfigurationError(f"`target_sum` must be positive or 'median', got {scale!r}.")
+    counts.data = np.log10(1 + counts.data / np.repeat(totals, np.diff(counts.indptr)) * scale)
     return counts.astype(np.float32)
 
 
+_SMALL_RUN = 48
+
+
+@part
+def _sort_run(genes, draws, start, stop, sorted_draws, order, scratch):
+    """Put the genes from `start` to `stop` in the order of their draws."""
+    if stop - start > _SMALL_RUN:
+        stable_sort(draws[start:], stop - start, sorted_draws, order, scratch)
+        for j in range(stop - start):
+            order[j] = genes[start + order[j]]
+        for j in range(stop - start):
+            genes[start + j] = order[j]
+        return
+    for i in range(start + 1, stop):
+        gene, drawn, j = genes[i], draws[i], i
+        while j > start and draws[j - 1] > drawn:
+            genes[j], draws[j] = genes[j - 1], draws[j - 1]
+            j -= 1
+        genes[j], draws[j] = gene, drawn
+
+
+@part
+def _break_ties(stream_key, draws_of, genes, keys, wanted, draws, sorted_draws, order, scratch):
+    """Put genes of equal keys in the order of their draws, as far as the first `wanted` depend on it."""
+    start = 0
+    while start < wanted:
+        stop = start + 1
+        while stop < keys.size and keys[stop] == keys[start]:
+            stop += 1
+        if stop - start > 1:
+            for j in range(start, stop):
+                draws[j] = draw(stream_key, draws_of[genes[j]])
+            _sort_run(genes, draws, start, stop, sorted_draws, order, scratch)
+        start = stop
+
+
 @kernel
-def _order(genes, keys, draws_of, keyed, size, scratch, out, start, stop):
-    sorted_keys, order = np.empty(size, np.uint64), np.empty(size, np.int32)
-    shuffled, draws = np.empty(size, np.int32), np.empty(size, np.uint64)
-    scaled = np.empty(size, np.float64)
+def _order(genes, keys, draws_of, hashed, starts, size, scratch, out, start, stop):
+    sorted_keys, draws, scaled = np.empty(size, np.uint64), np.empty(size, np.uint64), np.empty(size, np.float64)
+    order, ids = np.empty(size, np.int32), np.empty(size, np.int32)
     value_keys = scaled.view(np.uint64)
     for i in range(start, stop):
-        first, n = genes.indptr[i], genes.indptr[i + 1] - genes.indptr[i]
+        first, n, wanted = genes.indptr[i], genes.indptr[i + 1] - genes.indptr[i], starts[i + 1] - starts[i]
         if n == 0:
             continue
-        ids, values = genes.ids[first : first + n], genes.values[first : first + n]
         for j in range(n):
-            shuffled[j] = j
-        if keyed:
-            stream_key = substream(keys[i], Stream.TIES)
-            for j in range(n):
-                draws[j] = draw(stream_key, draws_of[ids[j]])
-            stable_sort(draws, n, sorted_keys, shuffled, scratch)
-        for j in range(n):
-            scaled[j] = values[shuffled[j]]
+            scaled[j] = genes.values[first + j]
             value_keys[j] = ~value_keys[j]
         stable_sort(value_keys, n, sorted_keys, order, scratch)
         for j in range(n):
-            out[first + j] = ids[shuffled[order[j]]]
+            ids[j] = genes.ids[first + order[j]]
+        if hashed:
+            stream_key = substream(keys[i], Stream.TIES)
+            _break_ties(stream_key, draws_of, ids, sorted_keys[:n], wanted, draws, value_keys, order, scratch)
+        for j in range(wanted):
+            out[starts[i] + j] = ids[j]
 
 
 def order_genes(
     matrix,
     words: Sequence[str],
     *,
-    ties: str = "keyed",
+    n_genes: int | None = None,
+    ties: str = "hash",
     cell_ids=None,
     seed: int = 0,
     epoch: int = 0,
@@ -118,40 +157,47 @@ def order_genes(
     Args:
         matrix: (cells, genes) CSR or dense, not negative; zeros that are stored count as not expressed.
         words: (genes,) from [`gene_words`].
-        ties: the order of equal values: `"keyed"`, random by (cell, gene, seed, epoch); `"published"`, drawn from
+        n_genes: keep at most so many genes per cell; None keeps all.
+        ties: the order of equal values: `"hash"`, random by (cell, gene, seed, epoch), so that a cell's sentence does
+            not depend on the cells around it; `"c2s"`, drawn as Cell2Sentence does from
             `numpy.random.RandomState(seed)` one row after the other, so that it depends on the rows before; or
-            `"stable"`, that of the columns.
+            `"stable"`, the order of the columns.
         cell_ids: (cells,) integers that key the draws; row numbers unless given.
         seed: seed of what is drawn.
-        epoch: varies what is drawn; not for `"published"`.
+        epoch: varies what is drawn; not for `"c2s"`.
         num_threads: how many threads share the cells.
 
     Returns:
-        indptr (cells + 1,) int64 and columns (expressed genes,) int32, one cell after the other.
+        indptr (cells + 1,) int64 and columns (genes kept,) int32, one cell after the other.
 
     Raises:
         ExpressionError: lengths do not match, or values are negative or not finite.
-        ConfigurationError: `ties` is none of these.
+        ConfigurationError: `ties` is none of these, or `n_genes` is below 1.
     """
     _check_choice("ties", ties, TIE_RULES)
+    if n_genes is not None and n_genes < 1:
+        raise ConfigurationError(f"`n_genes` must be at least 1, or None for all genes, got {n_genes}.")
     genes, n_cells = _genes_of(matrix, len(words))
-    if ties == "published":
-        return genes.indptr, _published_order(genes, seed)
+    lengths = np.diff(genes.indptr)
+    starts = np.cumsum(np.r_[0, lengths if n_genes is None else np.minimum(lengths, n_genes)])
+    if ties == "c2s":
+        places = np.arange(starts[-1]) + np.repeat(genes.indptr[:-1] - starts[:-1], np.diff(starts))
+        return starts, _c2s_order(genes, seed)[places]
     cell_ids = np.arange(n_cells) if cell_ids is None else cell_ids
     match_length("cell ids", cell_ids, n_cells, "row")
-    columns = np.empty(genes.indptr[-1], np.int32)
+    columns = np.empty(starts[-1], np.int32)
     keys = cell_keys(cell_ids, seed, epoch)
-    draws_of, keyed = hash_names(words), ties == "keyed"
+    draws_of, hashed = hash_names(words), ties == "hash"
 
     def piece(start: int, stop: int) -> None:
         size = widest(genes, start, stop)
-        _order(genes, keys, draws_of, keyed, size, sort_scratch(size), columns, start, stop)
+        _order(genes, keys, draws_of, hashed, starts, size, sort_scratch(size), columns, start, stop)
 
     run(piece, n_cells, num_threads)
-    return genes.indptr, columns
+    return starts, columns
 
 
-def _published_order(genes: CellGenes, seed: int) -> np.ndarray:
+def _c2s_order(genes: CellGenes, seed: int) -> np.ndarray:
     random, columns = np.random.RandomState(seed), np.empty(genes.indptr[-1], np.int32)
     for first, stop in zip(genes.indptr[:-1], genes.indptr[1:], strict=True):
         shuffled = np.arange(stop - first)
@@ -167,35 +213,77 @@ def cell_sentences(
     *,
     n_genes: int | None = None,
     case: str = "upper",
-    ties: str = "keyed",
+    ties: str = "hash",
     cell_ids=None,
     seed: int = 0,
     epoch: int = 0,
     num_threads: int = 1,
 ) -> list[str]:
-    """One sentence a cell: words between single spaces; a cell without expressed genes is the empty string.
+    """One sentence per cell: words between single spaces; a cell without expressed genes is the empty string.
 
     Args:
         matrix: (cells, genes) CSR or dense. The original takes [`log10_normalize`] of counts; counts themselves give
-            the same order but where rounding makes ties.
+            the same order except where rounding makes ties.
         names: (genes,) names of the columns.
-        n_genes: keep so many words; all unless given. (The published models took 100, 200 or more.)
         case: as for [`gene_words`].
-        ties, cell_ids, seed, epoch, num_threads: as for [`order_genes`].
+        n_genes, ties, cell_ids, seed, epoch, num_threads: as for [`order_genes`]. The published models took 100, 200
+            or more genes.
 
     Raises:
         ExpressionError: as [`gene_words`] and [`order_genes`].
-        ConfigurationError: an option is none of those there are.
+        ConfigurationError: an option is not one of its choices.
     """
-    if n_genes is not None and n_genes < 1:
-        raise ConfigurationError(f"`n_genes` must be at least 1, or None for all genes, got {n_genes}.")
     words = gene_words(names, case=case)
-    indptr, columns = order_genes(
-        matrix, words, ties=ties, cell_ids=cell_ids, seed=seed, epoch=epoch, num_threads=num_threads
+    starts, columns = order_genes(
+        matrix,
+        words,
+        n_genes=n_genes,
+        ties=ties,
+        cell_ids=cell_ids,
+        seed=seed,
+        epoch=epoch,
+        num_threads=num_threads,
     )
-    stops = indptr[1:] if n_genes is None else np.minimum(indptr[1:], indptr[:-1] + n_genes)
-    table = np.array(words, dtype=object)
-    return [" ".join(table[columns[first:stop]]) for first, stop in zip(indptr[:-1], stops, strict=True)]
+    return _spelled(words, starts, columns, num_threads)
+
+
+_BLOCK = 512
+_STEP = 16
+
+
+@kernel
+def _spell(text, starts, lengths, columns, out):
+    """Write words side by side. Whole steps are copied, which the processor does at once; the next word goes over
+    what is too much."""
+    place = 0
+    for column in columns:
+        for step in range(0, lengths[column], _STEP):
+            here, there = text[starts[column] + step :], out[place + step :]
+            for j in range(_STEP):
+                there[j] = here[j]
+        place += lengths[column]
+
+
+def _spelled(words: Sequence[str], starts: np.ndarray, columns: np.ndarray, num_threads: int) -> list[str]:
+    """The words of each cell between single spaces. Joining them one by one would take most of the time."""
+    written = [f"{word} ".encode() for word in words]
+    lengths = np.array([len(one) for one in written], np.int64)
+    places = np.cumsum(np.r_[0, lengths])
+    text = np.frombuffer(b"".join(written) + bytes(_STEP), np.uint8)
+    sentences = [""] * (len(starts) - 1)
+
+    def piece(start: int, stop: int) -> None:
+        for first in range(start, stop, _BLOCK):
+            last = min(first + _BLOCK, stop)
+            block = columns[starts[first] : starts[last]]
+            bounds = np.r_[0, np.cumsum(lengths[block])][starts[first : last + 1] - starts[first]]
+            out = np.empty(bounds[-1] + _STEP, np.uint8)
+            _spell(text, places, lengths, block, out)
+            for cell, (begin, end) in enumerate(pairwise(bounds.tolist()), first):
+                sentences[cell] = str(out[begin : max(end - 1, begin)], "utf-8")
+
+    run(piece, len(sentences), num_threads)
+    return sentences
 
 
 @dataclass(frozen=True)
@@ -240,15 +328,25 @@ def fit_ranks(ranks: np.ndarray, values: np.ndarray, *, below: float = 3.0) -> R
     return RankFit(float(line.slope), float(line.intercept), float(r_squared), *correlations)
 
 
-def rank_pairs(matrix, names: Sequence[str], *, case: str = "upper", **how) -> tuple[np.ndarray, np.ndarray]:
+def rank_pairs(
+    matrix,
+    names: Sequence[str],
+    *,
+    case: str = "upper",
+    ties: str = "hash",
+    cell_ids=None,
+    seed: int = 0,
+    epoch: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
     """Ranks from 0 and values of all expressed genes, one cell after the other: what [`fit_ranks`] takes.
 
     Args:
         matrix: (cells, genes) normalised expression, for example from [`log10_normalize`].
         names, case: as for [`gene_words`].
-        **how: `ties`, `cell_ids`, `seed`, `epoch`, as for [`order_genes`].
+        ties, cell_ids, seed, epoch: as for [`order_genes`].
     """
-    indptr, columns = order_genes(matrix, gene_words(names, case=case), **how)
+    words = gene_words(names, case=case)
+    indptr, columns = order_genes(matrix, words, ties=ties, cell_ids=cell_ids, seed=seed, epoch=epoch)
     rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
     values = np.asarray(scipy.sparse.csr_matrix(as_csr(matrix))[rows, columns]).ravel()
     return np.arange(len(columns)) - indptr[rows], values
@@ -264,7 +362,7 @@ def expression_from_sentences(
 ) -> scipy.sparse.csr_matrix:
     """The inverse: `intercept + slope × log10(1 + rank)` for each gene of a sentence, zero for all others.
 
-    Words that are no genes keep their places; of a gene that occurs twice the last place counts; nothing is clipped,
+    Words that are not genes keep their places; the last place of a gene that occurs twice counts; nothing is clipped,
     so late genes of long sentences may come out negative. Case matters: see [`parse_sentence`].
 
     Args:
@@ -293,9 +391,9 @@ def expression_from_sentences(
 def parse_sentence(sentence: str, words: Sequence[str], *, case: str = "upper") -> tuple[list[str], int]:
     """The genes of a sentence that a model wrote, each once.
 
-    Words are what stands between single spaces, punctuation included; a word that is no gene becomes `NOT_A_GENE` and
-    keeps its place. A gene that occurs more than once moves to the mean of its places, rounded down; one gene after
-    the other, in the order in which they first occur, as published.
+    Words are what stands between single spaces, punctuation included; a word that is not a gene becomes `NOT_A_GENE`
+    and keeps its place. A gene that occurs more than once moves to the mean of its places, rounded down; one gene
+    after the other, in the order in which they first occur, as published.
 
     Args:
         sentence: the text.
@@ -303,7 +401,7 @@ def parse_sentence(sentence: str, words: Sequence[str], *, case: str = "upper") 
         case: `"upper"` writes the sentence in upper case first; `"keep"` takes it as it is.
 
     Returns:
-        The words, and how many of the sentence were no genes.
+        The words, and how many words of the sentence were not genes.
     """
     _check_choice("case", case, CASES)
     known = frozenset(words)

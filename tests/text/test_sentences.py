@@ -35,7 +35,7 @@ def test_vocabulary(case):
 
 def test_normalization(case):
     arrays, facts = case
-    target_sum = facts["normalize_target_sum"] or np.median(arrays["counts"].sum(axis=1))
+    target_sum = facts["normalize_target_sum"] or "median"
     found = log10_normalize(arrays["counts"], target_sum).toarray()
     np.testing.assert_allclose(found, arrays["normalized_log10"], rtol=0, atol=5e-7)
 
@@ -45,7 +45,7 @@ def test_sentences(case, form):
     arrays, facts = case
     for seed, wanted in facts["sentences_by_random_state"].items():
         matrix = form(arrays["normalized_log10"])
-        assert cell_sentences(matrix, facts["var_names"], ties="published", seed=int(seed)) == wanted
+        assert cell_sentences(matrix, facts["var_names"], ties="c2s", seed=int(seed)) == wanted
 
 
 def test_fit(case):
@@ -98,7 +98,7 @@ def test_ranks_of_own_sentences_fit_as_well(cells):
     assert fit.slope < 0 < fit.intercept
 
 
-def test_keyed_sentences_depend_on_cell_and_gene_alone(cells):
+def test_hashed_sentences_depend_on_cell_and_gene_alone(cells):
     matrix, names = cells
     ids = np.arange(60) + 1000
     wanted = cell_sentences(matrix, names, cell_ids=ids, seed=3)
@@ -118,8 +118,22 @@ def test_sentences_are_sorted_and_complete(cells):
         columns = [column_of[word] for word in sentence.split()]
         assert sorted(columns) == np.flatnonzero(row).tolist()
         assert (np.diff(row[columns]) <= 0).all()
-    short = cell_sentences(matrix, names, n_genes=5)
-    assert short == [" ".join(long.split()[:5]) for long in cell_sentences(matrix, names)]
+
+
+@pytest.mark.parametrize("ties", ["hash", "c2s", "stable"])
+def test_short_sentences_begin_as_long_ones(cells, ties):
+    matrix, names = cells
+    wide = scipy.sparse.hstack([matrix] * 5).tocsr()
+    names = [f"{name}-{part}" for part in range(5) for name in names]
+    long = cell_sentences(wide, names, ties=ties)
+    for n_genes in (1, 5, 100):
+        short = cell_sentences(wide, names, ties=ties, n_genes=n_genes, num_threads=2)
+        assert short == [" ".join(one.split()[:n_genes]) for one in long]
+
+
+def test_names_of_any_length_and_alphabet_are_written():
+    names = ["α" * 40, "b", "ENSG00000000001.12-long"]
+    assert cell_sentences(np.array([[1, 3, 2]]), names, case="keep") == [f"b {names[2]} {names[0]}"]
 
 
 def test_stable_ties_keep_column_order():
@@ -162,6 +176,8 @@ def test_refused(names, options, error, words):
 def test_refused_values():
     with pytest.raises(ExpressionError, match="negative"):
         cell_sentences(np.array([[1.0, -2.0]]), ["a", "b"])
+    with pytest.raises(ConfigurationError, match="'median'"):
+        log10_normalize(np.ones((1, 2)), "mean")
     with pytest.raises(ExpressionError, match="two different ranks"):
         fit_ranks(np.zeros(3), np.ones(3))
     assert gene_words(["Cd4", "CD4"], case="keep") == ["Cd4", "CD4"]
