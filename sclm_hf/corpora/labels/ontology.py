@@ -60,6 +60,35 @@ class Ontology:
             path += [parent for parent in self._above(one) if parent not in path]
         return path
 
+    def distance(self, name: str, other: str) -> int | None:
+        """Steps from one name to another, up to the nearest node above both and down again.
+
+        Names that mean several nodes are as far apart as the nearest of these; a node has the distance 0 from its own
+        synonyms, 1 from the nodes directly above and below it, and 2 from its siblings.
+
+        Returns:
+            None where the ontology does not know a name, a name says nothing, or no node stands above both.
+        """
+        nodes, others = (self.nodes_named(one) if self.knows(one) else () for one in (name, other))
+        steps = [
+            up + heights[above]
+            for node in nodes
+            for heights in map(self._heights, others)
+            for above, up in self._heights(node).items()
+            if above in heights
+        ]
+        return min(steps, default=None)
+
+    def _heights(self, node: str) -> dict[str, int]:
+        """A node and those above it -> the least number of steps up to them."""
+        heights = {node: 0}
+        for one in (queue := [node]):
+            for parent in self._above(one):
+                if parent not in heights:
+                    heights[parent] = heights[one] + 1
+                    queue.append(parent)
+        return heights
+
     def _above(self, node: str) -> Sequence[str]:
         parents = self.parents[node]
         return () if parents is None else (parents,) if isinstance(parents, str) else parents

@@ -36,6 +36,14 @@ def test_terms_that_labels_name_are_classes_and_mean_all_below_them():
     np.testing.assert_array_equal(sets, [[1, 1, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1]])
 
 
+def test_distances_go_over_the_nearest_term_above_both():
+    ontology = cell_ontology(TERMS)
+    steps = {"CL:2": 1, "T lymphocytes": 1, "cytotoxic cell": 1, "CD4 T cell": 2, "B cell": 3, "CL:7": 0}
+    assert {name: ontology.distance("CD8 T cell", name) for name in steps} == steps
+    assert ontology.distance("B cell", "CL:4") == 3
+    assert ontology.distance("B cell", "osteoclast") is ontology.distance("unknown", "B cell") is None
+
+
 def test_a_label_that_no_class_is_below_says_nothing_of_them():
     ontology = cell_ontology(TERMS).for_labels(["CD4 T cell", "CD8 T cell"])
     np.testing.assert_array_equal(ontology.label_sets(["B cell", "T cell"]).astype(int), [[0, 0], [1, 1]])
