@@ -9,7 +9,7 @@ from typing import Any
 
 from ._version import __version__
 from .auto_registration import install_hook, register
-from .registry import FAMILIES
+from .registry import COMPOSITES, FAMILIES
 from .tasks import verb_names
 
 _NAMES = {
@@ -27,6 +27,10 @@ for _family in FAMILIES.values():
     _NAMES[_family.config] = _family.configuration_module
     _NAMES.update(dict.fromkeys(_family.models, _family.modeling_module))
     _NAMES.update(dict.fromkeys((_family.processor, *_family.public), _family.processor_module))
+for _composite in COMPOSITES.values():
+    _NAMES[_composite.config] = _composite.configuration_module
+    _NAMES.update(dict.fromkeys(_composite.models, _composite.modeling_module))
+    _NAMES[_composite.processor] = _composite.processor_module
 
 __all__ = ["FAMILIES", "__version__", "register", *_NAMES]
 

@@ -1,4 +1,4 @@
-"""Makes transformers' Auto classes, and peft's defaults, know the families of `registry.FAMILIES`.
+"""Makes transformers' Auto classes, and peft's defaults, know the models of `sclm_hf.registry`.
 
 `register()` is the promise: it registers everything, at the price of importing torch. `install_hook()` is comfort: it
 waits until transformers itself imports the module behind an Auto class and registers only that kind, so that a bare
@@ -13,7 +13,9 @@ from collections.abc import Callable
 from types import ModuleType
 
 from .peft_defaults import complete_adapters, refuse_virtual_tokens, register_target_modules
-from .registry import FAMILIES, Family
+from .registry import COMPOSITES, FAMILIES, Composite, Family
+
+_MODEL_TYPES: tuple[Family | Composite, ...] = (*FAMILIES.values(), *COMPOSITES.values())
 
 _AUTO = "transformers.models.auto."
 _MODELS = _AUTO + "modeling_auto"
@@ -38,13 +40,13 @@ def _is_loading(module_name: str) -> bool:
     return getattr(getattr(sys.modules.get(module_name), "__spec__", None), "_initializing", False)
 
 
-def _config(family: Family) -> type | None:
+def _config(family: Family | Composite) -> type | None:
     # transformers' own configurations, which some of ours build on, cannot be imported before that
     return None if _is_loading(_MODELS) else _load(family.configuration_module, family.config)
 
 
 def _register_configs(auto: ModuleType) -> None:
-    for family in FAMILIES.values():
+    for family in _MODEL_TYPES:
         if config := _config(family):
             auto.AutoConfig.register(config.model_type, config, exist_ok=True)
 
@@ -56,7 +58,7 @@ def _register_models(auto: ModuleType) -> None:
     for name in _KINDS_WITHOUT_MODELS:
         if name in sys.modules and not _is_loading(name):
             _REGISTRARS[name](sys.modules[name])
-    for family in FAMILIES.values():
+    for family in _MODEL_TYPES:
         for auto_class, model_name in family.auto_classes.items():
             if model := _load(family.modeling_module, model_name):
                 getattr(auto, auto_class).register(_config(family), model, exist_ok=True)
@@ -77,7 +79,7 @@ def _register_feature_extractors(auto: ModuleType) -> None:
 
 
 def _register_processors(auto: ModuleType) -> None:
-    for family in FAMILIES.values():
+    for family in _MODEL_TYPES:
         processor = _load(family.processor_module, family.processor)
         if (config := _config(family)) and processor:
             auto.AutoProcessor.register(config, processor, exist_ok=True)
@@ -103,14 +105,14 @@ _WAITING_FOR = {
     **dict.fromkeys((_LAYERS, *_BUILT_ON), _MODELS),
     "sclm_hf.tokenization.genes.tokenization_gene": _AUTO + "tokenization_auto",
     "sclm_hf.tokenization.feature_extraction_expression": _AUTO + "feature_extraction_auto",
-    **{family.processor_module: _AUTO + "processing_auto" for family in FAMILIES.values()},
-    **{family.configuration_module: _AUTO + "configuration_auto" for family in FAMILIES.values()},
-    **{family.modeling_module: _MODELS for family in FAMILIES.values()},
+    **{family.processor_module: _AUTO + "processing_auto" for family in _MODEL_TYPES},
+    **{family.configuration_module: _AUTO + "configuration_auto" for family in _MODEL_TYPES},
+    **{family.modeling_module: _MODELS for family in _MODEL_TYPES},
 }
 
 
 def register() -> None:
-    """Register every family with transformers' Auto classes now, and with peft if it is loaded.
+    """Register every model with transformers' Auto classes now, and with peft if it is loaded.
 
     Calling it again changes nothing.
     """

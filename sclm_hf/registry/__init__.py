@@ -1,8 +1,9 @@
-"""What the package knows about each family of models: strings and numbers, one file per family."""
+"""What the package knows about each family, and each kind of model of cells and text: one file for each."""
 
 from importlib import import_module
 
 from ..errors import ConfigurationError
+from .composite import Composite
 from .family import Family
 
 _NAMES = (
@@ -18,6 +19,11 @@ _NAMES = (
 )
 
 FAMILIES: dict[str, Family] = {name: import_module(f".{name}", __name__).FAMILY for name in _NAMES}
+
+_COMPOSITES = ("cell_text",)
+
+COMPOSITES: dict[str, Composite] = {name: import_module(f".{name}", __name__).COMPOSITE for name in _COMPOSITES}
+"""Models that join one of a family with a language model of transformers."""
 
 
 def get_family(name: str) -> Family:

@@ -65,6 +65,8 @@ class Stream(IntEnum):
     """Cells thinned to evaluate on them, or for a baseline: how many reads of a gene are kept."""
     BALANCE = 20
     """Balanced epochs: which cells come once more than others of the same weight."""
+    QUESTION = 24
+    """Cells as soft tokens: which question is asked about a cell."""
 
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)

@@ -1,0 +1,112 @@
+"""Language models that read cells: new ones, joined of an encoder of cells and a language model."""
+
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..errors import CheckpointError, ConfigurationError
+from ..logging import quiet_transformers
+from ..registry import get_family
+from .files import damage_is_told, require_readable
+from .names import resolve_name
+from .processors import load_processor
+from .weights import open_model, require_finite
+
+if TYPE_CHECKING:
+    from ..modeling.cell_text.modeling_cell_text import CellTextForConditionalGeneration
+    from ..modeling.cell_text.processing_cell_text import CellTextProcessor
+
+
+def new_cell_text_model(
+    cell_model: str, text_model: "str | tuple[PreTrainedModel, PreTrainedTokenizerBase]", **settings: Any
+) -> "tuple[CellTextForConditionalGeneration, CellTextProcessor]":
+    """A language model that reads cells, of two models and a new projector between them.
+
+    The language model gets a token `<cell>`; what it answers to text alone stays what it was.
+
+    Args:
+        cell_model: folder or repository of a model of cells, of any family but those with frozen tables (UCE).
+        text_model: folder or repository of a causal language model of transformers; or such a model and its
+            tokenizer. These are used as they are, and changed.
+        **settings: of `CellTextConfig`, such as `num_cell_tokens` and `projector`.
+
+    Returns:
+        The model, in evaluation mode, and its processor.
+
+    Raises:
+        CheckpointError: a model cannot be read.
+        ConfigurationError: the two do not go together.
+    """
+    from ..modeling.cell_text.configuration_cell_text import CellTextConfig
+    from ..modeling.cell_text.modeling_cell_text import CellTextForConditionalGeneration
+    from ..modeling.cell_text.processing_cell_text import CELL_TOKEN, PLAIN_TEMPLATE, CellTextProcessor
+
+    cell_processor = load_processor(cell_model)
+    cells = open_model(cell_model, "AutoModel")
+    if cells.frozen_tables():
+        raise ConfigurationError(
+            f"`{cell_model}` has tables that are never saved with other weights, so a cell-text model cannot hold it: "
+            "choose a model of another family."
+        )
+    # each cell is read alone, as `embed` reads it
+    for name, value in get_family(cells.config.model_type).embed_overrides.items():
+        setattr(cells.config, name, value)
+    language, tokenizer = open_causal_model(text_model) if isinstance(text_model, str) else text_model
+    if language.config.is_encoder_decoder:
+        raise ConfigurationError(
+            f"`{text_model}` reads prompts with an encoder; soft tokens need a causal language model, such as a Llama."
+        )
+    tokenizer.add_special_tokens({"extra_special_tokens": [CELL_TOKEN]}, replace_extra_special_tokens=False)
+    if len(tokenizer) > language.get_input_embeddings().num_embeddings:
+        with quiet_transformers():
+            language.resize_token_embeddings(len(tokenizer))
+    longest = getattr(language.config, "max_position_embeddings", None)
+    if longest is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    config = CellTextConfig(
+        cell_config=cells.config,
+        text_config=language.config,
+        cell_token_id=tokenizer.convert_tokens_to_ids(CELL_TOKEN),
+        cell_context=cell_processor.context,
+        **settings,
+    )
+    model = CellTextForConditionalGeneration(config)
+    model.cell_text.cell_model.load_state_dict(cells.state_dict())
+    model.cell_text.language_model.load_state_dict(language.state_dict())
+    model.generation_config.update(
+        **{name: value for name, value in language.generation_config.to_diff_dict().items() if value is not None},
+        suppress_tokens=[config.cell_token_id],
+    )
+    return model.eval(), CellTextProcessor(cell_processor, tokenizer, config.num_cell_tokens)
+
+
+def open_causal_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer.
+
+    Args:
+        name: folder or repository.
+
+    Raises:
+        CheckpointError: it cannot be read, or lacks weights.
+    """
+    revision = resolve_name(name)
+    require_readable(name, revision)
+    with damage_is_told(name), quiet_transformers():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name,
+            revision=revision,
+            dtype="float32",
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    if missing := sorted(info["missing_keys"]):
+        raise CheckpointError(
+            f"`{name}` lacks {len(missing)} of the weights that {type(model).__name__} needs, for example "
+            f"`{missing[0]}`: it is no whole model."
+        )
+    require_finite(name, model)
+    return model, tokenizer

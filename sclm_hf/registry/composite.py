@@ -1,0 +1,42 @@
+"""The record of a model that joins a model of one of the families with a language model of transformers."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Composite:
+    """What the package knows about one kind of model of cells and text.
+
+    Attributes:
+        name: the `model_type`, the folder below `modeling/` and the suffix of `obsm["X_<name>"]`.
+        title: the name for people.
+        paper: where its design was published.
+        config: name of the configuration class.
+        auto_classes: transformers Auto class -> our class.
+        models: every public model class.
+        processor: the class of its processor, of cells and of text.
+    """
+
+    name: str
+    title: str
+    paper: str
+    config: str
+    auto_classes: dict[str, str]
+    models: tuple[str, ...]
+    processor: str
+
+    @property
+    def package(self) -> str:
+        return f"sclm_hf.modeling.{self.name}"
+
+    @property
+    def configuration_module(self) -> str:
+        return f"{self.package}.configuration_{self.name}"
+
+    @property
+    def modeling_module(self) -> str:
+        return f"{self.package}.modeling_{self.name}"
+
+    @property
+    def processor_module(self) -> str:
+        return f"{self.package}.processing_{self.name}"
