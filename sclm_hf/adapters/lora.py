@@ -5,6 +5,7 @@
 
 import copy
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ from ..opening.files import (
 from ..opening.kinds import is_classifier, labels_cells, labels_tasks
 from ..opening.names import is_repo_id, resolve_name
 from ..opening.weights import open_model
-from ..registry import get_family
+from ..registry import COMPOSITES, get_family
 from .settings import REMEDY, base_of, read_adapter_settings
 
 peft = require("peft", extra="train")
@@ -54,6 +55,9 @@ def lora_config(
 ) -> "peft.LoraConfig":
     """A `peft.LoraConfig` with the defaults of the model's family.
 
+    Of a model that joins cells with a language model, the LoRA adapts the language model, and the projector between
+    them is trained in full; the encoder of cells stays as it is.
+
     Args:
         model: the model to adapt.
         r: rank.
@@ -70,16 +74,26 @@ def lora_config(
         ConfigurationError: the model's family is unknown, its gene embeddings cannot be trained, it has no layer of a
             name in `target_modules` or none at all, or `r` or `lora_dropout` is out of range.
     """
+    if not 0 <= lora_dropout < 1:
+        raise ConfigurationError(f"`lora_dropout` must be at least 0 and below 1, got {lora_dropout}.")
+    if r < 1:
+        raise ConfigurationError(f"`r` (`lora_r`) must be at least 1, got {r}.")
+    if hasattr(model, "train_projector_only"):
+        return peft.LoraConfig(
+            task_type=peft.TaskType.CAUSAL_LM,
+            r=r,
+            lora_alpha=lora_alpha,
+            lora_dropout=lora_dropout,
+            target_modules=_language_layers(model, target_modules),
+            modules_to_save=modules_to_save or ["projector"],
+            **options,
+        )
     family = get_family(model.config.model_type)
     if not (target_modules or family.lora_target_modules):
         raise ConfigurationError(
             f"{family.title} has no layer that a LoRA could adapt: train all of it (`head` full, `--head full`), or a "
             "probe on its embeddings (`head` probe, `--head probe`)."
         )
-    if r < 1:
-        raise ConfigurationError(f"`r` (`lora_r`) must be at least 1, got {r}.")
-    if not 0 <= lora_dropout < 1:
-        raise ConfigurationError(f"`lora_dropout` must be at least 0 and below 1, got {lora_dropout}.")
     _check_targets(model, target_modules or ())
     classifies = is_classifier(model)
     if modules_to_save is None:
@@ -112,6 +126,28 @@ def _check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
             f"`target_modules` (`lora_target_modules`) names {unknown}, and {type(model).__name__} has no such linear "
             f"layer: expected some of {sorted({name.rpartition('.')[2] for name in layers})}."
         )
+
+
+def _language_layers(model: PreTrainedModel, targets: Sequence[str] | None) -> str:
+    """A pattern of the layers to adapt in the language model of a model that reads cells.
+
+    Args:
+        model: the model.
+        targets: names of linear layers; by default those that peft adapts in such a language model.
+
+    Raises:
+        ConfigurationError: the language model has no such layer.
+    """
+    language = model.base_model.language_model
+    known = peft.utils.constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    targets = targets or known.get(language.config.model_type)
+    if not targets:
+        raise ConfigurationError(
+            f"It is not known which layers of a `{language.config.model_type}` a LoRA adapts: name them with "
+            "`target_modules` (`lora_target_modules`)."
+        )
+    _check_targets(language, targets)
+    return rf"(.*\.)?language_model\.(.*\.)?({'|'.join(map(re.escape, targets))})"
 
 
 def add_lora(model: PreTrainedModel, **settings: Any) -> "peft.PeftModel":
@@ -275,7 +311,7 @@ def _card(adapter: "peft.LoraConfig", config: Any) -> str:
     """A `README.md` that says what the adapter is; how well it works is left to those who evaluate it."""
     base, layers = adapter.base_model_name_or_path, adapter.target_modules
     facts = {
-        "Family": get_family(config.model_type).title,
+        "Family": (COMPOSITES.get(config.model_type) or get_family(config.model_type)).title,
         "Class": f"`{config.architectures[0]}`",
         "Rank and alpha": f"{adapter.r} and {adapter.lora_alpha}",
         "Adapted layers": layers if isinstance(layers, str) else ", ".join(sorted(layers)),
@@ -308,14 +344,15 @@ def _has_added_genes(model: PreTrainedModel) -> bool:
     # a base that is gone is named when the adapter is loaded
     except (OSError, SclmError):
         return False
-    return saved.get("vocab_size", config.vocab_size) != config.vocab_size
+    there = getattr(config, "vocab_size", None)
+    return saved.get("vocab_size", there) != there
 
 
 def _adapted_class(path: str, revision: Any) -> tuple[type[PreTrainedModel], Any]:
     settings = read_settings(path, ADAPTED_CONFIG, revision)
     if settings is None:
         raise CheckpointError(f"`{path}` {_UNREADABLE}: it holds no `{ADAPTED_CONFIG}`.")
-    family = get_family(settings.get("model_type"))
+    family = COMPOSITES.get(settings.get("model_type")) or get_family(settings.get("model_type"))
     architecture = next(iter(settings.get("architectures") or ()), None)
     if architecture not in family.models:
         raise CheckpointError(

@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigurationError
-from ..registry import FAMILIES, Family
+from ..registry import COMPOSITES, FAMILIES, Composite, Family
 from .files import ADAPTED_CONFIG, ADAPTER_CONFIG, find_file, read_settings
 from .kinds import foreign_family
 from .processors import load_processor
@@ -31,8 +31,10 @@ def read_config(name: str, revision: Any = None) -> dict[str, Any]:
     return settings
 
 
-def family_of(name: str, revision: Any = None) -> tuple[Family, "CellProcessor | None"]:
-    """The family of a checkpoint; for a stock model that of its processor, which is returned too.
+def family_of(name: str, revision: Any = None) -> tuple[Family | Composite, "CellProcessor | None"]:
+    """The family of a checkpoint, or what its models of cells and text are called.
+
+    Of a stock model it is that of its processor, which is returned too.
 
     Raises:
         CheckpointError: it is of no family.
@@ -40,6 +42,8 @@ def family_of(name: str, revision: Any = None) -> tuple[Family, "CellProcessor |
     model_type = read_config(name, revision).get("model_type")
     if isinstance(model_type, str) and model_type in FAMILIES:
         return FAMILIES[model_type], None
+    if isinstance(model_type, str) and model_type in COMPOSITES:
+        return COMPOSITES[model_type], None
     try:
         processor = load_processor(name, revision)
         family = FAMILIES[processor.feature_extractor.family]
@@ -77,7 +81,7 @@ def told_by(encoding: "ExpressionFeatureExtractor", family: Family) -> dict[str,
     return {setting: getattr(encoding, parameter) for setting, parameter in family.told_by_encoding.items()}
 
 
-def class_of(family: Family, kind: "str | type[PreTrainedModel]") -> "type[PreTrainedModel]":
+def class_of(family: Family | Composite, kind: "str | type[PreTrainedModel]") -> "type[PreTrainedModel]":
     """A class of models of a family.
 
     Args:

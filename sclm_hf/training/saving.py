@@ -13,6 +13,7 @@ from ..objectives.contrastive import Contrast
 from ..objectives.supervised import Supervision
 from ..opening.kinds import inner_model, is_adapted
 from ..opening.processors import check_vocabulary
+from ..tokenization.processing_cell import CellProcessor
 
 
 def kept_model(model: nn.Module) -> nn.Module:
@@ -31,7 +32,7 @@ def check_model(model: nn.Module, processor: Any = None) -> None:
         from ..adapters.lora import base_reference
 
         base_reference(model)
-    if processor is not None:
+    if isinstance(processor, CellProcessor):
         check_vocabulary(model, processor)
 
 
