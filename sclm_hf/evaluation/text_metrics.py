@@ -23,20 +23,12 @@ class LabelScores:
     Attributes:
         exact: share of labels that are the true one, letter by letter.
         synonym: share that mean the same: apart from case, plural and punctuation, or by the ontology.
-        ontology: mean of [`ontology_score`]; None without an ontology.
+        ontology: mean of [`Ontology.similarity`]; None without an ontology.
     """
 
     exact: float
     synonym: float
     ontology: float | None
-
-
-def ontology_score(true: str, predicted: str, ontology: Ontology) -> float:
-    """1 for a synonym, else `1 / (1 + steps between the two in the ontology)`; 0 where they are not connected."""
-    if simplified(true) == simplified(predicted):
-        return 1.0
-    distance = ontology.distance(true, predicted)
-    return 0.0 if distance is None else 1 / (1 + distance)
 
 
 def label_scores(true: Sequence[str], predicted: Sequence[str], ontology: Ontology | None = None) -> LabelScores:
@@ -61,7 +53,7 @@ def _scores(true: str, predicted: str, ontology: Ontology | None) -> tuple[float
     if ontology is None:
         graded = float(simplified(true) == simplified(predicted))
     else:
-        graded = ontology_score(true, predicted, ontology)
+        graded = ontology.similarity(true, predicted)
     return float(true == predicted), float(graded == 1), graded
 
 

@@ -17,7 +17,6 @@ from sclm_hf.evaluation.text_metrics import (
     levenshtein_distances,
     neighbour_accuracy,
     neighbour_purity,
-    ontology_score,
     reconstruction_scores,
 )
 
@@ -61,7 +60,6 @@ def test_labels_are_compared_by_letter_by_meaning_and_by_distance():
     true, predicted = ["T cell", "T cell", "CD8 T cell", "T cell"], ["T cell", "T cells", "B cell", "osteoclast"]
     assert astuple(label_scores(true, predicted, ontology)) == pytest.approx((0.25, 0.5, (1 + 1 + 0.25 + 0) / 4))
     assert astuple(label_scores(true, predicted)) == (0.25, 0.5, None)
-    assert ontology_score("T cell", "lymphocyte", ontology) == 0.5
 
 
 def test_puzzles():

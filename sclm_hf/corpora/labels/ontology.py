@@ -79,6 +79,13 @@ class Ontology:
         ]
         return min(steps, default=None)
 
+    def similarity(self, name: str, other: str) -> float:
+        """1 for one name or synonyms, else `1 / (1 + distance)`; 0 where there is no distance."""
+        if simplified(name) == simplified(other):
+            return 1.0
+        distance = self.distance(name, other)
+        return 0.0 if distance is None else 1 / (1 + distance)
+
     def _heights(self, node: str) -> dict[str, int]:
         """A node and those above it -> the least number of steps up to them."""
         heights = {node: 0}

@@ -41,6 +41,8 @@ def test_distances_go_over_the_nearest_term_above_both():
     steps = {"CL:2": 1, "T lymphocytes": 1, "cytotoxic cell": 1, "CD4 T cell": 2, "B cell": 3, "CL:7": 0}
     assert {name: ontology.distance("CD8 T cell", name) for name in steps} == steps
     assert ontology.distance("B cell", "CL:4") == 3
+    assert ontology.similarity("B cell", "CL:4") == 0.25
+    assert ontology.similarity("osteoclasts", "Osteoclast") == 1 > 0 == ontology.similarity("B cell", "osteoclast")
     assert ontology.distance("B cell", "osteoclast") is ontology.distance("unknown", "B cell") is None
 
 
