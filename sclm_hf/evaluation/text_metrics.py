@@ -57,6 +57,21 @@ def _scores(true: str, predicted: str, ontology: Ontology | None) -> tuple[float
     return float(true == predicted), float(graded == 1), graded
 
 
+def recall_at_k(true: Sequence[str], found: Sequence[Sequence[str]], k: int) -> float:
+    """Share of cells whose label is among those of the first `k` documents that were retrieved for them.
+
+    Args:
+        true: (cells,) labels.
+        found: (cells,) the labels of the documents, the best first.
+        k: how many documents count.
+
+    Raises:
+        ConfigurationError: there are no cells, or not one list of documents for each.
+    """
+    _check_pairs(true, found, "lists of documents")
+    return float(np.mean([label in list(labels)[:k] for label, labels in zip(true, found, strict=True)]))
+
+
 @dataclass(frozen=True)
 class AssignmentScores:
     """Scores of puzzles in which each of several cells gets another label.

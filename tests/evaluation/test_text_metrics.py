@@ -17,6 +17,7 @@ from sclm_hf.evaluation.text_metrics import (
     levenshtein_distances,
     neighbour_accuracy,
     neighbour_purity,
+    recall_at_k,
     reconstruction_scores,
 )
 
@@ -60,6 +61,10 @@ def test_labels_are_compared_by_letter_by_meaning_and_by_distance():
     true, predicted = ["T cell", "T cell", "CD8 T cell", "T cell"], ["T cell", "T cells", "B cell", "osteoclast"]
     assert astuple(label_scores(true, predicted, ontology)) == pytest.approx((0.25, 0.5, (1 + 1 + 0.25 + 0) / 4))
     assert astuple(label_scores(true, predicted)) == (0.25, 0.5, None)
+
+
+def test_recall():
+    assert [recall_at_k(["B", "T"], [["T", "B"], ["T"]], k) for k in (1, 2)] == [0.5, 1]
 
 
 def test_puzzles():

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import require
 from .ontology import Ontology, simplified
@@ -34,9 +34,7 @@ def cell_ontology(terms: Mapping[str, Mapping[str, Any]] | None = None) -> Ontol
     Raises:
         MissingDependencyError: the package is not installed.
     """
-    if terms is None:
-        guide = require("cellxgene_ontology_guide.ontology_parser", extra="ontology")
-        terms = guide.OntologyParser().cxg_schema.ontology("CL")
+    terms = _terms() if terms is None else terms
     labels = {one: term["label"] for one, term in terms.items() if not term["deprecated"]}
     parents = {
         label: tuple(
@@ -45,6 +43,49 @@ def cell_ontology(terms: Mapping[str, Mapping[str, Any]] | None = None) -> Ontol
         for one, label in labels.items()
     }
     return Ontology(parents, _names(terms, labels), classes_by_label=True)
+
+
+class Definition(NamedTuple):
+    """What the Cell Ontology says a cell type is.
+
+    Attributes:
+        id: for example `"CL:0000084"`.
+        label: its name.
+        text: the definition.
+        synonyms: its other names.
+    """
+
+    id: str
+    label: str
+    text: str
+    synonyms: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name, then the others, then its id."""
+        return (self.label, *self.synonyms, self.id)
+
+
+def definitions(terms: Mapping[str, Mapping[str, Any]] | None = None) -> list[Definition]:
+    """The terms of the Cell Ontology that have a definition and are not deprecated, in the order of their ids.
+
+    Args:
+        terms: as for [`cell_ontology`], with `description`.
+
+    Raises:
+        MissingDependencyError: the package is not installed.
+    """
+    terms = _terms() if terms is None else terms
+    return [
+        Definition(one, term["label"], " ".join(term["description"].split()), tuple(term.get("synonyms", ())))
+        for one, term in sorted(terms.items())
+        if term.get("description") and not term["deprecated"]
+    ]
+
+
+def _terms() -> Mapping[str, Mapping[str, Any]]:
+    guide = require("cellxgene_ontology_guide.ontology_parser", extra="ontology")
+    return guide.OntologyParser().cxg_schema.ontology("CL")
 
 
 def _names(terms: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

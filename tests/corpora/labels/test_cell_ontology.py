@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sclm_hf import CellCorpus
-from sclm_hf.corpora.labels.cell_ontology import cell_ontology
+from sclm_hf.corpora.labels.cell_ontology import cell_ontology, definitions
 from sclm_hf.corpora.labels.ontology import Ontology
 from sclm_hf.errors import ConfigurationError, MissingDependencyError
 
@@ -80,3 +80,10 @@ def test_corpora_take_it_from_the_package(tmp_path, processor, monkeypatch):
     corpus = CellCorpus(tmp_path / "cells.h5ad", processor, **given)
     assert corpus.leaf_names == ["CD8 T cell", "T cell"]
     np.testing.assert_array_equal(corpus.label_sets, [[True, True], [True, False]])
+
+
+def test_definitions_leave_out_what_has_none_or_is_deprecated():
+    terms = TERMS | {"CL:7": TERMS["CL:7"] | {"description": "old"}, "CL:2": TERMS["CL:2"] | {"description": "A  T."}}
+    (found,) = definitions(terms)
+    assert found == ("CL:2", "T cell", "A T.", ("T lymphocyte", "lymphoid"))
+    assert found.names == ("T cell", "T lymphocyte", "lymphoid", "CL:2")
