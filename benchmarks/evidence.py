@@ -27,9 +27,10 @@ from sclm_hf import CellCorpus
 from sclm_hf.corpora.training_manifest import TrainingManifest, read_manifest
 from sclm_hf.evaluation.baselines.baseline import Baseline
 from sclm_hf.evaluation.baselines.linear import PCALogisticRegression, ZScoredLogisticRegression
+from sclm_hf.evaluation.collapse import measure_collapse
 from sclm_hf.evaluation.ensembles import choose_weights
 from sclm_hf.evaluation.metrics import Predictions
-from sclm_hf.evaluation.reports import ResultsTable, compare
+from sclm_hf.evaluation.reports import Result, ResultsTable, compare
 from sclm_hf.evaluation.splits import Split, few_shot_splits
 from sclm_hf.evaluation.thinning import thin_counts
 from sclm_hf.objectives.cell_classification import CellClassificationCollator
@@ -138,12 +139,16 @@ def evaluate(name: str, arguments: argparse.Namespace) -> dict:
     splits = few_shot_splits(labels, per_label=arguments.per_label, seeds=range(arguments.draws))
     simple = [fit_simple(cells.X, labels, split) for split in splits]
     methods: dict[str, list[Predictions]] = {}
+    embeddings = {}
     for seed in arguments.seeds:
         for number, split in enumerate(splits):
             for method in BASELINES:
                 add(methods, method, seed, split, labels, simple[number][1][method])
         for variant in arguments.variants:
             features, meanings = read_model(train(name, variant, seed, arguments), file, labels)
+            # what comes after the embedding are the leaves
+            embedding = features[:, : features.shape[1] - meanings.shape[1]]
+            embeddings[f"{variant}, seed {seed}"] = measure_collapse(embedding).to_dict()
             for split, (folded, tested) in zip(splits, simple, strict=True):
                 model, together = fit_model(features, meanings, labels, split, folded, tested)
                 add(methods, variant, seed, split, labels, model)
@@ -151,18 +156,23 @@ def evaluate(name: str, arguments: argparse.Namespace) -> dict:
                     add(methods, f"{variant}, together", seed, split, labels, together)
     notes = [f"{arguments.per_label} labels per class, {arguments.draws} draws, pre-training seeds {arguments.seeds}"]
     results = compare(methods, metrics=["macro_f1"], units=["cells", "splits"])
+    if "model" in methods and "twin" in methods:
+        results += differences(methods, "model", "twin")
     for reference in [*BASELINES, "twin", "pool"]:
         if reference in methods:
-            ours = {one: methods[one] for one in ("model, together", reference)}
-            results += [
-                one
-                for one in compare(ours, reference=reference, metrics=["macro_f1"], units=["cells", "splits"])
-                if one.reference
-            ]
+            results += differences(methods, "model, together", reference)
     table = ResultsTable(target.file, "committed recipe", "cell type annotation", results, tuple(arguments.seeds))
     table.notes += notes
     print(table.to_markdown(), flush=True)
-    return {"table": json.loads(json.dumps(table, default=vars)), "machine": describe_machine()}
+    table = json.loads(json.dumps(table, default=vars))
+    return {"table": table, "embeddings": embeddings, "machine": describe_machine()}
+
+
+def differences(methods: dict[str, list[Predictions]], method: str, reference: str) -> list[Result]:
+    """How far a method is above another, on the same cells and draws."""
+    both = {one: methods[one] for one in (method, reference)}
+    compared = compare(both, reference=reference, metrics=["macro_f1"], units=["cells", "splits"])
+    return [one for one in compared if one.reference]
 
 
 def train(name: str, variant: str, seed: int, arguments: argparse.Namespace) -> Path:

@@ -67,6 +67,9 @@ class Supervision(nn.Module):
         classifier: the model that is trained and saved, with or without PEFT around it.
         decoder: predicts what it sees of a cell from `cell_embedding`; None = no denoising.
         denoising_weight: what the decoder's loss is multiplied with.
+        embedding_classifier: classifies `cell_embedding`, for families whose classifier reads something else.
+        embedding_weight: what the loss of `embedding_classifier` is multiplied with.
+        spread_weight: what [`concentration`] of the cell embeddings is multiplied with; 0 = it does not count.
         margins: (classes,) subtracted from the logits of the classes that a cell may have; None = 0.
     """
 
@@ -79,10 +82,15 @@ class Supervision(nn.Module):
         *,
         decoder: "ValueDecoder | None" = None,
         denoising_weight: float = 0.0,
+        embedding_classifier: nn.Module | None = None,
+        embedding_weight: float = 0.0,
+        spread_weight: float = 0.0,
         margins: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.classifier, self.decoder, self.denoising_weight = classifier, decoder, denoising_weight
+        self.classifier, self.decoder = classifier, decoder
+        self.denoising_weight, self.spread_weight = denoising_weight, spread_weight
+        self.embedding_classifier, self.embedding_weight = embedding_classifier, embedding_weight
         self.register_buffer("margins", margins)
 
     @property
@@ -100,6 +108,11 @@ class Supervision(nn.Module):
             outputs.loss = outputs.loss - plain + self._label_loss(outputs.logits, labels, loss_weights)
         if self.decoder is not None:
             outputs.loss = outputs.loss + self.denoising_weight * self.decoder(outputs.cell_embedding, **inputs)
+        if self.embedding_classifier is not None:
+            logits = self.embedding_classifier(outputs.cell_embedding)
+            outputs.loss = outputs.loss + self.embedding_weight * self._label_loss(logits, labels, loss_weights)
+        if self.spread_weight:
+            outputs.loss = outputs.loss + self.spread_weight * concentration(outputs.cell_embedding)
         return outputs
 
     def _label_loss(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
@@ -146,8 +159,7 @@ class ValueDecoder(nn.Module):
                 f"Denoising predicts values or ranks of genes, and the encoding {encoding.encoding!r} has neither: "
                 "leave `denoising_weight` at 0."
             )
-        width = getattr(model.config, "cell_embedding_size", None) or model.config.hidden_size
-        return cls(width, vocabulary.size, tuple(vocabulary.special_tokens.values()))
+        return cls(embedding_size(model), vocabulary.size, tuple(vocabulary.special_tokens.values()))
 
     def forward(self, cell_embedding: Tensor, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
         """Mean over the cells of the mean squared error over their genes."""
@@ -159,6 +171,27 @@ class ValueDecoder(nn.Module):
         predicted = self.genes(self.cell(cell_embedding)).float().gather(1, ids)
         errors = torch.where(real, (predicted - values) ** 2, 0.0).sum(dim=1)
         return (errors / real.sum(dim=1).clamp(min=1)).mean()
+
+
+def embedding_size(model: PreTrainedModel) -> int:
+    """Width of the cell embedding of a model."""
+    return getattr(model.config, "cell_embedding_size", None) or model.config.hidden_size
+
+
+def concentration(embeddings: Tensor) -> Tensor:
+    """How few directions hold the variance of the cells of a batch: minus the logarithm of their number.
+
+    The number is the participation ratio (Σλ)² / Σλ² of the variances λ along the principal components: 1 where all
+    variance lies along one, and the size of the embedding where all have the same.
+
+    Args:
+        embeddings: (cells, size).
+    """
+    centred = embeddings.float() - embeddings.float().mean(dim=0)
+    centred = centred / centred.square().sum().clamp(min=1e-12).sqrt()
+    # the smaller of the two products that have the same eigenvalues, whose sum is 1
+    product = centred @ centred.T if len(centred) < centred.shape[1] else centred.T @ centred
+    return product.square().sum().clamp(min=1e-12).log()
 
 
 def _standardised(values: Tensor, real: Tensor) -> Tensor:

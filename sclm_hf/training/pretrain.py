@@ -51,6 +51,8 @@ _SETTINGS = {
     "ontology": OF_ALL_FAMILIES,
     "balance_labels": OF_ALL_FAMILIES,
     "denoising_weight": (SUPERVISED,),
+    "embedding_weight": (SUPERVISED,),
+    "spread_weight": (SUPERVISED,),
     "class_weights": (SUPERVISED,),
     "loss": (SUPERVISED,),
     "temperature": (CONTRASTIVE,),

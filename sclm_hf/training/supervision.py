@@ -12,7 +12,7 @@ from ..corpora.contents import Contents
 from ..corpora.labels.columns import read_label_column
 from ..errors import ConfigurationError
 from ..objectives.collation import CellCollator
-from ..objectives.supervised import SupervisedCollator, Supervision, ValueDecoder
+from ..objectives.supervised import SupervisedCollator, Supervision, ValueDecoder, embedding_size
 from ..opening.kinds import inner_model
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import option
@@ -65,6 +65,15 @@ class SupervisionArguments(LossArguments):
     denoising_weight: float = option(
         0.0, "Weight of a second loss, the error of the values of genes predicted from the cell embedding; 0 = none."
     )
+    embedding_weight: float = option(
+        0.0,
+        "Weight of a loss of labels told from the cell embedding alone, for families whose classifier reads something "
+        "else; 0 = none.",
+    )
+    spread_weight: float = option(
+        0.0,
+        "Weight of a loss that spreads the variance of the cell embeddings of a batch over many directions; 0 = none.",
+    )
     balance_labels: float | None = option(
         None,
         "Draw cells of rare labels more often, with repetition: a cell's weight in its file is the number of cells "
@@ -72,8 +81,9 @@ class SupervisionArguments(LossArguments):
     )
 
     def __post_init__(self) -> None:
-        if self.denoising_weight < 0:
-            raise ConfigurationError(f"`denoising_weight` must be 0 or more, got {self.denoising_weight}.")
+        for name in ("denoising_weight", "embedding_weight", "spread_weight"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"`{name}` must be 0 or more, got {getattr(self, name)}.")
 
     @property
     def label_options(self) -> dict[str, Any]:
@@ -145,10 +155,19 @@ def supervision(
 ) -> nn.Module:
     """The classifier, inside what adds to its loss if `arguments` ask for that."""
     decoder = ValueDecoder.fitting(model, processor) if arguments.denoising_weight else None
-    if decoder is None and not arguments.weighs_labels:
+    adds = decoder is not None or arguments.embedding_weight or arguments.spread_weight or arguments.weighs_labels
+    if not adds:
         return model
-    margins = margins_of(corpus, arguments)
-    return Supervision(model, decoder=decoder, denoising_weight=arguments.denoising_weight, margins=margins)
+    told = nn.Linear(embedding_size(model), len(class_names(corpus))) if arguments.embedding_weight else None
+    return Supervision(
+        model,
+        decoder=decoder,
+        denoising_weight=arguments.denoising_weight,
+        embedding_classifier=told,
+        embedding_weight=arguments.embedding_weight,
+        spread_weight=arguments.spread_weight,
+        margins=margins_of(corpus, arguments),
+    )
 
 
 def weigh_labels(

@@ -4,7 +4,7 @@ import torch
 
 from sclm_hf.errors import CorpusError
 from sclm_hf.modeling.common.losses import label_set_loss
-from sclm_hf.objectives.supervised import SupervisedCollator, Supervision, ValueDecoder
+from sclm_hf.objectives.supervised import SupervisedCollator, Supervision, ValueDecoder, concentration, embedding_size
 
 from ..training.training_cells import CellsInMemory, classifier
 
@@ -53,6 +53,45 @@ def test_margins_make_the_loss_larger_in_training_alone():
     assert module.train()(**inputs).loss > model(**inputs).loss + 0.1
     outputs = module.eval()(**inputs)
     torch.testing.assert_close(outputs.loss, label_set_loss(outputs.logits, inputs["labels"]))
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (6, 40)])
+def test_concentration_is_minus_the_logarithm_of_the_participation_ratio(shape):
+    embeddings = torch.randn(shape, generator=torch.manual_seed(0)) + 3
+    variances = torch.linalg.svdvals(embeddings - embeddings.mean(dim=0)).square()
+    ratio = variances.sum().square() / variances.square().sum()
+    torch.testing.assert_close(concentration(embeddings), -ratio.log())
+    torch.testing.assert_close(concentration(100 * embeddings), concentration(embeddings))
+
+
+def test_concentration_of_cells_that_are_alike_has_a_gradient_that_is_finite():
+    alike = torch.ones(5, 3, requires_grad=True)
+    concentration(alike).backward()
+    assert torch.isfinite(alike.grad).all()
+
+
+def test_spreading_the_embeddings_uses_more_directions():
+    torch.manual_seed(0)
+    embeddings = (torch.randn(50, 1) * torch.randn(8) + 0.1 * torch.randn(50, 8)).requires_grad_()
+    before = concentration(embeddings).item()
+    optimizer = torch.optim.Adam([embeddings], lr=0.05)
+    for _ in range(50):
+        optimizer.zero_grad()
+        concentration(embeddings).backward()
+        optimizer.step()
+    assert before > -0.2 and concentration(embeddings).item() < -1.5
+
+
+def test_labels_are_also_told_from_the_embedding_in_training_alone():
+    model = classifier(problem_type="single_label_classification", hidden_dropout_prob=0.0, attention_dropout=0.0)
+    inputs, _ = batch()
+    head = torch.nn.Linear(embedding_size(model), 3)
+    module = Supervision(model, embedding_classifier=head, embedding_weight=2.0, spread_weight=0.5)
+    plain = module.eval()(**inputs)
+    told = label_set_loss(head(plain.cell_embedding), inputs["labels"])
+    torch.testing.assert_close(
+        module.train()(**inputs).loss, plain.loss + 2 * told + 0.5 * concentration(plain.cell_embedding)
+    )
 
 
 @pytest.mark.parametrize("has_values", [True, False])

@@ -86,7 +86,8 @@ def test_a_tiny_model_learns_from_two_files_whose_names_differ_in_grain(files, t
 
 @pytest.mark.parametrize("family", ["scgpt", "cellplm", "geneformer"])
 def test_what_else_the_loss_says_does_not_stay_in_the_saved_model(files, tmp_path, family):
-    settings = {"denoising_weight": 0.3, "class_weights": "balanced", "loss": "ldam"}
+    settings = {"denoising_weight": 0.3, "embedding_weight": 1.0, "spread_weight": 0.3}
+    settings |= {"class_weights": "balanced", "loss": "ldam"}
     result = run(files, tmp_path, family, steps=2, **settings)
     assert np.isfinite([record["loss"] for record in result.history if "loss" in record]).all()
     _, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", output_loading_info=True)
@@ -144,6 +145,8 @@ def test_contrastive_training_leaves_an_encoder(files, tmp_path, family, labelle
         ({"loss": "ldam"}, "`loss` belongs to the objective 'supervised'"),
         ({"objective": "supervised"}, "needs labels"),
         ({"objective": "contrastive", "denoising_weight": 0.3}, "belongs to the objective 'supervised'"),
+        ({"objective": "contrastive", "spread_weight": 0.3}, "belongs to the objective 'supervised'"),
+        ({"objective": "supervised", "label_column": ["a"], "spread_weight": -1}, "must be 0 or more"),
         ({"objective": "contrastive", "temperature": 0}, "above 0"),
         ({"objective": "supervised", "label_column": ["a"], "mask_ratio": [0.3]}, "no `mask_ratio`"),
         ({"objective": "supervised", "label_column": ["a"], "denoising_weight": -1}, "must be 0 or more"),
