@@ -14,7 +14,7 @@ from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.cell_text.modeling_cell_text import PROJECTORS
 from sclm_hf.registry import FAMILIES
 
-from .tiny import small_cell_text_model, small_gpt2, small_llama, some_cells
+from .tiny import LANGUAGE_MODELS, small_cell_text_model, small_language_model, small_llama, some_cells
 
 # family -> why it cannot be the encoder of a cell-text model
 EXCEPTIONS = {"uce": "its protein table is a file of its own, never saved with other weights"}
@@ -70,8 +70,9 @@ def test_families_that_cannot_are_refused(tmp_path):
             small_cell_text_model(tmp_path / family, family)
 
 
-@pytest.mark.parametrize("language", [small_llama, small_gpt2])
-def test_padding_on_the_left_changes_nothing(tmp_path, language):
+@pytest.mark.parametrize("kind", ["llama", *LANGUAGE_MODELS])
+def test_padding_on_the_left_changes_nothing_with_any_language_model(tmp_path, kind):
+    language = small_llama if kind == "llama" else lambda: small_language_model(kind)
     model, processor = small_cell_text_model(tmp_path, language=language)
     alone = processor(PROMPTS[0], **some_cells(processor, 1), return_tensors="pt")
     padded = dict(alone)

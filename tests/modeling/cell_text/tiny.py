@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, TokenizersBackend
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, TokenizersBackend
 
 from sclm_hf.opening.cell_text_models import new_cell_text_model
 from sclm_hf.opening.tiny import make_tiny_checkpoint
@@ -34,11 +34,24 @@ def small_llama(words=WORDS, width=32, **settings):
     return LlamaForCausalLM(config), small_tokenizer(words)
 
 
-def small_gpt2(words=WORDS):
-    """A two-layer GPT-2, whose positions are a table, and its tokenizer."""
+_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64}
+LANGUAGE_MODELS = {
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "gemma2": {**_SIZES, "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 64},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "gpt_neox": {**_SIZES, "intermediate_size": 64},
+    "mixtral": {**_SIZES, "num_key_value_heads": 2, "intermediate_size": 64, "num_local_experts": 4},
+    "opt": {**_SIZES, "ffn_dim": 64, "word_embed_proj_dim": 32},
+    "phi": {**_SIZES, "intermediate_size": 64},
+}
+"""Language models that differ in positions, heads and layers, by their `model_type`."""
+
+
+def small_language_model(kind):
+    """A two-layer language model and its tokenizer."""
     torch.manual_seed(1)
-    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
-    return GPT2LMHeadModel(GPT2Config(vocab_size=len(SPECIAL) + len(words), **sizes)), small_tokenizer(words)
+    config = AutoConfig.for_model(kind, vocab_size=len(SPECIAL) + len(WORDS), **LANGUAGE_MODELS[kind])
+    return AutoModelForCausalLM.from_config(config), small_tokenizer()
 
 
 def small_cell_text_model(folder, family="scgpt", language=small_llama, **settings):
