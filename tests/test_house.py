@@ -66,6 +66,10 @@ def test_model_files_can_be_copied_to_the_hub(family):
 
 MAY_LOAD = {
     "adapters/lora.py": "puts an adapter on a base that opening opened; peft stays in adapters",
+    "modeling/cell_text/modeling_cell_text.py": "its encoder and its language model, with new weights",
+    "modeling/cell_text/processing_cell_text.py": "the two processors that it joins",
+    "modeling/cell_text_dual_encoder/modeling_cell_text_dual_encoder.py": "its two encoders, with new weights",
+    "modeling/cell_text_dual_encoder/processing_cell_text_dual_encoder.py": "the two processors that it joins",
     "modeling/common/base.py": "what loading does for all families",
     "modeling/uce/modeling_uce.py": "what loading does for UCE's table of proteins",
 }

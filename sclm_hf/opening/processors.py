@@ -38,11 +38,16 @@ def load_processor(name: str, revision: Any = None) -> "CellProcessor":
     with damage_is_told(name, _ABSENT), quiet_transformers():
         try:
             opened = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=False)
-            processor = check_processor(opened, name)
+            processor = check_processor(of_cells(opened), name)
             processor.check_tokens()
         except ConfigurationError as error:
             raise CheckpointError(f"The processor of `{name}` cannot be used: {error}") from error
     return processor
+
+
+def of_cells(processor: Any) -> Any:
+    """The processor of the cells, where `processor` is one of cells and texts."""
+    return getattr(processor, "cell_processor", processor)
 
 
 def check_processor(processor: Any, name: str) -> "CellProcessor":
@@ -71,13 +76,13 @@ def check_vocabulary(model: "PreTrainedModel", processor: "CellProcessor", name:
 
     Args:
         model: the model, or the PEFT model around it.
-        processor: the processor.
+        processor: the processor, of cells or of cells and texts.
         name: folder or repository of the model.
 
     Raises:
         CheckpointError: it has too few gene embeddings.
     """
-    needed = processor.tokenizer.gene_vocabulary.size
+    needed = of_cells(processor).tokenizer.gene_vocabulary.size
     there = getattr(model.get_input_embeddings(), "num_embeddings", needed)
     if there < needed:
         which = "" if name == "in memory" else f" of `{name}`"

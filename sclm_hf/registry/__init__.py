@@ -20,7 +20,7 @@ _NAMES = (
 
 FAMILIES: dict[str, Family] = {name: import_module(f".{name}", __name__).FAMILY for name in _NAMES}
 
-_COMPOSITES = ("cell_text",)
+_COMPOSITES = ("cell_text", "cell_text_dual_encoder")
 
 COMPOSITES: dict[str, Composite] = {name: import_module(f".{name}", __name__).COMPOSITE for name in _COMPOSITES}
 """Models that join one of a family with a language model of transformers."""

@@ -65,6 +65,8 @@ class Stream(IntEnum):
     """Cells thinned to evaluate on them, or for a baseline: how many reads of a gene are kept."""
     BALANCE = 20
     """Balanced epochs: which cells come once more than others of the same weight."""
+    TEXT = 21
+    """Cells and texts: which of several texts of its label a cell is trained with."""
     QUESTION = 24
     """Cells as soft tokens: which question is asked about a cell."""
 
