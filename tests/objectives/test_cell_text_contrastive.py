@@ -71,7 +71,7 @@ def test_held_out_cells_get_their_type_from_its_description(tmp_path):
     collator = CellTextContrastiveCollator.from_processor(processor, texts)
     config = TrainingConfig(
         output_dir=str(tmp_path / "out"),
-        max_steps=20,
+        max_steps=40,
         per_device_train_batch_size=30,
         learning_rate=1e-2,
         save_steps=0,
