@@ -18,7 +18,9 @@ from transformers import (
 from ..errors import CheckpointError, ConfigurationError
 from ..logging import quiet_transformers
 from ..registry import get_family
+from .families import read_config
 from .files import damage_is_told, require_readable
+from .loading import LoadedModel, load_model
 from .names import resolve_name
 from .processors import load_processor
 from .weights import open_model, require_finite
@@ -72,6 +74,47 @@ def new_dual_encoder(
     model.cell_model.load_state_dict(cells.state_dict())
     model.text_model.load_state_dict(texts.state_dict(), strict=False)
     return model, CellTextDualEncoderProcessor(processor, tokenizer)
+
+
+def open_dual_encoder(
+    model: Any,
+    processor: "CellTextDualEncoderProcessor | None" = None,
+    *,
+    device: Any = None,
+    dtype: Any = None,
+    revision: str | None = None,
+) -> "tuple[LoadedModel, CellTextDualEncoderProcessor]":
+    """A dual encoder, ready to run on cells, and its processor of cells and texts.
+
+    Args:
+        model: folder or repository; or a loaded model, which needs `processor`.
+        processor: by default the one saved with the model.
+        device, dtype, revision: as for `load_model`.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no dual encoder.
+        ConfigurationError: a loaded model comes without its processor.
+    """
+    from ..modeling.cell_text_dual_encoder.modeling_cell_text_dual_encoder import CellTextDualEncoderModel
+    from ..modeling.cell_text_dual_encoder.processing_cell_text_dual_encoder import CellTextDualEncoderProcessor
+
+    is_loaded = isinstance(model, PreTrainedModel)
+    model_type = model.config.model_type if is_loaded else read_config(str(model), revision).get("model_type")
+    if model_type != CellTextDualEncoderModel.config_class.model_type:
+        raise CheckpointError(
+            f"`{'The model in memory' if is_loaded else model}` is a `{model_type}` model; texts are compared with "
+            "cells by a dual encoder of both: make one with `sclm_hf.opening.dual_encoders.new_dual_encoder`."
+        )
+    if processor is None and is_loaded:
+        raise ConfigurationError("Pass the `processor` of a dual encoder in memory, of cells and texts.")
+    cells = None if processor is None else processor.cell_processor
+    loaded = load_model(model, "AutoModel", processor=cells, device=device, dtype=dtype, revision=revision)
+    if processor is None:
+        with damage_is_told(loaded.name), quiet_transformers():
+            processor = CellTextDualEncoderProcessor.from_pretrained(
+                loaded.name, revision=resolve_name(loaded.name, revision)
+            )
+    return loaded, processor
 
 
 def open_text_encoder(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigurationError
-from ..registry import FAMILIES
+from ..registry import COMPOSITES, FAMILIES
 from .files import ADAPTER_CONFIG, find_file
 from .kinds import AUTO_CLASSES, foreign_family, is_classifier
 from .names import resolve_name
-from .processors import check_processor, check_vocabulary, load_processor
+from .processors import check_processor, check_vocabulary, load_processor, of_cells
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +74,7 @@ def load_model(
     else:
         loaded = model
         config = getattr(model, "config", None)
-        if (model_type := getattr(config, "model_type", type(model).__name__)) not in FAMILIES:
+        if (model_type := getattr(config, "model_type", type(model).__name__)) not in FAMILIES | COMPOSITES:
             raise foreign_family("The model in memory", model_type)
         name = getattr(config, "_name_or_path", "") or "in memory"
         if dtype is not None and _dtype(dtype) != model.dtype:
@@ -86,7 +86,7 @@ def load_model(
                 f"The task needs a model with a classification head, got {type(model).__name__}: fine-tune one with "
                 f"`sclm-hf finetune`, or load it with `{kind}`."
             )
-    processor = load_processor(name, revision) if processor is None else check_processor(processor, name)
+    processor = load_processor(name, revision) if processor is None else check_processor(of_cells(processor), name)
     check_vocabulary(loaded, processor, name)
     if device is not None:
         loaded.to(device)

@@ -9,6 +9,7 @@ from .running.settings import AddingSettings, setting
 from .running.verb import Verb, documented_by
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pandas import Categorical
     from transformers.utils import ModelOutput
 
+    from ..opening.loading import LoadedModel
     from ..tokenization.processing_cell import CellProcessor
 
 UNASSIGNED = "unassigned"
@@ -72,6 +74,12 @@ class AnnotateSettings(AddingSettings):
         "whether the classifiers that `finetune` saved with the model, and weighted, label the cells together with "
         "it; has no effect on a model without such partners.",
         flag="--partners/--no-partners",
+    )
+    labels: "str | Mapping[str, str | Sequence[str]] | Sequence[str] | None" = setting(
+        None,
+        "cell types as texts, for a dual encoder of cells and text: label -> its description, or names, whose "
+        "definitions in the Cell Ontology are taken; or a CSV file with the columns `label` and `text`.",
+        recorded=False,
     )
 
     @property
@@ -134,7 +142,20 @@ class Annotation(CellRun[AnnotateSettings]):
         return {"label_names": np.array(self.label_names, dtype=object), **weights}
 
 
-ANNOTATE = Verb(
+class AnnotateVerb(Verb):
+    """The verb, whose model may also be a dual encoder that is told the labels as texts."""
+
+    def load(self, model: Any, processor: "CellProcessor | None", settings: AnnotateSettings) -> "LoadedModel":
+        """Load the model; with `labels` it is a dual encoder."""
+        if settings.labels is None:
+            return super().load(model, processor, settings)
+        from .running.descriptions import load_described
+
+        options = {"device": settings.device, "dtype": settings.dtype, "revision": settings.revision}
+        return load_described(model, settings.labels, processor, **options)
+
+
+ANNOTATE = AnnotateVerb(
     name="annotate",
     auto_class="AutoModelForSequenceClassification",
     settings=AnnotateSettings,
@@ -157,7 +178,8 @@ def annotate(
 
     Args:
         adata: cells with raw counts.
-        model: folder or repository id of a checkpoint with a classification head, or of an adapter; or a loaded model.
+        model: folder or repository id of a checkpoint with a classification head, or of an adapter; or a loaded model;
+            with `labels` a dual encoder of cells and text.
         processor: the processor; by default the one saved with the model.
         **settings: the fields of [`AnnotateSettings`].
         copy: add to a copy in memory; False adds to `adata` itself (but not to the file of a backed one).
