@@ -9,7 +9,7 @@ from ..logging import quiet_transformers
 from ..registry import get_family
 from .files import damage_is_told, require_readable
 from .names import resolve_name
-from .processors import load_processor
+from .processors import check_processor, load_processor
 from .weights import open_model, require_finite
 
 if TYPE_CHECKING:
@@ -80,6 +80,24 @@ def new_cell_text_model(
         suppress_tokens=[config.cell_token_id],
     )
     return model.eval(), CellTextProcessor(cell_processor, tokenizer, config.num_cell_tokens)
+
+
+def open_cell_text_processor(name: str, revision: Any = None) -> "CellTextProcessor":
+    """The processor saved with a cell-text model or an adapter of one; nothing that it brings is run.
+
+    Args:
+        name: folder or repository.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    from ..modeling.cell_text.processing_cell_text import CellTextProcessor
+
+    with damage_is_told(name, "holds no processor of cells and text"), quiet_transformers():
+        processor = CellTextProcessor.from_pretrained(name, revision=revision)
+        check_processor(processor.cell_processor, name).check_tokens()
+    return processor
 
 
 def open_causal_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -64,12 +64,12 @@ def load_model(
             or does not fit the processor's vocabulary.
         ConfigurationError: settings that a loaded model contradicts, or a device that the machine does not have.
     """
-    _check_device(device)
+    check_device(device)
     if isinstance(model, str) or hasattr(model, "__fspath__"):
         name = str(model)
         # one commit for all files, and for the record of what ran
         revision = resolve_name(name, revision)
-        loaded = _open(name, kind, _dtype(dtype), revision)
+        loaded = _open(name, kind, as_dtype(dtype), revision)
         device = device or default_device()
     else:
         loaded = model
@@ -77,9 +77,10 @@ def load_model(
         if (model_type := getattr(config, "model_type", type(model).__name__)) not in FAMILIES | COMPOSITES:
             raise foreign_family("The model in memory", model_type)
         name = getattr(config, "_name_or_path", "") or "in memory"
-        if dtype is not None and _dtype(dtype) != model.dtype:
+        if dtype is not None and as_dtype(dtype) != model.dtype:
             raise ConfigurationError(
-                f"`dtype` asks for {_dtype(dtype)} and the model in memory is {model.dtype}: convert it (`model.to`)."
+                f"`dtype` asks for {as_dtype(dtype)} and the model in memory is {model.dtype}: convert it "
+                "(`model.to`)."
             )
         if kind == AUTO_CLASSES["annotate"] and not is_classifier(model):
             raise CheckpointError(
@@ -102,7 +103,12 @@ def default_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _dtype(dtype: "str | torch.dtype | None") -> "torch.dtype":
+def as_dtype(dtype: "str | torch.dtype | None") -> "torch.dtype":
+    """The dtype of a name; float32 for None.
+
+    Raises:
+        ConfigurationError: weights are not kept in it.
+    """
     import torch
 
     if dtype is None:
@@ -123,7 +129,12 @@ def _open(name: str, kind: str, dtype: "torch.dtype", revision: str | None) -> "
     return open_model(name, kind, dtype=dtype, revision=revision)
 
 
-def _check_device(device: "str | torch.device | None") -> None:
+def check_device(device: "str | torch.device | None") -> None:
+    """Refuse a device that the machine does not have.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
     import torch
 
     try:

@@ -143,16 +143,23 @@ class Annotation(CellRun[AnnotateSettings]):
 
 
 class AnnotateVerb(Verb):
-    """The verb, whose model may also be a dual encoder that is told the labels as texts."""
+    """The verb, whose model may also be one of cells and text.
+
+    A dual encoder is told the labels as texts; a language model that reads cells has its own beside it.
+    """
 
     def load(self, model: Any, processor: "CellProcessor | None", settings: AnnotateSettings) -> "LoadedModel":
-        """Load the model; with `labels` it is a dual encoder."""
-        if settings.labels is None:
-            return super().load(model, processor, settings)
-        from .running.descriptions import load_described
+        """Load the model; with `labels` it is a dual encoder, and with a `candidates.json` a language model."""
+        from ..text.cell_text_annotator import is_cell_text_annotator, load_cell_text_annotator
 
         options = {"device": settings.device, "dtype": settings.dtype, "revision": settings.revision}
-        return load_described(model, settings.labels, processor, **options)
+        if settings.labels is not None:
+            from .running.descriptions import load_described
+
+            return load_described(model, settings.labels, processor, **options)
+        if is_cell_text_annotator(model, settings.revision):
+            return load_cell_text_annotator(model, **options)
+        return super().load(model, processor, settings)
 
 
 ANNOTATE = AnnotateVerb(

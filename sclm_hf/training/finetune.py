@@ -25,6 +25,7 @@ from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option, parse_arguments
 from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, gene_names, open_corpora, store_statistics
+from .finetune_cell_text import CellTextArguments, finetune_cell_text
 from .linear import LINEAR, new_processor, train_linear
 from .loop import TrainingResult, train
 from .manifest import write_manifest
@@ -133,8 +134,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SclmError: see [`finetune`]; or a flag or a key of the recipe is unknown.
     """
-    settings = parse_arguments((DataArguments, FinetuneArguments, TrainingConfig), argv, prog="sclm-hf finetune")
-    result = finetune(*settings)
+    types = (DataArguments, FinetuneArguments, CellTextArguments, TrainingConfig)
+    data, arguments, soft, config = parse_arguments(types, argv, prog="sclm-hf finetune")
+    if soft.cell_model is None:
+        result = finetune(data, arguments, config)
+    else:
+        result = finetune_cell_text(data, arguments, soft, config)
     if result.is_main_process:
         print(result.summary())
 

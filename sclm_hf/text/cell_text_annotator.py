@@ -1,0 +1,204 @@
+"""A language model that reads cells as soft tokens, with a closed set of labels, as a classifier of cells."""
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from ..errors import ConfigurationError
+from ..modeling.cell_text.configuration_cell_text import CellTextConfig
+from ..modeling.cell_text.processing_cell_text import CellTextProcessor
+from ..opening.cell_text_models import open_cell_text_processor
+from ..opening.families import read_config
+from ..opening.files import ADAPTER_CONFIG, find_file
+from ..opening.kinds import inner_model
+from ..opening.loading import LoadedModel, as_dtype, check_device, default_device
+from ..opening.names import resolve_name
+from ..opening.weights import open_model
+from .closed_set import CANDIDATES_FILE, Candidates, answers_of, read_candidates
+from .neutral import neutralise
+
+if TYPE_CHECKING:
+    from ..modeling.cell_text.modeling_cell_text import CellTextForConditionalGeneration
+
+_CHUNK = 64
+"""Prompts that are read at a time, however large the sample that they are from."""
+
+
+class CellTextAnnotator(nn.Module):
+    """A cell-text model that gives a logit for each label: its log-likelihood per token, over the temperature.
+
+    Args:
+        model: the cell-text model.
+        processor: its processor.
+        candidates: the question, which follows the cell, and the labels.
+
+    Raises:
+        ConfigurationError: labels are the same tokens, or the question is too long.
+    """
+
+    def __init__(
+        self, model: "CellTextForConditionalGeneration", processor: CellTextProcessor, candidates: Candidates
+    ) -> None:
+        super().__init__()
+        self.model, self.processor, self.candidates = model, processor, candidates
+        self.config = copy.deepcopy(model.config)
+        self.config.id2label = dict(enumerate(candidates.labels))
+        self.config.label2id = {label: number for number, label in enumerate(candidates.labels)}
+        before = [] if candidates.system is None else [{"role": "system", "content": candidates.system}]
+        asked = [{"type": "cell"}, {"type": "text", "text": f" {neutralise(candidates.prompt, processor.tokenizer)}"}]
+        prompt = [*before, {"role": "user", "content": asked}]
+        self._prompt = processor.prompt_ids(prompt)
+        self._answers = self._tokens_of_answers(prompt)
+        self._refuse_long(len(self._prompt) + max(map(len, self._answers)))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        return self.model.dtype
+
+    def forward(self, **batch: torch.Tensor) -> SequenceClassifierOutput:
+        """`logits` (cells, labels) of encoded cells, each of which is asked about alone."""
+        arrays = {name: _dense(values).cpu().numpy() for name, values in batch.items()}
+        n_cells = len(arrays["attention_mask"])
+        cells = self.processor.arranged(arrays, np.ones(n_cells, np.int64))
+        cells = {name: torch.from_numpy(values).to(self.device) for name, values in cells.items()}
+        scores = [
+            self._scored({name: values[start : start + _CHUNK] for name, values in cells.items()})
+            for start in range(0, n_cells, _CHUNK)
+        ]
+        return SequenceClassifierOutput(logits=torch.cat(scores) / self.candidates.temperature)
+
+    def _scored(self, cells: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(cells, labels) log-likelihoods of the answers, per token; the prompt is read once for all of them."""
+        n_cells = len(next(iter(cells.values())))
+        read = self.model(input_ids=self._repeated(self._prompt, n_cells), use_cache=True, logits_to_keep=1, **cells)
+        first, cache = read.logits[:, -1].float().log_softmax(dim=-1), read.past_key_values
+        columns = []
+        for answer in self._answers:
+            steps = first[:, answer[:1]]
+            if len(answer) > 1:
+                said, next_ones = (self._repeated(part, n_cells) for part in (answer[:-1], answer[1:]))
+                logits = self.model(input_ids=said, past_key_values=cache, use_cache=True).logits
+                later = logits.float().log_softmax(dim=-1).gather(-1, next_ones.unsqueeze(-1)).squeeze(-1)
+                steps = torch.cat([steps, later], dim=1)
+                cache.crop(len(self._prompt) - cache.get_seq_length())
+            columns.append(steps.mean(dim=1))
+        return torch.stack(columns, dim=1)
+
+    def _repeated(self, ids: list[int], n_cells: int) -> torch.Tensor:
+        return torch.tensor(ids, device=self.device).expand(n_cells, -1)
+
+    def _tokens_of_answers(self, prompt: list[dict[str, Any]]) -> list[list[int]]:
+        """The tokens of the labels, with the end of a turn only where a label is the beginning of another."""
+        answers = answers_of(self.candidates.labels, self.processor.tokenizer)
+        whole = [self.processor.answer_ids(prompt, answer) for answer in answers]
+        end = self.processor.tokenizer.eos_token_id
+        bare = [ids[:-1] if ids[-1] == end else ids for ids in whole]
+        if len(set(map(tuple, bare))) < len(bare):
+            raise ConfigurationError(
+                f"Two of the labels are the same tokens to the language model, of {answers[:10]}: rename one, or take "
+                "a language model that tells them apart."
+            )
+        ordered = sorted(bare)
+        has_prefixes = any(longer[: len(one)] == one for one, longer in pairwise(ordered))
+        return whole if has_prefixes else bare
+
+    def _refuse_long(self, n_tokens: int) -> None:
+        longest = getattr(self.config.text_config, "max_position_embeddings", None)
+        if longest is not None and n_tokens > longest:
+            raise ConfigurationError(
+                f"The question and its longest answer have {n_tokens:,} tokens, and the language model reads "
+                f"{longest:,}: ask a shorter one."
+            )
+
+
+def _dense(values: torch.Tensor) -> torch.Tensor:
+    # large samples come without their zeros
+    return values if values.layout == torch.strided else values.to_dense()
+
+
+def is_cell_text_annotator(model: Any, revision: Any = None) -> bool:
+    """Whether a folder or repository holds a cell-text model with candidates, or is one in memory."""
+    if isinstance(model, CellTextAnnotator):
+        return True
+    if not isinstance(model, str) and not hasattr(model, "__fspath__"):
+        return False
+    name = str(model)
+    revision = resolve_name(name, revision)
+    if find_file(name, CANDIDATES_FILE, revision) is None:
+        return False
+    return read_config(name, revision).get("model_type") == CellTextConfig.model_type
+
+
+def load_cell_text_annotator(
+    model: Any,
+    *,
+    device: "str | torch.device | None" = None,
+    dtype: "str | torch.dtype | None" = None,
+    revision: str | None = None,
+) -> LoadedModel:
+    """A cell-text model with candidates, ready to run; nothing that it brings is executed.
+
+    Args:
+        model: folder or repository of the model, or of an adapter of one; or a [`CellTextAnnotator`].
+        device: where to run; by default CUDA, else MPS, else CPU.
+        dtype: of the weights; float32 by default.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        CheckpointError: it cannot be read, or its weights are not whole.
+    """
+    check_device(device)
+    if isinstance(model, CellTextAnnotator):
+        model = model if device is None else model.to(device)
+        return LoadedModel(model, model.processor.cell_processor, "in memory", "")
+    name = str(model)
+    revision = resolve_name(name, revision)
+    if find_file(name, ADAPTER_CONFIG, revision) is not None:
+        # peft is asked for where there is an adapter only
+        from ..adapters.lora import load_adapter
+
+        opened = load_adapter(name, dtype=as_dtype(dtype), revision=revision)
+    else:
+        opened = open_model(name, "AutoModelForMultimodalLM", dtype=as_dtype(dtype), revision=revision)
+    processor = open_cell_text_processor(name, revision)
+    candidates = read_candidates(find_file(name, CANDIDATES_FILE, revision))
+    annotator = CellTextAnnotator(inner_model(opened), processor, candidates).to(device or default_device())
+    resolved = getattr(revision, "resolved", None) or ""
+    return LoadedModel(annotator.eval(), processor.cell_processor, name, resolved)
+
+
+def save_cell_text_annotator(
+    folder: str | Path,
+    model: "CellTextForConditionalGeneration",
+    processor: CellTextProcessor,
+    labels: Sequence[str],
+    question: str,
+    **settings: Any,
+) -> None:
+    """Save a trained cell-text model so that `annotate` labels cells with it.
+
+    Args:
+        folder: folder to write.
+        model: the model.
+        processor: its processor.
+        labels: the labels among which it chooses.
+        question: what follows the cell.
+        **settings: further fields of [`Candidates`].
+    """
+    candidates = Candidates(labels=list(labels), prompt=question, **settings)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    candidates.save(folder)

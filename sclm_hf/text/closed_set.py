@@ -1,0 +1,67 @@
+"""The question about a cell and the labels among which a language model chooses, as they are saved beside it."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import CheckpointError, ConfigurationError
+from ..files import read_json_object, write_text
+from .neutral import neutralise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CANDIDATES_FILE = "candidates.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """What `candidates.json` holds: the question about a cell, and the answers among which the model chooses.
+
+    Attributes:
+        labels: the answers, as they stood in `obs`.
+        prompt: the wording of the question.
+        organism: what it calls the species.
+        system: a message before it.
+        temperature: log-likelihoods are divided by it before they become probabilities.
+    """
+
+    labels: list[str]
+    prompt: str
+    organism: str = "human"
+    system: str | None = None
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        are_texts = isinstance(self.labels, list) and all(isinstance(label, str) for label in self.labels)
+        if not are_texts or len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
+            raise ConfigurationError("`labels` must be two or more different texts.")
+        if not isinstance(self.prompt, str) or not isinstance(self.system, str | None):
+            raise ConfigurationError("`prompt` and `system` must be texts.")
+        if not isinstance(self.temperature, (int, float)) or not 0 < self.temperature < float("inf"):
+            raise ConfigurationError(f"`temperature` must be above 0, got {self.temperature!r}.")
+
+    def save(self, folder: str | Path) -> None:
+        """Write them to a folder."""
+        write_text(Path(folder) / CANDIDATES_FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+
+def read_candidates(path: Path) -> Candidates:
+    """What [`Candidates.save`] wrote.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    read = read_json_object(path)
+    try:
+        return Candidates(**read)
+    except (TypeError, ConfigurationError) as error:
+        raise CheckpointError(f"`{path}` cannot be used: {error}") from error
+
+
+def answers_of(labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase | None") -> list[str]:
+    """Labels as prompts and answers write them."""
+    return [neutralise(label, tokenizer) for label in labels]

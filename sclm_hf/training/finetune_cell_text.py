@@ -1,0 +1,195 @@
+"""Fine-tuning of language models that read cells as soft tokens, in two stages: projector, then language model."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from scipy.special import log_softmax
+
+from ..adapters.lora import add_lora
+from ..corpora.cell_corpus import CellCorpus
+from ..errors import ConfigurationError
+from ..logging import get_logger, quiet_transformers
+from ..modeling.cell_text.processing_cell_text import CellTextProcessor
+from ..objectives.cell_text import CellTextCollator
+from ..opening.cell_text_models import new_cell_text_model
+from ..opening.kinds import inner_model
+from ..opening.loading import default_device
+from ..opening.processors import load_processor
+from ..opening.weights import open_model
+from ..text.cell_text_annotator import CellTextAnnotator
+from ..text.closed_set import Candidates, answers_of
+from .arguments import TrainingConfig, option
+from .checkpoints import check_output_dir
+from .data import DataArguments, check_files, open_corpora
+from .loop import TrainingResult, train
+from .manifest import write_manifest
+from .validation import classification_metrics
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from .finetune import FinetuneArguments
+
+logger = get_logger(__name__)
+
+QUESTIONS = (
+    "Which cell type is it?",
+    "Name the type of this {organism} cell.",
+    "Identify the type of the cell above.",
+    "Label this cell with its type.",
+    "What kind of {organism} cell has this profile?",
+    "Assign a cell type to this transcriptome.",
+    "This is one cell. What is its cell type?",
+    "Task: annotation of cell types. Organism: {organism}. Cell type:",
+    "Of which type is this {organism} cell, judging by its expression?",
+    "Look at this {organism} cell and say what it is.",
+)
+"""What is asked about a cell, which stands before the question as soft tokens; `annotate` asks the first one."""
+
+_KIND = "AutoModelForMultimodalLM"
+
+
+@dataclass
+class CellTextArguments:
+    """The encoder whose cells a language model reads as soft tokens, and how it gets to read them.
+
+    Raises:
+        ConfigurationError: a number is out of range, or other settings are given without `cell_model`.
+    """
+
+    cell_model: str | None = option(
+        None,
+        "Fine-tune a language model, `model_name_or_path`, that reads cells as soft tokens: folder or repository of "
+        "the model of cells that encodes them. It stays as it is.",
+    )
+    num_cell_tokens: int = option(8, "With `cell_model`: soft tokens of a cell.")
+    projector: str = option("mlp", "With `cell_model`: what makes them, `mlp` or `resampler`.")
+    projector_epochs: int = option(
+        1,
+        "With `cell_model`: passes over the corpus in which the projector learns alone, before the language model "
+        "does.",
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_cell_tokens < 1 or self.projector_epochs < 0:
+            raise ConfigurationError("`num_cell_tokens` must be at least 1, and `projector_epochs` at least 0.")
+        changed = [one.name for one in dataclasses.fields(self) if getattr(self, one.name) != one.default]
+        if self.cell_model is None and changed:
+            raise ConfigurationError(f"`{changed[0]}` is for soft tokens: give `cell_model` (`--cell_model`) too.")
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What is saved beside a model: its processor, the question and the labels."""
+
+    processor: CellTextProcessor
+    candidates: Candidates
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        self.processor.save_pretrained(folder)
+        self.candidates.save(folder)
+
+
+def finetune_cell_text(
+    data: DataArguments,
+    arguments: "FinetuneArguments",
+    soft: CellTextArguments,
+    config: TrainingConfig,
+) -> TrainingResult:
+    """Fine-tune a language model to annotate cells that it reads as soft tokens.
+
+    The projector learns first, with both models frozen, and is saved with them in `projector` below the output
+    folder. Then the language model learns too, by a LoRA or in full.
+
+    Raises:
+        SclmError: settings, files and checkpoints do not fit together; the subclass says what is wrong.
+    """
+    _check(arguments)
+    check_output_dir(config)
+    check_files(data)
+    set_seed(config.seed)
+    cells = load_processor(soft.cell_model)
+    corpus, eval_corpus = open_corpora(
+        data, cells, label_column=arguments.label_column, unlabelled=arguments.unlabelled, seed=config.seed
+    )
+    organism = data.species or "human"
+    questions = [question.format(organism=organism) for question in QUESTIONS]
+    model, processor = new_cell_text_model(
+        soft.cell_model,
+        arguments.model_name_or_path,
+        num_cell_tokens=soft.num_cell_tokens,
+        projector=soft.projector,
+    )
+    saved = _Saved(processor, Candidates(labels=corpus.label_names, prompt=questions[0], organism=organism))
+    answers = answers_of(corpus.label_names, processor.tokenizer)
+    collator = CellTextCollator.from_processor(processor, questions, answers, seed=config.seed)
+    folder = Path(config.output_dir) / "projector"
+    if not soft.projector_epochs:
+        with quiet_transformers():
+            model.save_pretrained(folder)
+        saved.save_pretrained(folder)
+    else:
+        model.train_projector_only()
+        first = dataclasses.replace(
+            config,
+            output_dir=str(folder),
+            num_train_epochs=soft.projector_epochs,
+            max_steps=0,
+            eval_steps=0,
+            early_stopping_patience=0,
+        )
+        train(model, corpus, collator, first, processor=saved)
+    model = _adapted(open_model(str(folder), _KIND), arguments)
+    result = train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=saved)
+    if eval_corpus is not None and result.is_main_process:
+        annotator = CellTextAnnotator(inner_model(model), processor, saved.candidates)
+        result = _evaluated(result, annotator, eval_corpus, config)
+    write_manifest(result, corpus, soft.cell_model)
+    return result
+
+
+def _check(arguments: "FinetuneArguments") -> None:
+    """Refuse settings that soft tokens have no use for."""
+    if not arguments.label_column:
+        raise ConfigurationError("A language model learns one task: give one `label_column`, no `task_columns`.")
+    if arguments.head not in ("lora", "full"):
+        raise ConfigurationError(f"A language model is trained with `head` lora or full, got {arguments.head!r}.")
+    if arguments.weighs_labels:
+        raise ConfigurationError("`class_weights` and `loss` are for classifiers: leave them out with `cell_model`.")
+
+
+def _adapted(model: "PreTrainedModel", arguments: "FinetuneArguments") -> Any:
+    """The model of the second stage; its encoder of cells stays as it is."""
+    if arguments.head == "full":
+        model.cell_text.cell_model.requires_grad_(False)
+        return model
+    return add_lora(
+        model,
+        r=arguments.lora_r,
+        lora_alpha=arguments.lora_alpha,
+        lora_dropout=arguments.lora_dropout,
+        target_modules=arguments.lora_target_modules,
+    )
+
+
+def _evaluated(
+    result: TrainingResult, annotator: CellTextAnnotator, eval_corpus: CellCorpus, config: TrainingConfig
+) -> TrainingResult:
+    """The result with what the answers about the cells held out are worth among the metrics."""
+    annotator.eval().to("cpu" if config.use_cpu else default_device())
+    scores, labels = [], []
+    for batch in eval_corpus.loader(config.per_device_eval_batch_size):
+        inputs = {name: values for name, values in batch.items() if name in eval_corpus.processor.model_input_names}
+        with torch.inference_mode():
+            scores.append(annotator(**inputs).logits.float().cpu().numpy())
+        labels.append(batch["labels"].numpy())
+    scores, labels = np.concatenate(scores), np.concatenate(labels)
+    right = log_softmax(scores, axis=1)[np.arange(len(labels)), labels]
+    metrics = classification_metrics(scores, labels) | {"log_loss": float(-right.mean())}
+    found = {f"eval_{name}": value for name, value in metrics.items()}
+    return dataclasses.replace(result, metrics=result.metrics | found)

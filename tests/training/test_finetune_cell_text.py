@@ -1,0 +1,95 @@
+"""`sclm-hf finetune --cell_model`: projector first, then the language model, and a folder that annotates."""
+
+import numpy as np
+import pytest
+import torch
+
+import sclm_hf
+from sclm_hf.errors import ConfigurationError
+from sclm_hf.opening.tiny import LABELS, make_tiny_checkpoint
+from sclm_hf.opening.weights import open_model
+from sclm_hf.training.arguments import TrainingConfig
+from sclm_hf.training.data import DataArguments
+from sclm_hf.training.finetune import FinetuneArguments
+from sclm_hf.training.finetune_cell_text import CellTextArguments, finetune_cell_text
+
+from ..modeling.cell_text.tiny import small_llama
+
+anndata = pytest.importorskip("anndata")
+
+KIND = "AutoModelForMultimodalLM"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With cells, an encoder and a language model."""
+    folder = tmp_path_factory.mktemp("data")
+    make_tiny_checkpoint("scgpt", folder / "encoder")
+    genes = list(sclm_hf.GeneTokenizer.from_pretrained(folder / "encoder").gene_vocabulary)[3:33]
+    cells = anndata.AnnData(np.random.default_rng(0).poisson(1.0, (24, 30)).astype(np.float32))
+    cells.var_names, cells.obs["type"] = genes, [LABELS[row % 3] for row in range(24)]
+    cells.write_h5ad(folder / "cells.h5ad")
+    for part in small_llama():
+        part.save_pretrained(folder / "words")
+    return folder
+
+
+def run(folder, output, language, head, soft=None):
+    return finetune_cell_text(
+        DataArguments([str(folder / "cells.h5ad")], eval_share=0.25),
+        FinetuneArguments(str(language), label_column="type", head=head),
+        CellTextArguments(**{"cell_model": str(folder / "encoder"), "num_cell_tokens": 2} | (soft or {})),
+        TrainingConfig(str(output), per_device_train_batch_size=8, learning_rate=1e-2, use_cpu=True),
+    )
+
+
+def test_two_stages_and_a_folder_that_annotates(folder, tmp_path):
+    result = run(folder, tmp_path / "out", folder / "words", "lora")
+    assert 0 <= result.metrics["eval_accuracy"] <= 1 and result.metrics["eval_log_loss"] > 0
+    encoder = open_model(str(folder / "encoder"), "AutoModel")
+    first, last = (open_model(str(tmp_path / "out" / part), KIND).cell_text for part in ("projector", ""))
+    for name, tensor in encoder.state_dict().items():
+        assert torch.equal(last.cell_model.state_dict()[name], tensor), name
+    before = small_llama()[0].state_dict()
+    after = {name: weight[: len(before[name])] for name, weight in first.language_model.state_dict().items()}
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert not torch.equal(first.projector.out.weight, last.projector.out.weight)
+    cells = anndata.read_h5ad(folder / "cells.h5ad")
+    whole, adapter = (
+        sclm_hf.annotate(cells, path, device="cpu").obsm["sclm_probabilities"]
+        for path in (tmp_path / "out", tmp_path / "out" / "adapter")
+    )
+    np.testing.assert_allclose(whole, adapter, atol=1e-5)
+
+
+def test_a_label_that_is_a_marker_stands_for_no_cell(folder, tmp_path):
+    cells = anndata.read_h5ad(folder / "cells.h5ad")
+    cells.obs["type"] = ["<cell>", "B", "T"] * 8
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    (tmp_path / "encoder").symlink_to(folder / "encoder")
+    (tmp_path / "words").symlink_to(folder / "words")
+    run(tmp_path, tmp_path / "out", tmp_path / "words", "full", soft={"projector": "resampler"})
+    labelled = sclm_hf.annotate(cells, tmp_path / "out", device="cpu")
+    assert list(labelled.uns["sclm_hf"]["sclm_prediction"]["label_names"]) == ["<cell>", "B", "T"]
+
+
+def test_the_language_model_can_learn_in_full(folder, tmp_path):
+    run(folder, tmp_path, folder / "words", "full", soft={"projector_epochs": 0})
+    trained = open_model(str(tmp_path), KIND).cell_text
+    assert not torch.equal(trained.language_model.lm_head.weight[:8], small_llama()[0].lm_head.weight[:8])
+    encoder = open_model(str(folder / "encoder"), "AutoModel").state_dict()
+    assert all(torch.equal(trained.cell_model.state_dict()[name], tensor) for name, tensor in encoder.items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({"num_cell_tokens": 4}, "give `cell_model`"), ({"cell_model": "x", "projector_epochs": -1}, "at least 0")],
+)
+def test_settings_that_mean_nothing_are_refused(settings, told):
+    with pytest.raises(ConfigurationError, match=told):
+        CellTextArguments(**settings)
+
+
+def test_heads_of_classifiers_are_refused(folder, tmp_path):
+    with pytest.raises(ConfigurationError, match="lora or full"):
+        run(folder, tmp_path, folder / "words", "probe")
