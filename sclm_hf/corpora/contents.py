@@ -154,7 +154,8 @@ class FileContents(Contents):
         if augment is not None and augment.thin_share and expects != "counts":
             raise ConfigurationError(
                 f"Only counts can be thinned, and the encoding expects {expects!r}: set `thin_share` of the "
-                "augmentation to 0."
+                "augmentation to 0 (`augment=Augmentation(thin_share=0)`, `--augment '{\"thin_share\": 0}'`), or, "
+                'where the values are counts, have the processor say so (`expects="counts"`).'
             )
         options = {"layer": layer, "expects": expects, "lazy": lazy}
         self.sources = [open_source(name, path, **options) for name, path in named.items()]

@@ -54,9 +54,10 @@ class SupervisedCollator(CellCollator):
         # the last row is that of -100
         sets = np.concatenate([self.label_sets, np.ones((1, self.label_sets.shape[1]), bool)])
         inputs = {name: values for name, values in batch.items() if name not in self.left_out}
-        inputs["labels"] = sets[np.where(numbers == IGNORED, -1, numbers)]
+        rows = np.where(numbers == IGNORED, -1, numbers)
+        inputs["labels"] = sets[rows]
         if self.label_weights is not None:
-            inputs["loss_weights"] = np.append(self.label_weights, 1).astype(np.float32)[numbers]
+            inputs["loss_weights"] = np.append(self.label_weights, 1).astype(np.float32)[rows]
         return inputs
 
 
@@ -174,8 +175,8 @@ class ValueDecoder(nn.Module):
 
 
 def embedding_size(model: PreTrainedModel) -> int:
-    """Width of the cell embedding of a model."""
-    return getattr(model.config, "cell_embedding_size", None) or model.config.hidden_size
+    """Width of the cell embedding that a classifier of cells returns."""
+    return model.returned_size
 
 
 def concentration(embeddings: Tensor) -> Tensor:

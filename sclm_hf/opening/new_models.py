@@ -69,6 +69,8 @@ def new_config(
         "mask_value": encoding.mask_value,
         "num_batch_labels": n_batches,
         "num_batches": n_batches,
+        # no column is read as this covariate
+        "num_datasets": 0,
         "max_position_embeddings": encoding.max_length,
         # a new model has no pretrained gene table to freeze
         "freeze_gene_embeddings": False,

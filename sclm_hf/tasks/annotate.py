@@ -113,6 +113,16 @@ class Annotation(CellRun[AnnotateSettings]):
         """(batch, n_labels) probabilities of the labels."""
         return output.logits.float().softmax(dim=-1)
 
+    def forward(self, model: Any, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
+        """Run the model; where its partners alone count, what stands for it has no weight."""
+        if self.loaded.partners is None or self.loaded.partners.model_weight > 0:
+            return super().forward(model, batch)
+        import torch
+
+        # what the cells of a sample share has one row
+        n_cells = max(len(values) for values in batch.values())
+        return torch.full((n_cells, self.config.num_labels), 1 / self.config.num_labels)
+
     @property
     def label_names(self) -> list[str]:
         """The labels that the model was trained for, in the order of its classes."""

@@ -23,6 +23,7 @@ from ..opening.processors import load_processor
 from ..registry import get_family
 from ..tokenization.processing_cell import CellProcessor
 from .arguments import TrainingConfig, option, parse_arguments
+from .callbacks import watched_metric
 from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, gene_names, open_corpora, store_statistics
 from .finetune_cell_text import CellTextArguments, finetune_cell_text
@@ -186,6 +187,7 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
         )
     else:
         model, collator, compute_metrics = create_classifier(corpus, processor, arguments)
+        check_metric(config, eval_corpus, compute_metrics)
         model = adapt(model, arguments)
         weighed, weighing = weigh_labels(model, corpus, collator, processor, arguments)
         result = train(
@@ -280,6 +282,25 @@ def create_classifier(
     model = open_multitask_classifier(name, corpus.task_names, arguments.task_weights)
     collator = MultiTaskClassificationCollator.from_processor(processor, num_labels=num_labels)
     return model, collator, multitask_metrics(corpus.task_names)
+
+
+def check_metric(config: TrainingConfig, eval_corpus: CellCorpus | None, compute_metrics: ComputeMetrics) -> None:
+    """Refuse, before anything is trained, a `metric_for_best_model` that the evaluation will not give.
+
+    Raises:
+        ConfigurationError: there is none of this name.
+    """
+    if eval_corpus is None or config.metric_for_best_model.removeprefix("eval_") == "loss":
+        return
+    if eval_corpus.task_names:
+        names = list(eval_corpus.task_names.values())
+        labels = [np.concatenate(eval_corpus.numbered[f"labels_{task}"]) for task in eval_corpus.task_names]
+        labels = np.stack(labels, axis=1).astype(np.int64)
+    else:
+        names = [eval_corpus.label_names]
+        labels = np.concatenate(eval_corpus.numbered["labels"]).astype(np.int64)
+    logits = np.zeros((len(labels), sum(map(len, names))))
+    watched_metric({"loss": 0.0} | compute_metrics(logits, labels), config)
 
 
 def check_labels(corpus: CellCorpus, arguments: FinetuneArguments) -> None:

@@ -126,5 +126,5 @@ def test_wrong_settings_are_named(settings):
 
 
 def test_only_counts_can_be_thinned(folder):
-    with pytest.raises(ConfigurationError, match="Only counts can be thinned"):
+    with pytest.raises(ConfigurationError, match=r"Only counts can be thinned.*--augment .*thin_share.: 0"):
         CellCorpus(folder, make_processor(expects="any"), augment=Augmentation())

@@ -40,7 +40,7 @@ def loaded(pushed, tmp_path_factory):
     command = [sys.executable, "-m", "tests.hub.round_trip", str(folder / "results.json")]
     environment = client_environment(pushed, folder / "home")
     root = Path(__file__).parents[2]
-    result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return json.loads((folder / "results.json").read_text())
 

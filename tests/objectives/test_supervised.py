@@ -5,6 +5,10 @@ import torch
 from sclm_hf.errors import CorpusError
 from sclm_hf.modeling.common.losses import label_set_loss
 from sclm_hf.objectives.supervised import SupervisedCollator, Supervision, ValueDecoder, concentration, embedding_size
+from sclm_hf.opening.classifiers import open_classifier
+from sclm_hf.opening.new_models import new_config
+from sclm_hf.opening.processors import load_processor
+from sclm_hf.opening.tiny import make_tiny_checkpoint
 
 from ..training.training_cells import CellsInMemory, classifier
 
@@ -32,6 +36,11 @@ def test_cells_without_a_label_may_be_anything():
 def test_weights_of_labels_weigh_cells():
     inputs, labels = batch(label_weights=np.array([1.0, 3.0, 2.0]))
     np.testing.assert_array_equal(inputs["loss_weights"], np.array([1.0, 3.0, 2.0], np.float32)[labels])
+
+
+def test_weights_of_labels_leave_cells_without_a_label_at_one():
+    collator = SupervisedCollator(label_sets=np.ones((200, 2), bool), label_weights=np.arange(200.0))
+    assert collator({"labels": np.array([-100, 3])}, 0)["loss_weights"].tolist() == [1, 3]
 
 
 def test_without_margins_and_weights_the_loss_is_that_of_the_classifier():
@@ -123,3 +132,20 @@ def test_cells_of_a_sample_share_their_genes():
     shared = decoder(torch.ones(6, 4), torch.tensor([0, 2, 4]), torch.ones(6), expression_values=values)
     each = torch.tensor([0, 2, 4]).expand(6, -1)
     torch.testing.assert_close(shared, decoder(torch.ones(6, 4), each, torch.ones(6, 3), expression_values=values))
+
+
+@pytest.mark.parametrize("family", ["scfoundation", "scgpt"])
+def test_the_decoder_fits_what_the_classifier_returns(family, tmp_path):
+    folder = make_tiny_checkpoint(family, tmp_path / family)
+    model, processor = open_classifier(str(folder), ["A", "B"]).eval(), load_processor(str(folder))
+    decoder, size = ValueDecoder.fitting(model, processor), embedding_size(model)
+    ids = torch.tensor([[5, 6, 7]]).repeat(2, 1)
+    inputs = {"input_ids": ids, "expression_values": torch.rand(2, 3)}
+    embedding = model(attention_mask=torch.ones(2, 3, dtype=torch.long), **inputs).cell_embedding
+    assert embedding.shape == (2, size) and decoder.cell[1].in_features == size
+
+
+def test_new_models_know_no_data_sets(tmp_path):
+    processor = load_processor(str(make_tiny_checkpoint("cellplm", tmp_path / "tiny")))
+    assert new_config("cellplm", processor, {}).num_datasets == 0
+    assert new_config("cellplm", processor, {"num_datasets": 3}).num_datasets == 3

@@ -101,6 +101,29 @@ def test_a_lora_is_weighed_on_cells_that_were_held_out_for_it(base, file, tmp_pa
         assert (cells.obs["sclm_prediction"].astype(str) == cells.obs["cell_type"].astype(str)).mean() > 0.9
 
 
+def test_a_model_without_weight_is_not_run(base, file, tmp_path, monkeypatch):
+    tuned(base, file, tmp_path / "out")
+    kept = json.loads((tmp_path / "out" / "partners.json").read_text())
+    kept["weights"] = {"zscored": 1.0, "model": 0.0} if (tmp_path / "out/partners/zscored").exists() else {"pca": 1.0}
+    (tmp_path / "out" / "partners.json").write_text(json.dumps(kept))
+    expected = sclm_hf.annotate(ad.read_h5ad(file), str(tmp_path / "out"), device="cpu")
+
+    def refuse(*_, **__):
+        raise AssertionError("the encoder ran")
+
+    monkeypatch.setattr("sclm_hf.modeling.scgpt.modeling_scgpt.ScGPTModel.forward", refuse)
+    found = sclm_hf.annotate(ad.read_h5ad(file), str(tmp_path / "out"), device="cpu")
+    np.testing.assert_array_equal(found.obsm["sclm_probabilities"], expected.obsm["sclm_probabilities"])
+
+
+def test_an_unknown_metric_is_refused_before_anything_is_trained(base, file, tmp_path):
+    config = TrainingConfig(output_dir=str(tmp_path / "out"), use_cpu=True, metric_for_best_model="macro_f2")
+    data = DataArguments([file], eval_files=[file])
+    with pytest.raises(ConfigurationError, match=r"macro_f2.*accuracy.*loss.*macro_f1"):
+        finetune(data, FinetuneArguments(base, "cell_type"), config)
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_partners_a_model_stands_alone(base, file, tmp_path):
     result = tuned(base, file, tmp_path / "alone", partners=False)
     assert result.comparison is None and not (tmp_path / "alone" / "partners.json").exists()

@@ -73,6 +73,11 @@ class SclmModelMixin:
         """Size of the `cell_embedding` that a classifier of cells returns."""
         return self.config.cell_embedding_size
 
+    @property
+    def returned_size(self) -> int:
+        """Size of the `cell_embedding` that a classifier of cells without a probe returns."""
+        return self.config.cell_embedding_size
+
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, Probe):
             init.zeros_(module.mean)

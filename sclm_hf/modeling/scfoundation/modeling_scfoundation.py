@@ -440,6 +440,11 @@ class ScFoundationForSequenceClassification(ScFoundationPreTrainedModel):
         """Size of the pooled genes that the classifier reads; a probe alone reads the whole embedding."""
         return self.config.hidden_size if probe_leaves(self.config) else self.config.cell_embedding_size
 
+    @property
+    def returned_size(self) -> int:
+        """Size of the pooled genes, whatever the pooling of `embed`."""
+        return self.config.hidden_size
+
     def freeze_as_published(self) -> None:
         """Leave only the classifier and the last layer but one of the encoder to train.
 
