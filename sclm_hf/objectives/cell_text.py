@@ -47,7 +47,8 @@ class CellTextCollator(CellCollator):
         Args:
             processor: a `CellTextProcessor`.
             questions: what is asked about a cell, one wording or several.
-            answers: the answer for each label, in the order of `corpus.label_names`.
+            answers: the answer for each label, in the order of `corpus.label_names`; `text.closed_set.answers_of`
+                writes labels as answers.
             **overrides: the collator's own arguments.
 
         Raises:

@@ -22,7 +22,6 @@ from ..opening.loading import LoadedModel, as_dtype, check_device, default_devic
 from ..opening.names import resolve_name
 from ..opening.weights import open_model
 from .closed_set import CANDIDATES_FILE, Candidates, answers_of, read_candidates
-from .neutral import neutralise
 
 if TYPE_CHECKING:
     from ..modeling.cell_text.modeling_cell_text import CellTextForConditionalGeneration
@@ -52,7 +51,7 @@ class CellTextAnnotator(nn.Module):
         self.config.id2label = dict(enumerate(candidates.labels))
         self.config.label2id = {label: number for number, label in enumerate(candidates.labels)}
         before = [] if candidates.system is None else [{"role": "system", "content": candidates.system}]
-        asked = [{"type": "cell"}, {"type": "text", "text": f" {neutralise(candidates.prompt, processor.tokenizer)}"}]
+        asked = [{"type": "cell"}, {"type": "text", "text": f" {candidates.prompt}"}]
         prompt = [*before, {"role": "user", "content": asked}]
         self._prompt = processor.prompt_ids(prompt)
         self._answers = self._tokens_of_answers(prompt)
