@@ -23,6 +23,7 @@ class CellTextCollator(CellCollator):
         questions: the tokens of each question, `<cell>` included.
         answers: the tokens of the answer for each label, the one that ends it included.
         text_pad_token_id: fills `input_ids`.
+        text_processor: the `CellTextProcessor`, which puts cells into the rows of their prompts.
 
     Gives:
         `input_ids`, `attention_mask` and `labels` (cells, tokens) int64, padded on the right, and the inputs of cells
