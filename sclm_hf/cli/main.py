@@ -15,6 +15,7 @@ from ..tasks import verb_names
 from .card import card
 from .convert import convert
 from .corpus import corpus
+from .export import export
 from .finetune import finetune
 from .models import models
 from .pretrain import pretrain
@@ -79,6 +80,7 @@ def make_app() -> typer.Typer:
         settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
         app.command(context_settings=settings)(verb)
     app.add_typer(corpus, name="corpus")
+    app.add_typer(export, name="export")
     return app
 
 

@@ -1,0 +1,28 @@
+"""`sclm-hf export sentence-transformers MODEL OUTPUT`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+export = typer.Typer(help="Models in the forms of other libraries.", no_args_is_help=True)
+
+
+@export.callback()
+def _about() -> None:
+    """Models in the forms of other libraries."""
+
+
+@export.command("sentence-transformers")
+def sentence_transformers(
+    model: Annotated[str, typer.Argument(help="Folder or repository of a dual encoder of cells and text.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write; it must be empty or not exist.")],
+) -> None:
+    """Write a dual encoder as a folder that sentence-transformers opens."""
+    from ..errors import require
+
+    require("sentence_transformers", extra="text")
+    from ..hub.sentence_transformers import export_sentence_transformer
+
+    folder = export_sentence_transformer(model, output)
+    typer.echo(f"Wrote {folder}: `SentenceTransformer({str(folder)!r}, trust_remote_code=True)` opens it.")
