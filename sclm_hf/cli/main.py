@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from ..errors import SclmError
 from ..tasks import verb_names
+from .align import align
 from .card import card
 from .convert import convert
 from .corpus import corpus
@@ -75,7 +76,7 @@ def make_app() -> typer.Typer:
     verbs = [getattr(importlib.import_module(f".{name}", __package__), name) for name in verb_names()]
     for verb in sorted([*verbs, card, convert, models, push], key=lambda verb: verb.__name__):
         app.command()(verb)
-    for verb in (finetune, pretrain):
+    for verb in (align, finetune, pretrain):
         # their flags are the fields of the settings' dataclasses, which transformers' HfArgumentParser reads
         settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
         app.command(context_settings=settings)(verb)

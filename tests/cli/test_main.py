@@ -29,7 +29,7 @@ def test_the_command_without_its_extra_says_what_to_install(module):
 
 def test_training_without_its_extra_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    for verb in ("pretrain", "finetune"):
+    for verb in ("align", "pretrain", "finetune"):
         result = CliRunner().invoke(app, [verb, "--help"])
         assert result.exit_code == 1 and "pip install 'sclm_hf[train]'" in result.stderr
 
@@ -41,7 +41,18 @@ def test_the_command_that_is_installed_lists_all_verbs():
     assert callable(getattr(importlib.import_module(module), name))
     result = run_without("torch", "--help")
     assert result.returncode == 0, result.stderr
-    for verb in ("annotate", "card", "convert", "corpus", "embed", "evaluate", "finetune", "pretrain", "push"):
+    for verb in (
+        "align",
+        "annotate",
+        "card",
+        "convert",
+        "corpus",
+        "embed",
+        "evaluate",
+        "finetune",
+        "pretrain",
+        "push",
+    ):
         assert verb in result.stdout
 
 
@@ -58,8 +69,8 @@ def test_warnings_are_lines_without_code(capsys):
 def test_shared_options_read_the_same_in_every_verb():
     verbs = {verb: {option.name: option for option in command.params} for verb, command in commands(app).items()}
     shared = {name: {verb for verb in verbs if name in verbs[verb]} for name in ("layer", "species", "device", "seed")}
-    assert shared["layer"] == {"annotate", "embed", "evaluate", "perturb", "corpus build", "corpus info"}
-    assert shared["device"] == shared["seed"] == {"annotate", "embed", "evaluate", "perturb"}
+    assert shared["layer"] == {"annotate", "embed", "evaluate", "perturb", "search", "corpus build", "corpus info"}
+    assert shared["device"] == shared["seed"] == {"annotate", "embed", "evaluate", "perturb", "search"}
     for name, where in shared.items():
         assert len({(verbs[verb][name].help, verbs[verb][name].default) for verb in where}) == 1, name
 

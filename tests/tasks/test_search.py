@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 from sclm_hf import annotate, embed, search
 from sclm_hf.cli.main import make_app
 from sclm_hf.errors import CheckpointError, ConfigurationError
-from sclm_hf.tasks.running.descriptions import read_descriptions
 
 from ..dual_encoders import TEXTS, tiny_dual_encoder
 from ..training.h5ad_files import write_h5ad
@@ -66,31 +65,6 @@ def test_several_texts_of_a_label_are_one_direction(place, cells):
     same = {name: [text, text] for name, text in TEXTS.items()}
     one, two = (annotate(cells, place / "plain", labels=labels).obsm["sclm_probabilities"] for labels in (TEXTS, same))
     np.testing.assert_allclose(one, two, atol=1e-5)
-
-
-def test_labels_come_from_a_table_or_a_mapping_in_a_file(tmp_path):
-    (tmp_path / "labels.csv").write_text("label,text\nB cell,makes antibodies\nB cell,has CD19\nT cell,has CD3\n")
-    (tmp_path / "labels.json").write_text(json.dumps({"B cell": "makes antibodies", "T cell": "has CD3"}))
-    table, mapping = (read_descriptions(tmp_path / f"labels.{end}") for end in ("csv", "json"))
-    assert table == {"B cell": ["makes antibodies", "has CD19"], "T cell": ["has CD3"]}
-    assert mapping == {"B cell": ["makes antibodies"], "T cell": ["has CD3"]}
-
-
-def test_names_that_the_cell_ontology_knows_are_described_by_it():
-    pytest.importorskip("cellxgene_ontology_guide")
-    found = read_descriptions(["B cells", "T cell"])
-    assert found["B cells"][0].startswith("B cell: ") and found["T cell"][0].startswith("T cell: ")
-    with pytest.raises(ConfigurationError, match=r"no definition of \['florble'\]"):
-        read_descriptions(["B cell", "florble"])
-
-
-@pytest.mark.parametrize(
-    ("labels", "named"),
-    [({"a": "b"}, "two cell types"), ({"a": "b", "c": ""}, "'c' has no text"), ("nowhere.csv", "cannot be read")],
-)
-def test_labels_that_describe_nothing_are_refused(labels, named):
-    with pytest.raises(ConfigurationError, match=named):
-        read_descriptions(labels)
 
 
 def test_a_model_without_text_is_refused(place, cells):

@@ -1,0 +1,13 @@
+"""`sclm-hf align --model_name_or_path DIR --train_files CELLS.h5ad --label_column COLUMN [--setting value …]`."""
+
+import typer
+
+from ..errors import require
+
+
+def align(context: typer.Context) -> None:
+    """Train an encoder of cells and one of texts to share a space; `--help` lists all settings."""
+    require("accelerate", extra="train")
+    from ..training.align import main
+
+    main(context.args)
