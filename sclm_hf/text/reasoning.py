@@ -94,19 +94,21 @@ class RuleReasoner:
     def rules_of(self, label: str) -> list[MarkerRule]:
         """The rules that hold for a candidate."""
         if label not in self._rules_of:
-            self._rules_of[label] = [rule for rule in self.rules if self._holds(rule, label)]
+            meant = [label, *self.names.get(label, ())]
+            names, above = {simplified(name) for name in meant}, self._above(meant)
+            self._rules_of[label] = [
+                rule
+                for rule in self.rules
+                if simplified(rule.label) in names or (above and not above.isdisjoint(self._nodes(rule.label)))
+            ]
         return self._rules_of[label]
 
-    def _holds(self, rule: MarkerRule, label: str) -> bool:
-        meant = [label, *self.names.get(label, ())]
-        if simplified(rule.label) in map(simplified, meant):
-            return True
-        ontology = self.ontology
-        if ontology is None or not ontology.knows(rule.label):
-            return False
-        nodes = (node for name in meant if ontology.knows(name) for node in ontology.nodes_named(name))
-        above = {one for node in nodes for one in ontology.ancestors(node)}
-        return not above.isdisjoint(ontology.nodes_named(rule.label))
+    def _above(self, names: Sequence[str]) -> set[str]:
+        """The nodes of the ontology that names mean, and those above them."""
+        return {one for name in names for node in self._nodes(name) for one in self.ontology.ancestors(node)}
+
+    def _nodes(self, name: str) -> Sequence[str]:
+        return self.ontology.nodes_named(name) if self.ontology is not None and self.ontology.knows(name) else ()
 
     def evidence(self, sentence: str, label: str) -> list[Evidence]:
         """The rules about a candidate that speak in a cell.
