@@ -96,7 +96,9 @@ def class_of(family: Family | Composite, kind: "str | type[PreTrainedModel]") ->
     if isinstance(kind, type):
         return kind
     if kind not in family.auto_classes and kind not in family.models:
+        instead = getattr(family, "instead_of_heads", "")
         raise ConfigurationError(
             f"{family.title} has no model for `{kind}`; it has those for {', '.join(family.auto_classes)}."
+            f"{' ' if instead else ''}{instead}"
         )
     return getattr(importlib.import_module(family.modeling_module), family.auto_classes.get(kind, kind))

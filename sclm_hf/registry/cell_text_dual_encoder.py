@@ -14,4 +14,5 @@ COMPOSITE = Composite(
     auto_classes={"AutoModel": "CellTextDualEncoderModel"},
     models=("CellTextDualEncoderModel",),
     processor="CellTextDualEncoderProcessor",
+    instead_of_heads="To annotate cells, describe their types: give `labels` (`--labels`).",
 )

@@ -15,6 +15,7 @@ class Composite:
         auto_classes: transformers Auto class -> our class.
         models: every public model class.
         processor: the class of its processor, of cells and of text.
+        instead_of_heads: how to do what a head would do that it does not have, as a sentence.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Composite:
     auto_classes: dict[str, str]
     models: tuple[str, ...]
     processor: str
+    instead_of_heads: str = ""
 
     @property
     def package(self) -> str:

@@ -70,6 +70,8 @@ def test_several_texts_of_a_label_are_one_direction(place, cells):
 def test_a_model_without_text_is_refused(place, cells):
     with pytest.raises(CheckpointError, match="is a `scgpt` model"):
         annotate(cells, place / "cells", labels=TEXTS)
+    with pytest.raises(ConfigurationError, match="describe their types: give `labels`"):
+        annotate(cells, place / "plain")
 
 
 def test_search_gives_cosines_and_the_best_cells(place, cells):
