@@ -69,7 +69,8 @@ def choose_class(
         CheckpointError: it is of no family.
         ConfigurationError: the family has no such head.
     """
-    if (model_type := read_config(name, revision).get("model_type")) in COMPOSITES:
+    model_type = read_config(name, revision).get("model_type")
+    if isinstance(model_type, str) and model_type in COMPOSITES:
         return class_of(COMPOSITES[model_type], kind), {}
     family, processor = family_of(name, revision)
     model_class = class_of(family, kind)
