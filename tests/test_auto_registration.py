@@ -76,9 +76,8 @@ def test_any_order_of_imports(folder, first):
     assert run(f"{first}; import transformers; print({names})").splitlines()[-1] == str(list(EXPECTED.values()))
 
 
-@pytest.mark.parametrize(
-    "first", [pytest.param("import sclm_hf, peft", marks=pytest.mark.slow), "import peft, sclm_hf"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["import sclm_hf, peft", "import peft, sclm_hf"])
 def test_peft_knows_what_lora_adapts(first):
     code = (
         f"{first}; from sclm_hf import ScGPTConfig, ScGPTModel;"

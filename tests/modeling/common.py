@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from sclm_hf.modeling.common import cpu
 from sclm_hf.registry import FAMILIES
 
-from .stock_trainer import StockTrainerTester, costs_a_second
+from .stock_trainer import StockTrainerTester, costs_seconds
 
 BATCH, GENES, VOCAB = 13, 7, 99
 
@@ -315,7 +315,7 @@ class ModelTester(StockTrainerTester):
         assert output.hidden_states[0].grad.abs().sum() > 0
         assert {state.shape for state in output.hidden_states} == {output.hidden_states[-1].shape}
 
-    @costs_a_second
+    @costs_seconds
     def test_compiles_without_graph_breaks(self, head_class):
         # a process compiles the same code a few times only, and families share some
         torch.compiler.reset()
@@ -325,7 +325,7 @@ class ModelTester(StockTrainerTester):
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         self.assert_same_output(expected, compiled(**batch), mask=batch["attention_mask"])
 
-    @costs_a_second
+    @costs_seconds
     def test_training_compiles_where_the_class_says_so(self, head_class):
         if not head_class._can_compile_fullgraph:
             pytest.skip("the class says that it does not")

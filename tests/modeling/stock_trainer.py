@@ -13,6 +13,12 @@ def costs_a_second(test):
     return test
 
 
+def costs_seconds(test):
+    """For a test of every head, of which the default run takes the first head of `EVERYDAY` families alone."""
+    test.costs_seconds = True
+    return test
+
+
 class StockTrainerTester:
     """Mixin of `ModelTester`: the head's tiny batch as rows of a `datasets.Dataset`."""
 

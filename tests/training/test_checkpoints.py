@@ -91,7 +91,7 @@ class KilledOnTheWay(CellsInMemory):
             yield batch
 
 
-@pytest.mark.parametrize("batches", [9, 16, 21])
+@pytest.mark.parametrize("batches", [*(pytest.param(n, marks=pytest.mark.slow) for n in (9, 16)), 21])
 def test_a_killed_run_replays_to_the_same_bits(tmp_path, batches):
     _, expected = run(tmp_path / "base", tmp_path / "whole")
     with pytest.raises(Killed):
@@ -182,12 +182,12 @@ def test_only_the_newest_and_the_best_are_kept(tmp_path):
 @pytest.mark.parametrize(
     "writer",
     [
-        "torch.save",
         "os.replace",
-        "sclm_hf.training.loop.save_trained",
         *(
             pytest.param(writer, marks=pytest.mark.slow)
             for writer in (
+                "torch.save",
+                "sclm_hf.training.loop.save_trained",
                 "accelerate.utils.other.safe_save_file",
                 "accelerate.checkpointing.save",
                 "os.fsync",

@@ -64,10 +64,10 @@ def run(files, folder, family, *, steps=60, model_config=None, **settings):
     return pretrain(DataArguments(files, eval_files=files), arguments, config)
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("tgpt", "scbert", "iseeek")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("scgpt", "tgpt", "scbert", "iseeek")]
 
 
-@pytest.mark.parametrize("family", ["scgpt", "cellplm", *SLOW])
+@pytest.mark.parametrize("family", ["cellplm", *SLOW])
 def test_a_tiny_model_learns_from_two_files_whose_names_differ_in_grain(files, tmp_path, family):
     result = run(files, tmp_path, family)
     assert result.metrics["eval_accuracy"] > 0.9
@@ -84,7 +84,7 @@ def test_a_tiny_model_learns_from_two_files_whose_names_differ_in_grain(files, t
     }
 
 
-@pytest.mark.parametrize("family", ["scgpt", "cellplm", "geneformer"])
+@pytest.mark.parametrize("family", ["scgpt", "cellplm", pytest.param("geneformer", marks=pytest.mark.slow)])
 def test_what_else_the_loss_says_does_not_stay_in_the_saved_model(files, tmp_path, family):
     settings = {"denoising_weight": 0.3, "embedding_weight": 1.0, "spread_weight": 0.3}
     settings |= {"class_weights": "balanced", "loss": "ldam"}
@@ -103,7 +103,7 @@ def test_training_goes_on_from_an_encoder_with_the_classes_of_the_ontology(files
     assert list(model.config.id2label.values()) == ["B cell", "NK cell", "T cell"]
 
 
-@pytest.mark.parametrize("head", ["lora", "full"])
+@pytest.mark.parametrize("head", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_finetuning_weighs_rare_labels(files, tmp_path, head):
     run(files, tmp_path, "scgpt", steps=1)
     arguments = FinetuneArguments(
@@ -119,7 +119,9 @@ def test_finetuning_weighs_rare_labels(files, tmp_path, head):
         FinetuneArguments("folder", "cell_type", head="probe", loss="ldam")
 
 
-@pytest.mark.parametrize("family", ["scgpt", "cellplm", pytest.param("tgpt", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "family", ["scgpt", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cellplm", "tgpt"))]
+)
 @pytest.mark.parametrize("labelled", [False, True])
 def test_contrastive_training_leaves_an_encoder(files, tmp_path, family, labelled):
     given = {"label_column": ["cell_type", "kind"], "ontology": str(tmp_path / "small.yaml"), "balance_labels": -0.5}

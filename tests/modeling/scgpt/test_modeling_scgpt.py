@@ -140,6 +140,7 @@ def test_unknown_decoder_activation_is_refused():
         ScGPTForPerturbation(tiny_config(decoder_activation="Nope"))
 
 
+@pytest.mark.slow
 def test_perturbation_that_bins_compiles_without_graph_breaks():
     torch.compiler.reset()
     model = ScGPTForPerturbation(tiny_config(num_input_bins=11)).eval()

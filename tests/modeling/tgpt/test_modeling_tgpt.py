@@ -245,6 +245,7 @@ def test_a_classifier_of_cells_refuses_what_is_no_whole_cell():
         model(batch["input_ids"], past_key_values=cache)
 
 
+@pytest.mark.slow
 def test_decoding_with_a_static_cache_compiles_without_graph_breaks():
     torch.compiler.reset()
     model, ids = language_model(), torch.tensor([[1, 7, 9], [1, 20, 4]])

@@ -71,11 +71,10 @@ SETTINGS = [
 
 
 def cases():
-    """Kernels are compiled for each encoding and type of counts: that of most files, and one more for the bins."""
+    """Kernels are compiled for each encoding and type of counts; the default run takes that of most files."""
     for settings in SETTINGS:
-        quick = (np.float32,) if settings.get("encoding") == "rank" else (np.float32, np.int64)
         for dtype in (np.float32, np.int64, np.float64, np.int32):
-            marks = () if dtype in quick else pytest.mark.slow
+            marks = () if dtype is np.float32 else pytest.mark.slow
             yield pytest.param(settings, dtype, marks=marks, id=f"{settings}-{dtype.__name__}")
 
 
