@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import CheckpointError, ConfigurationError
+from ..errors import ConfigurationError
 from ..logging import quiet_transformers
 from ..registry import get_family
-from .files import damage_is_told, require_readable
-from .names import resolve_name
+from .files import damage_is_told
+from .language_models import open_causal_model
 from .processors import check_processor, load_processor
-from .weights import open_model, require_finite
+from .weights import open_model
 
 if TYPE_CHECKING:
     from ..modeling.cell_text.modeling_cell_text import CellTextForConditionalGeneration
@@ -98,33 +98,3 @@ def open_cell_text_processor(name: str, revision: Any = None) -> "CellTextProces
         processor = CellTextProcessor.from_pretrained(name, revision=revision)
         check_processor(processor.cell_processor, name).check_tokens()
     return processor
-
-
-def open_causal_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model and its tokenizer.
-
-    Args:
-        name: folder or repository.
-
-    Raises:
-        CheckpointError: it cannot be read, or lacks weights.
-    """
-    revision = resolve_name(name)
-    require_readable(name, revision)
-    with damage_is_told(name), quiet_transformers():
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name,
-            revision=revision,
-            dtype="float32",
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-    if missing := sorted(info["missing_keys"]):
-        raise CheckpointError(
-            f"`{name}` lacks {len(missing)} of the weights that {type(model).__name__} needs, for example "
-            f"`{missing[0]}`: it is no whole model."
-        )
-    require_finite(name, model)
-    return model, tokenizer

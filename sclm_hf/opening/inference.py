@@ -4,15 +4,15 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from ..registry import COMPOSITES, get_family
+from ..registry import FAMILIES
 
 
 @contextlib.contextmanager
 def independent_cells(model: Any) -> Iterator[None]:
     """Evaluation mode, with every cell independent of its batch and of chance; the model is restored afterwards."""
-    # the encoder inside a composite has them in its configuration from the start
-    is_composite = model.config.model_type in COMPOSITES
-    overrides = {} if is_composite else get_family(model.config.model_type).embed_overrides
+    # a composite has those of its encoder from the start, and a language model has none
+    family = FAMILIES.get(model.config.model_type)
+    overrides = family.embed_overrides if family else {}
     # chunks get smaller when memory runs out
     names = (*overrides, *(name for name in ("chunk_size",) if hasattr(model.config, name)))
     saved = {name: getattr(model.config, name) for name in names}

@@ -155,11 +155,13 @@ class Annotation(CellRun[AnnotateSettings]):
 class AnnotateVerb(Verb):
     """The verb, whose model may also be one of cells and text.
 
-    A dual encoder is told the labels as texts; a language model that reads cells has its own beside it.
+    A dual encoder is told the labels as texts; a language model, whether it reads cells as sentences or as soft
+    tokens, has its own beside it.
     """
 
     def load(self, model: Any, processor: "CellProcessor | None", settings: AnnotateSettings) -> "LoadedModel":
         """Load the model; with `labels` it is a dual encoder, and with a `candidates.json` a language model."""
+        from ..text.annotator import is_text_annotator, load_text_annotator
         from ..text.cell_text_annotator import is_cell_text_annotator, load_cell_text_annotator
 
         options = {"device": settings.device, "dtype": settings.dtype, "revision": settings.revision}
@@ -169,6 +171,8 @@ class AnnotateVerb(Verb):
             return load_described(model, settings.labels, processor, **options)
         if is_cell_text_annotator(model, settings.revision):
             return load_cell_text_annotator(model, **options)
+        if is_text_annotator(model, settings.revision):
+            return load_text_annotator(model, **options)
         return super().load(model, processor, settings)
 
 

@@ -27,6 +27,7 @@ from .callbacks import watched_metric
 from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, gene_names, open_corpora, store_statistics
 from .finetune_cell_text import CellTextArguments, finetune_cell_text
+from .finetune_text import TextArguments, finetune_text
 from .linear import LINEAR, new_processor, train_linear
 from .loop import TrainingResult, train
 from .manifest import write_manifest
@@ -135,12 +136,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SclmError: see [`finetune`]; or a flag or a key of the recipe is unknown.
     """
-    types = (DataArguments, FinetuneArguments, CellTextArguments, TrainingConfig)
-    data, arguments, soft, config = parse_arguments(types, argv, prog="sclm-hf finetune")
-    if soft.cell_model is None:
-        result = finetune(data, arguments, config)
-    else:
+    types = (DataArguments, FinetuneArguments, CellTextArguments, TextArguments, TrainingConfig)
+    data, arguments, soft, text, config = parse_arguments(types, argv, prog="sclm-hf finetune")
+    if text.text and soft.cell_model is not None:
+        raise ConfigurationError("`text` and `cell_model` are two ways to read a cell: give one of them.")
+    if text.text:
+        result = finetune_text(data, arguments, text, config)
+    elif soft.cell_model is not None:
         result = finetune_cell_text(data, arguments, soft, config)
+    else:
+        result = finetune(data, arguments, config)
     if result.is_main_process:
         print(result.summary())
 

@@ -112,9 +112,14 @@ class WindowReader:
         self._workplace: _Workplace | None = None
         self._turn = threading.Lock()
 
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch."""
+        return self._keys["epoch"]
+
     def later(self, epochs: int) -> "WindowReader":
         """A reader of the same windows, `epochs` epochs later."""
-        return WindowReader(self._corpus, self._schedule, self._keys["epoch"] + epochs)
+        return WindowReader(self._corpus, self._schedule, self.epoch + epochs)
 
     def batches(self, number: int) -> Iterator[Batch]:
         """The rank's batches of window `number`, in order; `{}` where it has none and other ranks have."""

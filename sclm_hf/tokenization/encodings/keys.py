@@ -68,7 +68,7 @@ class Stream(IntEnum):
     TEXT = 21
     """Cells and texts: which of several texts of its label a cell is trained with."""
     QUESTION = 24
-    """Cells as soft tokens: which question is asked about a cell."""
+    """Cells and language models: which question is asked about a cell."""
 
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)

@@ -1,0 +1,163 @@
+"""A language model with a closed set of labels, as a classifier of cells: saved, opened, run."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from ..errors import HubError
+from ..opening.families import read_config
+from ..opening.files import find_file
+from ..opening.language_models import open_language_model
+from ..opening.loading import LoadedModel, as_dtype, check_device, default_device
+from ..opening.names import resolve_name
+from ..opening.processors import load_processor
+from ..registry import COMPOSITES
+from ..tokenization.processing_cell import CellProcessor
+from .candidates import CandidateScorer
+from .cell_words import CellWords
+from .closed_set import CANDIDATES_FILE, Candidates, answers_of, read_candidates
+from .neutral import neutralise
+from .templates import Template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CELLS_FOLDER = "cells"
+"""Folder of the processor of cells, beside the tokenizer of the language model."""
+
+
+@dataclass(frozen=True)
+class TextProcessor:
+    """What a language model needs to label cells.
+
+    Attributes:
+        tokenizer: of the language model.
+        cells: ranks the genes of cells.
+        candidates: the question and the labels.
+    """
+
+    tokenizer: "PreTrainedTokenizerBase"
+    cells: CellProcessor
+    candidates: Candidates
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write all three beside a model."""
+        self.tokenizer.save_pretrained(folder)
+        self.cells.save_pretrained(Path(folder) / CELLS_FOLDER)
+        self.candidates.save(folder)
+
+
+class TextAnnotator(nn.Module):
+    """A language model that gives a logit for each label: its log-likelihood per token, over the temperature.
+
+    Args:
+        model: the language model.
+        processor: the rest.
+    """
+
+    def __init__(self, model: "PreTrainedModel", processor: TextProcessor) -> None:
+        super().__init__()
+        self.model, self.processor = model, processor
+        tokenizer, candidates = processor.tokenizer, processor.candidates
+        self.config = copy.deepcopy(model.config)
+        self.config.id2label = dict(enumerate(candidates.labels))
+        self.config.label2id = {label: number for number, label in enumerate(candidates.labels)}
+        self._scorer = CandidateScorer(model, tokenizer)
+        self._words = CellWords(processor.cells, tokenizer)
+        self._template = Template("the prompt", candidates.prompt, "")
+        self._answers = answers_of(candidates.labels, tokenizer)
+        self._organism = neutralise(candidates.organism, tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its weights."""
+        return self.model.dtype
+
+    def prompts(self, batch: dict[str, torch.Tensor]) -> list[list[dict[str, str]]]:
+        """The questions about the cells of a batch, as messages."""
+        system = self.processor.candidates.system
+        before = [] if system is None else [{"role": "system", "content": system}]
+        arrays = {name: values.cpu().numpy() for name, values in batch.items()}
+        return [
+            [*before, {"role": "user", "content": self._asked(sentence)}] for sentence in self._words.sentences(arrays)
+        ]
+
+    def forward(self, **batch: torch.Tensor) -> SequenceClassifierOutput:
+        """`logits` (cells, labels) of encoded cells."""
+        scores = self._scorer.log_likelihoods(self.prompts(batch), self._answers)
+        return SequenceClassifierOutput(logits=scores / self.processor.candidates.temperature)
+
+    def _asked(self, sentence: str) -> str:
+        return self._template.render_prompt(
+            sentence=sentence, organism=self._organism, n_genes=sentence.count(" ") + 1
+        )
+
+
+def is_text_annotator(model: Any, revision: Any = None) -> bool:
+    """Whether a folder or repository holds a language model with candidates, or is one in memory."""
+    if isinstance(model, TextAnnotator):
+        return True
+    if not isinstance(model, str) and not hasattr(model, "__fspath__"):
+        return False
+    name = str(model)
+    revision = resolve_name(name, revision)
+    if find_file(name, CANDIDATES_FILE, revision) is None:
+        return False
+    return read_config(name, revision).get("model_type") not in COMPOSITES
+
+
+def load_text_annotator(
+    model: Any,
+    *,
+    device: "str | torch.device | None" = None,
+    dtype: "str | torch.dtype | None" = None,
+    revision: str | None = None,
+) -> LoadedModel:
+    """A language model with candidates, ready to run; nothing that it brings is executed.
+
+    Args:
+        model: folder or repository; or a [`TextAnnotator`].
+        device: where to run; by default CUDA, else MPS, else CPU.
+        dtype: of the weights; float32 by default.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        CheckpointError: it cannot be read, or its weights are not finite.
+        HubError: the Hub cannot be reached.
+    """
+    check_device(device)
+    if isinstance(model, TextAnnotator):
+        return LoadedModel(model if device is None else model.to(device), model.processor.cells, "in memory", "")
+    name = str(model)
+    revision = resolve_name(name, revision)
+    candidates = read_candidates(find_file(name, CANDIDATES_FILE, revision))
+    cells = load_processor(str(_folder(name, revision) / CELLS_FOLDER))
+    language_model, tokenizer = open_language_model(name, dtype=as_dtype(dtype), revision=revision)
+    annotator = TextAnnotator(language_model, TextProcessor(tokenizer, cells, candidates))
+    annotator.to(device or default_device())
+    return LoadedModel(annotator.eval(), cells, name, getattr(revision, "resolved", None) or "")
+
+
+def _folder(name: str, revision: Any) -> Path:
+    """The folder of a checkpoint; of one on the Hub, the cached one with the processor of its cells."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=f"{CELLS_FOLDER}/*"))
+    # the errors of the connection have no base of their own
+    except Exception as error:
+        raise HubError(
+            f"The processor of `{name}` could not be fetched ({error}): check the connection, or download it."
+        ) from error

@@ -1,0 +1,127 @@
+"""Wordings of the tasks: data files with several paraphrases each, some of which are held out for evaluation."""
+
+import functools
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import ConfigurationError, require, unknown_name
+
+TASKS = ("annotate",)
+"""The tasks that the package has wordings of."""
+
+Which = Literal["train", "held_out", "all"]
+
+
+@dataclass(frozen=True)
+class Template:
+    """One wording of a task.
+
+    Attributes:
+        name: its name, unique within the task.
+        prompt: what is asked, with `{slots}`.
+        answer: what is answered, with `{slots}`.
+    """
+
+    name: str
+    prompt: str
+    answer: str
+
+    def render(self, **slots: Any) -> tuple[str, str]:
+        """The prompt and the answer; braces within the values mean nothing.
+
+        Raises:
+            ConfigurationError: a slot has no value.
+        """
+        return self.render_prompt(**slots), _filled(self.answer, slots, self.name)
+
+    def render_prompt(self, **slots: Any) -> str:
+        """The prompt alone.
+
+        Raises:
+            ConfigurationError: a slot has no value.
+        """
+        return _filled(self.prompt, slots, self.name)
+
+
+@dataclass(frozen=True)
+class Wordings:
+    """The wordings of a task.
+
+    Attributes:
+        task: its name.
+        columns: slots that columns of `obs` fill.
+        train: wordings to train with.
+        held_out: wordings to evaluate with.
+    """
+
+    task: str
+    columns: tuple[str, ...]
+    train: tuple[Template, ...]
+    held_out: tuple[Template, ...]
+
+    def choose(self, which: Which) -> tuple[Template, ...]:
+        """The wordings of one side, or all.
+
+        Raises:
+            ConfigurationError: there is no such side.
+        """
+        sides = {"train": self.train, "held_out": self.held_out, "all": (*self.train, *self.held_out)}
+        if which not in sides:
+            raise unknown_name(which, list(sides), " as `templates`")
+        return sides[which]
+
+
+@functools.cache
+def load_templates(task: str | Path) -> Wordings:
+    """The wordings of a task.
+
+    Args:
+        task: one of [`TASKS`], or a YAML file of the same form.
+
+    Raises:
+        ConfigurationError: there is no such task, or the file is of another form.
+    """
+    yaml = require("yaml", extra="train")
+    path = Path(task)
+    if path.suffix not in (".yaml", ".yml"):
+        if task not in TASKS:
+            raise unknown_name(str(task), list(TASKS), " as `task`, besides the path of a .yaml file")
+        path = files(__package__) / "data" / f"{task}.yaml"
+    try:
+        return _wordings(path.stem if isinstance(path, Path) else str(task), yaml.safe_load(path.read_text("utf-8")))
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"`{task}` is no file of templates: expected `columns`, `answer`, and lists of `train` and `held_out` "
+            f"prompts ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _wordings(task: str, read: Mapping[str, Any]) -> Wordings:
+    sides = {
+        side: tuple(
+            _checked(Template(f"{task}/{side}/{number}", prompt.strip(), read["answer"]))
+            for number, prompt in enumerate(read[side])
+        )
+        for side in ("train", "held_out")
+    }
+    return Wordings(task, tuple(read["columns"]), **sides)
+
+
+def _checked(template: Template) -> Template:
+    """The template, if its slots are plain names: others would reach into what they are given."""
+    for text in (template.prompt, template.answer):
+        for _, slot, form, conversion in string.Formatter().parse(text):
+            if slot is not None and (not slot.isidentifier() or form or conversion):
+                raise ConfigurationError(f"`{template.name}` has the slot {slot!r}: expected a plain name.")
+    return template
+
+
+def _filled(text: str, slots: Mapping[str, Any], name: str) -> str:
+    try:
+        return text.format_map(slots)
+    except KeyError as error:
+        raise ConfigurationError(f"The template `{name}` has a slot {error} that nothing fills.") from error

@@ -1,0 +1,164 @@
+"""Fine-tuning of language models to annotate cells: what `sclm-hf finetune --text` runs."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from accelerate.utils import set_seed
+from scipy.special import log_softmax
+
+from ..corpora.cell_corpus import CellCorpus
+from ..errors import ConfigurationError
+from ..logging import get_logger
+from ..opening.kinds import inner_model
+from ..opening.language_models import open_language_model
+from ..opening.loading import default_device
+from ..text.annotator import TextAnnotator, TextProcessor
+from ..text.candidates import fit_temperature
+from ..text.cell_words import CellWords, sentence_processor
+from ..text.closed_set import CANDIDATES_FILE, Candidates, answers_of
+from ..text.collation import ConversationCollator
+from ..text.conversations import Conversations
+from ..text.language_models import add_gene_tokens, small_language_model
+from ..text.rendering import context_size
+from .arguments import TrainingConfig, option, read_mapping
+from .checkpoints import check_output_dir
+from .data import DataArguments, check_files, gene_names, open_corpora
+from .loop import TrainingResult, train
+from .manifest import write_manifest
+from .validation import classification_metrics
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .finetune import FinetuneArguments
+
+logger = get_logger(__name__)
+
+SMALL = "small"
+"""What `model_name_or_path` says for a new small Llama."""
+
+
+@dataclass
+class TextArguments:
+    """Whether a language model learns to annotate, and what it reads of a cell.
+
+    Raises:
+        ConfigurationError: other settings are given without `text`, or `n_genes` is below 1.
+    """
+
+    text: bool = option(
+        False,
+        "Fine-tune a language model that answers in text: a folder or repository of a causal or sequence-to-sequence "
+        f"model, or `{SMALL}`, for a new small Llama with a token per gene.",
+    )
+    n_genes: int = option(100, "With `text`: genes of a cell's sentence, the most expressed ones.")
+    gene_tokens: bool = option(False, "With `text`: make each gene one token, which is trained too.")
+    text_config: str | None = option(
+        None, f"With `text` and the model `{SMALL}`: fields of its LlamaConfig, a mapping, as JSON."
+    )
+
+    def __post_init__(self) -> None:
+        if self.n_genes < 1:
+            raise ConfigurationError(f"`n_genes` must be at least 1, got {self.n_genes}.")
+        if not self.text and (changed := [one.name for one in dataclasses.fields(self) if self._is_changed(one)]):
+            raise ConfigurationError(f"`{changed[0]}` is for language models: give `text` (`--text`) too.")
+
+    def _is_changed(self, field: dataclasses.Field) -> bool:
+        return getattr(self, field.name) != field.default
+
+
+def finetune_text(
+    data: DataArguments, arguments: "FinetuneArguments", text: TextArguments, config: TrainingConfig
+) -> TrainingResult:
+    """Fine-tune a language model to annotate, and save it with its tokenizer, question and labels.
+
+    With cells to evaluate on, the temperature of its probabilities is fitted on them.
+
+    Raises:
+        SclmError: settings, files and checkpoints do not fit together; the subclass says what is wrong.
+    """
+    _check(arguments, text)
+    check_output_dir(config)
+    check_files(data)
+    set_seed(config.seed)
+    cells = sentence_processor(gene_names(data, "any"), text.n_genes)
+    corpus, eval_corpus = open_corpora(
+        data, cells, label_column=arguments.label_column, unlabelled=arguments.unlabelled, seed=config.seed
+    )
+    organism = data.species or "human"
+    model, tokenizer = _open(arguments, text, corpus, organism, seed=config.seed)
+    conversations = Conversations(corpus, organism=organism, tokenizer=tokenizer)
+    candidates = Candidates(labels=corpus.label_names, prompt=conversations.templates[0].prompt, organism=organism)
+    processor = TextProcessor(tokenizer, cells, candidates)
+    collator = ConversationCollator(
+        conversations, tokenizer, model.config.is_encoder_decoder, context_size(model.config)
+    )
+    held_out = None
+    if eval_corpus is not None:
+        asked = Conversations(eval_corpus, organism=organism, tokenizer=tokenizer)
+        held_out = dataclasses.replace(collator, conversations=asked)
+    result = train(
+        model, corpus, collator, config, eval_corpus=eval_corpus, eval_collator=held_out, processor=processor
+    )
+    if eval_corpus is not None and result.is_main_process:
+        result = _calibrate(result, inner_model(model), processor, eval_corpus, config)
+    write_manifest(result, corpus, None if arguments.model_name_or_path == SMALL else arguments.model_name_or_path)
+    return result
+
+
+def _check(arguments: "FinetuneArguments", text: TextArguments) -> None:
+    """Refuse settings that a language model has no use for."""
+    if not arguments.label_column:
+        raise ConfigurationError("A language model learns one task: give one `label_column`, no `task_columns`.")
+    if arguments.head != "full":
+        raise ConfigurationError(
+            f"A language model that reads sentences is trained whole: give `head` full (`--head full`), got "
+            f"{arguments.head!r}."
+        )
+    if arguments.weighs_labels:
+        raise ConfigurationError("`class_weights` and `loss` are for classifiers: leave them out with `text`.")
+    if text.text_config and arguments.model_name_or_path != SMALL:
+        raise ConfigurationError(f"`text_config` is for the model `{SMALL}`: a saved one has its own configuration.")
+
+
+def _open(
+    arguments: "FinetuneArguments", text: TextArguments, corpus: CellCorpus, organism: str, *, seed: int
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """The model to train, ready for it, and its tokenizer."""
+    if arguments.model_name_or_path == SMALL:
+        genes, labels = CellWords(corpus.processor).words, answers_of(corpus.label_names, None)
+        settings = read_mapping("text_config", text.text_config)
+        model, tokenizer = small_language_model(genes, labels, other_words=[organism], seed=seed, **settings)
+        return model, tokenizer
+    model, tokenizer = open_language_model(arguments.model_name_or_path)
+    if text.gene_tokens:
+        add_gene_tokens(model, tokenizer, CellWords(corpus.processor, tokenizer).words)
+    return model, tokenizer
+
+
+def _calibrate(
+    result: TrainingResult,
+    model: "PreTrainedModel",
+    processor: TextProcessor,
+    eval_corpus: CellCorpus,
+    config: TrainingConfig,
+) -> TrainingResult:
+    """Fit the temperature on the cells held out, save it, and add what the answers are worth to the metrics."""
+    annotator = TextAnnotator(model.eval().to("cpu" if config.use_cpu else default_device()), processor)
+    scores, labels = [], []
+    for batch in eval_corpus.loader(config.per_device_eval_batch_size):
+        names = ("input_ids", "attention_mask")
+        scores.append(annotator(**{name: batch[name] for name in names}).logits.float().cpu().numpy())
+        labels.append(batch["labels"].numpy())
+    scores, labels = np.concatenate(scores), np.concatenate(labels)
+    temperature = fit_temperature(scores, labels)
+    metrics = classification_metrics(scores, labels)
+    right = log_softmax(scores / temperature, axis=1)[np.arange(len(labels)), labels]
+    metrics |= {"log_loss": float(-right.mean()), "temperature": temperature}
+    candidates = dataclasses.replace(processor.candidates, temperature=temperature)
+    for folder in (result.output_dir, result.output_dir / "adapter"):
+        if (folder / CANDIDATES_FILE).exists():
+            candidates.save(folder)
+    return dataclasses.replace(result, metrics=result.metrics | {f"eval_{k}": v for k, v in metrics.items()})

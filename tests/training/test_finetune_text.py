@@ -1,0 +1,79 @@
+import anndata
+import numpy as np
+import pytest
+
+from sclm_hf import annotate
+from sclm_hf.errors import ConfigurationError
+from sclm_hf.training.arguments import TrainingConfig
+from sclm_hf.training.data import DataArguments
+from sclm_hf.training.finetune import FinetuneArguments
+from sclm_hf.training.finetune_text import TextArguments, finetune_text
+
+from .h5ad_files import LABELS, write_h5ad
+
+SIZES = '{"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}'
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    files = [str(write_h5ad(folder / f"{seed}.h5ad", 60, seed=seed)) for seed in range(2)]
+    config = TrainingConfig(
+        output_dir=str(folder / "out"),
+        num_train_epochs=6,
+        per_device_train_batch_size=8,
+        learning_rate=1e-2,
+        logging_steps=4,
+        use_cpu=True,
+    )
+    result = finetune_text(
+        DataArguments(files[:1], eval_files=files[1:]),
+        FinetuneArguments("small", "cell_type", head="full"),
+        TextArguments(text=True, n_genes=12, text_config=SIZES),
+        config,
+    )
+    return files, folder / "out", result
+
+
+def test_a_small_language_model_learns_to_name_cells(trained):
+    _, folder, result = trained
+    losses = [record["loss"] for record in result.history if "loss" in record]
+    assert np.mean(losses[-3:]) < 0.5 * losses[0]
+    assert {"eval_accuracy", "eval_log_loss", "eval_temperature"} < set(result.metrics)
+    assert (folder / "training_manifest.parquet").exists()
+
+
+def test_annotate_gives_the_columns_of_an_encoder(trained):
+    files, folder, result = trained
+    cells = annotate(anndata.read_h5ad(files[1]), folder)
+    assert set(cells.obs["sclm_prediction"].cat.categories) == set(LABELS)
+    assert cells.obs["sclm_confidence"].between(0, 1).all()
+    right = (cells.obs["sclm_prediction"].astype(str) == cells.obs["cell_type"].astype(str)).mean()
+    assert right == pytest.approx(result.metrics["eval_accuracy"], abs=1e-3)
+
+
+def test_batches_change_nothing(trained):
+    files, folder, _ = trained
+    cells = anndata.read_h5ad(files[1])
+    one, many = (annotate(cells, folder, batch_size=size).obs["sclm_confidence"] for size in (1, 32))
+    np.testing.assert_allclose(one, many, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text", "message"),
+    [
+        ({"head": "probe"}, {}, "trained whole"),
+        ({"head": "full", "model_name_or_path": "folder"}, {"text_config": SIZES}, "text_config"),
+    ],
+)
+def test_settings_without_meaning_are_refused(tmp_path, settings, text, message):
+    arguments = FinetuneArguments(**({"model_name_or_path": "small", "label_column": "cell_type"} | settings))
+    with pytest.raises(ConfigurationError, match=message):
+        finetune_text(
+            DataArguments(["a.h5ad"]), arguments, TextArguments(text=True, **text), TrainingConfig(str(tmp_path))
+        )
+
+
+def test_other_settings_ask_for_text():
+    with pytest.raises(ConfigurationError, match="--text"):
+        TextArguments(n_genes=5)
