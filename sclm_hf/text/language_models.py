@@ -83,7 +83,9 @@ def word_tokenizer(
     ]
     vocabulary = {word: number for number, word in enumerate(dict.fromkeys([*special, *words]))}
     backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = Steps([Split(Regex(r"\s+"), "removed"), Split(Regex(r"^[(\"]|[)\",.:;?!]+$"), "isolated")])
+    backend.pre_tokenizer = Steps(
+        [Split(Regex(r"\s+"), "removed"), Split(Regex(r"^[(\"]|[)\",.:;?!](?=[)\",.:;?!]*$)"), "isolated")]
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token="<pad>",

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate.utils import set_seed
-from scipy.special import log_softmax
 
 from ..adapters.lora import add_lora
 from ..corpora.cell_corpus import CellCorpus
@@ -26,9 +25,9 @@ from ..text.closed_set import Candidates, answers_of
 from .arguments import TrainingConfig, option
 from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, open_corpora
+from .finetune_text import calibrated
 from .loop import TrainingResult, train
 from .manifest import write_manifest
-from .validation import classification_metrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -189,7 +188,4 @@ def _evaluated(
             scores.append(annotator(**inputs).logits.float().cpu().numpy())
         labels.append(batch["labels"].numpy())
     scores, labels = np.concatenate(scores), np.concatenate(labels)
-    right = log_softmax(scores, axis=1)[np.arange(len(labels)), labels]
-    metrics = classification_metrics(scores, labels) | {"log_loss": float(-right.mean())}
-    found = {f"eval_{name}": value for name, value in metrics.items()}
-    return dataclasses.replace(result, metrics=result.metrics | found)
+    return calibrated(result, annotator.candidates, scores, labels)

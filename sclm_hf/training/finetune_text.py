@@ -152,13 +152,26 @@ def _calibrate(
         names = ("input_ids", "attention_mask")
         scores.append(annotator(**{name: batch[name] for name in names}).logits.float().cpu().numpy())
         labels.append(batch["labels"].numpy())
-    scores, labels = np.concatenate(scores), np.concatenate(labels)
+    return calibrated(result, processor.candidates, np.concatenate(scores), np.concatenate(labels))
+
+
+def calibrated(
+    result: TrainingResult, candidates: Candidates, scores: np.ndarray, labels: np.ndarray
+) -> TrainingResult:
+    """Save the temperature that cells held out ask for, and add what the answers are worth to the metrics.
+
+    Args:
+        result: the training.
+        candidates: question and labels, of temperature 1.
+        scores: (cells, labels) log-likelihoods of the answers.
+        labels: (cells,) numbers of the right ones.
+    """
     temperature = fit_temperature(scores, labels)
-    metrics = classification_metrics(scores, labels)
     right = log_softmax(scores / temperature, axis=1)[np.arange(len(labels)), labels]
+    metrics = classification_metrics(scores, labels)
     metrics |= {"log_loss": float(-right.mean()), "temperature": temperature}
-    candidates = dataclasses.replace(processor.candidates, temperature=temperature)
     for folder in (result.output_dir, result.output_dir / "adapter"):
         if (folder / CANDIDATES_FILE).exists():
-            candidates.save(folder)
-    return dataclasses.replace(result, metrics=result.metrics | {f"eval_{k}": v for k, v in metrics.items()})
+            dataclasses.replace(candidates, temperature=temperature).save(folder)
+    found = {f"eval_{name}": value for name, value in metrics.items()}
+    return dataclasses.replace(result, metrics=result.metrics | found)
