@@ -266,7 +266,16 @@ def weigh_trained(
     """Weigh a trained model with its rivals on the cells held out, and save those that count as its partners."""
     predicted = predict_log_probabilities(model, eval_corpus, collator, config)
     where = f"{len(predicted):,} cells held out"
-    comparison = weigh_held_out(rivals, predicted, eval_corpus, result.output_dir, tested_on=where)
+    evaluations = sum("eval_loss" in record for record in result.history)
+    chose = evaluations > 1 and (config.load_best_model_at_end or config.early_stopping_patience)
+    comparison = weigh_held_out(
+        rivals,
+        predicted,
+        eval_corpus,
+        result.output_dir,
+        tested_on=where,
+        also_chosen="The checkpoint of the model was" if chose else "",
+    )
     return dataclasses.replace(result, comparison=comparison)
 
 

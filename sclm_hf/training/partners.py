@@ -22,6 +22,7 @@ from ..files import model_replaced
 from ..logging import get_logger, quiet_transformers
 from ..opening.files import ADAPTER_CONFIG
 from ..opening.partners import MODEL, PARTNERS_FILE, PARTNERS_FOLDER, SAVED, combined, write_partners
+from ..tokenization.encodings.keys import Stream, cell_keys, uniforms_for
 from ..tokenization.genes.gene_vocabulary import GeneVocabulary
 from .callbacks import LossLog
 from .counts import ABSENT, counts_in_order, labels_in_order
@@ -55,6 +56,7 @@ class Comparison:
         per_label: method -> label -> F1.
         n_cells: cells of each label among those tested.
         tested_on: which cells these are.
+        caveats: how far the scores depend on choices made on the same cells.
     """
 
     weights: dict[str, float]
@@ -62,6 +64,7 @@ class Comparison:
     per_label: dict[str, dict[str, float]]
     n_cells: dict[str, int]
     tested_on: str
+    caveats: tuple[str, ...] = ()
 
     def macro_f1(self, method: str) -> float:
         """Macro-F1 of a method, by its key in `TITLES`."""
@@ -80,7 +83,7 @@ class Comparison:
         )
 
     def summary(self) -> str:
-        """The scores as text, those of each label included, and the verdict."""
+        """The scores as text, those of each label included, the verdict and the caveats."""
         width = max(map(len, [*TITLES.values(), *self.n_cells]))
         accuracy = {one.method: one.mean for one in self.table.results if one.metric == "accuracy"}
         lines = [f"{'':{width}}  macro-F1  accuracy"]
@@ -91,7 +94,7 @@ class Comparison:
         for label, number in self.n_cells.items():
             scores = "".join(f"{self.per_label[name][label]:10.3f}" for name in TITLES)
             lines.append(f"{label:{width}}  {number:6}{scores}")
-        return "\n".join([*lines, "", self.verdict()])
+        return "\n".join([*lines, "", self.verdict(), *self.caveats])
 
     def note(self) -> str:
         """F1 of each label in one sentence, for a card."""
@@ -106,7 +109,7 @@ class Comparison:
             name: {"macro_f1": self.macro_f1(name), "accuracy": accuracy[title], "f1": self.per_label[name]}
             for name, title in TITLES.items()
         }
-        return {**scores, "weights": self.weights, "tested_on": self.tested_on}
+        return {**scores, "weights": self.weights, "tested_on": self.tested_on, "caveats": list(self.caveats)}
 
     def to_dict(self) -> dict[str, Any]:
         """The comparison as values that JSON can hold."""
@@ -172,19 +175,26 @@ def compared(
     *,
     weights: Mapping[str, float] | None = None,
     tested_on: str,
+    also_chosen: str = "",
+    seed: int = 0,
 ) -> Comparison:
     """Weigh a model and baselines, and score each of them and all together.
+
+    Weights that are chosen on these cells are not scored on them: see [`cross_fitted`].
 
     Args:
         log_probabilities: `zscored`, `pca` and `model` -> (n_cells, n_labels), of cells that none of them saw.
         labels: (n_cells,) numbers of the true labels.
         label_names: names of the labels.
-        weights: weights that were chosen before; by default they are chosen on these cells.
+        weights: weights that were chosen on other cells; by default they are chosen on these.
         tested_on: which cells these are, for people.
+        also_chosen: what else of the model was chosen on these cells, for people.
+        seed: seed of the folds in which weights are scored.
     """
     ordered = {name: log_probabilities[name] for name in (*BASELINES, MODEL)}
     chosen = dict(weights or choose_weights(ordered, labels))
-    scores = ordered | {"ensemble": combined(ordered, chosen)}
+    together = combined(ordered, chosen) if weights else cross_fitted(ordered, labels, seed=seed)
+    scores = ordered | {"ensemble": together}
     names = np.array(label_names)
     cells = np.arange(len(labels))
     predicted = {name: names[scores[name].argmax(axis=1)] for name in TITLES}
@@ -196,9 +206,55 @@ def compared(
         per_label={name: _f1_of_labels(names[labels], predicted[name], present) for name in TITLES},
         n_cells={str(name): int((names[labels] == name).sum()) for name in present},
         tested_on=tested_on,
+        caveats=_caveats(cross_fitted=not weights, also_chosen=also_chosen),
     )
-    comparison.table.notes += [comparison.verdict(), comparison.note()]
+    comparison.table.notes += [comparison.verdict(), *comparison.caveats, comparison.note()]
     return comparison
+
+
+def cross_fitted(log_probabilities: Mapping[str, np.ndarray], labels: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Probabilities of classifiers together, each cell weighed with weights that were chosen without it.
+
+    The cells of each label are dealt to `MOST_FOLDS` folds; the weights of each fold are chosen on the others.
+
+    Args:
+        log_probabilities: name -> (n_cells, n_labels), as for `choose_weights`.
+        labels: (n_cells,) numbers of the true labels.
+        seed: seed of the folds.
+
+    Returns:
+        (n_cells, n_labels) probabilities. A single cell, for which nothing can be chosen, gets equal weights.
+    """
+    parts = _dealt(labels, seed)
+    together = np.empty_like(next(iter(log_probabilities.values())))
+    for part in np.unique(parts):
+        here, others = parts == part, parts != part
+        weights = dict.fromkeys(log_probabilities, 1.0)
+        if others.any():
+            seen = {name: values[others] for name, values in log_probabilities.items()}
+            weights = choose_weights(seen, labels[others])
+        together[here] = combined({name: values[here] for name, values in log_probabilities.items()}, weights)
+    return together
+
+
+def _dealt(labels: np.ndarray, seed: int) -> np.ndarray:
+    """(n_cells,) numbers of the folds that cells are dealt to, label by label."""
+    draws = uniforms_for(cell_keys(np.arange(len(labels)), seed, 0), Stream.FOLD, 1)[:, 0]
+    parts = np.empty(len(labels), np.int64)
+    parts[np.lexsort((draws, labels))] = np.arange(len(labels)) % MOST_FOLDS
+    return parts
+
+
+def _caveats(*, cross_fitted: bool, also_chosen: str) -> tuple[str, ...]:
+    found = []
+    if cross_fitted:
+        found.append(
+            f"The {SAVED} is scored by cross-fitting: the weights for each fold of these cells were chosen on the "
+            "other folds, the saved weights on all of them."
+        )
+    if also_chosen:
+        found.append(f"{also_chosen} chosen on the same cells, which favours the model: `evaluate` it on others.")
+    return tuple(found)
 
 
 def save_partners(
@@ -226,6 +282,7 @@ def weigh_out_of_fold(
     folder: Path,
     *,
     evaluated: tuple[CellCorpus, np.ndarray, np.ndarray] | None = None,
+    also_chosen: str = "",
 ) -> Comparison:
     """Weigh a model by cells to train on that each was tested on without having seen them, and save its partners.
 
@@ -236,6 +293,7 @@ def weigh_out_of_fold(
         folder: folder of the model.
         evaluated: other cells to score all on, instead of these: a corpus, the (n_cells, n_labels) log-probabilities
             of the model, and the (n_cells,) labels.
+        also_chosen: what else of the model was chosen on the tested cells, for people.
 
     Returns:
         The comparison.
@@ -243,7 +301,12 @@ def weigh_out_of_fold(
     places = np.concatenate([test for _, test in splits])
     among = f"{len(places):,} cells in {len(splits)} folds" if len(splits) > 1 else f"{len(places):,} cells held out"
     found = compared(
-        rivals.out_of_fold(splits) | {MODEL: tested}, rivals.labels[places], rivals.label_names, tested_on=among
+        rivals.out_of_fold(splits) | {MODEL: tested},
+        rivals.labels[places],
+        rivals.label_names,
+        tested_on=among,
+        also_chosen=also_chosen,
+        seed=rivals.seed,
     )
     fitted = rivals.fit()
     if evaluated is not None:
@@ -261,7 +324,13 @@ def weigh_out_of_fold(
 
 
 def weigh_held_out(
-    rivals: Rivals, predicted: np.ndarray, corpus: CellCorpus, folder: Path, *, tested_on: str
+    rivals: Rivals,
+    predicted: np.ndarray,
+    corpus: CellCorpus,
+    folder: Path,
+    *,
+    tested_on: str,
+    also_chosen: str = "",
 ) -> Comparison:
     """Weigh a model by cells that were held out, and save its partners.
 
@@ -271,13 +340,21 @@ def weigh_held_out(
         corpus: the cells held out.
         folder: folder of the model.
         tested_on: what they are called.
+        also_chosen: what else of the model was chosen on them, for people.
 
     Returns:
         The comparison.
     """
     fitted = rivals.fit()
     theirs = rivals.log_probabilities(fitted, rivals.read(corpus))
-    found = compared(theirs | {MODEL: predicted}, labels_in_order(corpus), rivals.label_names, tested_on=tested_on)
+    found = compared(
+        theirs | {MODEL: predicted},
+        labels_in_order(corpus),
+        rivals.label_names,
+        tested_on=tested_on,
+        also_chosen=also_chosen,
+        seed=rivals.seed,
+    )
     save_partners(folder, fitted, found, list(rivals.genes))
     return found
 

@@ -121,7 +121,14 @@ def train_probe(
         comparison = None
         if rivals is not None:
             evaluated = None if eval_corpus is None else (eval_corpus, predicted, truth)
-            comparison = weigh_out_of_fold(rivals, tested, splits, output_dir, evaluated=evaluated)
+            comparison = weigh_out_of_fold(
+                rivals,
+                tested,
+                splits,
+                output_dir,
+                evaluated=evaluated,
+                also_chosen="The penalty of the probe, and whether what labels mean has a say, were",
+            )
     metrics = {name: value for name, value in record.items() if name.startswith("eval_")}
     return TrainingResult(output_dir, 0, None, metrics, [record], comparison=comparison)
 

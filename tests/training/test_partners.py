@@ -9,14 +9,16 @@ import pytest
 import sclm_hf
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.evaluation.baselines.linear import PCALogisticRegression
+from sclm_hf.evaluation.ensembles import choose_weights
 from sclm_hf.hub.card import render_card, start_facts
+from sclm_hf.opening.partners import combined
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.counts import ABSENT
 from sclm_hf.training.data import DataArguments
 from sclm_hf.training.finetune import FinetuneArguments, finetune
 from sclm_hf.training.linear import as_linear_model
-from sclm_hf.training.partners import MOST_FOLDED, evenly, folds, knowing_all
+from sclm_hf.training.partners import MOST_FOLDED, _dealt, compared, cross_fitted, evenly, folds, knowing_all
 
 from .h5ad_files import GENES, LABELS, write_h5ad
 
@@ -32,8 +34,10 @@ def base(tmp_path_factory):
 
 
 def tuned(base, file, folder, *, head="probe", **settings):
-    config = TrainingConfig(output_dir=str(folder), use_cpu=True, max_steps=3, per_device_train_batch_size=16)
-    data = settings.pop("data", {})
+    data, eval_steps = settings.pop("data", {}), settings.pop("eval_steps", 0)
+    config = TrainingConfig(
+        output_dir=str(folder), use_cpu=True, max_steps=3, per_device_train_batch_size=16, eval_steps=eval_steps
+    )
     return finetune(DataArguments([file], **data), FinetuneArguments(base, "cell_type", head=head, **settings), config)
 
 
@@ -91,9 +95,10 @@ def test_the_card_shows_the_comparison(probe):
 
 
 def test_a_lora_is_weighed_on_cells_that_were_held_out_for_it(base, file, tmp_path):
-    result = tuned(base, file, tmp_path / "lora", head="lora")
+    result = tuned(base, file, tmp_path / "lora", head="lora", eval_steps=1)
     assert "12 cells held out" in result.comparison.tested_on
     assert any("eval_macro_f1" in record for record in result.history)
+    assert any("The checkpoint of the model was chosen on the same cells" in one for one in result.comparison.caveats)
     # three steps make no classifier
     assert "model" not in result.comparison.weights and "is below" in result.comparison.verdict()
     for place in ("lora", "lora/adapter"):
@@ -147,6 +152,43 @@ def test_partners_are_fitted_on_cells_as_shallow_as_those_to_come(base, file, tm
     assert shallow < deep
     with pytest.raises(ConfigurationError, match="target_depth"):
         FinetuneArguments(base, "cell_type", target_depth=-1)
+
+
+def noise(n_cells, n_labels=4):
+    generator = np.random.default_rng(0)
+    scores = {name: generator.normal(0, 2, (n_cells, n_labels)) for name in ("zscored", "pca", "model")}
+    logs = {name: values - np.logaddexp.reduce(values, axis=1, keepdims=True) for name, values in scores.items()}
+    return logs, generator.integers(0, n_labels, n_cells)
+
+
+def test_no_cell_has_a_say_in_the_weights_that_it_is_scored_with():
+    logs, labels = noise(40)
+    found = cross_fitted(logs, labels)
+    for cell in range(8):
+        changed = {name: values.copy() for name, values in logs.items()}
+        changed["model"][cell] = np.where(np.arange(4) == labels[cell], 0.0, -50.0)
+        same_fold = (_dealt(labels, 0) == _dealt(labels, 0)[cell]) & (np.arange(len(labels)) != cell)
+        np.testing.assert_array_equal(cross_fitted(changed, labels)[same_fold], found[same_fold])
+
+
+def test_saved_weights_are_of_all_cells_and_scores_of_those_left_out():
+    logs, labels = noise(40)
+    found = compared(logs, labels, list("abcd"), tested_on="noise", also_chosen="The checkpoint of the model was")
+    assert found.weights == choose_weights(logs, labels)
+    accuracy = {one.method: one.mean for one in found.table.results if one.metric == "accuracy"}
+    assert accuracy["saved annotator"] == pytest.approx((cross_fitted(logs, labels).argmax(1) == labels).mean())
+    for told in (found.summary(), str(found.table.notes), str(found.to_log())):
+        assert "cross-fitting" in told and "The checkpoint of the model was chosen on the same cells" in told
+    given = compared(logs, labels, list("abcd"), tested_on="noise", weights=found.weights)
+    assert not given.caveats
+
+
+def test_one_cell_is_weighed_equally_and_folds_hold_every_label():
+    logs, labels = noise(1)
+    expected = combined(logs, {"zscored": 1.0, "pca": 1.0, "model": 1.0})
+    np.testing.assert_array_equal(cross_fitted(logs, labels), expected)
+    parts = _dealt(np.repeat([0, 1], 10), seed=3)
+    assert all(np.bincount(parts[half]).tolist() == [2] * 5 for half in (slice(10), slice(10, 20)))
 
 
 def test_of_many_cells_a_part_is_tested_and_of_few_each_in_turn():

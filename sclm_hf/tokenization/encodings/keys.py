@@ -69,6 +69,8 @@ class Stream(IntEnum):
     """Cells and texts: which of several texts of its label a cell is trained with."""
     QUESTION = 24
     """Cells and language models: which question is asked about a cell."""
+    FOLD = 25
+    """Cells held out: the fold in which a choice that was made on the others is scored."""
 
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
