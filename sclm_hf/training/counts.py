@@ -7,8 +7,11 @@ import numpy as np
 import scipy.sparse
 
 from ..corpora.cell_corpus import CellCorpus
+from ..logging import get_logger
 from ..sources.survey import row_blocks
 from ..tokenization.genes.gene_vocabulary import GeneVocabulary
+
+logger = get_logger(__name__)
 
 ABSENT = -1e4
 """Logit, and log-probability, of a label that no cell to train on has."""
@@ -49,10 +52,10 @@ def counts_in_order(corpus: CellCorpus, genes: GeneVocabulary, species: str | No
     Args:
         corpus: the cells.
         genes: the columns of the result, numbered from 0 on; columns of a source that are none of them are left out,
-            and those that a source does not have are 0.
+            and those that a source does not have are 0, of which a warning tells.
         species: as for `CellProcessor.map_genes`.
     """
-    parts = []
+    parts, lacking = [], {}
     for index, rows in rows_in_order(corpus):
         if not len(rows):
             continue
@@ -60,7 +63,17 @@ def counts_in_order(corpus: CellCorpus, genes: GeneVocabulary, species: str | No
         names, ensembl_ids = source.genes()
         ids = genes.map_genes(names, ensembl_ids=ensembl_ids, species=species).gene_ids
         known = np.flatnonzero(ids >= 0)
+        lacking[source.name] = len(genes) - len(np.unique(ids[known]))
         ones = np.ones(len(known), np.float32)
         columns = scipy.sparse.csr_matrix((ones, (known, ids[known])), shape=(len(ids), len(genes)))
         parts += [(source.read(rows[block]).astype(np.float32) @ columns).tocsr() for block in row_blocks(len(rows))]
+    for name, number in lacking.items():
+        if number:
+            logger.warning(
+                "`%s` lacks %s of %s genes: the baselines are fitted and scored as if these were measured as 0; "
+                "`annotate` leaves them out.",
+                name,
+                f"{number:,}",
+                f"{len(genes):,}",
+            )
     return scipy.sparse.vstack(parts, format="csr")

@@ -1,5 +1,7 @@
 """The counts of a corpus as one matrix."""
 
+import logging
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -38,3 +40,11 @@ def test_counts_and_labels_stand_in_the_order_of_batches_also_where_cells_come_i
         labels = np.concatenate([batch["labels"] for batch in batches])
         np.testing.assert_array_equal(labels_in_order(corpus), labels)
         assert counts_in_order(corpus, GeneVocabulary.from_genes(GENES, ())).shape == (50, 40)
+
+
+def test_genes_that_a_file_lacks_are_told_once_per_file(files, caplog):
+    corpus = CellCorpus(files, make_processor("scgpt", GENES), label_column="cell_type", shuffle=False)
+    logging.getLogger("sclm_hf").addHandler(caplog.handler)
+    counts_in_order(corpus, GeneVocabulary.from_genes(GENES, ()))
+    logging.getLogger("sclm_hf").removeHandler(caplog.handler)
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["`b` lacks 5 of 40 genes"]
