@@ -34,7 +34,7 @@ from ..opening.files import (
 from ..opening.kinds import is_classifier, labels_cells, labels_tasks
 from ..opening.names import is_repo_id, resolve_name
 from ..opening.weights import open_model
-from ..registry import COMPOSITES, get_family
+from ..registry import COMPOSITES, FAMILIES, get_family
 from .settings import REMEDY, base_of, read_adapter_settings
 
 peft = require("peft", extra="train")
@@ -56,7 +56,8 @@ def lora_config(
     """A `peft.LoraConfig` with the defaults of the model's family.
 
     Of a model that joins cells with a language model, the LoRA adapts the language model, and the projector between
-    them is trained in full; the encoder of cells stays as it is.
+    them is trained in full; the encoder of cells stays as it is. Of a language model that knows nothing of cells, the
+    layers are those that peft adapts.
 
     Args:
         model: the model to adapt.
@@ -86,6 +87,17 @@ def lora_config(
             lora_dropout=lora_dropout,
             target_modules=_language_layers(model, target_modules),
             modules_to_save=modules_to_save or ["projector"],
+            **options,
+        )
+    if model.config.model_type not in FAMILIES and model.can_generate():
+        is_seq2seq = model.config.is_encoder_decoder
+        return peft.LoraConfig(
+            task_type=peft.TaskType.SEQ_2_SEQ_LM if is_seq2seq else peft.TaskType.CAUSAL_LM,
+            r=r,
+            lora_alpha=lora_alpha,
+            lora_dropout=lora_dropout,
+            target_modules=list(_layers_of(model, target_modules)),
+            modules_to_save=modules_to_save,
             **options,
         )
     family = get_family(model.config.model_type)
@@ -138,7 +150,12 @@ def _language_layers(model: PreTrainedModel, targets: Sequence[str] | None) -> s
     Raises:
         ConfigurationError: the language model has no such layer.
     """
-    language = model.base_model.language_model
+    targets = _layers_of(model.base_model.language_model, targets)
+    return rf"(.*\.)?language_model\.(.*\.)?({'|'.join(map(re.escape, targets))})"
+
+
+def _layers_of(language: PreTrainedModel, targets: Sequence[str] | None) -> Sequence[str]:
+    """Names of the layers to adapt in a language model; arguments and errors as for [`_language_layers`]."""
     known = peft.utils.constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
     targets = targets or known.get(language.config.model_type)
     if not targets:
@@ -147,7 +164,7 @@ def _language_layers(model: PreTrainedModel, targets: Sequence[str] | None) -> s
             "`target_modules` (`lora_target_modules`)."
         )
     _check_targets(language, targets)
-    return rf"(.*\.)?language_model\.(.*\.)?({'|'.join(map(re.escape, targets))})"
+    return targets
 
 
 def add_lora(model: PreTrainedModel, **settings: Any) -> "peft.PeftModel":
@@ -310,8 +327,9 @@ def merge_adapter(model: "peft.PeftModel") -> PreTrainedModel:
 def _card(adapter: "peft.LoraConfig", config: Any) -> str:
     """A `README.md` that says what the adapter is; how well it works is left to those who evaluate it."""
     base, layers = adapter.base_model_name_or_path, adapter.target_modules
+    known = COMPOSITES.get(config.model_type) or FAMILIES.get(config.model_type)
     facts = {
-        "Family": (COMPOSITES.get(config.model_type) or get_family(config.model_type)).title,
+        "Family": known.title if known else f"language model `{config.model_type}`",
         "Class": f"`{config.architectures[0]}`",
         "Rank and alpha": f"{adapter.r} and {adapter.lora_alpha}",
         "Adapted layers": layers if isinstance(layers, str) else ", ".join(sorted(layers)),

@@ -119,9 +119,7 @@ class Annotation(CellRun[AnnotateSettings]):
             return super().forward(model, batch)
         import torch
 
-        # what the cells of a sample share has one row
-        n_cells = max(len(values) for values in batch.values())
-        return torch.full((n_cells, self.config.num_labels), 1 / self.config.num_labels)
+        return torch.full((len(batch["attention_mask"]), self.config.num_labels), 1 / self.config.num_labels)
 
     @property
     def label_names(self) -> list[str]:

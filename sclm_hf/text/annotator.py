@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from ..errors import HubError
+from ..errors import CheckpointError, HubError
 from ..opening.families import read_config
-from ..opening.files import find_file
+from ..opening.files import ADAPTER_CONFIG, find_file
 from ..opening.language_models import open_language_model
 from ..opening.loading import LoadedModel, as_dtype, check_device, default_device
 from ..opening.names import resolve_name
@@ -132,7 +132,7 @@ def load_text_annotator(
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        CheckpointError: it cannot be read, or its weights are not finite.
+        CheckpointError: it cannot be read, is an adapter, or its weights are not finite.
         HubError: the Hub cannot be reached.
     """
     check_device(device)
@@ -140,6 +140,11 @@ def load_text_annotator(
         return LoadedModel(model if device is None else model.to(device), model.processor.cells, "in memory", "")
     name = str(model)
     revision = resolve_name(name, revision)
+    if find_file(name, ADAPTER_CONFIG, revision) is not None:
+        raise CheckpointError(
+            f"`{name}` is an adapter of a language model: annotate with the folder of the merged model, which "
+            "`sclm-hf finetune --text` writes around it."
+        )
     candidates = read_candidates(find_file(name, CANDIDATES_FILE, revision))
     cells = load_processor(str(_folder(name, revision) / CELLS_FOLDER))
     language_model, tokenizer = open_language_model(name, dtype=as_dtype(dtype), revision=revision)

@@ -2,15 +2,17 @@
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from accelerate.utils import set_seed
 from scipy.special import log_softmax
 
+from ..adapters.lora import add_lora
 from ..corpora.cell_corpus import CellCorpus
 from ..errors import ConfigurationError
-from ..logging import get_logger
+from ..logging import get_logger, quiet_transformers
 from ..opening.kinds import inner_model
 from ..opening.language_models import open_language_model
 from ..opening.loading import default_device
@@ -88,7 +90,7 @@ def finetune_text(
         data, cells, label_column=arguments.label_column, unlabelled=arguments.unlabelled, seed=config.seed
     )
     organism = data.species or "human"
-    model, tokenizer = _open(arguments, text, corpus, organism, seed=config.seed)
+    model, tokenizer = _open(arguments, text, corpus, organism, config)
     conversations = Conversations(corpus, organism=organism, tokenizer=tokenizer)
     candidates = Candidates(labels=corpus.label_names, prompt=conversations.templates[0].prompt, organism=organism)
     processor = TextProcessor(tokenizer, cells, candidates)
@@ -112,11 +114,10 @@ def _check(arguments: "FinetuneArguments", text: TextArguments) -> None:
     """Refuse settings that a language model has no use for."""
     if not arguments.label_column:
         raise ConfigurationError("A language model learns one task: give one `label_column`, no `task_columns`.")
-    if arguments.head != "full":
-        raise ConfigurationError(
-            f"A language model that reads sentences is trained whole: give `head` full (`--head full`), got "
-            f"{arguments.head!r}."
-        )
+    if arguments.head not in ("lora", "full"):
+        raise ConfigurationError(f"A language model is trained with `head` lora or full, got {arguments.head!r}.")
+    if arguments.model_name_or_path == SMALL and arguments.head != "full":
+        raise ConfigurationError(f"The model `{SMALL}` is new, so train all of it: give `head` full (`--head full`).")
     if arguments.weighs_labels:
         raise ConfigurationError("`class_weights` and `loss` are for classifiers: leave them out with `text`.")
     if text.text_config and arguments.model_name_or_path != SMALL:
@@ -124,18 +125,35 @@ def _check(arguments: "FinetuneArguments", text: TextArguments) -> None:
 
 
 def _open(
-    arguments: "FinetuneArguments", text: TextArguments, corpus: CellCorpus, organism: str, *, seed: int
+    arguments: "FinetuneArguments", text: TextArguments, corpus: CellCorpus, organism: str, config: TrainingConfig
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """The model to train, ready for it, and its tokenizer."""
     if arguments.model_name_or_path == SMALL:
         genes, labels = CellWords(corpus.processor).words, answers_of(corpus.label_names, None)
         settings = read_mapping("text_config", text.text_config)
-        model, tokenizer = small_language_model(genes, labels, other_words=[organism], seed=seed, **settings)
+        model, tokenizer = small_language_model(genes, labels, other_words=[organism], seed=config.seed, **settings)
         return model, tokenizer
     model, tokenizer = open_language_model(arguments.model_name_or_path)
-    if text.gene_tokens:
-        add_gene_tokens(model, tokenizer, CellWords(corpus.processor, tokenizer).words)
-    return model, tokenizer
+    new = add_gene_tokens(model, tokenizer, CellWords(corpus.processor, tokenizer).words) if text.gene_tokens else []
+    if arguments.head == "full":
+        return model, tokenizer
+    if new:
+        # an adapter names a base that is saved
+        base = Path(config.output_dir) / "base"
+        with quiet_transformers():
+            model.save_pretrained(base)
+            tokenizer.save_pretrained(base)
+        model, tokenizer = open_language_model(str(base))
+    settings = {"trainable_token_indices": new} if new else {}
+    adapted = add_lora(
+        model,
+        r=arguments.lora_r,
+        lora_alpha=arguments.lora_alpha,
+        lora_dropout=arguments.lora_dropout,
+        target_modules=arguments.lora_target_modules,
+        **settings,
+    )
+    return adapted, tokenizer
 
 
 def _calibrate(

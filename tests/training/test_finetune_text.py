@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from sclm_hf import annotate
-from sclm_hf.errors import ConfigurationError
+from sclm_hf.errors import CheckpointError, ConfigurationError
+from sclm_hf.text.language_models import small_language_model
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.data import DataArguments
 from sclm_hf.training.finetune import FinetuneArguments
@@ -62,7 +63,8 @@ def test_batches_change_nothing(trained):
 @pytest.mark.parametrize(
     ("settings", "text", "message"),
     [
-        ({"head": "probe"}, {}, "trained whole"),
+        ({"head": "probe"}, {}, "lora or full"),
+        ({"head": "lora"}, {}, "is new"),
         ({"head": "full", "model_name_or_path": "folder"}, {"text_config": SIZES}, "text_config"),
     ],
 )
@@ -77,3 +79,28 @@ def test_settings_without_meaning_are_refused(tmp_path, settings, text, message)
 def test_other_settings_ask_for_text():
     with pytest.raises(ConfigurationError, match="--text"):
         TextArguments(n_genes=5)
+
+
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings")
+def test_a_lora_learns_with_a_token_per_gene_and_is_merged(trained, tmp_path):
+    files, _, _ = trained
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model, tokenizer = small_language_model(["GENE0", "GENE1"], LABELS, other_words=["human"], **sizes)
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    config = TrainingConfig(
+        output_dir=str(tmp_path / "out"), max_steps=8, learning_rate=1e-2, logging_steps=1, use_cpu=True
+    )
+    result = finetune_text(
+        DataArguments(files[:1], eval_files=files[1:]),
+        FinetuneArguments(str(tmp_path / "base"), "cell_type", lora_r=2),
+        TextArguments(text=True, n_genes=12, gene_tokens=True),
+        config,
+    )
+    losses = [record["loss"] for record in result.history if "loss" in record]
+    assert np.mean(losses[-3:]) < losses[0]
+    cells = annotate(anndata.read_h5ad(files[1]), tmp_path / "out")
+    right = (cells.obs["sclm_prediction"].astype(str) == cells.obs["cell_type"].astype(str)).mean()
+    assert right == pytest.approx(result.metrics["eval_accuracy"], abs=1e-3)
+    with pytest.raises(CheckpointError, match="merged model"):
+        annotate(cells, tmp_path / "out" / "adapter")
