@@ -10,12 +10,13 @@ from ..cards import render
 from ..errors import CheckpointError, ConfigurationError
 from ..evaluation.reports import ResultsTable
 from ..files import read_json_object, write_text
-from ..opening.families import family_of, read_config
+from ..opening.families import encoder_family, family_of, read_config
 from ..opening.files import ADAPTER_CONFIG
 from ..opening.kinds import labels_cells
 from ..opening.partners import PARTNERS_FILE, SAVED
-from ..registry import get_family
+from ..registry import COMPOSITES, get_family
 from ..tasks import get_verb, verb_names
+from ..text.closed_set import CANDIDATES_FILE, read_candidates
 from .evaluation_results import to_model_index, write_evaluation_results
 
 if TYPE_CHECKING:
@@ -59,10 +60,11 @@ class CardFacts:
 
     Attributes:
         title: name of the model.
-        family: its family, a key of `registry.FAMILIES`.
+        family: its family, a key of `registry.FAMILIES`; or a key of `registry.COMPOSITES`.
         license: identifier that the Hub knows (`"mit"`, `"apache-2.0"`, …), or `"other"` with `license_name`.
         summary: what the model is, in one or two sentences.
-        task: the verb whose use the card shows, for example `"embed"` or `"annotate"`.
+        task: the verb whose use the card shows, for example `"embed"` or `"annotate"`; `None` where
+            only the example of `registry.COMPOSITES` is to be shown.
         model: what users load: a repository id, or a path.
         base_model: repository id or path of the model this one started from.
         is_adapter: whether this is a PEFT adapter of `base_model`.
@@ -78,13 +80,16 @@ class CardFacts:
         command: the command that regenerates the results.
         limits: what the model cannot do, or was not tested for.
         citations: what else to cite, one entry each.
+        cell_encoder: family of the cell encoder, of a model of cells and text.
+        text_model: what its text model is.
+        text_license: the licence of that text model, as far as known.
     """
 
     title: str
     family: str
     license: str
     summary: str
-    task: str = "embed"
+    task: str | None = "embed"
     model: str = PLACEHOLDER
     base_model: str | None = None
     is_adapter: bool = False
@@ -100,10 +105,15 @@ class CardFacts:
     command: str | None = None
     limits: list[str] = field(default_factory=list)
     citations: list[str] = field(default_factory=list)
+    cell_encoder: str | None = None
+    text_model: str | None = None
+    text_license: str | None = None
 
     def __post_init__(self) -> None:
-        get_family(self.family)
-        if self.task not in verb_names():
+        if self.family in COMPOSITES and not (self.cell_encoder and self.text_model):
+            raise ConfigurationError(f"The card of a `{self.family}` model needs `cell_encoder` and `text_model`.")
+        get_family(self.cell_encoder if self.family in COMPOSITES else self.family)
+        if self.task not in verb_names() and not (self.task is None and self.family in COMPOSITES):
             raise ConfigurationError(f"Unknown `task` {self.task!r}: expected one of {', '.join(verb_names())}.")
         if self.license == "other" and not self.license_name:
             raise ConfigurationError("With `license='other'` the card needs a `license_name`.")
@@ -149,6 +159,8 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
     family, _ = family_of(str(folder))
     if license is None:
         raise ConfigurationError("A new card needs the licence of the checkpoint, for example `--license mit`.")
+    if family.name in COMPOSITES:
+        return _composite_facts(folder, config, license, is_adapter=is_adapter)
     classifies = any(map(labels_cells, config.get("architectures") or ()))
     comparison = _comparison(folder)
     return CardFacts(
@@ -162,6 +174,25 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
         label_names=list(config.get("id2label", {}).values()) if classifies else [],
         results=[comparison] if comparison else [],
         evaluated_method=SAVED if comparison else None,
+    )
+
+
+def _composite_facts(folder: Path, config: dict[str, Any], license: str, *, is_adapter: bool) -> CardFacts:
+    composite = COMPOSITES[config["model_type"]]
+    cells, text = encoder_family(str(folder)), config.get("text_config", {}).get("model_type", "unknown")
+    candidates = folder / CANDIDATES_FILE
+    has_answers = candidates.exists()
+    return CardFacts(
+        title=folder.resolve().name,
+        family=composite.name,
+        license=license,
+        summary=f"A {composite.title[0].lower() + composite.title[1:]} of {cells.title} and a `{text}` model.",
+        task="search" if composite.name == "cell_text_dual_encoder" else ("annotate" if has_answers else None),
+        base_model=read_adapter_settings(str(folder)).get("base_model_name_or_path") if is_adapter else None,
+        is_adapter=is_adapter,
+        label_names=read_candidates(candidates).labels if has_answers else [],
+        cell_encoder=cells.name,
+        text_model=f"`{text}` of transformers",
     )
 
 
@@ -194,7 +225,9 @@ def render_card(facts: CardFacts) -> "ModelCard":
     """The card as a `huggingface_hub.ModelCard`, with the results as `model-index` in its metadata."""
     from huggingface_hub import ModelCard, ModelCardData
 
-    family = get_family(facts.family)
+    composite = COMPOSITES.get(facts.family)
+    family = get_family(facts.cell_encoder if composite else facts.family)
+    families = [facts.family, family.name] if composite else [family.name]
     data = ModelCardData(
         license=facts.license,
         license_name=facts.license_name,
@@ -202,12 +235,16 @@ def render_card(facts: CardFacts) -> "ModelCard":
         library_name="sclm_hf",
         base_model=facts.base_model,
         base_model_relation=("adapter" if facts.is_adapter else "finetune") if facts.base_model else None,
-        tags=[*_TAGS, family.name, *(["peft", "lora"] if facts.is_adapter else [])],
+        tags=[*_TAGS, *families, *(["peft", "lora"] if facts.is_adapter else [])],
         model_name=facts.title,
         eval_results=to_model_index(facts.results, facts.evaluated_method) or None,
     )
-    usage = (_READING + get_verb(facts.task).usage).format(model=facts.model, family=family.name)
-    return ModelCard(render("model_card", card_data=data.to_yaml(), facts=facts, family=family, usage=usage))
+    examples = [get_verb(facts.task).usage] if facts.task else []
+    examples += [composite.usage] if composite and composite.usage else []
+    usage = (_READING + "\n\n".join(examples)).format(model=facts.model, family=facts.family)
+    return ModelCard(
+        render("model_card", card_data=data.to_yaml(), facts=facts, family=family, composite=composite, usage=usage)
+    )
 
 
 def write_card(facts: CardFacts, folder: str | Path) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError, ConfigurationError, CorpusError, require
 from ..files import read_json_object
-from ..opening.families import family_of
+from ..opening.families import encoder_family
 from ..opening.files import ADAPTED_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_headers, weight_files
 from ..opening.names import is_repo_id
 from .card import PLACEHOLDER
@@ -37,7 +37,7 @@ def read_folder(folder: str | Path, repo_id: str, *, repo_type: str = "model", f
         folder: folder of a model, of an adapter, or of dataset shards.
         repo_id: where it will go; only for the remedies in the messages.
         repo_type: `"model"` or `"dataset"`.
-        force: accept a family whose weights may not be hosted again.
+        force: accept a family, or a cell encoder of one, whose weights may not be hosted again.
 
     Raises:
         CheckpointError: no model and no adapter is there; weights are missing, damaged, or pickles.
@@ -90,7 +90,7 @@ def _check_model(folder: Path, files: dict[str, Path], *, force: bool) -> list[s
         raise CheckpointError(
             f"`{folder}` holds neither a model nor an adapter: there is no `{config}`.{_hint(folder, files)}"
         )
-    family, _ = family_of(str(folder))
+    family = encoder_family(str(folder))
     if not (family.redistributable or force):
         raise ConfigurationError(
             f"Weights of {family.title} may not be hosted again: {family.weights_license}, "

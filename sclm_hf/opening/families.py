@@ -55,6 +55,18 @@ def family_of(name: str, revision: Any = None) -> tuple[Family | Composite, "Cel
     return family, processor
 
 
+def encoder_family(name: str, revision: Any = None) -> Family:
+    """The family of a checkpoint; of a model of cells and text, that of its cell encoder.
+
+    Raises:
+        CheckpointError: it is of no family, or a model of cells and text lacks its processor.
+    """
+    family, _ = family_of(name, revision)
+    if isinstance(family, Family):
+        return family
+    return FAMILIES[load_processor(name, revision).feature_extractor.family]
+
+
 def choose_class(
     name: str, kind: "str | type[PreTrainedModel]", revision: Any = None
 ) -> tuple["type[PreTrainedModel]", dict[str, Any]]:

@@ -17,4 +17,25 @@ COMPOSITE = Composite(
     },
     models=("CellTextModel", "CellTextForConditionalGeneration"),
     processor="CellTextProcessor",
+    instead_of_heads=(
+        "To annotate cells the folder needs a `candidates.json`, the answers among which it chooses: train the model "
+        "with `sclm-hf finetune --cell_model …`, which writes it, or describe the labels to a dual encoder (`labels`, "
+        "`--labels`)."
+    ),
+    usage="""\
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+model = AutoModelForMultimodalLM.from_pretrained("{model}")
+processor = AutoProcessor.from_pretrained("{model}")
+question = {{"type": "text", "text": "Which type is this cell?"}}
+batch = processor.apply_chat_template(
+    [{{"role": "user", "content": [{{"type": "cell"}}, question]}}],
+    cells=cells[:1],
+    add_generation_prompt=True,
+    tokenize=True,
+    return_dict=True,
+    return_tensors="pt",
+)
+answer = model.generate(**batch, max_new_tokens=20)[:, batch["input_ids"].shape[1] :]
+print(processor.batch_decode(answer, skip_special_tokens=True))""",
 )

@@ -16,6 +16,7 @@ class Composite:
         models: every public model class.
         processor: the class of its processor, of cells and of text.
         instead_of_heads: how to do what a head would do that it does not have, as a sentence.
+        usage: Python that shows what no verb does, with `{model}` where the folder or repository goes.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Composite:
     models: tuple[str, ...]
     processor: str
     instead_of_heads: str = ""
+    usage: str = ""
 
     @property
     def package(self) -> str:
