@@ -6,29 +6,41 @@ import typer
 
 
 def models(
-    family: Annotated[str | None, typer.Argument(help="One family; all unless given.")] = None,
+    family: Annotated[
+        str | None, typer.Argument(help="One family, or one kind of model of cells and text; all unless given.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """List the families: released sizes, tasks, licences, and whether converted weights may be hosted again.
 
-    Of one family it also says what `sclm-hf convert` takes.
+    The models of cells and text, which hold a cell encoder of one of the families, come last. Of one family it also
+    says what `sclm-hf convert` takes.
     """
     import json
 
-    from ..registry import FAMILIES, get_family
+    from ..registry import COMPOSITES, FAMILIES, get_family
 
-    chosen = [FAMILIES[name] for name in sorted(FAMILIES)] if family is None else [get_family(family)]
+    composites = [one for one in COMPOSITES.values() if family in (None, one.name)]
+    if family is None:
+        chosen = [FAMILIES[name] for name in sorted(FAMILIES)]
+    else:
+        chosen = [] if composites else [get_family(family)]
     if as_json:
-        typer.echo(json.dumps([_facts(one) for one in chosen], indent=2, ensure_ascii=False))
+        typer.echo(
+            json.dumps([*map(_facts, chosen), *map(_composite_facts, composites)], indent=2, ensure_ascii=False)
+        )
         return
     from rich.console import Console
 
     # a pipe gets whole lines: a table cut to a width that nobody asked for loses words
     console = Console() if Console().is_terminal else Console(width=160)
-    console.print(_overview(chosen))
+    if chosen:
+        console.print(_overview(chosen))
     for one in chosen:
         console.print(_sizes(one))
-    if family is not None:
+    if composites:
+        console.print(_composites(composites))
+    if family is not None and chosen:
         console.print(_origin(chosen[0]), soft_wrap=True)
 
 
@@ -54,6 +66,27 @@ def _facts(family) -> dict:
         "redistributable": family.redistributable,
         "auto_classes": family.auto_classes,
     }
+
+
+def _composite_facts(composite) -> dict:
+    return {
+        "family": composite.name,
+        "title": composite.title,
+        "paper": composite.paper,
+        "tasks": list(composite.verbs),
+        "auto_classes": composite.auto_classes,
+    }
+
+
+def _composites(composites):
+    from rich.table import Table
+
+    table = Table(title="Models of cells and text, around a cell encoder of a family", title_justify="left")
+    for name in ("model type", "model", "tasks", "paper"):
+        table.add_column(name, overflow="fold")
+    for one in composites:
+        table.add_row(one.name, one.title, ", ".join(one.verbs), one.paper)
+    return table
 
 
 def _verbs(family) -> list[str]:

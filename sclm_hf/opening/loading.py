@@ -87,6 +87,11 @@ def load_model(
                 f"The task needs a model with a classification head, got {type(model).__name__}: fine-tune one with "
                 f"`sclm-hf finetune`, or load it with `{kind}`."
             )
+    if kind == AUTO_CLASSES["embed"] and loaded.config.model_type == "cell_text":
+        raise CheckpointError(
+            f"`{name}` is a cell-text model, which answers questions about cells and gives no embeddings of them: use "
+            "`annotate` (`sclm-hf annotate`), or embed with the model that it was made from (its `--cell_model`)."
+        )
     processor = load_processor(name, revision) if processor is None else check_processor(of_cells(processor), name)
     check_vocabulary(loaded, processor, name)
     if device is not None:

@@ -17,6 +17,7 @@ COMPOSITE = Composite(
     },
     models=("CellTextModel", "CellTextForConditionalGeneration"),
     processor="CellTextProcessor",
+    verbs=("annotate",),
     instead_of_heads=(
         "To annotate cells the folder needs a `candidates.json`, the answers among which it chooses: train the model "
         "with `sclm-hf finetune --cell_model …`, which writes it, or describe the labels to a dual encoder (`labels`, "

@@ -14,5 +14,6 @@ COMPOSITE = Composite(
     auto_classes={"AutoModel": "CellTextDualEncoderModel"},
     models=("CellTextDualEncoderModel",),
     processor="CellTextDualEncoderProcessor",
+    verbs=("annotate", "embed", "search"),
     instead_of_heads="To annotate cells, describe their types: give `labels` (`--labels`).",
 )

@@ -15,6 +15,7 @@ class Composite:
         auto_classes: transformers Auto class -> our class.
         models: every public model class.
         processor: the class of its processor, of cells and of text.
+        verbs: what a model of it can do, as functions and commands.
         instead_of_heads: how to do what a head would do that it does not have, as a sentence.
         usage: Python that shows what no verb does, with `{model}` where the folder or repository goes.
     """
@@ -26,6 +27,7 @@ class Composite:
     auto_classes: dict[str, str]
     models: tuple[str, ...]
     processor: str
+    verbs: tuple[str, ...]
     instead_of_heads: str = ""
     usage: str = ""
 

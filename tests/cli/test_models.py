@@ -5,7 +5,7 @@ import sys
 from typer.testing import CliRunner
 
 from sclm_hf.cli.main import app
-from sclm_hf.registry import FAMILIES
+from sclm_hf.registry import COMPOSITES, FAMILIES
 
 
 def run(*arguments):
@@ -21,9 +21,9 @@ def test_tables_name_every_family_and_size():
 
 def test_json_says_what_may_be_hosted_again():
     facts = {one["family"]: one for one in json.loads(run("--json").output)}
-    assert set(facts) == set(FAMILIES)
+    assert set(facts) == {*FAMILIES, *COMPOSITES}
     assert facts["scgpt"]["redistributable"] is True and facts["scbert"]["redistributable"] is False
-    for one in facts.values():
+    for one in map(facts.get, FAMILIES):
         assert one["sizes"] and one["tasks"] and one["repository"] and one["weights_license"]
         assert bool(one["source_layout"]) == (one["family"] != "linear") and not one["source_layout"].endswith(".")
 
@@ -35,6 +35,14 @@ def test_one_family_and_unknown_ones():
     assert "model_{epoch}.pth" in run("tgpt").output
     wrong = run("scgtp")
     assert wrong.exit_code == 1 and "There is no family `scgtp`" in wrong.output
+
+
+def test_models_of_cells_and_text_are_listed():
+    shown = run().output
+    for one in COMPOSITES.values():
+        assert one.name in shown and one.title in shown
+    alone = run("cell_text_dual_encoder").output
+    assert "annotate, embed, search" in alone and "scGPT" not in alone
 
 
 def test_reads_the_registry_only():

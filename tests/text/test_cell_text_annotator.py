@@ -98,3 +98,8 @@ def test_damaged_candidates_are_refused(found, tmp_path):
     (tmp_path / "candidates.json").write_text(json.dumps({"labels": ["B"], "prompt": "which type"}))
     with pytest.raises(CheckpointError, match=r"candidates\.json"):
         sclm_hf.annotate(cells_for(processor), tmp_path, device="cpu")
+
+
+def test_embed_says_what_to_do_instead(found):
+    with pytest.raises(CheckpointError, match=r"is a cell-text model, .*`annotate`.*`--cell_model`"):
+        sclm_hf.embed(cells_for(found[1]), found[2])
