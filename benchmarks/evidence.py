@@ -11,6 +11,7 @@ that was stopped goes on there.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -99,12 +100,34 @@ def main() -> None:
     arguments = parse()
     tables = {}
     if arguments.output.exists():
-        tables = json.loads(arguments.output.read_text())["targets"]
+        tables = read_tables(arguments)
     for name in arguments.targets:
         if name not in tables:
             tables[name] = evaluate(name, arguments)
             save(tables, arguments)
     report(tables)
+
+
+def read_tables(arguments: argparse.Namespace) -> dict:
+    """The tables in `--output`, if they were made with the same settings."""
+    stored = json.loads(arguments.output.read_text())
+    wanted = json.loads(json.dumps(settings_of(arguments), default=str))
+    changed = [key for key in sorted(wanted | stored["settings"]) if wanted.get(key) != stored["settings"].get(key)]
+    if changed:
+        flags = ", ".join("content of --recipe" if key == "recipe_hash" else f"--{key}" for key in changed)
+        raise SystemExit(f"{arguments.output} holds tables made with another {flags}: give another --output.")
+    return stored["targets"]
+
+
+def settings_of(arguments: argparse.Namespace) -> dict:
+    """What changes the numbers; of the recipe also its content, which may have been edited since."""
+    settings = {key: value for key, value in vars(arguments).items() if key not in ("folder", "output", "targets")}
+    return settings | {"recipe_hash": recipe_hash(arguments)}
+
+
+def recipe_hash(arguments: argparse.Namespace) -> str:
+    """The first digits of the hash of the recipe's content."""
+    return hashlib.sha256((RECIPES / arguments.recipe).read_bytes()).hexdigest()[:8]
 
 
 def parse() -> argparse.Namespace:
@@ -177,7 +200,7 @@ def differences(methods: dict[str, list[Predictions]], method: str, reference: s
 
 def train(name: str, variant: str, seed: int, arguments: argparse.Namespace) -> Path:
     """The folder of a model that was pre-trained without the target."""
-    folder = arguments.folder / f"{Path(arguments.recipe).stem}-{name}-{variant}-{seed}"
+    folder = arguments.folder / f"{Path(arguments.recipe).stem}-{recipe_hash(arguments)}-{name}-{variant}-{seed}"
     if (folder / "training_manifest.parquet").exists():
         return folder
     left_out = {TARGETS[name].file, *TARGETS[name].relatives}
@@ -265,9 +288,8 @@ def add(methods: dict, method: str, seed: int, split: Split, labels: np.ndarray,
 
 
 def save(tables: dict, arguments: argparse.Namespace) -> None:
-    settings = {key: value for key, value in vars(arguments).items() if key not in ("folder", "output", "targets")}
     content = {
-        "settings": settings,
+        "settings": settings_of(arguments),
         "versions": package_versions("torch", "transformers", "scikit-learn", "numpy", "anndata"),
         "targets": tables,
     }
