@@ -80,3 +80,12 @@ def test_annotate_without_answers_says_where_they_come_from(cell_text, tmp_path)
         ANNOTATE.load(tmp_path / "bare", None, ANNOTATE.choose({}))
     facts = start_facts(tmp_path / "bare", license="mit")
     assert facts.task is None and "apply_chat_template" in str(render_card(facts))
+
+
+def test_a_cell_encoder_whose_weights_may_not_be_hosted_again_is_not_pushed(tmp_path):
+    for part in small_cell_text_model(tmp_path, "scbert"):
+        part.save_pretrained(tmp_path / "saved")
+    carded(tmp_path / "saved")
+    with pytest.raises(ConfigurationError, match="Weights of scBERT may not be hosted again"):
+        read_folder(tmp_path / "saved", "me/it")
+    assert read_folder(tmp_path / "saved", "me/it", force=True).files
