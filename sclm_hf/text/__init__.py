@@ -1,1 +1,1 @@
-"""Cells as text: sentences of genes and their inverse."""
+"""Cells and text: sentences, conversations, answers by likelihood, evidence, puzzles, rewards and reasoning."""

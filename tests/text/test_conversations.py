@@ -5,7 +5,7 @@ from sclm_hf.corpora.cell_corpus import CellCorpus
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.text.cell_words import sentence_processor
 from sclm_hf.text.conversations import Conversations
-from sclm_hf.text.templates import load_templates
+from sclm_hf.text.templates import TASKS, load_templates
 
 from ..training.h5ad_files import write_h5ad
 
@@ -48,8 +48,21 @@ def test_a_stream_resumes_where_it_was(corpus):
     assert taken + list(resumed) == whole
 
 
-def test_wordings_to_evaluate_with_are_none_of_those_to_train_with():
-    wordings = load_templates("annotate")
+def test_a_cell_of_a_type_is_asked_for(corpus):
+    for row in Conversations(corpus, "generate").to_dataset():
+        genes = row["completion"][0]["content"].split()
+        assert row["label"] in row["prompt"][0]["content"] and 0 < len(genes) <= 7
+        assert f"{len(genes)}" in row["prompt"][0]["content"]
+
+
+def test_a_task_asks_for_its_column(corpus):
+    with pytest.raises(ConfigurationError, match="tissue"):
+        Conversations(corpus, "tissue", columns={"tissue": "organ"})
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_wordings_to_evaluate_with_are_none_of_those_to_train_with(task):
+    wordings = load_templates(task)
     train, held_out = ({one.prompt for one in wordings.choose(which)} for which in ("train", "held_out"))
     assert len(train) >= 10 and held_out and not train & held_out
     with pytest.raises(ConfigurationError, match="sing"):
