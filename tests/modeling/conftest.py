@@ -1,6 +1,6 @@
 import pytest
 
-EVERYDAY = ("scgpt", "geneformer")
+EVERYDAY = ("scgpt",)
 CLASSIFIERS = ("ForSequenceClassification", "ForSampleClassification")
 
 

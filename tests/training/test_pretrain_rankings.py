@@ -39,7 +39,8 @@ def losses_fall(result) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore:The embeddings in")
-@pytest.mark.parametrize("family", ["tgpt", pytest.param("iseeek", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_from_counts_to_labels(family, files, tmp_path):
     head, sizes = FAMILIES[family]
     new = PretrainArguments(family=family, model_config=json.dumps(sizes))
