@@ -25,4 +25,8 @@ def sentence_transformers(
     from ..hub.sentence_transformers import export_sentence_transformer
 
     folder = export_sentence_transformer(model, output)
-    typer.echo(f"Wrote {folder}: `SentenceTransformer({str(folder)!r}, trust_remote_code=True)` opens it.")
+    typer.echo(
+        f"Wrote {folder}. Open it with `sclm_hf.hub.sentence_transformers.open_sentence_transformer`, or with "
+        f"`SentenceTransformer({str(folder)!r}, trust_remote_code=True)`: the library asks for this of any class that "
+        "is not its own, and the folder holds no code."
+    )

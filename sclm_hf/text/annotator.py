@@ -10,7 +10,6 @@ from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..errors import CheckpointError, HubError
-from ..opening.families import read_config
 from ..opening.files import ADAPTER_CONFIG, find_file
 from ..opening.language_models import open_language_model
 from ..opening.loading import LoadedModel, as_dtype, check_device, default_device
@@ -20,7 +19,7 @@ from ..registry import COMPOSITES
 from ..tokenization.processing_cell import CellProcessor
 from .candidates import CandidateScorer
 from .cell_words import CellWords
-from .closed_set import CANDIDATES_FILE, Candidates, answers_of, read_candidates
+from .closed_set import CANDIDATES_FILE, Candidates, answers_of, model_type_with_candidates, read_candidates
 from .neutral import neutralise
 from .templates import Template
 
@@ -107,13 +106,8 @@ def is_text_annotator(model: Any, revision: Any = None) -> bool:
     """Whether a folder or repository holds a language model with candidates, or is one in memory."""
     if isinstance(model, TextAnnotator):
         return True
-    if not isinstance(model, str) and not hasattr(model, "__fspath__"):
-        return False
-    name = str(model)
-    revision = resolve_name(name, revision)
-    if find_file(name, CANDIDATES_FILE, revision) is None:
-        return False
-    return read_config(name, revision).get("model_type") not in COMPOSITES
+    model_type = model_type_with_candidates(model, revision)
+    return model_type is not None and model_type not in COMPOSITES
 
 
 def load_text_annotator(

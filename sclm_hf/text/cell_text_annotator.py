@@ -15,13 +15,12 @@ from ..errors import ConfigurationError
 from ..modeling.cell_text.configuration_cell_text import CellTextConfig
 from ..modeling.cell_text.processing_cell_text import CellTextProcessor
 from ..opening.cell_text_models import open_cell_text_processor
-from ..opening.families import read_config
 from ..opening.files import ADAPTER_CONFIG, find_file
 from ..opening.kinds import inner_model
 from ..opening.loading import LoadedModel, as_dtype, check_device, default_device
 from ..opening.names import resolve_name
 from ..opening.weights import open_model
-from .closed_set import CANDIDATES_FILE, Candidates, answers_of, read_candidates
+from .closed_set import CANDIDATES_FILE, Candidates, answers_of, model_type_with_candidates, read_candidates
 
 if TYPE_CHECKING:
     from ..modeling.cell_text.modeling_cell_text import CellTextForConditionalGeneration
@@ -132,13 +131,7 @@ def is_cell_text_annotator(model: Any, revision: Any = None) -> bool:
     """Whether a folder or repository holds a cell-text model with candidates, or is one in memory."""
     if isinstance(model, CellTextAnnotator):
         return True
-    if not isinstance(model, str) and not hasattr(model, "__fspath__"):
-        return False
-    name = str(model)
-    revision = resolve_name(name, revision)
-    if find_file(name, CANDIDATES_FILE, revision) is None:
-        return False
-    return read_config(name, revision).get("model_type") == CellTextConfig.model_type
+    return model_type_with_candidates(model, revision) == CellTextConfig.model_type
 
 
 def load_cell_text_annotator(

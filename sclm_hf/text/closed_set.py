@@ -5,10 +5,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigurationError
 from ..files import read_json_object, write_text
+from ..opening.families import read_config
+from ..opening.files import find_file
+from ..opening.names import resolve_name
 from .neutral import neutralise
 
 if TYPE_CHECKING:
@@ -60,6 +63,17 @@ def read_candidates(path: Path) -> Candidates:
         return Candidates(**read)
     except (TypeError, ConfigurationError) as error:
         raise CheckpointError(f"`{path}` cannot be used: {error}") from error
+
+
+def model_type_with_candidates(model: Any, revision: Any = None) -> str | None:
+    """The `model_type` of a folder or repository that holds candidates; None of any other, and of what is no name."""
+    if not isinstance(model, str) and not hasattr(model, "__fspath__"):
+        return None
+    name = str(model)
+    revision = resolve_name(name, revision)
+    if find_file(name, CANDIDATES_FILE, revision) is None:
+        return None
+    return read_config(name, revision).get("model_type")
 
 
 def answers_of(labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase | None") -> list[str]:

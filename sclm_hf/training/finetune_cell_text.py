@@ -25,7 +25,7 @@ from ..text.closed_set import Candidates, answers_of
 from .arguments import TrainingConfig, option
 from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, open_corpora
-from .finetune_text import calibrated
+from .finetune_text import calibrated, check_language_settings
 from .loop import TrainingResult, train
 from .manifest import write_manifest
 
@@ -108,7 +108,7 @@ def finetune_cell_text(
     Raises:
         SclmError: settings, files and checkpoints do not fit together; the subclass says what is wrong.
     """
-    _check(arguments)
+    check_language_settings(arguments)
     check_output_dir(config)
     check_files(data)
     set_seed(config.seed)
@@ -150,16 +150,6 @@ def finetune_cell_text(
         result = _evaluated(result, annotator, eval_corpus, config)
     write_manifest(result, corpus, soft.cell_model)
     return result
-
-
-def _check(arguments: "FinetuneArguments") -> None:
-    """Refuse settings that soft tokens have no use for."""
-    if not arguments.label_column:
-        raise ConfigurationError("A language model learns one task: give one `label_column`, no `task_columns`.")
-    if arguments.head not in ("lora", "full"):
-        raise ConfigurationError(f"A language model is trained with `head` lora or full, got {arguments.head!r}.")
-    if arguments.weighs_labels:
-        raise ConfigurationError("`class_weights` and `loss` are for classifiers: leave them out with `cell_model`.")
 
 
 def _adapted(model: "PreTrainedModel", arguments: "FinetuneArguments") -> Any:

@@ -110,16 +110,25 @@ def finetune_text(
     return result
 
 
-def _check(arguments: "FinetuneArguments", text: TextArguments) -> None:
-    """Refuse settings that a language model has no use for."""
+def check_language_settings(arguments: "FinetuneArguments") -> None:
+    """Refuse settings that a language model has no use for, whatever way it reads cells.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
     if not arguments.label_column:
         raise ConfigurationError("A language model learns one task: give one `label_column`, no `task_columns`.")
     if arguments.head not in ("lora", "full"):
         raise ConfigurationError(f"A language model is trained with `head` lora or full, got {arguments.head!r}.")
+    if arguments.weighs_labels:
+        raise ConfigurationError("`class_weights` and `loss` are for classifiers: a language model has neither.")
+
+
+def _check(arguments: "FinetuneArguments", text: TextArguments) -> None:
+    """Refuse settings that do not fit a language model that reads sentences."""
+    check_language_settings(arguments)
     if arguments.model_name_or_path == SMALL and arguments.head != "full":
         raise ConfigurationError(f"The model `{SMALL}` is new, so train all of it: give `head` full (`--head full`).")
-    if arguments.weighs_labels:
-        raise ConfigurationError("`class_weights` and `loss` are for classifiers: leave them out with `text`.")
     if text.text_config and arguments.model_name_or_path != SMALL:
         raise ConfigurationError(f"`text_config` is for the model `{SMALL}`: a saved one has its own configuration.")
 
