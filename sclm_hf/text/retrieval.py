@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import scipy.sparse
 
+from ..cell_index import CellIndex, directions, read_cells, read_facts, read_table, write_table
 from ..corpora.labels.cell_ontology import Definition
 from ..corpora.labels.ontology import simplified
-from ..errors import CheckpointError, ConfigurationError, require, unknown_name
-from ..files import new_folder, read_json_object, write_text
+from ..errors import CheckpointError, ConfigurationError
+from ..files import new_folder
 from ..tokenization.expression_matrix import match_length
 from .neutral import neutralise
 from .parsing import cited_ids
@@ -26,9 +27,7 @@ from .rules import MarkerSet
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BACKENDS = ("exact", "faiss")
 _FORMAT = "sclm_hf evidence 1"
-_BLOCK = 1024
 
 
 class Document(NamedTuple):
@@ -71,22 +70,16 @@ class Citations(NamedTuple):
 
 
 @dataclass
-class Index:
+class Index(CellIndex):
     """Evidence that can be searched; see [`Index.build`]."""
 
-    embeddings: np.ndarray
-    labels: np.ndarray
-    cells: np.ndarray
-    genes: np.ndarray
-    groups: np.ndarray | None = None
+    genes: np.ndarray = field(kw_only=True)
     markers: tuple[MarkerSet, ...] = ()
     definitions: tuple[Definition, ...] = ()
-    backend: str = "exact"
     _by_name: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.backend not in BACKENDS:
-            raise unknown_name(self.backend, BACKENDS, " as `backend`")
+        super().__post_init__()
         numbered = list(enumerate(self.definitions))
         self._by_name = {simplified(name): number for number, one in reversed(numbered) for name in one.names}
         # what one type is called comes before what is a synonym of another
@@ -136,14 +129,14 @@ class Index:
             match_length(what, range(n_cells) if given is None else given, n_cells, "label")
         shown = [""] * n_cells if sentences is None else [" ".join(one.split()[:n_genes]) for one in sentences]
         return cls(
-            _directions(embeddings),
+            directions(embeddings),
             np.array([str(one) for one in labels], object),
             np.array([str(one) for one in (range(n_cells) if cells is None else cells)], object),
-            np.array(shown, object),
             None if groups is None else np.array([str(one) for one in groups], object),
+            backend,
             tuple(markers),
             tuple(definitions),
-            backend,
+            genes=np.array(shown, object),
         )
 
     def search(
@@ -185,38 +178,16 @@ class Index:
         ]
 
     def _neighbours(self, embeddings: np.ndarray, groups: Sequence[str] | None, k: int) -> list[list[Document]]:
-        embeddings = np.asarray(embeddings, np.float32)
-        if embeddings.ndim != 2 or embeddings.shape[1:] != self.embeddings.shape[1:]:
-            raise ConfigurationError(
-                f"The index holds embeddings of {self.embeddings.shape[1]} numbers; the queries have the shape "
-                f"{embeddings.shape}."
-            )
         if self.groups is not None and groups is None:
             raise ConfigurationError(
                 "The index knows the donor or data set of each cell: give `groups`, those of the queries, so that "
                 "none finds its own."
             )
-        groups = [None] * len(embeddings) if self.groups is None else [str(one) for one in groups]
-        match_length("groups", groups, len(embeddings), "query")
-        rows, scores = self._nearest(_directions(embeddings), np.array(groups, object), k)
+        rows, scores = self.nearest(embeddings, k, None if self.groups is None else groups)
         return [
             [self._cell(row, score) for row, score in zip(*one, strict=True) if np.isfinite(score)]
             for one in zip(rows, scores, strict=True)
         ]
-
-    def _nearest(self, queries: np.ndarray, groups: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """(queries, k) rows and cosines of the nearest cells of other groups, padded with `-inf`."""
-        rows = np.zeros((len(queries), min(k, len(self.cells))), np.int64)
-        scores = np.full(rows.shape, -np.inf, np.float32)
-        for group in dict.fromkeys(groups):
-            asked = np.flatnonzero(groups == group)
-            allowed = np.arange(len(self.cells)) if group is None else np.flatnonzero(self.groups != group)
-            n = min(rows.shape[1], len(allowed))
-            search = _search_faiss if self.backend == "faiss" else _search
-            for part in np.split(asked, range(_BLOCK, len(asked), _BLOCK)) if n else ():
-                places, scores[part, :n] = search(self.embeddings[allowed], queries[part], n)
-                rows[part, :n] = allowed[places]
-        return rows, scores
 
     def _cell(self, row: int, score: float) -> Document:
         shown = f" Highest genes: {self.genes[row]}." if self.genes[row] else ""
@@ -257,23 +228,13 @@ class Index:
             ConfigurationError: the folder is there already.
             MissingDependencyError: `pyarrow` is not installed.
         """
-        import json
-
-        from safetensors.numpy import save_file
-
-        pyarrow, parquet = require("pyarrow", extra="corpora"), require("pyarrow.parquet", extra="corpora")
-        tables = {
-            "cells": {"cell": self.cells, "label": self.labels, "genes": self.genes, "group": self.groups},
-            "markers": _columns(self.markers, ("label", "positive", "negative", "source")),
-            "definitions": _columns(self.definitions, ("id", "label", "text", "synonyms")),
-        }
         with new_folder(Path(folder)) as unfinished:
             unfinished.mkdir()
-            save_file({"embeddings": self.embeddings}, unfinished / "embeddings.safetensors")
-            for name, columns in tables.items():
-                table = {key: list(values) for key, values in columns.items() if values is not None}
-                parquet.write_table(pyarrow.table(table), unfinished / f"{name}.parquet")
-            write_text(unfinished / "index.json", json.dumps({"format": _FORMAT}))
+            self.write(unfinished, {"format": _FORMAT}, genes=self.genes)
+            markers = _columns(self.markers, ("label", "positive", "negative", "source"))
+            write_table(unfinished / "markers.parquet", **markers)
+            definitions = _columns(self.definitions, ("id", "label", "text", "synonyms"))
+            write_table(unfinished / "definitions.parquet", **definitions)
 
     @classmethod
     def load(cls, folder: str | Path, *, backend: str = "exact") -> "Index":
@@ -283,28 +244,17 @@ class Index:
             CheckpointError: the folder holds no such index, or files that do not fit one another.
             MissingDependencyError: `pyarrow` is not installed.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        pyarrow, parquet = require("pyarrow", extra="corpora"), require("pyarrow.parquet", extra="corpora")
         folder = Path(folder)
-        if read_json_object(folder / "index.json").get("format") != _FORMAT:
-            raise CheckpointError(f"`{folder}` is not an index of evidence of this version: build it anew.")
+        read_facts(folder, _FORMAT)
+        embeddings, columns = read_cells(folder)
+        markers, definitions = (read_table(folder / f"{name}.parquet") for name in ("markers", "definitions"))
         try:
-            embeddings = load_file(folder / "embeddings.safetensors")["embeddings"]
-            cells, markers, definitions = (
-                parquet.read_table(folder / f"{name}.parquet").to_pydict()
-                for name in ("cells", "markers", "definitions")
-            )
-            columns = {key: np.array(values, object) for key, values in cells.items()}
-            sets = [MarkerSet(a, tuple(b), tuple(c), d) for a, b, c, d in zip(*markers.values(), strict=True)]
-            defined = [Definition(a, b, c, tuple(d)) for a, b, c, d in zip(*definitions.values(), strict=True)]
+            sets = tuple(MarkerSet(a, tuple(b), tuple(c), d) for a, b, c, d in zip(*markers.values(), strict=True))
+            defined = tuple(Definition(a, b, c, tuple(d)) for a, b, c, d in zip(*definitions.values(), strict=True))
             labels, names, genes = columns["label"], columns["cell"], columns["genes"]
-        except (OSError, SafetensorError, pyarrow.ArrowException, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"The index `{folder}` cannot be read: {error}.") from error
-        if embeddings.ndim != 2 or len(embeddings) != len(labels) or not np.isfinite(embeddings).all():
-            raise CheckpointError(f"The index `{folder}` does not have one finite embedding per cell: build it anew.")
-        return cls(embeddings, labels, names, genes, columns.get("group"), tuple(sets), tuple(defined), backend)
+        return cls(embeddings, labels, names, columns.get("group"), backend, sets, defined, genes=genes)
 
 
 def evidence_prompt(
@@ -359,30 +309,6 @@ def check_citations(text: str, documents: Sequence[Document], label: str | None 
     known = tuple(one for one in cited if one in label_of)
     supporting = tuple(one for one in known if label is not None and label_of[one] == simplified(label))
     return Citations(known, tuple(one for one in cited if one not in label_of), supporting)
-
-
-def _directions(embeddings: np.ndarray) -> np.ndarray:
-    if embeddings.ndim != 2:
-        raise ConfigurationError(f"Embeddings of the shape (cells, size) are needed, got {embeddings.shape}.")
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    if not np.isfinite(lengths).all() or (lengths == 0).any():
-        raise ConfigurationError("An embedding is zero or not finite, and has no direction: leave the cell out.")
-    return embeddings / lengths
-
-
-def _search(cells: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    scores = queries @ cells.T
-    places = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-    places.sort(axis=1)
-    order = np.argsort(-np.take_along_axis(scores, places, axis=1), axis=1, kind="stable")
-    places = np.take_along_axis(places, order, axis=1)
-    return places, np.take_along_axis(scores, places, axis=1)
-
-
-def _search_faiss(cells: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    faiss = require("faiss", extra="text")
-    scores, places = faiss.knn(queries, cells, k, metric=faiss.METRIC_INNER_PRODUCT)
-    return places, scores
 
 
 def _weights(markers: Sequence[MarkerSet]) -> tuple[scipy.sparse.csr_matrix, dict[str, int]]:
