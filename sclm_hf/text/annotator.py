@@ -20,6 +20,7 @@ from ..tokenization.processing_cell import CellProcessor
 from .candidates import CandidateScorer
 from .cell_words import CellWords
 from .closed_set import CANDIDATES_FILE, Candidates, answers_of, model_type_with_candidates, read_candidates
+from .code_words import CodeWords
 from .neutral import neutralise
 from .templates import Template
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CELLS_FOLDER = "cells"
-"""Folder of the processor of cells, beside the tokenizer of the language model."""
+"""Folder of the processor of cells, beside the tokenizer of the language model; also of their encoder and codebook."""
+
+_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,20 @@ class TextProcessor:
 
     Attributes:
         tokenizer: of the language model.
-        cells: ranks the genes of cells.
+        cells: encodes cells; for names of genes it ranks them.
         candidates: the question and the labels.
+        codes: writes the cells that the processor encodes as code words; None where they are the names of genes.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
     cells: CellProcessor
     candidates: Candidates
+    codes: CodeWords | None = None
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write all three beside a model."""
+        """Write everything beside a model."""
         self.tokenizer.save_pretrained(folder)
-        self.cells.save_pretrained(Path(folder) / CELLS_FOLDER)
+        (self.codes or self.cells).save_pretrained(Path(folder) / CELLS_FOLDER)
         self.candidates.save(folder)
 
 
@@ -67,7 +72,9 @@ class TextAnnotator(nn.Module):
         self.config.id2label = dict(enumerate(candidates.labels))
         self.config.label2id = {label: number for number, label in enumerate(candidates.labels)}
         self._scorer = CandidateScorer(model, tokenizer)
-        self._words = CellWords(processor.cells, tokenizer)
+        self._words = processor.codes or CellWords(processor.cells, tokenizer)
+        if processor.codes is not None:
+            processor.codes.check_tokenizer(tokenizer)
         self._template = Template("the prompt", candidates.prompt, "")
         self._answers = answers_of(candidates.labels, tokenizer)
         self._organism = neutralise(candidates.organism, tokenizer)
@@ -86,15 +93,20 @@ class TextAnnotator(nn.Module):
         """The questions about the cells of a batch, as messages."""
         system = self.processor.candidates.system
         before = [] if system is None else [{"role": "system", "content": system}]
-        arrays = {name: values.cpu().numpy() for name, values in batch.items()}
         return [
-            [*before, {"role": "user", "content": self._asked(sentence)}] for sentence in self._words.sentences(arrays)
+            [*before, {"role": "user", "content": self._asked(sentence)}] for sentence in self._words.sentences(batch)
         ]
 
     def forward(self, **batch: torch.Tensor) -> SequenceClassifierOutput:
         """`logits` (cells, labels) of encoded cells."""
-        scores = self._scorer.log_likelihoods(self.prompts(batch), self._answers)
-        return SequenceClassifierOutput(logits=scores / self.processor.candidates.temperature)
+        prompts = self.prompts(batch)
+        # a sample is embedded whole, however large it is
+        size = _CHUNK if self.processor.cells.context == "sample" else len(prompts)
+        scores = [
+            self._scorer.log_likelihoods(prompts[start : start + size], self._answers)
+            for start in range(0, len(prompts), size)
+        ]
+        return SequenceClassifierOutput(logits=torch.cat(scores) / self.processor.candidates.temperature)
 
     def _asked(self, sentence: str) -> str:
         return self._template.render_prompt(
@@ -140,9 +152,12 @@ def load_text_annotator(
             "`sclm-hf finetune --text` writes around it."
         )
     candidates = read_candidates(find_file(name, CANDIDATES_FILE, revision))
-    cells = load_processor(str(_folder(name, revision) / CELLS_FOLDER))
+    folder = _folder(name, revision) / CELLS_FOLDER
+    cells = load_processor(str(folder))
+    # weights beside the processor are those of an encoder
+    codes = CodeWords.from_pretrained(folder) if (folder / "config.json").exists() else None
     language_model, tokenizer = open_language_model(name, dtype=as_dtype(dtype), revision=revision)
-    annotator = TextAnnotator(language_model, TextProcessor(tokenizer, cells, candidates))
+    annotator = TextAnnotator(language_model, TextProcessor(tokenizer, cells, candidates, codes))
     annotator.to(device or default_device())
     return LoadedModel(annotator.eval(), cells, name, getattr(revision, "resolved", None) or "")
 

@@ -1,7 +1,7 @@
-"""Encoded cells as sentences: the words of the genes that a processor ranked."""
+"""Encoded cells as sentences: the words of the genes that a processor ranked, or other words."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -31,6 +31,16 @@ def sentence_processor(genes: Iterable[str], n_genes: int) -> CellProcessor:
     return CellProcessor(encoding, GeneTokenizer.from_genes(genes, special_tokens=("<pad>",)))
 
 
+class CellWriter(Protocol):
+    """Writes encoded cells as sentences."""
+
+    words: list[str]
+    """All words that a sentence may have."""
+
+    def sentences(self, batch: Mapping[str, Any]) -> list[str]:
+        """(cells,) sentences of a batch, of arrays or tensors."""
+
+
 class CellWords:
     """Writes cells that a [`sentence_processor`] encoded as sentences.
 
@@ -58,5 +68,9 @@ class CellWords:
 
     def sentences(self, batch: Mapping[str, Any]) -> list[str]:
         """(cells,) sentences of a batch with `input_ids` and `attention_mask`, (cells, genes)."""
-        ids, lengths = np.asarray(batch["input_ids"]), np.asarray(batch["attention_mask"]).sum(axis=1)
+        ids, lengths = _array(batch["input_ids"]), _array(batch["attention_mask"]).sum(axis=1)
         return [" ".join(self._table[row[:length]]) for row, length in zip(ids, lengths, strict=True)]
+
+
+def _array(values: Any) -> np.ndarray:
+    return values.cpu().numpy() if hasattr(values, "cpu") else np.asarray(values)

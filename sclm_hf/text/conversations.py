@@ -8,7 +8,7 @@ import numpy as np
 from ..corpora.contents import Contents
 from ..errors import ConfigurationError, require
 from ..tokenization.encodings.keys import Stream, cell_keys, uniforms_for
-from .cell_words import CellWords
+from .cell_words import CellWords, CellWriter
 from .neutral import neutralise
 from .templates import Which, load_templates
 
@@ -36,6 +36,8 @@ class Conversations:
         templates: which wordings: `"train"`, `"held_out"` or `"all"`.
         system: a message before each question.
         tokenizer: tokenizer of the model, whose special tokens data may not contain.
+        cells_as: writes cells, such as [`~code_words.CodeWords`], whose processor then encodes those of the corpus; by
+            default as the names of their genes.
 
     Raises:
         ConfigurationError: there is no such task, or the corpus was opened without a column that it needs.
@@ -52,10 +54,11 @@ class Conversations:
         templates: Which = "train",
         system: str | None = None,
         tokenizer: "PreTrainedTokenizerBase | None" = None,
+        cells_as: CellWriter | None = None,
     ) -> None:
         self.corpus, self.task = corpus, load_templates(task)
         self.templates = self.task.choose(templates)
-        self.words = CellWords(corpus.processor, tokenizer)
+        self.words = cells_as or CellWords(corpus.processor, tokenizer)
         self.organism = neutralise(organism, tokenizer)
         self.system = [] if system is None else [{"role": "system", "content": system}]
         fields = {slot: f"labels_{column}" for slot, column in (columns or {}).items()}

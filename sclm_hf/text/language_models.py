@@ -4,6 +4,7 @@ import string
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.models import WordLevel
@@ -12,6 +13,7 @@ from tokenizers.pre_tokenizers import Split
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ..errors import ConfigurationError
+from .codebook import Codebook
 from .templates import load_templates
 
 if TYPE_CHECKING:
@@ -129,17 +131,55 @@ def add_gene_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBas
     known = tokenizer.get_vocab()
     new = [gene for gene in dict.fromkeys(genes) if gene not in known]
     pieces = tokenizer([f" {gene}" for gene in new], add_special_tokens=False)["input_ids"] if new else []
-    tokenizer.add_tokens([AddedToken(gene, single_word=True, lstrip=True, normalized=False) for gene in new])
-    ids = tokenizer.convert_tokens_to_ids(new)
-    # mean_resizing draws from the distribution of all embeddings, which takes minutes and is overwritten
-    model.resize_token_embeddings(
-        max(len(tokenizer), model.get_input_embeddings().num_embeddings), mean_resizing=False
-    )
+    ids = _add_words(model, tokenizer, new)
     with torch.no_grad():
         for embeddings in _embeddings(model):
             for token, written in zip(ids, pieces, strict=True):
                 embeddings[token] = embeddings[written].mean(dim=0)
     return ids
+
+
+def add_cell_tokens(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", codebook: Codebook, *, seed: int = 0
+) -> list[int]:
+    """Make each word of a codebook one token.
+
+    Its embedding starts from a random projection of its centroid, centred and scaled like the embeddings of all other
+    tokens, so that codes that are near each other mean nearly the same to the model from the start.
+
+    Args:
+        model: a language model; its embeddings grow in place.
+        tokenizer: its tokenizer, changed in place.
+        codebook: the codebook.
+        seed: seed of the projection.
+
+    Returns:
+        The ids of the tokens that are new, to be trained; words that are tokens already stay as they are.
+    """
+    known = tokenizer.get_vocab()
+    are_new = np.array([word not in known for word in codebook.words])
+    ids = _add_words(model, tokenizer, [word for word, is_new in zip(codebook.words, are_new, strict=True) if is_new])
+    centroids = codebook.centroids - codebook.centroids.mean(axis=1, keepdims=True)
+    scale = np.sqrt((centroids**2).sum(axis=2, keepdims=True).mean(axis=1, keepdims=True))
+    directions = (centroids / np.maximum(scale, np.finfo(np.float32).tiny)).reshape(-1, codebook.size)[are_new]
+    with torch.no_grad():
+        for embeddings in _embeddings(model):
+            projection = np.random.default_rng(seed).normal(size=(codebook.size, embeddings.shape[1]))
+            others = torch.ones(len(embeddings), dtype=torch.bool)
+            others[[*ids, *range(len(tokenizer), len(others))]] = False
+            centre, spread = embeddings[others].float().mean(dim=0), embeddings[others].float().std(dim=0)
+            embeddings[ids] = (centre + torch.from_numpy(directions @ projection) * spread).to(embeddings)
+    return ids
+
+
+def _add_words(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", words: Sequence[str]) -> list[int]:
+    """Make each of some words a token, and make room for its embedding; returns the ids."""
+    tokenizer.add_tokens([AddedToken(word, single_word=True, lstrip=True, normalized=False) for word in words])
+    # mean_resizing draws from the distribution of all embeddings, which takes minutes and is overwritten
+    model.resize_token_embeddings(
+        max(len(tokenizer), model.get_input_embeddings().num_embeddings), mean_resizing=False
+    )
+    return tokenizer.convert_tokens_to_ids(list(words))
 
 
 def _embeddings(model: "PreTrainedModel") -> list[torch.Tensor]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..errors import ConfigurationError, require, unknown_name
 
-TASKS = ("annotate", "tissue", "generate")
+TASKS = ("annotate", "tissue", "generate", "annotate_codes", "generate_codes")
 """The tasks that the package has wordings of."""
 
 Which = Literal["train", "held_out", "all"]

@@ -15,18 +15,20 @@ from ..errors import ConfigurationError
 from ..logging import get_logger, quiet_transformers
 from ..opening.kinds import inner_model
 from ..opening.language_models import open_language_model
-from ..opening.loading import default_device
+from ..opening.loading import LoadedModel, default_device, load_model
 from ..text.annotator import TextAnnotator, TextProcessor
 from ..text.candidates import fit_temperature
 from ..text.cell_words import CellWords, sentence_processor
 from ..text.closed_set import CANDIDATES_FILE, Candidates, answers_of
+from ..text.code_words import CodeWords, has_codebook
+from ..text.codebook import Codebook
 from ..text.collation import ConversationCollator
 from ..text.conversations import Conversations
-from ..text.language_models import add_gene_tokens, small_language_model
+from ..text.language_models import add_cell_tokens, add_gene_tokens, small_language_model
 from ..text.rendering import context_size
 from .arguments import TrainingConfig, option, read_mapping
 from .checkpoints import check_output_dir
-from .data import DataArguments, check_files, gene_names, open_corpora
+from .data import DataArguments, check_files, gene_names, open_corpora, refuse_adapter
 from .loop import TrainingResult, train
 from .manifest import write_manifest
 from .validation import classification_metrics
@@ -47,7 +49,8 @@ class TextArguments:
     """Whether a language model learns to annotate, and what it reads of a cell.
 
     Raises:
-        ConfigurationError: other settings are given without `text`, or `n_genes` is below 1.
+        ConfigurationError: other settings are given without `text`, settings exclude each other, or `n_genes` is below
+            1.
     """
 
     text: bool = option(
@@ -57,6 +60,16 @@ class TextArguments:
     )
     n_genes: int = option(100, "With `text`: genes of a cell's sentence, the most expressed ones.")
     gene_tokens: bool = option(False, "With `text`: make each gene one token, which is trained too.")
+    cell_tokens: str | None = option(
+        None,
+        "With `text`: read a cell as code words, which are new tokens, instead of the names of its genes: folder or "
+        "repository of the model of cells whose embeddings a codebook turns into them. It is kept beside the model. A "
+        "codebook that lies in the folder is used; else one is fitted to the cells to train on.",
+    )
+    n_code_words: int = option(8, "With `cell_tokens` and a new codebook: code words of a cell.")
+    codebook_size: int = option(
+        64, "With `cell_tokens` and a new codebook: how many different words each of them is chosen from."
+    )
     text_config: str | None = option(
         None, f"With `text` and the model `{SMALL}`: fields of its LlamaConfig, a mapping, as JSON."
     )
@@ -66,6 +79,13 @@ class TextArguments:
             raise ConfigurationError(f"`n_genes` must be at least 1, got {self.n_genes}.")
         if not self.text and (changed := [one.name for one in dataclasses.fields(self) if self._is_changed(one)]):
             raise ConfigurationError(f"`{changed[0]}` is for language models: give `text` (`--text`) too.")
+        without = ("n_genes", "gene_tokens") if self.cell_tokens else ("n_code_words", "codebook_size")
+        if changed := [one.name for one in dataclasses.fields(self) if one.name in without and self._is_changed(one)]:
+            what = "leave out" if self.cell_tokens else "give"
+            raise ConfigurationError(
+                f"`{changed[0]}` is for cells as {'names of genes' if self.cell_tokens else 'code words'}: leave it "
+                f"out, or {what} `cell_tokens` (`--cell_tokens`)."
+            )
 
     def _is_changed(self, field: dataclasses.Field) -> bool:
         return getattr(self, field.name) != field.default
@@ -85,21 +105,24 @@ def finetune_text(
     check_output_dir(config)
     check_files(data)
     set_seed(config.seed)
-    cells = sentence_processor(gene_names(data, "any"), text.n_genes)
+    encoder = _open_encoder(text.cell_tokens, config) if text.cell_tokens else None
+    cells = encoder.processor if encoder else sentence_processor(gene_names(data, "any"), text.n_genes)
     corpus, eval_corpus = open_corpora(
         data, cells, label_column=arguments.label_column, unlabelled=arguments.unlabelled, seed=config.seed
     )
     organism = data.species or "human"
-    model, tokenizer = _open(arguments, text, corpus, organism, config)
-    conversations = Conversations(corpus, organism=organism, tokenizer=tokenizer)
+    codes = _code_words(encoder, text, corpus, config.seed) if encoder else None
+    model, tokenizer = _open(arguments, text, corpus, organism, config, codes.codebook if codes else None)
+    task = "annotate_codes" if codes else "annotate"
+    conversations = Conversations(corpus, task, organism=organism, tokenizer=tokenizer, cells_as=codes)
     candidates = Candidates(labels=corpus.label_names, prompt=conversations.templates[0].prompt, organism=organism)
-    processor = TextProcessor(tokenizer, cells, candidates)
+    processor = TextProcessor(tokenizer, cells, candidates, codes)
     collator = ConversationCollator(
         conversations, tokenizer, model.config.is_encoder_decoder, context_size(model.config)
     )
     held_out = None
     if eval_corpus is not None:
-        asked = Conversations(eval_corpus, organism=organism, tokenizer=tokenizer)
+        asked = Conversations(eval_corpus, task, organism=organism, tokenizer=tokenizer, cells_as=codes)
         held_out = dataclasses.replace(collator, conversations=asked)
     result = train(
         model, corpus, collator, config, eval_corpus=eval_corpus, eval_collator=held_out, processor=processor
@@ -133,17 +156,48 @@ def _check(arguments: "FinetuneArguments", text: TextArguments) -> None:
         raise ConfigurationError(f"`text_config` is for the model `{SMALL}`: a saved one has its own configuration.")
 
 
+def _open_encoder(name: str, config: TrainingConfig) -> LoadedModel:
+    """The model of cells whose embeddings become code words."""
+    refuse_adapter(name)
+    # what makes batches in processes of its own cannot use an accelerator
+    on_cpu = config.use_cpu or config.dataloader_num_workers
+    return load_model(name, "AutoModel", device="cpu" if on_cpu else None)
+
+
+def _code_words(encoder: LoadedModel, text: TextArguments, corpus: CellCorpus, seed: int) -> CodeWords:
+    """What writes cells as code words, with the codebook of the encoder's folder or a new one."""
+    if has_codebook(encoder.name):
+        logger.info("Cells are written with the codebook of `%s`.", encoder.name)
+        return CodeWords(encoder.model, encoder.processor, Codebook.from_pretrained(encoder.name))
+    return CodeWords.fit(encoder.model, corpus, n_words=text.n_code_words, n_codes=text.codebook_size, seed=seed)
+
+
 def _open(
-    arguments: "FinetuneArguments", text: TextArguments, corpus: CellCorpus, organism: str, config: TrainingConfig
+    arguments: "FinetuneArguments",
+    text: TextArguments,
+    corpus: CellCorpus,
+    organism: str,
+    config: TrainingConfig,
+    codebook: Codebook | None,
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """The model to train, ready for it, and its tokenizer."""
     if arguments.model_name_or_path == SMALL:
-        genes, labels = CellWords(corpus.processor).words, answers_of(corpus.label_names, None)
-        settings = read_mapping("text_config", text.text_config)
-        model, tokenizer = small_language_model(genes, labels, other_words=[organism], seed=config.seed, **settings)
+        genes = [] if codebook else CellWords(corpus.processor).words
+        model, tokenizer = small_language_model(
+            genes,
+            answers_of(corpus.label_names, None),
+            tasks=("annotate_codes",) if codebook else ("annotate",),
+            other_words=[organism],
+            seed=config.seed,
+            **read_mapping("text_config", text.text_config),
+        )
+        if codebook:
+            add_cell_tokens(model, tokenizer, codebook, seed=config.seed)
         return model, tokenizer
     model, tokenizer = open_language_model(arguments.model_name_or_path)
     new = add_gene_tokens(model, tokenizer, CellWords(corpus.processor, tokenizer).words) if text.gene_tokens else []
+    if codebook:
+        new = add_cell_tokens(model, tokenizer, codebook, seed=config.seed)
     if arguments.head == "full":
         return model, tokenizer
     if new:
@@ -176,8 +230,8 @@ def _calibrate(
     annotator = TextAnnotator(model.eval().to("cpu" if config.use_cpu else default_device()), processor)
     scores, labels = [], []
     for batch in eval_corpus.loader(config.per_device_eval_batch_size):
-        names = ("input_ids", "attention_mask")
-        scores.append(annotator(**{name: batch[name] for name in names}).logits.float().cpu().numpy())
+        inputs = {name: values for name, values in batch.items() if name in eval_corpus.processor.model_input_names}
+        scores.append(annotator(**inputs).logits.float().cpu().numpy())
         labels.append(batch["labels"].numpy())
     return calibrated(result, processor.candidates, np.concatenate(scores), np.concatenate(labels))
 

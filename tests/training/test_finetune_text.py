@@ -1,16 +1,21 @@
+import shutil
+
 import anndata
 import numpy as np
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from sclm_hf import annotate
 from sclm_hf.errors import CheckpointError, ConfigurationError
+from sclm_hf.opening.tiny import make_tiny_checkpoint
+from sclm_hf.text.codebook import CODEBOOK_FILE
 from sclm_hf.text.language_models import small_language_model
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.data import DataArguments
 from sclm_hf.training.finetune import FinetuneArguments
 from sclm_hf.training.finetune_text import TextArguments, finetune_text
 
-from .h5ad_files import LABELS, write_h5ad
+from .h5ad_files import GENES, LABELS, write_h5ad
 
 SIZES = '{"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}'
 
@@ -79,6 +84,91 @@ def test_settings_without_meaning_are_refused(tmp_path, settings, text, message)
 def test_other_settings_ask_for_text():
     with pytest.raises(ConfigurationError, match="--text"):
         TextArguments(n_genes=5)
+    with pytest.raises(ConfigurationError, match="give `cell_tokens`"):
+        TextArguments(text=True, codebook_size=5)
+    with pytest.raises(ConfigurationError, match="leave out `cell_tokens`"):
+        TextArguments(text=True, cell_tokens="folder", gene_tokens=True)
+
+
+@pytest.fixture(scope="module")
+def coded(trained, tmp_path_factory):
+    """A language model that reads cells as code words, the folder of its encoder, and the result of its training."""
+    files, _, _ = trained
+    folder = tmp_path_factory.mktemp("codes")
+    encoder = make_tiny_checkpoint("scgpt", folder / "encoder", genes=GENES)
+    config = TrainingConfig(
+        output_dir=str(folder / "out"),
+        num_train_epochs=8,
+        per_device_train_batch_size=8,
+        learning_rate=1e-2,
+        logging_steps=4,
+        use_cpu=True,
+    )
+    result = finetune_text(
+        DataArguments(files[:1], eval_files=files[1:]),
+        FinetuneArguments("small", "cell_type", head="full"),
+        TextArguments(text=True, cell_tokens=str(encoder), n_code_words=3, codebook_size=6, text_config=SIZES),
+        config,
+    )
+    return folder / "out", encoder, result
+
+
+def test_a_language_model_learns_from_code_words(trained, coded):
+    (files, _, _), (folder, _, result) = trained, coded
+    losses = [record["loss"] for record in result.history if "loss" in record]
+    assert np.mean(losses[-3:]) < 0.5 * losses[0]
+    cells = annotate(anndata.read_h5ad(files[1]), folder)
+    assert set(cells.obs["sclm_prediction"].cat.categories) == set(LABELS)
+    right = (cells.obs["sclm_prediction"].astype(str) == cells.obs["cell_type"].astype(str)).mean()
+    assert right == pytest.approx(result.metrics["eval_accuracy"], abs=1e-3)
+
+
+def test_what_reads_code_words_is_a_plain_language_model(coded):
+    folder, _, _ = coded
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert type(model) is LlamaForCausalLM and type(model).__module__.startswith("transformers.")
+    asked = [{"role": "user", "content": "<cell_0_1> <cell_1_5> <cell_2_0> Which cell type is it?"}]
+    inputs = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    inputs.pop("token_type_ids", None)
+    words = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
+    assert {"<cell_0_1>", "<cell_1_5>", "<cell_2_0>"} < set(words)
+    answers = model.generate(**inputs, max_new_tokens=2, do_sample=True, num_return_sequences=3)
+    assert answers.shape == (3, inputs["input_ids"].shape[1] + 2)
+
+
+def test_a_codebook_that_lies_beside_the_encoder_is_used_and_a_lora_learns_its_words(trained, coded, tmp_path):
+    (files, _, _), (folder, _, _) = trained, coded
+    model, tokenizer = small_language_model([], LABELS, tasks=["annotate_codes"], other_words=["human"])
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    finetune_text(
+        DataArguments(files[:1]),
+        FinetuneArguments(str(tmp_path / "base"), "cell_type", lora_r=2),
+        TextArguments(text=True, cell_tokens=str(folder / "cells")),
+        TrainingConfig(output_dir=str(tmp_path / "out"), max_steps=2, use_cpu=True),
+    )
+    names = (f"cells/{CODEBOOK_FILE}", "cells/codebook.safetensors")
+    assert all((tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes() for name in names)
+    assert annotate(anndata.read_h5ad(files[1]), tmp_path / "out").obs["sclm_confidence"].notna().all()
+
+
+def test_a_model_that_lost_its_codebook_annotates_nothing(trained, coded, tmp_path):
+    (files, _, _), (folder, _, _) = trained, coded
+    shutil.copytree(folder, tmp_path / "model")
+    (tmp_path / "model" / "cells" / CODEBOOK_FILE).unlink()
+    with pytest.raises(CheckpointError, match="no codebook"):
+        annotate(anndata.read_h5ad(files[1]), tmp_path / "model")
+
+
+def test_an_encoder_for_too_few_cells_is_refused_before_training(trained, coded, tmp_path):
+    (files, _, _), (_, encoder, _) = trained, coded
+    with pytest.raises(ConfigurationError, match="codebook_size"):
+        finetune_text(
+            DataArguments(files[:1]),
+            FinetuneArguments("small", "cell_type", head="full"),
+            TextArguments(text=True, cell_tokens=str(encoder), codebook_size=100),
+            TrainingConfig(output_dir=str(tmp_path / "out"), max_steps=1, use_cpu=True),
+        )
 
 
 @pytest.mark.filterwarnings("ignore:.*tie_word_embeddings")
