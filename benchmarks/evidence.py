@@ -168,7 +168,9 @@ def evaluate(name: str, arguments: argparse.Namespace) -> dict:
             for method in BASELINES:
                 add(methods, method, seed, split, labels, simple[number][1][method])
         for variant in arguments.variants:
-            features, meanings = read_model(train(name, variant, seed, arguments), file, labels)
+            folder = train(name, variant, seed, arguments)
+            refuse_seen(folder, DATA / f"{target.file}.h5ad")
+            features, meanings = read_model(folder, file, labels)
             # what comes after the embedding are the leaves
             embedding = features[:, : features.shape[1] - meanings.shape[1]]
             embeddings[f"{variant}, seed {seed}"] = measure_collapse(embedding).to_dict()
@@ -222,14 +224,18 @@ def train(name: str, variant: str, seed: int, arguments: argparse.Namespace) -> 
     return folder
 
 
+def refuse_seen(folder: Path, file: Path) -> None:
+    """Refuse a model that was trained on cells of a target, which are recognised by their counts before thinning."""
+    cells = TrainingManifest.of(CellCorpus(file, load_processor(str(folder)), shuffle=False))
+    if read_manifest(str(folder)).holds(cells.datasets, cells.cells, cells.counts).any():
+        raise SystemExit(f"{folder} was trained on cells of {file}.")
+
+
 def read_model(folder: Path, file: Path, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n_cells, n_features) features of the target's cells, in the file's order, and what its labels mean."""
     processor = load_processor(str(folder))
     names = sorted(set(labels))
     corpus = CellCorpus(file, processor, label_column="cell_type", label_names=names, shuffle=False)
-    seen = TrainingManifest.of(corpus)
-    if read_manifest(str(folder)).holds(seen.datasets, seen.cells, seen.counts).any():
-        raise SystemExit(f"{folder} was trained on cells of {file}.")
     model = open_probe(str(folder), names)
     collator = CellClassificationCollator.from_processor(processor, num_labels=len(names))
     config = TrainingConfig(use_cpu=True, per_device_eval_batch_size=256)
