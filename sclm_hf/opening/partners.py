@@ -82,12 +82,8 @@ def with_partners(loaded: LoadedModel) -> LoadedModel:
     for name in weights.keys() - {MODEL}:
         if not weights[name]:
             continue
-        partner = load_model(
-            folder / PARTNERS_FOLDER / name,
-            AUTO_CLASSES["annotate"],
-            device=loaded.model.device,
-            dtype=loaded.model.dtype,
-        )
+        # of float32 weights whatever the model has: a sum over all genes does not bear half precision
+        partner = load_model(folder / PARTNERS_FOLDER / name, AUTO_CLASSES["annotate"], device=loaded.model.device)
         if label_names(partner.model.config) != label_names(loaded.model.config):
             raise CheckpointError(
                 f"The partner `{name}` of `{loaded.name}` has other labels than the model: leave partners out "

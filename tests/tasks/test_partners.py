@@ -6,10 +6,13 @@ import shutil
 import anndata as ad
 import numpy as np
 import pytest
+import torch
 
 from sclm_hf import annotate
 from sclm_hf.errors import CheckpointError, ConfigurationError
-from sclm_hf.opening.partners import combined, logarithms, read_weights, write_partners
+from sclm_hf.opening.kinds import AUTO_CLASSES
+from sclm_hf.opening.loading import load_model
+from sclm_hf.opening.partners import combined, logarithms, read_weights, with_partners, write_partners
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.tasks.files.file_to_file import run_files
 from sclm_hf.tasks.running import batches
@@ -49,6 +52,12 @@ def test_annotate_adds_weighted_log_probabilities(folders):
 def test_partners_can_be_left_out(folders):
     found = probabilities(folders["ensemble"], partners=False)
     np.testing.assert_array_equal(found, probabilities(folders["model"]))
+
+
+def test_partners_stay_in_float32_beside_a_model_in_half_precision(folders):
+    loaded = with_partners(load_model(folders["ensemble"], AUTO_CLASSES["annotate"], device="cpu", dtype="bfloat16"))
+    assert loaded.model.dtype == torch.bfloat16
+    assert [one.loaded.model.dtype for one in loaded.partners.partners] == [torch.float32] * 2
 
 
 def test_the_record_names_the_weights(folders):
