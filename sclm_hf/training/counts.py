@@ -7,6 +7,7 @@ import numpy as np
 import scipy.sparse
 
 from ..corpora.cell_corpus import CellCorpus
+from ..evaluation.baselines.measured import Measured
 from ..logging import get_logger
 from ..sources.survey import row_blocks
 from ..tokenization.genes.gene_vocabulary import GeneVocabulary
@@ -46,16 +47,22 @@ def labels_in_order(corpus: CellCorpus) -> np.ndarray:
     return np.concatenate(parts).astype(np.int64)
 
 
-def counts_in_order(corpus: CellCorpus, genes: GeneVocabulary, species: str | None = None) -> scipy.sparse.csr_matrix:
-    """(n_cells, n_genes) values of the cells as stored, in the order of [`rows_in_order`].
+def counts_in_order(
+    corpus: CellCorpus, genes: GeneVocabulary, species: str | None = None
+) -> tuple[scipy.sparse.csr_matrix, Measured | None]:
+    """The values of the cells as stored, in the order of [`rows_in_order`].
 
     Args:
         corpus: the cells.
         genes: the columns of the result, numbered from 0 on; columns of a source that are none of them are left out,
             and those that a source does not have are 0, of which a warning tells.
         species: as for `CellProcessor.map_genes`.
+
+    Returns:
+        (n_cells, n_genes) values, and which of them were measured; None = all.
     """
-    parts, lacking = [], {}
+    parts, datasets = [], []
+    measured = np.ones((len(corpus.sources), len(genes)), bool)
     for index, rows in rows_in_order(corpus):
         if not len(rows):
             continue
@@ -63,17 +70,19 @@ def counts_in_order(corpus: CellCorpus, genes: GeneVocabulary, species: str | No
         names, ensembl_ids = source.genes()
         ids = genes.map_genes(names, ensembl_ids=ensembl_ids, species=species).gene_ids
         known = np.flatnonzero(ids >= 0)
-        lacking[source.name] = len(genes) - len(np.unique(ids[known]))
+        measured[index] = np.isin(np.arange(len(genes)), ids[known])
         ones = np.ones(len(known), np.float32)
         columns = scipy.sparse.csr_matrix((ones, (known, ids[known])), shape=(len(ids), len(genes)))
         parts += [(source.read(rows[block]).astype(np.float32) @ columns).tocsr() for block in row_blocks(len(rows))]
-    for name, number in lacking.items():
-        if number:
+        datasets.append(np.full(len(rows), index))
+    for source, has in zip(corpus.sources, measured, strict=True):
+        if not has.all():
             logger.warning(
-                "`%s` lacks %s of %s genes: the baselines are fitted and scored as if these were measured as 0; "
-                "`annotate` leaves them out.",
-                name,
-                f"{number:,}",
+                "`%s` lacks %s of %s genes: for the baselines, as for `annotate`, its cells have the mean of these, "
+                "over the files that measure them.",
+                source.name,
+                f"{(~has).sum():,}",
                 f"{len(genes):,}",
             )
-    return scipy.sparse.vstack(parts, format="csr")
+    found = None if measured.all() else Measured(np.concatenate(datasets), measured)
+    return scipy.sparse.vstack(parts, format="csr"), found

@@ -14,6 +14,7 @@ import scipy.sparse
 from ..corpora.cell_corpus import CellCorpus
 from ..errors import ConfigurationError, require
 from ..evaluation.baselines.linear import LinearBaseline
+from ..evaluation.baselines.measured import Measured
 from ..evaluation.ensembles import choose_weights
 from ..evaluation.metrics import Predictions
 from ..evaluation.reports import ResultsTable, compare
@@ -139,12 +140,14 @@ class Rivals:
         self.label_names, self.seed, self.species, self.depth = corpus.label_names, seed, species, depth
         self.genes = GeneVocabulary.from_genes(genes, ())
         self.labels = labels_in_order(corpus)
-        self.counts = self.read(corpus)
+        self.counts, self.measured = self.read(corpus)
 
-    def read(self, corpus: CellCorpus) -> scipy.sparse.csr_matrix:
-        """(n_cells, n_genes) counts, thinned where that was asked for."""
-        counts = counts_in_order(corpus, self.genes, self.species)
-        return counts if self.depth is None else thin_counts(counts, depth=self.depth, seed=self.seed)
+    def read(self, corpus: CellCorpus) -> tuple[scipy.sparse.csr_matrix, Measured | None]:
+        """(n_cells, n_genes) counts, thinned if that was asked for, and which were measured (None = all)."""
+        counts, measured = counts_in_order(corpus, self.genes, self.species)
+        if self.depth is not None:
+            counts = thin_counts(counts, depth=self.depth, seed=self.seed)
+        return counts, measured
 
     def fit(self, cells: np.ndarray | None = None) -> dict[str, LinearBaseline]:
         """The baselines, fitted on some of the cells to train on (None = all); on `MOST_CELLS` of them at most."""
@@ -153,19 +156,28 @@ class Rivals:
             logger.warning("The baselines are fitted on %s of %s cells.", f"{MOST_CELLS:,}", f"{len(cells):,}")
             cells = cells[evenly(self.labels[cells], MOST_CELLS, seed=self.seed)]
         names = np.array(self.label_names)[self.labels[cells]]
-        fitted = {name: baseline().fit(self.counts[cells], names) for name, baseline in BASELINES.items()}
+        given = self.counts[cells], names, self._measured(cells)
+        fitted = {name: baseline().fit(*given) for name, baseline in BASELINES.items()}
         return {name: knowing_all(baseline, self.label_names) for name, baseline in fitted.items()}
 
     def log_probabilities(
-        self, fitted: Mapping[str, LinearBaseline], counts: scipy.sparse.csr_matrix
+        self,
+        fitted: Mapping[str, LinearBaseline],
+        counts: scipy.sparse.csr_matrix,
+        measured: Measured | None,
     ) -> dict[str, np.ndarray]:
-        """Name -> (n_cells, n_labels) log-probabilities by fitted baselines."""
-        return {name: baseline.predict_log_proba(counts) for name, baseline in fitted.items()}
+        """Name -> (n_cells, n_labels) log-probabilities by fitted baselines, of cells as [`read`] gives them."""
+        return {name: baseline.predict_log_proba(counts, measured) for name, baseline in fitted.items()}
 
     def out_of_fold(self, splits: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
         """Name -> (n_tested, n_labels) log-probabilities of the tested cells of all splits, one after the other."""
-        parts = [self.log_probabilities(self.fit(train), self.counts[test]) for train, test in splits]
+        parts = [
+            self.log_probabilities(self.fit(train), self.counts[test], self._measured(test)) for train, test in splits
+        ]
         return {name: np.concatenate([part[name] for part in parts]) for name in BASELINES}
+
+    def _measured(self, cells: np.ndarray) -> Measured | None:
+        return None if self.measured is None else self.measured.of(cells)
 
 
 def compared(
@@ -311,7 +323,7 @@ def weigh_out_of_fold(
     fitted = rivals.fit()
     if evaluated is not None:
         corpus, predicted, labels = evaluated
-        theirs = rivals.log_probabilities(fitted, rivals.read(corpus))
+        theirs = rivals.log_probabilities(fitted, *rivals.read(corpus))
         found = compared(
             theirs | {MODEL: predicted},
             labels,
@@ -346,7 +358,7 @@ def weigh_held_out(
         The comparison.
     """
     fitted = rivals.fit()
-    theirs = rivals.log_probabilities(fitted, rivals.read(corpus))
+    theirs = rivals.log_probabilities(fitted, *rivals.read(corpus))
     found = compared(
         theirs | {MODEL: predicted},
         labels_in_order(corpus),

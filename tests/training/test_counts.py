@@ -25,10 +25,14 @@ def files(tmp_path_factory):
 def test_counts_are_those_of_the_files_with_a_column_for_each_gene(files):
     corpus = CellCorpus(files, make_processor("scgpt", GENES), label_column="cell_type", rows={"a": np.arange(3, 30)})
     genes = GeneVocabulary.from_genes([*reversed(OTHERS), *GENES[:5]], ())
-    counts = counts_in_order(corpus, genes).toarray()
+    counts, measured = counts_in_order(corpus, genes)
     a, b = (ad.read_h5ad(file).to_df() for file in files)
     expected = [one.reindex(columns=list(genes), fill_value=0).to_numpy() for one in (a[3:], b)]
-    np.testing.assert_array_equal(counts, np.concatenate(expected))
+    np.testing.assert_array_equal(counts.toarray(), np.concatenate(expected))
+    np.testing.assert_array_equal(measured.datasets, np.repeat([0, 1], [27, 20]))
+    known = [[gene in one.columns for gene in genes] for one in (a, b)]
+    np.testing.assert_array_equal(measured.genes, known)
+    assert counts_in_order(corpus, GeneVocabulary.from_genes(GENES[5:], ()))[1] is None
 
 
 def test_counts_and_labels_stand_in_the_order_of_batches_also_where_cells_come_in_samples(files):
@@ -39,7 +43,7 @@ def test_counts_and_labels_stand_in_the_order_of_batches_also_where_cells_come_i
         batches = list(corpus.batches(100))
         labels = np.concatenate([batch["labels"] for batch in batches])
         np.testing.assert_array_equal(labels_in_order(corpus), labels)
-        assert counts_in_order(corpus, GeneVocabulary.from_genes(GENES, ())).shape == (50, 40)
+        assert counts_in_order(corpus, GeneVocabulary.from_genes(GENES, ()))[0].shape == (50, 40)
 
 
 def test_genes_that_a_file_lacks_are_told_once_per_file(files, caplog):

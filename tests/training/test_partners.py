@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 
 import sclm_hf
+from sclm_hf.corpora.cell_corpus import CellCorpus
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.evaluation.baselines.linear import PCALogisticRegression
 from sclm_hf.evaluation.ensembles import choose_weights
 from sclm_hf.hub.card import render_card, start_facts
 from sclm_hf.opening.partners import combined
-from sclm_hf.opening.tiny import make_tiny_checkpoint
+from sclm_hf.opening.tiny import make_processor, make_tiny_checkpoint
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.counts import ABSENT
 from sclm_hf.training.data import DataArguments
 from sclm_hf.training.finetune import FinetuneArguments, finetune
 from sclm_hf.training.linear import as_linear_model
-from sclm_hf.training.partners import MOST_FOLDED, _dealt, compared, cross_fitted, evenly, folds, knowing_all
+from sclm_hf.training.partners import MOST_FOLDED, Rivals, _dealt, compared, cross_fitted, evenly, folds, knowing_all
 
 from .h5ad_files import GENES, LABELS, write_h5ad
 
@@ -67,6 +68,19 @@ def test_annotate_gives_what_was_scored(probe, file):
     assert cells.uns["sclm_hf"]["sclm_prediction"]["partners"] == result.comparison.weights | {
         "model": result.comparison.weights.get("model", 0)
     }
+
+
+def test_annotate_gives_what_was_scored_also_where_files_lack_genes(base, tmp_path):
+    whole, part = write_h5ad(tmp_path / "a.h5ad", 30), write_h5ad(tmp_path / "b.h5ad", 30, seed=1, genes=GENES[:25])
+    corpus = CellCorpus([whole, part], make_processor("scgpt", GENES), label_column="cell_type", shuffle=False)
+    rivals = Rivals(corpus, GENES)
+    fitted = rivals.fit()
+    expected = rivals.log_probabilities(fitted, rivals.counts, rivals.measured)
+    for name, baseline in fitted.items():
+        model = as_linear_model(baseline, list(rivals.genes))
+        for file, rows in ((whole, slice(30)), (part, slice(30, None))):
+            found = sclm_hf.annotate(ad.read_h5ad(file), *model, device="cpu").obsm["sclm_probabilities"]
+            np.testing.assert_allclose(found, np.exp(expected[name][rows]), atol=1e-5)
 
 
 def test_the_comparison_is_told_and_kept(probe):

@@ -10,6 +10,7 @@ from scipy.special import log_softmax
 from ...errors import ConfigurationError, require
 from ...tokenization.encodings.zscored import SMALLEST_DEVIATION
 from .baseline import Baseline, checked_labels, log1p_cp10k
+from .measured import Measured, mean_and_variance
 
 Z_CLIP = 10.0
 """Largest absolute z-score."""
@@ -22,6 +23,9 @@ _BLOCK = 1000
 
 class LinearBaseline(Baseline):
     """A method whose scores are `clip((log1p CP10k - means) / deviations) @ projection @ weights + biases`.
+
+    Where cells come from data sets with different genes, `measured` says which of their genes were measured: means and
+    deviations of a gene are over the cells that measure it, and the others count as its mean, as with `annotate`.
 
     Attributes:
         means, deviations: (n_genes,) what every gene is centred and divided by.
@@ -36,20 +40,24 @@ class LinearBaseline(Baseline):
     weights: np.ndarray
     biases: np.ndarray
 
-    def project(self, counts: Any) -> np.ndarray:
+    def fit(self, counts: Any, labels: Sequence[str], measured: Measured | None = None) -> "LinearBaseline":
+        """As [`~baseline.Baseline.fit`]; all genes are measured in all cells unless `measured` says otherwise."""
+        raise NotImplementedError
+
+    def project(self, counts: Any, measured: Measured | None = None) -> np.ndarray:
         """(n_cells, size) cells in the space that they are classified in."""
         expression = log1p_cp10k(counts)
         used = np.flatnonzero(self.projection.any(axis=1))
         projected = np.empty((expression.shape[0], self.projection.shape[1]))
         for start in range(0, len(projected), _BLOCK):
-            rows = expression[start : start + _BLOCK]
-            projected[start : start + _BLOCK] = (
-                zscores(rows, self.means, self.deviations, used) @ self.projection[used]
-            )
+            rows = slice(start, start + _BLOCK)
+            known = None if measured is None else measured.of(rows)
+            values = zscores(expression[rows], self.means, self.deviations, used, known)
+            projected[rows] = values @ self.projection[used]
         return projected
 
-    def predict_log_proba(self, counts: Any) -> np.ndarray:
-        return log_softmax(self.project(counts) @ self.weights + self.biases, axis=1)
+    def predict_log_proba(self, counts: Any, measured: Measured | None = None) -> np.ndarray:
+        return log_softmax(self.project(counts, measured) @ self.weights + self.biases, axis=1)
 
 
 class ZScoredLogisticRegression(LinearBaseline):
@@ -64,14 +72,15 @@ class ZScoredLogisticRegression(LinearBaseline):
     def __init__(self, *, C: float = 1.0) -> None:
         self.C = C
 
-    def fit(self, counts: Any, labels: Sequence[str]) -> "ZScoredLogisticRegression":
+    def fit(self, counts: Any, labels: Sequence[str], measured: Measured | None = None) -> "ZScoredLogisticRegression":
         expression = log1p_cp10k(counts)
         labels = checked_labels(labels, expression.shape[0])
-        self.means, self.deviations = moments(expression)
+        self.means, variances = mean_and_variance(expression, measured)
+        self.deviations = deviations_of(variances)
         # a gene that does not vary has z-scores of 0, and with them a weight of 0
         varies = np.flatnonzero(expression.getnnz(axis=0))
         check_memory(expression.shape[0], len(varies))
-        values = zscores(expression, self.means, self.deviations, varies)
+        values = zscores(expression, self.means, self.deviations, varies, measured)
         self.classes, weights, self.biases = logistic_regression(values, labels, self.C)
         self.projection = np.zeros((expression.shape[1], len(self.classes)))
         self.projection[varies] = weights
@@ -106,19 +115,19 @@ class PCALogisticRegression(LinearBaseline):
         self.C = C
         self.seed = seed
 
-    def fit(self, counts: Any, labels: Sequence[str]) -> "PCALogisticRegression":
+    def fit(self, counts: Any, labels: Sequence[str], measured: Measured | None = None) -> "PCALogisticRegression":
         labels = checked_labels(labels, counts.shape[0])
-        components = self.fit_projection(log1p_cp10k(counts))
+        components = self.fit_projection(log1p_cp10k(counts), measured)
         self.classes, self.weights, self.biases = logistic_regression(components, labels, self.C)
         return self
 
-    def fit_projection(self, expression: scipy.sparse.csr_matrix) -> np.ndarray:
+    def fit_projection(self, expression: scipy.sparse.csr_matrix, measured: Measured | None = None) -> np.ndarray:
         """Fit all but the classifier on log-normalised counts; returns what `project` gives for these cells."""
-        self.means, self.deviations = moments(expression)
-        self.genes = most_variable_genes(expression, self.n_genes)
-        if not self.scale:
-            self.deviations[:] = 1
-        values = zscores(expression, self.means, self.deviations, self.genes)
+        self.means, variances = mean_and_variance(expression, measured)
+        self.deviations = deviations_of(variances) if self.scale else np.ones_like(variances)
+        # ascending numbers of the genes whose log-normalised counts vary most
+        self.genes = np.sort(np.argsort(-variances, kind="stable")[: self.n_genes])
+        values = zscores(expression, self.means, self.deviations, self.genes, measured)
         loadings = principal_axes(values, self.n_components, self.seed)
         self.projection = np.zeros((expression.shape[1], loadings.shape[1]))
         self.projection[self.genes] = loadings
@@ -126,20 +135,24 @@ class PCALogisticRegression(LinearBaseline):
         return values @ loadings
 
 
-def moments(expression: scipy.sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """(n_genes,) means and deviations, the latter at least `SMALLEST_DEVIATION`, of log-normalised counts."""
-    sparsefuncs = require("sklearn.utils.sparsefuncs", extra="evaluation")
-    means, variances = sparsefuncs.mean_variance_axis(expression, axis=0)
-    return means, np.maximum(np.sqrt(variances), SMALLEST_DEVIATION)
+def deviations_of(variances: np.ndarray) -> np.ndarray:
+    """(n_genes,) what genes are divided by: their deviations, at least `SMALLEST_DEVIATION`."""
+    return np.maximum(np.sqrt(variances), SMALLEST_DEVIATION)
 
 
 def zscores(
-    expression: scipy.sparse.csr_matrix, means: np.ndarray, deviations: np.ndarray, genes: np.ndarray
+    expression: scipy.sparse.csr_matrix,
+    means: np.ndarray,
+    deviations: np.ndarray,
+    genes: np.ndarray,
+    measured: Measured | None = None,
 ) -> np.ndarray:
-    """(n_cells, genes) clipped z-scores of some genes, given by their numbers."""
+    """(n_cells, genes) clipped z-scores of some genes, given by their numbers; 0 where a gene is not measured."""
     values = expression[:, genes].toarray()
     values -= means[genes]
     values /= deviations[genes]
+    if measured is not None:
+        measured.leave_out(values, genes)
     return np.clip(values, -Z_CLIP, Z_CLIP, out=values)
 
 
@@ -156,13 +169,6 @@ def check_memory(n_cells: int, n_genes: int) -> None:
             f"and at most {MOST_BYTES / 2**30:.0f} GB are used: "
             f"fit on {most:,} cells or fewer, drawn from every label."
         )
-
-
-def most_variable_genes(expression: scipy.sparse.csr_matrix, n_genes: int) -> np.ndarray:
-    """Numbers of the genes whose log-normalised counts vary most, ascending."""
-    sparsefuncs = require("sklearn.utils.sparsefuncs", extra="evaluation")
-    _, variances = sparsefuncs.mean_variance_axis(expression, axis=0)
-    return np.sort(np.argsort(-variances, kind="stable")[:n_genes])
 
 
 def principal_axes(values: np.ndarray, n_components: int, seed: int) -> np.ndarray:
