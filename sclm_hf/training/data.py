@@ -53,7 +53,9 @@ class DataArguments:
         default=None, metadata={"help": "Files to evaluate on, instead of `eval_share`."}
     )
     eval_share: float = option(
-        0.0, "Share of the cells (of whole samples, where the model sees them together) held out for evaluation."
+        0.0,
+        "Share of the cells (of whole samples, where the model sees them together) held out for evaluation; of each "
+        "label at least one cell is trained on, unless samples or values of `split_by` are held out whole.",
     )
     layer: str | None = option(
         None, "Layer with the counts, `X` or `raw`; by default the first of layers['counts'], raw, X."
@@ -273,6 +275,8 @@ def _hold_out(
         held_out = hold_out(sizes, data.eval_share, seed)
     else:
         held_out = hold_out_samples(corpus.samples, sizes, data.eval_share, seed)
+    if corpus.samples is None and data.split_by in (None, CELL):
+        _keep_one_of_each(corpus, rows, held_out)
     n_held_out = sum(held_out[source.name][used].sum() for source, used in zip(corpus.sources, rows, strict=True))
     if not 0 < n_held_out < len(corpus):
         raise ConfigurationError(
@@ -281,6 +285,18 @@ def _hold_out(
     if data.split_by is None:
         _warn_of_shared(shared_groups(corpus.sources, rows, held_out, leave_out=leave_out))
     return held_out
+
+
+def _keep_one_of_each(corpus: CellCorpus, rows: Sequence[np.ndarray], held_out: Mapping[str, np.ndarray]) -> None:
+    """Hold out no label altogether: its first cell is trained on."""
+    pairs = list(zip(corpus.sources, rows, strict=True))
+    is_held_out = np.concatenate([held_out[source.name][used] for source, used in pairs])
+    for labels in (np.concatenate(codes) for name, codes in corpus.numbered.items() if name.startswith("labels")):
+        for label in np.setdiff1d(labels, labels[~is_held_out]):
+            is_held_out[np.flatnonzero(labels == label)[0]] = False
+    ends = np.cumsum([len(used) for used in rows])[:-1]
+    for (source, used), part in zip(pairs, np.split(is_held_out, ends), strict=True):
+        held_out[source.name][used] = part
 
 
 def _hold_out_evenly(
