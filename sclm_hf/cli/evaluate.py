@@ -21,7 +21,10 @@ def evaluate(record: dict[str, Any], labels: Any) -> None:
     for name, title in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
         score = scores[name]
         print(f"{title} {score['mean']:.3f} (95 % interval over cells {score['low']:.3f} to {score['high']:.3f})")
-    told = f"{record['n_seen']:,} of the cells stand in the training manifest of the model."
+    told = (
+        f"{record['n_seen']:,} of the cells stand in the training manifest of the model, of which "
+        f"{record['n_chose']:,} were held out to choose its checkpoint or weights."
+    )
     print(
         told if record["has_manifest"] else "The model has no training manifest: whether it saw the cells is unknown."
     )

@@ -1,11 +1,12 @@
-"""Which cells a model was trained on: a table beside its weights, so that tests on them are recognised.
+"""Which cells a model was trained on, or chosen by: a table beside its weights, so that tests on them are recognised.
 
 A cell is known by two hashes. That of its counts is the sum, modulo 2**64, of a word for each gene with a count, made
 from the gene's name and the count: neither the order of the columns nor genes without counts change it, a selection of
 genes does. That of its name counts only together with the name of the data set, for barcodes repeat.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,27 +32,32 @@ MANIFEST = "training_manifest.parquet"
 CELLS_AT_ONCE = 4096
 _NUMBERS = ("cell", "counts")
 
+TRAINED, CHOSEN = "train", "chosen"
+"""Roles of cells: the model was trained on them; or they were held out, and chose the checkpoint or weights."""
+
 
 @dataclass(frozen=True)
 class TrainingManifest:
-    """The cells that a model was trained on, those of the model that it started from included.
+    """The cells that a model was trained on or chosen by, those of the model that it started from included.
 
     Attributes:
         datasets: (n_cells,) name of the source of each cell, as strings.
         cells: (n_cells,) uint64 hashes of the cells' names.
         counts: (n_cells,) uint64 hashes of their counts.
+        roles: (n_cells,) `TRAINED` or `CHOSEN`, as strings.
     """
 
     datasets: np.ndarray
     cells: np.ndarray
     counts: np.ndarray
+    roles: np.ndarray
 
     def __len__(self) -> int:
         """Number of cells."""
         return len(self.cells)
 
     @classmethod
-    def of(cls, corpus: "Contents") -> "TrainingManifest":
+    def of(cls, corpus: "Contents", role: str = TRAINED) -> "TrainingManifest":
         """The cells of a corpus, each of which is read once."""
         datasets, cells, counts = [], [], []
         with progress_bar(total=sum(corpus.sizes), desc="training manifest", unit="cell") as bar:
@@ -65,15 +71,26 @@ class TrainingManifest:
                     block = rows[first : first + CELLS_AT_ONCE]
                     counts.append(hash_counts(source.read(block), genes))
                     bar.update(len(block))
-        return cls(_joined(datasets, object), _joined(cells, np.uint64), _joined(counts, np.uint64))
+        roles = np.full(sum(corpus.sizes), role, dtype=object)
+        return cls(_joined(datasets, object), _joined(cells, np.uint64), _joined(counts, np.uint64), roles)
 
     def with_cells_of(self, other: "TrainingManifest | None") -> "TrainingManifest":
-        """These cells and those of another manifest; a cell that stands in both stands once."""
+        """Those of another manifest, then these cells; one of both stands once, trained on if either says so."""
         if other is None:
             return self
         new = ~other.holds(self.datasets, self.cells, self.counts)
-        pairs = ((getattr(other, name), getattr(self, name)[new]) for name in ("datasets", "cells", "counts"))
-        return TrainingManifest(*map(np.concatenate, pairs))
+        trained = self.part(TRAINED).holds(other.datasets, other.cells, other.counts)
+        other = dataclasses.replace(other, roles=np.where(trained, TRAINED, other.roles))
+        pairs = zip(other, self, strict=True)
+        return TrainingManifest(*(np.concatenate([theirs, ours[new]]) for theirs, ours in pairs))
+
+    def part(self, role: str) -> "TrainingManifest":
+        """The cells of one role."""
+        return TrainingManifest(*(values[self.roles == role] for values in self))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The columns."""
+        return (getattr(self, field.name) for field in dataclasses.fields(self))
 
     def holds(self, dataset: str | Sequence[str], cells: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Which cells stand here: by their counts, or by name in a data set of the same name.
@@ -100,6 +117,7 @@ class TrainingManifest:
         parquet = require("pyarrow.parquet", extra="corpora")
         columns = {"dataset": pyarrow.array(self.datasets, pyarrow.string()).dictionary_encode()}
         columns |= {"cell": pyarrow.array(self.cells), "counts": pyarrow.array(self.counts)}
+        columns["role"] = pyarrow.array(self.roles, pyarrow.string()).dictionary_encode()
         with written_whole(Path(folder) / MANIFEST) as unfinished:
             parquet.write_table(pyarrow.table(columns), unfinished, compression="zstd")
 
@@ -117,16 +135,22 @@ def read_manifest(name: str, revision: Any = None) -> TrainingManifest | None:
     parquet = require("pyarrow.parquet", extra="corpora")
     require_regular_file(path)
     try:
-        table = parquet.read_table(path, columns=["dataset", *_NUMBERS])
+        table = parquet.read_table(path)
         datasets = table["dataset"].cast("string").to_numpy()
         numbers = [table[column].to_numpy() for column in _NUMBERS]
+        roles = np.full(len(datasets), TRAINED, dtype=object)
+        # manifests of earlier versions name the cells to train on alone
+        if "role" in table.column_names:
+            roles = table["role"].cast("string").to_numpy()
     except Exception as error:
         raise CheckpointError(
             f"`{path}` cannot be read as a training manifest ({error}): load the model again, or move the file away."
         ) from error
     if any(array.dtype != np.uint64 for array in numbers) or any(value is None for value in datasets):
         raise CheckpointError(f"`{path}` is no training manifest: hashes must be whole, unsigned 64-bit numbers.")
-    return TrainingManifest(datasets, *numbers)
+    if not set(roles) <= {TRAINED, CHOSEN}:
+        raise CheckpointError(f"`{path}` is no training manifest: a `role` must be '{TRAINED}' or '{CHOSEN}'.")
+    return TrainingManifest(datasets, *numbers, roles)
 
 
 def hash_genes(source: CellSource) -> np.ndarray:

@@ -27,6 +27,7 @@ def thin_counts(
     share: float | None = None,
     depth: float | None = None,
     names: Sequence[str] | None = None,
+    cell_ids: np.ndarray | None = None,
     seed: int = 0,
 ) -> scipy.sparse.csr_matrix:
     """Keep each read of a cell with the same probability.
@@ -39,6 +40,7 @@ def thin_counts(
         share: share of the reads to keep, in (0, 1].
         depth: instead of `share`, the reads that a cell is left with on average; cells with fewer stay as they are.
         names: (n_cells,) names of the cells, to which the draws belong; without them, their positions.
+        cell_ids: (n_cells,) hashes of the names, instead of them.
         seed: seed of the draws.
 
     Returns:
@@ -51,7 +53,9 @@ def thin_counts(
     counts.sum_duplicates()
     totals = np.asarray(counts.sum(axis=1)).ravel()
     rates = _rates(totals, share, depth)
-    keys = cell_keys(np.arange(len(totals)) if names is None else hash_names(names), seed, 0)
+    if cell_ids is None:
+        cell_ids = np.arange(len(totals)) if names is None else hash_names(names)
+    keys = cell_keys(cell_ids, seed, 0)
     thinned = np.empty_like(counts.data)
     _thin(counts.indptr, counts.indices, counts.data, keys, rates, thinned)
     result = scipy.sparse.csr_matrix((thinned, counts.indices, counts.indptr), counts.shape)

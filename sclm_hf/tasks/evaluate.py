@@ -64,13 +64,19 @@ class Evaluation(Annotation):
         self.true = np.array([*column.categories, ""], dtype=object)[column.codes]
         self.predicted = np.full(len(self.true), "", dtype=object)
         self._check_labels()
-        self.seen, self.has_manifest = self._seen()
+        self.trained, self.chose, self.has_manifest = self._seen()
         if self.settings.seen == "refuse" and self.seen.any():
             raise ConfigurationError(
                 f"{self.seen.sum():,} of the {counted(len(self.seen), 'cell')} of `{source.location}` stand in the "
-                f"training manifest of `{self.loaded.name}`: scores on them say nothing about new cells. Give others, "
-                "or say `seen='leave_out'` (`--seen leave_out`)."
+                f"training manifest of `{self.loaded.name}` ({self.trained.sum():,} trained on, {self.chose.sum():,} "
+                "held out to choose the checkpoint or weights): scores on them say nothing about new cells. Give "
+                "others, or say `seen='leave_out'` (`--seen leave_out`)."
             )
+
+    @property
+    def seen(self) -> "np.ndarray":
+        """(cells,) which the model was trained on or chosen by."""
+        return self.trained | self.chose
 
     def _check_labels(self) -> None:
         found = set(self.true) - {""}
@@ -86,22 +92,24 @@ class Evaluation(Annotation):
                 f"{unknown[:5]}: cells with them count as errors."
             )
 
-    def _seen(self) -> "tuple[np.ndarray, bool]":
-        """(cells,) which the model was trained on, and whether it says which."""
+    def _seen(self) -> "tuple[np.ndarray, np.ndarray, bool]":
+        """(cells,) which the model was trained on, (cells,) which others chose it, and whether it says which."""
         import numpy as np
 
-        from ..corpora.training_manifest import hash_counts, hash_genes, read_manifest
+        from ..corpora.training_manifest import TRAINED, hash_counts, hash_genes, read_manifest
         from ..sources.survey import row_blocks
 
         known, source = self.loaded.name != "in memory", self.cells.source
         manifest = read_manifest(self.loaded.name, self.loaded.revision or None) if known else None
         if manifest is None:
-            return np.zeros(len(self.true), bool), False
+            return np.zeros(len(self.true), bool), np.zeros(len(self.true), bool), False
         genes = hash_genes(source)
         rows = np.arange(source.n_cells)
         hashes = [hash_counts(source.read(rows[block]), genes) for block in row_blocks(source.n_cells)]
         source.close()
-        return manifest.holds(source.name, self.cells.cell_ids, np.concatenate(hashes)), True
+        cells = source.name, self.cells.cell_ids, np.concatenate(hashes)
+        trained = manifest.part(TRAINED).holds(*cells)
+        return trained, manifest.holds(*cells) & ~trained, True
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """What [`annotate`] adds, and which cells the model was trained on."""
@@ -122,6 +130,7 @@ class Evaluation(Annotation):
             **super().facts(file),
             "n_scored": int(scored.sum()),
             "n_seen": int(self.seen.sum()),
+            "n_chose": int(self.chose.sum()),
             "has_manifest": self.has_manifest,
             "scores": self._scores(scored),
             "per_label": self._per_label(scored),
@@ -169,8 +178,8 @@ def evaluate(
 ) -> "AnnData":
     """Annotate the cells of `adata`, and score the labels against those that they have.
 
-    Cells that the model was trained on are refused, or left out: `training_manifest.parquet` beside its weights says
-    which they are. A model without one says nothing about it, and the record says so.
+    Cells that the model was trained on, or chosen by, are refused, or left out: `training_manifest.parquet` beside its
+    weights says which they are. A model without one says nothing about it, and the record says so.
 
     Args:
         adata: cells with raw counts.
@@ -184,7 +193,8 @@ def evaluate(
 
         - `obs["sclm_seen_in_training"]`: (n_cells,) bool;
         - `uns["sclm_hf"]["sclm_prediction"]`: also `scores` (accuracy and macro-F1 with 95 % bootstrap intervals over
-          cells), `per_label` (precision, recall, F1 and cells of each label), `n_scored`, `n_seen`, `has_manifest`.
+          cells), `per_label` (precision, recall, F1 and cells of each label), `n_scored`, `n_seen`, of these `n_chose`
+          (cells that were held out and chose the checkpoint or weights), `has_manifest`.
 
     Raises:
         ConfigurationError: the model was trained on some of the cells; the column has none of the model's labels; or

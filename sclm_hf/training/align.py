@@ -115,7 +115,8 @@ def align(data: DataArguments, arguments: AlignArguments, config: TrainingConfig
         compute_metrics=functools.partial(classification_metrics, label_names=corpus.label_names),
         processor=processor,
     )
-    write_manifest(result, corpus, arguments.model_name_or_path)
+    chosen = eval_corpus if result.evaluation_chose else None
+    write_manifest(result, corpus, arguments.model_name_or_path, chosen=chosen)
     return result
 
 

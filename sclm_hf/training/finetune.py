@@ -26,6 +26,7 @@ from .arguments import TrainingConfig, option, parse_arguments
 from .callbacks import watched_metric
 from .checkpoints import check_output_dir
 from .data import DataArguments, check_files, gene_names, open_corpora, store_statistics
+from .depth import at_depth
 from .finetune_cell_text import CellTextArguments, finetune_cell_text
 from .finetune_text import TextArguments, finetune_text
 from .linear import LINEAR, new_processor, train_linear
@@ -92,7 +93,8 @@ class FinetuneArguments(LossArguments):
     )
     target_depth: int = option(
         0,
-        "Counts per cell of the cells to annotate: partners are fitted on cells thinned to as many; 0 = as they are.",
+        "Counts per cell of the cells to annotate: partners, a probe and a linear model are fitted on cells thinned "
+        "to as many, and each model is evaluated on such cells; 0 = as they are.",
     )
     ontology: str | None = option(
         None,
@@ -176,23 +178,25 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
         seed=config.seed,
     )
     check_labels(corpus, arguments)
+    tested = at_depth(eval_corpus, arguments.target_depth, config.seed)
     rivals = open_rivals(data, corpus, arguments, seed=config.seed) if with_rivals else None
     if arguments.head == "probe":
         model = open_probe(arguments.model_name_or_path, corpus.label_names)
         collator = CellClassificationCollator.from_processor(processor, num_labels=len(corpus.label_names))
+        check_metric(config, tested, functools.partial(classification_metrics, label_names=corpus.label_names))
         result = train_probe(
             model,
-            corpus,
+            at_depth(corpus, arguments.target_depth, config.seed),
             collator,
             config,
-            eval_corpus=eval_corpus,
+            eval_corpus=tested,
             processor=processor,
             rivals=rivals,
             ontology=arguments.ontology,
         )
     else:
         model, collator, compute_metrics = create_classifier(corpus, processor, arguments)
-        check_metric(config, eval_corpus, compute_metrics)
+        check_metric(config, tested, compute_metrics)
         model = adapt(model, arguments)
         weighed, weighing = weigh_labels(model, corpus, collator, processor, arguments)
         result = train(
@@ -200,14 +204,17 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
             corpus,
             weighing,
             config,
-            eval_corpus=eval_corpus,
+            eval_corpus=tested,
             eval_collator=collator,
             compute_metrics=compute_metrics,
             processor=processor,
         )
-        if rivals is not None and eval_corpus is not None and result.is_main_process:
-            result = weigh_trained(result, model, collator, eval_corpus, rivals, config)
-    write_manifest(result, corpus, arguments.model_name_or_path)
+        if rivals is not None and tested is not None and result.is_main_process:
+            result = weigh_trained(result, model, collator, tested, rivals, config)
+    # a probe and its partners are chosen on the cells to train on
+    weighed = arguments.head != "probe" and result.comparison is not None
+    chosen = eval_corpus if weighed or result.evaluation_chose else None
+    write_manifest(result, corpus, arguments.model_name_or_path, chosen=chosen)
     return result
 
 
@@ -227,8 +234,11 @@ def _finetune_linear(data: DataArguments, arguments: FinetuneArguments, config: 
         seed=config.seed,
     )
     check_labels(corpus, arguments)
-    store_statistics(corpus.processor, corpus)
-    result = train_linear(corpus, config, eval_corpus=eval_corpus)
+    check_metric(config, eval_corpus, functools.partial(classification_metrics, label_names=corpus.label_names))
+    tested = at_depth(eval_corpus, arguments.target_depth, config.seed)
+    shallow = at_depth(corpus, arguments.target_depth, config.seed)
+    store_statistics(corpus.processor, shallow)
+    result = train_linear(shallow, config, eval_corpus=tested)
     write_manifest(result, corpus, None)
     return result
 
@@ -248,7 +258,7 @@ def takes_rivals(data: DataArguments, arguments: FinetuneArguments, processor: C
 def open_rivals(data: DataArguments, corpus: CellCorpus, arguments: FinetuneArguments, *, seed: int) -> Rivals | None:
     """The linear baselines of the cells to train on, over the genes of all files; None where these hold no counts."""
     genes = gene_names(data, corpus.processor.feature_extractor.expects)
-    rivals = Rivals(corpus, genes, species=data.species, depth=arguments.target_depth or None, seed=seed)
+    rivals = Rivals(at_depth(corpus, arguments.target_depth, seed), genes, species=data.species, seed=seed)
     if (rivals.counts.data == np.rint(rivals.counts.data)).all():
         return rivals
     logger.warning("No baselines are fitted beside the model on values that are no counts: it annotates alone.")
@@ -266,15 +276,13 @@ def weigh_trained(
     """Weigh a trained model with its rivals on the cells held out, and save those that count as its partners."""
     predicted = predict_log_probabilities(model, eval_corpus, collator, config)
     where = f"{len(predicted):,} cells held out"
-    evaluations = sum("eval_loss" in record for record in result.history)
-    chose = evaluations > 1 and (config.load_best_model_at_end or config.early_stopping_patience)
     comparison = weigh_held_out(
         rivals,
         predicted,
         eval_corpus,
         result.output_dir,
         tested_on=where,
-        also_chosen="The checkpoint of the model was" if chose else "",
+        also_chosen="The checkpoint of the model was" if result.evaluation_chose else "",
     )
     return dataclasses.replace(result, comparison=comparison)
 

@@ -148,7 +148,8 @@ def finetune_cell_text(
     if eval_corpus is not None and result.is_main_process:
         annotator = CellTextAnnotator(inner_model(model), processor, saved.candidates)
         result = _evaluated(result, annotator, eval_corpus, config)
-    write_manifest(result, corpus, soft.cell_model)
+    # the temperature of the answers is fitted on them, whatever else they chose
+    write_manifest(result, corpus, soft.cell_model, chosen=eval_corpus)
     return result
 
 

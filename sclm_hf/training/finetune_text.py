@@ -129,7 +129,9 @@ def finetune_text(
     )
     if eval_corpus is not None and result.is_main_process:
         result = _calibrate(result, inner_model(model), processor, eval_corpus, config)
-    write_manifest(result, corpus, None if arguments.model_name_or_path == SMALL else arguments.model_name_or_path)
+    start_from = None if arguments.model_name_or_path == SMALL else arguments.model_name_or_path
+    # the temperature of the answers is fitted on them, whatever else they chose
+    write_manifest(result, corpus, start_from, chosen=eval_corpus)
     return result
 
 

@@ -67,6 +67,7 @@ class TrainingResult:
         collapsed: the cell embedding collapsed, see `EmbeddingWatch`.
         is_main_process: whether this is the process that reports the result.
         comparison: the model beside linear baselines, where they were fitted.
+        evaluation_chose: the evaluated cells chose among several checkpoints, or when to stop.
     """
 
     output_dir: Path
@@ -78,6 +79,7 @@ class TrainingResult:
     collapsed: bool = False
     is_main_process: bool = True
     comparison: "Comparison | None" = field(default=None, repr=False)
+    evaluation_chose: bool = False
 
     def summary(self) -> str:
         """The result in a few lines."""
@@ -93,9 +95,16 @@ class TrainingResult:
             named = {name.removeprefix("eval_"): value for name, value in self.metrics.items() if OF_LABEL not in name}
             values = ", ".join(f"{name} {value:.4g}" for name, value in named.items())
             lines.append(f"Evaluation of the saved weights: {values}.")
+            if self.evaluation_chose:
+                lines.append(chosen_on_these("The checkpoint was"))
         if self.comparison is not None:
             lines += ["", self.comparison.summary()]
         return "\n".join(lines)
+
+
+def chosen_on_these(what: str) -> str:
+    """That scores favour the model, because `what` ("The checkpoint was") was chosen on the cells that give them."""
+    return f"{what} chosen on the same cells, which favours the model: `evaluate` it on others."
 
 
 def train(
@@ -406,6 +415,10 @@ class _Run:
             update_checkpoint(self.checkpoints, self.state)
         self.saved_state = dataclasses.replace(self.state)
 
+    def _evaluation_chose(self, history: list[dict[str, Any]]) -> bool:
+        chooses = self.config.load_best_model_at_end or self.config.early_stopping_patience > 0
+        return chooses and sum("eval_loss" in record for record in history) > 1
+
     def _finish(self, processor: Any) -> TrainingResult:
         self._evaluate()
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
@@ -430,6 +443,7 @@ class _Run:
             history=history,
             stopped_early=self.state.stopped_early or (self._has_collapsed and self.state.step < self.total_steps),
             collapsed=self._has_collapsed,
+            evaluation_chose=self._evaluation_chose(history),
             is_main_process=self.is_main,
         )
 

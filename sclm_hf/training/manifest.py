@@ -1,18 +1,21 @@
 """Every run leaves a manifest of its cells beside the weights."""
 
 from ..corpora.contents import Contents
-from ..corpora.training_manifest import TrainingManifest, read_manifest
+from ..corpora.training_manifest import CHOSEN, TrainingManifest, read_manifest
 from ..opening.files import ADAPTER_CONFIG
 from .loop import TrainingResult
 
 
-def write_manifest(result: TrainingResult, corpus: Contents, start_from: str | None) -> None:
+def write_manifest(
+    result: TrainingResult, corpus: Contents, start_from: str | None, *, chosen: Contents | None = None
+) -> None:
     """Write the cells of `corpus`, and those of the model that training started from, into the folders of the result.
 
     Args:
         result: of the run; other processes than the main one write nothing.
         corpus: the cells trained on.
         start_from: folder or repository of that model, or None.
+        chosen: cells that were held out and chose the checkpoint, or how much the model counts beside others.
 
     Raises:
         CheckpointError: the manifest of that model is damaged.
@@ -21,6 +24,8 @@ def write_manifest(result: TrainingResult, corpus: Contents, start_from: str | N
     if not result.is_main_process:
         return
     manifest = TrainingManifest.of(corpus).with_cells_of(read_manifest(start_from) if start_from else None)
+    if chosen is not None:
+        manifest = TrainingManifest.of(chosen, CHOSEN).with_cells_of(manifest)
     manifest.save(result.output_dir)
     adapter = result.output_dir / "adapter"
     if (adapter / ADAPTER_CONFIG).exists():

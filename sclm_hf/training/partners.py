@@ -18,7 +18,6 @@ from ..evaluation.baselines.measured import Measured
 from ..evaluation.ensembles import choose_weights
 from ..evaluation.metrics import Predictions
 from ..evaluation.reports import ResultsTable, compare
-from ..evaluation.thinning import thin_counts
 from ..files import model_replaced
 from ..logging import get_logger, quiet_transformers
 from ..opening.files import ADAPTER_CONFIG
@@ -28,6 +27,7 @@ from ..tokenization.genes.gene_vocabulary import GeneVocabulary
 from .callbacks import LossLog
 from .counts import ABSENT, counts_in_order, labels_in_order
 from .linear import BASELINES, as_linear_model
+from .loop import chosen_on_these
 
 logger = get_logger(__name__)
 
@@ -124,7 +124,6 @@ class Rivals:
         corpus: the cells to train on.
         genes: names of the genes of all files.
         species: species of the cells, as for `CellProcessor.map_genes`.
-        depth: counts that the cells are thinned to first; None = they stay as they are.
         seed: seed of what is drawn.
     """
 
@@ -134,20 +133,16 @@ class Rivals:
         genes: Sequence[str],
         *,
         species: str | None = None,
-        depth: float | None = None,
         seed: int = 0,
     ) -> None:
-        self.label_names, self.seed, self.species, self.depth = corpus.label_names, seed, species, depth
+        self.label_names, self.seed, self.species = corpus.label_names, seed, species
         self.genes = GeneVocabulary.from_genes(genes, ())
         self.labels = labels_in_order(corpus)
         self.counts, self.measured = self.read(corpus)
 
     def read(self, corpus: CellCorpus) -> tuple[scipy.sparse.csr_matrix, Measured | None]:
-        """(n_cells, n_genes) counts, thinned if that was asked for, and which were measured (None = all)."""
-        counts, measured = counts_in_order(corpus, self.genes, self.species)
-        if self.depth is not None:
-            counts = thin_counts(counts, depth=self.depth, seed=self.seed)
-        return counts, measured
+        """(n_cells, n_genes) counts of cells, and which were measured (None = all)."""
+        return counts_in_order(corpus, self.genes, self.species)
 
     def fit(self, cells: np.ndarray | None = None) -> dict[str, LinearBaseline]:
         """The baselines, fitted on some of the cells to train on (None = all); on `MOST_CELLS` of them at most."""
@@ -265,7 +260,7 @@ def _caveats(*, cross_fitted: bool, also_chosen: str) -> tuple[str, ...]:
             "other folds, the saved weights on all of them."
         )
     if also_chosen:
-        found.append(f"{also_chosen} chosen on the same cells, which favours the model: `evaluate` it on others.")
+        found.append(chosen_on_these(also_chosen))
     return tuple(found)
 
 

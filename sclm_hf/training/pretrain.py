@@ -201,7 +201,8 @@ def pretrain(data: DataArguments, arguments: PretrainArguments, config: Training
     else:
         model = _started_model(arguments, corpus)
         result = train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=processor, watch=watch)
-    write_manifest(result, corpus, arguments.model_name_or_path)
+    chosen = eval_corpus if result.evaluation_chose else None
+    write_manifest(result, corpus, arguments.model_name_or_path, chosen=chosen)
     return result
 
 

@@ -1,11 +1,20 @@
 """Which cells a model was trained on."""
 
 import numpy as np
+import pyarrow
 import pytest
 import scipy.sparse as sp
+from pyarrow import parquet
 
 from sclm_hf import CellCorpus
-from sclm_hf.corpora.training_manifest import MANIFEST, TrainingManifest, hash_counts, read_manifest
+from sclm_hf.corpora.training_manifest import (
+    CHOSEN,
+    MANIFEST,
+    TRAINED,
+    TrainingManifest,
+    hash_counts,
+    read_manifest,
+)
 from sclm_hf.errors import CheckpointError
 from sclm_hf.tokenization.encodings.keys import hash_names
 
@@ -44,8 +53,7 @@ def test_a_cell_is_recognised_by_its_counts_or_by_its_name_in_the_same_data_set(
 def test_a_manifest_is_read_as_it_was_written(manifest, tmp_path):
     manifest.save(tmp_path)
     again = read_manifest(str(tmp_path))
-    for name in ("datasets", "cells", "counts"):
-        assert np.array_equal(getattr(again, name), getattr(manifest, name))
+    assert all(np.array_equal(*columns) for columns in zip(again, manifest, strict=True))
     assert read_manifest(str(tmp_path.parent)) is None
 
 
@@ -53,6 +61,24 @@ def test_cells_of_two_runs_stand_once(manifest, folder, processor):
     joined = TrainingManifest.of(CellCorpus(folder, processor)).with_cells_of(manifest)
     assert len(joined) == 154
     assert np.array_equal(joined.cells[: len(manifest)], manifest.cells)
+
+
+def test_a_cell_that_chose_one_model_and_was_trained_on_by_another_was_trained_on(manifest, folder, processor):
+    everything = TrainingManifest.of(CellCorpus(folder, processor), CHOSEN)
+    for joined in (everything.with_cells_of(manifest), manifest.with_cells_of(everything)):
+        assert len(joined) == 154 and len(joined.part(CHOSEN)) == 154 - len(manifest)
+        assert joined.part(TRAINED).holds(manifest.datasets, manifest.cells, manifest.counts).all()
+
+
+def test_a_manifest_without_roles_is_of_cells_to_train_on(manifest, tmp_path):
+    manifest.save(tmp_path)
+    table = parquet.read_table(tmp_path / MANIFEST)
+    parquet.write_table(table.drop_columns("role"), tmp_path / MANIFEST)
+    assert set(read_manifest(str(tmp_path)).roles) == {TRAINED}
+    roles = pyarrow.array(["guessed"] * len(table))
+    parquet.write_table(table.set_column(3, "role", roles), tmp_path / MANIFEST)
+    with pytest.raises(CheckpointError, match="must be 'train' or 'chosen'"):
+        read_manifest(str(tmp_path))
 
 
 def test_a_damaged_manifest_is_refused(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from sclm_hf import ScGPTForSequenceClassification, annotate, evaluate
-from sclm_hf.corpora.training_manifest import TrainingManifest, hash_counts, hash_genes
+from sclm_hf.corpora.training_manifest import CHOSEN, TRAINED, TrainingManifest, hash_counts, hash_genes
 from sclm_hf.errors import ConfigurationError, CorpusError, SclmWarning
 from sclm_hf.sources.in_memory import InMemorySource
 
@@ -24,10 +24,11 @@ def cells():
     return cells
 
 
-def note_as_seen(checkpoint: str, cells) -> None:
+def note_as_seen(checkpoint: str, cells, *, n_chose: int = 0) -> None:
     source = InMemorySource(cells, None, expects="counts")
     counts = hash_counts(source.read(np.arange(source.n_cells)), hash_genes(source))
-    TrainingManifest(np.full(len(counts), "other", object), source.cell_ids(), counts).save(checkpoint)
+    roles = np.array([TRAINED] * (len(counts) - n_chose) + [CHOSEN] * n_chose, object)
+    TrainingManifest(np.full(len(counts), "other", object), source.cell_ids(), counts, roles).save(checkpoint)
 
 
 def test_scores_are_those_of_the_labels_that_annotate_gives(checkpoint, cells):
@@ -48,6 +49,14 @@ def test_cells_of_the_training_are_refused_left_out_or_scored(checkpoint, cells)
     records = [one.uns["sclm_hf"]["sclm_prediction"] for one in (left_out, scored)]
     assert [record["n_scored"] for record in records] == [cells.n_obs - 3, cells.n_obs]
     assert left_out.obs["sclm_seen_in_training"].tolist() == [True] * 3 + [False] * (cells.n_obs - 3)
+
+
+def test_cells_that_chose_the_model_are_refused_like_those_that_it_was_trained_on(checkpoint, cells):
+    note_as_seen(checkpoint, cells[:5], n_chose=2)
+    with pytest.raises(ConfigurationError, match=r"5 of .*\(3 trained on, 2 held out to choose the checkpoint"):
+        evaluate(cells, checkpoint, label_key="cell_type")
+    record = evaluate(cells, checkpoint, label_key="cell_type", seen="leave_out").uns["sclm_hf"]["sclm_prediction"]
+    assert (record["n_scored"], record["n_seen"], record["n_chose"]) == (cells.n_obs - 5, 5, 2)
 
 
 def test_cells_without_a_label_are_not_scored(checkpoint, cells):

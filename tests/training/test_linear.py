@@ -13,9 +13,9 @@ from sclm_hf.evaluation.baselines.baseline import log1p_cp10k
 from sclm_hf.evaluation.baselines.linear import PCALogisticRegression, ZScoredLogisticRegression
 from sclm_hf.training import linear
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
+from sclm_hf.training.data import DataArguments, open_corpora
 from sclm_hf.training.finetune import FinetuneArguments, finetune
-from sclm_hf.training.linear import as_linear_model, fit_corpus, fit_linear, fit_values
+from sclm_hf.training.linear import as_linear_model, fit_corpus, fit_linear, fit_values, new_processor
 
 GENES = [f"GENE{number}" for number in range(40)]
 
@@ -80,6 +80,25 @@ def test_finetune_scores_held_out_cells(tmp_path):
     assert result.metrics["eval_accuracy"] > 0.9 and 0 < result.metrics["eval_loss"] < 0.5
     line = json.loads((tmp_path / "model" / "training_log.jsonl").read_text())
     assert line["eval_accuracy"] == result.metrics["eval_accuracy"]
+
+
+def test_a_label_of_one_cell_is_trained_on(tmp_path):
+    cells = make_cells()
+    cells.obs["cell_type"] = np.where(np.arange(90) == 4, "rare", cells.obs["cell_type"])
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    files = DataArguments([str(tmp_path / "cells.h5ad")], eval_share=0.9)
+    corpus, held_out = open_corpora(files, new_processor(files), label_column="cell_type", seed=0)
+    assert [np.unique(one.numbered["labels"][0]).tolist() for one in (corpus, held_out)] == [[0, 1, 2, 3], [0, 1, 2]]
+    assert len(corpus) + len(held_out) == 90
+
+
+def test_an_unknown_metric_is_refused_before_anything_is_fitted(tmp_path):
+    make_cells().write_h5ad(tmp_path / "cells.h5ad")
+    config = TrainingConfig(str(tmp_path / "model"), use_cpu=True, metric_for_best_model="macro_f2")
+    with pytest.raises(ConfigurationError, match=r"macro_f2.*accuracy.*loss.*macro_f1"):
+        data = DataArguments([str(tmp_path / "cells.h5ad")], eval_share=0.3)
+        finetune(data, FinetuneArguments("linear", "cell_type"), config)
+    assert not (tmp_path / "model").exists()
 
 
 def test_an_embedding_of_pca_holds_principal_components():

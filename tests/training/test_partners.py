@@ -8,15 +8,18 @@ import pytest
 
 import sclm_hf
 from sclm_hf.corpora.cell_corpus import CellCorpus
-from sclm_hf.errors import ConfigurationError
+from sclm_hf.corpora.training_manifest import CHOSEN, TRAINED, TrainingManifest, read_manifest
+from sclm_hf.errors import ConfigurationError, ExpressionError
 from sclm_hf.evaluation.baselines.linear import PCALogisticRegression
 from sclm_hf.evaluation.ensembles import choose_weights
+from sclm_hf.evaluation.thinning import thin_counts
 from sclm_hf.hub.card import render_card, start_facts
 from sclm_hf.opening.partners import combined
 from sclm_hf.opening.tiny import make_processor, make_tiny_checkpoint
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.counts import ABSENT
 from sclm_hf.training.data import DataArguments
+from sclm_hf.training.depth import at_depth
 from sclm_hf.training.finetune import FinetuneArguments, finetune
 from sclm_hf.training.linear import as_linear_model
 from sclm_hf.training.partners import MOST_FOLDED, Rivals, _dealt, compared, cross_fitted, evenly, folds, knowing_all
@@ -166,6 +169,50 @@ def test_partners_are_fitted_on_cells_as_shallow_as_those_to_come(base, file, tm
     assert shallow < deep
     with pytest.raises(ConfigurationError, match="target_depth"):
         FinetuneArguments(base, "cell_type", target_depth=-1)
+
+
+def test_a_probe_and_its_partners_see_the_same_thinned_cells(base, file, tmp_path):
+    cells = ad.read_h5ad(file)
+    cells.X = thin_counts(cells.X, depth=20, names=list(cells.obs_names)).astype(np.float32)
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    found = tuned(base, file, tmp_path / "found", target_depth=20, data={"eval_files": [file]})
+    expected = tuned(base, str(tmp_path / "a.h5ad"), tmp_path / "a", data={"eval_files": [str(tmp_path / "a.h5ad")]})
+    assert found.comparison == expected.comparison
+    assert found.metrics == expected.metrics
+    # the manifest names the cells as they are
+    original = TrainingManifest.of(CellCorpus(file, make_processor("scgpt", GENES), shuffle=False))
+    np.testing.assert_array_equal(read_manifest(str(tmp_path / "found")).counts, original.counts)
+
+
+def test_values_that_are_no_counts_are_not_thinned(base, file, tmp_path):
+    corpus = CellCorpus(file, make_processor("tgpt", GENES), label_column="cell_type", shuffle=False)
+    assert at_depth(corpus, 0, 0) is corpus and at_depth(None, 9, 0) is None
+    cells = ad.read_h5ad(file)
+    cells.X = cells.X.log1p()
+    cells.write_h5ad(tmp_path / "logs.h5ad")
+    logs = CellCorpus(tmp_path / "logs.h5ad", corpus.processor, label_column="cell_type", shuffle=False)
+    with pytest.raises(ExpressionError, match=r"logs.h5ad.*--target_depth"):
+        Rivals(at_depth(logs, 9, 0), GENES)
+
+
+def test_cells_that_weighed_a_model_stand_in_its_manifest(base, file, tmp_path):
+    tuned(base, file, tmp_path / "lora", head="lora", eval_steps=1)
+    for place in ("lora", "lora/adapter"):
+        roles = read_manifest(str(tmp_path / place)).roles
+        assert (roles == TRAINED).sum() == 48 and (roles == CHOSEN).sum() == 12
+
+
+def test_it_is_told_that_the_evaluated_cells_chose_the_checkpoint(base, file, tmp_path):
+    for eval_steps, chose in ((1, True), (3, False)):
+        result = tuned(
+            *(base, file, tmp_path / str(eval_steps)),
+            head="lora",
+            eval_steps=eval_steps,
+            partners=False,
+            data={"eval_files": [file]},
+        )
+        assert ("The checkpoint was chosen on the same cells" in result.summary()) == chose
+        assert result.evaluation_chose == chose
 
 
 def noise(n_cells, n_labels=4):
