@@ -1,22 +1,25 @@
 """Questions about cells and their answers, made from a corpus as it streams."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..corpora.contents import Contents
-from ..errors import ConfigurationError, require
+from ..errors import ConfigurationError, require, unknown_name
 from ..tokenization.encodings.keys import Stream, cell_keys, uniforms_for
+from .bins import Bins, binned
 from .cell_words import CellWords, CellWriter
+from .facts import FACTS, Asked, Ground, Slots
 from .neutral import neutralise
-from .templates import Which, load_templates
+from .templates import Which, Wordings, load_templates
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
     from transformers import PreTrainedTokenizerBase
 
     from ..corpora.cell_corpus import CellStream
+    from .rules import MarkerRule
 
 Row = dict[str, Any]
 
@@ -24,15 +27,25 @@ Row = dict[str, Any]
 class Conversations:
     """The cells of a corpus as rows `prompt` and `completion`, which TRL and transformers' chat templates share.
 
-    The wording of a cell's question depends on the cell, the seed of the corpus and the epoch alone: it is the same
-    in any batch, worker or resumed run.
+    The wording of a cell's question depends on the cell, the seed of the corpus and the epoch alone, and so do the
+    other cells in it: they are the same in any batch, worker or resumed run.
 
     Args:
         corpus: cells that a `sentence_processor` encodes.
         task: name of the task, or a YAML file with its wordings.
         organism: what prompts call the species.
         columns: slot -> column of `obs` that fills it, of the columns that the corpus was opened with;
-            `label_column` fills `cell_type` unless told otherwise.
+            `label_column` fills the slots of the task that are not named. `describe` takes further ones, which it
+            mentions.
+        fixed: slot -> text, for slots of the task that are the same for all cells.
+        bins: slot -> label -> upper bound (included), ascending: its column holds numbers, and the labels fill it.
+        control: with the task `perturb`, the value of the perturbation that means none. Control cells begin
+            questions and are asked none of their own.
+        match: columns of `obs` whose values all cells of a question share, such as the cell type of a control cell,
+            or the donor of a puzzle.
+        cells: with the task `assign`, least and most cells of a puzzle, drawn evenly as far as there are types; by
+            default 8 and 15, as published.
+        rules: with the task `describe`, rules about markers; what they say of a cell's genes is part of the answer.
         templates: which wordings: `"train"`, `"held_out"` or `"all"`.
         system: a message before each question.
         tokenizer: tokenizer of the model, whose special tokens data may not contain.
@@ -40,8 +53,12 @@ class Conversations:
             default as the names of their genes.
 
     Raises:
-        ConfigurationError: there is no such task, or the corpus was opened without a column that it needs.
+        ConfigurationError: there is no such task; the corpus was opened without a column that it needs; a setting is
+            for another task; or no cell can be asked about.
         ExpressionError: two genes have the same name in capitals.
+
+    Warns:
+        SclmWarning: some cells cannot be asked about, for example for want of a control cell.
     """
 
     def __init__(
@@ -51,6 +68,12 @@ class Conversations:
         *,
         organism: str = "human",
         columns: Mapping[str, str] | None = None,
+        fixed: Mapping[str, str] | None = None,
+        bins: Mapping[str, Bins] | None = None,
+        control: str | None = None,
+        match: Sequence[str] = (),
+        cells: tuple[int, int] | None = None,
+        rules: "Iterable[MarkerRule] | None" = None,
         templates: Which = "train",
         system: str | None = None,
         tokenizer: "PreTrainedTokenizerBase | None" = None,
@@ -59,14 +82,28 @@ class Conversations:
         self.corpus, self.task = corpus, load_templates(task)
         self.templates = self.task.choose(templates)
         self.words = cells_as or CellWords(corpus.processor, tokenizer)
-        self.organism = neutralise(organism, tokenizer)
         self.system = [] if system is None else [{"role": "system", "content": system}]
-        fields = {slot: f"labels_{column}" for slot, column in (columns or {}).items()}
-        self._fields = {slot: fields.get(slot, "labels") for slot in self.task.columns}
-        self._names = {
-            slot: [neutralise(name, tokenizer) for name in _names_of(corpus, slot, field)]
-            for slot, field in self._fields.items()
-        }
+        fixed = {"organism": organism, **(fixed or {})}
+        self._fixed = {slot: neutralise(text, tokenizer) for slot, text in fixed.items()}
+        self._fields = _fields(self.task, columns or {}, fixed, bins or {})
+        labels = {slot: _names_of(corpus, slot, field) for slot, field in self._fields.items()}
+        labels |= {slot: binned(labels[slot], some, slot) for slot, some in (bins or {}).items()}
+        self._names = {slot: [neutralise(name, tokenizer) for name in names] for slot, names in labels.items()}
+        _check_settings(self.task, control=control, match=match, cells=cells, rules=rules)
+        self._facts = None
+        if self.task.facts is not None:
+            ground = Ground(
+                corpus=corpus,
+                words=self.words,
+                fields=self._fields,
+                names=self._names,
+                labels=labels,
+                control=control,
+                match=[_match_field(corpus, column) for column in match],
+                cells=cells,
+                rules=rules,
+            )
+            self._facts = FACTS[self.task.facts](ground)
 
     @property
     def answers(self) -> list[str]:
@@ -78,28 +115,33 @@ class Conversations:
         slot = self.templates[0].answer.strip("{}")
         if slot not in self._names:
             raise ConfigurationError(f"The answers of `{self.task.task}` are no list of labels.")
-        return self._names[slot]
+        return list(dict.fromkeys(self._names[slot]))
 
     def rows(self, batch: Mapping[str, np.ndarray], epoch: int = 0) -> list[Row]:
-        """A conversation per cell of a batch of the corpus.
+        """A conversation per cell of a batch of the corpus, of those that can be asked about.
 
         Args:
             batch: its arrays.
-            epoch: number of the epoch, which varies the wording.
+            epoch: number of the epoch, which varies the wording and the other cells.
         """
         sentences = self.words.sentences(batch)
         keys = cell_keys(batch["cell_ids"], self.corpus.seed, epoch)
         draws = uniforms_for(keys, Stream.QUESTION, 1)[:, 0]
         chosen = (draws * len(self.templates)).astype(np.int64)
         numbers = {slot: np.asarray(batch[field]) for slot, field in self._fields.items()}
+        facts = (
+            [{}] * len(sentences) if self._facts is None else self._facts.slots(Asked(batch, sentences, keys, epoch))
+        )
         return [
             self._row(
                 sentence,
                 int(batch["cell_ids"][cell]),
                 int(chosen[cell]),
                 {slot: self._names[slot][values[cell]] for slot, values in numbers.items()},
+                facts[cell],
             )
             for cell, sentence in enumerate(sentences)
+            if facts[cell] is not None
         ]
 
     def prompt(self, sentence: str, template: int = 0, **slots: str) -> list[dict[str, str]]:
@@ -127,8 +169,8 @@ class Conversations:
 
         return conversations_dataset(self, epoch)
 
-    def _row(self, sentence: str, cell_id: int, template: int, values: dict[str, str]) -> Row:
-        slots = self._slots(sentence) | values
+    def _row(self, sentence: str, cell_id: int, template: int, values: dict[str, str], facts: Slots) -> Row:
+        slots = self._slots(sentence) | values | facts
         prompt, answer = self.templates[template].render(**slots)
         return {
             "prompt": [*self.system, {"role": "user", "content": prompt}],
@@ -140,7 +182,40 @@ class Conversations:
         }
 
     def _slots(self, sentence: str) -> dict[str, Any]:
-        return {"sentence": sentence, "organism": self.organism, "n_genes": sentence.count(" ") + 1}
+        return {**self._fixed, "sentence": sentence, "n_genes": sentence.count(" ") + 1}
+
+
+def _fields(
+    task: Wordings, columns: Mapping[str, str], fixed: Mapping[str, str], bins: Mapping[str, Bins]
+) -> dict[str, str]:
+    """Slot -> field of the corpus, of the slots that columns fill."""
+    slots = [slot for slot in task.columns if slot not in fixed]
+    if task.facts == "description":
+        slots += [slot for slot in columns if slot not in slots]
+    for setting, given in (("columns", columns), ("bins", bins)):
+        if unknown := sorted(set(given) - set(slots)):
+            raise ConfigurationError(f"`{setting}` names {unknown}: the task `{task.task}` has the slots {slots}.")
+    return {slot: f"labels_{columns[slot]}" if slot in columns else "labels" for slot in slots}
+
+
+def _check_settings(task: Wordings, **given: Any) -> None:
+    """Refuse settings that the task has no use for, and facts that there are not."""
+    if task.facts is not None and task.facts not in FACTS:
+        raise unknown_name(str(task.facts), list(FACTS), f" as `facts` of the task `{task.task}`")
+    taken = FACTS[task.facts].settings if task.facts else ()
+    if unused := [name for name, value in given.items() if value not in (None, (), []) and name not in taken]:
+        raise ConfigurationError(f"`{unused[0]}` (`--{unused[0]}`) is not for the task `{task.task}`: leave it out.")
+
+
+def _match_field(corpus: Contents, column: str) -> str:
+    """The field of a column whose values cells of a question share."""
+    field = f"labels_{column}"
+    if field not in corpus.numbered:
+        raise ConfigurationError(
+            f"`match` names `obs[{column!r}]`: open the corpus with it among `task_columns`; it has "
+            f"{sorted(corpus.task_names)}."
+        )
+    return field
 
 
 def _names_of(corpus: Contents, slot: str, field: str) -> Sequence[str]:
@@ -150,7 +225,8 @@ def _names_of(corpus: Contents, slot: str, field: str) -> Sequence[str]:
     if field not in corpus.numbered:
         raise ConfigurationError(
             f"The task needs a column of `obs` for `{slot}`: open the corpus with `label_column`, or with "
-            f"`task_columns` and pass `columns={{{slot!r}: …}}`."
+            f"`task_columns` and pass `columns={{{slot!r}: …}}` (`--column {slot}=COLUMN`); where it is the same for "
+            f"all cells, `fixed={{{slot!r}: …}}` (`--fixed {slot}=TEXT`)."
         )
     return names[field]
 

@@ -46,5 +46,5 @@ def _tables(
         end_with_main_process()
     for window in windows:
         for number, batch in enumerate(reader.all_batches(window)):
-            rows = conversations.rows(batch, reader.epoch)
-            yield (window, number), pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)
+            if rows := conversations.rows(batch, reader.epoch):
+                yield (window, number), pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)

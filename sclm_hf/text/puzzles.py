@@ -4,6 +4,7 @@ Source: Cell-o1 ("Training LLMs to solve single-cell reasoning puzzles with rein
 15 cells are shown by their 50 highest genes, and one type is given to each.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+CELLS = (8, 15)
+"""Least and most cells per puzzle, as published."""
+
 QUESTION = """The {n} cells below come from one donor, and each is of a different type. A cell is written as its most \
 highly expressed genes, the highest first.
 
@@ -38,7 +42,7 @@ def assignment_puzzles(
     label_column: str,
     donor_column: str | None = None,
     *,
-    cells: tuple[int, int] = (8, 15),
+    cells: tuple[int, int] = CELLS,
     n_per_donor: int = 40,
     n_genes: int = 50,
     layer: str | None = None,
@@ -73,11 +77,9 @@ def assignment_puzzles(
     Warns:
         SclmWarning: donors have too few types and are left out.
     """
-    least, most = cells
-    if not 1 <= least <= most:
-        raise ConfigurationError(f"`cells` must be the least and the most cells per puzzle, got {cells}.")
+    least, most = check_cells(cells, fewest=1)
     labels = _column(adata, label_column).map(lambda one: neutralise(one, tokenizer), na_action="ignore")
-    _check_labels(_column(adata, label_column), labels)
+    check_labels(_column(adata, label_column).dropna(), labels.dropna())
     donors = np.full(len(labels), "all") if donor_column is None else _column(adata, donor_column).to_numpy(str)
     matrix, names, _, _ = select_counts(adata, layer)
     sentences = cell_sentences(
@@ -105,8 +107,8 @@ def _puzzle(by_label: dict[str, np.ndarray], size: int, facts: tuple, random: np
     shown, candidates = [sentences[cell] for cell in cells], sorted(chosen)
     question = QUESTION.format(
         n=size,
-        cells="\n".join(f"Cell {number}: {sentence}" for number, sentence in enumerate(shown, 1)),
-        candidates=f" {SEPARATOR} ".join(candidates),
+        cells=listed_cells(shown),
+        candidates=listed_labels(candidates),
     )
     return {
         "prompt": [{"role": "user", "content": question}],
@@ -118,17 +120,51 @@ def _puzzle(by_label: dict[str, np.ndarray], size: int, facts: tuple, random: np
     }
 
 
+def listed_cells(sentences: Sequence[str]) -> str:
+    """The cells of a puzzle, one per line."""
+    return "\n".join(f"Cell {number}: {sentence}" for number, sentence in enumerate(sentences, 1))
+
+
+def listed_labels(labels: Iterable[str]) -> str:
+    """Candidates, or the labels of cells in their order."""
+    return f" {SEPARATOR} ".join(labels)
+
+
+def check_cells(cells: tuple[int, int], *, fewest: int) -> tuple[int, int]:
+    """The least and the most cells of a puzzle.
+
+    Raises:
+        ConfigurationError: they are not in order, or the least is below `fewest`.
+    """
+    least, most = cells
+    if not fewest <= least <= most:
+        raise ConfigurationError(
+            f"`cells` (`--cells`) must be the least and the most cells per puzzle, {fewest} or more, got {cells}."
+        )
+    return least, most
+
+
+def check_labels(labels: Iterable[str], texts: Iterable[str]) -> None:
+    """Refuse labels that cannot be told apart in an answer.
+
+    Args:
+        labels: the labels.
+        texts: what they are in prompts and answers.
+
+    Raises:
+        ConfigurationError: one is empty or contains `|`, or two become the same text.
+    """
+    texts = set(texts)
+    if bad := sorted(one for one in texts if SEPARATOR in one or not one):
+        raise ConfigurationError(f"The labels {bad[:5]} are empty or contain {SEPARATOR!r}: rename them.")
+    if len(set(labels)) != len(texts):
+        raise ConfigurationError("Several labels become the same text: rename them.")
+
+
 def _column(adata: "AnnData", name: str) -> Any:
     if name not in adata.obs:
         raise ConfigurationError(f"`obs` has no column {name!r}: it has {', '.join(map(str, adata.obs.columns))}.")
     return adata.obs[name].astype(object)
-
-
-def _check_labels(given: Any, labels: Any) -> None:
-    if bad := sorted({one for one in labels.dropna() if SEPARATOR in one or not one}):
-        raise ConfigurationError(f"The labels {bad[:5]} are empty or contain {SEPARATOR!r}: rename them.")
-    if given.nunique() != labels.nunique():
-        raise ConfigurationError("Several labels become the same text: rename them.")
 
 
 def _cells_by_label(labels: Any, places: np.ndarray) -> dict[str, np.ndarray]:

@@ -57,6 +57,16 @@ class Evidence(NamedTuple):
     genes: tuple[str, ...]
     supports: bool
 
+    @property
+    def text(self) -> str:
+        """It as a sentence, with the reason and the source of the rule."""
+        verb = "speaks for" if self.supports else "contradicts"
+        genes = " and ".join(self.genes)
+        why = f" {self.rule.reason.rstrip('.')}" if self.rule.reason else ""
+        source = f" ({self.rule.source})" if self.rule.source else ""
+        colon = ":" if why or source else ""
+        return neutralise(f"{genes} {verb} {self.label}{colon}{why}{source}.")
+
 
 class RuleReasoner:
     """Labels cells by rules about markers and says why.
@@ -166,7 +176,7 @@ class RuleReasoner:
         return [*reasons[: self.n_reasons], *others[: self.n_reasons]]
 
     def _line(self, said: list[Evidence], label: str, scores: np.ndarray, chosen: int) -> str:
-        sentences = [_sentence(one) for one in said]
+        sentences = [one.text for one in said]
         if scores[chosen] < scores.max():
             sentences.append(f"Another cell fits better what fits this one best, which leaves {label}.")
         elif not any(one.supports for one in said):
@@ -174,15 +184,6 @@ class RuleReasoner:
         else:
             sentences.append(f"So it is {label}.")
         return " ".join(sentences)
-
-
-def _sentence(one: Evidence) -> str:
-    verb = "speaks for" if one.supports else "contradicts"
-    genes = " and ".join(one.genes)
-    why = f" {one.rule.reason.rstrip('.')}" if one.rule.reason else ""
-    source = f" ({one.rule.source})" if one.rule.source else ""
-    text = f"{genes} {verb} {one.label}:{why}{source}." if why or source else f"{genes} {verb} {one.label}."
-    return neutralise(text)
 
 
 def reasoned(rows: Iterable[Row], reasoner: RuleReasoner) -> list[Row]:

@@ -10,7 +10,18 @@ from typing import Any, Literal
 
 from ..errors import ConfigurationError, require, unknown_name
 
-TASKS = ("annotate", "tissue", "generate", "annotate_codes", "generate_codes")
+TASKS = (
+    "annotate",
+    "tissue",
+    "generate",
+    "describe",
+    "compare",
+    "perturb",
+    "sensitivity",
+    "assign",
+    "annotate_codes",
+    "generate_codes",
+)
 """The tasks that the package has wordings of."""
 
 Which = Literal["train", "held_out", "all"]
@@ -56,12 +67,14 @@ class Wordings:
         columns: slots that columns of `obs` fill.
         train: wordings to train with.
         held_out: wordings to evaluate with.
+        facts: which of [`~facts.FACTS`] fills further slots; None for none.
     """
 
     task: str
     columns: tuple[str, ...]
     train: tuple[Template, ...]
     held_out: tuple[Template, ...]
+    facts: str | None = None
 
     def choose(self, which: Which) -> tuple[Template, ...]:
         """The wordings of one side, or all.
@@ -108,7 +121,7 @@ def _wordings(task: str, read: Mapping[str, Any]) -> Wordings:
         )
         for side in ("train", "held_out")
     }
-    return Wordings(task, tuple(read["columns"]), **sides)
+    return Wordings(task, tuple(read["columns"]), sides["train"], sides["held_out"], read.get("facts"))
 
 
 def _checked(template: Template) -> Template:

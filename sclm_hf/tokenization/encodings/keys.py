@@ -71,6 +71,10 @@ class Stream(IntEnum):
     """Cells and language models: which question is asked about a cell."""
     FOLD = 25
     """Cells held out: the fold in which a choice that was made on the others is scored."""
+    OTHER_CELLS = 28
+    """Questions about several cells: how many there are, which, and in which order."""
+    OTHER_LABELS = 29
+    """Questions about several cells: of which labels the others are."""
 
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
