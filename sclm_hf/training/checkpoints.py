@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -14,6 +14,7 @@ from accelerate.utils import get_int_from_env, load
 from accelerate.utils.constants import RNG_STATE_NAME
 from safetensors import SafetensorError
 
+from ..corpora.fingerprint import Fingerprint, changes
 from ..errors import CheckpointError, ConfigurationError
 from ..files import flush_entry, read_json_object, replacing, sole_writer, write_text
 from ..logging import warn
@@ -23,6 +24,9 @@ STATE_FILE = "training_state.json"
 MEND = "make room and resume from the last checkpoint"
 WEIGHTS_FILE = "model.safetensors"
 _PARTIAL = ".partial-"
+
+MOST_TOLD = 5
+"""So many sources that changed are named."""
 
 
 @dataclass
@@ -47,6 +51,7 @@ class TrainingState:
         log_records: records in the log.
         stopped_early: early stopping has ended the run.
         corpus_cells: number of cells of the corpus.
+        fingerprint: of the cells of the corpus, empty where they come from no sources.
         order_id: names the order in which the corpus hands out its cells, empty where it has no name.
         seed: seed of the run.
         world_size: number of processes.
@@ -69,6 +74,7 @@ class TrainingState:
     collapsed_evaluations: int = 0
     log_records: int = 0
     corpus_cells: int = 0
+    fingerprint: Fingerprint = field(default_factory=dict)
     order_id: str = ""
     seed: int = 0
     world_size: int = 1
@@ -256,6 +262,13 @@ def load_checkpoint(accelerator: Accelerator, directory: Path, fresh: TrainingSt
                 f"{directory} was written with {getattr(state, name)} as {what}, and this run has "
                 f"{getattr(fresh, name)}: resume with the settings and files of that run."
             )
+    if changed := changes(state.fingerprint, fresh.fingerprint):
+        more = f" (and {len(changed) - MOST_TOLD} more)" if len(changed) > MOST_TOLD else ""
+        raise CheckpointError(
+            f"{directory} was written with other cells than this run has: "
+            f"{'; '.join(changed[:MOST_TOLD])}{more}. Resume with the files of that run, or begin a new one in "
+            "another `output_dir` (`--output_dir`)."
+        )
     if 0 < state.cells < state.corpus_cells and state.order_id != fresh.order_id:
         raise CheckpointError(
             f"{directory} was written in the middle of an epoch, and this run would hand out the cells in another "

@@ -19,6 +19,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from safetensors.torch import load_model
 from torch import nn
 
+from ..corpora.fingerprint import Fingerprint, fingerprint
 from ..errors import ConfigurationError, SclmError
 from ..files import sole_writer
 from ..logging import get_logger, progress_bar, warn
@@ -211,6 +212,9 @@ class _Run:
         identify = getattr(self.corpus, "order_id", None)
         return identify(self.config.per_device_train_batch_size, **self.budget) if identify else ""
 
+    def _fingerprint(self) -> Fingerprint:
+        return fingerprint(self.corpus) if hasattr(self.corpus, "sources") else {}
+
     def _prepare(self, model: nn.Module) -> None:
         set_seed(self.config.seed, device_specific=True)
         if self.config.gradient_checkpointing:
@@ -227,6 +231,7 @@ class _Run:
     def _take_up(self, checkpoint: Path | None) -> None:
         """Continue from `checkpoint`, if any, and clear away what was done or half done after it."""
         if checkpoint is not None:
+            self.state.fingerprint = self._fingerprint()
             self.state = load_checkpoint(self.accelerator, checkpoint, self.state)
             logger.info("Resuming from %s", checkpoint)
             if checkpoint.resolve() == self.checkpoints.path(self.state.step).resolve():
@@ -403,6 +408,8 @@ class _Run:
 
     def _save_checkpoint(self) -> None:
         """Write a checkpoint, unless this very state has been written."""
+        if self.is_main and not self.state.fingerprint:
+            self.state.fingerprint = self._fingerprint()
         self.state.loss_sum = self._collect_loss()
         if self.state == self.saved_state:
             return

@@ -6,14 +6,19 @@ import signal
 import subprocess
 from pathlib import Path
 
+import anndata as ad
 import pytest
 import torch
 
 from sclm_hf.adapters.lora import add_lora, load_adapter
+from sclm_hf.corpora.cell_corpus import CellCorpus
+from sclm_hf.corpora.fingerprint import changes
 from sclm_hf.errors import CheckpointError, ConfigurationError, SclmWarning
 from sclm_hf.files import sole_writer
 from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTForSequenceClassification
 from sclm_hf.objectives.cell_classification import CellClassificationCollator
+from sclm_hf.opening.classifiers import open_classifier
+from sclm_hf.opening.tiny import make_processor, make_tiny_checkpoint
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.checkpoints import (
     CheckpointFolder,
@@ -24,6 +29,7 @@ from sclm_hf.training.checkpoints import (
 )
 from sclm_hf.training.loop import train
 
+from .h5ad_files import GENES, write_h5ad
 from .training_cells import CLS, PAD, CellsInMemory, classifier
 
 COLLATOR = CellClassificationCollator(pad_token_id=PAD, special_token_ids=(CLS, PAD), num_labels=3)
@@ -137,6 +143,37 @@ def test_a_checkpoint_of_elsewhere_starts_a_run_in_an_empty_folder_only(tmp_path
     assert [record["step"] for record in result.history if "loss" in record] == [9, 10]
     with pytest.raises(ConfigurationError, match="of another run"):
         run(tmp_path / "base", tmp_path / "second", resume_from_checkpoint=elsewhere)
+
+
+def test_a_run_goes_on_with_the_cells_that_it_began_with(tmp_path):
+    def corpus():
+        processor = make_processor("scgpt", GENES)
+        return CellCorpus([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], processor, label_column="cell_type")
+
+    def begin(**settings):
+        torch.manual_seed(0)
+        model = open_classifier(str(base), corpus().label_names)
+        return train(model, corpus(), collator, config(tmp_path / "out", **settings))
+
+    for seed, name in enumerate("ab"):
+        write_h5ad(tmp_path / f"{name}.h5ad", 12, seed=seed)
+    base = make_tiny_checkpoint("scgpt", tmp_path / "base", genes=GENES)
+    collator = CellClassificationCollator.from_processor(corpus().processor, num_labels=3)
+    # 24 cells, 6 a step: the epoch is over
+    begin(max_steps=4)
+    assert begin(max_steps=4, resume_from_checkpoint="last").step == 4
+    cells = ad.read_h5ad(tmp_path / "b.h5ad")
+    cells.obs_names = [f"renamed {name}" for name in cells.obs_names]
+    cells.write_h5ad(tmp_path / "b.h5ad")
+    with pytest.raises(CheckpointError, match="other cells than this run has: the cells of `b` have other names"):
+        begin(max_steps=8, resume_from_checkpoint="last")
+
+
+def test_what_changed_is_told():
+    before = {"a": {"names": "1", "counts": "1"}, "b": {"names": "1", "counts": "1"}}
+    now = {"b": {"names": "2", "counts": "2"}, "c": {"names": "1", "counts": "1"}}
+    assert changes(before, before) == []
+    assert changes(before, now) == ["`a` is missing", "the cells of `b` have other names and counts", "`c` is new"]
 
 
 class Ordered(CellsInMemory):
