@@ -1,10 +1,14 @@
-"""How well a language model that reads cells as sentences names the cells of a platform or donor that it never saw.
+"""How well a language model that reads cells names the cells of a platform or donor that it never saw.
 
-A two-layer Llama with one token per gene, trained from scratch by `sclm-hf finetune --text` on the cells of the other
-groups; it chooses among the labels by likelihood. Beside it, PCA and z-scored logistic regression on the same cells.
-Labels with fewer than 15 cells are left out. No cell of the held-out group has a part in the temperature.
+A two-layer Llama, trained from scratch by `sclm-hf finetune --text` on the cells of the other groups; it chooses among
+the labels by likelihood. `text` reads a cell as the names of its genes, one token each; `discrete` as words of a
+codebook over the embeddings by `--encoder`, fitted on the training cells. A logistic regression on the same embeddings
+says what the words lose. `baselines` are PCA and z-scored logistic regression on the counts. Labels with fewer than 15
+cells are left out. No cell of the held-out group has a part in codebook or temperature. In a file that is there
+already, variants that are not asked for stay as they are.
 
     python benchmarks/cell_text.py CELLS.h5ad --label cell_type --group platform --test "10x 3' v1" --output FILE.json
+    … --variants discrete --encoder FOLDER
 """
 
 import argparse
@@ -18,9 +22,12 @@ import anndata
 import numpy as np
 from machine import describe_machine
 from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from sclm_hf import annotate
+from sclm_hf import annotate, embed
 from sclm_hf.evaluation.baselines.linear import PCALogisticRegression, ZScoredLogisticRegression
 from sclm_hf.evaluation.text_metrics import calibration_scores
 from sclm_hf.training.arguments import TrainingConfig
@@ -29,6 +36,7 @@ from sclm_hf.training.finetune import FinetuneArguments
 from sclm_hf.training.finetune_text import TextArguments, finetune_text
 
 FEWEST = 15
+VARIANTS = ("baselines", "text", "discrete")
 
 
 def main() -> None:
@@ -40,6 +48,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--genes", type=int, default=100)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS[:2])
+    parser.add_argument("--encoder", type=Path, help="of `discrete`: folder of a model that saw no cell of the file")
+    parser.add_argument("--code_words", type=int, default=8)
+    parser.add_argument("--codebook_size", type=int, default=64)
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     cells = anndata.read_h5ad(arguments.cells)
@@ -48,17 +60,24 @@ def main() -> None:
     ].copy()
     is_test = cells.obs[arguments.group].astype(str).to_numpy() == arguments.test
     train, test = cells[~is_test].copy(), cells[is_test].copy()
-    result = {
-        "settings": {name: str(value) for name, value in vars(arguments).items() if name not in ("cells", "output")}
-    }
+    there = arguments.output is not None and arguments.output.exists()
+    result = json.loads(arguments.output.read_text()) if there else {}
     result |= {
+        "settings": {
+            name: str(getattr(arguments, name)) for name in ("label", "group", "test", "seeds", "epochs", "genes")
+        },
         "file": arguments.cells.name,
         "n_train": train.n_obs,
         "n_test": test.n_obs,
         "machine": describe_machine(),
     }
-    result["baselines"] = baselines(train, test, arguments.label)
-    result["text"] = [text_model(train, test, arguments, seed) for seed in arguments.seeds]
+    if "baselines" in arguments.variants:
+        result["baselines"] = baselines(train, test, arguments.label)
+    if "text" in arguments.variants:
+        reads = TextArguments(text=True, n_genes=arguments.genes)
+        result["text"] = [text_model(train, test, arguments, reads, seed) for seed in arguments.seeds]
+    if "discrete" in arguments.variants:
+        result["discrete"] = discrete(train, test, arguments)
     print(json.dumps(result, indent=1))
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")
@@ -84,8 +103,31 @@ def baselines(train: anndata.AnnData, test: anndata.AnnData, label: str) -> dict
     return found
 
 
+def discrete(train: anndata.AnnData, test: anndata.AnnData, arguments: argparse.Namespace) -> dict:
+    """Scores of models that read code words, and of a logistic regression on the embeddings behind these."""
+    reads = TextArguments(
+        text=True,
+        cell_tokens=str(arguments.encoder),
+        n_code_words=arguments.code_words,
+        codebook_size=arguments.codebook_size,
+    )
+    runs = [text_model(train, test, arguments, reads, seed) for seed in arguments.seeds]
+    embedded = [embed(cells, arguments.encoder, key_added="X").obsm["X"] for cells in (train, test)]
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    logits = probe.fit(embedded[0], train.obs[arguments.label].astype(str)).predict_log_proba(embedded[1])
+    settings = {"code_words": arguments.code_words, "codebook_size": arguments.codebook_size}
+    return {
+        "encoder": arguments.encoder.name,
+        **settings,
+        "runs": runs,
+        "logistic regression on the embeddings": scores(
+            test.obs[arguments.label].to_numpy(str), probe.classes_.astype(str), logits
+        ),
+    }
+
+
 def text_model(
-    train: anndata.AnnData, test: anndata.AnnData, arguments: argparse.Namespace, seed: int
+    train: anndata.AnnData, test: anndata.AnnData, arguments: argparse.Namespace, reads: TextArguments, seed: int
 ) -> dict[str, float]:
     """Scores of a small Llama, whose temperature is fitted on a tenth of the training cells that it did not learn."""
     with tempfile.TemporaryDirectory() as folder:
@@ -102,7 +144,7 @@ def text_model(
         finetune_text(
             DataArguments([f"{folder}/train.h5ad"], eval_share=0.1),
             FinetuneArguments("small", arguments.label, head="full"),
-            TextArguments(text=True, n_genes=arguments.genes),
+            reads,
             config,
         )
         seconds = time.process_time() - started
