@@ -25,6 +25,7 @@ from ..text.codebook import Codebook
 from ..text.collation import ConversationCollator
 from ..text.conversations import Conversations
 from ..text.language_models import add_cell_tokens, add_gene_tokens, small_language_model
+from ..text.packing import require_packable
 from ..text.rendering import context_size
 from .arguments import TrainingConfig, option, read_mapping
 from .checkpoints import check_output_dir
@@ -70,13 +71,21 @@ class TextArguments:
     codebook_size: int = option(
         64, "With `cell_tokens` and a new codebook: how many different words each of them is chosen from."
     )
+    pack_tokens: int = option(
+        0,
+        "With `text`: train on rows of up to so many tokens that hold several cells, none of which sees another; 0 = "
+        "a row per cell.",
+    )
     text_config: str | None = option(
         None, f"With `text` and the model `{SMALL}`: fields of its LlamaConfig, a mapping, as JSON."
     )
 
     def __post_init__(self) -> None:
-        if self.n_genes < 1:
-            raise ConfigurationError(f"`n_genes` must be at least 1, got {self.n_genes}.")
+        if self.n_genes < 1 or self.pack_tokens < 0:
+            raise ConfigurationError(
+                f"`n_genes` must be at least 1, and `pack_tokens` at least 0, got {self.n_genes} and "
+                f"{self.pack_tokens}."
+            )
         if not self.text and (changed := [one.name for one in dataclasses.fields(self) if self._is_changed(one)]):
             raise ConfigurationError(f"`{changed[0]}` is for language models: give `text` (`--text`) too.")
         without = ("n_genes", "gene_tokens") if self.cell_tokens else ("n_code_words", "codebook_size")
@@ -117,13 +126,15 @@ def finetune_text(
     conversations = Conversations(corpus, task, organism=organism, tokenizer=tokenizer, cells_as=codes)
     candidates = Candidates(labels=corpus.label_names, prompt=conversations.templates[0].prompt, organism=organism)
     processor = TextProcessor(tokenizer, cells, candidates, codes)
+    if text.pack_tokens:
+        require_packable(inner_model(model))
     collator = ConversationCollator(
-        conversations, tokenizer, model.config.is_encoder_decoder, context_size(model.config)
+        conversations, tokenizer, model.config.is_encoder_decoder, context_size(model.config), text.pack_tokens
     )
     held_out = None
     if eval_corpus is not None:
         asked = Conversations(eval_corpus, task, organism=organism, tokenizer=tokenizer, cells_as=codes)
-        held_out = dataclasses.replace(collator, conversations=asked)
+        held_out = dataclasses.replace(collator, conversations=asked, pack_tokens=0)
     result = train(
         model, corpus, collator, config, eval_corpus=eval_corpus, eval_collator=held_out, processor=processor
     )

@@ -72,6 +72,9 @@ def steps(
 
 def count_cells(batch: Batch) -> int:
     """Cells in a batch; the first axis of the mask in every family, also where tokens are cells."""
+    if "attention_mask" not in batch and "position_ids" in batch:
+        # several cells in a row, each of which begins at position 0
+        return int((batch["position_ids"] == 0).sum())
     return len(batch["attention_mask"]) if batch else 0
 
 

@@ -90,6 +90,23 @@ def test_other_settings_ask_for_text():
         TextArguments(text=True, cell_tokens="folder", gene_tokens=True)
 
 
+def test_packing_changes_no_loss(trained, tmp_path):
+    files, _, _ = trained
+    losses = []
+    for most in (0, 60):
+        config = TrainingConfig(
+            output_dir=str(tmp_path / f"{most}"), num_train_epochs=2, logging_steps=1, learning_rate=1e-3, use_cpu=True
+        )
+        result = finetune_text(
+            DataArguments(files[:1]),
+            FinetuneArguments("small", "cell_type", head="full"),
+            TextArguments(text=True, n_genes=4, text_config=SIZES, pack_tokens=most),
+            config,
+        )
+        losses.append([record["loss"] for record in result.history if "loss" in record])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+
+
 @pytest.fixture(scope="module")
 def coded(trained, tmp_path_factory):
     """A language model that reads cells as code words, the folder of its encoder, and the result of its training."""
