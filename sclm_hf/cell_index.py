@@ -1,5 +1,6 @@
 """Labelled cells, and those nearest to a query by the cosine of any cell embedding; in memory and on disk."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,14 @@ class CellIndex:
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
             raise unknown_name(self.backend, BACKENDS, " as `backend`")
+
+    @property
+    def hash(self) -> str:
+        """A hash of the cells."""
+        content = hashlib.blake2b(np.ascontiguousarray(self.embeddings), digest_size=16)
+        for column in (self.labels, self.cells, self.groups):
+            content.update(repr(None if column is None else column.tolist()).encode())
+        return content.hexdigest()
 
     def nearest(
         self, embeddings: np.ndarray, k: int, groups: Sequence[str] | None = None

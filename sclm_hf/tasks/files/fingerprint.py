@@ -31,13 +31,14 @@ def make_fingerprint(
     return {
         "source": source.name,
         "source files": [list(pair) for pair in cells.stamp],
-        "model": _model_hash(loaded.model),
-        "processor": _processor_hash(loaded.processor),
+        "model": model_hash(loaded.model),
+        "processor": processor_hash(loaded.processor),
         **({"partners": loaded.partners.weights} if loaded.partners else {}),
         **{
-            f"partner {one.name}": [_model_hash(one.loaded.model), _processor_hash(one.loaded.processor)]
+            f"partner {one.name}": [model_hash(one.loaded.model), processor_hash(one.loaded.processor)]
             for one in partners
         },
+        **({"reference": loaded.reference.hash} if loaded.reference else {}),
         "task": [verb.name, settings.key(loaded.model.config.model_type), str(loaded.model.dtype)],
         **settings.to_record(),
         "versions": package_versions("sclm_hf"),
@@ -49,12 +50,12 @@ def hash_of(content: Any) -> str:
     return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
-def _processor_hash(processor: "CellProcessor") -> str:
+def processor_hash(processor: "CellProcessor") -> str:
     """A hash of the encoding and the vocabulary."""
     return hash_of([processor.feature_extractor.to_dict(), processor.tokenizer.get_vocab()])
 
 
-def _model_hash(model: Any) -> str:
+def model_hash(model: Any) -> str:
     """A hash of the configuration and all tensors."""
     import torch
 

@@ -1,0 +1,18 @@
+"""`sclm-hf map INPUT OUTPUT --model DIR --reference CELLS --label-key COLUMN`."""
+
+from typing import Any
+
+from .file_verb import file_verb
+
+
+@file_verb
+def map(record: dict[str, Any], labels: Any) -> None:
+    """Label the cells of an .h5ad file, or of each in a folder, like their nearest cells in a labelled reference."""
+    for label, number in labels.value_counts().sort_values(ascending=False).items():
+        if number:
+            print(f"{number:>8,}  {label}")
+    reference = record["reference"]
+    print(
+        f"Reference: {int(reference['n_cells']):,} cells of {reference['source']}, of which the same vote labels "
+        f"{record['leave_one_out_accuracy']:.1%} as they are. Unknown: further than {record['largest_distance']:.3g}."
+    )

@@ -1,0 +1,1 @@
+"""Labelled reference cells and what they say about others."""

@@ -1,0 +1,196 @@
+"""A reference: labelled cells embedded by a model, with what tells whether they fit another model or file."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...cell_index import FACTS, CellIndex, directions, read_cells, read_facts
+from ...errors import CheckpointError, ConfigurationError, ExpressionError
+from ...files import new_folder
+from ...modeling.common.outputs import embedding_of
+from ...opening.files import find_file
+from ...sources.categories import labelled_column
+from ...sources.cell_source import CellSource
+from ...sources.in_memory import InMemorySource
+from ...sources.opening import open_source
+from ...sources.survey import row_blocks
+from ..files.fingerprint import hash_of, model_hash, processor_hash
+from ..running.batches import run_cells
+from ..running.prepared_cells import prepare_cells
+
+if TYPE_CHECKING:
+    import torch
+
+    from ...opening.loading import LoadedModel
+    from ..map import MapSettings
+
+FOLDER = "reference_index"
+"""Where an index lies in the folder of a model."""
+
+_FORMAT = "sclm_hf reference 1"
+_MODEL_FILES = (FACTS, "embeddings.safetensors", "cells.parquet")
+_SAID = {"label_key": "label_key", "group_key": "group_key", "cells": "reference", "model": "model"}
+"""Fact of a reference -> the setting that it follows from."""
+
+
+@dataclass
+class Reference(CellIndex):
+    """Labelled cells with the facts of how their embeddings were made."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def find_reference(loaded: "LoadedModel", settings: "MapSettings") -> Reference:
+    """The reference that settings ask for: built, read from its folder, or the one that came with the model.
+
+    Raises:
+        ConfigurationError: there is none, or too few cells for the neighbours asked for.
+        CheckpointError: it was built with another model or from other cells, or is damaged.
+        CorpusError: the cells cannot be read, or lack a column or a label.
+        ExpressionError: there are no cells, or they are not what the model's encoding expects.
+    """
+    folder = None if settings.index is None else Path(settings.index)
+    if settings.reference is not None:
+        return _of_cells(loaded, settings, folder)
+    folder = folder or _beside_model(loaded)
+    if folder is None:
+        raise ConfigurationError(
+            f"`{loaded.name}` has no `{FOLDER}`: name labelled cells with `reference` (`--reference`), or the folder "
+            "of an index with `index` (`--index`)."
+        )
+    reference = _read(folder, settings)
+    _check_facts(folder, reference.facts, {"model": _model_fact(loaded)})
+    _check_size(len(reference.cells), settings)
+    return reference
+
+
+def _of_cells(loaded: "LoadedModel", settings: "MapSettings", folder: Path | None) -> Reference:
+    """The index of cells: read where a folder holds it, else built, and saved where there is a folder for it."""
+    source = _opened(loaded, settings)
+    labels = _values(source, settings.label_key)
+    groups = None if settings.group_key is None else _values(source, settings.group_key)
+    facts = {
+        "format": _FORMAT,
+        "model": _model_fact(loaded),
+        "label_key": settings.label_key,
+        "group_key": settings.group_key,
+        "cells": _cells_fact(source, labels, groups),
+        "model_name": loaded.name,
+        "model_revision": loaded.revision,
+        "source": source.location,
+        "n_cells": source.n_cells,
+    }
+    if folder is not None and (folder / FACTS).exists():
+        reference = _read(folder, settings)
+        _check_facts(folder, reference.facts, facts)
+        _check_size(len(reference.cells), settings)
+        return reference
+    _check_size(source.n_cells, settings)
+    reference = _built(loaded, settings, source, labels, groups, facts)
+    if folder is not None:
+        with new_folder(folder) as unfinished:
+            unfinished.mkdir()
+            reference.write(unfinished, facts)
+    return reference
+
+
+def _opened(loaded: "LoadedModel", settings: "MapSettings") -> CellSource:
+    cells, expects = settings.reference, loaded.processor.feature_extractor.expects
+    if hasattr(cells, "obs"):
+        if not cells.n_obs:
+            raise ExpressionError("The reference has no cells.")
+        return InMemorySource(cells, settings.layer, expects=expects, name="reference")
+    return open_source(Path(cells).stem, cells, layer=settings.layer, expects=expects)
+
+
+def _built(
+    loaded: "LoadedModel",
+    settings: "MapSettings",
+    source: CellSource,
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    facts: dict[str, Any],
+) -> Reference:
+    names = np.asarray(source.obs_names(), object)
+    if len(set(names)) < len(names):
+        raise ConfigurationError(
+            f"`{source.location}` has cells of the same name: tell them apart, `reference.obs_names_make_unique()`."
+        )
+    cells = prepare_cells(source, loaded, species=settings.species, batch_key=settings.batch_key)
+    embeddings = run_cells(
+        loaded,
+        cells,
+        _embeddings,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        description="reference",
+    )
+    source.close()
+    return Reference(directions(embeddings), labels, names, groups, settings.backend, facts=facts)
+
+
+def _embeddings(model: Any, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
+    return embedding_of(model(**batch), model.config)
+
+
+def _values(source: CellSource, name: str) -> np.ndarray:
+    column = labelled_column(source, name)
+    return np.array(column.categories, object)[column.codes]
+
+
+def _cells_fact(source: CellSource, labels: np.ndarray, groups: np.ndarray | None) -> str:
+    """A hash of the names and labels of the cells, and of what changes with their counts."""
+    counts = source.stamp
+    if not counts:
+        rows = np.arange(source.n_cells)
+        counts = sum(float(source.read(rows[block]).sum()) for block in row_blocks(source.n_cells))
+    names = list(source.obs_names())
+    return hash_of([names, list(labels), None if groups is None else list(groups), counts])
+
+
+def _model_fact(loaded: "LoadedModel") -> str:
+    return hash_of([model_hash(loaded.model), processor_hash(loaded.processor)])
+
+
+def _beside_model(loaded: "LoadedModel") -> Path | None:
+    if loaded.name == "in memory":
+        return None
+    found = [find_file(loaded.name, f"{FOLDER}/{file}", loaded.revision or None) for file in _MODEL_FILES]
+    return None if None in found else found[0].parent
+
+
+def _read(folder: Path, settings: "MapSettings") -> Reference:
+    if not folder.is_dir():
+        raise ConfigurationError(
+            f"There is no index `{folder}`: name with `reference` (`--reference`) the cells to build it from."
+        )
+    facts = read_facts(folder, _FORMAT)
+    embeddings, columns = read_cells(folder)
+    labels, names, groups = columns["label"], columns["cell"], columns.get("group")
+    return Reference(embeddings, labels, names, groups, settings.backend, facts=facts)
+
+
+def _check_facts(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
+    differs = [setting for fact, setting in _SAID.items() if fact in asked and found.get(fact) != asked[fact]]
+    if differs == ["model"]:
+        raise CheckpointError(
+            f"The index `{folder}` was built with another model, `{found.get('model_name')}` "
+            f"{found.get('model_revision') or ''}".rstrip()
+            + ": take that one, or build an index of this one in another folder (`index`, `--index`)."
+        )
+    if differs:
+        raise CheckpointError(
+            f"The index `{folder}` was built with another {', another '.join(f'`{one}`' for one in differs)}: name "
+            "another folder with `index` (`--index`), or leave out `reference` (`--reference`) to use it as it is."
+        )
+
+
+def _check_size(n_cells: int, settings: "MapSettings") -> None:
+    # to leave out a cell itself takes one more
+    if n_cells <= settings.n_neighbours:
+        raise ConfigurationError(
+            f"The reference has {n_cells:,} cells: `n_neighbours` (`--n-neighbours`) must be smaller, got "
+            f"{settings.n_neighbours}."
+        )
