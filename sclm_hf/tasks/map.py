@@ -45,7 +45,7 @@ class MapSettings(AddingSettings):
     )
     n_neighbours: int = setting(15, "how many of the nearest reference cells vote on the label.", least=1)
     unknown_quantile: float = setting(
-        0.99,
+        0.95,
         f"a cell is called `{UNKNOWN}` where its distance, the mean over its neighbours, is above this quantile of "
         "the distances of the reference cells to one another; 1 allows what is as far as any of them.",
         least=0,

@@ -161,5 +161,5 @@ def test_a_setting_that_does_not_exist_is_named_with_the_nearest_that_does():
 
 
 def test_what_is_no_verb_is_refused():
-    with pytest.raises(ConfigurationError, match="no verb 'embedd': expected one of annotate, .*embed, .*perturb"):
+    with pytest.raises(ConfigurationError, match=r"no verb .embedd.: expected one of annotate, .*embed, .*perturb"):
         run_files("embedd", "in.h5ad", "out.h5ad", "never looked at")
