@@ -5,8 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import ConfigurationError
 from ..logging import counted
-from .options import Layer, Species
+from .instructions import InstructionSettings, build_instructions
+from .options import Layer, Species, with_settings
 
 corpus = typer.Typer(help="Corpora of cells: build Parquet shards, look at them, check them.", no_args_is_help=True)
 
@@ -15,6 +17,7 @@ _MOST_VALUES = 10
 
 
 @corpus.command()
+@with_settings(InstructionSettings)
 def build(
     inputs: Annotated[list[str], typer.Argument(help=_INPUTS)],
     output: Annotated[Path, typer.Argument(help="Folder to write; an interrupted build goes on.")],
@@ -28,11 +31,26 @@ def build(
     license: Annotated[str, typer.Option(help="Licence of the data, as the Hub names it.")] = "unknown",
     organism: Annotated[str, typer.Option(help="Species of the cells.")] = "unknown",
     description: Annotated[str, typer.Option(help="What the card says first.")] = "",
+    instructions: Annotated[
+        str | None,
+        typer.Option(help="Write conversations instead of counts: the name of a task, or a YAML file of wordings."),
+    ] = None,
+    **settings: Any,
 ) -> None:
-    """Write raw counts as Parquet shards with a manifest and a dataset card."""
+    """Write raw counts, or conversations about the cells, as Parquet shards with a manifest and a dataset card."""
     from ..corpora.building.build import build_corpus
     from ..corpora.filters import read_conditions
 
+    asked = InstructionSettings(**settings)
+    if instructions is not None:
+        if obs_column:
+            raise ConfigurationError("`--obs-column` is about counts: conversations take `--column` and `--match`.")
+        about = {"organism": organism, "layer": layer, "where": read_conditions(where or [])}
+        about |= {"title": title, "license": license, "description": description}
+        inputs = _named(inputs)
+        typer.echo(build_instructions(asked, instructions, inputs, output, shard_size=shard_size, **about))
+        return
+    asked.refuse_alone()
     manifest = build_corpus(
         _named(inputs),
         output,
@@ -99,7 +117,6 @@ def check(folder: Annotated[Path, typer.Argument(help="Folder that `sclm-hf corp
 
 def _named(inputs: list[str]) -> Any:
     """A mapping name -> path when names are given, else the paths."""
-    from ..errors import ConfigurationError
     from ..sources.opening import name_paths
 
     named: dict[str, Path] = {}

@@ -1,5 +1,8 @@
 """Questions about cells and their answers, made from a corpus as it streams."""
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +93,17 @@ class Conversations:
         labels |= {slot: binned(labels[slot], some, slot) for slot, some in (bins or {}).items()}
         self._names = {slot: [neutralise(name, tokenizer) for name in names] for slot, names in labels.items()}
         _check_settings(self.task, control=control, match=match, cells=cells, rules=rules)
+        rules = None if rules is None else tuple(rules)
+        self._settings = {
+            "fixed": self._fixed,
+            "system": system,
+            # infinity is no number of JSON
+            "bins": {slot: {one: str(bound) for one, bound in some.items()} for slot, some in (bins or {}).items()},
+            "control": control,
+            "match": list(match),
+            "cells": cells,
+            "rules": None if rules is None else [rule.id for rule in rules],
+        }
         self._facts = None
         if self.task.facts is not None:
             ground = Ground(
@@ -104,6 +118,19 @@ class Conversations:
                 rules=rules,
             )
             self._facts = FACTS[self.task.facts](ground)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What rows depend on besides the cells, by name; for JSON."""
+        wordings = json.dumps([dataclasses.astuple(one) for one in self.templates])
+        return {
+            "task": self.task.task,
+            "templates": len(self.templates),
+            "wordings": hashlib.sha256(wordings.encode()).hexdigest()[:16],
+            "columns": {slot: field.removeprefix("labels_") for slot, field in self._fields.items()},
+            "seed": self.corpus.seed,
+            **self._settings,
+        }
 
     @property
     def answers(self) -> list[str]:

@@ -1,3 +1,4 @@
+import pytest
 from typer.testing import CliRunner
 
 from sclm_hf.cli.main import app
@@ -50,3 +51,27 @@ def test_our_errors_are_a_message(tmp_path):
     assert twice.exit_code == 1 and "Two inputs have the name `a`" in twice.stderr
     missing = run("info", tmp_path / "nothing.h5ad")
     assert missing.exit_code == 1 and missing.stderr.startswith("Error: ") and "does not exist" in missing.stderr
+
+
+def test_build_writes_conversations(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    make_cells(50, 1).write_h5ad(tmp_path / "a.h5ad")
+    options = ["--instructions", "compare", "--column", "cell_type=cell_type", "--match", "donor", "--n-genes", "5"]
+    built = run("build", tmp_path / "a.h5ad", tmp_path / "out", *options, "--license", "mit")
+    assert built.exit_code == 0, built.output
+    assert "50 conversations of 50 cells in 1 shard." in built.output
+    rows = list(datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache")))
+    assert len(rows) == 50 and rows[0]["prompt"][0]["role"] == "user"
+    assert "of type" in rows[0]["completion"][0]["content"] or "Cell 1: " in rows[0]["completion"][0]["content"]
+
+
+def test_settings_of_conversations_need_conversations(tmp_path):
+    make_cells(50).write_h5ad(tmp_path / "a.h5ad")
+    alone = run("build", tmp_path / "a.h5ad", tmp_path / "out", "--control", "none")
+    assert alone.exit_code == 1 and "`--control` is about conversations" in alone.stderr
+    broken = run("build", tmp_path / "a.h5ad", tmp_path / "out", "--instructions", "annotate", "--column", "cell_type")
+    assert broken.exit_code == 1 and "`--column` must be SLOT=VALUE" in broken.stderr
+    counts = run("build", tmp_path / "a.h5ad", tmp_path / "out", "--instructions", "annotate", "--obs-column", "donor")
+    assert counts.exit_code == 1 and "`--obs-column` is about counts" in counts.stderr
+    unheard = run("build", tmp_path / "a.h5ad", tmp_path / "out", "--instructions", "sing")
+    assert unheard.exit_code == 1 and "sing" in unheard.stderr and not (tmp_path / "out").exists()

@@ -26,6 +26,11 @@ def render_card(manifest: Manifest, genes_bytes: int) -> str:
     return text + "\n"
 
 
+def size_category(n_rows: int) -> str:
+    """What the Hub calls data of so many rows."""
+    return next((name for size, name in _SIZES if n_rows < size), "n>10M")
+
+
 def _header(manifest: Manifest, genes_bytes: int) -> dict[str, Any]:
     configs = [{"config_name": "default", "data_files": _train("data/*/*.parquet"), "default": True}]
     configs += [{"config_name": name, "data_files": _train(f"data/{name}/*.parquet")} for name in manifest.datasets]
@@ -42,7 +47,7 @@ def _header(manifest: Manifest, genes_bytes: int) -> dict[str, Any]:
         "license": manifest.license,
         "pretty_name": manifest.title,
         "tags": ["biology", "single-cell", "transcriptomics", "scRNA-seq", "sclm_hf"],
-        "size_categories": [next((name for size, name in _SIZES if manifest.n_cells < size), "n>10M")],
+        "size_categories": [size_category(manifest.n_cells)],
         "configs": configs,
         "dataset_info": info,
     }
