@@ -1,6 +1,7 @@
 """Batches of tensors, read ahead by worker processes."""
 
 import atexit
+import multiprocessing
 import signal
 import weakref
 from collections import deque
@@ -33,6 +34,12 @@ def _end_workers() -> None:
     """End the workers of streams that were left in the middle; at exit Python would wait for them forever."""
     for stream in list(_streams):
         stream.close()
+    # a signal that comes while workers begin leaves some that no stream knows of: Python ends them by SIGTERM, which
+    # they ignore, and waits for them, while they wait for it
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
+            process.join()
 
 
 class CellLoader:
@@ -112,6 +119,9 @@ class CellLoader:
             # the traceback of an error holds on to the iterator, and Python would wait at exit for its workers, which
             # ignore SIGTERM, forever
             workers._shutdown_workers()
+            # torch ends those that are still busy by SIGTERM
+            for worker in workers._workers:
+                worker.kill()
 
     def _received(self, batch: Batch, *, wide: bool, copy: bool) -> Batch:
         if not self._windows.narrow:

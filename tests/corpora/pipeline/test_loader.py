@@ -1,6 +1,9 @@
+import itertools
 import multiprocessing
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 import torch
 
 from sclm_hf import CellCorpus
+from sclm_hf.corpora.pipeline.loader import _end_workers
 from sclm_hf.corpora.pipeline.window_reader import WindowReader
 from sclm_hf.errors import ExpressionError
 
@@ -124,6 +128,37 @@ def test_after_an_error_no_thread_goes_on(tmp_path, processor, monkeypatch):
     with pytest.raises(ExpressionError, match="rows 0"):
         next(CellCorpus(tmp_path, processor).batches(12))
     assert not running
+
+
+def deaf(ready):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ready.set()
+    threading.Event().wait()
+
+
+def test_at_exit_no_worker_is_waited_for_that_waits_for_the_main_process():
+    ready = multiprocessing.Event()
+    worker = multiprocessing.Process(target=deaf, args=(ready,), daemon=True)
+    worker.start()
+    assert ready.wait(60)
+    _end_workers()
+    assert not worker.is_alive()
+
+
+def stuck_in_the_second_window(batch, epoch, calls=itertools.count()):  # noqa: B008
+    if next(calls) >= SMALL["window_size"] // 12:
+        threading.Event().wait()
+    return add_epoch(batch, epoch)
+
+
+def test_a_busy_worker_ends_with_its_stream(corpus, monkeypatch):
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
+    stream = iter(corpus.loader(12, collator=stuck_in_the_second_window, num_workers=1))
+    next(stream)
+    stream.close()
+    for worker in multiprocessing.active_children():
+        worker.join(60)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.slow
