@@ -14,6 +14,7 @@ from ..errors import ConfigurationError
 from ..evaluation.baselines.linear import (
     LinearBaseline,
     PCALogisticRegression,
+    ScaledPCALogisticRegression,
     ZScoredLogisticRegression,
     check_memory,
     logistic_regression,
@@ -40,8 +41,13 @@ if TYPE_CHECKING:
 LINEAR = next(family.name for family in FAMILIES.values() if family.is_fitted)
 """Name of the family, by which `finetune` is asked for a new model."""
 
-BASELINES = {"zscored": ZScoredLogisticRegression, "pca": PCALogisticRegression}
-"""What a linear model can hold: logistic regression on z-scores, or on principal components of centred values."""
+BASELINES = {
+    "zscored": ZScoredLogisticRegression,
+    "pca": PCALogisticRegression,
+    "scaled_pca": ScaledPCALogisticRegression,
+}
+"""What a linear model can hold: logistic regression on z-scores, or on principal components of centred values or of
+z-scores."""
 
 
 def fit_linear(
@@ -58,9 +64,8 @@ def fit_linear(
         counts: (n_cells, n_genes) raw counts, sparse or dense, such as the `X` of an AnnData.
         labels: (n_cells,) label of every cell.
         genes: (n_genes,) their names.
-        kind: `"zscored"` or `"pca"`.
-        **settings: those of `ZScoredLogisticRegression` or `PCALogisticRegression` of
-            `sclm_hf.evaluation.baselines.linear`.
+        kind: `"zscored"`, `"pca"` or `"scaled_pca"`.
+        **settings: those of the class in `sclm_hf.evaluation.baselines.linear`, such as `C` or `n_components`.
 
     Returns:
         A `LinearForSequenceClassification` and its processor, which `save_pretrained` saves and `annotate` and `embed`
@@ -123,7 +128,7 @@ def fit_corpus(corpus: CellCorpus, *, kind: str = "zscored", **settings: Any) ->
 
     Args:
         corpus: cells with labels, whose processor has the encoding `zscored`.
-        kind: `"zscored"` or `"pca"`.
+        kind: `"zscored"`, `"pca"` or `"scaled_pca"`.
         **settings: those of [`fit_values`].
 
     Returns:
@@ -157,18 +162,19 @@ def fit_values(
         values: (n_cells, n_tokens) z-scores, as [`read_values`] gives them.
         labels: (n_cells,) numbers of labels, of at least two; labels of no cell get next to no probability.
         n_labels: number of labels.
-        deviations: (n_tokens,) by which values were divided. Principal components are of values that are not: the most
+        deviations: (n_tokens,) by which values were divided. Those of `"pca"` are of values that are not: the most
             variable genes weigh most.
-        kind: `"zscored"` or `"pca"`.
+        kind: `"zscored"`, `"pca"` or `"scaled_pca"`.
         C: inverse of the strength of the L2 penalty, as in scikit-learn.
         n_components, n_genes, seed: of the PCA.
     """
     genes = np.flatnonzero(values.any(axis=0))
     projection = np.zeros((values.shape[1], n_labels))
-    if kind == "pca":
+    if kind != "zscored":
         spread = (values[:, genes].var(axis=0)) * deviations[genes] ** 2
         genes = np.sort(genes[np.argsort(-spread, kind="stable")[:n_genes]])
-        axes = deviations[genes, None] * principal_axes(values[:, genes] * deviations[genes], n_components, seed)
+        scales = deviations[genes] if kind == "pca" else np.ones(len(genes))
+        axes = scales[:, None] * principal_axes(values[:, genes] * scales, n_components, seed)
         projection = np.zeros((values.shape[1], axes.shape[1]))
         projection[genes] = axes
         classes, found, intercepts = logistic_regression(values[:, genes] @ axes, labels, C)
@@ -228,7 +234,7 @@ def train_linear(
         corpus: the cells, with labels, and a processor that has their gene statistics.
         config: only the folder and the seed matter.
         eval_corpus: cells to evaluate on.
-        kind: `"zscored"` or `"pca"`.
+        kind: `"zscored"`, `"pca"` or `"scaled_pca"`.
 
     Raises:
         ConfigurationError: several processes were started, or there are more cells than memory.

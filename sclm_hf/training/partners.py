@@ -34,6 +34,7 @@ logger = get_logger(__name__)
 TITLES = {
     "zscored": "z-scored logistic regression",
     "pca": "PCA + logistic regression",
+    "scaled_pca": "scaled PCA + logistic regression",
     MODEL: "model alone",
     "ensemble": SAVED,
 }
@@ -90,7 +91,7 @@ class Comparison:
         lines = [f"{'':{width}}  macro-F1  accuracy"]
         for name, title in TITLES.items():
             lines.append(f"{title:{width}}  {self.macro_f1(name):8.3f}  {accuracy[title]:8.3f}")
-        short = {"zscored": "z-scored", "pca": "PCA", MODEL: "model", "ensemble": "saved"}
+        short = {"zscored": "z-scored", "pca": "PCA", "scaled_pca": "scaled", MODEL: "model", "ensemble": "saved"}
         lines += ["", f"{'F1 of each label':{width}}  {'cells':>6}" + "".join(f"{short[name]:>10}" for name in TITLES)]
         for label, number in self.n_cells.items():
             scores = "".join(f"{self.per_label[name][label]:10.3f}" for name in TITLES)
@@ -190,7 +191,7 @@ def compared(
     Weights that are chosen on these cells are not scored on them: see [`cross_fitted`].
 
     Args:
-        log_probabilities: `zscored`, `pca` and `model` -> (n_cells, n_labels), of cells that none of them saw.
+        log_probabilities: each of `BASELINES`, and `model` -> (n_cells, n_labels), of cells that none of them saw.
         labels: (n_cells,) numbers of the true labels.
         label_names: names of the labels.
         weights: weights that were chosen on other cells; by default they are chosen on these.

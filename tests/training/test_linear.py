@@ -1,3 +1,4 @@
+import functools
 import json
 
 import anndata
@@ -41,7 +42,12 @@ def run(tmp_path, cells: anndata.AnnData, **data):
 
 
 @pytest.mark.parametrize(
-    ("kind", "baseline"), [("zscored", ZScoredLogisticRegression), ("pca", PCALogisticRegression)]
+    ("kind", "baseline"),
+    [
+        ("zscored", ZScoredLogisticRegression),
+        ("pca", PCALogisticRegression),
+        ("scaled_pca", functools.partial(PCALogisticRegression, scale=True)),
+    ],
 )
 def test_the_model_gives_what_the_baseline_gives(kind, baseline):
     cells, others = make_cells(), make_cells(30, seed=1)
@@ -110,7 +116,7 @@ def test_an_embedding_of_pca_holds_principal_components():
     np.testing.assert_allclose(embedded, components, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["zscored", "pca"])
+@pytest.mark.parametrize("kind", ["zscored", "pca", "scaled_pca"])
 def test_files_with_other_genes_are_fitted_together(tmp_path, kind):
     make_cells().write_h5ad(tmp_path / "all.h5ad")
     make_cells(genes=GENES[:30], seed=1).write_h5ad(tmp_path / "fewer.h5ad")
@@ -123,10 +129,23 @@ def test_files_with_other_genes_are_fitted_together(tmp_path, kind):
         assert (predicted.astype(str) == cells.obs["cell_type"]).mean() > 0.9
 
 
+@pytest.mark.parametrize("kind", ["zscored", "pca", "scaled_pca"])
+def test_a_corpus_is_fitted_as_its_counts_are(tmp_path, kind):
+    run(tmp_path, make_cells())
+    processor = AutoProcessor.from_pretrained(tmp_path / "model")
+    corpus = CellCorpus(tmp_path / "cells.h5ad", processor, label_column="cell_type")
+    expected, found = (
+        fit_linear(make_cells().X, make_cells().obs["cell_type"], GENES, kind=kind),
+        fit_corpus(corpus, kind=kind),
+    )
+    ones = [annotate(make_cells(9, seed=3), *one, device="cpu") for one in (expected, (found, processor))]
+    np.testing.assert_allclose(*(one.obsm["sclm_probabilities"] for one in ones), atol=1e-4)
+
+
 def test_a_label_of_no_cell_is_never_given():
     generator = np.random.default_rng(0)
     values, labels = generator.normal(size=(20, 6)), np.array([0, 2] * 10)
-    for kind in ("zscored", "pca"):
+    for kind in ("zscored", "pca", "scaled_pca"):
         fitted = fit_values(values, labels, 4, np.ones(6), kind=kind)
         assert np.exp(fitted.log_probabilities(values))[:, [1, 3]].max() < 1e-9
 
@@ -153,7 +172,7 @@ def test_settings_of_other_models_are_refused(tmp_path, changes, message):
 
 def test_an_unknown_kind_and_wrong_genes_are_named():
     cells = make_cells()
-    with pytest.raises(ConfigurationError, match="`kind` must be one of 'zscored', 'pca', got 'svm'"):
+    with pytest.raises(ConfigurationError, match="`kind` must be one of 'zscored', 'pca', 'scaled_pca', got 'svm'"):
         linear.fit_linear(cells.X, cells.obs["cell_type"], GENES, kind="svm")
     with pytest.raises(ConfigurationError, match="must name the 40 genes, got 39"):
         fit_linear(cells.X, cells.obs["cell_type"], GENES[1:])

@@ -21,7 +21,7 @@ from sclm_hf.training.counts import ABSENT
 from sclm_hf.training.data import DataArguments
 from sclm_hf.training.depth import at_depth
 from sclm_hf.training.finetune import FinetuneArguments, finetune
-from sclm_hf.training.linear import as_linear_model
+from sclm_hf.training.linear import BASELINES, as_linear_model
 from sclm_hf.training.partners import MOST_FOLDED, Rivals, _dealt, compared, cross_fitted, evenly, folds, knowing_all
 
 from .h5ad_files import GENES, LABELS, write_h5ad
@@ -92,6 +92,7 @@ def test_the_comparison_is_told_and_kept(probe):
     for words in (
         "z-scored logistic regression",
         "PCA + logistic regression",
+        "scaled PCA + logistic regression",
         "model alone",
         *LABELS,
         "`annotate` uses",
@@ -126,7 +127,7 @@ def test_a_lora_is_weighed_on_cells_that_were_held_out_for_it(base, file, tmp_pa
 def test_a_model_without_weight_is_not_run(base, file, tmp_path, monkeypatch):
     tuned(base, file, tmp_path / "out")
     kept = json.loads((tmp_path / "out" / "partners.json").read_text())
-    kept["weights"] = {"zscored": 1.0, "model": 0.0} if (tmp_path / "out/partners/zscored").exists() else {"pca": 1.0}
+    kept["weights"] = {next((tmp_path / "out/partners").iterdir()).name: 1.0, "model": 0.0}
     (tmp_path / "out" / "partners.json").write_text(json.dumps(kept))
     expected = sclm_hf.annotate(ad.read_h5ad(file), str(tmp_path / "out"), device="cpu")
 
@@ -217,7 +218,7 @@ def test_it_is_told_that_the_evaluated_cells_chose_the_checkpoint(base, file, tm
 
 def noise(n_cells, n_labels=4):
     generator = np.random.default_rng(0)
-    scores = {name: generator.normal(0, 2, (n_cells, n_labels)) for name in ("zscored", "pca", "model")}
+    scores = {name: generator.normal(0, 2, (n_cells, n_labels)) for name in (*BASELINES, "model")}
     logs = {name: values - np.logaddexp.reduce(values, axis=1, keepdims=True) for name, values in scores.items()}
     return logs, generator.integers(0, n_labels, n_cells)
 
@@ -246,7 +247,7 @@ def test_saved_weights_are_of_all_cells_and_scores_of_those_left_out():
 
 def test_one_cell_is_weighed_equally_and_folds_hold_every_label():
     logs, labels = noise(1)
-    expected = combined(logs, {"zscored": 1.0, "pca": 1.0, "model": 1.0})
+    expected = combined(logs, dict.fromkeys(logs, 1.0))
     np.testing.assert_array_equal(cross_fitted(logs, labels), expected)
     parts = _dealt(np.repeat([0, 1], 10), seed=3)
     assert all(np.bincount(parts[half]).tolist() == [2] * 5 for half in (slice(10), slice(10, 20)))

@@ -135,6 +135,17 @@ class PCALogisticRegression(LinearBaseline):
         return values @ loadings
 
 
+class ScaledPCALogisticRegression(PCALogisticRegression):
+    """scaled PCA+LR: [`PCALogisticRegression`] on z-scores of the most variable genes, each of the same weight.
+
+    Args:
+        n_components, n_genes, C, seed: those of [`PCALogisticRegression`].
+    """
+
+    def __init__(self, *, n_components: int = 50, n_genes: int = 2000, C: float = 1.0, seed: int = 0) -> None:
+        super().__init__(scale=True, n_components=n_components, n_genes=n_genes, C=C, seed=seed)
+
+
 def deviations_of(variances: np.ndarray) -> np.ndarray:
     """(n_genes,) what genes are divided by: their deviations, at least `SMALLEST_DEVIATION`."""
     return np.maximum(np.sqrt(variances), SMALLEST_DEVIATION)

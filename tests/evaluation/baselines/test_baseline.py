@@ -3,7 +3,11 @@ import pytest
 
 from sclm_hf.errors import ConfigurationError, ExpressionError
 from sclm_hf.evaluation.baselines.baseline import log1p_cp10k, predict_splits
-from sclm_hf.evaluation.baselines.linear import PCALogisticRegression, ZScoredLogisticRegression
+from sclm_hf.evaluation.baselines.linear import (
+    PCALogisticRegression,
+    ScaledPCALogisticRegression,
+    ZScoredLogisticRegression,
+)
 from sclm_hf.evaluation.baselines.neighbours import NearestNeighbours
 from sclm_hf.evaluation.baselines.thinned import TrainedOnThinned
 from sclm_hf.evaluation.metrics import estimate
@@ -14,7 +18,7 @@ from .baseline_cells import make_cells
 
 BASELINES = {
     "pca": PCALogisticRegression(),
-    "pca, not scaled": PCALogisticRegression(scale=False),
+    "scaled pca": ScaledPCALogisticRegression(),
     "zscored": ZScoredLogisticRegression(),
     "neighbours": NearestNeighbours(),
     "thinned": TrainedOnThinned(ZScoredLogisticRegression(), share=0.5),
