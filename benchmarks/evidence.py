@@ -6,8 +6,14 @@ For each target a small model is pre-trained with the committed recipe on the la
 its relatives left out; it stays frozen, and a probe learns a few labels of the target. Beside it: PCA and z-scored
 logistic regression on the same few labels, the same model before its first step (`twin`), a linear map in the place of
 the encoder with the same foreign labels (`pool`), and the model weighed with the regressions by cross-validation on
-the few labels alone (`together`, what `finetune --head probe` saves). Trained models are kept in `--folder`, and a run
-that was stopped goes on there.
+the few labels alone (`together`, what `finetune --head probe` saves). `--split` trains on four fifths of
+the cells, or leaves a platform, donor or batch out; `--thin` thins the counts of all cells of the target. Trained
+models are kept in `--folder`, and a run that was stopped goes on there.
+
+`--variants` also names other objectives with the same encoder, corpus, steps and cells a step, for scGPT's recipe:
+
+    python benchmarks/evidence.py --recipe pretrain_scgpt_small.yaml --targets symphony citeseq \
+        --variants model twin masked generative contrastive labels+masked labels+contrastive --output …
 """
 
 import argparse
@@ -16,6 +22,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,16 +34,18 @@ from machine import describe_machine
 from sclm_hf import CellCorpus
 from sclm_hf.corpora.training_manifest import TrainingManifest, read_manifest
 from sclm_hf.evaluation.baselines.baseline import Baseline
+from sclm_hf.evaluation.baselines.celltypist import CellTypist
 from sclm_hf.evaluation.baselines.linear import PCALogisticRegression, ZScoredLogisticRegression
+from sclm_hf.evaluation.baselines.neighbours import NearestNeighbours
 from sclm_hf.evaluation.collapse import measure_collapse
 from sclm_hf.evaluation.ensembles import choose_weights
 from sclm_hf.evaluation.metrics import Predictions
 from sclm_hf.evaluation.reports import Result, ResultsTable, compare
-from sclm_hf.evaluation.splits import Split, few_shot_splits
+from sclm_hf.evaluation.splits import Split, few_shot_splits, group_splits, stratified_splits
 from sclm_hf.evaluation.thinning import thin_counts
 from sclm_hf.objectives.cell_classification import CellClassificationCollator
 from sclm_hf.opening.classifiers import open_probe
-from sclm_hf.opening.partners import MODEL, combined
+from sclm_hf.opening.partners import combined
 from sclm_hf.opening.processors import load_processor
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.counts import rows_in_order
@@ -71,29 +80,49 @@ class Target(NamedTuple):
     Attributes:
         file: its name.
         relatives: what else is left out of pre-training: cells of the same study, or perhaps the same cells.
+        group: the column that says which cells were measured together.
     """
 
     file: str
     relatives: tuple[str, ...] = ()
+    group: str | None = None
 
 
 TARGETS = {
-    "symphony": Target("pbmc_3tech_symphony_1200", ("pbmc_3tech_savercat_2k",)),
-    "citeseq": Target("pbmc_citeseq_400", ("pbmc_eccite_citefuse_500",)),
-    "balf": Target("covid_balf_liao"),
-    "kang": Target("kang_muscat_labelled", ("kang_ifnb_2k",)),
+    "symphony": Target("pbmc_3tech_symphony_1200", ("pbmc_3tech_savercat_2k",), "platform"),
+    "citeseq": Target("pbmc_citeseq_400", ("pbmc_eccite_citefuse_500",), "batch"),
+    "balf": Target("covid_balf_liao", group="batch"),
+    "kang": Target("kang_muscat_labelled", ("kang_ifnb_2k",), "batch"),
     "pbmc68k": Target("pbmc68k_reduced_counts"),
     "retina": Target("retina_multiome_1k"),
     "heart": Target("heart_san_multiome_1k"),
-    "pancreas": Target("pancreas_3batch_cepo_528"),
+    "pancreas": Target("pancreas_3batch_cepo_528", group="batch"),
 }
-BASELINES = {"PCA+LR": PCALogisticRegression, "z-scored LR": ZScoredLogisticRegression}
+PARTNERS = {"PCA+LR": PCALogisticRegression, "z-scored LR": ZScoredLogisticRegression}
+BASELINES = PARTNERS | {
+    "scaled PCA+LR": partial(PCALogisticRegression, scale=True),
+    "kNN": NearestNeighbours,
+    "CellTypist": CellTypist,
+}
 VARIANTS = {
     "model": {},
     "twin": {"max_steps": 1, "learning_rate": 1e-12},
     "pool": {"model_config": {"encoder_type": "none"}},
+    "masked": {"objective": "masked"},
+    "generative": {"objective": "generative"},
+    "contrastive": {"objective": "contrastive"},
+    "next gene": {"objective": "next_gene"},
+    "masked genes": {"objective": "masked_genes"},
+    "labels+masked": {"denoising_weight": 0.3},
+    "labels+contrastive": {"objective": "contrastive"},
 }
 """Name -> what it changes in the recipe."""
+
+OF_LABELS = ("label_column", "ontology", "unknown_labels", "balance_labels")
+OF_CLASSES = ("denoising_weight", "embedding_weight", "spread_weight")
+"""Settings of a recipe that mean nothing without labels, and without a classifier."""
+
+WITHOUT_LABELS = ("masked", "generative", "contrastive", "next gene", "masked genes")
 
 
 def main() -> None:
@@ -138,7 +167,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=5, help="draws of the few labels")
     parser.add_argument("--per_label", type=int, default=5)
     parser.add_argument("--thin", type=float, default=1.0, help="share of the counts of the target that is left")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=["model", "twin", "pool"], choices=list(VARIANTS))
+    parser.add_argument("--split", default="few_shot", choices=["few_shot", "random", "group"])
     parser.add_argument("--folder", type=Path, default=Path("evidence"), help="trained models")
     parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args()
@@ -149,9 +179,7 @@ def evaluate(name: str, arguments: argparse.Namespace) -> dict:
     target = TARGETS[name]
     cells = anndata.read_h5ad(DATA / f"{target.file}.h5ad")
     labels = cells.obs["cell_type"].astype(str).to_numpy()
-    known = labels != "unassigned"
-    common = [one for one in np.unique(labels[known]) if (labels == one).sum() >= arguments.per_label + MOST_TESTED]
-    cells = cells[known & np.isin(labels, common)].copy()
+    cells = cells[np.isin(labels, common_labels(cells, labels, target, arguments))].copy()
     if arguments.thin < 1:
         cells.X = thin_counts(cells.X, share=arguments.thin, names=list(cells.obs_names)).astype(np.float32)
     labels = cells.obs["cell_type"].astype(str).to_numpy()
@@ -159,14 +187,12 @@ def evaluate(name: str, arguments: argparse.Namespace) -> dict:
     file = arguments.folder / f"{name}-{arguments.thin}.h5ad"
     file.parent.mkdir(parents=True, exist_ok=True)
     cells.write_h5ad(file)
-    splits = few_shot_splits(labels, per_label=arguments.per_label, seeds=range(arguments.draws))
+    splits = splits_of(cells, labels, target, arguments)
     simple = [fit_simple(cells.X, labels, split) for split in splits]
     methods: dict[str, list[Predictions]] = {}
     embeddings = {}
     for seed in arguments.seeds:
-        for number, split in enumerate(splits):
-            for method in BASELINES:
-                add(methods, method, seed, split, labels, simple[number][1][method])
+        fitted = {}
         for variant in arguments.variants:
             folder = train(name, variant, seed, arguments)
             refuse_seen(folder, DATA / f"{target.file}.h5ad")
@@ -174,23 +200,48 @@ def evaluate(name: str, arguments: argparse.Namespace) -> dict:
             # what comes after the embedding are the leaves
             embedding = features[:, : features.shape[1] - meanings.shape[1]]
             embeddings[f"{variant}, seed {seed}"] = measure_collapse(embedding).to_dict()
-            for split, (folded, tested) in zip(splits, simple, strict=True):
-                model, together = fit_model(features, meanings, labels, split, folded, tested)
-                add(methods, variant, seed, split, labels, model)
-                if variant != "twin":
-                    add(methods, f"{variant}, together", seed, split, labels, together)
-    notes = [f"{arguments.per_label} labels per class, {arguments.draws} draws, pre-training seeds {arguments.seeds}"]
+            fitted[variant] = [fit_model(features, meanings, labels, split) for split in splits]
+        for number, split in enumerate(splits):
+            models = {variant: one[number] for variant, one in fitted.items()}
+            for method, scores in score_all(models, simple[number], labels, split).items():
+                add(methods, method, seed, split, labels, scores)
+    notes = [f"{len(splits)} splits ({splits[0].name}, …), pre-training seeds {arguments.seeds}"]
     results = compare(methods, metrics=["macro_f1"], units=["cells", "splits"])
-    if "model" in methods and "twin" in methods:
-        results += differences(methods, "model", "twin")
-    for reference in [*BASELINES, "twin", "pool"]:
-        if reference in methods:
-            results += differences(methods, "model, together", reference)
+    for variant in arguments.variants:
+        if variant != "twin" and "twin" in methods:
+            results += differences(methods, variant, "twin")
+    for method in [one for one in ("model, together", "model + pool, together") if one in methods]:
+        for reference in [one for one in (*BASELINES, "twin", "pool") if one in methods]:
+            results += differences(methods, method, reference)
     table = ResultsTable(target.file, "committed recipe", "cell type annotation", results, tuple(arguments.seeds))
     table.notes += notes
     print(table.to_markdown(), flush=True)
     table = json.loads(json.dumps(table, default=vars))
     return {"table": table, "embeddings": embeddings, "machine": describe_machine()}
+
+
+def common_labels(
+    cells: anndata.AnnData, labels: np.ndarray, target: Target, arguments: argparse.Namespace
+) -> list[str]:
+    """Labels of which enough cells are left to test; with groups, those that all groups have."""
+    least = arguments.per_label + MOST_TESTED
+    names = [one for one in np.unique(labels) if one != "unassigned" and (labels == one).sum() >= least]
+    if arguments.split != "group":
+        return names
+    if target.group is None:
+        raise SystemExit(f"{target.file} has no groups: leave it out of --targets, or give another --split.")
+    groups = cells.obs[target.group].astype(str)
+    return [one for one in names if groups[labels == one].value_counts().reindex(groups.unique()).min() >= 5]
+
+
+def splits_of(
+    cells: anndata.AnnData, labels: np.ndarray, target: Target, arguments: argparse.Namespace
+) -> list[Split]:
+    if arguments.split == "few_shot":
+        return few_shot_splits(labels, per_label=arguments.per_label, seeds=range(arguments.draws))
+    if arguments.split == "random":
+        return stratified_splits(labels, seeds=range(arguments.draws))
+    return group_splits(cells.obs[target.group].astype(str), name=target.group)
 
 
 def differences(methods: dict[str, list[Predictions]], method: str, reference: str) -> list[Result]:
@@ -210,14 +261,21 @@ def train(name: str, variant: str, seed: int, arguments: argparse.Namespace) -> 
     recipe = yaml.safe_load((RECIPES / arguments.recipe).read_text())
     changes = dict(VARIANTS[variant])
     changes["model_config"] = recipe["model_config"] | changes.get("model_config", {})
+    recipe |= changes
+    labels = ["--label_column", "cell_type", "cell_type_derived", "--ontology", "blood+heart+retina+pancreas"]
+    labels += ["--unlabelled", "drop"]
+    foreign = OF_CLASSES if recipe["objective"] != "supervised" else ()
+    if variant in WITHOUT_LABELS:
+        labels = []
+        foreign += OF_LABELS
+    recipe = {key: value for key, value in recipe.items() if key not in foreign}
     changed = arguments.folder / f"{folder.name}.yaml"
-    changed.write_text(yaml.safe_dump(recipe | changes))
+    changed.write_text(yaml.safe_dump(recipe))
     begin = time.process_time()
     pretrain(
         [
-            *("--config", str(changed), "--train_files", *files),
-            *("--label_column", "cell_type", "cell_type_derived", "--ontology", "blood+heart+retina+pancreas"),
-            *("--unlabelled", "drop", "--seed", str(seed), "--output_dir", str(folder)),
+            *("--config", str(changed), "--train_files", *files, *labels),
+            *("--seed", str(seed), "--output_dir", str(folder)),
         ]
     )
     print(f"{folder.name}: {time.process_time() - begin:.0f} CPU-seconds", file=sys.stderr, flush=True)
@@ -247,18 +305,20 @@ def read_model(folder: Path, file: Path, labels: np.ndarray) -> tuple[np.ndarray
 
 
 def fit_simple(counts: np.ndarray, labels: np.ndarray, split: Split) -> tuple[dict, dict]:
-    """Name of a baseline -> its log-probabilities of the training cells, out of fold, and of the test cells."""
+    """Name of a baseline -> log-probabilities of the training cells, out of fold, and of the test cells.
+
+    The first only of those that may be partners.
+    """
     names = np.unique(labels)
     numbers = np.searchsorted(names, labels)
     folded, tested = {}, {}
     for name, method in BASELINES.items():
         tested[name] = log_probabilities(method(), counts, labels, names, split.train, split.test)
-        folded[name] = np.concatenate(
-            [
-                log_probabilities(method(), counts, labels, names, split.train[one], split.train[other])
-                for one, other in folds(numbers[split.train])
-            ]
-        )
+        if name in PARTNERS:
+            parts = [(split.train[one], split.train[other]) for one, other in folds(numbers[split.train])]
+            folded[name] = np.concatenate(
+                [log_probabilities(method(), counts, labels, names, one, other) for one, other in parts]
+            )
     return folded, tested
 
 
@@ -272,19 +332,32 @@ def log_probabilities(
 
 
 def fit_model(
-    features: np.ndarray, meanings: np.ndarray, labels: np.ndarray, split: Split, folded: dict, tested: dict
+    features: np.ndarray, meanings: np.ndarray, labels: np.ndarray, split: Split
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(n_test, n_labels) log-probabilities of a probe, and of the probe weighed with the baselines."""
+    """A probe's log-probabilities of the training cells, out of fold, and of the test cells."""
     names = np.unique(labels)
     numbers, n_labels = np.searchsorted(names, labels), len(names)
     train = split.train
     parts = folds(numbers[train])
     strength, heeded, own = choose_strength(features[train], numbers[train], n_labels, parts, meanings)
     fitted = fit_probe(features[train], numbers[train], n_labels, strength, heeded)
-    predicted = fitted.log_probabilities(features[split.test])
-    truth = np.concatenate([numbers[train][test] for _, test in parts])
-    weights = choose_weights({**folded, MODEL: own}, truth)
-    return predicted, combined({**tested, MODEL: predicted}, weights)
+    return own, fitted.log_probabilities(features[split.test])
+
+
+def score_all(
+    models: dict[str, tuple], simple: tuple[dict, dict], labels: np.ndarray, split: Split
+) -> dict[str, np.ndarray]:
+    """Method -> (n_test, n_labels) log-probabilities: each alone, and models weighed with the partners."""
+    folded, tested = simple
+    numbers = np.searchsorted(np.unique(labels), labels)[split.train]
+    truth = np.concatenate([numbers[test] for _, test in folds(numbers)])
+    scores = tested | {variant: predicted for variant, (_, predicted) in models.items()}
+    for teams in [*((variant,) for variant in models if variant != "twin"), ("model", "pool")]:
+        if set(teams) <= set(models):
+            own = {one: folded[one] for one in PARTNERS} | {one: models[one][0] for one in teams}
+            weights = choose_weights(own, truth)
+            scores[f"{' + '.join(teams)}, together"] = combined({one: scores[one] for one in own}, weights)
+    return scores
 
 
 def add(methods: dict, method: str, seed: int, split: Split, labels: np.ndarray, scores: np.ndarray) -> None:
