@@ -21,6 +21,7 @@ from .candidates import CandidateScorer
 from .cell_words import CellWords
 from .closed_set import CANDIDATES_FILE, Candidates, answers_of, model_type_with_candidates, read_candidates
 from .code_words import CodeWords
+from .decision import save_decision
 from .neutral import neutralise
 from .templates import Template
 
@@ -54,6 +55,7 @@ class TextProcessor:
         self.tokenizer.save_pretrained(folder)
         (self.codes or self.cells).save_pretrained(Path(folder) / CELLS_FOLDER)
         self.candidates.save(folder)
+        save_decision(folder, self.tokenizer, self.candidates)
 
 
 class TextAnnotator(nn.Module):

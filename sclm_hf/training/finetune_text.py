@@ -24,6 +24,7 @@ from ..text.code_words import CodeWords, has_codebook
 from ..text.codebook import Codebook
 from ..text.collation import ConversationCollator
 from ..text.conversations import Conversations
+from ..text.decision import save_decision
 from ..text.language_models import add_cell_tokens, add_gene_tokens, small_language_model
 from ..text.packing import require_packable
 from ..text.rendering import context_size
@@ -246,7 +247,12 @@ def _calibrate(
         inputs = {name: values for name, values in batch.items() if name in eval_corpus.processor.model_input_names}
         scores.append(annotator(**inputs).logits.float().cpu().numpy())
         labels.append(batch["labels"].numpy())
-    return calibrated(result, processor.candidates, np.concatenate(scores), np.concatenate(labels))
+    found = calibrated(result, processor.candidates, np.concatenate(scores), np.concatenate(labels))
+    candidates = dataclasses.replace(processor.candidates, temperature=found.metrics["eval_temperature"])
+    for folder in (result.output_dir, result.output_dir / "adapter"):
+        if (folder / CANDIDATES_FILE).exists():
+            save_decision(folder, processor.tokenizer, candidates)
+    return found
 
 
 def calibrated(

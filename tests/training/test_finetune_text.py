@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import anndata
@@ -47,6 +48,13 @@ def test_a_small_language_model_learns_to_name_cells(trained):
     assert np.mean(losses[-3:]) < 0.5 * losses[0]
     assert {"eval_accuracy", "eval_log_loss", "eval_temperature"} < set(result.metrics)
     assert (folder / "training_manifest.parquet").exists()
+
+
+def test_the_decision_pipeline_gets_the_fitted_temperature(trained):
+    _, folder, result = trained
+    decision = json.loads((folder / "decision.json").read_text())
+    assert decision["temperature"]["choice"] == result.metrics["eval_temperature"]
+    assert decision["labels"]["choice"] == sorted(LABELS)
 
 
 def test_annotate_gives_the_columns_of_an_encoder(trained):
