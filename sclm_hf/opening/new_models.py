@@ -16,6 +16,10 @@ from ..tokenization.processing_cell import CellProcessor
 from .families import told_by
 from .kinds import AUTO_CLASSES
 
+PUBLISHED_RANGE, PUBLISHED_WIDTH, LARGEST_RANGE = 0.02, 256, 0.1
+"""Deviation of new weights of BERT and GPT-2, the narrowest model published with it (Geneformer), and the largest
+deviation that was measured (`training_scripts/recipes/README.md`)."""
+
 
 def new_tokenizer(family: str, genes: Iterable[str] | GeneVocabulary) -> GeneTokenizer:
     """A tokenizer of `genes`, numbered in their order, with the special tokens where the family has them.
@@ -51,7 +55,8 @@ def new_config(
     Args:
         family: name of the family.
         processor: its vocabulary and encoding.
-        settings: what the configuration says beyond them; they win.
+        settings: what the configuration says beyond them; they win. A family with the `initializer_range` of BERT gets
+            that of its width unless it is set, see [`initializer_range`].
         n_batches: number of batch labels.
 
     Raises:
@@ -81,7 +86,23 @@ def new_config(
         if name not in known:
             raise unknown_name(name, known, " in `model_config`")
     chosen = {name: value for name, value in fitting.items() if name in known and value is not None}
-    return AutoConfig.for_model(family, **(chosen | dict(settings)))
+    config = AutoConfig.for_model(family, **(chosen | dict(settings)))
+    is_default = "initializer_range" not in settings and getattr(config, "initializer_range", 0) == PUBLISHED_RANGE
+    if is_default and not get_family(family).is_fitted:
+        config.initializer_range = initializer_range(config.hidden_size)
+    return config
+
+
+def initializer_range(width: int) -> float:
+    """Deviation of the weights of a new BERT or GPT-2.
+
+    Published models have 0.02, which is for wide ones: one of width 64 did not begin to learn with it in 250 steps,
+    and did with 0.05 and with 0.1. Below Geneformer's width the deviation grows as the width falls, to 0.1 at most.
+
+    Args:
+        width: `hidden_size` of the model.
+    """
+    return min(max(PUBLISHED_RANGE, PUBLISHED_RANGE * PUBLISHED_WIDTH / width), LARGEST_RANGE)
 
 
 def new_model(config: PreTrainedConfig, task: str) -> PreTrainedModel:
