@@ -86,10 +86,10 @@ class CellStream(Contents):
 
         Args:
             batch_size, max_tokens_per_batch, epoch, start, rank, world_size: as for [`batches`].
-            collator: called with (batch of arrays, epoch) where the batch is made; returns a dict of tensors. A batch
-                without cells stays `{}`. The arrays are those of [`batches`], or, for a collator with `narrow = True`
-                such as those of `sclm_hf.objectives`, in narrow types; what it returns is widened before you get it.
-            num_workers: processes that read and encode; 0 = this one.
+            collator: called in this process with (batch of arrays, epoch); returns a dict of tensors. A batch without
+                cells stays `{}`. The arrays are those of [`batches`], or, for a collator with `narrow = True` such as
+                those of `sclm_hf.objectives`, in narrow types; what it returns is widened before you get it.
+            num_workers: processes that read and encode cells; 0 = this one.
 
         Returns:
             An iterable; its `len` is the number of batches, where that is known.

@@ -6,16 +6,17 @@ import signal
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from ...tokenization.encodings.cells import CellTokens
 from ..order.plan import Schedule
 from ..order.token_budget import TokenSchedule
 from .narrow import Batch, NarrowBatch
-from .shared_memory import N_BUFFERS, Parcel, SharedBatches
 from .window_reader import Window, WindowReader
 from .workers import end_with_main_process
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from ..contents import Contents
 
 Collator = Callable[[dict[str, np.ndarray], int], Batch]
+
+_N_BUFFERS = 3
+"""Windows in the shared memory of a worker: one is cut into batches, one waits for that, one is being filled."""
 
 
 # streams that somebody may still hold
@@ -45,17 +49,16 @@ def _end_workers() -> None:
 class CellLoader:
     """The batches of one rank and one epoch, as torch tensors, in an order that workers do not change.
 
-    Batches are padded, masked and handed over in narrow types, and widened in this process; with neither worker nor
-    collator they are padded in wide types at once. A worker makes all batches of a window, so that the window is read
-    once whatever the number of workers. What it hands over lies in shared memory: two windows per worker, and for
-    1,700 expressed genes about 15 kB per cell.
+    Each window is read and encoded once, whatever the number of workers. Workers write its tokens into shared memory
+    that they fill again and again: three windows per worker, with 7 kB per cell of 1,700 expressed genes. This process
+    cuts batches out of it, pads and masks them, so little is handed over, and nothing is copied on the way.
 
     Args:
         corpus: where the cells come from.
         schedule: the rank's batches.
         epoch: number of the epoch.
-        collator: called with (batch of arrays, epoch) where the batch is made; returns a dict of tensors. By default
-            the arrays become tensors.
+        collator: called in this process with (batch of arrays, epoch); returns a dict of tensors. By default the
+            arrays become tensors.
         num_workers: processes that read and encode; 0 = this one.
     """
 
@@ -68,8 +71,8 @@ class CellLoader:
         collator: Collator | None = None,
         num_workers: int = 0,
     ) -> None:
-        self._schedule, self._num_workers = schedule, num_workers
-        self._windows = _Windows(corpus, schedule, epoch, collator)
+        self._corpus, self._schedule, self._epoch = corpus, schedule, epoch
+        self._collator, self._num_workers = collator, num_workers
 
     def __len__(self) -> int:
         """Number of batches.
@@ -90,31 +93,46 @@ class CellLoader:
         return _remembered(self._stream(wide=False))
 
     def _stream(self, wide: bool) -> Iterator[Batch]:
-        if not self._num_workers:
-            # without a collator, nothing is done with narrow types before they are widened
-            at_once = wide and self._windows.collator is None
-            for number in self._schedule.windows():
-                for batch in self._windows.batches(self._windows.reader.window(number), wide=at_once):
-                    yield batch if at_once else self._received(batch, wide=wide, copy=False)
-            return
-        packed = DataLoader(
-            self._windows,
+        with closing(self._from_workers() if self._num_workers else self._read_here()) as windows:
+            for window in windows:
+                yield from self._batches(window, wide)
+
+    def _batches(self, window: Window, wide: bool) -> Iterator[Batch]:
+        """The batches of a window, collated."""
+        collator = self._collator
+        takes_narrow = not wide if collator is None else getattr(collator, "narrow", False)
+        for arrays in window.padded(self._corpus.processor, narrow=takes_narrow):
+            if arrays and collator is not None:
+                batch = collator(arrays, self._epoch)
+            else:
+                batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
+            if takes_narrow:
+                batch = NarrowBatch(batch).widened() if wide else NarrowBatch(batch)
+            yield batch
+
+    def _read_here(self) -> Iterator[Window]:
+        reader = WindowReader(self._corpus, self._schedule, self._epoch)
+        for number in self._schedule.windows():
+            yield reader.window(number)
+
+    def _from_workers(self) -> Iterator[Window]:
+        loader = DataLoader(
+            _SharedWindows(self._corpus, self._schedule, self._epoch),
             batch_size=None,
             num_workers=self._num_workers,
-            prefetch_factor=N_BUFFERS - 1,
+            prefetch_factor=_N_BUFFERS - 2,
             collate_fn=_unchanged,
             worker_init_fn=_begin_worker,
             # by default a loader draws from torch's own generator: dropout would not be the same after a resume
             generator=torch.Generator(),
         )
         # Torch maps a worker's memory anew for each window unless somebody here holds on to it
-        mapped: deque[torch.Tensor] = deque(maxlen=N_BUFFERS * self._num_workers)
-        workers = iter(packed)
+        mapped: deque[CellTokens] = deque(maxlen=_N_BUFFERS * self._num_workers)
+        workers = iter(loader)
         try:
-            for parcel in workers:
-                mapped.append(parcel.buffer)
-                for batch in parcel.opened():
-                    yield self._received(batch, wide=wide, copy=True)
+            for window in workers:
+                mapped.append(window.tokens)
+                yield window._replace(tokens=CellTokens(*map(np.asarray, window.tokens)))
         finally:
             # the traceback of an error holds on to the iterator, and Python would wait at exit for its workers, which
             # ignore SIGTERM, forever
@@ -123,37 +141,23 @@ class CellLoader:
             for worker in workers._workers:
                 worker.kill()
 
-    def _received(self, batch: Batch, *, wide: bool, copy: bool) -> Batch:
-        if not self._windows.narrow:
-            return {name: tensor.clone() for name, tensor in batch.items()} if copy else batch
-        if wide:
-            return NarrowBatch(batch).widened(copy=copy)
-        return NarrowBatch({name: tensor.clone() if copy else tensor for name, tensor in batch.items()})
 
+class _SharedWindows(IterableDataset):
+    """The windows of a worker, whose tokens are tensors in shared memory."""
 
-class _Windows(IterableDataset):
-    """The batches of windows; in a worker, the parcels of its windows."""
+    def __init__(self, corpus: "Contents", schedule: Schedule | TokenSchedule, epoch: int) -> None:
+        self._numbers = schedule.windows()
+        self._reader = WindowReader(corpus, schedule, epoch, empty=_shared, n_buffers=_N_BUFFERS)
 
-    def __init__(
-        self, corpus: "Contents", schedule: Schedule | TokenSchedule, epoch: int, collator: Collator | None
-    ) -> None:
-        self._processor, self._schedule, self._epoch, self.collator = corpus.processor, schedule, epoch, collator
-        self.narrow = collator is None or getattr(collator, "narrow", False)
-        self.reader, self._shared = WindowReader(corpus, schedule, epoch), SharedBatches()
-
-    def __iter__(self) -> Iterator[Parcel]:
+    def __iter__(self) -> Iterator[Window]:
         worker = get_worker_info()
-        numbers = self._schedule.windows()[worker.id :: worker.num_workers]
-        for window in self.reader.windows(numbers):
-            yield self._shared.parcel(self.batches(window), len(window.batches))
+        return self._reader.windows(self._numbers[worker.id :: worker.num_workers])
 
-    def batches(self, window: Window, *, wide: bool = False) -> Iterator[Batch]:
-        """The batches of a window as the collator makes them, one by one; in `wide` types if asked."""
-        for batch in window.padded(self._processor, narrow=self.narrow and not wide):
-            if batch and self.collator is not None:
-                yield self.collator(batch, self._epoch)
-            else:
-                yield {name: torch.from_numpy(values) for name, values in batch.items()}
+
+def _shared(size: int, dtype: type) -> torch.Tensor:
+    """As `numpy.empty`, in memory that other processes can map."""
+    empty = torch.from_numpy(np.empty(0, dtype))
+    return empty.new_empty(size).share_memory_() if size else empty
 
 
 def _remembered(stream: Iterator[Batch]) -> Iterator[Batch]:
@@ -168,5 +172,5 @@ def _begin_worker(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _unchanged(parcel: Parcel) -> Parcel:
-    return parcel
+def _unchanged(window: Window) -> Window:
+    return window

@@ -1,8 +1,9 @@
 """Where the encoded cells of a window lie: memory that is filled again for a later window."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +17,13 @@ class TokenBuffer:
 
     Args:
         types: of ids and values, as from `CellProcessor.token_types`.
+        empty: makes their memory, given size and type: numpy's, or a function that returns tensors.
     """
 
-    def __init__(self, types: tuple[type, type] = (np.int32, np.float32)) -> None:
+    def __init__(self, types: tuple[type, type] = (np.int32, np.float32), empty: Callable = np.empty) -> None:
         self._changed, self._n_filling = threading.Condition(), 0
-        self._ids, self._values = (np.empty(0, kind) for kind in types)
+        self._types, self._empty = types, empty
+        self._ids, self._values = (empty(0, kind) for kind in types)
         self.clear(0)
 
     def clear(self, n_cells: int) -> None:
@@ -57,12 +60,13 @@ class TokenBuffer:
             # no array is replaced while another thread writes into it
             while self._n_filling and self._is_short():
                 self._changed.wait()
-            self._ids = self._grown(self._ids, self._used)
-            self._values = self._grown(self._values, self._used_values)
+            self._ids = self._grown(self._ids, self._used, self._types[0])
+            self._values = self._grown(self._values, self._used_values, self._types[1])
+            ids, values = np.asarray(self._ids), np.asarray(self._values)
             self._n_filling += 1
         self._starts[places] = lengths.cumsum() - lengths + start
         try:
-            yield CellTokens(self._ids, self._values, self._starts[places], self._lengths[places])
+            yield CellTokens(ids, values, self._starts[places], self._lengths[places])
         finally:
             with self._changed:
                 self._n_filling -= 1
@@ -70,17 +74,17 @@ class TokenBuffer:
 
     @property
     def tokens(self) -> CellTokens:
-        """The cells, as views of the memory that the next [`clear`] gives up."""
+        """The cells, as views, of the kind that `empty` makes, of the memory that the next [`clear`] gives up."""
         return CellTokens(self._ids[: self._used], self._values[: self._used_values], self._starts, self._lengths)
 
     def _is_short(self) -> bool:
-        return self._ids.size < self._used or self._values.size < self._used_values
+        return len(self._ids) < self._used or len(self._values) < self._used_values
 
-    def _grown(self, array: np.ndarray, needed: int) -> np.ndarray:
-        if array.size >= needed:
-            return array
+    def _grown(self, memory: Any, needed: int, dtype: type) -> Any:
+        if len(memory) >= needed:
+            return memory
         expected = needed * self._n_cells / self._n_put
         # cells whose room was given up come a second time, so more may be needed than is expected
-        larger = np.empty(max(needed, int(expected * _HEADROOM)), array.dtype)
-        larger[: array.size] = array
+        larger = self._empty(max(needed, int(expected * _HEADROOM)), dtype)
+        np.asarray(larger)[: len(memory)] = memory
         return larger

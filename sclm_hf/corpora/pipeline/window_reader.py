@@ -4,7 +4,7 @@ import functools
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,15 +33,12 @@ _CELLS_AT_ONCE = 256
 
 _THREADS = 2
 
-# Windows in memory: one is used while the next is encoded; the first is no longer used when a third begins
-_N_BUFFERS = 2
-
 
 class Window(NamedTuple):
     """The encoded cells of a window and a rank's batches of them.
 
     Attributes:
-        tokens: the cells, in memory that is filled again when the reader has gone two windows further.
+        tokens: the cells, in memory that is filled again for a later window.
         columns: what a batch carries along, (cells,) each.
         batches: (batch,) each, the cells of a batch; of no entries where other ranks have a batch and this one not.
     """
@@ -101,14 +98,25 @@ class WindowReader:
         corpus: where the cells come from.
         schedule: the rank's batches.
         epoch: number of the epoch.
+        empty: makes the memory for tokens, see [`TokenBuffer`].
+        n_buffers: how many windows lie in memory at a time. With two, one is used while the next is encoded.
     """
 
-    def __init__(self, corpus: "Contents", schedule: Schedule | TokenSchedule, epoch: int) -> None:
+    def __init__(
+        self,
+        corpus: "Contents",
+        schedule: Schedule | TokenSchedule,
+        epoch: int,
+        *,
+        empty: Callable = np.empty,
+        n_buffers: int = 2,
+    ) -> None:
         self._corpus, self._schedule = corpus, schedule
         self._max_tokens = schedule.max_tokens if isinstance(schedule, TokenSchedule) else None
         self._keys = {"seed": corpus.seed, "epoch": epoch}
         self._plan = corpus.plan(schedule.window_size, epoch)
         self._augmenter = None if corpus.augment is None else Augmenter(corpus, epoch)
+        self._empty, self._n_buffers = empty, n_buffers
         self._workplace: _Workplace | None = None
         self._turn = threading.Lock()
 
@@ -155,7 +163,8 @@ class WindowReader:
         ids = np.empty(sum(map(len, rows.values())), np.uint64)
         # a process that was forked has the threads of its parent by name only
         if self._workplace is None or self._workplace.process != os.getpid():
-            self._workplace = _Workplace(self._corpus.processor.token_types)
+            types = self._corpus.processor.token_types
+            self._workplace = _Workplace([TokenBuffer(types, self._empty) for _ in range(self._n_buffers)])
         buffer, submit = self._workplace.next_buffer(len(ids) * self._n_views), self._workplace.threads.submit
         parts = [submit(self._encode, number, part, ids, buffer) for part in _parts(rows, used)]
         return _Begun(number, used, rows, ids, buffer, parts)
@@ -301,12 +310,12 @@ class WindowReader:
 class _Workplace:
     """What the threads of one process work with."""
 
-    def __init__(self, types: tuple[type, type]) -> None:
+    def __init__(self, buffers: Iterable[TokenBuffer]) -> None:
         self.process = os.getpid()
         self.threads = ThreadPoolExecutor(_THREADS, "sclm-read")
         self.reading = threading.Lock()
         self._own = threading.local()
-        self._buffers = deque(TokenBuffer(types) for _ in range(_N_BUFFERS))
+        self._buffers = deque(buffers)
 
     def next_buffer(self, n_cells: int) -> TokenBuffer:
         """The buffer unused for longest, empty."""

@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from sclm_hf import CellCorpus
+from sclm_hf import CellCorpus, CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
 from sclm_hf.corpora.pipeline.loader import _end_workers
 from sclm_hf.corpora.pipeline.window_reader import WindowReader
 from sclm_hf.errors import ExpressionError
+from sclm_hf.objectives.generative_expression import GenerativeExpressionCollator
+from sclm_hf.objectives.masked_expression import MaskedExpressionCollator
+from sclm_hf.objectives.masked_genes import MaskedGenesCollator
+from sclm_hf.objectives.next_gene import NextGeneCollator
+from sclm_hf.tokenization.genes.gene_vocabulary import SPECIAL_TOKENS
 
-from ..conftest import make_cells
+from ..conftest import GENES, make_cells
 
 SMALL = {"block_size": 8, "window_size": 48, "group_size": 12}
 
@@ -40,6 +45,39 @@ def test_workers_do_not_change_the_batches(corpus, num_workers):
             for name, values in want.items():
                 assert have[name].is_contiguous()
                 np.testing.assert_array_equal(have[name].numpy(), values)
+
+
+def doubled(batch, epoch):
+    return {name: 2 * torch.from_numpy(values) for name, values in batch.items()}
+
+
+def ranked():
+    extractor = ExpressionFeatureExtractor(encoding="rank", truncation="head", max_length=25)
+    return CellProcessor(extractor, GeneTokenizer.from_genes(GENES, special_tokens=(*SPECIAL_TOKENS, "<mask>")))
+
+
+@pytest.mark.parametrize("rest", [{}, {"start": 60, "rank": 1, "world_size": 2}])
+def test_workers_do_not_change_what_a_collator_makes(folder, processor, rest):
+    for kind in (GenerativeExpressionCollator, MaskedExpressionCollator, MaskedGenesCollator, NextGeneCollator, None):
+        its_processor = ranked() if kind in (MaskedGenesCollator, NextGeneCollator) else processor
+        corpus = CellCorpus(folder, its_processor, **SMALL)
+        collator = kind.from_processor(its_processor) if kind else doubled
+        alone, *others = (
+            list(corpus.loader(12, collator=collator, epoch=2, num_workers=workers, **rest)) for workers in (0, 1, 2)
+        )
+        for found in others:
+            for want, have in zip(alone, found, strict=True):
+                assert list(want) == list(have) and all(torch.equal(want[name], have[name]) for name in want)
+
+
+def refuse(batch, epoch):
+    raise ValueError("no such batch")
+
+
+def test_workers_end_when_a_collator_fails(corpus):
+    with pytest.raises(ValueError, match="no such batch") as caught:
+        list(corpus.loader(12, collator=refuse, num_workers=1))
+    assert caught.tb and not multiprocessing.active_children(), "Python would wait for them at exit"
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
