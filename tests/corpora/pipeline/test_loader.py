@@ -1,4 +1,3 @@
-import itertools
 import multiprocessing
 import signal
 import subprocess
@@ -183,15 +182,15 @@ def test_at_exit_no_worker_is_waited_for_that_waits_for_the_main_process():
     assert not worker.is_alive()
 
 
-def stuck_in_the_second_window(batch, epoch, calls=itertools.count()):  # noqa: B008
-    if next(calls) >= SMALL["window_size"] // 12:
-        threading.Event().wait()
-    return add_epoch(batch, epoch)
+def stuck_in_the_second_window(reader, numbers):
+    yield reader.window(numbers[0])
+    threading.Event().wait()
 
 
 def test_a_busy_worker_ends_with_its_stream(corpus, monkeypatch):
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
-    stream = iter(corpus.loader(12, collator=stuck_in_the_second_window, num_workers=1))
+    monkeypatch.setattr(WindowReader, "windows", stuck_in_the_second_window)
+    stream = iter(corpus.loader(12, num_workers=1))
     next(stream)
     stream.close()
     for worker in multiprocessing.active_children():
