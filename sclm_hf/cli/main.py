@@ -14,6 +14,7 @@ from ..errors import SclmError
 from ..tasks import verb_names
 from .align import align
 from .card import card
+from .chat import chat
 from .convert import convert
 from .corpus import corpus
 from .export import export
@@ -74,7 +75,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_show_locals=False,
     )
     verbs = [getattr(importlib.import_module(f".{name}", __package__), name) for name in verb_names()]
-    for verb in sorted([*verbs, card, convert, models, push], key=lambda verb: verb.__name__):
+    for verb in sorted([*verbs, card, chat, convert, models, push], key=lambda verb: verb.__name__):
         app.command()(verb)
     for verb in (align, finetune, pretrain):
         # their flags are the fields of the settings' dataclasses, which transformers' HfArgumentParser reads

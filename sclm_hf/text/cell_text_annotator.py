@@ -158,6 +158,17 @@ def load_cell_text_annotator(
         return LoadedModel(model, model.processor.cell_processor, "in memory", "")
     name = str(model)
     revision = resolve_name(name, revision)
+    opened, processor = open_cell_text_model(name, dtype=dtype, revision=revision)
+    candidates = read_candidates(find_file(name, CANDIDATES_FILE, revision))
+    annotator = CellTextAnnotator(opened, processor, candidates).to(device or default_device())
+    resolved = getattr(revision, "resolved", None) or ""
+    return LoadedModel(annotator.eval(), processor.cell_processor, name, resolved)
+
+
+def open_cell_text_model(
+    name: str, *, dtype: "str | torch.dtype | None" = None, revision: Any = None
+) -> "tuple[CellTextForConditionalGeneration, CellTextProcessor]":
+    """A cell-text model, or an adapter of one, and its processor; arguments and errors as for the annotator."""
     if find_file(name, ADAPTER_CONFIG, revision) is not None:
         # peft is asked for where there is an adapter only
         from ..adapters.lora import load_adapter
@@ -165,11 +176,7 @@ def load_cell_text_annotator(
         opened = load_adapter(name, dtype=as_dtype(dtype), revision=revision)
     else:
         opened = open_model(name, "AutoModelForMultimodalLM", dtype=as_dtype(dtype), revision=revision)
-    processor = open_cell_text_processor(name, revision)
-    candidates = read_candidates(find_file(name, CANDIDATES_FILE, revision))
-    annotator = CellTextAnnotator(inner_model(opened), processor, candidates).to(device or default_device())
-    resolved = getattr(revision, "resolved", None) or ""
-    return LoadedModel(annotator.eval(), processor.cell_processor, name, resolved)
+    return inner_model(opened), open_cell_text_processor(name, revision)
 
 
 def save_cell_text_annotator(
