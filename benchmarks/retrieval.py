@@ -3,7 +3,8 @@
 Recall of the true type among labelled neighbours of other donors (cosine of PCA), and for comparison with the query's
 own donor left in, which is a leak. Then a two-layer Llama with one token per gene and per
 type, trained from scratch to label cells from their highest genes: without evidence, and with the labels of the
-neighbours in the prompt, judged with the evidence found and with that of another cell.
+neighbours in the prompt, judged with the evidence found and with that of another cell. Beside it, PCA and z-scored
+logistic regression on the same cells.
 
     python benchmarks/retrieval.py CELLS.h5ad --label cell_type --donor batch --test C149 --output FILE.json
 """
@@ -20,6 +21,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sclm_hf.evaluation.baselines.baseline import log1p_cp10k
+from sclm_hf.evaluation.baselines.linear import PCALogisticRegression, ZScoredLogisticRegression
 from sclm_hf.evaluation.text_metrics import recall_at_k
 from sclm_hf.text.retrieval import Index
 from sclm_hf.text.sentences import cell_sentences
@@ -58,6 +60,7 @@ def main() -> None:
             for k in (1, 5, 10)
         },
     }
+    result["baselines"] = baselines(counts, labels, is_test)
     short = [" ".join(one.split()[:N_GENES]) for one in sentences]
     evidence = kinds(found, "C", np.ones(len(labels), bool))
     result["language model"] = [language_model(short, evidence, labels, is_test, seed) for seed in arguments.seeds]
@@ -74,6 +77,16 @@ def principal_components(counts, train: np.ndarray) -> np.ndarray:
     chosen = np.argsort(-variances)[:N_VARIABLE]
     dense = expression[:, chosen].toarray()
     return PCA(50, random_state=0).fit(dense[train]).transform(dense)
+
+
+def baselines(counts, labels: np.ndarray, is_test: np.ndarray) -> dict[str, dict[str, float]]:
+    """Scores of the strongest simple baselines, trained on the other donors."""
+    found = {}
+    for name, model in (("PCA + LR", PCALogisticRegression()), ("z-scored LR", ZScoredLogisticRegression())):
+        model.fit(counts[~is_test], labels[~is_test])
+        predicted = np.asarray(model.classes)[model.predict_log_proba(counts[is_test]).argmax(axis=1)]
+        found[name] = scores(labels[is_test], predicted)
+    return found
 
 
 def kinds(found: list, kind: str, chosen: np.ndarray) -> list[list[str]]:
@@ -105,7 +118,8 @@ def language_model(sentences, evidence, labels, is_test, seed: int) -> dict[str,
     without = trained(prompts(nothing, ~is_test), numbers[~is_test], len(words), seed)
     judged = {"without": (without, nothing), "with": (with_it, evidence), "shuffled": (with_it, shuffled)}
     return {
-        name: scores(model, prompts(given, is_test), labels[is_test], types) for name, (model, given) in judged.items()
+        name: scores(labels[is_test], answers(model, prompts(given, is_test), types))
+        for name, (model, given) in judged.items()
     }
 
 
@@ -131,13 +145,16 @@ def trained(ids: torch.Tensor, answers: torch.Tensor, n_words: int, seed: int) -
     return model.eval()
 
 
-def scores(model, ids: torch.Tensor, labels: np.ndarray, types: list[str]) -> dict[str, float]:
+def answers(model: LlamaForCausalLM, ids: torch.Tensor, types: list[str]) -> np.ndarray:
+    """The most likely type of each prompt."""
     with torch.inference_mode():
         logits = [
             model(rows, attention_mask=(rows != 0).long(), logits_to_keep=1).logits[:, -1] for rows in ids.split(256)
         ]
-    chosen = torch.cat(logits)[:, 2 : 2 + len(types)].argmax(dim=1)
-    predicted = np.array(types)[chosen.numpy()]
+    return np.array(types)[torch.cat(logits)[:, 2 : 2 + len(types)].argmax(dim=1).numpy()]
+
+
+def scores(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
         "macro_f1": float(f1_score(labels, predicted, average="macro")),
