@@ -28,7 +28,8 @@ def chat(
         str | None, typer.Option(help="Embedding in obsm with which neighbours are found in the index.")
     ] = None,
     group_key: Annotated[
-        str | None, typer.Option(help="Column of obs with the donor or data set, whose cells in the index are not shown.")
+        str | None,
+        typer.Option(help="Column of obs with the donor or data set, whose cells in the index are not shown."),
     ] = None,
     k: Annotated[int, typer.Option("--neighbours", min=0, help="Neighbours of a cell that are evidence.")] = 5,
     question: Annotated[

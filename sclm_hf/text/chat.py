@@ -69,8 +69,8 @@ class Chat:
     """Questions about cells of an AnnData, each of which the model reads with those before it and their answers.
 
     A prompt shows the cells that a question is about once, until others are asked about. A group is shown by its most
-    typical cells: those closest to its mean by the cosine of log-normalised counts. Names of groups and genes, evidence
-    and questions are written so that nothing in them acts as a marker of the chat template.
+    typical cells: those closest to its mean by the cosine of log-normalised counts. Names of groups and genes,
+    evidence and questions are written so that nothing in them acts as a marker of the chat template.
 
     Args:
         cells: cells with raw counts.
@@ -218,10 +218,10 @@ class Chat:
             if context is None or len(ids) + self._max_new_tokens <= context:
                 return turns[first:], ids
         raise ConfigurationError(
-            f"The question, its cells and their evidence are {len(ids):,} tokens; the model reads {context:,}, of which "
-            f"{self._max_new_tokens:,} are for the answer. Ask about fewer cells (`cells`, `--cells`), or give less "
-            "evidence (`k`, `--neighbours`), genes (`n_genes`, `--n-genes`) or room for the answer (`max_new_tokens`, "
-            "`--max-new-tokens`)."
+            f"The question, its cells and their evidence are {len(ids):,} tokens; the model reads {context:,}, of "
+            f"which {self._max_new_tokens:,} are for the answer. Ask about fewer cells (`cells`, `--cells`), or give "
+            "less evidence (`k`, `--neighbours`), genes (`n_genes`, `--n-genes`) or room for the answer "
+            "(`max_new_tokens`, `--max-new-tokens`)."
         )
 
     def _messages(self, turns: Sequence[_Turn]) -> list[dict[str, str]]:
@@ -255,13 +255,13 @@ class Chat:
             return
         if self._embedding_key not in self._adata.obsm:
             raise ConfigurationError(
-                f"The index finds neighbours by an embedding: name it with `embedding_key` (`--embedding-key`), one of "
-                f"{sorted(self._adata.obsm)} in `obsm`; or leave neighbours out with `k=0` (`--neighbours 0`)."
+                f"The index finds neighbours by an embedding: name it with `embedding_key` (`--embedding-key`), one "
+                f"of {sorted(self._adata.obsm)} in `obsm`; or leave neighbours out with `k=0` (`--neighbours 0`)."
             )
         if index.groups is not None and self._group_key is None:
             raise ConfigurationError(
-                "The index knows the donor or data set of each cell: name the column of `obs` with those of your cells "
-                "with `group_key` (`--group-key`), so that none finds its own."
+                "The index knows the donor or data set of each cell: name the column of `obs` with those of your "
+                "cells with `group_key` (`--group-key`), so that none finds its own."
             )
 
     @property

@@ -114,9 +114,7 @@ class ChatModel(ABC):
         different, places = np.unique(rows, return_inverse=True)
         names, ensembl_ids = source.genes()
         matrix, ids = source.read(different)[places], source.cell_ids(different)[places]
-        return dict(
-            self.cells(matrix, gene_names=names, ensembl_ids=ensembl_ids, cell_ids=ids, seed=seed, **settings)
-        )
+        return dict(self.cells(matrix, gene_names=names, ensembl_ids=ensembl_ids, cell_ids=ids, seed=seed, **settings))
 
     def _expanded(self, text: str) -> str:
         return text
