@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Layer, Model, Species
+from .options import Device, Dtype, Layer, Model, Revision, Seed, Species
 
 if TYPE_CHECKING:
     from ..text.chat import Answer
@@ -40,13 +40,13 @@ def chat(
         int | None, typer.Option(min=1, help="Genes of a cell's sentence; by default as many as in training.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 128,
-    temperature: Annotated[float, typer.Option(min=0, help="Above 0, answers are drawn.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0, help="Above 0, answers are drawn, by --seed.")] = 0.0,
+    seed: Seed = 0,
     layer: Layer = None,
     species: Species = None,
-    device: Annotated[str | None, typer.Option(help="Where to run, for example cpu or cuda.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Type of the weights, for example bfloat16.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    revision: Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per answer.")] = False,
 ) -> None:
     """Ask a language model about cells of an .h5ad file, or about groups of them.

@@ -41,3 +41,5 @@ def with_settings(settings: type) -> Callable[[Callable], Callable]:
 
 _FIELDS = {field.name: field for field in dataclasses.fields(RunSettings)}
 Layer, Species = option(_FIELDS["layer"]), option(_FIELDS["species"])
+Device, Dtype = option(_FIELDS["device"]), option(_FIELDS["dtype"])
+Seed, Revision = option(_FIELDS["seed"]), option(_FIELDS["revision"])

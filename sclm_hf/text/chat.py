@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import ConfigurationError
+from ..sources.categories import labelled_column
 from ..sources.in_memory import InMemorySource
 from .chat_models import open_chat_model
 from .neutral import neutralise
@@ -280,11 +281,12 @@ class Chat:
         near = self._has_neighbours
         if not near and sentences is None:
             return ()
-        groups = self._source.column(self._group_key) if near and self._group_key is not None else None
+        groups = labelled_column(self._source, self._group_key) if near and self._group_key is not None else None
         found = self._index.search(
             self._adata.obsm[self._embedding_key][rows] if near else None,
             sentences,
             groups=None if groups is None else [groups.categories[code] for code in groups.codes[rows]],
+            names=[one.name for one in cells],
             k=self._k,
         )
         told: dict[str, Document] = {}

@@ -145,6 +145,7 @@ class Index(CellIndex):
         sentences: Sequence[str] | None = None,
         *,
         groups: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
         k: int = 5,
         n_markers: int = 3,
         n_definitions: int = 3,
@@ -155,6 +156,7 @@ class Index(CellIndex):
             embeddings: (queries, size) in the space of the index, for neighbours.
             sentences: (queries,) cell sentences, for marker sets; all of their genes count, whatever their case.
             groups: (queries,) donors or data sets, needed where the index has some.
+            names: (queries,) names of the queries, for an index that may hold them: none is its own neighbour.
             k: how many neighbours.
             n_markers: at most how many marker sets; those that score 0 or less are left out.
             n_definitions: at most how many definitions, of the labels of the neighbours and marker sets.
@@ -170,23 +172,31 @@ class Index(CellIndex):
             raise ConfigurationError("Give `embeddings`, `sentences` or both to search with.")
         n = len(sentences if embeddings is None else embeddings)
         match_length("sentences", range(n) if sentences is None else sentences, n, "query")
-        cells = [[] for _ in range(n)] if embeddings is None else self._neighbours(embeddings, groups, k)
+        cells = [[] for _ in range(n)] if embeddings is None else self._neighbours(embeddings, groups, names, k)
         sets = [[] for _ in range(n)] if sentences is None else self._marker_sets(sentences, n_markers)
         return [
             [*found, *others, *self._defined([*found, *others], n_definitions)]
             for found, others in zip(cells, sets, strict=True)
         ]
 
-    def _neighbours(self, embeddings: np.ndarray, groups: Sequence[str] | None, k: int) -> list[list[Document]]:
+    def _neighbours(
+        self, embeddings: np.ndarray, groups: Sequence[str] | None, names: Sequence[str] | None, k: int
+    ) -> list[list[Document]]:
         if self.groups is not None and groups is None:
             raise ConfigurationError(
                 "The index knows the donor or data set of each cell: give `groups`, those of the queries, so that "
                 "none finds its own."
             )
-        rows, scores = self.nearest(embeddings, k, None if self.groups is None else groups)
+        own = [None] * len(embeddings) if names is None else [str(one) for one in names]
+        match_length("names", own, len(embeddings), "query")
+        rows, scores = self.nearest(embeddings, k + (names is not None), None if self.groups is None else groups)
         return [
-            [self._cell(row, score) for row, score in zip(*one, strict=True) if np.isfinite(score)]
-            for one in zip(rows, scores, strict=True)
+            [
+                self._cell(row, score)
+                for row, score in zip(*found, strict=True)
+                if np.isfinite(score) and self.cells[row] != name
+            ][:k]
+            for *found, name in zip(rows, scores, own, strict=True)
         ]
 
     def _cell(self, row: int, score: float) -> Document:

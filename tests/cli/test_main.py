@@ -69,9 +69,10 @@ def test_warnings_are_lines_without_code(capsys):
 def test_shared_options_read_the_same_in_every_verb():
     verbs = {verb: {option.name: option for option in command.params} for verb, command in commands(app).items()}
     shared = {name: {verb for verb in verbs if name in verbs[verb]} for name in ("layer", "species", "device", "seed")}
-    assert shared["layer"] == {"annotate", "embed", "evaluate", "perturb", "search", "corpus build", "corpus info"}
-    assert shared["device"] == {"annotate", "embed", "evaluate", "perturb", "search"}
-    assert shared["seed"] == {*shared["device"], "corpus build"}
+    running = {"annotate", "chat", "embed", "evaluate", "perturb", "search"}
+    assert shared["layer"] == {*running, "corpus build", "corpus info"}
+    assert shared["device"] == running
+    assert shared["seed"] == {*running, "corpus build"}
     for name, where in shared.items():
         assert len({(verbs[verb][name].help, verbs[verb][name].default) for verb in where}) == 1, name
 

@@ -60,6 +60,14 @@ def test_faiss_finds_the_same(cells, index):
     assert ids == [[one.id for one in documents] for documents in index.search(embeddings, groups=donors, k=4)]
 
 
+def test_a_cell_is_not_its_own_neighbour(cells):
+    embeddings, labels, _ = cells
+    index = Index.build(embeddings, labels)
+    with_itself = index.search(embeddings[:3], k=4)
+    without = index.search(embeddings[:3], k=3, names=["0", "1", "2"])
+    assert [documents[1:] for documents in with_itself] == without
+
+
 def test_queries_do_not_depend_on_one_another(cells, index):
     embeddings, _, donors = cells
     alone = index.search(embeddings[7:8], groups=donors[7:8], k=3)
