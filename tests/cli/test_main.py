@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from sclm_hf.cli import show_warnings_as_lines
 from sclm_hf.cli.main import app
 from sclm_hf.logging import warn
+from sclm_hf.tasks import verb_names
 
 
 def run_without(module: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -69,7 +70,7 @@ def test_warnings_are_lines_without_code(capsys):
 def test_shared_options_read_the_same_in_every_verb():
     verbs = {verb: {option.name: option for option in command.params} for verb, command in commands(app).items()}
     shared = {name: {verb for verb in verbs if name in verbs[verb]} for name in ("layer", "species", "device", "seed")}
-    running = {"annotate", "chat", "embed", "evaluate", "perturb", "search"}
+    running = {*verb_names(), "chat"}
     assert shared["layer"] == {*running, "corpus build", "corpus info"}
     assert shared["device"] == running
     assert shared["seed"] == {*running, "corpus build"}
