@@ -4,7 +4,15 @@ from functools import partial
 
 import pytest
 
+from sclm_hf.corpora.cell_corpus import CellCorpus
+from sclm_hf.opening.loading import load_model
+from sclm_hf.opening.tiny import make_tiny_checkpoint
+from sclm_hf.text.code_words import CodeWords
+from sclm_hf.text.conversations import Conversations
+from sclm_hf.text.language_models import add_cell_tokens
 from sclm_hf.text.rewards import SoftVerifier, batch_assignment_reward, format_reward
+
+from .small import GENES, make_language_model, write_cells
 
 pytestmark = pytest.mark.slow
 
@@ -56,3 +64,42 @@ def test_grpo_trains_with_continuous_batching_on_the_cpu(tokenizer, tmp_path):
     trainer.train()
     logged = trainer.state.log_history[-1]
     assert "rewards" in " ".join(logged) and not model.lm_head.weight.equal(before)
+
+
+def test_grpo_trains_on_cells_as_code_words(tmp_path):
+    trl = pytest.importorskip("trl")
+    from datasets import Dataset
+
+    loaded = load_model(make_tiny_checkpoint("scgpt", tmp_path / "encoder", genes=GENES), "AutoModel", device="cpu")
+    corpus = CellCorpus(write_cells(tmp_path), loaded.processor, label_column="cell_type")
+    codes = CodeWords.fit(loaded.model, corpus, n_words=3, n_codes=4)
+    model, tokenizer = make_language_model(tasks=["annotate_codes"])
+    ids = add_cell_tokens(model, tokenizer, codes.codebook)
+    before = model.get_input_embeddings().weight[ids].detach().clone()
+    conversations = Conversations(corpus, "annotate_codes", tokenizer=tokenizer, cells_as=codes)
+    rows = [{"prompt": row["prompt"], "label": row["label"]} for row in conversations.to_dataset()]
+
+    def answers_begin_alike(completions, label, **_):
+        return [float(one[0]["content"][:1] == right[:1]) for one, right in zip(completions, label, strict=True)]
+
+    trainer = trl.GRPOTrainer(
+        model=model,
+        args=trl.GRPOConfig(
+            output_dir=str(tmp_path / "out"),
+            max_steps=3,
+            per_device_train_batch_size=16,
+            num_generations=16,
+            max_completion_length=2,
+            learning_rate=0.1,
+            temperature=2.0,
+            use_cpu=True,
+            bf16=False,
+            report_to="none",
+            save_strategy="no",
+        ),
+        reward_funcs=answers_begin_alike,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    assert not model.get_input_embeddings().weight[ids].equal(before)

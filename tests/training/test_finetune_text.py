@@ -4,13 +4,13 @@ import shutil
 import anndata
 import numpy as np
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from sclm_hf import annotate
 from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.text.codebook import CODEBOOK_FILE
-from sclm_hf.text.language_models import small_language_model
+from sclm_hf.text.language_models import small_language_model, word_tokenizer
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.data import DataArguments
 from sclm_hf.training.finetune import FinetuneArguments
@@ -96,6 +96,26 @@ def test_other_settings_ask_for_text():
         TextArguments(text=True, codebook_size=5)
     with pytest.raises(ConfigurationError, match="leave out `cell_tokens`"):
         TextArguments(text=True, cell_tokens="folder", gene_tokens=True)
+
+
+def test_a_sequence_to_sequence_model_learns_to_name_cells(trained, tmp_path):
+    files, _, _ = trained
+    tokenizer = word_tokenizer(GENES, LABELS, other_words=["human"])
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    ids = {"decoder_start_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **sizes, **ids)).save_pretrained(tmp_path / "t5")
+    tokenizer.save_pretrained(tmp_path / "t5")
+    result = finetune_text(
+        DataArguments(files[:1], eval_files=files[1:]),
+        FinetuneArguments(str(tmp_path / "t5"), "cell_type", head="full"),
+        TextArguments(text=True, n_genes=12),
+        TrainingConfig(str(tmp_path / "out"), max_steps=16, learning_rate=1e-2, logging_steps=2, use_cpu=True),
+    )
+    losses = [record["loss"] for record in result.history if "loss" in record]
+    assert losses[-1] < 0.5 * losses[0]
+    cells = annotate(anndata.read_h5ad(files[1]), tmp_path / "out")
+    right = (cells.obs["sclm_prediction"].astype(str) == cells.obs["cell_type"].astype(str)).mean()
+    assert right == pytest.approx(result.metrics["eval_accuracy"], abs=1e-3)
 
 
 def test_packing_changes_no_loss(trained, tmp_path):
