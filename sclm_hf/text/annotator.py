@@ -157,7 +157,7 @@ def load_text_annotator(
     folder = _folder(name, revision) / CELLS_FOLDER
     cells = load_processor(str(folder))
     # weights beside the processor are those of an encoder
-    codes = CodeWords.from_pretrained(folder) if (folder / "config.json").exists() else None
+    codes = CodeWords.load(folder) if (folder / "config.json").exists() else None
     language_model, tokenizer = open_language_model(name, dtype=as_dtype(dtype), revision=revision)
     annotator = TextAnnotator(language_model, TextProcessor(tokenizer, cells, candidates, codes))
     annotator.to(device or default_device())

@@ -108,16 +108,16 @@ class CodeWords(nn.Module):
         with quiet_transformers():
             self.encoder.save_pretrained(folder)
         self.processor.save_pretrained(folder)
-        self.codebook.save_pretrained(folder)
+        self.codebook.save(folder)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "CodeWords":
+    def load(cls, folder: str | Path) -> "CodeWords":
         """What [`save_pretrained`] wrote, on the CPU.
 
         Raises:
             CheckpointError: a part is missing or damaged, or they do not belong together.
         """
-        codebook = Codebook.from_pretrained(folder)
+        codebook = Codebook.load(folder)
         loaded = load_model(str(folder), "AutoModel", device="cpu")
         try:
             return cls(loaded.model, loaded.processor, codebook)

@@ -119,7 +119,7 @@ class Codebook:
         is_whole = np.array_equal(codes[:, 0], np.arange(n_words)) and (codes[:, 1] < n_codes).all()
         return codes[:, 1] if is_whole and not _WORD.sub("", sentence).strip() else None
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write the codebook to a folder: centroids as safetensors, the rest as JSON."""
         from safetensors.numpy import save_file
 
@@ -132,8 +132,8 @@ class Codebook:
         write_text(folder / CODEBOOK_FILE, json.dumps(facts, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Codebook":
-        """What [`save_pretrained`] wrote.
+    def load(cls, folder: str | Path) -> "Codebook":
+        """What [`save`] wrote.
 
         Raises:
             CheckpointError: a file is missing or damaged.

@@ -182,7 +182,7 @@ def _code_words(encoder: LoadedModel, text: TextArguments, corpus: CellCorpus, s
     """What writes cells as code words, with the codebook of the encoder's folder or a new one."""
     if has_codebook(encoder.name):
         logger.info("Cells are written with the codebook of `%s`.", encoder.name)
-        return CodeWords(encoder.model, encoder.processor, Codebook.from_pretrained(encoder.name))
+        return CodeWords(encoder.model, encoder.processor, Codebook.load(encoder.name))
     return CodeWords.fit(encoder.model, corpus, n_words=text.n_code_words, n_codes=text.codebook_size, seed=seed)
 
 

@@ -64,18 +64,18 @@ def test_what_writes_code_words_is_saved_opened_and_sent_to_workers(corpus, code
     codes.save_pretrained(tmp_path)
     batch = next(iter(corpus.batches(24)))
     expected = codes.sentences(batch)
-    assert CodeWords.from_pretrained(tmp_path).sentences(batch) == expected
+    assert CodeWords.load(tmp_path).sentences(batch) == expected
     assert pickle.loads(pickle.dumps(codes)).sentences(batch) == expected
     (tmp_path / CODEBOOK_FILE).unlink()
     with pytest.raises(CheckpointError, match="no codebook"):
-        CodeWords.from_pretrained(tmp_path)
+        CodeWords.load(tmp_path)
 
 
 def test_a_codebook_of_another_encoder_is_refused(codes, tmp_path):
     codes.save_pretrained(tmp_path)
-    Codebook.fit(np.random.default_rng(0).normal(size=(50, 3)), n_words=2, n_codes=4).save_pretrained(tmp_path)
+    Codebook.fit(np.random.default_rng(0).normal(size=(50, 3)), n_words=2, n_codes=4).save(tmp_path)
     with pytest.raises(CheckpointError, match="embeddings of 3 numbers"):
-        CodeWords.from_pretrained(tmp_path)
+        CodeWords.load(tmp_path)
 
 
 def test_each_word_becomes_a_token_that_starts_near_those_of_like_codes(codes):

@@ -56,25 +56,25 @@ def test_sentences_are_read_back_and_what_is_no_whole_cell_is_not(codebook, embe
 
 
 def test_a_codebook_is_saved_and_opened(codebook, embeddings, tmp_path):
-    codebook.save_pretrained(tmp_path)
-    opened = Codebook.from_pretrained(tmp_path)
+    codebook.save(tmp_path)
+    opened = Codebook.load(tmp_path)
     np.testing.assert_array_equal(opened.encode(embeddings), codebook.encode(embeddings))
     assert opened.error == codebook.error and (opened.usage == codebook.usage).all()
 
 
 def test_a_folder_without_a_whole_codebook_is_refused(codebook, tmp_path):
     with pytest.raises(CheckpointError, match="no codebook"):
-        Codebook.from_pretrained(tmp_path)
-    codebook.save_pretrained(tmp_path)
+        Codebook.load(tmp_path)
+    codebook.save(tmp_path)
     (tmp_path / CENTROIDS_FILE).write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        Codebook.from_pretrained(tmp_path)
+        Codebook.load(tmp_path)
     save_file({"centroids": codebook.centroids * np.nan, "usage": codebook.usage}, tmp_path / CENTROIDS_FILE)
     with pytest.raises(CheckpointError, match="finite"):
-        Codebook.from_pretrained(tmp_path)
+        Codebook.load(tmp_path)
     (tmp_path / CODEBOOK_FILE).write_text(json.dumps({"format": "another"}))
     with pytest.raises(CheckpointError, match="does not describe"):
-        Codebook.from_pretrained(tmp_path)
+        Codebook.load(tmp_path)
 
 
 @pytest.mark.parametrize(
