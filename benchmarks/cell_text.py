@@ -7,6 +7,9 @@ says what the words lose. `baselines` are PCA and z-scored logistic regression o
 cells are left out. No cell of the held-out group has a part in codebook or temperature. In a file that is there
 already, variants that are not asked for stay as they are.
 
+`benchmarks/evidence.py --folder FOLDER` leaves encoders that saw no cell of the file: the results are those of
+`FOLDER/pretrain_scgpt_small-symphony-model-0`.
+
     python benchmarks/cell_text.py CELLS.h5ad --label cell_type --group platform --test "10x 3' v1" --output FILE.json
     … --variants discrete --encoder FOLDER
 """
@@ -62,15 +65,13 @@ def main() -> None:
     train, test = cells[~is_test].copy(), cells[is_test].copy()
     there = arguments.output is not None and arguments.output.exists()
     result = json.loads(arguments.output.read_text()) if there else {}
-    result |= {
-        "settings": {
-            name: str(getattr(arguments, name)) for name in ("label", "group", "test", "seeds", "epochs", "genes")
-        },
-        "file": arguments.cells.name,
-        "n_train": train.n_obs,
-        "n_test": test.n_obs,
-        "machine": describe_machine(),
-    }
+    split = {"file": arguments.cells.name, "n_train": train.n_obs, "n_test": test.n_obs}
+    if any(result.get(name, value) != value for name, value in split.items()):
+        parser.error(f"{arguments.output} holds results on other cells")
+    if not there or "text" in arguments.variants:
+        names = ("label", "group", "test", "seeds", "epochs", "genes")
+        result["settings"] = {name: str(getattr(arguments, name)) for name in names}
+        result |= split | {"machine": describe_machine()}
     if "baselines" in arguments.variants:
         result["baselines"] = baselines(train, test, arguments.label)
     if "text" in arguments.variants:
@@ -115,10 +116,12 @@ def discrete(train: anndata.AnnData, test: anndata.AnnData, arguments: argparse.
     embedded = [embed(cells, arguments.encoder, key_added="X").obsm["X"] for cells in (train, test)]
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     logits = probe.fit(embedded[0], train.obs[arguments.label].astype(str)).predict_log_proba(embedded[1])
-    settings = {"code_words": arguments.code_words, "codebook_size": arguments.codebook_size}
     return {
         "encoder": arguments.encoder.name,
-        **settings,
+        "code_words": arguments.code_words,
+        "codebook_size": arguments.codebook_size,
+        "epochs": arguments.epochs,
+        "machine": describe_machine(),
         "runs": runs,
         "logistic regression on the embeddings": scores(
             test.obs[arguments.label].to_numpy(str), probe.classes_.astype(str), logits
