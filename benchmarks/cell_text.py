@@ -7,8 +7,8 @@ says what the words lose. `baselines` are PCA and z-scored logistic regression o
 cells are left out. No cell of the held-out group has a part in codebook or temperature. In a file that is there
 already, variants that are not asked for stay as they are.
 
-`benchmarks/evidence.py --folder FOLDER` leaves encoders that saw no cell of the file: the results are those of
-`FOLDER/pretrain_scgpt_small-symphony-model-0`.
+The encoder of the results is `evidence/pretrain_scgpt_small-symphony-model-0`, which `benchmarks/evidence.py --recipe
+pretrain_scgpt_small.yaml --targets symphony --seeds 0 --variants model` leaves and which saw no cell of the file.
 
     python benchmarks/cell_text.py CELLS.h5ad --label cell_type --group platform --test "10x 3' v1" --output FILE.json
     … --variants discrete --encoder FOLDER
