@@ -7,12 +7,11 @@ order, and expression comes back from the place of a gene by a line fitted to `l
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import scipy.sparse
 
-from ..errors import ConfigurationError, ExpressionError
+from ..errors import ConfigurationError, ExpressionError, require
 from ..tokenization.encodings.cells import CellGenes, columns_of, run, widest
 from ..tokenization.encodings.kernels import kernel, part
 from ..tokenization.encodings.keys import Stream, cell_keys, draw, hash_names, substream
@@ -247,40 +246,21 @@ def cell_sentences(
     return _spelled(words, starts, columns, num_threads)
 
 
-_BLOCK = 512
-_STEP = 16
-
-
-@kernel
-def _spell(text, starts, lengths, columns, out):
-    """Write words side by side. Whole steps are copied, which the processor does at once; the next word goes over
-    what is too much."""
-    place = 0
-    for column in columns:
-        for step in range(0, lengths[column], _STEP):
-            here, there = text[starts[column] + step :], out[place + step :]
-            for j in range(_STEP):
-                there[j] = here[j]
-        place += lengths[column]
+_BLOCK = 256
+"""Cells that are spelled together, so that little memory is taken."""
 
 
 def _spelled(words: Sequence[str], starts: np.ndarray, columns: np.ndarray, num_threads: int) -> list[str]:
-    """The words of each cell between single spaces. Joining them one by one would take most of the time."""
-    written = [f"{word} ".encode() for word in words]
-    lengths = np.array([len(one) for one in written], np.int64)
-    places = np.cumsum(np.r_[0, lengths])
-    text = np.frombuffer(b"".join(written) + bytes(_STEP), np.uint8)
-    sentences = [""] * (len(starts) - 1)
+    """The words of each cell between single spaces. Joining them in Python would take most of the time."""
+    arrow, compute = require("pyarrow", extra="corpora"), require("pyarrow.compute", extra="corpora")
+    vocabulary, sentences = arrow.array(words, arrow.string()), [""] * (len(starts) - 1)
 
     def piece(start: int, stop: int) -> None:
         for first in range(start, stop, _BLOCK):
             last = min(first + _BLOCK, stop)
-            block = columns[starts[first] : starts[last]]
-            bounds = np.r_[0, np.cumsum(lengths[block])][starts[first : last + 1] - starts[first]]
-            out = np.empty(bounds[-1] + _STEP, np.uint8)
-            _spell(text, places, lengths, block, out)
-            for cell, (begin, end) in enumerate(pairwise(bounds.tolist()), first):
-                sentences[cell] = str(out[begin : max(end - 1, begin)], "utf-8")
+            listed = vocabulary.take(arrow.array(columns[starts[first] : starts[last]]))
+            bounds = (starts[first : last + 1] - starts[first]).astype(np.int32)
+            sentences[first:last] = compute.binary_join(arrow.ListArray.from_arrays(bounds, listed), " ").to_pylist()
 
     run(piece, len(sentences), num_threads)
     return sentences
