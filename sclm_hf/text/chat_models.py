@@ -22,6 +22,7 @@ from ..tokenization.processing_cell import CellProcessor
 from .annotator import is_text_annotator, load_text_annotator
 from .cell_text_annotator import is_cell_text_annotator, load_cell_text_annotator, open_cell_text_model
 from .cell_words import CellWords, sentence_processor
+from .code_words import CodeWords
 from .neutral import neutralise
 from .rendering import Messages, context_size, padding_id, prompt_ids
 from .retrieval import Document, evidence_prompt, with_evidence
@@ -163,6 +164,30 @@ class SentenceModel(ChatModel):
         return f"Below are the most expressed genes of {len(shown)} {organism} cells, highest first.\n{''.join(lines)}"
 
 
+class CodeWordModel(ChatModel):
+    """A language model that reads cells as code words.
+
+    Args:
+        model, tokenizer, labels: as for [`ChatModel`].
+        codes: writes cells as code words.
+        species: of the cells, as for `CellProcessor.map_genes`.
+    """
+
+    def __init__(self, model, tokenizer, codes: CodeWords, labels=(), *, species: str | None) -> None:
+        super().__init__(model, tokenizer, codes.processor, labels)
+        self._codes, self._species = codes, species
+
+    def shown(self, source: CellSource, rows: np.ndarray, seed: int) -> list[str]:
+        return self._codes.sentences(self.encoded(source, rows, seed, species=self._species))
+
+    def introduced(self, shown: Sequence[str], called: Sequence[str], organism: str) -> str:
+        # the first wording that `finetune --text --cell_tokens` trains with, and `annotate` asks
+        if len(shown) == 1:
+            return f"Below is a {organism} cell.\n{shown[0]}\n"
+        lines = [f"{name}: {sentence}\n" for name, sentence in zip(called, shown, strict=True)]
+        return f"Below are {len(shown)} {organism} cells.\n{''.join(lines)}"
+
+
 class SoftTokenModel(ChatModel):
     """A language model that reads cells as soft tokens.
 
@@ -227,6 +252,9 @@ def open_chat_model(
         annotator = load_text_annotator(model, device=device, **opening).model
         processor = annotator.processor
         labels = [neutralise(label, processor.tokenizer) for label in processor.candidates.labels]
+        if processor.codes is not None:
+            _refuse_n_genes(n_genes, "code words")
+            return CodeWordModel(annotator.model, processor.tokenizer, processor.codes, labels, species=species)
         return SentenceModel(
             annotator.model, processor.tokenizer, processor.cells, labels, species=species, n_genes=n_genes
         )
@@ -252,6 +280,10 @@ def open_chat_model(
 
 
 def _soft(model, processor, labels, species: str | None, n_genes: int | None) -> SoftTokenModel:
-    if n_genes is not None:
-        raise ConfigurationError("`n_genes` (`--n-genes`) is for sentences: this model reads cells as soft tokens.")
+    _refuse_n_genes(n_genes, "soft tokens")
     return SoftTokenModel(model, processor, labels, species=species)
+
+
+def _refuse_n_genes(n_genes: int | None, reads: str) -> None:
+    if n_genes is not None:
+        raise ConfigurationError(f"`n_genes` (`--n-genes`) is for sentences: this model reads cells as {reads}.")

@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, 
 from sclm_hf import annotate
 from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.opening.tiny import make_tiny_checkpoint
+from sclm_hf.sources.opening import open_source
+from sclm_hf.text.chat_models import open_chat_model
 from sclm_hf.text.codebook import CODEBOOK_FILE
 from sclm_hf.text.language_models import small_language_model, word_tokenizer
 from sclm_hf.training.arguments import TrainingConfig
@@ -179,6 +181,16 @@ def test_what_reads_code_words_is_a_plain_language_model(coded):
     assert {"<cell_0_1>", "<cell_1_5>", "<cell_2_0>"} < set(words)
     answers = model.generate(**inputs, max_new_tokens=2, do_sample=True, num_return_sequences=3)
     assert answers.shape == (3, inputs["input_ids"].shape[1] + 2)
+
+
+def test_chat_shows_a_model_the_code_words_that_it_learnt(trained, coded):
+    (files, _, _), (folder, _, _) = trained, coded
+    model = open_chat_model(folder, GENES, device="cpu")
+    shown = model.shown(open_source("cells", files[1], expects="any"), np.array([3, 5]), 0)
+    assert [[word[:7] for word in one.split()] for one in shown] == [["<cell_0", "<cell_1", "<cell_2"]] * 2
+    assert model.introduced(shown[:1], ["c"], "human") == f"Below is a human cell.\n{shown[0]}\n"
+    with pytest.raises(ConfigurationError, match="code words"):
+        open_chat_model(folder, GENES, n_genes=5)
 
 
 def test_a_codebook_that_lies_beside_the_encoder_is_used_and_a_lora_learns_its_words(trained, coded, tmp_path):
