@@ -8,7 +8,8 @@ and the memory, 1,000 files for the first batch and for resuming. What is measur
 
 - batches: shuffled, tokenised, padded, without workers and from one worker. Rates are the best of `--repeats` and
   count from the first batch on, because starting a process takes as long as 10,000 cells; `cpu` rates are per second
-  of CPU time of this process, which a busy machine disturbs less. The consumer does nothing with the batches.
+  of CPU time of this process and its workers, their start included, which a busy machine disturbs less. The consumer
+  does nothing with the batches.
 - objectives: the same with the collators that training streams through.
 - peers: shuffled batches of raw rows as CSR, ours and those of annbatch and scDataset, by turns, over the folder as it
   is and in one process each. The peers run in environments of their own, whose interpreters are options
@@ -83,13 +84,17 @@ def repeated(folder: Path, n_files: int) -> Paths:
 
 
 def rates(batches: Iterable[dict]) -> tuple[float, float]:
-    """Cells per second of wall time and of CPU time, from the first batch on."""
-    batches = iter(batches)
-    next(batches)
-    wall, cpu, n_cells = time.perf_counter(), time.process_time(), 0
-    for batch in batches:
-        n_cells += len(batch["input_ids"])
-    return n_cells / (time.perf_counter() - wall), n_cells / (time.process_time() - cpu)
+    """Cells per second of wall time, from the first batch on, and of CPU time, of all batches."""
+    cpu, batches = cpu_seconds(), iter(batches)
+    n_first = len(next(batches)["input_ids"])
+    wall = time.perf_counter()
+    n_cells = sum(len(batch["input_ids"]) for batch in batches)
+    return n_cells / (time.perf_counter() - wall), (n_first + n_cells) / (cpu_seconds() - cpu)
+
+
+def cpu_seconds() -> float:
+    """Seconds of CPU time of this process, and of its workers that have ended."""
+    return sum(os.times()[:4])
 
 
 def raw_batches(corpus: CellCorpus, epoch: int, batch_size: int) -> Iterable[sp.csr_matrix]:
@@ -163,8 +168,7 @@ def loader_results(name: str, corpus: CellCorpus, collator, arguments: argparse.
         )
         found = [rates(loader) for loader in loaders]
         results[f"{name}_{workers}_worker_cells_per_s"] = round(max(wall for wall, _ in found))
-        if not workers:
-            results[f"{name}_cpu_cells_per_s"] = round(max(cpu for _, cpu in found))
+        results[f"{name}_{workers}_worker_cpu_cells_per_s"] = round(max(cpu for _, cpu in found))
     return results
 
 
