@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..adapters.settings import read_adapter_settings
 from ..cards import render
 from ..errors import CheckpointError, ConfigurationError
+from ..evaluation.metrics import ClassScore
 from ..evaluation.reports import ResultsTable
 from ..files import read_json_object, write_text
 from ..opening.families import encoder_family, family_of, read_config
@@ -77,6 +78,8 @@ class CardFacts:
         settings: settings of the training that a reader would ask for.
         results: tables of results, baselines included.
         evaluated_method: name that this model has in `results`.
+        class_scores: how well each label was predicted, from `metrics.class_scores`.
+        pictures: path of a picture, relative to the card -> what it shows.
         command: the command that regenerates the results.
         limits: what the model cannot do, or was not tested for.
         citations: what else to cite, one entry each.
@@ -102,6 +105,8 @@ class CardFacts:
     settings: dict[str, Any] = field(default_factory=dict)
     results: list[ResultsTable] = field(default_factory=list)
     evaluated_method: str | None = None
+    class_scores: list[ClassScore] = field(default_factory=list)
+    pictures: dict[str, str] = field(default_factory=dict)
     command: str | None = None
     limits: list[str] = field(default_factory=list)
     citations: list[str] = field(default_factory=list)
@@ -139,6 +144,7 @@ class CardFacts:
         try:
             content["training_data"] = [TrainingData(**one) for one in content["training_data"]]
             content["results"] = [ResultsTable.from_dict(one) for one in content["results"]]
+            content["class_scores"] = [ClassScore(*one) for one in content.get("class_scores", ())]
             return cls(**content)
         except (KeyError, TypeError) as error:
             raise ConfigurationError(f"`{path}` does not hold the facts of a model card: {error}") from error

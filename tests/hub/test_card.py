@@ -6,7 +6,7 @@ import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.evaluation.metrics import Predictions
+from sclm_hf.evaluation.metrics import Predictions, class_scores
 from sclm_hf.evaluation.reports import ResultsTable, compare
 from sclm_hf.hub.card import (
     CardFacts,
@@ -111,6 +111,16 @@ def test_facts_survive_json_and_render_the_same(tmp_path):
     again = CardFacts.load(tmp_path / "card_facts.json")
     assert again == make_facts()
     assert render_card(again).content == (tmp_path / "README.md").read_text()
+
+
+def test_pictures_are_linked_and_labels_scored_one_by_one(tmp_path):
+    scores = class_scores([Predictions("seed 0", np.arange(5), TRUE, np.array(["B", "B", "T", "B", "NK"]))])
+    facts = make_facts(class_scores=scores, pictures={"plots/confusion.png": "What was taken for what"})
+    text = str(render_card(facts))
+    assert "| T | 2 | 1.000 | 0.500 | 0.667 |" in text
+    assert "![What was taken for what](plots/confusion.png)" in text
+    facts.save(tmp_path / "facts.json")
+    assert str(render_card(CardFacts.load(tmp_path / "facts.json"))) == text
 
 
 def test_untrue_or_incomplete_facts_are_refused(tmp_path):
