@@ -1,8 +1,11 @@
-"""The three pictures of a report: losses, embeddings, confusions. Drawn without a display, written to a file."""
+"""The pictures of a report: training, embeddings, confusions. Drawn without a display, written to a file.
 
-from collections.abc import Sequence
+Colours are those of Petroff's ten, which people with colour-blindness tell apart; labels differ in shape as well.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,57 +14,112 @@ from ..errors import require
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLORS = (
+    *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
+    *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
+)
+"""Petroff, "Accessible color sequences for data visualization", 2021."""
 
-def plot_loss(curves: dict[str, tuple[Sequence[float], Sequence[float]]], path: str | Path, *, title: str) -> None:
-    """Losses against optimiser steps.
+MARKERS = "os^Dv<P>Xp"
+
+MOST_POINTS = 50
+"""Curves of more points are drawn pale, with their running mean on top."""
+
+WIDE_RANGE = 8.0
+"""Losses that fall by more than this factor are drawn on a logarithmic scale."""
+
+
+def plot_training(history: Sequence[Mapping[str, Any]], path: str | Path, *, title: str) -> None:
+    """Losses against optimiser steps; beside them, where it was evaluated, the macro-F1 of a probe.
 
     Args:
-        curves: name of the curve -> (steps, losses). Curves of more than 50 points are drawn pale with their running
-            mean on top.
+        history: records of the log of a run, as `TrainingResult.history` has them.
         path: image to write; the suffix says in which format.
         title: title of the plot.
     """
-    figure, axes = _figure(4.8, 3.2, title)
-    for name, (steps, losses) in curves.items():
-        steps, losses = np.asarray(steps), np.asarray(losses, dtype=float)
-        if len(losses) <= 50:
-            axes.plot(steps, losses, marker="o", markersize=3, label=name)
-            continue
-        width = max(len(losses) // 20, 2)
-        (line,) = axes.plot(steps, losses, alpha=0.25, linewidth=0.8)
-        smooth = np.convolve(losses, np.full(width, 1 / width), mode="valid")
-        axes.plot(steps[width - 1 :], smooth, color=line.get_color(), label=f"{name} (mean of {width} steps)")
-    axes.set(xlabel="step", ylabel="loss")
-    axes.legend(frameon=False)
+    probe = _curve(history, "eval_probe_macro_f1")
+    n_panels = 2 if len(probe[0]) else 1
+    figure, panels = _figure(4.6 * n_panels, 3.2, title, n_panels)
+    losses, validation = _curve(history, "loss"), _curve(history, "eval_loss")
+    _draw_losses(panels[0], losses, "training", COLORS[0])
+    if len(validation[0]):
+        panels[0].plot(*validation, marker="o", markersize=4, color=COLORS[2], label="validation")
+    values = np.concatenate([losses[1], validation[1]])
+    if values.min() > 0 and values.max() / values.min() > WIDE_RANGE:
+        panels[0].set_yscale("log")
+    panels[0].set(xlabel="optimiser step", ylabel="loss")
+    panels[0].legend(frameon=False, fontsize=8)
+    for axes in panels:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    if n_panels == 2:
+        panels[1].plot(*probe, marker="o", markersize=4, color=COLORS[4])
+        panels[1].set(xlabel="optimiser step", ylabel="macro-F1 of a probe", ylim=(0, 1))
     _save(figure, path)
 
 
-def plot_confusion(matrix: np.ndarray, label_names: Sequence[str], path: str | Path, *, title: str) -> None:
+def plot_confusion(
+    matrix: np.ndarray, label_names: Sequence[str], path: str | Path, *, title: str, note: str = ""
+) -> None:
     """Share of each true label (rows) that was predicted as each label (columns), with the counts written in.
+
+    Labels that are taken for one another stand side by side. On the right: how many cells were tested, and the recall.
 
     Args:
         matrix: (n_labels, n_labels) counts as `metrics.confusion_matrix` gives them.
         label_names: names of the labels, in order.
         path: image to write.
         title: title of the plot.
+        note: a line under the title, such as how often each cell was tested.
     """
-    n_labels = len(label_names)
-    side = 2.6 + 0.38 * n_labels
-    figure, axes = _figure(side + 0.6, side, title)
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    order = order_of_labels(matrix)
+    matrix, names = matrix[np.ix_(order, order)], [label_names[place] for place in order]
+    side = 2.6 + 0.4 * len(names)
+    figure, (axes,) = _figure(side + 1.2, side, title)
+    totals = matrix.sum(axis=1)
+    shares = matrix / np.maximum(totals[:, None], 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in zip(*np.nonzero(matrix), strict=True):
         color = "white" if shares[row, column] > 0.55 else "black"
         axes.text(column, row, int(matrix[row, column]), ha="center", va="center", color=color, fontsize=7)
-    axes.set_xticks(range(n_labels), label_names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(n_labels), label_names)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted", ylabel="true")
     axes.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, label="share of the true label")
+    for place, heading in ((0.2, "tested"), (1.4, "recall")):
+        axes.text(len(names) + place - 0.1, -0.8, heading, ha="center", va="center", fontsize=7, weight="bold")
+    for row, total in enumerate(totals):
+        recall = f"{shares[row, row]:.2f}" if total else "–"
+        axes.text(len(names) + 0.1, row, int(total), ha="center", va="center", fontsize=7)
+        axes.text(len(names) + 1.3, row, recall, ha="center", va="center", fontsize=7)
+    if note:
+        figure.text(0.01, -0.01, note, fontsize=8, va="top")
     _save(figure, path)
 
 
-def plot_cells(points: np.ndarray, labels: Sequence[str], path: str | Path, *, title: str) -> None:
+def order_of_labels(matrix: np.ndarray) -> np.ndarray:
+    """(n_labels,) their numbers, those that are taken for one another side by side.
+
+    Args:
+        matrix: (n_labels, n_labels) counts of (true label, predicted label).
+    """
+    hierarchy = require("scipy.cluster.hierarchy", extra="evaluation")
+    if len(matrix) < 3:
+        return np.arange(len(matrix))
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    apart = 1 - np.clip(shares + shares.T, 0, 1)
+    pairs = apart[np.triu_indices(len(apart), 1)]
+    return hierarchy.leaves_list(hierarchy.linkage(pairs, "average", optimal_ordering=True))
+
+
+def plot_cells(
+    points: np.ndarray,
+    labels: Sequence[str],
+    path: str | Path,
+    *,
+    title: str,
+    marked: np.ndarray | None = None,
+    mark: str = "training cells",
+) -> None:
     """Cells on a plane, coloured by label.
 
     Args:
@@ -69,20 +127,24 @@ def plot_cells(points: np.ndarray, labels: Sequence[str], path: str | Path, *, t
         labels: (n_cells,) label of every cell.
         path: image to write.
         title: title of the plot.
+        marked: (n_cells,) bool, cells to draw with a black edge, such as those that a model was trained on.
+        mark: what these are.
     """
-    palettes = require("scanpy.plotting.palettes", extra="evaluation")
     labels = np.asarray(labels, dtype=str)
+    marked = np.zeros(len(labels), bool) if marked is None else np.asarray(marked)
     names = np.unique(labels)
-    colors = palettes.default_20 if len(names) <= 20 else palettes.default_102
     legend_columns = -(-len(names) // 24)
-    figure, axes = _figure(4.4 + 2.0 * legend_columns, 4.2, title)
+    figure, (axes,) = _figure(4.4 + 2.2 * legend_columns, 4.2, title)
     for place, name in enumerate(names):
         chosen = labels == name
-        axes.scatter(
-            *points[chosen].T, s=9, linewidths=0, color=colors[place % len(colors)], label=f"{name} ({chosen.sum()})"
-        )
-    axes.set(xticks=[], yticks=[])
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2, ncols=legend_columns, frameon=False)
+        marker, color = MARKERS[(place + place // 10) % 10], COLORS[place % 10]
+        for drawn, edge in ((chosen & ~marked, "none"), (chosen & marked, "black")):
+            axes.scatter(*points[drawn].T, s=16, marker=marker, color=color, edgecolors=edge, linewidths=0.5)
+        axes.scatter([], [], s=28, marker=marker, color=color, linewidths=0, label=f"{name} ({chosen.sum()})")
+    if marked.any():
+        axes.scatter([], [], s=28, color="none", edgecolors="black", label=f"black edge: {mark} ({marked.sum()})")
+    axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), ncols=legend_columns, frameon=False, fontsize=8)
     _save(figure, path)
 
 
@@ -96,15 +158,36 @@ def umap_layout(embedding: np.ndarray, *, seed: int = 0) -> np.ndarray:
     return cells.obsm["X_umap"]
 
 
-def _figure(width: float, height: float, title: str):
+def _curve(history: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of the records that have one."""
+    found = [(record["step"], record[name]) for record in history if record.get(name) is not None]
+    steps, values = zip(*found, strict=True) if found else ((), ())
+    return np.asarray(steps), np.asarray(values, dtype=float)
+
+
+def _draw_losses(axes: Any, curve: tuple[np.ndarray, np.ndarray], name: str, color: str) -> None:
+    steps, losses = curve
+    if len(losses) <= MOST_POINTS:
+        axes.plot(steps, losses, color=color, label=name)
+        return
+    width = len(losses) // 20
+    axes.plot(steps, losses, alpha=0.3, linewidth=0.8, color=color)
+    smooth = np.convolve(losses, np.full(width, 1 / width), mode="valid")
+    # each record is the mean of the steps since the one before
+    n_steps = width * round((steps[-1] - steps[0]) / (len(steps) - 1))
+    axes.plot(steps[width - 1 :], smooth, color=color, label=f"{name}, mean of {n_steps} steps")
+
+
+def _figure(width: float, height: float, title: str, n_panels: int = 1):
     """A figure of its own, outside pyplot: no display, no global state."""
     figure_module = require("matplotlib.figure", extra="evaluation")
     figure = figure_module.Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title, loc="left", weight="bold", fontsize=11)
-    axes.tick_params(labelsize=8)
-    return figure, axes
+    panels = figure.subplots(1, n_panels, squeeze=False)[0]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    figure.suptitle(title, x=0.01, ha="left", weight="bold", fontsize=11)
+    return figure, panels
 
 
 def _save(figure: "Figure", path: str | Path) -> None:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from sclm_hf.evaluation.plots import plot_cells, plot_confusion, plot_loss, umap_layout
+from sclm_hf.evaluation.plots import order_of_labels, plot_cells, plot_confusion, plot_training, umap_layout
 
 
 def read_png_size(path) -> tuple[int, int]:
@@ -10,23 +11,76 @@ def read_png_size(path) -> tuple[int, int]:
     return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
 
 
-def test_loss_curves_are_written(tmp_path):
-    steps = np.arange(200)
-    curves = {"train": (steps, 1 / (steps + 1)), "evaluation": ([50, 100], [0.5, 0.4])}
-    plot_loss(curves, tmp_path / "plots" / "loss.png", title="Pre-training")
-    assert min(read_png_size(tmp_path / "plots" / "loss.png")) > 300
+@pytest.fixture
+def saved(monkeypatch):
+    """The figures that were written."""
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    return figures
 
 
-def test_confusion_grows_with_the_labels(tmp_path):
+def evaluated(steps=200, every=5):
+    losses = [{"step": step, "loss": 100 / step} for step in range(every, steps + 1, every)]
+    return [*losses, {"step": 100, "eval_loss": 2.0, "eval_probe_macro_f1": 0.5}]
+
+
+def test_pictures_are_written(tmp_path):
+    plot_training(evaluated(), tmp_path / "plots" / "training.png", title="Pre-training")
     plot_confusion(np.eye(2, dtype=int), ["B", "T"], tmp_path / "small.png", title="Two")
     plot_confusion(np.eye(9, dtype=int), list("abcdefghi"), tmp_path / "large.png", title="Nine")
+    assert min(read_png_size(tmp_path / "plots" / "training.png")) > 300
     assert read_png_size(tmp_path / "large.png")[1] > read_png_size(tmp_path / "small.png")[1]
+
+
+def test_a_probe_has_a_panel_of_its_own_and_losses_of_wide_range_are_logarithmic(saved):
+    plot_training(evaluated(), "training.png", title="Pre-training")
+    losses, probe = saved[0].axes
+    assert losses.get_yscale() == "log" and "validation" in [text.get_text() for text in losses.get_legend().texts]
+    assert probe.get_ylim() == (0, 1) and "macro-F1" in probe.get_ylabel()
+
+
+def test_the_legend_says_over_how_many_steps_a_curve_is_a_mean(saved):
+    plot_training([{"step": 10 * place, "loss": 1.0} for place in range(1, 101)], "training.png", title="Long")
+    (axes,) = saved[0].axes
+    assert [text.get_text() for text in axes.get_legend().texts] == ["training, mean of 50 steps"]
+
+
+def test_labels_taken_for_one_another_stand_side_by_side_with_totals_and_recall(saved):
+    matrix = np.array([[6, 0, 2, 0], [0, 5, 0, 5], [4, 0, 4, 0], [0, 3, 0, 7]])
+    order = order_of_labels(matrix).tolist()
+    assert sorted([order[:2], order[2:]], key=min) in (
+        [[0, 2], [1, 3]],
+        [[2, 0], [1, 3]],
+        [[0, 2], [3, 1]],
+        [[2, 0], [3, 1]],
+    )
+    plot_confusion(matrix, list("abcd"), "confusion.png", title="Four", note="each cell tested once")
+    written = [text.get_text() for text in saved[0].axes[0].texts]
+    assert {"tested", "recall", "0.75", "8", "10"} <= set(written)
+    assert "each cell tested once" in [text.get_text() for text in saved[0].texts]
 
 
 def test_cells_are_drawn_and_more_labels_than_colours_are_fine(tmp_path):
     points = np.random.default_rng(0).normal(size=(240, 2))
     plot_cells(points, [f"type {place % 120}" for place in range(240)], tmp_path / "cells.png", title="Embeddings")
     assert min(read_png_size(tmp_path / "cells.png")) > 300
+
+
+def test_training_cells_are_marked_and_axes_are_named(saved):
+    points, labels = np.random.default_rng(0).normal(size=(20, 2)), ["B", "T"] * 10
+    plot_cells(points, labels, "cells.png", title="Embeddings", marked=np.arange(20) < 5)
+    (axes,) = saved[0].axes
+    legend = [text.get_text() for text in axes.get_legend().texts]
+    assert legend == ["B (10)", "T (10)", "black edge: training cells (5)"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("UMAP 1", "UMAP 2")
+
+
+def test_a_hundred_labels_have_marks_of_their_own(saved):
+    points = np.zeros((100, 2))
+    plot_cells(points, [f"{place:03d}" for place in range(100)], "cells.png", title="Embeddings")
+    handles = saved[0].axes[0].get_legend().legend_handles
+    looks = {(tuple(one.get_facecolor()[0]), one.get_paths()[0].vertices.tobytes()) for one in handles}
+    assert len(looks) == 100
 
 
 @pytest.mark.slow
