@@ -97,15 +97,17 @@ def test_the_demo_in_few_steps(tmp_path):
 
 
 @pytest.mark.slow
-def test_pre_training_does_no_harm_and_the_saved_annotator_is_level_with_the_strongest_baseline(demo, tmp_path):
+def test_pre_training_does_no_harm_and_no_baseline_is_clearly_above_the_saved_annotator(demo, tmp_path):
     result = run_demo(tmp_path / "output")
     assert result.returncode == 0, result.stderr
     for table in json.loads((tmp_path / "output" / "results.json").read_text()).values():
         scored = [one for one in table["results"] if one["metric"] == "macro_f1" and not one["reference"]]
         scores = {one["method"]: one["mean"] for one in scored}
         assert scores[demo.MODEL] >= scores[demo.TWIN]
-        # what cross-validation on the labels given may lose by choosing weights
-        assert scores[demo.SAVED] >= max(scores[name] for name in demo.BASELINES) - 0.01
+        differences = {
+            one["method"]: one for one in table["results"] if one["metric"] == "macro_f1" and one["reference"]
+        }
+        assert differences[demo.SAVED]["reference"] in demo.BASELINES and differences[demo.SAVED]["high"] >= 0
 
 
 @pytest.mark.slow
