@@ -72,7 +72,8 @@ def print_results(path: str | Path, key: str, show: Callable[[dict[str, Any], An
     from ..tasks.files.results import read_record
 
     record, n_cells, column = read_record(path, key)
-    _print_coverage(record)
+    if "coverage" in record:
+        _print_coverage(record)
     show(record, column)
     print(f"Wrote {path} with {counted(n_cells, 'cell')}.")
 

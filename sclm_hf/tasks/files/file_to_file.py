@@ -59,7 +59,8 @@ def run_files(
     resumes there when it is repeated. The copy gets its name when it is complete. The data are never all in memory;
     the results are if the model reads whole samples (each is then one block), or if the verb needs all of them.
 
-    A verb that makes an AnnData of its own, as `perturb` does, reads an `.h5ad` file whole and writes what it makes.
+    A verb that makes an AnnData of its own, as `perturb` does, or that runs without a model, reads an `.h5ad` file
+    whole and writes what it makes.
 
     Args:
         verb: name of the verb, for example `"embed"`.
@@ -82,13 +83,13 @@ def run_files(
     """
     function = get_function(verb)
     record, chosen = function.verb, function.verb.choose(settings)
-    if record.run is not None:
+    if record.run is not None and model is not None:
         with _Files.opened(source, destination, record, chosen, overwrite) as files:
             return files.run(record.load(model, processor, chosen))
     destination = check_output(destination, source=source, overwrite=overwrite)
     with sole_writer(destination):
         write_h5ad(function(read_h5ad(source), model, processor, **settings), destination)
-    return [Written(destination, verb)]
+    return [Written(destination, verb if record.run is None else chosen.key(""))]
 
 
 def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path]]:

@@ -1,0 +1,72 @@
+"""`sclm-hf cluster INPUT OUTPUT --model DIR`, or `--use-rep KEY`."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from ..tasks.cluster import ClusterSettings
+from .options import Input, Output, Overwrite, with_settings
+
+
+@with_settings(ClusterSettings)
+def cluster(
+    input: Input,
+    output: Output,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or repository id of a checkpoint or an adapter; not with --use-rep.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    *,
+    overwrite: Overwrite = False,
+    **settings: Any,
+) -> None:
+    """Cluster the cells of an .h5ad file over several resolutions, with stability and marker genes.
+
+    By a model's embeddings, or with --use-rep by those that the file holds.
+    """
+    from ..tasks.files.file_to_file import run_files
+    from ..tasks.files.results import read_record
+    from .results import print_files
+
+    def run() -> Any:
+        return run_files("cluster", input, output, model, overwrite=overwrite, **settings)
+
+    if not as_json:
+        print_files(run, _show)
+        return
+    for path, key in run():
+        record, n_cells, _ = read_record(path, key)
+        kept = {name: _plain(record[name]) for name in ("resolution", "sweep", "markers")}
+        typer.echo(json.dumps({"file": str(path), "n_cells": n_cells, **kept}))
+
+
+def _show(record: dict[str, Any], clusters: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Clusters over resolutions", title_justify="left")
+    for name in ("resolution", "clusters", "stability", ""):
+        table.add_column(name, justify="right" if name else "left")
+    sweep, markers = record["sweep"], record["markers"]
+    for resolution, n_clusters, stability in zip(*(sweep[name] for name in _COLUMNS), strict=True):
+        is_chosen = "chosen" if resolution == record["resolution"] else ""
+        table.add_row(f"{resolution:.3g}", f"{int(n_clusters):,}", f"{stability:.3f}", is_chosen)
+    Console().print(table)
+    for name, number in clusters.value_counts().items():
+        genes = [
+            gene
+            for cluster, gene in zip(markers.get("cluster", ()), markers.get("gene", ()), strict=True)
+            if cluster == name
+        ]
+        print(f"{number:>8,}  {name}  {' '.join(genes)}")
+
+
+_COLUMNS = ("resolution", "n_clusters", "stability")
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and numbers as JSON holds them."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value

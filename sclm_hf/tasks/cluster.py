@@ -1,0 +1,217 @@
+"""`cluster`: Leiden clusters of cells, how stable they are, and their marker genes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigurationError, require
+from ..logging import warn
+from .running.cell_run import CellRun, Results
+from .running.settings import AddingSettings, setting
+from .running.verb import Verb, documented_by
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from anndata import AnnData
+    from transformers.utils import ModelOutput
+
+    from ..sources.cell_source import CellSource
+    from ..tokenization.processing_cell import CellProcessor
+    from .clustering.sweep import Sweep
+
+CLUSTER_KEY = "sclm_cluster"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSettings(AddingSettings):
+    """Settings of [`cluster`].
+
+    Raises:
+        ConfigurationError: a value is out of range, or resolutions are no numbers above 0.
+    """
+
+    use_rep: str | None = setting(None, "embedding in `obsm` to cluster, instead of one that a model makes.")
+    resolutions: "str | Sequence[float]" = setting(
+        "0.1,0.2,0.4,0.6,0.8,1,1.5,2",
+        "resolutions to compare, in the command separated by commas. The clusters are those of the most stable one "
+        "that has more than one cluster: few clusters are often the most stable, so look at the table.",
+    )
+    n_clusters: int | None = setting(None, "how many clusters; the resolution that gives them is looked for.", least=2)
+    n_neighbours: int = setting(15, "neighbours of each cell in the graph.", least=2)
+    n_subsamples: int = setting(
+        5, "how many times 80 % of the cells are drawn and clustered again, to see how stable clusters are.", least=1
+    )
+    n_markers: int = setting(
+        10,
+        "how many marker genes to list for each cluster; 0 reads no counts. Their p values are too small, because the "
+        "clusters were made from the same genes.",
+        least=0,
+    )
+    key_added: str | None = setting(
+        None, f"name of the clusters in `obs`; default `{CLUSTER_KEY}`.", flag="--key", recorded=False
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.resolution_values  # noqa: B018 (checks)
+
+    @property
+    def resolution_values(self) -> list[float]:
+        """The resolutions as numbers."""
+        given = self.resolutions.split(",") if isinstance(self.resolutions, str) else self.resolutions
+        try:
+            values = [float(one) for one in given]
+        except (TypeError, ValueError):
+            values = []
+        if not values or not all(0 < one < float("inf") for one in values):
+            raise ConfigurationError(
+                f"`resolutions` (`--resolutions`) must be numbers above 0, such as 0.5,1, got {self.resolutions!r}."
+            )
+        return values
+
+    def key(self, family: str) -> str:
+        """Name of the clusters in `obs`, and of their record."""
+        return self.key_added or CLUSTER_KEY
+
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that `obs` will get."""
+        return (self.key(""),)
+
+    def to_record(self) -> dict[str, Any]:
+        """What the results depend on, by name."""
+        return {**super().to_record(), "resolutions": self.resolution_values}
+
+
+class Clustering(CellRun[ClusterSettings]):
+    """Clusters of cells by the embeddings of a model."""
+
+    needs_all = True
+
+    def __init__(self, *run: Any) -> None:
+        from .clustering.sweep import check_sizes
+
+        super().__init__(*run)
+        require("scanpy", extra="evaluation")
+        require("igraph", extra="evaluation")
+        check_sizes(len(self.cells.lengths), self.settings.n_neighbours, self.settings.n_clusters)
+
+    def read(self, output: "ModelOutput") -> "torch.Tensor":
+        """(batch, cell_embedding_size) embeddings."""
+        from ..modeling.common.outputs import embedding_of
+
+        return embedding_of(output, self.config)
+
+    def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
+        """The clusters."""
+        labels, self._found = clusters_of(values, "The embedding", self.cells.source, self.settings)
+        return Results(obs={self.key: labels})
+
+    def facts(self, file: "Path | None") -> dict[str, Any]:
+        """The resolutions, and marker genes."""
+        return self._found
+
+
+def clusters_of(
+    embedding: "np.ndarray", what: str, source: "CellSource", settings: ClusterSettings
+) -> tuple[Any, dict[str, Any]]:
+    """The clusters of cells, and what the record says of them.
+
+    Args:
+        embedding: (cells, size).
+        what: what it is called.
+        source: the cells, whose counts are read for marker genes.
+        settings: the settings.
+    """
+    from .clustering.markers import marker_genes
+    from .clustering.sweep import check_embedding, sweep
+
+    pandas = require("pandas", extra="anndata")
+    check_embedding(embedding, what)
+    found = sweep(
+        embedding,
+        settings.resolution_values,
+        n_neighbours=settings.n_neighbours,
+        n_subsamples=settings.n_subsamples,
+        n_clusters=settings.n_clusters,
+        seed=settings.seed,
+    )
+    codes, n_clusters = found.codes[found.chosen], int(found.n_clusters[found.chosen])
+    if n_clusters == 1:
+        warn("No resolution finds more than one cluster: ask for higher `resolutions` (`--resolutions`).")
+    markers = marker_genes(source, codes, settings.n_markers)
+    labels = pandas.Categorical(codes.astype(str), categories=[str(code) for code in range(n_clusters)])
+    return labels, {**_table(found), "markers": markers}
+
+
+def _table(found: "Sweep") -> dict[str, Any]:
+    return {
+        "resolution": float(found.resolutions[found.chosen]),
+        "sweep": {
+            "resolution": found.resolutions,
+            "n_clusters": found.n_clusters,
+            "stability": found.stability,
+        },
+    }
+
+
+CLUSTER = Verb(
+    name="cluster",
+    auto_class="AutoModel",
+    settings=ClusterSettings,
+    writes=("obs",),
+    run=Clustering,
+    usage='cells = sclm_hf.cluster(cells, "{model}")\n'
+    'cells.obs["sclm_cluster"], cells.uns["sclm_hf"]["sclm_cluster"]["markers"]',
+)
+
+
+@documented_by(CLUSTER)
+def cluster(
+    adata: "AnnData",
+    model: Any = None,
+    processor: "CellProcessor | None" = None,
+    *,
+    copy: bool = True,
+    **settings: Any,
+) -> "AnnData":
+    """Cluster cells by the embeddings that `model` gives them, or by an embedding that they have.
+
+    Neighbours and Leiden (Traag et al., Scientific Reports 9, 5233 (2019)) are scanpy's. Clusters at each resolution
+    are compared with those of subsamples of 80 % of the cells, by the adjusted Rand index.
+
+    Args:
+        adata: cells with raw counts.
+        model: folder or repository id of a checkpoint or an adapter; or a loaded model; None with `use_rep`.
+        processor: the processor; by default the one saved with the model.
+        **settings: the fields of [`ClusterSettings`].
+        copy: add to a copy in memory; False adds to `adata` itself (but not to the file of a backed one).
+
+    Returns:
+        The AnnData with
+
+        - `obs["sclm_cluster"]`: the clusters, categorical, `"0"` being the largest;
+        - `uns["sclm_hf"]["sclm_cluster"]`: `resolution`, the one chosen; `sweep`, the columns `resolution`,
+          `n_clusters` and `stability` (mean adjusted Rand index, 1 = the same clusters every time); `markers`, the
+          columns `cluster`, `gene`, `score`, `log2_fold_change` and `p_adjusted`; and how they were made.
+
+    Raises:
+        ConfigurationError: there are too few cells for the neighbours or clusters asked for, or no or two embeddings
+            are named.
+        ExpressionError: the embedding is the same for all cells, or the data are not what is expected.
+        MissingDependencyError: scanpy or igraph is not installed.
+        Others as for [`embed`](sclm_hf.embed).
+    """
+    chosen = CLUSTER.choose(settings)
+    if (model is None) == (chosen.use_rep is None):
+        raise ConfigurationError(
+            "Name what to cluster by: either a `model` (`--model`), or an embedding in `obsm` with `use_rep` "
+            "(`--use-rep`)."
+        )
+    if model is not None:
+        return CLUSTER.add_to(adata, model, processor, settings, copy=copy)
+    from .clustering.without_model import cluster_embedding
+
+    return cluster_embedding(adata, chosen, clusters_of, copy=copy)

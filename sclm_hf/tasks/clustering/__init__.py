@@ -1,0 +1,1 @@
+"""What clusters of cells need: a sweep over resolutions, and marker genes."""
