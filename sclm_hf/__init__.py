@@ -21,6 +21,7 @@ _NAMES = {
     "CellCorpus": "sclm_hf.corpora.cell_corpus",
     "MixedCorpus": "sclm_hf.corpora.mixture",
     "mix": "sclm_hf.corpora.mixture",
+    "gene_embeddings": "sclm_hf.tasks.genes.gene_embeddings",
     **{name: f"sclm_hf.tasks.{name}" for name in verb_names()},
 }
 for _family in FAMILIES.values():

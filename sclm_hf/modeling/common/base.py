@@ -104,6 +104,14 @@ class SclmModelMixin:
         """
         return super().save_pretrained(save_directory, *args, save_original_format=save_original_format, **kwargs)
 
+    def embed_genes(self, input_ids: Tensor) -> Tensor:
+        """The embeddings of genes that do not depend on a cell, `(genes, hidden)`, as the model adds values to them.
+
+        Args:
+            input_ids: `(genes,)` ids of genes.
+        """
+        return self.get_input_embeddings()(input_ids)
+
     def frozen_tables(self) -> dict[str, Tensor]:
         """Tensors that outputs depend on and that are not among the weights, by name."""
         return {}

@@ -350,6 +350,10 @@ class ScGPTModel(ScGPTPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
+    def embed_genes(self, input_ids: Tensor) -> Tensor:
+        """The embeddings of genes after their LayerNorm, `(genes, hidden)`."""
+        return self.embeddings.embed_genes(input_ids)
+
     @merge_with_config_defaults
     @capture_outputs
     @auto_docstring

@@ -1,0 +1,47 @@
+"""`sclm-hf gene-embeddings OUTPUT --model DIR`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Layer, Model, Overwrite, Species
+
+
+def gene_embeddings(
+    output: Annotated[Path, typer.Argument(help="`.csv` or `.parquet` file to write, one row per gene.")],
+    model: Model,
+    genes: Annotated[
+        str | None, typer.Option(help="Names of genes, separated by commas; all that the model knows unless given.")
+    ] = None,
+    cells: Annotated[
+        Path | None,
+        typer.Option(help="File of cells: each gene then gets the mean of what the last layer says of it in them."),
+    ] = None,
+    layer: Layer = None,
+    species: Species = None,
+    *,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the embeddings that a model has of genes, by name."""
+    from ..errors import ConfigurationError
+    from ..files import check_output_file, written_whole
+    from ..sources.opening import open_source
+    from ..tasks.genes.gene_embeddings import gene_embeddings as table_of
+
+    if output.suffix not in (".csv", ".parquet"):
+        raise ConfigurationError(f"`{output}` must be named `….csv` or `….parquet`: that is what is written.")
+    check_output_file(output)
+    if output.exists() and not overwrite:
+        raise ConfigurationError(f"`{output}` exists: choose another name, or pass `--overwrite`.")
+    names = None if genes is None else [name.strip() for name in genes.split(",")]
+    source = None if cells is None else open_source(cells.stem, cells, layer=layer)
+    table = table_of(model, names, cells=source, species=species)
+    # names of columns are text in Parquet
+    table.columns = [str(column) for column in table.columns]
+    with written_whole(output) as unfinished:
+        if output.suffix == ".csv":
+            table.to_csv(unfinished)
+        else:
+            table.to_parquet(unfinished)
+    typer.echo(f"Wrote {output} with {len(table):,} genes and {table.shape[1]} numbers for each.")

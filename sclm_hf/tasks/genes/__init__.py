@@ -1,0 +1,1 @@
+"""What models say about genes."""
