@@ -55,6 +55,7 @@ FAMILY = Family(
     processor="SampleProcessor",
     processor_module="sclm_hf.tokenization.processing_sample",
     special_tokens=(),
+    special_verbs=("impute",),
     objectives=("masked_samples",),
     tiny={
         "hidden_size": 32,

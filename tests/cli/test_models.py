@@ -55,8 +55,6 @@ def test_reads_the_registry_only():
 
 def test_verbs_of_a_family_follow_from_its_classes():
     told = {one["family"]: one["tasks"] for one in json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)}
-    assert told["scgpt"] == ["annotate", "embed", "evaluate", "perturb"] and told["scbert"] == [
-        "annotate",
-        "embed",
-        "evaluate",
-    ]
+    assert all({"annotate", "embed", "evaluate", "map"} <= set(told[family]) for family in FAMILIES)
+    assert "perturb" in told["scgpt"] and "perturb" not in told["scbert"]
+    assert "impute" in told["cellplm"] and "impute" not in told["scgpt"]

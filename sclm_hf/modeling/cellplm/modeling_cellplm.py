@@ -316,6 +316,11 @@ class CellPLMForMaskedExpression(CellPLMPreTrainedModel):
         self.decoder = DECODERS[config.decoder_type](config)
         self.post_init()
 
+    @property
+    def predicted_expression(self) -> str:
+        """What `expression_prediction` is: `"counts"` or `"z-scores"`."""
+        return "z-scores" if self.config.input_encoding == "zscored" else "counts"
+
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Resize the gene table and the decoder; its new rows are 0."""
         table = super().resize_token_embeddings(*args, **kwargs)

@@ -351,6 +351,7 @@ class ScFoundationForMaskedExpression(ScFoundationPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
     # the decoder counts training forwards, to draw its random features anew
     _can_compile_fullgraph = False
+    predicted_expression = "log-normalised"
 
     def __init__(self, config: ScFoundationConfig):
         super().__init__(config)

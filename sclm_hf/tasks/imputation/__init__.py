@@ -1,0 +1,1 @@
+"""What imputation needs: scores on counts that were hidden, beside simple methods."""

@@ -1,0 +1,225 @@
+"""`impute`: the expression that a model expects of each gene in each cell."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError, ConfigurationError
+from .running.cell_run import CellRun, Results
+from .running.settings import AddingSettings, setting
+from .running.verb import Verb, documented_by
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import scipy.sparse
+    import torch
+    from anndata import AnnData
+
+    from ..opening.loading import LoadedModel
+    from ..tokenization.processing_cell import CellProcessor
+
+IMPUTE_KEY = "sclm_imputed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImputeSettings(AddingSettings):
+    """Settings of [`impute`]."""
+
+    genes: "str | Sequence[str] | None" = setting(
+        None, "names of genes to impute, in the command separated by commas; by default all that the model knows."
+    )
+    score: bool = setting(
+        False,
+        "also hide a tenth of the counts above 0, and compare what is predicted of them with the mean of the gene and "
+        "with that of similar cells.",
+    )
+    key_added: str | None = setting(None, f"name of the layer; default `{IMPUTE_KEY}`.", flag="--key", recorded=False)
+
+    def key(self, family: str) -> str:
+        """Name of the layer, and of its record."""
+        return self.key_added or IMPUTE_KEY
+
+    @property
+    def names(self) -> list[str] | None:
+        """The names one by one; None for all genes."""
+        if self.genes is None:
+            return None
+        given = self.genes.split(",") if isinstance(self.genes, str) else self.genes
+        return [name.strip() for name in given]
+
+
+class Imputation(CellRun[ImputeSettings]):
+    """Expected log-normalised expression."""
+
+    settings: ImputeSettings
+
+    def __init__(self, *run: Any) -> None:
+        import torch
+
+        super().__init__(*run)
+        if self.cells.source.data_name == "raw":
+            raise ConfigurationError(
+                "The counts are in `raw`, whose genes may be others than those of the layers: put them into a layer, "
+                "and name it with `layer` (`--layer`)."
+            )
+        self._columns = self._columns_of(self.settings.names)
+        self._ids = torch.from_numpy(self.cells.gene_ids[self._columns])
+
+    def _columns_of(self, names: list[str] | None) -> "np.ndarray":
+        """The columns of the genes that are imputed."""
+        import numpy as np
+
+        known = np.flatnonzero(self.cells.gene_ids >= 0)
+        if names is None:
+            return known
+        place = {str(self.cells.source.genes()[0][column]): column for column in known}
+        if unknown := [name for name in names if name not in place]:
+            raise ConfigurationError(
+                f"{', '.join(map(repr, unknown[:10]))}: no such gene is both among the names of the data and known to "
+                f"`{self.loaded.name}`; mend `genes` (`--genes`)."
+            )
+        return np.array([place[name] for name in names])
+
+    def forward(self, model: Any, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
+        """(batch, genes) expected log-normalised expression of the genes that are imputed."""
+        import torch
+
+        expected = model(**batch).expression_prediction.float()
+        ids = self._ids.to(expected.device)
+        if model.predicted_expression == "log-normalised":
+            return expected[:, ids]
+        expected = torch.log1p(expected / expected.sum(dim=1, keepdim=True) * 1e4)
+        place = torch.zeros(self.config.vocab_size, dtype=torch.long, device=expected.device)
+        place[batch["input_ids"]] = torch.arange(len(batch["input_ids"]), device=expected.device)
+        return expected[:, place[ids]]
+
+    def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
+        """The layer, with NaN for genes that were not imputed."""
+        import numpy as np
+
+        layer = np.full((len(values), self.cells.source.n_genes), np.nan, np.float32)
+        layer[:, self._columns] = values
+        return Results(layers={self.key: layer})
+
+    def facts(self, file: "Path | None") -> dict[str, Any]:
+        """How many genes were imputed, and the scores if asked for."""
+        facts: dict[str, Any] = {"n_imputed": len(self._columns)}
+        return facts | self._scores() if self.settings.score else facts
+
+    def _scores(self) -> dict[str, Any]:
+        """The scores on hidden counts."""
+        import numpy as np
+
+        from .imputation.scores import hidden_scores
+
+        counts = self.cells.source.read(np.arange(len(self.cells.lengths))).tocsc()
+
+        def predict(left: "scipy.sparse.csr_matrix") -> "np.ndarray":
+            return self._run_on(counts, left)
+
+        return {"scores": hidden_scores(counts[:, self._columns].tocsr(), predict, self.settings.seed)}
+
+    def _run_on(self, counts: "scipy.sparse.csc_matrix", left: "scipy.sparse.csr_matrix") -> "np.ndarray":
+        """What the model predicts where the imputed genes have other counts."""
+        import anndata
+        import numpy as np
+        import scipy.sparse
+
+        from ..sources.in_memory import InMemorySource
+        from .running.batches import run_cells
+
+        others = np.setdiff1d(np.arange(counts.shape[1]), self._columns)
+        order = np.argsort(np.concatenate([self._columns, others]))
+        matrix = scipy.sparse.hstack([left, counts[:, others]]).tocsc()[:, order].tocsr().astype(counts.dtype)
+        hidden = InMemorySource(anndata.AnnData(matrix), "X", expects=self.loaded.processor.feature_extractor.expects)
+        cells = replace(self.cells, source=hidden)
+        settings = self.settings
+        return run_cells(
+            self.loaded,
+            cells,
+            self.forward,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            description="hidden counts",
+        )
+
+
+class ImputeVerb(Verb):
+    """The verb, whose models predict expression itself."""
+
+    def load(self, model: Any, processor: "CellProcessor | None", settings: ImputeSettings) -> "LoadedModel":
+        """Load the model.
+
+        Raises:
+            CheckpointError: the family predicts no expression, or this model predicts z-scores.
+        """
+        from ..registry import FAMILIES
+        from .imputation.able import family_of
+
+        family = family_of(model, settings.revision)
+        if family not in FAMILIES or not self.serves(FAMILIES[family]):
+            able = ", ".join(sorted(one.name for one in FAMILIES.values() if self.serves(one)))
+            raise CheckpointError(
+                f"`{model if isinstance(model, str) else family}` is a `{family}` model, which predicts no expression "
+                f"of genes (bins, ranks or none): `impute` takes models of {able}."
+            )
+        loaded = super().load(model, processor, settings)
+        predicted = getattr(loaded.model, "predicted_expression", None)
+        if predicted not in ("counts", "log-normalised"):
+            raise CheckpointError(
+                f"`{loaded.name}` ({type(loaded.model).__name__}) predicts {predicted or 'no expression'}: `impute` "
+                "needs the model of pre-training on counts, with its decoder."
+            )
+        return loaded
+
+
+IMPUTE = ImputeVerb(
+    name="impute",
+    auto_class="AutoModelForPreTraining",
+    settings=ImputeSettings,
+    writes=("layers",),
+    is_special=True,
+    run=Imputation,
+    usage='cells = sclm_hf.impute(cells, "{model}")\ncells.layers["sclm_imputed"]',
+)
+
+
+@documented_by(IMPUTE)
+def impute(
+    adata: "AnnData",
+    model: Any,
+    processor: "CellProcessor | None" = None,
+    *,
+    copy: bool = True,
+    **settings: Any,
+) -> "AnnData":
+    """Add the log-normalised expression that a pre-trained `model` expects of each gene.
+
+    Models that predict bins or ranks cannot do it. Without `score` nothing says whether the result is better than the
+    mean of similar cells.
+
+    Args:
+        adata: cells with raw counts.
+        model: folder or repository id of a checkpoint with the decoder of pre-training; or a loaded model.
+        processor: the processor; by default the one saved with the model.
+        **settings: the fields of [`ImputeSettings`].
+        copy: add to a copy in memory; False adds to `adata` itself (but not to the file of a backed one).
+
+    Returns:
+        The AnnData with
+
+        - `layers["sclm_imputed"]`: (n_cells, n_genes) float32, logarithms of 1 + expected counts per 10,000 (among
+          the genes that the model reads, where it predicts counts); NaN for genes that were not imputed;
+        - `uns["sclm_hf"]["sclm_imputed"]`: `n_imputed` genes; with `score` also `scores`, for `model`, `similar cells`
+          and `gene mean` the `pearson` correlation with hidden log-normalised counts and the `rmse`; and model,
+          versions, settings and coverage of the genes.
+
+    Raises:
+        CheckpointError: the model predicts no expression, or cannot be read.
+        ConfigurationError: a gene is not known, or settings do not fit.
+        GeneCoverageError: the model knows too few of the genes.
+        ExpressionError: the data are not what the model's encoding expects, or too few to hide some.
+    """
+    return IMPUTE.add_to(adata, model, processor, settings, copy=copy)
