@@ -34,9 +34,10 @@ from sclm_hf import annotate, embed
 from sclm_hf.evaluation.baselines.linear import PCALogisticRegression, ZScoredLogisticRegression
 from sclm_hf.evaluation.text_metrics import calibration_scores
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments
-from sclm_hf.training.finetune_text import TextArguments, finetune_text
+from sclm_hf.training.finetune_text import finetune_text
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
+from sclm_hf.training.settings.text import TextArguments
 
 FEWEST = 15
 VARIANTS = ("baselines", "text", "discrete")

@@ -24,11 +24,14 @@ from machine import describe_machine
 
 from sclm_hf import annotate
 from sclm_hf.text.language_models import small_language_model
-from sclm_hf.training.align import AlignArguments, align
+from sclm_hf.training.align import align
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments, finetune
-from sclm_hf.training.finetune_cell_text import QUESTIONS, CellTextArguments, finetune_cell_text
+from sclm_hf.training.finetune import finetune
+from sclm_hf.training.finetune_cell_text import QUESTIONS, finetune_cell_text
+from sclm_hf.training.settings.align import AlignArguments
+from sclm_hf.training.settings.cell_text import CellTextArguments
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
 
 TARGET, LABEL, GROUP, TEST = "symphony", "cell_type", "platform", "10x 3' v1"
 DESCRIPTIONS = {

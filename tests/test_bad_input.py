@@ -21,8 +21,9 @@ from sclm_hf.modeling.scgpt.convert_scgpt import convert_checkpoint
 from sclm_hf.opening.loading import load_model
 from sclm_hf.tasks.files.h5ad import read_h5ad, write_h5ad
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments, finetune
+from sclm_hf.training.finetune import finetune
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
 
 from .modeling.scgpt.golden_scgpt import GOLDEN
 from .tasks.tiny import make_cells, make_model, make_processor, save_checkpoint

@@ -25,9 +25,11 @@ from sclm_hf.opening.classifiers import open_classifier
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments, finetune
-from sclm_hf.training.pretrain import PretrainArguments, pretrain
+from sclm_hf.training.finetune import finetune
+from sclm_hf.training.pretrain import pretrain
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
+from sclm_hf.training.settings.pretrain import PretrainArguments
 
 LABELS = ["CD14+ Monocyte", "CD19+ B", "CD56+ NK"]
 N_CELLS, N_GENES, STEPS = 30, 96, 32

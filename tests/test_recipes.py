@@ -8,9 +8,10 @@ import pytest
 
 from sclm_hf.registry import FAMILIES, get_family
 from sclm_hf.training.arguments import TrainingConfig, parse_arguments
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments
-from sclm_hf.training.pretrain import PretrainArguments, create_collator, create_model, create_processor
+from sclm_hf.training.pretrain import create_collator, create_model, create_processor
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
+from sclm_hf.training.settings.pretrain import PretrainArguments
 
 from .training.h5ad_files import write_h5ad
 

@@ -54,10 +54,12 @@ from sclm_hf.evaluation.splits import Split, few_shot_splits, stratified_splits
 from sclm_hf.hub.card import CardFacts, TrainingData, write_card
 from sclm_hf.tasks.files.h5ad import write_h5ad
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments, finetune
+from sclm_hf.training.finetune import finetune
 from sclm_hf.training.loop import TrainingResult
-from sclm_hf.training.pretrain import PretrainArguments, pretrain
+from sclm_hf.training.pretrain import pretrain
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
+from sclm_hf.training.settings.pretrain import PretrainArguments
 from sclm_hf.versions import package_versions
 
 ROOT = Path(__file__).parents[1]

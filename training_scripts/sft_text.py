@@ -19,7 +19,8 @@ from sclm_hf.text.cell_words import CellWords, sentence_processor
 from sclm_hf.text.closed_set import Candidates
 from sclm_hf.text.conversations import Conversations
 from sclm_hf.text.language_models import add_gene_tokens
-from sclm_hf.training.data import DataArguments, gene_names
+from sclm_hf.training.data import gene_names
+from sclm_hf.training.settings.data import DataArguments
 
 
 @dataclass

@@ -86,7 +86,8 @@ class InstructionSettings:
     def _corpus(self, inputs: Any, columns: list[str], layer: str | None, where: Mapping[str, Any]) -> "CellCorpus":
         from ..corpora.cell_corpus import CellCorpus
         from ..text.cell_words import sentence_processor
-        from ..training.data import DataArguments, gene_names
+        from ..training.data import gene_names
+        from ..training.settings.data import DataArguments
 
         paths = inputs.values() if isinstance(inputs, Mapping) else inputs
         genes = gene_names(DataArguments(list(map(str, paths)), layer=layer), "any")

@@ -11,7 +11,6 @@ from accelerate.utils import set_seed
 
 from ..adapters.lora import add_lora
 from ..corpora.cell_corpus import CellCorpus
-from ..errors import ConfigurationError
 from ..logging import get_logger, quiet_transformers
 from ..modeling.cell_text.processing_cell_text import CellTextProcessor
 from ..objectives.cell_text import CellTextCollator
@@ -22,17 +21,18 @@ from ..opening.processors import load_processor
 from ..opening.weights import open_model
 from ..text.cell_text_annotator import CellTextAnnotator
 from ..text.closed_set import Candidates, answers_of
-from .arguments import TrainingConfig, option
+from .arguments import TrainingConfig
 from .checkpoints import check_output_dir
-from .data import DataArguments, check_files, open_corpora
+from .data import open_corpora
 from .finetune_text import calibrated, check_language_settings
 from .loop import TrainingResult, train
 from .manifest import write_manifest
+from .settings.cell_text import CellTextArguments
+from .settings.data import DataArguments, check_files
+from .settings.finetune import FinetuneArguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from .finetune import FinetuneArguments
 
 logger = get_logger(__name__)
 
@@ -53,35 +53,6 @@ QUESTIONS = (
 _KIND = "AutoModelForMultimodalLM"
 
 
-@dataclass
-class CellTextArguments:
-    """The encoder whose cells a language model reads as soft tokens, and how it gets to read them.
-
-    Raises:
-        ConfigurationError: a number is out of range, or other settings are given without `cell_model`.
-    """
-
-    cell_model: str | None = option(
-        None,
-        "Fine-tune a language model, `model_name_or_path`, that reads cells as soft tokens: folder or repository of "
-        "the model of cells that encodes them. It stays as it is.",
-    )
-    num_cell_tokens: int = option(8, "With `cell_model`: soft tokens of a cell.")
-    projector: str = option("mlp", "With `cell_model`: what makes them, `mlp` or `resampler`.")
-    projector_epochs: int = option(
-        1,
-        "With `cell_model`: passes over the corpus in which the projector learns alone, before the language model "
-        "does.",
-    )
-
-    def __post_init__(self) -> None:
-        if self.num_cell_tokens < 1 or self.projector_epochs < 0:
-            raise ConfigurationError("`num_cell_tokens` must be at least 1, and `projector_epochs` at least 0.")
-        changed = [one.name for one in dataclasses.fields(self) if getattr(self, one.name) != one.default]
-        if self.cell_model is None and changed:
-            raise ConfigurationError(f"`{changed[0]}` is for soft tokens: give `cell_model` (`--cell_model`) too.")
-
-
 @dataclass(frozen=True)
 class _Saved:
     """What is saved beside a model: its processor, the question and the labels."""
@@ -96,7 +67,7 @@ class _Saved:
 
 def finetune_cell_text(
     data: DataArguments,
-    arguments: "FinetuneArguments",
+    arguments: FinetuneArguments,
     soft: CellTextArguments,
     config: TrainingConfig,
 ) -> TrainingResult:
@@ -153,7 +124,7 @@ def finetune_cell_text(
     return result
 
 
-def _adapted(model: "PreTrainedModel", arguments: "FinetuneArguments") -> Any:
+def _adapted(model: "PreTrainedModel", arguments: FinetuneArguments) -> Any:
     """The model of the second stage; its encoder of cells stays as it is."""
     if arguments.head == "full":
         model.cell_text.cell_model.requires_grad_(False)

@@ -1,7 +1,6 @@
 """Fine-tuning of language models to annotate cells: what `sclm-hf finetune --text` runs."""
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,81 +27,24 @@ from ..text.decision import save_decision
 from ..text.language_models import add_cell_tokens, add_gene_tokens, small_language_model
 from ..text.packing import require_packable
 from ..text.rendering import context_size
-from .arguments import TrainingConfig, option, read_mapping
+from .arguments import TrainingConfig, read_mapping
 from .checkpoints import check_output_dir
-from .data import DataArguments, check_files, gene_names, open_corpora, refuse_adapter
+from .data import gene_names, open_corpora, refuse_adapter
 from .loop import TrainingResult, train
 from .manifest import write_manifest
+from .settings.data import DataArguments, check_files
+from .settings.finetune import FinetuneArguments
+from .settings.text import SMALL, TextArguments
 from .validation import classification_metrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from .finetune import FinetuneArguments
-
 logger = get_logger(__name__)
-
-SMALL = "small"
-"""What `model_name_or_path` says for a new small Llama."""
-
-
-@dataclass
-class TextArguments:
-    """Whether a language model learns to annotate, and what it reads of a cell.
-
-    Raises:
-        ConfigurationError: other settings are given without `text`, settings exclude each other, or `n_genes` is below
-            1.
-    """
-
-    text: bool = option(
-        False,
-        "Fine-tune a language model that answers in text: a folder or repository of a causal or sequence-to-sequence "
-        f"model, or `{SMALL}`, for a new small Llama with a token per gene.",
-    )
-    n_genes: int = option(100, "With `text`: genes of a cell's sentence, the most expressed ones.")
-    gene_tokens: bool = option(False, "With `text`: make each gene one token, which is trained too.")
-    cell_tokens: str | None = option(
-        None,
-        "With `text`: read a cell as code words, which are new tokens, instead of the names of its genes: folder or "
-        "repository of the model of cells whose embeddings a codebook turns into them. It is kept beside the model. A "
-        "codebook that lies in the folder is used; else one is fitted to the cells to train on.",
-    )
-    n_code_words: int = option(8, "With `cell_tokens` and a new codebook: code words of a cell.")
-    codebook_size: int = option(
-        64, "With `cell_tokens` and a new codebook: how many different words each of them is chosen from."
-    )
-    pack_tokens: int = option(
-        0,
-        "With `text`: train on rows of up to so many tokens that hold several cells, none of which sees another; 0 = "
-        "a row per cell.",
-    )
-    text_config: str | None = option(
-        None, f"With `text` and the model `{SMALL}`: fields of its LlamaConfig, a mapping, as JSON."
-    )
-
-    def __post_init__(self) -> None:
-        if self.n_genes < 1 or self.pack_tokens < 0:
-            raise ConfigurationError(
-                f"`n_genes` must be at least 1, and `pack_tokens` at least 0, got {self.n_genes} and "
-                f"{self.pack_tokens}."
-            )
-        if not self.text and (changed := [one.name for one in dataclasses.fields(self) if self._is_changed(one)]):
-            raise ConfigurationError(f"`{changed[0]}` is for language models: give `text` (`--text`) too.")
-        without = ("n_genes", "gene_tokens") if self.cell_tokens else ("n_code_words", "codebook_size")
-        if changed := [one.name for one in dataclasses.fields(self) if one.name in without and self._is_changed(one)]:
-            what = "leave out" if self.cell_tokens else "give"
-            raise ConfigurationError(
-                f"`{changed[0]}` is for cells as {'names of genes' if self.cell_tokens else 'code words'}: leave it "
-                f"out, or {what} `cell_tokens` (`--cell_tokens`)."
-            )
-
-    def _is_changed(self, field: dataclasses.Field) -> bool:
-        return getattr(self, field.name) != field.default
 
 
 def finetune_text(
-    data: DataArguments, arguments: "FinetuneArguments", text: TextArguments, config: TrainingConfig
+    data: DataArguments, arguments: FinetuneArguments, text: TextArguments, config: TrainingConfig
 ) -> TrainingResult:
     """Fine-tune a language model to annotate, and save it with its tokenizer, question and labels.
 
@@ -147,7 +89,7 @@ def finetune_text(
     return result
 
 
-def check_language_settings(arguments: "FinetuneArguments") -> None:
+def check_language_settings(arguments: FinetuneArguments) -> None:
     """Refuse settings that a language model has no use for, whatever way it reads cells.
 
     Raises:
@@ -161,7 +103,7 @@ def check_language_settings(arguments: "FinetuneArguments") -> None:
         raise ConfigurationError("`class_weights` and `loss` are for classifiers: a language model has neither.")
 
 
-def _check(arguments: "FinetuneArguments", text: TextArguments) -> None:
+def _check(arguments: FinetuneArguments, text: TextArguments) -> None:
     """Refuse settings that do not fit a language model that reads sentences."""
     check_language_settings(arguments)
     if arguments.model_name_or_path == SMALL and arguments.head != "full":
@@ -187,7 +129,7 @@ def _code_words(encoder: LoadedModel, text: TextArguments, corpus: CellCorpus, s
 
 
 def _open(
-    arguments: "FinetuneArguments",
+    arguments: FinetuneArguments,
     text: TextArguments,
     corpus: CellCorpus,
     organism: str,

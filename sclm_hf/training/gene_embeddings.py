@@ -12,23 +12,9 @@ from ..corpora.statistics import gene_statistics
 from ..errors import ConfigurationError, require
 from ..logging import get_logger
 from ..tokenization.genes.gene_vocabulary import GeneVocabulary
+from .settings.pretrain import SVD
 
 logger = get_logger(__name__)
-
-SVD = "svd"
-SUFFIXES = (".safetensors", ".npz", ".csv")
-
-
-def check_start(start: str) -> None:
-    """Find out before files of cells are read that there is no such start.
-
-    Raises:
-        ConfigurationError: it is neither `"svd"` nor a file of a kind that can be read.
-    """
-    if start != SVD and not (Path(start).suffix in SUFFIXES and Path(start).is_file()):
-        raise ConfigurationError(
-            f"`gene_embeddings` must be 'svd', or a file that ends in {', '.join(SUFFIXES)}; got {start!r}."
-        )
 
 
 def start_gene_embeddings(model: PreTrainedModel, corpus: Contents, start: str) -> None:

@@ -22,7 +22,7 @@ from ..evaluation.baselines.linear import (
 )
 from ..files import sole_writer
 from ..opening.new_models import new_config, new_model, new_tokenizer, processor_class
-from ..registry import FAMILIES, get_family
+from ..registry import get_family
 from ..tokenization.encodings.zscored import SMALLEST_DEVIATION
 from ..tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from ..tokenization.processing_cell import CellProcessor
@@ -30,16 +30,16 @@ from .arguments import TrainingConfig
 from .callbacks import LossLog
 from .checkpoints import explained
 from .counts import ABSENT, in_order
-from .data import DataArguments, gene_names
+from .data import gene_names
 from .loop import TrainingResult
 from .saving import save_trained
+from .settings.data import DataArguments
+from .settings.finetune import LINEAR
 from .validation import classification_metrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LINEAR = next(family.name for family in FAMILIES.values() if family.is_fitted)
-"""Name of the family, by which `finetune` is asked for a new model."""
 
 BASELINES = {
     "zscored": ZScoredLogisticRegression,

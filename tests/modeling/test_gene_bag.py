@@ -11,8 +11,9 @@ from sclm_hf.modeling.common.gene_bag import CELL_NORM, GeneBag
 from sclm_hf.opening.classifiers import open_classifier
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments, finetune
+from sclm_hf.training.finetune import finetune
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
 
 from ..training.h5ad_files import GENES, LABELS, write_h5ad
 

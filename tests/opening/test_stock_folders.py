@@ -17,7 +17,8 @@ from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.tasks.annotate import ANNOTATE
 from sclm_hf.tasks.embed import EMBED
 from sclm_hf.tasks.perturb import PERTURB
-from sclm_hf.training.pretrain import PretrainArguments, create_collator, create_model
+from sclm_hf.training.pretrain import create_collator, create_model
+from sclm_hf.training.settings.pretrain import PretrainArguments
 
 BUILT_ON = {"geneformer": "BertForMaskedLM", "iseeek": "BertForMaskedLM", "tgpt": "GPT2LMHeadModel"}
 

@@ -13,8 +13,9 @@ from sclm_hf.adapters.lora import add_lora
 from sclm_hf.hub.card import render_card, start_facts
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.pretrain import PretrainArguments, pretrain
+from sclm_hf.training.pretrain import pretrain
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.pretrain import PretrainArguments
 
 KINDS = ("Config", "Model", "ModelForPreTraining", "Tokenizer", "FeatureExtractor", "Processor")
 

@@ -19,9 +19,10 @@ from sclm_hf.text.chat_models import ChatModel
 from sclm_hf.text.retrieval import Index
 from sclm_hf.text.rules import MarkerSet
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments
-from sclm_hf.training.finetune_text import TextArguments, finetune_text
+from sclm_hf.training.finetune_text import finetune_text
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
+from sclm_hf.training.settings.text import TextArguments
 
 from ..modeling.cell_text.tiny import small_cell_text_model, some_cells
 from .small import GENES, LABELS, make_cells, make_language_model, write_cells

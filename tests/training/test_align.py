@@ -7,9 +7,10 @@ from transformers import AutoModel
 from sclm_hf import annotate
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.opening.tiny import make_tiny_checkpoint
-from sclm_hf.training.align import AlignArguments, align, main
+from sclm_hf.training.align import align, main
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
+from sclm_hf.training.settings.align import AlignArguments
+from sclm_hf.training.settings.data import DataArguments
 
 from ..dual_encoders import TEXTS
 from .h5ad_files import GENES, write_h5ad

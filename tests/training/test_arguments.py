@@ -5,8 +5,8 @@ import yaml
 
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.training.arguments import TrainingConfig, parse_arguments
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.pretrain import PretrainArguments
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.pretrain import PretrainArguments
 
 RECIPES = Path(__file__).parents[2] / "training_scripts" / "recipes"
 

@@ -12,7 +12,8 @@ from sclm_hf.corpora.augmentation import Augmentation
 from sclm_hf.errors import ConfigurationError, CorpusError, SclmWarning
 from sclm_hf.opening.tiny import make_processor as make_processor_of
 from sclm_hf.training.arguments import TrainingConfig, parse_arguments
-from sclm_hf.training.data import DataArguments, open_corpora
+from sclm_hf.training.data import open_corpora
+from sclm_hf.training.settings.data import DataArguments
 
 from ..corpora.conftest import GENES, make_cells, make_processor
 

@@ -16,9 +16,10 @@ from sclm_hf.opening.weights import open_model
 from sclm_hf.registry import FAMILIES
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.checkpoints import TrainingState
-from sclm_hf.training.data import DataArguments
 from sclm_hf.training.embedding_watch import EmbeddingQuality, EmbeddingWatch, distinct_classes, probe_score
-from sclm_hf.training.pretrain import PretrainArguments, pretrain
+from sclm_hf.training.pretrain import pretrain
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.pretrain import PretrainArguments
 
 from .h5ad_files import GENES, write_h5ad
 

@@ -9,9 +9,10 @@ from sclm_hf.errors import ConfigurationError
 from sclm_hf.opening.tiny import LABELS, make_tiny_checkpoint
 from sclm_hf.opening.weights import open_model
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments
-from sclm_hf.training.finetune_cell_text import CellTextArguments, finetune_cell_text
+from sclm_hf.training.finetune_cell_text import finetune_cell_text
+from sclm_hf.training.settings.cell_text import CellTextArguments
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
 
 from ..modeling.cell_text.tiny import small_llama
 

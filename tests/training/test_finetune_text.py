@@ -14,9 +14,10 @@ from sclm_hf.text.chat_models import open_chat_model
 from sclm_hf.text.codebook import CODEBOOK_FILE
 from sclm_hf.text.language_models import small_language_model, word_tokenizer
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments
-from sclm_hf.training.finetune_text import TextArguments, finetune_text
+from sclm_hf.training.finetune_text import finetune_text
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
+from sclm_hf.training.settings.text import TextArguments
 
 from .h5ad_files import GENES, LABELS, write_h5ad
 

@@ -14,7 +14,7 @@ from sclm_hf.opening.new_models import new_config, new_model
 from sclm_hf.opening.tiny import make_processor
 from sclm_hf.registry import FAMILIES
 from sclm_hf.training.gene_embeddings import read_gene_embeddings, start_gene_embeddings
-from sclm_hf.training.pretrain import PretrainArguments
+from sclm_hf.training.settings.pretrain import PretrainArguments
 
 from ..corpora.conftest import GENES, make_cells
 

@@ -14,9 +14,11 @@ from sclm_hf.evaluation.baselines.baseline import log1p_cp10k
 from sclm_hf.evaluation.baselines.linear import PCALogisticRegression, ZScoredLogisticRegression
 from sclm_hf.training import linear
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments, open_corpora
-from sclm_hf.training.finetune import FinetuneArguments, finetune
+from sclm_hf.training.data import open_corpora
+from sclm_hf.training.finetune import finetune
 from sclm_hf.training.linear import as_linear_model, fit_corpus, fit_linear, fit_values, new_processor
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
 
 GENES = [f"GENE{number}" for number in range(40)]
 

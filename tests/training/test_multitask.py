@@ -17,10 +17,11 @@ from sclm_hf.opening.classifiers import open_multitask_classifier
 from sclm_hf.opening.processors import load_processor
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments, finetune
+from sclm_hf.training.finetune import finetune
 from sclm_hf.training.loop import train
 from sclm_hf.training.multitask import multitask_metrics
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
 
 from .h5ad_files import GENES, LABELS, write_h5ad
 

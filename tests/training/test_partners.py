@@ -18,11 +18,12 @@ from sclm_hf.opening.partners import combined
 from sclm_hf.opening.tiny import make_processor, make_tiny_checkpoint
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.counts import ABSENT
-from sclm_hf.training.data import DataArguments
 from sclm_hf.training.depth import at_depth
-from sclm_hf.training.finetune import FinetuneArguments, finetune
+from sclm_hf.training.finetune import finetune
 from sclm_hf.training.linear import BASELINES, as_linear_model
 from sclm_hf.training.partners import MOST_FOLDED, Rivals, _dealt, compared, cross_fitted, evenly, folds, knowing_all
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
 
 from .h5ad_files import GENES, LABELS, write_h5ad
 

@@ -4,7 +4,8 @@ from sclm_hf import CellProcessor, ExpressionFeatureExtractor
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.opening.new_models import new_tokenizer
 from sclm_hf.training.arguments import parse_arguments
-from sclm_hf.training.pretrain import PretrainArguments, create_collator
+from sclm_hf.training.pretrain import create_collator
+from sclm_hf.training.settings.pretrain import PretrainArguments
 
 
 def collator(family, *flags):

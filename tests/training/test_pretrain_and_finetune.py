@@ -16,9 +16,12 @@ from sclm_hf.corpora.training_manifest import TRAINED, read_manifest
 from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, SclmWarning
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.callbacks import LossLog
-from sclm_hf.training.data import DataArguments, gene_names, open_corpora
-from sclm_hf.training.finetune import FinetuneArguments, check_labels, finetune
-from sclm_hf.training.pretrain import PretrainArguments, create_collator, create_model, create_processor, pretrain
+from sclm_hf.training.data import gene_names, open_corpora
+from sclm_hf.training.finetune import check_labels, finetune
+from sclm_hf.training.pretrain import create_collator, create_model, create_processor, pretrain
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
+from sclm_hf.training.settings.pretrain import PretrainArguments
 
 from .h5ad_files import GENES, LABELS, write_h5ad
 

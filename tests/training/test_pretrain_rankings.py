@@ -9,9 +9,11 @@ from transformers import AutoModelForPreTraining, AutoProcessor
 
 from sclm_hf import annotate, embed, perturb
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments, finetune
-from sclm_hf.training.pretrain import PretrainArguments, pretrain
+from sclm_hf.training.finetune import finetune
+from sclm_hf.training.pretrain import pretrain
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
+from sclm_hf.training.settings.pretrain import PretrainArguments
 
 from .h5ad_files import LABELS, write_h5ad
 

@@ -15,10 +15,11 @@ from sclm_hf.opening.weights import open_model
 from sclm_hf.registry import FAMILIES
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.counts import ABSENT
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments, finetune
+from sclm_hf.training.finetune import finetune
 from sclm_hf.training.partners import folds
 from sclm_hf.training.probe import STRENGTHS, choose_strength, fit_probe
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
 
 from .h5ad_files import GENES, LABELS, write_h5ad
 

@@ -13,9 +13,12 @@ from sclm_hf.opening.tiny import make_processor, make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES
 from sclm_hf.tokenization.processing_sample import SampleProcessor
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments, open_corpora
-from sclm_hf.training.finetune import FinetuneArguments, finetune
-from sclm_hf.training.pretrain import PretrainArguments, pretrain
+from sclm_hf.training.data import open_corpora
+from sclm_hf.training.finetune import finetune
+from sclm_hf.training.pretrain import pretrain
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
+from sclm_hf.training.settings.pretrain import PretrainArguments
 
 from ..corpora.conftest import GENES, make_cells
 

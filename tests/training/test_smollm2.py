@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sclm_hf import annotate
 from sclm_hf.text.chat import Chat
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments
-from sclm_hf.training.finetune_text import TextArguments, finetune_text
+from sclm_hf.training.finetune_text import finetune_text
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
+from sclm_hf.training.settings.text import TextArguments
 
 from .h5ad_files import LABELS, write_h5ad
 

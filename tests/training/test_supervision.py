@@ -11,9 +11,11 @@ from sclm_hf import annotate
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.registry import FAMILIES
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments, finetune
-from sclm_hf.training.pretrain import PretrainArguments, pretrain
+from sclm_hf.training.finetune import finetune
+from sclm_hf.training.pretrain import pretrain
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
+from sclm_hf.training.settings.pretrain import PretrainArguments
 from sclm_hf.training.supervision import balanced_weights, label_set_metrics, ldam_margins
 
 from .h5ad_files import LABELS, write_h5ad

@@ -16,8 +16,9 @@ from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.uce.modeling_uce import PROTEIN_FILE
 from sclm_hf.tasks.files.file_to_file import run_files
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.data import DataArguments
-from sclm_hf.training.finetune import FinetuneArguments, finetune
+from sclm_hf.training.finetune import finetune
+from sclm_hf.training.settings.data import DataArguments
+from sclm_hf.training.settings.finetune import FinetuneArguments
 
 from .golden_uce import convert_case, recorded
 
