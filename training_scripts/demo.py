@@ -94,7 +94,7 @@ class Extent:
     """
 
     seeds: tuple[int, ...] = tuple(range(100, 105))
-    steps: int = 100
+    steps: int = 60
     command: str = "make demo"
 
 
@@ -287,7 +287,9 @@ def reload(output: Path) -> None:
     again = {
         "AutoModel": embed(cells, AutoModel.from_pretrained(folder), processor).obsm[EMBEDDING]
         - cells.obsm[EMBEDDING],
-        "AutoModelForSequenceClassification": annotate(cells, classifier, processor).obsm["sclm_probabilities"]
+        "AutoModelForSequenceClassification": annotate(cells, classifier, processor, partners=False).obsm[
+            "sclm_probabilities"
+        ]
         - alone,
         "with partners": annotate(cells, folder).obsm["sclm_probabilities"] - cells.obsm["sclm_probabilities"],
     }
