@@ -16,15 +16,15 @@ def read_descriptions(labels: Labels) -> dict[str, list[str]]:
     """The texts of each label.
 
     Args:
-        labels: label -> its text, or several; names that the Cell Ontology knows, whose definitions are taken; or a
-            file with either: a JSON mapping, or a CSV table with a column `label` and, unless definitions are to be
-            taken, a column `text` (a label may have several rows).
+        labels: label -> its text, or several; names that the Cell Ontology knows, whose definitions are taken; either
+            of them as JSON; or a file with either: JSON, or a CSV table with a column `label` and, unless definitions
+            are to be taken, a column `text` (a label may have several rows).
 
     Raises:
         ConfigurationError: there are fewer than two labels, one has no text, or a file cannot be read.
         MissingDependencyError: definitions are asked for, and the package that holds them is not installed.
     """
-    given = _read_file(Path(labels)) if isinstance(labels, (str, Path)) else labels
+    given = _read(labels) if isinstance(labels, (str, Path)) else labels
     found = dict(given) if isinstance(given, Mapping) else _definitions(list(given))
     texts = {str(name): [one] if isinstance(one, str) else list(one) for name, one in found.items()}
     if len(texts) < 2:
@@ -35,11 +35,12 @@ def read_descriptions(labels: Labels) -> dict[str, list[str]]:
     return texts
 
 
-def _read_file(path: Path) -> Any:
+def _read(labels: str | Path) -> Any:
     pandas = require("pandas", extra="anndata")
+    path, is_json = Path(labels), str(labels).lstrip().startswith(("{", "["))
     try:
-        if path.suffix == ".json":
-            content = json.loads(path.read_text(encoding="utf-8"))
+        if is_json or path.suffix == ".json":
+            content = json.loads(str(labels) if is_json else path.read_text(encoding="utf-8"))
             if not isinstance(content, (dict, list)):
                 raise ValueError("it holds neither a mapping nor a list")
             return content

@@ -14,6 +14,12 @@ def test_labels_come_from_a_table_or_a_mapping_in_a_file(tmp_path):
     assert mapping == {"B cell": ["makes antibodies"], "T cell": ["has CD3"]}
 
 
+def test_labels_can_be_given_as_json():
+    assert read_descriptions(' {"B": "b", "T": ["t", "u"]}') == {"B": ["b"], "T": ["t", "u"]}
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_descriptions('{"B": "b"')
+
+
 def test_names_that_the_cell_ontology_knows_are_described_by_it():
     pytest.importorskip("cellxgene_ontology_guide")
     found = read_descriptions(["B cells", "T cell"])
