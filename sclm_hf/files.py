@@ -183,17 +183,26 @@ def model_replaced(folder: Path, unfinished: Path) -> Iterator[Path]:
         yield unfinished
         flush(unfinished)
         folder.mkdir(parents=True, exist_ok=True)
-        written = sorted(unfinished.iterdir(), key=lambda path: (path.suffix == ".safetensors", path.name))
+        # file by file, as a folder does not take the place of another
+        written = sorted(filter(Path.is_file, unfinished.rglob("*")), key=_weights_last)
         index = unfinished / _INDEX
         if index in written:
             # shards of two saves would be taken for one model
             (folder / _INDEX).unlink(missing_ok=True)
             written = [*(path for path in written if path != index), index]
-        for path in written:
-            os.replace(path, folder / path.name)
-        flush_entry(folder)
+        places = [folder / path.relative_to(unfinished) for path in written]
+        for path, place in zip(written, places, strict=True):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+        for parent in {folder, *(place.parent for place in places)}:
+            flush_entry(parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _weights_last(path: Path) -> tuple[bool, int, str]:
+    """Orders the files of a model: weights after all else, and those of models within it before its own."""
+    return path.suffix == ".safetensors", -len(path.parts), path.name
 
 
 def flush(folder: Path) -> None:

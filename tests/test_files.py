@@ -144,6 +144,16 @@ def test_a_model_is_replaced_whole_or_not_at_all(tmp_path):
         }
 
 
+def test_a_model_is_replaced_with_the_folders_within_it(tmp_path):
+    for text in ("first", "second"):
+        with model_replaced(tmp_path / "out", tmp_path / "unfinished") as folder:
+            (folder / "cells").mkdir()
+            (folder / "cells" / "config.json").write_text(text)
+        assert (tmp_path / "out" / "cells" / "config.json").read_text() == text
+        (tmp_path / "out" / "cells" / "log").write_text("stays")
+    assert (tmp_path / "out" / "cells" / "log").exists() and not (tmp_path / "unfinished").exists()
+
+
 def test_whoever_may_read_the_folder_may_read_the_weights(tmp_path):
     def save(folder):
         save_file({"a": np.ones(2)}, folder / "model.safetensors")
