@@ -32,6 +32,7 @@ CELLS_FOLDER = "cells"
 """Folder of the processor of cells, beside the tokenizer of the language model; also of their encoder and codebook."""
 
 _CHUNK = 64
+"""Prompts of a sample that are read at a time, unless memory runs out."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class TextAnnotator(nn.Module):
         self.config = copy.deepcopy(model.config)
         self.config.id2label = dict(enumerate(candidates.labels))
         self.config.label2id = {label: number for number, label in enumerate(candidates.labels)}
+        self.config.chunk_size = _CHUNK
         self._scorer = CandidateScorer(model, tokenizer)
         self._words = processor.codes or CellWords(processor.cells, tokenizer)
         if processor.codes is not None:
@@ -103,7 +105,7 @@ class TextAnnotator(nn.Module):
         """`logits` (cells, labels) of encoded cells."""
         prompts = self.prompts(batch)
         # a sample is embedded whole, however large it is
-        size = _CHUNK if self.processor.cells.context == "sample" else len(prompts)
+        size = self.config.chunk_size if self.processor.cells.context == "sample" else len(prompts)
         scores = [
             self._scorer.log_likelihoods(prompts[start : start + size], self._answers)
             for start in range(0, len(prompts), size)

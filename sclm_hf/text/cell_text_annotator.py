@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..modeling.cell_text.modeling_cell_text import CellTextForConditionalGeneration
 
 _CHUNK = 64
-"""Prompts that are read at a time, however large the sample that they are from."""
+"""Prompts that are read at a time, however large the sample that they are from, unless memory runs out."""
 
 
 class CellTextAnnotator(nn.Module):
@@ -49,6 +49,7 @@ class CellTextAnnotator(nn.Module):
         self.config = copy.deepcopy(model.config)
         self.config.id2label = dict(enumerate(candidates.labels))
         self.config.label2id = {label: number for number, label in enumerate(candidates.labels)}
+        self.config.chunk_size = _CHUNK
         before = [] if candidates.system is None else [{"role": "system", "content": candidates.system}]
         asked = [{"type": "cell"}, {"type": "text", "text": f" {candidates.prompt}"}]
         prompt = [*before, {"role": "user", "content": asked}]
@@ -72,9 +73,10 @@ class CellTextAnnotator(nn.Module):
         n_cells = len(arrays["attention_mask"])
         cells = self.processor.arranged(arrays, np.ones(n_cells, np.int64))
         cells = {name: torch.from_numpy(values).to(self.device) for name, values in cells.items()}
+        size = self.config.chunk_size
         scores = [
-            self._scored({name: values[start : start + _CHUNK] for name, values in cells.items()})
-            for start in range(0, n_cells, _CHUNK)
+            self._scored({name: values[start : start + size] for name, values in cells.items()})
+            for start in range(0, n_cells, size)
         ]
         return SequenceClassifierOutput(logits=torch.cat(scores) / self.candidates.temperature)
 
