@@ -11,7 +11,7 @@ from accelerate.utils import set_seed
 
 from ..adapters.lora import add_lora
 from ..corpora.cell_corpus import CellCorpus
-from ..logging import get_logger, quiet_transformers
+from ..logging import get_logger
 from ..modeling.cell_text.processing_cell_text import CellTextProcessor
 from ..objectives.cell_text import CellTextCollator
 from ..opening.cell_text_models import new_cell_text_model
@@ -25,7 +25,7 @@ from .arguments import TrainingConfig
 from .checkpoints import check_output_dir
 from .data import open_corpora
 from .finetune_text import calibrated, check_language_settings
-from .loop import TrainingResult, train
+from .loop import TrainingResult, save_start, train
 from .manifest import write_manifest
 from .settings.cell_text import CellTextArguments
 from .settings.data import DataArguments, check_files
@@ -100,9 +100,7 @@ def finetune_cell_text(
     collator = CellTextCollator.from_processor(processor, questions, answers, seed=config.seed)
     folder = Path(config.output_dir) / "projector"
     if not soft.projector_epochs:
-        with quiet_transformers():
-            model.save_pretrained(folder)
-        saved.save_pretrained(folder)
+        save_start(model, folder, saved, config)
     else:
         model.train_projector_only()
         first = dataclasses.replace(
@@ -112,8 +110,12 @@ def finetune_cell_text(
             max_steps=0,
             eval_steps=0,
             early_stopping_patience=0,
+            # a checkpoint that is named is one of the second stage
+            resume_from_checkpoint=config.resume_from_checkpoint and "last",
         )
         train(model, corpus, collator, first, processor=saved)
+    # the adapter begins the same, whether the projector has just been trained or lies there
+    set_seed(config.seed)
     model = _adapted(open_model(str(folder), _KIND), arguments)
     result = train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=saved)
     if eval_corpus is not None and result.is_main_process:

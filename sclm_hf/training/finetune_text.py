@@ -11,7 +11,7 @@ from scipy.special import log_softmax
 from ..adapters.lora import add_lora
 from ..corpora.cell_corpus import CellCorpus
 from ..errors import ConfigurationError
-from ..logging import get_logger, quiet_transformers
+from ..logging import get_logger
 from ..opening.kinds import inner_model
 from ..opening.language_models import open_language_model
 from ..opening.loading import LoadedModel, default_device, load_model
@@ -30,7 +30,7 @@ from ..text.rendering import context_size
 from .arguments import TrainingConfig, read_mapping
 from .checkpoints import check_output_dir
 from .data import gene_names, open_corpora, refuse_adapter
-from .loop import TrainingResult, train
+from .loop import TrainingResult, save_start, train
 from .manifest import write_manifest
 from .settings.data import DataArguments, check_files
 from .settings.finetune import FinetuneArguments
@@ -42,13 +42,17 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+_FOLDS = 5
+"""Parts of the cells held out; the log-loss of each is told at the temperature of the others."""
+
 
 def finetune_text(
     data: DataArguments, arguments: FinetuneArguments, text: TextArguments, config: TrainingConfig
 ) -> TrainingResult:
     """Fine-tune a language model to annotate, and save it with its tokenizer, question and labels.
 
-    With cells to evaluate on, the temperature of its probabilities is fitted on them.
+    With cells to evaluate on, the temperature of its probabilities is fitted on them; the log-loss that is told of a
+    cell does not count the cell itself in the temperature.
 
     Raises:
         SclmError: settings, files and checkpoints do not fit together; the subclass says what is wrong.
@@ -101,6 +105,9 @@ def check_language_settings(arguments: FinetuneArguments) -> None:
         raise ConfigurationError(f"A language model is trained with `head` lora or full, got {arguments.head!r}.")
     if arguments.weighs_labels:
         raise ConfigurationError("`class_weights` and `loss` are for classifiers: a language model has neither.")
+    for name in ("target_depth", "ontology", "train_gene_embeddings"):
+        if getattr(arguments, name):
+            raise ConfigurationError(f"`{name}` (`--{name}`) is for classifiers: a language model has no use for it.")
 
 
 def _check(arguments: FinetuneArguments, text: TextArguments) -> None:
@@ -159,9 +166,7 @@ def _open(
     if new:
         # an adapter names a base that is saved
         base = Path(config.output_dir) / "base"
-        with quiet_transformers():
-            model.save_pretrained(base)
-            tokenizer.save_pretrained(base)
+        save_start(model, base, tokenizer, config)
         model, tokenizer = open_language_model(str(base))
     settings = {"trainable_token_indices": new} if new else {}
     adapted = add_lora(
@@ -209,11 +214,20 @@ def calibrated(
         labels: (cells,) numbers of the right ones.
     """
     temperature = fit_temperature(scores, labels)
-    right = log_softmax(scores / temperature, axis=1)[np.arange(len(labels)), labels]
     metrics = classification_metrics(scores, labels)
-    metrics |= {"log_loss": float(-right.mean()), "temperature": temperature}
+    metrics |= {"log_loss": _log_loss(scores, labels), "temperature": temperature}
     for folder in (result.output_dir, result.output_dir / "adapter"):
         if (folder / CANDIDATES_FILE).exists():
             dataclasses.replace(candidates, temperature=temperature).save(folder)
     found = {f"eval_{name}": value for name, value in metrics.items()}
     return dataclasses.replace(result, metrics=result.metrics | found)
+
+
+def _log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The log-loss of cells at the temperature that the other fifths of them ask for; of a cell alone, at 1."""
+    folds, right = np.arange(len(labels)) % _FOLDS, np.empty(len(labels))
+    for fold in np.unique(folds):
+        own = folds == fold
+        temperature = 1.0 if own.all() else fit_temperature(scores[~own], labels[~own])
+        right[own] = np.take_along_axis(log_softmax(scores[own] / temperature, axis=1), labels[own, None], 1)[:, 0]
+    return float(-right.mean())

@@ -435,6 +435,8 @@ class _Run:
         if self.is_main:
             with explained(self.output_dir):
                 save_trained(kept_model(model), self.output_dir, processor, merged=self.config.save_merged)
+        # what comes next may open the folder in all of them
+        self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         self.accelerator.free_memory()
         history = self.log.read()
@@ -458,8 +460,8 @@ class _Run:
 def create_accelerator(config: TrainingConfig) -> Accelerator:
     """The accelerator of a run; accumulation and the batches of each process are the loop's own business."""
     check_trackers(config)
-    # a process may train several times, with other settings each time
-    AcceleratorState._reset_state()
+    # a process may train several times, with other settings each time, and the end of a run leaves its group
+    AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(
         mixed_precision=_precision(config),
         cpu=config.use_cpu,
@@ -467,6 +469,15 @@ def create_accelerator(config: TrainingConfig) -> Accelerator:
         project_dir=config.output_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.ddp_find_unused_parameters)],
     )
+
+
+def save_start(model: nn.Module, directory: Path, processor: Any, config: TrainingConfig) -> None:
+    """Save a model that training will start from; the main process writes it while the others wait."""
+    accelerator = create_accelerator(config)
+    if accelerator.is_main_process:
+        with explained(directory):
+            save_trained(model, directory, processor)
+    accelerator.wait_for_everyone()
 
 
 def _precision(config: TrainingConfig) -> str:

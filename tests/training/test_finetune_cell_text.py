@@ -8,6 +8,7 @@ import sclm_hf
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.opening.tiny import LABELS, make_tiny_checkpoint
 from sclm_hf.opening.weights import open_model
+from sclm_hf.training import finetune_cell_text as finetune_cell_text_module
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.finetune_cell_text import finetune_cell_text
 from sclm_hf.training.settings.cell_text import CellTextArguments
@@ -35,12 +36,12 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, output, language, head, soft=None):
+def run(folder, output, language, head, soft=None, **settings):
     return finetune_cell_text(
         DataArguments([str(folder / "cells.h5ad")], eval_share=0.25),
         FinetuneArguments(str(language), label_column="type", head=head),
         CellTextArguments(**{"cell_model": str(folder / "encoder"), "num_cell_tokens": 2} | (soft or {})),
-        TrainingConfig(str(output), per_device_train_batch_size=8, learning_rate=1e-2, use_cpu=True),
+        TrainingConfig(str(output), per_device_train_batch_size=8, learning_rate=1e-2, use_cpu=True, **settings),
     )
 
 
@@ -94,3 +95,28 @@ def test_settings_that_mean_nothing_are_refused(settings, told):
 def test_heads_of_classifiers_are_refused(folder, tmp_path):
     with pytest.raises(ConfigurationError, match="lora or full"):
         run(folder, tmp_path, folder / "words", "probe")
+
+
+@pytest.mark.parametrize("projector_epochs", [0, 1])
+def test_a_run_that_was_killed_between_its_stages_ends_the_same(folder, tmp_path, monkeypatch, projector_epochs):
+    soft = {"projector_epochs": projector_epochs}
+    whole = run(folder, tmp_path / "whole", folder / "words", "lora", soft)
+    with monkeypatch.context() as patched:
+        patched.setattr(finetune_cell_text_module, "_adapted", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, tmp_path / "cut", folder / "words", "lora", soft)
+    resumed = run(folder, tmp_path / "cut", folder / "words", "lora", soft, resume_from_checkpoint="last")
+    assert resumed.metrics == whole.metrics
+    for part in ("model.safetensors", "projector/model.safetensors"):
+        assert (tmp_path / "cut" / part).read_bytes() == (tmp_path / "whole" / part).read_bytes()
+
+
+def test_a_checkpoint_of_the_second_stage_can_be_named(folder, tmp_path):
+    run(folder, tmp_path, folder / "words", "lora")
+    (checkpoint,) = (tmp_path / "checkpoints").glob("step-*")
+    result = run(folder, tmp_path, folder / "words", "lora", resume_from_checkpoint=str(checkpoint))
+    assert result.step == int(checkpoint.name.removeprefix("step-"))
+
+
+def killed(*_):
+    raise KeyboardInterrupt

@@ -4,17 +4,19 @@ import shutil
 import anndata
 import numpy as np
 import pytest
+from scipy.special import softmax
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from sclm_hf import annotate
 from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.sources.opening import open_source
+from sclm_hf.text.candidates import fit_temperature
 from sclm_hf.text.chat_models import open_chat_model
 from sclm_hf.text.codebook import CODEBOOK_FILE
 from sclm_hf.text.language_models import small_language_model, word_tokenizer
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.finetune_text import finetune_text
+from sclm_hf.training.finetune_text import _log_loss, finetune_text
 from sclm_hf.training.settings.data import DataArguments
 from sclm_hf.training.settings.finetune import FinetuneArguments
 from sclm_hf.training.settings.text import TextArguments
@@ -53,6 +55,14 @@ def test_a_small_language_model_learns_to_name_cells(trained):
     assert (folder / "training_manifest.parquet").exists()
 
 
+def test_the_log_loss_of_a_cell_is_that_at_the_temperature_of_others():
+    labels = np.arange(40) % 2
+    scores = np.random.default_rng(0).normal(size=(40, 2))
+    own = -np.log(softmax(scores / fit_temperature(scores, labels), axis=1)[np.arange(40), labels]).mean()
+    assert _log_loss(scores, labels) > own
+    assert _log_loss(scores[:1], labels[:1]) == pytest.approx(-np.log(softmax(scores[0])[0]))
+
+
 def test_the_decision_pipeline_gets_the_fitted_temperature(trained):
     _, folder, result = trained
     decision = json.loads((folder / "decision.json").read_text())
@@ -81,6 +91,8 @@ def test_batches_change_nothing(trained):
     [
         ({"head": "probe"}, {}, "lora or full"),
         ({"head": "lora"}, {}, "is new"),
+        ({"target_depth": 500}, {}, r"`target_depth` \(`--target_depth`\) is for classifiers"),
+        ({"ontology": "blood"}, {}, "`ontology`"),
         ({"head": "full", "model_name_or_path": "folder"}, {"text_config": SIZES}, "text_config"),
     ],
 )
