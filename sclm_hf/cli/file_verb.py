@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..tasks import get_verb
-from .options import Input, Model, Output, Overwrite, with_settings
+from .options import Input, Model, Output, Overwrite, ShardOption, with_settings
 
 
 def file_verb(show: Callable[[dict[str, Any], Any], None]) -> Callable:
@@ -15,14 +15,26 @@ def file_verb(show: Callable[[dict[str, Any], Any], None]) -> Callable:
             file: the record in `uns["sclm_hf"]`, and the column of `obs` that is named like it, or None.
     """
     name = show.__name__
+    verb = get_verb(name)
 
-    @with_settings(get_verb(name).settings)
-    def command(input: Input, output: Output, model: Model, *, overwrite: Overwrite = False, **settings: Any) -> None:
+    def run(input: Input, output: Output, model: Model, *, overwrite: Overwrite = False, **settings: Any) -> None:
         from ..tasks.files.file_to_file import run_files
         from .results import print_files
 
         print_files(lambda: run_files(name, input, output, model, overwrite=overwrite, **settings), show)
 
+    def run_shard(
+        input: Input,
+        output: Output,
+        model: Model,
+        *,
+        overwrite: Overwrite = False,
+        shard: ShardOption = None,
+        **settings: Any,
+    ) -> None:
+        run(input, output, model, overwrite=overwrite, shard=shard, **settings)
+
+    command = with_settings(verb.settings)(run_shard if verb.by_shards else run)
     command.__name__ = name
     command.__doc__ = f"{show.__doc__}\n\nA run that was stopped goes on where it was when it is repeated."
     return command

@@ -20,6 +20,7 @@ from .corpus import corpus
 from .export import export
 from .finetune import finetune
 from .gene_embeddings import gene_embeddings
+from .merge import merge
 from .models import models
 from .pretrain import pretrain
 from .push import push
@@ -76,7 +77,8 @@ def make_app() -> typer.Typer:
         pretty_exceptions_show_locals=False,
     )
     verbs = [getattr(importlib.import_module(f".{name}", __package__), name) for name in verb_names()]
-    for verb in sorted([*verbs, card, chat, convert, gene_embeddings, models, push], key=lambda verb: verb.__name__):
+    others = [card, chat, convert, gene_embeddings, merge, models, push]
+    for verb in sorted([*verbs, *others], key=lambda verb: verb.__name__):
         app.command()(verb)
     for verb in (align, finetune, pretrain):
         # their flags are the fields of the settings' dataclasses, which transformers' HfArgumentParser reads

@@ -17,6 +17,16 @@ Output = Annotated[Path, typer.Argument(help="`.h5ad` file to write; for a folde
 Model = Annotated[str, typer.Option(help="Folder or repository id of a checkpoint or an adapter.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")]
 
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Run the I-th of N contiguous ranges of the cells, and write their results to OUTPUT's name with "
+        "`.I-of-N` in it; `sclm-hf merge` joins them.",
+    ),
+]
+
 
 def option(field: Field) -> Any:
     """The type and the option of a field of settings."""

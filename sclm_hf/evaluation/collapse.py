@@ -86,10 +86,12 @@ class CollapseMeter:
 
     Args:
         cell_ids: (n_cells,) uint64 hashes of the cells' names, which choose those that are looked at.
+        part: the cells that are measured; by default all.
     """
 
-    def __init__(self, cell_ids: np.ndarray) -> None:
-        self._chosen = np.argsort(cell_ids, kind="stable")[:MOST_CELLS]
+    def __init__(self, cell_ids: np.ndarray, part: slice = slice(None)) -> None:
+        chosen = np.argsort(cell_ids[part], kind="stable")[:MOST_CELLS]
+        self._chosen = np.arange(len(cell_ids))[part][chosen]
         self._place = np.full(len(cell_ids), -1)
         self._place[self._chosen] = np.arange(len(self._chosen))
         self._vectors: np.ndarray | None = None
@@ -102,5 +104,5 @@ class CollapseMeter:
         self._vectors[place[place >= 0]] = embeddings[place >= 0]
 
     def measure(self) -> Collapse:
-        """How alike the embeddings are, once all cells were taken in."""
+        """How alike the embeddings are, once all that are measured were taken in."""
         return measure_collapse(self._vectors)

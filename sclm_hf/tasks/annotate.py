@@ -179,6 +179,7 @@ ANNOTATE = AnnotateVerb(
     auto_class="AutoModelForSequenceClassification",
     settings=AnnotateSettings,
     writes=("obs", "obsm"),
+    by_shards=True,
     run=Annotation,
     usage='cells = sclm_hf.annotate(cells, "{model}")\ncells.obs[["sclm_prediction", "sclm_confidence"]]',
 )

@@ -9,6 +9,7 @@ from .running.settings import AddingSettings, setting
 from .running.verb import Verb, documented_by
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -43,7 +44,7 @@ class Embedding(CellRun[EmbedSettings]):
         from ..evaluation.collapse import CollapseMeter
 
         super().__init__(*run)
-        self._meter = CollapseMeter(self.cells.cell_ids)
+        self._meter = CollapseMeter(self.cells.cell_ids, self.cells.part)
 
     def read(self, output: "ModelOutput") -> "torch.Tensor":
         """(batch, cell_embedding_size) embeddings."""
@@ -67,12 +68,25 @@ class Embedding(CellRun[EmbedSettings]):
             _warn_of_collapse(collapse, f'obsm["{self.key}"]' if file is None else str(file))
         return {"collapse": collapse.to_dict()}
 
+    @classmethod
+    def join(cls, key: str, records: "Sequence[Mapping[str, Any]]", names: "np.ndarray", file: Any) -> dict[str, Any]:
+        """How similar all embeddings are."""
+        from ..evaluation.collapse import CollapseMeter
+        from ..sources.survey import row_blocks
+        from ..tokenization.encodings.keys import hash_names
+
+        meter, embeddings = CollapseMeter(hash_names(names)), file["obsm"][key]
+        for rows in row_blocks(len(names)):
+            meter.add(rows, embeddings[rows[0] : rows[-1] + 1])
+        return {"collapse": meter.measure().to_dict()}
+
 
 EMBED = Verb(
     name="embed",
     auto_class="AutoModel",
     settings=EmbedSettings,
     writes=("obsm",),
+    by_shards=True,
     run=Embedding,
     usage='cells = sclm_hf.embed(cells, "{model}")\ncells.obsm["X_{family}"]',
 )

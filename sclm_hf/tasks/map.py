@@ -9,6 +9,7 @@ from .running.settings import AddingSettings, setting
 from .running.verb import Verb, documented_by
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -150,6 +151,11 @@ class Mapped(CellRun[MapSettings]):
             "n_unknown": self._n_unknown,
         }
 
+    @classmethod
+    def join(cls, key: str, records: "Sequence[Mapping[str, Any]]", names: "np.ndarray", file: Any) -> dict[str, Any]:
+        """How many of all cells are unknown."""
+        return {"n_unknown": sum(int(record["n_unknown"]) for record in records)}
+
 
 class MapVerb(Verb):
     """The verb, whose model comes with a reference."""
@@ -167,6 +173,7 @@ MAP = MapVerb(
     auto_class="AutoModel",
     settings=MapSettings,
     writes=("obs",),
+    by_shards=True,
     run=Mapped,
     usage='cells = sclm_hf.map(cells, "{model}", reference="reference.h5ad", label_key="cell_type")\n'
     'cells.obs[["sclm_map", "sclm_map_share", "sclm_map_distance"]]',

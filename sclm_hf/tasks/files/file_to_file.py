@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import ConfigurationError, CorpusError, FilesError, SclmError
 from ...files import sole_writer
 from ...logging import get_logger
+from ...sources.cell_source import CellSource
 from ...sources.opening import is_one_source, name_paths, open_source
 from .. import get_function
 from ..running.cell_run import CellRun, Results
@@ -28,6 +29,7 @@ from .results import (
     exists_already,
     read_fingerprints,
 )
+from .shards import Shard, shard_record
 
 if TYPE_CHECKING:
     from ...opening.loading import LoadedModel
@@ -51,6 +53,7 @@ def run_files(
     processor: "CellProcessor | None" = None,
     *,
     overwrite: bool = False,
+    shard: str | None = None,
     **settings: Any,
 ) -> list[Written]:
     """Write a copy of a file with the results of a verb for its cells.
@@ -69,6 +72,9 @@ def run_files(
             holds the names of the cells and the results, not the data.
         model, processor: as for the function of the verb.
         overwrite: replace results of other settings, and pieces of them.
+        shard: run a part of the cells only, `"2/4"` the second of four contiguous ranges; its results are written to
+            `<destination>.2-of-4.h5ad` with the names of the cells, without the data, and joined by [`merge_shards`].
+            Every shard reads the whole file once to check it, so that all refuse and report the same.
         **settings: as for the function of the verb.
 
     Returns:
@@ -83,13 +89,26 @@ def run_files(
     """
     function = get_function(verb)
     record, chosen = function.verb, function.verb.choose(settings)
+    if shard is not None:
+        destination = _shard_path(record, Shard.parse(shard), source, destination)
     if record.run is not None and model is not None:
-        with _Files.opened(source, destination, record, chosen, overwrite) as files:
+        with _Files.opened(source, destination, record, chosen, overwrite, shard) as files:
             return files.run(record.load(model, processor, chosen))
     destination = check_output(destination, source=source, overwrite=overwrite)
     with sole_writer(destination):
         write_h5ad(function(read_h5ad(source), model, processor, **settings), destination)
     return [Written(destination, verb if record.run is None else chosen.key(""))]
+
+
+def _shard_path(verb: Verb, shard: Shard, source: str | Path, destination: str | Path) -> Path:
+    """The file to write for a shard; raises if there can be none."""
+    if not verb.by_shards:
+        raise ConfigurationError(f"`{verb.name}` needs all cells of a file: leave out `shard` (`--shard`).")
+    if Path(source).exists() and not is_one_source(Path(source)):
+        raise ConfigurationError(
+            f"`{source}` is a folder of files: run each file by itself, or leave out `shard` (`--shard`)."
+        )
+    return shard.path(destination)
 
 
 def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path]]:
@@ -124,6 +143,7 @@ class _Files:
         settings: its settings.
         overwrite: replace results of other settings.
         locked: the destination whose lock is held.
+        shard: the part of the cells that is run, None = all.
         failed: files that cannot be used -> why.
     """
 
@@ -132,22 +152,30 @@ class _Files:
     settings: AddingSettings
     overwrite: bool
     locked: Path
+    shard: Shard | None = None
     failed: dict[Path, SclmError] = field(default_factory=dict)
 
     @classmethod
     @contextmanager
     def opened(
-        cls, source: str | Path, destination: str | Path, verb: Verb, settings: AddingSettings, overwrite: bool
+        cls,
+        source: str | Path,
+        destination: str | Path,
+        verb: Verb,
+        settings: AddingSettings,
+        overwrite: bool,
+        shard: str | None = None,
     ) -> "Iterator[_Files]":
         """Check the files, and hold the lock of the destination."""
-        files = cls(_pairs(source, destination), verb, settings, overwrite, Path(destination))
+        chosen = None if shard is None else Shard.parse(shard)
+        files = cls(_pairs(source, destination), verb, settings, overwrite, Path(destination), chosen)
         for path, result in files.pairs:
             _check_destination(path, result, overwrite)
         with sole_writer(files.locked):
             for path, result in files.pairs:
                 with files.going_on_after(path):
                     check_source(path, verb.writes, settings.columns())
-                    if not result.exists():
+                    if not result.exists() and shard is None:
                         check_room(path, result)
             if len(files.failed) == len(files.pairs):
                 raise files.error([])
@@ -201,28 +229,44 @@ def _check_destination(source: Path, destination: Path, overwrite: bool) -> None
 
 
 def _run_file(source: Path, destination: Path, loaded: "LoadedModel", files: _Files) -> None:
-    verb, settings = files.verb, files.settings
+    verb, settings, shard = files.verb, files.settings, files.shard
     expects = loaded.processor.feature_extractor.expects
     cells = open_source(source.stem, source, layer=settings.layer, expects=expects)
     # results are written into a copy of the file, with all of its columns
     cells.check_columns()
-    fingerprint = make_fingerprint(source, cells, loaded, verb, settings)
+    whole = make_fingerprint(source, cells, loaded, verb, settings)
+    fingerprint = whole if shard is None else {**whole, "shard": str(shard)}
+    part = None if shard is None else _part(shard, cells, loaded)
     folder = destination.with_name(f"{destination.name}.partial")
     key = settings.key(loaded.model.config.model_type)
     if _is_finished(destination, fingerprint, key, files.overwrite):
         logger.info("%s is finished.", destination)
         remove_left_over(folder, fingerprint)
         return
-    check_room(source, destination)
+    if shard is None:
+        check_room(source, destination)
     prepared = prepare_cells(cells, loaded, species=settings.species, batch_key=settings.batch_key)
+    if part is not None:
+        prepared = replace(prepared, part=part)
     run = verb.start(loaded, prepared, settings)
     pieces = Pieces(folder, fingerprint, overwrite=files.overwrite)
     results, n_bytes = _compute(run, pieces)
-    with complete_or_absent(source, destination, cells, n_bytes, verb.writes, settings.columns()) as file:
-        add_results(file, results, cells.n_cells)
+    with complete_or_absent(source, destination, cells, n_bytes, verb.writes, settings.columns(), part) as file:
+        add_results(file, results, cells.n_cells, part)
         record = {**make_record(loaded, prepared, run.recorded_settings()), **run.facts(destination)}
-        add_record(file, key, {**record, "fingerprint": hash_of(fingerprint)})
+        told = {} if shard is None else shard_record(shard, part, cells.n_cells, whole)
+        add_record(file, key, {**record, **told, "fingerprint": hash_of(fingerprint)})
     pieces.remove()
+
+
+def _part(shard: Shard, cells: CellSource, loaded: "LoadedModel") -> slice:
+    """The cells of a shard; raises if the model cannot run them alone."""
+    if loaded.processor.context == "sample":
+        raise ConfigurationError(
+            f"The model of `{loaded.name}` reads whole samples of cells, which a shard may divide: leave out `shard` "
+            "(`--shard`), and run files of some samples each."
+        )
+    return shard.cells(cells.n_cells, cells.location)
 
 
 def _compute(run: CellRun, pieces: Pieces) -> tuple[Iterable[tuple[Any, Results]], int]:

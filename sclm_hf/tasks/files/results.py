@@ -123,6 +123,7 @@ def complete_or_absent(
     n_bytes: int,
     places: Sequence[str],
     columns: Sequence[str] = (),
+    part: slice | None = None,
 ) -> Iterator[Any]:
     """A copy of the source, open for adding results; it is renamed to `destination` when all went well.
 
@@ -133,20 +134,22 @@ def complete_or_absent(
         n_bytes: how much the results take.
         places: the places of the AnnData that results are added to.
         columns: names of the columns that `obs` will get.
+        part: copy only the names of these cells.
 
     Raises:
         CorpusError: the source changed since it was opened.
         SclmError: there is no room, or the file cannot be written.
     """
     with written_whole(destination) as unfinished:
-        if source.is_file():
+        if source.is_file() and part is None:
             shutil.copyfile(source, unfinished)
             # refuses a source that changed
             cells.read(np.arange(1))
         else:
             anndata, pandas = require("anndata", extra="anndata"), require("pandas", extra="anndata")
             var = pandas.DataFrame(index=cells.genes()[0] if "layers" in places else [])
-            write_h5ad(anndata.AnnData(obs=pandas.DataFrame(index=cells.obs_names()), var=var), unfinished)
+            names = cells.obs_names()[slice(None) if part is None else part]
+            write_h5ad(anndata.AnnData(obs=pandas.DataFrame(index=names), var=var), unfinished)
         _reserve(unfinished, n_bytes + _COLUMNS * cells.n_cells + _RECORD)
         # what was copied may be another file than that which was checked before the work
         with open_h5ad(unfinished, "r+") as file:
@@ -163,14 +166,18 @@ def _reserve(path: Path, n_bytes: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def add_results(file: Any, results: "Iterable[tuple[slice | np.ndarray, Results]]", n_cells: int) -> None:
+def add_results(
+    file: Any, results: "Iterable[tuple[slice | np.ndarray, Results]]", n_cells: int, part: slice | None = None
+) -> None:
     """Write results into an open .h5ad file, block by block.
 
     Args:
         file: the open file.
         results: blocks of cells and what is added for them, in the order of the cells.
         n_cells: number of cells.
+        part: the cells that the file holds, where those are not all.
     """
+    first, last, _ = (slice(None) if part is None else part).indices(n_cells)
     write_elem = require("anndata", extra="anndata").io.write_elem
     columns: dict[str, list] = {}
     arrays: dict[tuple[str, str], Any] = {}
@@ -183,8 +190,8 @@ def add_results(file: Any, results: "Iterable[tuple[slice | np.ndarray, Results]
                     write_elem(file[place], name, value)
                     continue
                 if (place, name) not in arrays:
-                    arrays[place, name] = _new_array(file[place], name, (n_cells, *value.shape[1:]), value.dtype)
-                arrays[place, name][block] = value
+                    arrays[place, name] = _new_array(file[place], name, (last - first, *value.shape[1:]), value.dtype)
+                arrays[place, name][block if part is None else slice(block.start - first, block.stop - first)] = value
     for name, parts in columns.items():
         _add_column(file["obs"], name, parts, write_elem)
 

@@ -94,7 +94,10 @@ def run_blocks(
             be kept.
     """
     run = _run_rows if cells.samples is None else _run_sample
-    with independent_cells(loaded.model), progress_bar(total=len(cells.lengths), desc=description, unit="cell") as bar:
+    with (
+        independent_cells(loaded.model),
+        progress_bar(total=len(cells.lengths[cells.part]), desc=description, unit="cell") as bar,
+    ):
         for number, (block, size) in enumerate(_blocks(cells)):
             values = None if pieces is None else pieces.load(number, size)
             if values is None:
@@ -115,9 +118,9 @@ def _blocks(cells: PreparedCells) -> Iterator[tuple[slice | np.ndarray, int]]:
     if cells.samples is not None:
         yield from ((rows, len(rows)) for rows in cells.samples.places)
         return
-    n_cells = len(cells.lengths)
-    for start in range(0, n_cells, BLOCK_SIZE):
-        stop = min(start + BLOCK_SIZE, n_cells)
+    first, last, _ = cells.part.indices(len(cells.lengths))
+    for start in range(first, last, BLOCK_SIZE):
+        stop = min(start + BLOCK_SIZE, last)
         yield slice(start, stop), stop - start
 
 

@@ -1,7 +1,7 @@
 """One run of a verb over cells, and what it adds to them."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -110,6 +110,18 @@ class CellRun(Generic[Settings]):
 
         Args:
             file: the file that is written, for warnings; None in memory.
+        """
+        return {}
+
+    @classmethod
+    def join(cls, key: str, records: "Sequence[Mapping[str, Any]]", names: "np.ndarray", file: Any) -> dict[str, Any]:
+        """What the record says of all cells, where it is not what the records of shards of them say alike.
+
+        Args:
+            key: name of the record, and of the main result.
+            records: those of the shards.
+            names: (n_cells,) names of the cells.
+            file: the open .h5ad file with the results of all cells.
         """
         return {}
 

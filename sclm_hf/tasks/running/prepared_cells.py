@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class PreparedCells:
         batch_labels: (n_cells,) int64, or None.
         coverage: what became of the genes.
         samples: which cells the model must see together; None where it sees each alone.
+        part: the cells that are run, of those that are seen alone; from the first of a block to the last of one.
     """
 
     source: CellSource
@@ -47,6 +48,7 @@ class PreparedCells:
     batch_labels: np.ndarray | None
     coverage: "GeneCoverage"
     samples: Samples | None = None
+    part: slice = field(default_factory=lambda: slice(None))
 
     @functools.cached_property
     def names(self) -> Sequence[str]:

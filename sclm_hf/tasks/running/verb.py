@@ -28,6 +28,7 @@ class Verb:
         settings: its settings.
         usage: lines of Python that show it on a card; `{model}` and `{family}` are filled in.
         writes: the places of an AnnData that it adds results to, of `obs`, `obsm`, `obsp`, `layers` and `uns`.
+        by_shards: whether the cells can be run in parts, which `sclm-hf merge` joins.
         is_special: whether only those families serve it that name it among their `special_verbs`.
         run: what it does with cells; None where it makes an AnnData of its own instead of adding to the cells.
     """
@@ -37,6 +38,7 @@ class Verb:
     settings: type[RunSettings]
     usage: str
     writes: tuple[str, ...] = ()
+    by_shards: bool = False
     is_special: bool = False
     run: type[CellRun] | None = None
 
