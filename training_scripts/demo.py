@@ -370,7 +370,7 @@ def summarize(output: Path, tables: dict[str, ResultsTable]) -> None:
         places.add_row(str(output / place), what)
     console.print(places)
     # nothing has put the environment's commands on the PATH
-    example = [Path(sys.executable).with_name("sclm-hf"), "annotate", output / "data" / "celltypist.h5ad", "out.h5ad"]
+    example = [Path(sys.executable).with_name("sclm-hf"), "annotate", output / "data" / "pbmc68k.h5ad", "out.h5ad"]
     example += ["--model", output / "annotator"]
     console.print(f"Next: {shlex.join(map(str, example))}", soft_wrap=True, markup=False, highlight=False)
 
