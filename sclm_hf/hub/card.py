@@ -15,9 +15,10 @@ from ..opening.families import encoder_family, family_of, read_config
 from ..opening.files import ADAPTER_CONFIG
 from ..opening.kinds import labels_cells
 from ..opening.partners import PARTNERS_FILE, SAVED
-from ..registry import COMPOSITES, get_family
+from ..registry import COMPOSITES, Composite, Family, get_family
+from ..registry.language_model import LANGUAGE_MODEL
 from ..tasks import get_verb, verb_names
-from ..text.closed_set import CANDIDATES_FILE, read_candidates
+from ..text.closed_set import CANDIDATES_FILE, is_language_model, read_candidates, text_encoder_family
 from .evaluation_results import to_model_index, write_evaluation_results
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 FACTS_FILE = "card_facts.json"
 PLACEHOLDER = "path/to/this/folder"
 """What the example of a card loads as long as nobody has said where the model is."""
+_JOINED = COMPOSITES | {LANGUAGE_MODEL.name: LANGUAGE_MODEL}
 _TAGS = ["biology", "single-cell", "transcriptomics", "scRNA-seq"]
 _READING = """\
 import anndata, sclm_hf
@@ -61,7 +63,8 @@ class CardFacts:
 
     Attributes:
         title: name of the model.
-        family: its family, a key of `registry.FAMILIES`; or a key of `registry.COMPOSITES`.
+        family: its family, a key of `registry.FAMILIES`; or a key of `registry.COMPOSITES`; or `language_model`, for
+            one that reads cells as text.
         license: identifier that the Hub knows (`"mit"`, `"apache-2.0"`, …), or `"other"` with `license_name`.
         summary: what the model is, in one or two sentences.
         task: the verb whose use the card shows, for example `"embed"` or `"annotate"`; `None` where
@@ -83,7 +86,7 @@ class CardFacts:
         command: the command that regenerates the results.
         limits: what the model cannot do, or was not tested for.
         citations: what else to cite, one entry each.
-        cell_encoder: family of the cell encoder, of a model of cells and text.
+        cell_encoder: family of the cell encoder, of a model of cells and text that has one.
         text_model: what its text model is.
         text_license: the licence of that text model, as far as known.
     """
@@ -115,9 +118,10 @@ class CardFacts:
     text_license: str | None = None
 
     def __post_init__(self) -> None:
-        if self.family in COMPOSITES and not (self.cell_encoder and self.text_model):
+        has_encoder = self.cell_encoder or self.family == LANGUAGE_MODEL.name
+        if self.family in _JOINED and not (has_encoder and self.text_model):
             raise ConfigurationError(f"The card of a `{self.family}` model needs `cell_encoder` and `text_model`.")
-        get_family(self.cell_encoder if self.family in COMPOSITES else self.family)
+        self.encoder()
         if self.task not in verb_names() and not (self.task is None and self.family in COMPOSITES):
             raise ConfigurationError(f"Unknown `task` {self.task!r}: expected one of {', '.join(verb_names())}.")
         if self.license == "other" and not self.license_name:
@@ -128,6 +132,15 @@ class CardFacts:
                     f"`evaluated_method` {self.evaluated_method!r} is not a method of the results on {table.dataset}: "
                     f"expected one of {sorted({one.method for one in table.results})}."
                 )
+
+    def encoder(self) -> Family | None:
+        """The family of what reads cells; None of a language model that reads names of genes.
+
+        Raises:
+            ConfigurationError: there is no such family.
+        """
+        name = self.cell_encoder if self.family in _JOINED else self.family
+        return None if name is None else get_family(name)
 
     def save(self, path: str | Path) -> None:
         """Write the facts as JSON."""
@@ -162,11 +175,16 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
     if not folder.is_dir():
         raise ConfigurationError(f"`{folder}` is not a checkpoint folder.")
     config = read_config(str(folder))
-    family, _ = family_of(str(folder))
+    reads_text = is_language_model(folder)
+    family = LANGUAGE_MODEL if reads_text else family_of(str(folder))[0]
     if license is None:
         raise ConfigurationError("A new card needs the licence of the checkpoint, for example `--license mit`.")
+    if reads_text:
+        encoder, text = text_encoder_family(folder), config["model_type"]
+        return _joined_facts(folder, LANGUAGE_MODEL, encoder, text, license, is_adapter=is_adapter)
     if family.name in COMPOSITES:
-        return _composite_facts(folder, config, license, is_adapter=is_adapter)
+        encoder, text = encoder_family(str(folder)), config.get("text_config", {}).get("model_type", "unknown")
+        return _joined_facts(folder, family, encoder, text, license, is_adapter=is_adapter)
     classifies = any(map(labels_cells, config.get("architectures") or ()))
     comparison = _comparison(folder)
     return CardFacts(
@@ -183,21 +201,27 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
     )
 
 
-def _composite_facts(folder: Path, config: dict[str, Any], license: str, *, is_adapter: bool) -> CardFacts:
-    composite = COMPOSITES[config["model_type"]]
-    cells, text = encoder_family(str(folder)), config.get("text_config", {}).get("model_type", "unknown")
+def _joined_facts(
+    folder: Path, composite: Composite, encoder: Family | None, text: str, license: str, *, is_adapter: bool
+) -> CardFacts:
+    summary = (
+        f"A {composite.title[0].lower() + composite.title[1:]} of {encoder and encoder.title} and a `{text}` model."
+    )
+    if composite is LANGUAGE_MODEL:
+        cells = f"code words of embeddings by {encoder.title}" if encoder else "names of genes"
+        summary = f"A `{text}` language model that reads cells as {cells}."
     candidates = folder / CANDIDATES_FILE
     has_answers = candidates.exists()
     return CardFacts(
         title=folder.resolve().name,
         family=composite.name,
         license=license,
-        summary=f"A {composite.title[0].lower() + composite.title[1:]} of {cells.title} and a `{text}` model.",
+        summary=summary,
         task="search" if composite.name == "cell_text_dual_encoder" else ("annotate" if has_answers else None),
         base_model=read_adapter_settings(str(folder)).get("base_model_name_or_path") if is_adapter else None,
         is_adapter=is_adapter,
         label_names=read_candidates(candidates).labels if has_answers else [],
-        cell_encoder=cells.name,
+        cell_encoder=None if encoder is None else encoder.name,
         text_model=f"`{text}` of transformers",
     )
 
@@ -231,9 +255,8 @@ def render_card(facts: CardFacts) -> "ModelCard":
     """The card as a `huggingface_hub.ModelCard`, with the results as `model-index` in its metadata."""
     from huggingface_hub import ModelCard, ModelCardData
 
-    composite = COMPOSITES.get(facts.family)
-    family = get_family(facts.cell_encoder if composite else facts.family)
-    families = [facts.family, family.name] if composite else [family.name]
+    composite, family = _JOINED.get(facts.family), facts.encoder()
+    families = list(dict.fromkeys([facts.family, *([family.name] if family else [])]))
     data = ModelCardData(
         license=facts.license,
         license_name=facts.license_name,

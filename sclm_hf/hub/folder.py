@@ -8,10 +8,11 @@ from ..files import read_json_object
 from ..opening.families import encoder_family
 from ..opening.files import ADAPTED_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_headers, weight_files
 from ..opening.names import is_repo_id
+from ..text.closed_set import is_language_model, text_encoder_family
 from .card import PLACEHOLDER
 
 # what a training run keeps beside the model; its adapter is pushed on its own, to a repository of its own
-_BESIDE_THE_MODEL = ("checkpoints", "adapter")
+_BESIDE_THE_MODEL = ("checkpoints", "adapter", "base", "projector")
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"}
 
 
@@ -90,8 +91,8 @@ def _check_model(folder: Path, files: dict[str, Path], *, force: bool) -> list[s
         raise CheckpointError(
             f"`{folder}` holds neither a model nor an adapter: there is no `{config}`.{_hint(folder, files)}"
         )
-    family = encoder_family(str(folder))
-    if not (family.redistributable or force):
+    family = text_encoder_family(folder) if is_language_model(folder) else encoder_family(str(folder))
+    if family is not None and not (family.redistributable or force):
         raise ConfigurationError(
             f"Weights of {family.title} may not be hosted again: {family.weights_license}, "
             f"{family.weights_license_note} With the owner's permission say `force=True` (`--force`)."

@@ -15,11 +15,10 @@ from ..opening.language_models import open_language_model
 from ..opening.loading import LoadedModel, as_dtype, check_device, default_device
 from ..opening.names import resolve_name
 from ..opening.processors import load_processor
-from ..registry import COMPOSITES
 from ..tokenization.processing_cell import CellProcessor
 from .candidates import CandidateScorer
 from .cell_words import CellWords
-from .closed_set import CANDIDATES_FILE, Candidates, answers_of, model_type_with_candidates, read_candidates
+from .closed_set import CANDIDATES_FILE, CELLS_FOLDER, Candidates, answers_of, is_language_model, read_candidates
 from .code_words import CodeWords
 from .decision import save_decision
 from .neutral import neutralise
@@ -27,9 +26,6 @@ from .templates import Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-CELLS_FOLDER = "cells"
-"""Folder of the processor of cells, beside the tokenizer of the language model; also of their encoder and codebook."""
 
 _CHUNK = 64
 """Prompts of a sample that are read at a time, unless memory runs out."""
@@ -120,10 +116,7 @@ class TextAnnotator(nn.Module):
 
 def is_text_annotator(model: Any, revision: Any = None) -> bool:
     """Whether a folder or repository holds a language model with candidates, or is one in memory."""
-    if isinstance(model, TextAnnotator):
-        return True
-    model_type = model_type_with_candidates(model, revision)
-    return model_type is not None and model_type not in COMPOSITES
+    return isinstance(model, TextAnnotator) or is_language_model(model, revision)
 
 
 def load_text_annotator(

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigurationError
 from ..files import read_json_object, write_text
-from ..opening.families import read_config
+from ..opening.families import encoder_family, read_config
 from ..opening.files import find_file
 from ..opening.names import resolve_name
+from ..registry import COMPOSITES, Family
 from .neutral import neutralise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CANDIDATES_FILE = "candidates.json"
+
+CELLS_FOLDER = "cells"
+"""Folder of the processor of cells, beside the tokenizer of a language model; also of their encoder and codebook."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,22 @@ def model_type_with_candidates(model: Any, revision: Any = None) -> str | None:
     if find_file(name, CANDIDATES_FILE, revision) is None:
         return None
     return read_config(name, revision).get("model_type")
+
+
+def is_language_model(model: Any, revision: Any = None) -> bool:
+    """Whether a folder or repository holds a language model that reads cells as text, with candidates."""
+    model_type = model_type_with_candidates(model, revision)
+    return model_type is not None and model_type not in COMPOSITES
+
+
+def text_encoder_family(folder: Path) -> Family | None:
+    """The family of the encoder within a language model that reads code words; None of one that reads names of genes.
+
+    Raises:
+        CheckpointError: the encoder is of no family.
+    """
+    cells = folder / CELLS_FOLDER
+    return encoder_family(str(cells)) if (cells / "config.json").exists() else None
 
 
 def answers_of(labels: Sequence[str], tokenizer: "PreTrainedTokenizerBase | None") -> list[str]:
