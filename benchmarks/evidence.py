@@ -50,8 +50,8 @@ from sclm_hf.opening.processors import load_processor
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.counts import rows_in_order
 from sclm_hf.training.partners import folds
-from sclm_hf.training.pretrain import main as pretrain
 from sclm_hf.training.probe import choose_strength, fit_probe, read_features, read_meanings
+from sclm_hf.training.verbs import pretrain
 from sclm_hf.versions import package_versions
 
 DATA = Path(os.environ.get("SCLM_DATA", "../shared/data")) / "h5ad"

@@ -22,7 +22,7 @@ from sclm_hf import annotate
 from sclm_hf.evaluation.metrics import Predictions
 from sclm_hf.evaluation.reports import ResultsTable, compare
 from sclm_hf.evaluation.splits import Split, stratified_splits
-from sclm_hf.training.finetune import main as finetune
+from sclm_hf.training.verbs import finetune
 from sclm_hf.versions import package_versions
 
 RECIPES = Path(__file__).parents[1] / "training_scripts" / "recipes"

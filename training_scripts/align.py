@@ -4,7 +4,7 @@
         --label_column cell_type --labels descriptions.csv
 """
 
-from sclm_hf.training.align import main
+from sclm_hf.training.verbs import align
 
 if __name__ == "__main__":
-    main()
+    align()

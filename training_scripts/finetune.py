@@ -8,7 +8,7 @@
 To change a step, write your own script after `sclm_hf.training.finetune.finetune`, which is a dozen lines.
 """
 
-from sclm_hf.training.finetune import main
+from sclm_hf.training.verbs import finetune
 
 if __name__ == "__main__":
-    main()
+    finetune()

@@ -7,7 +7,7 @@
 To change a step, write your own script after `sclm_hf.training.pretrain.pretrain`, which is a dozen lines.
 """
 
-from sclm_hf.training.pretrain import main
+from sclm_hf.training.verbs import pretrain
 
 if __name__ == "__main__":
-    main()
+    pretrain()

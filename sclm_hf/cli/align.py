@@ -2,12 +2,9 @@
 
 import typer
 
-from ..errors import require
-
 
 def align(context: typer.Context) -> None:
     """Train an encoder of cells and one of texts to share a space; `--help` lists all settings."""
-    require("accelerate", extra="train")
-    from ..training.align import main
+    from ..training.verbs import align
 
-    main(context.args)
+    align(context.args)

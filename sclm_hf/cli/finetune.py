@@ -2,12 +2,9 @@
 
 import typer
 
-from ..errors import require
-
 
 def finetune(context: typer.Context) -> None:
     """Fine-tune a model to annotate cells, with LoRA by default; `--help` lists all settings."""
-    require("accelerate", extra="train")
-    from ..training.finetune import main
+    from ..training.verbs import finetune
 
-    main(context.args)
+    finetune(context.args)

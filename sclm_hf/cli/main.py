@@ -81,7 +81,7 @@ def make_app() -> typer.Typer:
     for verb in sorted([*verbs, *others], key=lambda verb: verb.__name__):
         app.command()(verb)
     for verb in (align, finetune, pretrain):
-        # their flags are the fields of the settings' dataclasses, which transformers' HfArgumentParser reads
+        # their flags are the fields of the settings' dataclasses
         settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
         app.command(context_settings=settings)(verb)
     app.add_typer(corpus, name="corpus")

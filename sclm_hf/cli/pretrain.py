@@ -2,12 +2,9 @@
 
 import typer
 
-from ..errors import require
-
 
 def pretrain(context: typer.Context) -> None:
     """Pre-train a model on h5ad files; `--help` lists all settings."""
-    require("accelerate", extra="train")
-    from ..training.pretrain import main
+    from ..training.verbs import pretrain
 
-    main(context.args)
+    pretrain(context.args)

@@ -34,8 +34,6 @@ def resolve_name(name: str, revision: str | None = None) -> Any:
         CheckpointError: there is no such folder or repository; or `name` is that of a family.
         HubError: the Hub cannot be reached, and the cache does not hold the repository.
     """
-    from transformers.utils.hub import resolve_revision
-
     if name and Path(name).is_dir():
         return revision
     if name in FAMILIES:
@@ -47,6 +45,8 @@ def resolve_name(name: str, revision: str | None = None) -> Any:
     if os.path.lexists(name) or not is_repo_id(name):
         what = "is no folder" if os.path.lexists(name) else "does not exist"
         raise CheckpointError(f"`{name}` is not a checkpoint folder or repository that can be read: it {what}.")
+    from transformers.utils.hub import resolve_revision
+
     resolved = resolve_revision(name, revision)
     if getattr(resolved, "resolved", None) is None:
         _ask_why(name, revision)

@@ -11,7 +11,7 @@ from ..errors import ConfigurationError
 from ..objectives.cell_text_contrastive import CellTextContrastiveCollator
 from ..opening.dual_encoders import new_dual_encoder, small_text_encoder
 from ..opening.processors import load_processor
-from .arguments import TrainingConfig, parse_arguments
+from .arguments import TrainingConfig
 from .checkpoints import check_output_dir
 from .data import open_corpora
 from .loop import TrainingResult, train
@@ -19,21 +19,6 @@ from .manifest import write_manifest
 from .settings.align import NEW, AlignArguments
 from .settings.data import DataArguments, check_files
 from .validation import classification_metrics
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """What `sclm-hf align` and `training_scripts/align.py` run.
-
-    Args:
-        argv: flags; those of the command line when None.
-
-    Raises:
-        SclmError: see [`align`]; or a flag or a key of the recipe is unknown.
-    """
-    settings = parse_arguments((DataArguments, AlignArguments, TrainingConfig), argv, prog="sclm-hf align")
-    result = align(*settings)
-    if result.is_main_process:
-        print(result.summary())
 
 
 def align(data: DataArguments, arguments: AlignArguments, config: TrainingConfig) -> TrainingResult:

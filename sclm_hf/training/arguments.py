@@ -4,9 +4,9 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigurationError, require, unknown_name
 
@@ -165,21 +165,62 @@ def parse_arguments(types: Sequence[type], argv: Sequence[str] | None = None, **
     Raises:
         ConfigurationError: a key or flag is unknown (the message lists the valid ones), or a value is refused.
     """
-    from transformers import HfArgumentParser
-
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", help="YAML recipe; flags win over it.")
     found, flags = finder.parse_known_args(argv)
     names = [f.name for one in types for f in dataclasses.fields(one)]
     recipe = _recipe_as_flags(found.config, names) if found.config else []
-    parser = HfArgumentParser(types, parents=[finder], allow_abbrev=False, **parser_options)
-    *parsed, unknown = parser.parse_args_into_dataclasses(
-        [*recipe, *flags], return_remaining_strings=True, look_for_args_file=False
-    )
+    values, unknown = flag_parser(types, parents=[finder], **parser_options).parse_known_args([*recipe, *flags])
     if unknown:
         raise unknown_name(unknown[0], [f"--{name}" for name in names])
-    # `--config` is read above; argparse hands the leftover namespace back between the dataclasses and the rest
-    return tuple(parsed[: len(types)])
+    return tuple(one(**{f.name: getattr(values, f.name) for f in dataclasses.fields(one)}) for one in types)
+
+
+def flag_parser(types: Sequence[type], **parser_options: Any) -> argparse.ArgumentParser:
+    """A parser with the flags that transformers' `HfArgumentParser` has, which takes longer to import than to run.
+
+    Args:
+        types: dataclasses whose fields are text, numbers, truth values, `Literal` or lists, or one of these or None.
+        **parser_options: those of `argparse`.
+    """
+    formatter = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(formatter_class=formatter, allow_abbrev=False, **parser_options)
+    for one in types:
+        hints = get_type_hints(one)
+        for setting in dataclasses.fields(one):
+            _add_flag(parser, setting, hints[setting.name])
+    return parser
+
+
+def _add_flag(parser: argparse.ArgumentParser, setting: Field, kind: Any) -> None:
+    help = setting.metadata["help"]
+    default = setting.default if setting.default_factory is MISSING else setting.default_factory()
+    options: dict[str, Any] = {"required": True} if default is MISSING else {"default": default}
+    if type(None) in get_args(kind):
+        kind = next(one for one in get_args(kind) if one is not type(None))
+    if get_origin(kind) is Literal:
+        options["choices"] = get_args(kind)
+    elif get_origin(kind) is list:
+        options |= {"type": get_args(kind)[0], "nargs": "+"}
+    elif kind is bool:
+        options |= {"type": _truth} | ({} if default is None else {"nargs": "?", "const": True})
+    else:
+        options["type"] = kind
+    parser.add_argument(*_spellings(setting.name), help=help, **options)
+    if default is True:
+        negated = _spellings(f"no_{setting.name}")
+        parser.add_argument(*negated, dest=setting.name, action="store_false", default=False, help=help)
+
+
+def _spellings(name: str) -> list[str]:
+    return list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
+
+
+def _truth(text: str) -> bool:
+    values = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(("no", "false", "f", "n", "0"), False)
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return values[text.lower()]
 
 
 def read_mapping(name: str, text: str | Mapping[str, Any] | None) -> dict[str, Any]:

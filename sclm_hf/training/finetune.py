@@ -21,23 +21,19 @@ from ..opening.classifiers import open_classifier, open_multitask_classifier, op
 from ..opening.processors import load_processor
 from ..registry import get_family
 from ..tokenization.processing_cell import CellProcessor
-from .arguments import TrainingConfig, parse_arguments
+from .arguments import TrainingConfig
 from .callbacks import watched_metric
 from .checkpoints import check_output_dir
 from .data import gene_names, open_corpora, store_statistics
 from .depth import at_depth
-from .finetune_cell_text import finetune_cell_text
-from .finetune_text import finetune_text
 from .linear import new_processor, train_linear
 from .loop import TrainingResult, train
 from .manifest import write_manifest
 from .multitask import multitask_metrics
 from .partners import HELD_OUT, Rivals, weigh_held_out
 from .probe import predict_log_probabilities, train_probe
-from .settings.cell_text import CellTextArguments
 from .settings.data import DataArguments, check_files
 from .settings.finetune import BESIDE, HEADS, LINEAR, FinetuneArguments
-from .settings.text import TextArguments
 from .supervision import weigh_labels
 from .validation import ComputeMetrics, classification_metrics
 
@@ -49,29 +45,6 @@ FEWEST_CELLS_A_LABEL, FEWEST_CELLS_A_NUMBER = 2, 10
 
 FEWEST_CELLS = 20
 """With fewer cells to train on, any column may hold labels."""
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """What `sclm-hf finetune` and `training_scripts/finetune.py` run.
-
-    Args:
-        argv: flags; those of the command line when None.
-
-    Raises:
-        SclmError: see [`finetune`]; or a flag or a key of the recipe is unknown.
-    """
-    types = (DataArguments, FinetuneArguments, CellTextArguments, TextArguments, TrainingConfig)
-    data, arguments, soft, text, config = parse_arguments(types, argv, prog="sclm-hf finetune")
-    if text.text and soft.cell_model is not None:
-        raise ConfigurationError("`text` and `cell_model` are two ways to read a cell: give one of them.")
-    if text.text:
-        result = finetune_text(data, arguments, text, config)
-    elif soft.cell_model is not None:
-        result = finetune_cell_text(data, arguments, soft, config)
-    else:
-        result = finetune(data, arguments, config)
-    if result.is_main_process:
-        print(result.summary())
 
 
 def finetune(data: DataArguments, arguments: FinetuneArguments, config: TrainingConfig) -> TrainingResult:

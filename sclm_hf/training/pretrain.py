@@ -20,7 +20,7 @@ from ..registry import get_family
 from ..tokenization.feature_extraction_expression import ExpressionFeatureExtractor
 from ..tokenization.genes.gene_vocabulary import GeneVocabulary
 from ..tokenization.processing_cell import CellProcessor
-from .arguments import TrainingConfig, parse_arguments, read_mapping
+from .arguments import TrainingConfig, read_mapping
 from .checkpoints import check_output_dir
 from .data import gene_names, open_corpora, store_statistics, variable_genes
 from .embedding_watch import EmbeddingWatch
@@ -38,21 +38,6 @@ from .supervision import (
     supervised_collator,
     supervision,
 )
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """What `sclm-hf pretrain` and `training_scripts/pretrain.py` run.
-
-    Args:
-        argv: flags; those of the command line when None.
-
-    Raises:
-        SclmError: see [`pretrain`]; or a flag or a key of the recipe is unknown.
-    """
-    settings = parse_arguments((DataArguments, PretrainArguments, TrainingConfig), argv, prog="sclm-hf pretrain")
-    result = pretrain(*settings)
-    if result.is_main_process:
-        print(result.summary())
 
 
 def pretrain(data: DataArguments, arguments: PretrainArguments, config: TrainingConfig) -> TrainingResult:

@@ -28,11 +28,45 @@ def test_the_command_without_its_extra_says_what_to_install(module):
     assert "Traceback" not in result.stderr
 
 
-def test_training_without_its_extra_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize("verb", ["align", "finetune", "pretrain"])
+def test_training_without_its_extra_says_what_to_install(tmp_path, monkeypatch, verb):
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    for verb in ("align", "pretrain", "finetune"):
-        result = CliRunner().invoke(app, [verb, "--help"])
-        assert result.exit_code == 1 and "pip install 'sclm_hf[train]'" in result.stderr
+    (tmp_path / "cells.h5ad").touch()
+    flags = ("--train_files", tmp_path / "cells.h5ad", "--model_name_or_path", tmp_path)
+    labels = () if verb == "pretrain" else ("--label_column", "x")
+    result = CliRunner().invoke(app, [verb, *map(str, (*flags, *labels))])
+    assert result.exit_code == 1 and "pip install 'sclm_hf[train]'" in result.stderr
+
+
+def run_and_list(modules: set[str], *arguments: str) -> subprocess.CompletedProcess:
+    """The command in a process that ends its output with those of `modules` that it imported."""
+    code = (
+        f"import atexit, sys; sys.argv[0] = 'sclm-hf'; atexit.register(lambda: print({modules} & set(sys.modules)))\n"
+        "from sclm_hf.cli import run; run()"
+    )
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("verb", ["align", "finetune", "pretrain"])
+def test_the_help_of_training_imports_nothing_heavy(verb):
+    result = run_and_list({"accelerate", "numba", "numpy", "torch", "transformers"}, verb, "--help")
+    assert "--output_dir" in result.stdout and result.stdout.endswith("set()\n"), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ((), "required: --train_files"),
+        (("--train_files", "absent.h5ad"), "`absent.h5ad` does not exist"),
+        (("--train_files", __file__), "`./absent` is not a checkpoint folder or repository"),
+        (("--train_files", __file__, "--max_step", "1"), "Did you mean `--max_steps`"),
+    ],
+)
+def test_what_is_missing_is_told_before_torch_is_imported(flags, told):
+    model = ("--model_name_or_path", "./absent", "--label_column", "cell_type") if flags else ()
+    result = run_and_list({"torch", "transformers"}, "finetune", *flags, *model)
+    assert told in result.stderr and result.returncode in (1, 2)
+    assert result.stdout == "set()\n"
 
 
 def test_the_command_that_is_installed_lists_all_verbs():

@@ -106,7 +106,8 @@ def test_help_lists_the_settings_and_errors_are_one_message(cells, tmp_path):
 @pytest.mark.parametrize("verb", ["pretrain", "finetune"])
 def test_what_is_missing_or_taken_is_told_before_a_model_is_opened(cells, tmp_path, verb):
     labels = ("--label_column", "x") if verb == "finetune" else ()
-    common = (verb, "--model_name_or_path", "never looked at", *labels, "--output_dir", tmp_path / "out")
+    (tmp_path / "no_model").mkdir()
+    common = (verb, "--model_name_or_path", tmp_path / "no_model", *labels, "--output_dir", tmp_path / "out")
     missing = run(*common, "--train_files", cells, "--eval_files", tmp_path / "absent.h5ad")
     assert missing.exit_code == 1 and "absent.h5ad` does not exist" in missing.stderr
     with sole_writer(tmp_path / "out"):

@@ -7,7 +7,8 @@ from transformers import AutoModel
 from sclm_hf import annotate
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.opening.tiny import make_tiny_checkpoint
-from sclm_hf.training.align import align, main
+from sclm_hf.training import verbs
+from sclm_hf.training.align import align
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.settings.align import AlignArguments
 from sclm_hf.training.settings.data import DataArguments
@@ -39,7 +40,7 @@ def flags(place, **settings):
 
 
 def test_the_command_trains_a_model_that_annotates_by_descriptions(place, capsys):
-    main(flags(place, max_steps=60, learning_rate=3e-3, per_device_train_batch_size=30, eval_share=0.2))
+    verbs.align(flags(place, max_steps=60, learning_rate=3e-3, per_device_train_batch_size=30, eval_share=0.2))
     assert "accuracy" in capsys.readouterr().out
     cells = ad.read_h5ad(write_h5ad(place / "b.h5ad", 60, seed=1, others=0.1))
     labelled = annotate(cells, place / "out", labels=TEXTS).obs["sclm_prediction"].astype(str)
@@ -48,7 +49,7 @@ def test_the_command_trains_a_model_that_annotates_by_descriptions(place, capsys
 
 @pytest.mark.parametrize("lock", ["cell", "none"])
 def test_a_locked_encoder_is_saved_as_it_was(place, lock):
-    main(flags(place, lock=lock))
+    verbs.align(flags(place, lock=lock))
     before, after = (AutoModel.from_pretrained(place / name).state_dict() for name in ("cells", "out"))
     changed = any((after[f"cell_model.{name}"] != tensor).any() for name, tensor in before.items())
     assert changed == (lock == "none")
@@ -56,7 +57,7 @@ def test_a_locked_encoder_is_saved_as_it_was(place, lock):
 
 def test_what_would_teach_nothing_is_refused(place):
     with pytest.raises(ConfigurationError, match="knows nothing yet"):
-        main(flags(place, lock="text"))
+        verbs.align(flags(place, lock="text"))
     (place / "labels.json").write_text(json.dumps({"B cell": "a", "T cell": "b"}))
     arguments = AlignArguments(str(place / "cells"), "cell_type", labels=str(place / "labels.json"))
     config = TrainingConfig(output_dir=str(place / "out"), use_cpu=True)

@@ -2,11 +2,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import HfArgumentParser
 
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.training.arguments import TrainingConfig, parse_arguments
+from sclm_hf.objectives import PRETRAINING
+from sclm_hf.training.arguments import TrainingConfig, flag_parser, parse_arguments
 from sclm_hf.training.settings.data import DataArguments
-from sclm_hf.training.settings.pretrain import PretrainArguments
+from sclm_hf.training.settings.pretrain import OBJECTIVES, PretrainArguments
+from sclm_hf.training.verbs import SETTINGS
 
 RECIPES = Path(__file__).parents[2] / "training_scripts" / "recipes"
 
@@ -31,6 +34,31 @@ def test_flags_win_over_the_recipe_and_both_over_the_defaults(tmp_path):
     assert data.train_files == ["c"] and config.max_steps == 9
     assert config.learning_rate == 1e-3 and config.use_cpu and not config.load_best_model_at_end
     assert config.adam_beta2 == TrainingConfig().adam_beta2
+
+
+@pytest.mark.parametrize("verb", sorted(SETTINGS))
+def test_the_flags_are_those_of_the_parser_of_transformers(verb):
+    assert (
+        flag_parser(SETTINGS[verb], prog=verb).format_help()
+        == HfArgumentParser(SETTINGS[verb], prog=verb).format_help()
+    )
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "",
+        "--use_cpu --no-load-best-model-at-end --greater_is_better no",
+        "--use_cpu False --load_best_model_at_end=0 --report_to wandb trackio --warmup_steps 0.5 --max_steps=3",
+    ],
+)
+def test_flags_mean_what_the_parser_of_transformers_takes_them_for(flags):
+    (theirs,) = HfArgumentParser(TrainingConfig).parse_args_into_dataclasses(flags.split())
+    assert parse_arguments((TrainingConfig,), flags.split()) == (theirs,)
+
+
+def test_all_objectives_can_be_asked_for():
+    assert tuple(PRETRAINING) == OBJECTIVES
 
 
 def test_a_mapping_in_a_recipe_is_the_json_of_the_flag(tmp_path):
