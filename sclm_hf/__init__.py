@@ -18,6 +18,7 @@ _NAMES = {
     "GeneTokenizer": "sclm_hf.tokenization.genes.tokenization_gene",
     "ExpressionFeatureExtractor": "sclm_hf.tokenization.feature_extraction_expression",
     "CellProcessor": "sclm_hf.tokenization.processing_cell",
+    "CellEmbedder": "sclm_hf.tasks.engines.cell_embedder",
     "CellCorpus": "sclm_hf.corpora.cell_corpus",
     "MixedCorpus": "sclm_hf.corpora.mixture",
     "mix": "sclm_hf.corpora.mixture",

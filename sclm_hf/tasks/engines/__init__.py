@@ -1,0 +1,1 @@
+"""Cells embedded by the workers of Dask, Ray, Spark or `datasets`."""
