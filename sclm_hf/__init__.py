@@ -22,6 +22,7 @@ _NAMES = {
     "CellCorpus": "sclm_hf.corpora.cell_corpus",
     "MixedCorpus": "sclm_hf.corpora.mixture",
     "mix": "sclm_hf.corpora.mixture",
+    "estimate": "sclm_hf.tasks.planning.estimate",
     "gene_embeddings": "sclm_hf.tasks.genes.gene_embeddings",
     **{name: f"sclm_hf.tasks.{name}" for name in verb_names()},
 }

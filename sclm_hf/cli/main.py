@@ -17,6 +17,7 @@ from .card import card
 from .chat import chat
 from .convert import convert
 from .corpus import corpus
+from .estimate import estimate
 from .export import export
 from .finetune import finetune
 from .gene_embeddings import gene_embeddings
@@ -77,7 +78,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_show_locals=False,
     )
     verbs = [getattr(importlib.import_module(f".{name}", __package__), name) for name in verb_names()]
-    others = [card, chat, convert, gene_embeddings, merge, models, push]
+    others = [card, chat, convert, estimate, gene_embeddings, merge, models, push]
     for verb in sorted([*verbs, *others], key=lambda verb: verb.__name__):
         app.command()(verb)
     for verb in (align, finetune, pretrain):
