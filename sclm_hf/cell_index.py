@@ -10,13 +10,19 @@ from typing import Any
 import numpy as np
 
 from .errors import CheckpointError, ConfigurationError, require, unknown_name
-from .files import read_json_object, write_text
+from .files import read_json_object, require_regular_file, write_text
 from .tokenization.expression_matrix import match_length
 
 BACKENDS = ("exact", "faiss")
 FACTS = "index.json"
 _QUERIES, _CELLS = 1024, 2**15
 """How many queries are compared with how many cells at a time, so that the cosines take 128 MB."""
+
+_ERROR = 4e-6
+"""Cosines of a product of float32 matrices that differ by less may be equal."""
+
+_MORE = 64
+"""So many more cells than asked for are taken from faiss, to see those as near as the last."""
 
 
 @dataclass
@@ -63,7 +69,8 @@ class CellIndex:
             groups: (queries,) donors or data sets, whose own cells each query does not see; None = it sees all.
 
         Returns:
-            (queries, k) rows of cells and their cosines, filled up with `-inf` where there are fewer cells.
+            (queries, k) rows of cells and their cosines, of equal ones the lower row first, filled up with `-inf`
+            where there are fewer cells.
 
         Raises:
             ConfigurationError: embeddings have another size, or one has no direction.
@@ -123,16 +130,22 @@ def read_cells(folder: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    require_regular_file(folder / "embeddings.safetensors")
     try:
         embeddings = load_file(folder / "embeddings.safetensors")["embeddings"]
-    except (OSError, SafetensorError, KeyError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise _unreadable(folder, error) from error
     columns = {name: np.array(values, object) for name, values in read_table(folder / "cells.parquet").items()}
     if missing := {"cell", "label"} - columns.keys():
         raise _unreadable(folder, f"`cells.parquet` has no column {missing.pop()!r}")
+    for name in {"cell", "label", "group"} & columns.keys():
+        if not all(isinstance(one, str) for one in columns[name]):
+            raise _unreadable(folder, f"the column {name!r} of `cells.parquet` must hold text for every cell")
     sound = embeddings.ndim == 2 and embeddings.dtype == np.float32 and len(embeddings) == len(columns["label"])
-    if not sound or not np.isfinite(embeddings).all():
-        raise CheckpointError(f"The index `{folder}` does not have one finite embedding per cell: build it anew.")
+    if not sound or not np.allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-3):
+        raise CheckpointError(
+            f"The index `{folder}` does not have one finite embedding of length 1 per cell: build it anew."
+        )
     return embeddings, columns
 
 
@@ -165,6 +178,7 @@ def read_table(path: Path) -> dict[str, list[Any]]:
         CheckpointError: it cannot be read.
     """
     pyarrow, parquet = require("pyarrow", extra="corpora"), require("pyarrow.parquet", extra="corpora")
+    require_regular_file(path)
     try:
         return parquet.read_table(path).to_pydict()
     except (OSError, ValueError, pyarrow.ArrowException) as error:
@@ -190,31 +204,50 @@ def directions(embeddings: np.ndarray) -> np.ndarray:
 
 
 def _exact(cells: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    rows, cosines = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf, np.float32)
+    rows, cosines = np.zeros((len(queries), k), np.int64), np.zeros((len(queries), k), np.float32)
     for first in range(0, len(queries) if k else 0, _QUERIES):
         part = slice(first, first + _QUERIES)
-        for start in range(0, len(cells), _CELLS):
-            scores = queries[part] @ cells[start : start + _CELLS].T
-            places = _best(scores, k)
-            candidates = np.hstack([rows[part], places + start])
-            similar = np.hstack([cosines[part], np.take_along_axis(scores, places, axis=1)])
-            order = np.argsort(-similar, axis=1, kind="stable")[:, :k]
-            rows[part], cosines[part] = (np.take_along_axis(one, order, axis=1) for one in (candidates, similar))
+        rows[part], cosines[part] = _exact_part(cells, queries[part], k)
     return rows, cosines
 
 
-def _best(scores: np.ndarray, k: int) -> np.ndarray:
-    """(queries, at most k) places of the highest scores, ascending."""
-    if k >= scores.shape[1]:
-        return np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
-    return np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
+def _exact_part(cells: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    rows, cosines = np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
+    for start in range(0, len(cells), _CELLS):
+        scores = queries @ cells[start : start + _CELLS].T
+        n_best = min(k, start + scores.shape[1])
+        bound = np.partition(np.hstack([cosines, scores]), -n_best, axis=1)[:, -n_best, None]
+        asked, places = np.nonzero(scores >= bound - _ERROR)
+        asked = np.concatenate([np.repeat(np.arange(len(queries)), rows.shape[1]), asked])
+        rows, cosines = _ranked(cells, queries, asked, np.concatenate([rows.ravel(), places + start]), n_best)
+    return rows, cosines
+
+
+def _ranked(
+    cells: np.ndarray, queries: np.ndarray, asked: np.ndarray, rows: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest of (pairs,) candidates of each query; of equal cosines the lower row."""
+    cosines = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), _CELLS):
+        part = slice(start, start + _CELLS)
+        # a product of matrices rounds equal vectors differently at different places
+        cosines[part] = (queries[asked[part]].astype(np.float64) * cells[rows[part]]).sum(axis=1)
+    order = np.lexsort((rows, -cosines, asked))
+    order = order[np.searchsorted(asked[order], np.arange(len(queries)))[:, None] + np.arange(k)]
+    return rows[order], cosines[order]
 
 
 def _faiss(cells: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     faiss = require("faiss", extra="text")
-    if not k:
-        return np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
-    cosines, rows = faiss.knn(queries, cells, k, metric=faiss.METRIC_INNER_PRODUCT)
+    if not k or not len(queries):
+        return _exact(cells, queries, k)
+    n_found = min(k + _MORE, len(cells))
+    scores, found = faiss.knn(queries, cells, n_found, metric=faiss.METRIC_INNER_PRODUCT)
+    asked = np.repeat(np.arange(len(queries)), n_found)
+    rows, cosines = _ranked(cells, queries, asked, found.ravel().astype(np.int64), k)
+    # more cells than were found may be as near as the last
+    is_open = (scores[:, -1] >= scores[:, k - 1] - _ERROR) & (n_found < len(cells))
+    rows[is_open], cosines[is_open] = _exact(cells, queries[is_open], k)
     return rows, cosines
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -56,3 +57,59 @@ def test_another_format_and_damaged_files_are_refused(index, tmp_path):
 def test_queries_of_another_size_are_refused(index):
     with pytest.raises(ConfigurationError, match="6 numbers"):
         index.nearest(np.ones((1, 5)), 3)
+
+
+@pytest.mark.parametrize("backend", ["exact", "faiss"])
+@pytest.mark.parametrize("n_at_once", [3, 17, 2**15])
+def test_of_equally_near_cells_the_lower_rows_are_kept(monkeypatch, backend, n_at_once):
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    monkeypatch.setattr(cell_index, "_CELLS", n_at_once)
+    different = directions(np.random.default_rng(0).normal(size=(3, 33)).astype(np.float32))
+    embeddings, names = different[np.arange(301) % 3], np.arange(301).astype(str)
+    rows, cosines = CellIndex(embeddings, names, names, backend=backend).nearest(different, 7)
+    np.testing.assert_array_equal(rows, np.arange(3)[:, None] + 3 * np.arange(7))
+    assert (cosines == cosines[:, :1]).all()
+
+
+def _fewer(index, folder):
+    cell_index.write_table(folder / "cells.parquet", cell=["a"] * 51, label=["b"] * 51)
+
+
+def _no_text(index, folder):
+    cell_index.write_table(folder / "cells.parquet", cell=index.cells, label=[None] * 50)
+
+
+def _nan(index, folder):
+    index.embeddings[3] = np.nan
+    index.write(folder, {"format": "f 1"})
+
+
+def _not_normal(index, folder):
+    index.embeddings *= 2
+    index.write(folder, {"format": "f 1"})
+
+
+def _pipe(index, folder):
+    os.mkfifo(folder / "pipe")
+    for name in ("embeddings.safetensors", "cells.parquet"):
+        (folder / name).unlink()
+        (folder / name).symlink_to(folder / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (_fewer, "one finite embedding"),
+        (_no_text, "'label' of `cells.parquet` must hold text"),
+        (_nan, "one finite embedding"),
+        (_not_normal, "of length 1"),
+        (_pipe, "is a pipe"),
+    ],
+)
+def test_files_that_do_not_fit_one_another_are_refused(index, tmp_path, damage, told):
+    pytest.importorskip("pyarrow")
+    index.write(tmp_path, {"format": "f 1"})
+    damage(index, tmp_path)
+    with pytest.raises(CheckpointError, match=told):
+        read_cells(tmp_path)
