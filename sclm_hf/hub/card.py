@@ -204,12 +204,12 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
 def _joined_facts(
     folder: Path, composite: Composite, encoder: Family | None, text: str, license: str, *, is_adapter: bool
 ) -> CardFacts:
-    summary = (
-        f"A {composite.title[0].lower() + composite.title[1:]} of {encoder and encoder.title} and a `{text}` model."
-    )
     if composite is LANGUAGE_MODEL:
         cells = f"code words of embeddings by {encoder.title}" if encoder else "names of genes"
         summary = f"A `{text}` language model that reads cells as {cells}."
+    else:
+        title = composite.title[0].lower() + composite.title[1:]
+        summary = f"A {title} of {encoder.title} and a `{text}` model."
     candidates = folder / CANDIDATES_FILE
     has_answers = candidates.exists()
     return CardFacts(

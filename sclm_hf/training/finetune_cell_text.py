@@ -113,7 +113,7 @@ def finetune_cell_text(
             # a checkpoint that is named is one of the second stage
             resume_from_checkpoint=config.resume_from_checkpoint and "last",
         )
-        train(model, corpus, collator, first, processor=saved)
+        train(model, corpus, collator, first, processor=saved, is_last=False)
     # the adapter begins the same, whether the projector has just been trained or lies there
     set_seed(config.seed)
     model = _adapted(open_model(str(folder), _KIND), arguments)

@@ -67,6 +67,9 @@ def finetune_text(
         data, cells, label_column=arguments.label_column, unlabelled=arguments.unlabelled, seed=config.seed
     )
     organism = data.species or "human"
+    if encoder:
+        _refuse_parts_of_samples(corpus, "per_device_train_batch_size", config)
+        _refuse_parts_of_samples(eval_corpus, "per_device_eval_batch_size", config)
     codes = _code_words(encoder, text, corpus, config.seed) if encoder else None
     model, tokenizer = _open(arguments, text, corpus, organism, config, codes.codebook if codes else None)
     task = "annotate_codes" if codes else "annotate"
@@ -117,6 +120,18 @@ def _check(arguments: FinetuneArguments, text: TextArguments) -> None:
         raise ConfigurationError(f"The model `{SMALL}` is new, so train all of it: give `head` full (`--head full`).")
     if text.text_config and arguments.model_name_or_path != SMALL:
         raise ConfigurationError(f"`text_config` is for the model `{SMALL}`: a saved one has its own configuration.")
+
+
+def _refuse_parts_of_samples(corpus: CellCorpus | None, setting: str, config: TrainingConfig) -> None:
+    """Refuse batches of fewer cells than a sample has: part of a sample has other code words than all of it."""
+    largest = 0 if corpus is None or corpus.samples is None else int(corpus.samples.sizes.max())
+    if getattr(config, setting) < largest:
+        raise ConfigurationError(
+            f"The encoder reads whole samples, of which the largest has {largest:,} cells, and `{setting}` is "
+            f"{getattr(config, setting):,}, so its cells would get other code words than `annotate` gives them: give "
+            f"{largest:,} (`--{setting} {largest}`), name smaller samples with `batch_column` (`--batch_column`), or "
+            "take an encoder that reads cells one by one."
+        )
 
 
 def _open_encoder(name: str, config: TrainingConfig) -> LoadedModel:

@@ -120,6 +120,7 @@ def train(
     processor: Any = None,
     on_log: Callable[[dict[str, Any]], None] | None = None,
     watch: "EmbeddingWatch | None" = None,
+    is_last: bool = True,
 ) -> TrainingResult:
     """Train `model` on `corpus` and save it, with its processor, to `config.output_dir`.
 
@@ -140,6 +141,7 @@ def train(
         on_log: called in the main process with every record of the log.
         watch: measures the cell embedding before the first step and at every evaluation, and ends the run when it
             collapses.
+        is_last: False where the same processes train again afterwards, which they cannot once their group is left.
 
     Raises:
         ConfigurationError: model, settings, corpus and existing checkpoints do not go together, or another run writes
@@ -152,7 +154,7 @@ def train(
     accelerator = create_accelerator(config)
     with sole_writer(Path(config.output_dir)) if accelerator.is_main_process else contextlib.nullcontext():
         cells = (corpus, collator, eval_corpus, eval_collator or collator)
-        return _Run(model, *cells, config, accelerator, compute_metrics, on_log, watch).fit(processor)
+        return _Run(model, *cells, config, accelerator, compute_metrics, on_log, watch).fit(processor, is_last)
 
 
 class _Run:
@@ -256,7 +258,7 @@ class _Run:
     def _has_collapsed(self) -> bool:
         return self.watch is not None and self.watch.has_collapsed(self.state)
 
-    def fit(self, processor: Any) -> TrainingResult:
+    def fit(self, processor: Any, is_last: bool) -> TrainingResult:
         """Run to the end, keep the best weights and save the model."""
         progress = {"total": self.total_steps, "initial": self.state.step, "disable": not self.is_main}
         self.seconds, self.cells_logged = time.perf_counter(), 0
@@ -272,7 +274,7 @@ class _Run:
             if self.is_main:
                 logger.warning("Stopped after step %d; resume with `--resume_from_checkpoint last`.", self.state.step)
             signal.raise_signal(self.interruption.signal or signal.SIGINT)
-        return self._finish(processor)
+        return self._finish(processor, is_last)
 
     def _run_epoch(self) -> bool:
         """Train to the end of the epoch, of the run, or until the wish to stop (then True)."""
@@ -426,7 +428,7 @@ class _Run:
         chooses = self.config.load_best_model_at_end or self.config.early_stopping_patience > 0
         return chooses and sum("eval_loss" in record for record in history) > 1
 
-    def _finish(self, processor: Any) -> TrainingResult:
+    def _finish(self, processor: Any, is_last: bool) -> TrainingResult:
         self._evaluate()
         model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         best = self.state.best_step
@@ -437,7 +439,11 @@ class _Run:
                 save_trained(kept_model(model), self.output_dir, processor, merged=self.config.save_merged)
         # what comes next may open the folder in all of them
         self.accelerator.wait_for_everyone()
-        self.accelerator.end_training()
+        if is_last:
+            self.accelerator.end_training()
+        else:
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
         self.accelerator.free_memory()
         history = self.log.read()
         if self._has_collapsed and self.is_main:
@@ -460,8 +466,8 @@ class _Run:
 def create_accelerator(config: TrainingConfig) -> Accelerator:
     """The accelerator of a run; accumulation and the batches of each process are the loop's own business."""
     check_trackers(config)
-    # a process may train several times, with other settings each time, and the end of a run leaves its group
-    AcceleratorState._reset_state(reset_partial_state=True)
+    # a process may train several times, with other settings each time
+    AcceleratorState._reset_state()
     return Accelerator(
         mixed_precision=_precision(config),
         cpu=config.use_cpu,

@@ -222,6 +222,19 @@ def test_a_codebook_that_lies_beside_the_encoder_is_used_and_a_lora_learns_its_w
     assert annotate(anndata.read_h5ad(files[1]), tmp_path / "out").obs["sclm_confidence"].notna().all()
 
 
+@pytest.mark.filterwarnings("ignore:.*taken for one sample")
+def test_an_encoder_of_samples_is_refused_batches_that_hold_no_whole_sample(trained, tmp_path):
+    files, _, _ = trained
+    encoder = make_tiny_checkpoint("cellplm", tmp_path / "encoder", genes=GENES)
+    with pytest.raises(ConfigurationError, match=r"the largest has 60 cells.*`--per_device_train_batch_size 60`"):
+        finetune_text(
+            DataArguments(files[:1]),
+            FinetuneArguments("small", "cell_type", head="full"),
+            TextArguments(text=True, cell_tokens=str(encoder)),
+            TrainingConfig(output_dir=str(tmp_path / "out"), use_cpu=True),
+        )
+
+
 def test_a_model_that_lost_its_codebook_annotates_nothing(trained, coded, tmp_path):
     (files, _, _), (folder, _, _) = trained, coded
     shutil.copytree(folder, tmp_path / "model")
