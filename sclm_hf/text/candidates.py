@@ -97,16 +97,7 @@ class CandidateScorer:
         if len(candidates) < 2:
             raise ConfigurationError(f"A choice needs at least two candidates, got {list(candidates)}.")
         whole = [answer_ids(self.tokenizer, prompt, candidate) for candidate in candidates]
-        end = self.tokenizer.eos_token_id
-        bare = [ids[:-1] if len(ids) > 1 and ids[-1] == end else ids for ids in whole]
-        answers = whole if _has_prefixes(bare) else bare
-        seen: dict[tuple, str] = {}
-        for ids, candidate in zip(answers, candidates, strict=True):
-            if (other := seen.setdefault(tuple(ids), candidate)) is not candidate:
-                raise ConfigurationError(
-                    f"The candidates {other!r} and {candidate!r} are the same tokens to the model: rename one."
-                )
-        return answers
+        return told_apart(whole, candidates, self.tokenizer.eos_token_id)
 
     def _of_tree(self, ids: torch.Tensor, mask: torch.Tensor, answers: list[list[int]]) -> torch.Tensor:
         """Of a model that writes answers after their prompts."""
@@ -147,6 +138,29 @@ class CandidateScorer:
         chosen = labels.clamp(min=0).repeat(n_prompts, 1)
         steps = logits.log_softmax(dim=-1).gather(-1, chosen[..., None])[..., 0] * real
         return (steps.sum(dim=1) / real.sum(dim=1)).reshape(n_prompts, n_answers)
+
+
+def told_apart(whole: list[list[int]], candidates: Sequence[str], end: int | None) -> list[list[int]]:
+    """The tokens of candidates, with the end of a turn only where one is the beginning of another.
+
+    Args:
+        whole: the tokens of each, up to the one that ends a turn.
+        candidates: what they say, for messages.
+        end: the token that ends a turn.
+
+    Raises:
+        ConfigurationError: two are the same tokens.
+    """
+    seen: dict[tuple[int, ...], str] = {}
+    for ids, candidate in zip(whole, candidates, strict=True):
+        if tuple(ids) in seen:
+            raise ConfigurationError(
+                f"The candidates {seen[tuple(ids)]!r} and {candidate!r} are the same tokens to the model: rename one, "
+                "or take a language model that tells them apart."
+            )
+        seen[tuple(ids)] = candidate
+    bare = [ids[:-1] if len(ids) > 1 and ids[-1] == end else ids for ids in whole]
+    return whole if _has_prefixes(bare) else bare
 
 
 def _has_prefixes(answers: Sequence[Sequence[int]]) -> bool:

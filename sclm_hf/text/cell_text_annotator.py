@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from ..opening.kinds import inner_model
 from ..opening.loading import LoadedModel, as_dtype, check_device, default_device
 from ..opening.names import resolve_name
 from ..opening.weights import open_model
+from .candidates import told_apart
 from .closed_set import CANDIDATES_FILE, Candidates, answers_of, model_type_with_candidates, read_candidates
 
 if TYPE_CHECKING:
@@ -104,16 +104,7 @@ class CellTextAnnotator(nn.Module):
         """The tokens of the labels, with the end of a turn only where a label is the beginning of another."""
         answers = answers_of(self.candidates.labels, self.processor.tokenizer)
         whole = [self.processor.answer_ids(prompt, answer) for answer in answers]
-        end = self.processor.tokenizer.eos_token_id
-        bare = [ids[:-1] if ids[-1] == end else ids for ids in whole]
-        if len(set(map(tuple, bare))) < len(bare):
-            raise ConfigurationError(
-                f"Two of the labels are the same tokens to the language model, of {answers[:10]}: rename one, or take "
-                "a language model that tells them apart."
-            )
-        ordered = sorted(bare)
-        has_prefixes = any(longer[: len(one)] == one for one, longer in pairwise(ordered))
-        return whole if has_prefixes else bare
+        return told_apart(whole, self.candidates.labels, self.processor.tokenizer.eos_token_id)
 
     def _refuse_long(self, n_tokens: int) -> None:
         longest = getattr(self.config.text_config, "max_position_embeddings", None)

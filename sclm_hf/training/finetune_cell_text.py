@@ -19,6 +19,7 @@ from ..opening.kinds import inner_model
 from ..opening.loading import default_device
 from ..opening.processors import load_processor
 from ..opening.weights import open_model
+from ..text.candidates import told_apart
 from ..text.cell_text_annotator import CellTextAnnotator
 from ..text.closed_set import Candidates, answers_of
 from .arguments import TrainingConfig
@@ -98,6 +99,8 @@ def finetune_cell_text(
     saved = _Saved(processor, Candidates(labels=corpus.label_names, prompt=questions[0], organism=organism))
     answers = answers_of(corpus.label_names, processor.tokenizer)
     collator = CellTextCollator.from_processor(processor, questions, answers, seed=config.seed)
+    # before anything is learnt
+    told_apart([list(ids) for ids in collator.answers], corpus.label_names, processor.tokenizer.eos_token_id)
     folder = Path(config.output_dir) / "projector"
     if not soft.projector_epochs:
         save_start(model, folder, saved, config)

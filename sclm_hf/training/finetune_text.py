@@ -16,7 +16,7 @@ from ..opening.kinds import inner_model
 from ..opening.language_models import open_language_model
 from ..opening.loading import LoadedModel, default_device, load_model
 from ..text.annotator import TextAnnotator, TextProcessor
-from ..text.candidates import fit_temperature
+from ..text.candidates import fit_temperature, told_apart
 from ..text.cell_words import CellWords, sentence_processor
 from ..text.closed_set import CANDIDATES_FILE, Candidates, answers_of
 from ..text.code_words import CodeWords, has_codebook
@@ -26,7 +26,7 @@ from ..text.conversations import Conversations
 from ..text.decision import save_decision
 from ..text.language_models import add_cell_tokens, add_gene_tokens, small_language_model
 from ..text.packing import require_packable
-from ..text.rendering import context_size
+from ..text.rendering import answer_ids, context_size
 from .arguments import TrainingConfig, read_mapping
 from .checkpoints import check_output_dir
 from .data import gene_names, open_corpora, refuse_adapter
@@ -75,6 +75,10 @@ def finetune_text(
     task = "annotate_codes" if codes else "annotate"
     conversations = Conversations(corpus, task, organism=organism, tokenizer=tokenizer, cells_as=codes)
     candidates = Candidates(labels=corpus.label_names, prompt=conversations.templates[0].prompt, organism=organism)
+    # before anything is learnt
+    prompt, answers = [{"role": "user", "content": candidates.prompt}], answers_of(corpus.label_names, tokenizer)
+    whole = [answer_ids(tokenizer, prompt, answer) for answer in answers]
+    told_apart(whole, corpus.label_names, tokenizer.eos_token_id)
     processor = TextProcessor(tokenizer, cells, candidates, codes)
     if text.pack_tokens:
         require_packable(inner_model(model))

@@ -5,6 +5,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.text.candidates import CandidateScorer, fit_temperature
+from sclm_hf.text.closed_set import answers_of
 from sclm_hf.text.language_models import small_language_model
 from sclm_hf.text.rendering import answer_ids, prompt_ids
 
@@ -48,6 +49,9 @@ def test_an_answer_that_begins_another_is_told_by_its_end(small):
 def test_the_same_tokens_are_no_choice(small):
     with pytest.raises(ConfigurationError, match="same tokens"):
         CandidateScorer(*small).log_likelihoods(PROMPTS, ["unheard", "unknown"])
+    # one character is one object in Python, whatever it was made of
+    with pytest.raises(ConfigurationError, match="same tokens"):
+        CandidateScorer(*small).log_likelihoods(PROMPTS, answers_of(["B", " B"], None))
     with pytest.raises(ConfigurationError, match="at least two"):
         CandidateScorer(*small).log_likelihoods(PROMPTS, ["T cell"])
 

@@ -64,6 +64,17 @@ def test_two_stages_and_a_folder_that_annotates(folder, tmp_path):
     np.testing.assert_allclose(whole, adapter, atol=1e-5)
 
 
+def test_labels_that_are_the_same_to_the_model_are_refused_before_training(folder, tmp_path):
+    cells = anndata.read_h5ad(folder / "cells.h5ad")
+    cells.obs["type"] = ["B", "\u200bB", "T"] * 8
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    for name in ("encoder", "words"):
+        (tmp_path / name).symlink_to(folder / name)
+    with pytest.raises(ConfigurationError, match="same tokens"):
+        run(tmp_path, tmp_path / "out", tmp_path / "words", "full")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_label_that_is_a_marker_stands_for_no_cell(folder, tmp_path):
     cells = anndata.read_h5ad(folder / "cells.h5ad")
     cells.obs["type"] = ["<cell>", "B", "T"] * 8
