@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import ConfigurationError
 from .options import Device, Dtype, Layer, Model, Revision, Seed, Species
 
 if TYPE_CHECKING:
@@ -106,7 +107,10 @@ def _read(is_terminal: bool) -> str | None:
     """The next line without white space around it; None at the end."""
     if is_terminal:
         typer.echo("> ", nl=False, err=True)
-    line = sys.stdin.readline()
+    try:
+        line = sys.stdin.readline()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"Questions must be text in {sys.stdin.encoding}: {error}.") from error
     return line.strip() if line else None
 
 
