@@ -180,10 +180,12 @@ def index_values(frame: Any) -> Any:
     """The array of the names of the rows of `obs` or `var`.
 
     Raises:
-        CorpusError: one has none.
+        CorpusError: one has none, or they are measurements.
     """
     index = _index(frame)
     if is_array(index):
+        if index.dtype.kind == "f":
+            raise CorpusError(f"`{index.name}` holds values of type {index.dtype}, expected names")
         return index
     values, mask = _masked(index)
     if (missing := read_whole(mask, zeros_may_lack=True)).any():

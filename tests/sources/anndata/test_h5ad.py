@@ -223,6 +223,16 @@ def test_damaged_files_are_named(cells, tmp_path, kind, message):
     assert str(path) in str(caught.value)
 
 
+def test_numbers_with_fractions_are_no_names(cells, tmp_path):
+    path = write(cells, tmp_path / "cells.h5ad")
+    with h5py.File(path, "r+") as file:
+        attributes = dict(file["var/_index"].attrs)
+        replace(file, "var/_index", lambda names: np.arange(len(names)) + 0.5)
+        file["var/_index"].attrs.update(attributes)
+    with pytest.raises(CorpusError, match="`/var/_index` holds values of type float64, expected names"):
+        H5adSource(path).genes()
+
+
 @pytest.mark.parametrize("kind", ["indices", "table", "group", "fractional indices", "complex values"])
 @pytest.mark.parametrize("read", [H5adSource.genes, H5adSource.cell_ids, H5adSource.empty_rows])
 def test_a_lazy_source_checks_its_file_before_anything_is_read_of_it(cells, tmp_path, kind, read):
