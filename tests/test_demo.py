@@ -60,6 +60,7 @@ def test_a_committed_checkpoint_is_small_opens_and_says_what_it_was_trained_on(f
     assert (folder / "README.md").read_text() == str(render_card(facts))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_has_seen_cells_of_the_demo_is_refused(demo, tmp_path, monkeypatch):
     paths = demo.write_cells(tmp_path / "data")
     for folder in CHECKPOINTS:

@@ -40,6 +40,7 @@ def test_it_adapts_the_language_model_alone_and_trains_the_projector(base):
     assert sum("lora_" in name for name in names) == 2 * 2 * 2
 
 
+@pytest.mark.slow
 def test_it_is_saved_loaded_merged_and_generates(base, tmp_path):
     folder, processor = base
     adapted = add_lora(open_model(str(folder), KIND), r=2)

@@ -63,6 +63,7 @@ def test_labels_without_texts_are_refused(both):
         CellTextContrastiveCollator.from_processor(both[1], ["A cell."])(rows([1]))
 
 
+@pytest.mark.slow
 def test_held_out_cells_get_their_type_from_its_description(tmp_path):
     model, processor = tiny_dual_encoder(tmp_path)
     paths = [write_h5ad(tmp_path / f"{name}.h5ad", 60, seed=seed, others=0.1) for seed, name in enumerate("ab")]

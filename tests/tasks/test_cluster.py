@@ -31,6 +31,7 @@ def cells():
     return cells
 
 
+@pytest.mark.slow
 def test_groups_and_their_genes_are_found(cells):
     found = cluster(cells, use_rep="X_three", **QUICK)
     assert adjusted_rand_score(found.obs["sclm_cluster"], cells.obs["group"]) == 1
@@ -43,6 +44,7 @@ def test_groups_and_their_genes_are_found(cells):
     assert "sclm_cluster" not in cells.obs
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_and_the_result_survives_the_file(cells, tmp_path):
     one, two = (cluster(cells, use_rep="X_three", **QUICK) for _ in range(2))
     assert one.obs.equals(two.obs)
@@ -51,12 +53,14 @@ def test_the_same_seed_gives_the_same_and_the_result_survives_the_file(cells, tm
     np.testing.assert_array_equal(again["markers"]["score"], two.uns["sclm_hf"]["sclm_cluster"]["markers"]["score"])
 
 
+@pytest.mark.slow
 def test_as_many_clusters_as_asked_for(cells):
     found = cluster(cells, use_rep="X_three", n_clusters=4, n_markers=0, n_subsamples=1, n_neighbours=5)
     assert found.obs["sclm_cluster"].nunique() == 4
     assert found.uns["sclm_hf"]["sclm_cluster"]["markers"] == {}
 
 
+@pytest.mark.slow
 def test_one_cluster_is_told_of(cells):
     cells.obsm["X_three"] = np.random.default_rng(0).normal(size=(90, 2))
     with pytest.warns(SclmWarning, match="No resolution finds more than one cluster"):
@@ -64,6 +68,7 @@ def test_one_cluster_is_told_of(cells):
     assert found.obs["sclm_cluster"].nunique() == 1
 
 
+@pytest.mark.slow
 def test_a_model_and_the_command_give_the_same(cells, tmp_path):
     model = save_checkpoint(tmp_path / "model")
     in_memory = cluster(cells, model, **QUICK)
@@ -76,6 +81,7 @@ def test_a_model_and_the_command_give_the_same(cells, tmp_path):
     assert written.obs["sclm_cluster"].tolist() == in_memory.obs["sclm_cluster"].tolist()
 
 
+@pytest.mark.slow
 def test_the_command_prints_json(cells, tmp_path):
     cells.write_h5ad(tmp_path / "in.h5ad")
     files = [str(tmp_path / "in.h5ad"), str(tmp_path / "out.h5ad")]

@@ -108,7 +108,7 @@ def test_heads_of_classifiers_are_refused(folder, tmp_path):
         run(folder, tmp_path, folder / "words", "probe")
 
 
-@pytest.mark.parametrize("projector_epochs", [0, 1])
+@pytest.mark.parametrize("projector_epochs", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_between_its_stages_ends_the_same(folder, tmp_path, monkeypatch, projector_epochs):
     soft = {"projector_epochs": projector_epochs}
     whole = run(folder, tmp_path / "whole", folder / "words", "lora", soft)
@@ -122,6 +122,7 @@ def test_a_run_that_was_killed_between_its_stages_ends_the_same(folder, tmp_path
         assert (tmp_path / "cut" / part).read_bytes() == (tmp_path / "whole" / part).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_second_stage_can_be_named(folder, tmp_path):
     run(folder, tmp_path, folder / "words", "lora")
     (checkpoint,) = (tmp_path / "checkpoints").glob("step-*")

@@ -51,7 +51,8 @@ def config(folder, **settings):
 
 
 @pytest.mark.filterwarnings("ignore:The embeddings in")
-@pytest.mark.parametrize("lora", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.slow
 def test_all_tasks_are_learnt_together(base, file, tmp_path, lora):
     arguments = FinetuneArguments(
         str(base), task_columns=list(TASKS), task_weights=[1.0, 0.5], head="lora" if lora else "full"

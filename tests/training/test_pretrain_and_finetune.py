@@ -81,6 +81,7 @@ def test_a_manifest_beside_the_weights_names_all_cells_seen(pretrained, files, t
     assert len(read_manifest(str(tmp_path / "tuned" / "adapter"))) == len(after)
 
 
+@pytest.mark.slow
 def test_lora_finetuning_annotates(pretrained, files, tmp_path):
     arguments = FinetuneArguments(str(pretrained[0]), "cell_type", partners=False)
     settings = config(

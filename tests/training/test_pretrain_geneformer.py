@@ -40,6 +40,7 @@ def config(folder, **settings):
 
 
 @pytest.mark.filterwarnings("ignore:The embeddings in")
+@pytest.mark.slow
 def test_from_counts_to_labels(files, tmp_path):
     history = pretrain(DataArguments(files), PretrainArguments(**NEW), config(tmp_path / "base", num_train_epochs=3))
     losses = [record["loss"] for record in history.history if "loss" in record]
@@ -63,6 +64,7 @@ def test_from_counts_to_labels(files, tmp_path):
     assert perturb(cells, tmp_path / "base", genes=["GENE1"]).n_vars == 1
 
 
+@pytest.mark.slow
 def test_a_run_with_tied_weights_goes_on_exactly(files, tmp_path):
     settings = {"save_steps": 2, "logging_steps": 1}
     whole = pretrain(DataArguments(files), PretrainArguments(**NEW), config(tmp_path / "a", max_steps=5, **settings))

@@ -110,6 +110,7 @@ def test_an_epoch_has_as_many_steps_as_samples(base, folder, tmp_path):
     assert run("pretrain", base, folder, tmp_path, **settings).step == 4
 
 
+@pytest.mark.slow
 def test_a_new_model_learns_from_files(folder, tmp_path):
     settings = json.dumps(FAMILIES["cellplm"].tiny | {"latent_type": "vae", "hidden_dropout_prob": 0.0})
     arguments = PretrainArguments(family="cellplm", model_config=settings)
