@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import anndata
 import numpy as np
@@ -99,7 +100,7 @@ def test_an_index_of_other_cells_or_another_model_is_refused(model, tmp_path):
     with pytest.raises(CheckpointError, match="another `label_key`, another `reference`: name another folder"):
         map_cells(make_cells(), model, reference=reference, label_key="other", index=index)
     other = save_checkpoint(tmp_path / "other", ScGPTModel, pad_value=-3)
-    with pytest.raises(CheckpointError, match=f"built with another model, `{model}`"):
+    with pytest.raises(CheckpointError, match=f"built with another model, `{Path(model).name}`"):
         map_cells(make_cells(), other, index=index)
     (index / "cells.parquet").unlink()
     with pytest.raises(CheckpointError, match="cannot be read"):
@@ -154,4 +155,19 @@ def test_the_command_writes_what_the_function_adds_and_saves_the_index(model, tm
     again = CliRunner().invoke(make_app(), arguments)
     assert again.exit_code == 0, again.output
     facts = json.loads((tmp_path / "index" / "index.json").read_text())
-    assert facts["n_cells"] == 40 and facts["source"].endswith("r.h5ad")
+    assert facts["n_cells"] == 40 and facts["source"] == "r.h5ad"
+    assert str(tmp_path) not in json.dumps(facts) and facts["model_name"] == Path(model).name
+
+
+def test_an_index_of_other_counts_with_the_same_sum_is_refused(model, tmp_path):
+    pytest.importorskip("pyarrow")
+    settings = {"label_key": "cell_type", "index": tmp_path / "index"}
+    reference = make_reference()
+    map_cells(make_cells(), model, reference=reference, **settings)
+    reference.X = reference.X[:, ::-1]
+    with pytest.raises(CheckpointError, match="another `reference`"):
+        map_cells(make_cells(), model, reference=reference, **settings)
+    facts = json.loads((tmp_path / "index" / "index.json").read_text())
+    (tmp_path / "index" / "index.json").write_text(json.dumps(facts | {"n_cells": "40"}))
+    with pytest.raises(CheckpointError, match="does not tell of the 40 cells"):
+        map_cells(make_cells(), model, index=tmp_path / "index")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...cell_index import FACTS, CellIndex, directions, read_cells, read_facts
+from ...corpora.training_manifest import hash_counts, hash_genes
 from ...errors import CheckpointError, ConfigurationError, ExpressionError
 from ...files import new_folder
 from ...modeling.common.outputs import embedding_of
@@ -77,9 +78,9 @@ def _of_cells(loaded: "LoadedModel", settings: "MapSettings", folder: Path | Non
         "label_key": settings.label_key,
         "group_key": settings.group_key,
         "cells": _cells_fact(source, labels, groups),
-        "model_name": loaded.name,
+        "model_name": _public_name(loaded.name),
         "model_revision": loaded.revision,
-        "source": source.location,
+        "source": Path(source.location).name,
         "n_cells": source.n_cells,
     }
     if folder is not None and (folder / FACTS).exists():
@@ -141,17 +142,20 @@ def _values(source: CellSource, name: str) -> np.ndarray:
 
 
 def _cells_fact(source: CellSource, labels: np.ndarray, groups: np.ndarray | None) -> str:
-    """A hash of the names and labels of the cells, and of what changes with their counts."""
-    counts = source.stamp
-    if not counts:
-        rows = np.arange(source.n_cells)
-        counts = sum(float(source.read(rows[block]).sum()) for block in row_blocks(source.n_cells))
+    """A hash of the names, the labels and the counts of the cells."""
+    genes, rows = hash_genes(source), np.arange(source.n_cells)
+    counts = [hash_counts(source.read(rows[block]), genes).tolist() for block in row_blocks(source.n_cells)]
     names = list(source.obs_names())
     return hash_of([names, list(labels), None if groups is None else list(groups), counts])
 
 
 def _model_fact(loaded: "LoadedModel") -> str:
     return hash_of([model_hash(loaded.model), processor_hash(loaded.processor)])
+
+
+def _public_name(model: str) -> str:
+    """The name of a repository, or of a folder without where it lies, as an index travels with its model."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def _beside_model(loaded: "LoadedModel") -> Path | None:
@@ -169,6 +173,12 @@ def _read(folder: Path, settings: "MapSettings") -> Reference:
     facts = read_facts(folder, _FORMAT)
     embeddings, columns = read_cells(folder)
     labels, names, groups = columns["label"], columns["cell"], columns.get("group")
+    if facts.get("n_cells") != len(names) or not isinstance(facts.get("source"), str):
+        raise CheckpointError(
+            f"`{folder / FACTS}` does not tell of the {len(names):,} cells beside it: build it anew."
+        )
+    if len(set(names)) < len(names):
+        raise CheckpointError(f"The index `{folder}` has cells of the same name: build it anew.")
     return Reference(embeddings, labels, names, groups, settings.backend, facts=facts)
 
 
