@@ -89,6 +89,10 @@ def run_files(
     """
     function = get_function(verb)
     record, chosen = function.verb, function.verb.choose(settings)
+    if record.gives_table:
+        raise ConfigurationError(
+            f"`{verb}` gives a table, no cells: call `sclm_hf.{verb}`, or use the command `sclm-hf {verb}`."
+        )
     if shard is not None:
         destination = _shard_path(record, Shard.parse(shard), source, destination)
     if record.run is not None and model is not None:

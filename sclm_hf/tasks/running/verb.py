@@ -30,7 +30,8 @@ class Verb:
         writes: the places of an AnnData that it adds results to, of `obs`, `obsm`, `obsp`, `layers` and `uns`.
         by_shards: whether the cells can be run in parts, which `sclm-hf merge` joins.
         is_special: whether only those families serve it that name it among their `special_verbs`.
-        run: what it does with cells; None where it makes an AnnData of its own instead of adding to the cells.
+        gives_table: whether it gives a table instead of an AnnData.
+        run: what it does with cells; None where it makes something of its own instead of adding to the cells.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Verb:
     writes: tuple[str, ...] = ()
     by_shards: bool = False
     is_special: bool = False
+    gives_table: bool = False
     run: type[CellRun] | None = None
 
     def serves(self, family: "Family") -> bool:

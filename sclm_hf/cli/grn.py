@@ -1,0 +1,69 @@
+"""`sclm-hf grn INPUT OUTPUT --model DIR`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..tasks.grn import GrnSettings
+from .options import Overwrite, with_settings
+
+
+@with_settings(GrnSettings)
+def grn(
+    input: Annotated[Path, typer.Argument(help="`.h5ad` file with raw counts.")],
+    output: Annotated[
+        Path,
+        typer.Argument(help="`.tsv` or `.parquet` file of edges to write; beside it `.json`, how they were made."),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Folder or repository id of a checkpoint or an adapter; if the evidence asks one."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    *,
+    overwrite: Overwrite = False,
+    **settings: Any,
+) -> None:
+    """Infer a network of genes from a model or from the cells of an .h5ad file, and compare it with known edges."""
+    from ..errors import ConfigurationError
+    from ..files import written_whole
+    from ..tasks.files.h5ad import check_output, read_h5ad
+    from ..tasks.grn import grn as infer
+
+    if output.suffix not in (".tsv", ".parquet"):
+        raise ConfigurationError(f"`{output}` must be named `….tsv` or `….parquet`: that is what is written.")
+    record = output.with_suffix(".json")
+    for path in (output, record):
+        check_output(path, source=input, overwrite=overwrite)
+    edges = infer(read_h5ad(input), model, **settings)
+    with written_whole(output) as unfinished:
+        if output.suffix == ".tsv":
+            edges.to_csv(unfinished, sep="\t", index=False)
+        else:
+            edges.to_parquet(unfinished)
+    with written_whole(record) as unfinished:
+        unfinished.write_text(json.dumps(edges.attrs, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps({"file": str(output), "n_edges": len(edges), **edges.attrs}))
+        return
+    _show(edges)
+    typer.echo(f"Wrote {output} with {len(edges):,} edges, and {record.name} beside it.")
+
+
+def _show(edges: Any) -> None:
+    typer.echo(edges.head(10).to_string(index=False, float_format="%.4g"))
+    for record in edges.attrs.get("scores", ()):
+        name = " ".join(str(record[what]) for what in ("method", "condition") if what in record)
+        told = ", ".join(
+            f"{label} {record[metric]:.3f} ({record[metric + '_low']:.3f} to {record[metric + '_high']:.3f})"
+            for metric, label in _LABELS.items()
+        )
+        typer.echo(f"{name}: {told}")
+    if scores := edges.attrs.get("scores"):
+        n_edges, n_pairs = scores[0]["n_edges"], scores[0]["n_pairs"]
+        typer.echo(f"{n_edges:,} known edges among {n_pairs:,} pairs; 95 % intervals over regulators.")
+
+
+_LABELS = {"auprc_ratio": "AUPRC ratio", "early_precision_ratio": "early precision ratio", "auroc": "AUROC"}

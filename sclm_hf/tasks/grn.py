@@ -1,0 +1,161 @@
+"""`grn`: networks of genes, from what a model knows of them and from cells."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigurationError
+from .running.settings import RunSettings, setting
+from .running.verb import Verb, documented_by
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anndata import AnnData
+    from pandas import DataFrame
+
+    from ..tokenization.processing_cell import CellProcessor
+
+OF_A_MODEL = ("embeddings", "context")
+OF_CELLS = ("pearson", "spearman", "trees", "random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrnSettings(RunSettings):
+    """Settings of [`grn`].
+
+    Raises:
+        ConfigurationError: settings contradict one another, or a value is out of range.
+    """
+
+    evidence: str = setting(
+        "embeddings",
+        "what speaks for an edge. `embeddings`: the cosine of the embeddings that the model starts from; `context`: "
+        "that of the means, over cells, of what its last layer says of each gene. Without a model: `pearson` or "
+        "`spearman`, the absolute correlation over cells; `trees`, gradient boosting (one ensemble per target, so it "
+        "takes long); `random`.",
+    )
+    genes: "str | Sequence[str] | None" = setting(
+        None, "names of the targets, in the command separated by commas; by default the most variable genes."
+    )
+    n_genes: int = setting(1000, "how many of the most variable genes.", least=2)
+    regulators: "str | Path | Sequence[str] | None" = setting(
+        None,
+        "names of the genes that may regulate others, for example transcription factors, or a file with one name per "
+        "line; by default the targets.",
+    )
+    n_edges: int = setting(100_000, "how many edges to keep, the strongest; for each condition.", least=1)
+    condition_key: str | None = setting(
+        None, "column of `obs` with conditions or cell types; each then gets a network of its own."
+    )
+    reference: str | None = setting(
+        None,
+        "a condition that the others are compared with: scores are then the differences of their scores and its own.",
+    )
+    max_cells: int | None = setting(
+        None, "take at most this many cells, drawn with `seed`; of each condition.", least=10
+    )
+    network: "str | Path | None" = setting(
+        None,
+        "file of known edges (`.csv`, `.tsv` or `.parquet` with the columns `regulator` or `tf` or `source`, and "
+        "`target`; or `.json`, regulator to targets) that the scores are compared with.",
+    )
+    baselines: str = setting(
+        "random,pearson,spearman",
+        "what is compared with the known edges beside the scores, separated by commas: names as for `evidence` that "
+        "need no model.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = (*OF_A_MODEL, *OF_CELLS)
+        if self.evidence not in known:
+            raise ConfigurationError(
+                f"`evidence` (`--evidence`) must be one of {', '.join(known)}, got {self.evidence!r}."
+            )
+        if unknown := [name for name in self.baseline_names if name not in OF_CELLS]:
+            raise ConfigurationError(f"`baselines` (`--baselines`) are of {', '.join(OF_CELLS)}, got {unknown[0]!r}.")
+        if self.reference is not None and self.condition_key is None:
+            raise ConfigurationError(
+                "`reference` (`--reference`) is a condition: name their column with `condition_key` "
+                "(`--condition-key`)."
+            )
+        if self.condition_key is not None and self.evidence == "embeddings":
+            raise ConfigurationError(
+                "The embeddings that a model starts from are the same under all conditions: leave out `condition_key` "
+                "(`--condition-key`), or take another `evidence` (`--evidence`), for example `context`."
+            )
+
+    @property
+    def baseline_names(self) -> list[str]:
+        return [name.strip() for name in self.baselines.split(",") if name.strip()]
+
+    @property
+    def gene_names(self) -> "Sequence[str] | None":
+        """Names of the targets."""
+        return [name.strip() for name in self.genes.split(",")] if isinstance(self.genes, str) else self.genes
+
+    def to_record(self) -> dict[str, Any]:
+        """What the results depend on, by name, as text or numbers."""
+        texts = {"genes": self.gene_names, "regulators": self.regulators, "network": self.network}
+        joined = {
+            name: value
+            if value is None or isinstance(value, str) or hasattr(value, "__fspath__")
+            else "; ".join(value)
+            for name, value in texts.items()
+        }
+        return {**super().to_record(), **{name: value and str(value) for name, value in joined.items()}}
+
+
+GRN = Verb(
+    name="grn",
+    auto_class="AutoModel",
+    settings=GrnSettings,
+    gives_table=True,
+    usage='edges = sclm_hf.grn(cells, "{model}", evidence="context")\nedges.head()  # regulator, target, sign, score',
+)
+
+
+@documented_by(GRN)
+def grn(adata: "AnnData", model: Any = None, processor: "CellProcessor | None" = None, **settings: Any) -> "DataFrame":
+    """Infer a network of genes, and compare it with known edges.
+
+    What correlates need not regulate: without known edges to compare with, a network is a list of suggestions.
+
+    Args:
+        adata: cells with raw counts.
+        model: folder or repository id of a checkpoint or an adapter; or a loaded model; None for evidence that needs
+            none.
+        processor: the processor; by default the one saved with the model.
+        **settings: the fields of [`GrnSettings`].
+
+    Returns:
+        A data frame of edges, the strongest first, with the columns
+
+        - `regulator` and `target`: names of genes as in the data. Evidence that means the same both ways lists two
+          genes that both may regulate once;
+        - `sign`: 1 or -1, that of the correlation of the two over the cells, where its 95 % interval leaves out 0;
+        - `score`, higher = more likely, and `evidence`, what it comes from;
+        - `condition`, with `condition_key`.
+
+        `attrs["grn"]` says how it was made; with `network`, `attrs["scores"]` has one record per method and condition,
+        baselines first: `method`, `condition`, `n_edges` known among `n_pairs`, and with `_low` and `_high`, their
+        95 % intervals over regulators, `auprc_ratio` and `early_precision_ratio` (1 = chance) and `auroc`. These
+        are made from all pairs, not only from the edges that were kept.
+
+    Raises:
+        ConfigurationError: settings contradict one another or the data: genes, regulators, conditions or known edges
+            are absent, there is one condition only, or too few cells.
+        CheckpointError: the model cannot be read.
+        GeneCoverageError: the model knows too few of the genes.
+        ExpressionError: the data are no counts.
+    """
+    from .networks.inferring import infer_network
+
+    chosen = GRN.choose(settings)
+    if model is None and chosen.evidence in OF_A_MODEL:
+        raise ConfigurationError(
+            f"`evidence={chosen.evidence!r}` asks a model: name one with `model` (`--model`), or take evidence of "
+            f"cells (`--evidence`): {', '.join(OF_CELLS)}."
+        )
+    return infer_network(adata, GRN, model, processor, chosen)

@@ -1,0 +1,133 @@
+"""The genes of a network: its regulators and their targets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ...errors import ConfigurationError
+from ...logging import warn
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+FEWEST_CELLS = 10
+"""Cells that a gene must be expressed in, and cells that a network is made from."""
+
+
+class NetworkGenes(NamedTuple):
+    """The genes of a network.
+
+    Attributes:
+        names: (genes,) their names in the data.
+        columns: (genes,) their columns there.
+        regulators: (regulators,) places among them, ascending.
+        targets: (targets,) places among them, ascending.
+    """
+
+    names: np.ndarray
+    columns: np.ndarray
+    regulators: np.ndarray
+    targets: np.ndarray
+
+
+def read_names(given: "str | Path | Sequence[str] | None", setting: str) -> list[str] | None:
+    """Names of genes, each once: given, or read from a file with one a line; None where none are given.
+
+    Raises:
+        ConfigurationError: there is no such file, or no name in it.
+    """
+    if given is None:
+        return None
+    if isinstance(given, (str, Path)):
+        if not Path(given).is_file():
+            raise ConfigurationError(f"{setting}: there is no file `{given}`; it holds one name of a gene a line.")
+        given = [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines()]
+    names = list(dict.fromkeys(str(name) for name in given if name))
+    if not names:
+        raise ConfigurationError(f"{setting} names no genes: name some, or leave it out.")
+    return names
+
+
+def choose_genes(
+    names: Sequence[str],
+    readable: np.ndarray,
+    expression: "csr_matrix",
+    *,
+    genes: Sequence[str] | None,
+    n_genes: int,
+    regulators: Sequence[str] | None,
+) -> NetworkGenes:
+    """Choose targets and regulators among the genes that the model reads and that at least 10 cells express.
+
+    Args:
+        names: (columns,) names of the genes of the data.
+        readable: (columns,) bool, those that the model reads.
+        expression: (cells, columns) log-normalised expression.
+        genes: the targets; by default the `n_genes` genes of the highest variance.
+        n_genes: how many.
+        regulators: the regulators; those that cannot be used are reported. By default the targets.
+
+    Raises:
+        ConfigurationError: a target or all regulators cannot be used, or a name means several columns.
+    """
+    n_cells = np.bincount(expression.indices, minlength=len(names))
+    usable = readable & (n_cells >= FEWEST_CELLS)
+    if genes is None:
+        targets = _most_variable(expression, usable, n_genes)
+    else:
+        targets, refused = _columns_of(genes, names, usable)
+        if refused:
+            raise ConfigurationError(f"`genes` (`--genes`): {_told(refused, len(genes))}. Leave these out.")
+    chosen = targets if regulators is None else _regulators(regulators, names, usable)
+    columns = np.union1d(targets, chosen)
+    if len(columns) < 2:
+        raise ConfigurationError(f"A network needs at least 2 genes, got {len(columns)}: name more of them.")
+    places = np.searchsorted(columns, chosen), np.searchsorted(columns, targets)
+    return NetworkGenes(np.asarray(names, object)[columns], columns, *map(np.unique, places))
+
+
+def _most_variable(expression: "csr_matrix", usable: np.ndarray, n_genes: int) -> np.ndarray:
+    means = np.asarray(expression.mean(axis=0)).ravel()
+    variances = np.asarray(expression.power(2).mean(axis=0)).ravel() - means**2
+    found = np.flatnonzero(usable)
+    return found[np.argsort(-variances[found], kind="stable")[:n_genes]]
+
+
+def _regulators(regulators: Sequence[str], names: Sequence[str], usable: np.ndarray) -> np.ndarray:
+    found, refused = _columns_of(regulators, names, usable)
+    if not found.size:
+        raise ConfigurationError(
+            f"`regulators` (`--regulators`): {_told(refused, len(regulators))}. Names must be those of the data, such "
+            f"as {', '.join(map(repr, map(str, names[:3])))}."
+        )
+    if refused:
+        warn(f"Regulators left out: {_told(refused, len(regulators))}.")
+    return found
+
+
+def _columns_of(wanted: Sequence[str], names: Sequence[str], usable: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Columns of genes, and the names of those that cannot be used.
+
+    Raises:
+        ConfigurationError: a name means several columns.
+    """
+    columns: dict[str, list[int]] = {}
+    for column in np.flatnonzero(usable).tolist():
+        columns.setdefault(str(names[column]), []).append(column)
+    if doubled := [name for name in wanted if len(columns.get(name, ())) > 1]:
+        raise ConfigurationError(
+            f"`{doubled[0]}` is the name of {len(columns[doubled[0]])} genes of the data: make names unique first "
+            "(`adata.var_names_make_unique()`)."
+        )
+    found = [columns[name][0] for name in wanted if name in columns]
+    return np.array(found, np.int64), [name for name in wanted if name not in columns]
+
+
+def _told(refused: Sequence[str], n_wanted: int) -> str:
+    shown = ", ".join(map(repr, refused[:5])) + (", …" if len(refused) > 5 else "")
+    return (
+        f"{len(refused):,} of {n_wanted:,} genes ({shown}) are not in the data, not read by the model, or expressed "
+        f"in fewer than {FEWEST_CELLS} cells"
+    )

@@ -1,0 +1,183 @@
+"""A network of genes from an AnnData: cells and genes chosen, edges scored, compared with known ones."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import ConfigurationError, require
+from ...evaluation.baselines.baseline import log1p_cp10k
+from ...evaluation.networks import METRICS, KnownPairs, interval, known_pairs, read_network, score_with_intervals
+from ...sources.in_memory import InMemorySource
+from ...sources.survey import look_at, row_blocks
+from ...versions import package_versions
+from ..clustering.markers import holds_counts
+from ..running.prepared_cells import prepare_cells
+from ..running.provenance import check_adata, make_record
+from .edges import edge_table, signs_of
+from .evidence import EVIDENCE, NetworkCells
+from .genes import FEWEST_CELLS, NetworkGenes, choose_genes, read_names
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from pandas import DataFrame
+
+    from ...opening.loading import LoadedModel
+    from ...tokenization.processing_cell import CellProcessor
+    from ..grn import GrnSettings
+    from ..running.verb import Verb
+
+
+def infer_network(
+    adata: "AnnData", verb: "Verb", model: Any, processor: "CellProcessor | None", settings: "GrnSettings"
+) -> "DataFrame":
+    """A table of edges; arguments, results and errors are those of [`grn`]."""
+    check_adata(adata)
+    network = None if settings.network is None else read_network(settings.network)
+    wanted = read_names(settings.gene_names, "`genes` (`--genes`)")
+    regulators = read_names(settings.regulators, "`regulators` (`--regulators`)")
+    rows_of = _conditions(adata, settings)
+    used = np.unique(np.concatenate(list(rows_of.values())))
+    evidence = EVIDENCE[settings.evidence]
+    # evidence of cells is then about the genes that the model reads
+    loaded = None if model is None else verb.load(model, processor, settings)
+    cells, record = _prepare(adata[used], loaded, settings, wanted, regulators)
+    known = None if network is None else _known(network, cells.genes, settings)
+    groups = {name: cells.take(np.searchsorted(used, rows)) for name, rows in rows_of.items()}
+    scores = {name: evidence.score(group) for name, group in groups.items()}
+    edges = _table(groups, scores, settings)
+    edges.attrs["grn"] = {**record, "n_cells": {str(name): len(rows) for name, rows in rows_of.items()}}
+    if known is not None:
+        edges.attrs["scores"] = _compared(groups, scores, known, settings)
+    return edges
+
+
+def _conditions(adata: "AnnData", settings: "GrnSettings") -> dict[str | None, np.ndarray]:
+    """Condition -> numbers of its cells, ascending."""
+    key, rng = settings.condition_key, np.random.default_rng(settings.seed)
+    rows_of = {None: np.arange(adata.n_obs)} if key is None else _rows_by_condition(adata, key, settings.reference)
+    if few := [name for name, rows in rows_of.items() if len(rows) < FEWEST_CELLS]:
+        where = "There are" if key is None else f"`obs[{key!r}]` has the condition {few[0]!r} with"
+        raise ConfigurationError(
+            f"{where} {len(rows_of[few[0]]):,} cells: a network needs at least {FEWEST_CELLS}; "
+            f"{'give more' if key is None else 'leave these out'}."
+        )
+    most = settings.max_cells or adata.n_obs
+    return {
+        name: np.sort(rng.choice(rows, most, replace=False)) if len(rows) > most else rows
+        for name, rows in rows_of.items()
+    }
+
+
+def _rows_by_condition(adata: "AnnData", key: str, reference: str | None) -> dict[str, np.ndarray]:
+    if key not in adata.obs:
+        raise ConfigurationError(
+            f"`obs` has no column {key!r}: `condition_key` (`--condition-key`) must be one of "
+            f"{list(adata.obs.columns)}."
+        )
+    column = adata.obs[key]
+    if n_missing := int(column.isna().sum()):
+        raise ConfigurationError(f"{n_missing:,} cells have no condition in `obs[{key!r}]`: leave them out.")
+    values = column.astype(str).to_numpy()
+    names = sorted(set(values))
+    if len(names) < 2:
+        raise ConfigurationError(
+            f"`obs[{key!r}]` holds one condition only, {names[0]!r}: leave out `condition_key` (`--condition-key`)."
+        )
+    if reference is not None and reference not in names:
+        raise ConfigurationError(
+            f"`reference` (`--reference`) {reference!r} is no condition in `obs[{key!r}]`: it holds "
+            f"{', '.join(names[:10])}."
+        )
+    return {name: np.flatnonzero(values == name) for name in names}
+
+
+def _prepare(
+    adata: "AnnData",
+    loaded: "LoadedModel | None",
+    settings: "GrnSettings",
+    wanted: list[str] | None,
+    regulators: list[str] | None,
+) -> tuple[NetworkCells, dict[str, Any]]:
+    """The cells with the expression of the genes of the network, and how they were read."""
+    if loaded is None:
+        source = InMemorySource(adata, settings.layer)
+        look_at(source, row_blocks(source.n_cells), "any")
+        record = {"settings": settings.to_record(), "data": source.data_name, "versions": package_versions("numpy")}
+        gene_ids = np.arange(source.n_genes)
+    else:
+        prepared = prepare_cells(
+            adata, loaded, layer=settings.layer, species=settings.species, batch_key=settings.batch_key
+        )
+        source, gene_ids = prepared.source, prepared.gene_ids
+        record = make_record(loaded, prepared, settings.to_record())
+    matrix = source.read(np.arange(source.n_cells))
+    expression = log1p_cp10k(matrix) if holds_counts(source) else matrix
+    genes = choose_genes(
+        source.genes()[0],
+        gene_ids >= 0,
+        expression,
+        genes=wanted,
+        n_genes=settings.n_genes,
+        regulators=regulators,
+    )
+    dense = expression[:, genes.columns].toarray().astype(np.float32)
+    tokens = None if loaded is None else gene_ids[genes.columns]
+    return NetworkCells(adata, dense, genes, tokens, loaded, settings), record
+
+
+def _known(network: "DataFrame", genes: NetworkGenes, settings: "GrnSettings") -> KnownPairs:
+    return known_pairs(network, genes.names[genes.regulators], genes.names[genes.targets], str(settings.network))
+
+
+def _against(scores: dict[str | None, np.ndarray], reference: str | None) -> dict[str | None, np.ndarray]:
+    """Scores, or their differences from those of a reference."""
+    if reference is None:
+        return scores
+    return {name: values - scores[reference] for name, values in scores.items() if name != reference}
+
+
+def _table(
+    groups: dict[str | None, NetworkCells], scores: dict[str | None, np.ndarray], settings: "GrnSettings"
+) -> "DataFrame":
+    pandas = require("pandas", extra="anndata")
+    tables = [
+        edge_table(
+            values,
+            signs_of(groups[name].correlations(), len(groups[name].expression)),
+            groups[name].genes,
+            evidence=settings.evidence,
+            n_edges=settings.n_edges,
+            each_pair_once=not EVIDENCE[settings.evidence].is_directed,
+            condition=name,
+        )
+        for name, values in _against(scores, settings.reference).items()
+    ]
+    return pandas.concat(tables, ignore_index=True)
+
+
+def _compared(
+    groups: dict[str | None, NetworkCells],
+    scores: dict[str | None, np.ndarray],
+    known: KnownPairs,
+    settings: "GrnSettings",
+) -> list[dict[str, Any]]:
+    """Records of how baselines and scores compare with known edges."""
+    by_method = {
+        name: {condition: EVIDENCE[name].score(group) for condition, group in groups.items()}
+        for name in settings.baseline_names
+        if name != settings.evidence
+    }
+    by_method[settings.evidence] = scores
+    return [
+        {"method": method, **({} if condition is None else {"condition": condition}), **_scores(values, known)}
+        for method, found in by_method.items()
+        for condition, values in _against(found, settings.reference).items()
+    ]
+
+
+def _scores(values: np.ndarray, known: KnownPairs) -> dict[str, Any]:
+    found, draws = score_with_intervals(values, known)
+    record: dict[str, Any] = {"n_edges": int(known.edges.sum()), "n_pairs": int(known.tested.sum())}
+    for metric, value, low, high in zip(METRICS, found, *interval(draws), strict=True):
+        record |= {metric: float(value), f"{metric}_low": float(low), f"{metric}_high": float(high)}
+    return record
