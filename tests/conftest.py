@@ -4,6 +4,7 @@ Who reads what nobody wrote gets NaN or -1, not the zeros that a new process oft
 """
 
 import functools
+import gc
 import signal
 
 import numba.extending
@@ -75,3 +76,9 @@ def poisoned_loans(monkeypatch):
     for module in (cells, scratch):
         monkeypatch.setattr(module, "lent", poisoned_loan)
     monkeypatch.setattr(scratch.Scratch, "empty", poisoned_scratch)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported to no garbage collection, of which a training run makes one and any test may."""
+    gc.collect()
+    gc.freeze()

@@ -40,6 +40,7 @@ def cells_of(corpus, *, batch_size=16, num_workers=0, epoch=0) -> dict[int, dict
     return cells
 
 
+@pytest.mark.slow
 def test_batches_workers_and_windows_change_nothing(panel):
     one = cells_of(CellCorpus(panel, make_processor("zscored"), augment=Augmentation()))
     corpus = CellCorpus(panel, make_processor("zscored"), augment=Augmentation(), window_size=48, block_size=7)

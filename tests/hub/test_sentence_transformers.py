@@ -32,6 +32,7 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_exported_folder_encodes_texts_and_cells_as_the_dual_encoder_does(place, tmp_path):
     cells = ad.read_h5ad(write_h5ad(tmp_path / "cells.h5ad", 5))
     encoder = SentenceTransformer(str(place / "exported"), trust_remote_code=True, device="cpu")

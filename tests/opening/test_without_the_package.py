@@ -28,6 +28,7 @@ def folder(tmp_path_factory):
     return make_tiny_checkpoint("tgpt", tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.mark.slow
 def test_no_auto_class_opens_a_folder_as_something_else(folder):
     result = subprocess.run([sys.executable, "-c", SCRIPT, folder], capture_output=True, text=True, check=True)
     said = json.loads(result.stdout.splitlines()[-1])

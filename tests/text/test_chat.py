@@ -96,6 +96,7 @@ def test_a_trained_model_answers_what_annotate_says(folder, cells):
     assert len({one.text for one in answers}) > 1
 
 
+@pytest.mark.slow
 def test_what_finetune_saved_opens_in_plain_transformers(folder):
     code = (
         "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer; "

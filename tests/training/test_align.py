@@ -39,6 +39,7 @@ def flags(place, **settings):
     return [part for name, value in (given | settings).items() for part in (f"--{name}", str(value))]
 
 
+@pytest.mark.slow
 def test_the_command_trains_a_model_that_annotates_by_descriptions(place, capsys):
     verbs.align(flags(place, max_steps=60, learning_rate=3e-3, per_device_train_batch_size=30, eval_share=0.2))
     assert "accuracy" in capsys.readouterr().out

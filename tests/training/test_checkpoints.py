@@ -106,6 +106,7 @@ def test_a_killed_run_replays_to_the_same_bits(tmp_path, batches):
     assert_same(result, expected)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_only_saved_again(tmp_path):
     _, expected = run(tmp_path / "base", tmp_path / "out")
     _, again = run(tmp_path / "base", tmp_path / "out", resume_from_checkpoint="last")
@@ -134,6 +135,7 @@ def test_a_folder_with_checkpoints_is_not_mixed_with_a_new_run(tmp_path):
         run(tmp_path / "base", tmp_path / "out", resume_from_checkpoint=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_elsewhere_starts_a_run_in_an_empty_folder_only(tmp_path):
     _, first = run(tmp_path / "base", tmp_path / "first", max_steps=8, save_total_limit=5)
     elsewhere = str(tmp_path / "first/checkpoints/step-00000008")
@@ -209,6 +211,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, change, message):
         run(tmp_path / "base", tmp_path / "out", resume_from_checkpoint="last", **change)
 
 
+@pytest.mark.slow
 def test_only_the_newest_and_the_best_are_kept(tmp_path):
     _, result = run(tmp_path / "base", tmp_path / "out", max_steps=20, save_steps=2, save_total_limit=2)
     kept = {int(path.name.removeprefix("step-")) for path in CheckpointFolder(tmp_path / "out" / "checkpoints").all()}
@@ -296,6 +299,7 @@ def test_a_disk_that_is_really_full_leaves_a_state_to_resume_from(tmp_path):
         subprocess.run(["umount", str(tmp_path / "disk")], check=True)
 
 
+@pytest.mark.slow
 def test_what_was_logged_after_the_checkpoint_is_not_logged_twice(tmp_path):
     epochs = {"max_steps": 0, "num_train_epochs": 3, "eval_steps": 0, "save_steps": 5}
     _, expected = run(tmp_path / "base", tmp_path / "whole", **epochs)

@@ -134,6 +134,7 @@ def test_the_log_has_the_embedding_before_the_first_step_and_at_every_evaluation
     )
 
 
+@pytest.mark.slow
 def test_watching_does_not_change_a_run(cells, tmp_path):
     plain = run(cells, tmp_path / "plain", evaluated=False)
     probed = run(cells, tmp_path / "probed", stop_on_collapse=False, probe_column=["cell_type"])

@@ -86,6 +86,7 @@ def test_a_label_that_is_a_marker_stands_for_no_cell(folder, tmp_path):
     assert list(labelled.uns["sclm_hf"]["sclm_prediction"]["label_names"]) == ["<cell>", "B", "T"]
 
 
+@pytest.mark.slow
 def test_the_language_model_can_learn_in_full(folder, tmp_path):
     run(folder, tmp_path, folder / "words", "full", soft={"projector_epochs": 0})
     trained = open_model(str(tmp_path), KIND).cell_text

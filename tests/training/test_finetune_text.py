@@ -113,6 +113,7 @@ def test_other_settings_ask_for_text():
         TextArguments(text=True, cell_tokens="folder", gene_tokens=True)
 
 
+@pytest.mark.slow
 def test_a_sequence_to_sequence_model_learns_to_name_cells(trained, tmp_path):
     files, _, _ = trained
     tokenizer = word_tokenizer(GENES, LABELS, other_words=["human"])
@@ -254,6 +255,7 @@ def test_an_encoder_for_too_few_cells_is_refused_before_training(trained, coded,
         )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*tie_word_embeddings")
 def test_a_lora_learns_with_a_token_per_gene_and_is_merged(trained, tmp_path):
     files, _, _ = trained

@@ -113,6 +113,7 @@ def test_the_card_shows_the_comparison(probe):
     assert result.comparison.verdict() in card and "F1 of each label" in card
 
 
+@pytest.mark.slow
 def test_a_lora_is_weighed_on_cells_that_were_held_out_for_it(base, file, tmp_path):
     result = tuned(base, file, tmp_path / "lora", head="lora", eval_steps=1)
     assert "12 cells held out" in result.comparison.tested_on
@@ -125,6 +126,7 @@ def test_a_lora_is_weighed_on_cells_that_were_held_out_for_it(base, file, tmp_pa
         assert (cells.obs["sclm_prediction"].astype(str) == cells.obs["cell_type"].astype(str)).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_a_model_without_weight_is_not_run(base, file, tmp_path, monkeypatch):
     tuned(base, file, tmp_path / "out")
     kept = json.loads((tmp_path / "out" / "partners.json").read_text())
@@ -153,6 +155,7 @@ def test_without_partners_a_model_stands_alone(base, file, tmp_path):
     assert result.comparison is None and not (tmp_path / "alone" / "partners.json").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_any_values_has_partners_where_these_are_counts(file, tmp_path):
     base = str(make_tiny_checkpoint("tgpt", tmp_path / "base", genes=GENES))
     result = tuned(base, file, tmp_path / "counts")
@@ -164,6 +167,7 @@ def test_a_model_that_takes_any_values_has_partners_where_these_are_counts(file,
     assert tuned(base, str(tmp_path / "logs.h5ad"), tmp_path / "logs").comparison is None
 
 
+@pytest.mark.slow
 def test_partners_are_fitted_on_cells_as_shallow_as_those_to_come(base, file, tmp_path):
     deep, shallow = (
         tuned(base, file, tmp_path / str(depth), target_depth=depth).comparison.macro_f1("zscored") for depth in (0, 4)
@@ -173,6 +177,7 @@ def test_partners_are_fitted_on_cells_as_shallow_as_those_to_come(base, file, tm
         FinetuneArguments(base, "cell_type", target_depth=-1)
 
 
+@pytest.mark.slow
 def test_a_probe_and_its_partners_see_the_same_thinned_cells(base, file, tmp_path):
     cells = ad.read_h5ad(file)
     cells.X = thin_counts(cells.X, depth=20, names=list(cells.obs_names)).astype(np.float32)
@@ -197,6 +202,7 @@ def test_values_that_are_no_counts_are_not_thinned(base, file, tmp_path):
         Rivals(at_depth(logs, 9, 0), GENES)
 
 
+@pytest.mark.slow
 def test_cells_that_weighed_a_model_stand_in_its_manifest(base, file, tmp_path):
     tuned(base, file, tmp_path / "lora", head="lora", eval_steps=1)
     for place in ("lora", "lora/adapter"):
@@ -204,6 +210,7 @@ def test_cells_that_weighed_a_model_stand_in_its_manifest(base, file, tmp_path):
         assert (roles == TRAINED).sum() == 48 and (roles == CHOSEN).sum() == 12
 
 
+@pytest.mark.slow
 def test_it_is_told_that_the_evaluated_cells_chose_the_checkpoint(base, file, tmp_path):
     for eval_steps, chose in ((1, True), (3, False)):
         result = tuned(

@@ -142,6 +142,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 def test_pretraining_on_z_scores_works_out_the_statistics_and_keeps_them(folder, tmp_path):
     settings = {"encoding": '{"encoding": "zscored"}', "model_config": SMALL, "gene_embeddings": "svd"}
     arguments = PretrainArguments(family="cellplm", **settings)

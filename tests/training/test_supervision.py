@@ -96,6 +96,7 @@ def test_what_else_the_loss_says_does_not_stay_in_the_saved_model(files, tmp_pat
     assert not info["missing_keys"] and not info["unexpected_keys"]
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_an_encoder_with_the_classes_of_the_ontology(files, tmp_path):
     run(files, tmp_path, "scgpt", steps=1)
     arguments = PretrainArguments(str(tmp_path / "out"), objective="supervised", label_column=["cell_type"])

@@ -50,7 +50,7 @@ def stored(path, place):
     return arrays
 
 
-@pytest.mark.parametrize("n_shards", [1, 2, 4])
+@pytest.mark.parametrize("n_shards", [2, *(pytest.param(number, marks=pytest.mark.slow) for number in (1, 4))])
 @pytest.mark.parametrize("verb", ["embed", "annotate"])
 def test_merged_shards_are_the_same_to_the_last_bit_as_one_run(verb, n_shards, source, model, tmp_path):
     ((whole, key),) = run_files(verb, source, tmp_path / "whole.h5ad", model)
@@ -66,6 +66,7 @@ def test_merged_shards_are_the_same_to_the_last_bit_as_one_run(verb, n_shards, s
     assert run_files(verb, source, merged.path, model) == [merged], "the run of all cells finds itself finished"
 
 
+@pytest.mark.slow
 def test_map_by_shards_counts_the_unknown_of_all(source, model, tmp_path):
     reference = make_cells(60, seed=3)
     reference.obs_names = [f"reference {number}" for number in range(60)]
@@ -143,6 +144,7 @@ def test_what_is_no_part_and_another_input_are_refused(source, model, tmp_path):
         merge_shards(tmp_path / "merged.h5ad", [])
 
 
+@pytest.mark.slow
 def test_parts_of_other_devices_are_merged_with_a_warning(source, model, tmp_path):
     parts = run_shards("embed", source, model, 2)
     with h5py.File(parts[1], "r+") as file:
