@@ -18,6 +18,9 @@ Z_CLIP = 10.0
 MOST_BYTES = 4 * 2**30
 """So much memory the z-scores of the training cells may take."""
 
+FEW_WEIGHTS = 1000
+"""Up to so many weights Newton's method is the faster and the more exact one; its memory grows with their square."""
+
 _BLOCK = 1000
 
 
@@ -214,7 +217,9 @@ def logistic_regression(values: np.ndarray, labels: np.ndarray, C: float) -> tup
         features = vectors[:, kept] * lengths
     else:
         features = values
-    classifier = linear_model.LogisticRegression(C=C, max_iter=5000, tol=1e-6).fit(features, labels)
+    few = features.shape[1] * len(np.unique(labels)) <= FEW_WEIGHTS
+    solver = "newton-cholesky" if few else "lbfgs"
+    classifier = linear_model.LogisticRegression(C=C, max_iter=5000, tol=1e-6, solver=solver).fit(features, labels)
     weights, biases = classifier.coef_.T, classifier.intercept_
     if len(classifier.classes_) == 2:
         # scikit-learn keeps the second class alone; the first one has a score of 0
