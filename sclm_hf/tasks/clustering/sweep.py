@@ -47,7 +47,7 @@ def check_embedding(embedding: np.ndarray, what: str) -> None:
     if embedding.ndim != 2 or not np.isfinite(embedding).all():
         raise ExpressionError(f"{what} must hold (cells, size) finite numbers, got the shape {embedding.shape}.")
     if (np.ptp(embedding, axis=0) == 0).all():
-        raise ExpressionError(f"{what} is the same for all {len(embedding):,} cells: there is nothing to cluster.")
+        raise ExpressionError(f"{what} is the same for all {len(embedding):,} cells: it tells none of them apart.")
 
 
 def check_sizes(n_cells: int, n_neighbours: int, n_clusters: int | None) -> None:

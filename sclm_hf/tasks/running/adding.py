@@ -46,7 +46,9 @@ def add_to_cells(
     _check_columns(adata, settings.columns())
     loaded = verb.load(model, processor, settings)
     result = take_target(adata, copy=copy)
-    cells = prepare_cells(result, loaded, layer=settings.layer, species=settings.species, batch_key=settings.batch_key)
+    cells = prepare_cells(
+        result, loaded, layer=settings.layer, species=settings.species, batch_key=settings.batch_key_for(loaded)
+    )
     run = verb.start(loaded, cells, settings)
     _put(result, run.results(slice(None), run.all_values()), verb)
     record(result, run.key, make_record(loaded, cells, run.recorded_settings()))

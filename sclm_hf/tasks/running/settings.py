@@ -16,6 +16,8 @@ from ...errors import ConfigurationError
 if TYPE_CHECKING:
     import torch
 
+    from ...opening.loading import LoadedModel
+
 
 def setting(
     default: Any,
@@ -113,6 +115,14 @@ class RunSettings:
         """What the results depend on, by name."""
         fields = dataclasses.fields(self)
         return {field.name: getattr(self, field.name) for field in fields if field.metadata["recorded"]}
+
+    def batch_key_for(self, loaded: "LoadedModel") -> str | None:
+        """The column of `obs` whose batches the model is told.
+
+        Args:
+            loaded: the model and its processor.
+        """
+        return self.batch_key
 
 
 @dataclass(frozen=True, kw_only=True)

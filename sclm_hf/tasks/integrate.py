@@ -1,0 +1,166 @@
+"""`integrate`: one embedding for the cells of several batches."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import ConfigurationError
+from .embed import Embedding
+from .running.cell_run import Results
+from .running.settings import AddingSettings, setting
+from .running.verb import Verb, documented_by
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from anndata import AnnData
+
+    from ..opening.loading import LoadedModel
+    from ..tokenization.processing_cell import CellProcessor
+    from .files.pieces import Pieces
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegrateSettings(AddingSettings):
+    """Settings of [`integrate`].
+
+    Raises:
+        ConfigurationError: a value is out of range.
+    """
+
+    batch_key: str | None = setting(None, "column of `obs` with the batches to integrate; it must be named.")
+    mode: Literal["zero_shot"] = setting("zero_shot", "`zero_shot`: the embedding that the model gives as it is.")
+    label_key: str | None = setting(
+        None, "column of `obs` with labels, such as cell types, some of which may be missing, to score with."
+    )
+    harmony: bool = setting(
+        False, "correct the embedding with Harmony (`pip install 'sclm_hf[integration]'`), whatever the mode."
+    )
+    key_added: str | None = setting(
+        None,
+        "name of the embedding in `obsm`; by default `X_<family>_integrated`, for example `X_scgpt_integrated`.",
+        flag="--key",
+        recorded=False,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.batch_key:
+            raise ConfigurationError("Name with `batch_key` (`--batch-key`) the column of `obs` with the batches.")
+        if self.mode not in ("zero_shot",):
+            raise ConfigurationError(f"`mode` (`--mode`) is 'zero_shot', got {self.mode!r}.")
+
+    def key(self, family: str) -> str:
+        """Name of the embedding in `obsm`, and of its record."""
+        return self.key_added or f"X_{family}_integrated"
+
+    def batch_key_for(self, loaded: "LoadedModel") -> str | None:
+        """The batches for models that take them; others need not know what is integrated."""
+        takes = loaded.processor.context == "sample" or getattr(loaded.model.config, "needs_batch_labels", False)
+        return self.batch_key if takes else None
+
+
+class Integration(Embedding):
+    """An embedding in which batches mix."""
+
+    needs_all = True
+    settings: IntegrateSettings
+
+    def __init__(self, *run: Any) -> None:
+        from ..evaluation.integration.harmony import check_harmony
+        from .integration.batches import read_batches, read_labels
+
+        super().__init__(*run)
+        source, label_key = self.cells.source, self.settings.label_key
+        self.batches = read_batches(source, self.settings.batch_key)
+        self.labels = read_labels(source, label_key) if label_key else None
+        if self.settings.harmony:
+            check_harmony(source.n_cells)
+
+    def all_values(self, pieces: "Pieces | None" = None) -> "np.ndarray":
+        """(n_cells, size) embeddings of all cells before Harmony."""
+        from .clustering.sweep import check_embedding
+
+        self._as_it_is = super().all_values(pieces)
+        check_embedding(self._as_it_is, "The embedding")
+        return self._as_it_is
+
+    def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
+        """The embedding."""
+        from ..evaluation.integration.harmony import harmony
+
+        if self.settings.harmony:
+            values = harmony(values, self.batches.values, seed=self.settings.seed)
+        self._integrated = values
+        return super().results(cells, values)
+
+    def facts(self, file: "Path | None") -> dict[str, Any]:
+        """The batches, what the nearest cells tell of them before and after, and how similar the embeddings are."""
+        import numpy as np
+
+        sizes = np.bincount(self.batches.numbers)
+        before, after = (self._scores(embedding) for embedding in (self._as_it_is, self._integrated))
+        return super().facts(file) | {
+            "batches": {"name": np.array(self.batches.names, object), "n_cells": sizes},
+            "scores": {"zero_shot": before, "integrated": after},
+        }
+
+    def _scores(self, embedding: "np.ndarray") -> dict[str, float]:
+        import numpy as np
+
+        from ..evaluation.collapse import MOST_CELLS
+        from ..evaluation.integration.neighbours import batch_mixing, label_purity
+
+        some = np.sort(np.argsort(self.cells.cell_ids, kind="stable")[:MOST_CELLS])
+        batches, labels = self.batches.numbers[some], None if self.labels is None else self.labels.numbers[some]
+        scores = {"batch_mixing": batch_mixing(embedding[some], batches, labels)}
+        return scores if labels is None else scores | {"label_purity": label_purity(embedding[some], labels)}
+
+
+INTEGRATE = Verb(
+    name="integrate",
+    auto_class="AutoModel",
+    settings=IntegrateSettings,
+    writes=("obsm",),
+    run=Integration,
+    usage='cells = sclm_hf.integrate(cells, "{model}", batch_key="batch")\ncells.obsm["X_{family}_integrated"]',
+)
+
+
+@documented_by(INTEGRATE)
+def integrate(
+    adata: "AnnData",
+    model: Any,
+    processor: "CellProcessor | None" = None,
+    *,
+    copy: bool = True,
+    **settings: Any,
+) -> "AnnData":
+    """Add an embedding in which cells of several batches lie together by what they are.
+
+    Score it beside simple methods with [`evaluate`](sclm_hf.evaluate), `embedding="X_scgpt_integrated"`: principal
+    components with Harmony are hard to beat.
+
+    Args:
+        adata: cells with raw counts.
+        model: folder or repository id of a checkpoint or an adapter; or a loaded model.
+        processor: the processor; by default the one saved with the model.
+        **settings: the fields of [`IntegrateSettings`].
+        copy: add to a copy in memory; False adds to `adata` itself (but not to the file of a backed one).
+
+    Returns:
+        The AnnData with
+
+        - `obsm["X_<family>_integrated"]`: (n_cells, cell_embedding_size) float32;
+        - `uns["sclm_hf"]["X_<family>_integrated"]`: the `batches` with their sizes; `scores` of the 10 nearest cells,
+          over at most 1,000 cells, before (`zero_shot`) and after (`integrated`): `batch_mixing` (1 = as by chance)
+          and, with labels, `label_purity` (1 = all have the label of the cell); and how it was made.
+
+    Raises:
+        ConfigurationError: there is one batch only, all labels are the same, or there are too few cells.
+        CorpusError: `obs` lacks a column, or a cell has no batch.
+        ExpressionError: the embedding is the same for all cells, or the data are not what is expected.
+        MissingDependencyError: harmonypy is not installed.
+        Others as for [`embed`](sclm_hf.embed).
+    """
+    return INTEGRATE.add_to(adata, model, processor, settings, copy=copy)

@@ -1,0 +1,1 @@
+"""What `integrate` needs beyond a run over cells."""
