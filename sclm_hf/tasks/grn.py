@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..tokenization.processing_cell import CellProcessor
 
-OF_A_MODEL = ("embeddings", "context")
+OF_A_MODEL = ("embeddings", "context", "attention")
 OF_CELLS = ("pearson", "spearman", "trees", "random")
 
 
@@ -31,7 +31,8 @@ class GrnSettings(RunSettings):
     evidence: str = setting(
         "embeddings",
         "what speaks for an edge. `embeddings`: the cosine of the embeddings that the model starts from; `context`: "
-        "that of the means, over cells, of what its last layer says of each gene. Without a model: `pearson` or "
+        "that of the means, over cells, of what its last layer says of each gene; `attention`: how much the target "
+        "attends to the regulator, in ranks, as with scGPT. Without a model: `pearson` or "
         "`spearman`, the absolute correlation over cells; `trees`, gradient boosting (one ensemble per target, so it "
         "takes long); `random`.",
     )
@@ -43,6 +44,9 @@ class GrnSettings(RunSettings):
         None,
         "names of the genes that may regulate others, for example transcription factors, or a file with one name per "
         "line; by default the targets.",
+    )
+    attention_layers: str = setting(
+        "last", "whose attention: `last`, `all`, or the number of a layer, 0 being the first."
     )
     n_edges: int = setting(100_000, "how many edges to keep, the strongest; for each condition.", least=1)
     condition_key: str | None = setting(
@@ -75,6 +79,11 @@ class GrnSettings(RunSettings):
             )
         if unknown := [name for name in self.baseline_names if name not in OF_CELLS]:
             raise ConfigurationError(f"`baselines` (`--baselines`) are of {', '.join(OF_CELLS)}, got {unknown[0]!r}.")
+        if self.attention_layers not in ("last", "all") and not self.attention_layers.isdecimal():
+            raise ConfigurationError(
+                "`attention_layers` (`--attention-layers`) must be 'last', 'all' or the number of a layer, got "
+                f"{self.attention_layers!r}."
+            )
         if self.reference is not None and self.condition_key is None:
             raise ConfigurationError(
                 "`reference` (`--reference`) is a condition: name their column with `condition_key` "

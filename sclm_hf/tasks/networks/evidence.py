@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ...evaluation.baselines.networks import boosted_trees, correlations
 from ..genes.gene_embeddings import gene_embeddings
+from .attention import attention_between, check_attention
 from .genes import NetworkGenes
 
 if TYPE_CHECKING:
@@ -61,12 +62,14 @@ class Evidence(NamedTuple):
         needs_model: whether it asks a model.
         needs_cells: whether it depends on the cells.
         is_directed: whether an edge from one gene to another may differ from the one back.
+        check: refuses a model that cannot tell, before any cell is read.
     """
 
     score: Callable[[NetworkCells], np.ndarray]
     needs_model: bool = True
     needs_cells: bool = True
     is_directed: bool = False
+    check: "Callable[[LoadedModel, GrnSettings], Any]" = lambda loaded, settings: None
 
 
 def _embeddings(cells: NetworkCells) -> np.ndarray:
@@ -114,6 +117,11 @@ def _random(cells: NetworkCells) -> np.ndarray:
 EVIDENCE = {
     "embeddings": Evidence(_embeddings, needs_cells=False),
     "context": Evidence(_context),
+    "attention": Evidence(
+        attention_between,
+        is_directed=True,
+        check=lambda loaded, settings: check_attention(loaded, settings.attention_layers),
+    ),
     "pearson": Evidence(lambda cells: np.abs(cells.correlations()), needs_model=False),
     "spearman": Evidence(lambda cells: np.abs(cells.correlations(ranks=True)), needs_model=False),
     "trees": Evidence(_trees, needs_model=False, is_directed=True),

@@ -40,6 +40,8 @@ def infer_network(
     evidence = EVIDENCE[settings.evidence]
     # evidence of cells is then about the genes that the model reads
     loaded = None if model is None else verb.load(model, processor, settings)
+    if loaded is not None:
+        evidence.check(loaded, settings)
     cells, record = _prepare(adata[used], loaded, settings, wanted, regulators)
     known = None if network is None else _known(network, cells.genes, settings)
     groups = {name: cells.take(np.searchsorted(used, rows)) for name, rows in rows_of.items()}
