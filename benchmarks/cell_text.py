@@ -1,164 +1,230 @@
-"""How well a language model that reads cells names the cells of a platform or donor that it never saw.
+"""How well models that read cells as text name the cells of a platform or donor that they never saw.
 
-A two-layer Llama, trained from scratch by `sclm-hf finetune --text` on the cells of the other groups; it chooses among
-the labels by likelihood. `text` reads a cell as the names of its genes, one token each; `discrete` as words of a
-codebook over the embeddings by `--encoder`, fitted on the training cells. A logistic regression on the same embeddings
-says what the words lose. `baselines` are PCA and z-scored logistic regression on the counts. Labels with fewer than 15
-cells are left out. No cell of the held-out group has a part in codebook or temperature. In a file that is there
-already, variants that are not asked for stay as they are.
+Data sets: `symphony`, PBMCs of three platforms, one of which is left out; and `balf`, lavage of three donors with
+COVID-19, one of whom is left out. Labels with fewer than 15 cells are left out. Variants, each trained once per seed:
 
-The encoder of the results is `evidence/pretrain_scgpt_small-symphony-model-0`, which `benchmarks/evidence.py --recipe
-pretrain_scgpt_small.yaml --targets symphony --seeds 0 --variants model` leaves and which saw no cell of the file.
+- `baselines`: PCA and z-scored logistic regression;
+- `probe`: a probe on a small CellPLM that is pre-trained on other data sets (see `evidence.py`), and its partners;
+- `text`: a new two-layer Llama that reads the names of genes, one token each, and chooses by likelihood;
+- `retrieval`, `reasoning`: the same with labelled neighbours in its prompt, or which first says what rules say;
+- `discrete`: the same that reads code words of a pre-trained scGPT, whose codebook is fitted to the training cells;
+- `soft`: the same that reads soft tokens of the pre-trained CellPLM;
+- `dual`: the pre-trained CellPLM and a small text encoder in a shared space, with a description of each label;
+- `smollm2`: SmolLM2-135M with a LoRA (`--smollm2 FOLDER`, see README for how to get it);
+- `generation`: the Llama writes cells of each type, which are judged.
 
-    python benchmarks/cell_text.py CELLS.h5ad --label cell_type --group platform --test "10x 3' v1" --output FILE.json
-    … --variants discrete --encoder FOLDER
+    SCLM_DATA=../shared/data python benchmarks/cell_text.py --output benchmarks/results/cell_text.json
+
+A variant of a data set and a seed is a piece. Each that is done lies in `--folder`, and what is there is not run
+again; `--output` is made anew from all pieces there. `--list` says what is missing, with CPU minutes.
 """
 
 import argparse
-import dataclasses
 import json
 import tempfile
 import time
 from pathlib import Path
 
-import anndata
 import numpy as np
+from cell_text_cases import DATA_SETS, LABEL, Case, cells_of
+from cell_text_intervals import interval
 from machine import describe_machine
-from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from sclm_hf import annotate, embed
-from sclm_hf.evaluation.baselines.linear import PCALogisticRegression, ZScoredLogisticRegression
+from sclm_hf.corpora.labels.ontology import Ontology
+from sclm_hf.evaluation.metrics import Predictions
+from sclm_hf.evaluation.reports import compare
 from sclm_hf.evaluation.text_metrics import calibration_scores
-from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.finetune_text import finetune_text
-from sclm_hf.training.settings.data import DataArguments
-from sclm_hf.training.settings.finetune import FinetuneArguments
-from sclm_hf.training.settings.text import TextArguments
 
-FEWEST = 15
-VARIANTS = ("baselines", "text", "discrete")
+MINUTES = {
+    "baselines": (0.1, 0.3),
+}
+"""Variant -> CPU minutes of a piece of each data set, as measured with the defaults."""
+
+VARIANTS = ("baselines", "probe", "text", "retrieval", "reasoning", "discrete", "soft", "dual", "generation")
+REFERENCES = ("PCA + LR", "z-scored LR")
 
 
 def main() -> None:
+    arguments = parse()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    settings = settings_of(arguments)
+    pieces = [
+        (name, variant, seed)
+        for name in arguments.data
+        for variant in arguments.variants
+        # nothing in them is drawn
+        for seed in (arguments.seeds[:1] if variant == "baselines" else arguments.seeds)
+    ]
+    missing = [one for one in pieces if not file_of(arguments, *one).exists()]
+    for one in missing:
+        if arguments.list:
+            print(*one, f"about {minutes(*one[:2])} CPU minutes")
+        else:
+            run(arguments, settings, *one)
+    if not arguments.list:
+        report(arguments, settings)
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cells", type=Path)
-    parser.add_argument("--label", required=True)
-    parser.add_argument("--group", required=True, help="column of `obs` with platforms or donors")
-    parser.add_argument("--test", required=True, help="the group to label")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--data", nargs="+", choices=list(DATA_SETS), default=list(DATA_SETS))
+    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, "smollm2"], default=VARIANTS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of pre-training and training")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--genes", type=int, default=100)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS[:2])
-    parser.add_argument("--encoder", type=Path, help="of `discrete`: folder of a model that saw no cell of the file")
-    parser.add_argument("--code_words", type=int, default=8)
-    parser.add_argument("--codebook_size", type=int, default=64)
+    parser.add_argument("--genes", type=int, default=100, help="of a sentence")
+    parser.add_argument("--projector_epochs", type=int, default=2, help="of `soft`")
+    parser.add_argument("--written_cells", type=int, default=20, help="of `generation`: of each label")
+    parser.add_argument("--smollm2", help="folder of SmolLM2-135M-Instruct")
+    parser.add_argument("--smollm2_genes", type=int, default=40)
+    parser.add_argument("--smollm2_steps", type=int, default=60)
+    parser.add_argument("--max_steps", type=int, default=0, help="instead of epochs, to try a piece; 0 = none")
+    parser.add_argument("--most_tested", type=int, default=0, help="cells that are labelled, to try a piece; 0 = all")
+    parser.add_argument("--encoders", type=Path, default=Path("evidence"), help="pre-trained encoders")
+    parser.add_argument("--folder", type=Path, default=Path("cell_text"), help="pieces")
+    parser.add_argument("--list", action="store_true", help="only say which pieces are missing")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    cells = anndata.read_h5ad(arguments.cells)
-    cells = cells[
-        cells.obs.groupby(arguments.label, observed=True)[arguments.label].transform("size") >= FEWEST
-    ].copy()
-    is_test = cells.obs[arguments.group].astype(str).to_numpy() == arguments.test
-    train, test = cells[~is_test].copy(), cells[is_test].copy()
-    there = arguments.output is not None and arguments.output.exists()
-    result = json.loads(arguments.output.read_text()) if there else {}
-    split = {"file": arguments.cells.name, "n_train": train.n_obs, "n_test": test.n_obs}
-    if any(result.get(name, value) != value for name, value in split.items()):
-        parser.error(f"{arguments.output} holds results on other cells")
-    if not there or "text" in arguments.variants:
-        names = ("label", "group", "test", "seeds", "epochs", "genes")
-        result["settings"] = {name: str(getattr(arguments, name)) for name in names}
-        result |= split | {"machine": describe_machine()}
-    if "baselines" in arguments.variants:
-        result["baselines"] = baselines(train, test, arguments.label)
-    if "text" in arguments.variants:
-        reads = TextArguments(text=True, n_genes=arguments.genes)
-        result["text"] = [text_model(train, test, arguments, reads, seed) for seed in arguments.seeds]
-    if "discrete" in arguments.variants:
-        result["discrete"] = discrete(train, test, arguments)
-    print(json.dumps(result, indent=1))
+    if "smollm2" in arguments.variants and not arguments.smollm2:
+        parser.error("the variant smollm2 needs --smollm2 FOLDER")
+    return arguments
+
+
+def settings_of(arguments: argparse.Namespace) -> dict:
+    """What changes the numbers of a piece."""
+    names = ("epochs", "genes", "projector_epochs", "written_cells", "smollm2_genes", "smollm2_steps", "max_steps")
+    return {name: getattr(arguments, name) for name in (*names, "most_tested")}
+
+
+def file_of(arguments: argparse.Namespace, data: str, variant: str, seed: int) -> Path:
+    """Where a piece is kept."""
+    return arguments.folder / f"{data}-{variant}-{seed}.json"
+
+
+def minutes(data: str, variant: str) -> str:
+    """How long a piece takes, as far as it was measured."""
+    return str(MINUTES[variant][list(DATA_SETS).index(data)]) if variant in MINUTES else "?"
+
+
+def run(arguments: argparse.Namespace, settings: dict, data: str, variant: str, seed: int) -> None:
+    """Train and judge a variant, and keep what it says."""
+    # the libraries of training take long to open
+    import cell_text_generation
+    import cell_text_variants
+
+    print(f"{data} {variant} {seed}", flush=True)
+    started, machine = time.process_time(), describe_machine()
+    with tempfile.TemporaryDirectory() as folder:
+        given = settings | {"encoders": str(arguments.encoders), "smollm2": arguments.smollm2}
+        case = Case(DATA_SETS[data], seed, given, Path(folder))
+        piece = {"settings": settings, "data": data, "variant": variant, "seed": seed, "machine": machine}
+        if variant == "generation":
+            piece["measures"] = cell_text_generation.generation(case)
+        else:
+            found = getattr(cell_text_variants, variant)(case)
+            piece["methods"] = {method: np.round(scores, 4).tolist() for method, scores in found.items()}
+    piece["cpu_seconds"] = round(time.process_time() - started, 1)
+    print(f"{data} {variant} {seed}: {piece['cpu_seconds']:.0f} CPU seconds", flush=True)
+    path = file_of(arguments, data, variant, seed)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(piece))
+    unfinished.replace(path)
+
+
+def report(arguments: argparse.Namespace, settings: dict) -> None:
+    """Print, and write to `--output`, the scores of all pieces that lie in the folder."""
+    pieces = [json.loads(path.read_text()) for path in sorted(arguments.folder.glob("*.json"))]
+    if others := [one for one in pieces if one["settings"] != settings]:
+        raise SystemExit(
+            f"{arguments.folder} holds pieces of other settings, such as {others[0]['settings']}: give another "
+            "--folder, or the same settings."
+        )
+    result = {"settings": settings, "data": {}}
+    for name, data_set in DATA_SETS.items():
+        if own := [one for one in pieces if one["data"] == name]:
+            result["data"][name] = summary(data_set, own, settings)
+            print(table(name, result["data"][name]))
     if arguments.output:
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def scores(labels: np.ndarray, classes: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    """What predicted labels and their probabilities are worth."""
-    predicted, probabilities = classes[logits.argmax(axis=1)], softmax(logits, axis=1)
-    numbers = np.array([list(classes).index(label) for label in labels])
+def summary(data_set, pieces: list[dict], settings: dict) -> dict:
+    """The scores of all methods on a data set."""
+    train, test = cells_of(data_set, settings["most_tested"])
+    truth, labels = test.obs[LABEL].to_numpy(str), sorted(set(train.obs[LABEL]))
+    methods: dict[str, dict[int, np.ndarray]] = {}
+    for piece in pieces:
+        for method, scores in piece.get("methods", {}).items():
+            methods.setdefault(method, {})[piece["seed"]] = np.array(scores)
+    seconds = {piece["variant"]: [] for piece in pieces}
+    for piece in pieces:
+        seconds[piece["variant"]].append(piece["cpu_seconds"])
     return {
-        "accuracy": accuracy_score(labels, predicted),
-        "macro_f1": f1_score(labels, predicted, average="macro"),
-        **dataclasses.asdict(calibration_scores(probabilities, numbers)),
+        "file": data_set.file.name,
+        "test": f"{data_set.group} {data_set.test}",
+        "n_train": train.n_obs,
+        "n_test": test.n_obs,
+        "labels": labels,
+        "cpu_seconds": seconds,
+        "machines": [piece["machine"] for piece in pieces],
+        "methods": {method: scored(method, methods, truth, np.array(labels)) for method in methods},
+        "generation": [
+            {"seed": piece["seed"]} | piece["measures"] for piece in pieces if piece["variant"] == "generation"
+        ],
     }
 
 
-def baselines(train: anndata.AnnData, test: anndata.AnnData, label: str) -> dict[str, dict[str, float]]:
-    """Scores of the strongest simple baselines."""
-    found = {}
-    for name, model in (("PCA + LR", PCALogisticRegression()), ("z-scored LR", ZScoredLogisticRegression())):
-        model.fit(train.X, train.obs[label].astype(str))
-        found[name] = scores(test.obs[label].to_numpy(str), model.classes, model.predict_log_proba(test.X))
+def scored(method: str, methods: dict[str, dict[int, np.ndarray]], truth: np.ndarray, labels: np.ndarray) -> dict:
+    """Scores of a method over its seeds, with intervals over cells, and its differences from the baselines."""
+    scores, ontology = methods[method], Ontology.load("blood")
+    seeds = sorted(scores)
+    alike = np.array([[ontology.similarity(one, other) for other in labels] for one in labels])
+    numbers = np.searchsorted(labels, truth)
+    probabilities = [np.exp(scores[seed]) / np.exp(scores[seed]).sum(axis=1, keepdims=True) for seed in seeds]
+
+    def mean_of(measure) -> dict[str, float]:
+        return interval(
+            lambda rows: float(np.mean([measure(one[rows], numbers[rows]) for one in probabilities])), len(truth)
+        )
+
+    found = {
+        "seeds": seeds,
+        "ontology": mean_of(lambda one, true: alike[true, one.argmax(axis=1)].mean()),
+        "ece": mean_of(lambda one, true: calibration_scores(one, true).ece),
+        "brier": mean_of(lambda one, true: calibration_scores(one, true).brier),
+    }
+    compared = {method: predictions(scores, seeds, truth, labels)}
+    for reference in REFERENCES:
+        if reference in methods and reference != method:
+            # baselines are the same whatever the seed
+            only = next(iter(methods[reference].values()))
+            compared[reference] = predictions(dict.fromkeys(seeds, only), seeds, truth, labels)
+            for one in compare({name: compared[name] for name in (method, reference)}, reference=reference):
+                if one.reference:
+                    found[f"{one.metric} minus {reference}"] = {"mean": one.mean, "low": one.low, "high": one.high}
+    for one in compare({method: compared[method]}):
+        found[one.metric] = {"mean": one.mean, "low": one.low, "high": one.high, "per_seed": one.per_split}
     return found
 
 
-def discrete(train: anndata.AnnData, test: anndata.AnnData, arguments: argparse.Namespace) -> dict:
-    """Scores of models that read code words, and of a logistic regression on the embeddings behind these."""
-    reads = TextArguments(
-        text=True,
-        cell_tokens=str(arguments.encoder),
-        n_code_words=arguments.code_words,
-        codebook_size=arguments.codebook_size,
-    )
-    runs = [text_model(train, test, arguments, reads, seed) for seed in arguments.seeds]
-    embedded = [embed(cells, arguments.encoder, key_added="X").obsm["X"] for cells in (train, test)]
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    logits = probe.fit(embedded[0], train.obs[arguments.label].astype(str)).predict_log_proba(embedded[1])
-    return {
-        "encoder": arguments.encoder.name,
-        "code_words": arguments.code_words,
-        "codebook_size": arguments.codebook_size,
-        "epochs": arguments.epochs,
-        "machine": describe_machine(),
-        "runs": runs,
-        "logistic regression on the embeddings": scores(
-            test.obs[arguments.label].to_numpy(str), probe.classes_.astype(str), logits
-        ),
-    }
+def predictions(scores: dict[int, np.ndarray], seeds: list[int], truth: np.ndarray, labels: np.ndarray) -> list:
+    cells = np.arange(len(truth))
+    return [Predictions(f"seed {seed}", cells, truth, labels[scores[seed].argmax(axis=1)]) for seed in seeds]
 
 
-def text_model(
-    train: anndata.AnnData, test: anndata.AnnData, arguments: argparse.Namespace, reads: TextArguments, seed: int
-) -> dict[str, float]:
-    """Scores of a small Llama, whose temperature is fitted on a tenth of the training cells that it did not learn."""
-    with tempfile.TemporaryDirectory() as folder:
-        train.write_h5ad(f"{folder}/train.h5ad")
-        config = TrainingConfig(
-            output_dir=f"{folder}/model",
-            seed=seed,
-            num_train_epochs=arguments.epochs,
-            per_device_train_batch_size=16,
-            learning_rate=1e-3,
-            use_cpu=True,
-        )
-        started = time.process_time()
-        finetune_text(
-            DataArguments([f"{folder}/train.h5ad"], eval_share=0.1),
-            FinetuneArguments("small", arguments.label, head="full"),
-            reads,
-            config,
-        )
-        seconds = time.process_time() - started
-        started = time.process_time()
-        labelled = annotate(test, f"{folder}/model", copy=True)
-        speed = test.n_obs / (time.process_time() - started)
-    classes = np.array(labelled.uns["sclm_hf"]["sclm_prediction"]["label_names"], dtype=str)
-    logits = np.log(np.maximum(labelled.obsm["sclm_probabilities"], 1e-12))
-    found = scores(test.obs[arguments.label].to_numpy(str), classes, np.asarray(logits))
-    return {"seed": seed, **found, "training_cpu_seconds": seconds, "annotated_cells_per_cpu_second": speed}
+def table(name: str, found: dict) -> str:
+    """The scores as a markdown table."""
+    columns = ("accuracy", "macro_f1", "ontology", "ece", "brier", "accuracy minus PCA + LR")
+    lines = [f"| {name} | seeds | " + " | ".join(columns) + " |", "|---|---|" + "---|" * len(columns)]
+    for method, scores in found["methods"].items():
+        told = [
+            "{mean:.3f} ({low:.3f} to {high:.3f})".format_map(scores[one]) if one in scores else "" for one in columns
+        ]
+        lines.append(f"| {method} | {len(scores['seeds'])} | " + " | ".join(told) + " |")
+    for one in found["generation"]:
+        for method in (key for key in one if key != "seed"):
+            told = ", ".join(f"{measure} {value['mean']:.3f}" for measure, value in one[method].items())
+            lines.append(f"\ngeneration, seed {one['seed']}, {method}: {told}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

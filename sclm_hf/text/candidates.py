@@ -84,10 +84,19 @@ class CandidateScorer:
         answers = self._answers(prompts[0], candidates)
         most = context_size(self.model.config)
         most = None if most is None else most - max(map(len, answers))
-        ids = prompt_ids(self.tokenizer, prompts, most=most)
-        width = max(map(len, ids))
-        padded = [[self._fill] * (width - len(one)) + one for one in ids]
-        masked = [[0] * (width - len(one)) + [1] * len(one) for one in ids]
+        return self.of_tokens(prompt_ids(self.tokenizer, prompts, most=most), answers)
+
+    @torch.inference_mode()
+    def of_tokens(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> torch.Tensor:
+        """(prompts, answers) float32 of tokens: for prompts that are more than messages, such as begun answers.
+
+        Args:
+            prompts: the tokens of each prompt.
+            answers: the tokens of each answer.
+        """
+        width = max(map(len, prompts))
+        padded = [[self._fill] * (width - len(one)) + one for one in prompts]
+        masked = [[0] * (width - len(one)) + [1] * len(one) for one in prompts]
         inputs = torch.tensor(padded, device=self.model.device), torch.tensor(masked, device=self.model.device)
         score = self._of_pairs if self.model.config.is_encoder_decoder else self._of_tree
         return score(*inputs, answers)
