@@ -188,9 +188,9 @@ class CellCorpus(FileContents, CellStream):
     share their draws, which does no harm. The order of cells is keyed by the names of sources and the rows.
 
     With a processor whose `context` is `"sample"`, every batch is one sample: the cells of a source with the same
-    value in `batch_column`, else in `obs["batch"]`, else all of them. Samples are neither split nor put together; they
-    come in shuffled order, their cells in that of the rows. The batch size is then the most cells that an epoch takes
-    of a sample, drawn anew in each; `block_size`, `window_size`, `group_size` and `group_by_length` have no effect.
+    value in `batch_column`, else in `obs["batch"]`, else all of them. Samples are not put together, nor split, unless
+    `split_samples` says so; they come in shuffled order, their cells in that of the rows. The batch size is then the
+    most cells that an epoch takes of a sample, drawn anew in each; `block_size`, `window_size`, `group_size` and `group_by_length` have no effect.
 
     Args:
         paths: .h5ad files, AnnData zarr folders, folders of such, zarr collections that annbatch wrote, or folders
@@ -218,6 +218,8 @@ class CellCorpus(FileContents, CellStream):
         batch_names: as `label_names`.
         sample_share: share of the cells of each sample that an epoch takes, drawn anew in each, where cells come in
             samples.
+        split_samples: let a sample with more cells than a batch come in several batches, so that an epoch holds every
+            cell: for what looks at each cell alone, or at any part of a sample.
         augment: makes cells shallower and cuts them to fewer genes, differently in every epoch; None = never.
         task_columns: columns of `obs`, one a task of a multi-task model; each becomes `labels_<column>`. A mapping
             gives the values of each in the order of their numbers.

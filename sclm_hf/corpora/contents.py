@@ -129,6 +129,7 @@ class FileContents(Contents):
         batch_column: str | None = None,
         batch_names: Sequence[str] | None = None,
         sample_share: float = 1.0,
+        split_samples: bool = False,
         augment: "Augmentation | None" = None,
         task_columns: Sequence[str] | Mapping[str, Sequence[str]] = (),
         species: str | None = None,
@@ -186,7 +187,7 @@ class FileContents(Contents):
         if balance_labels is not None:
             self.balance = self._balance(balance_labels)
         if processor.context == "sample":
-            self.samples = Samples(self.sources, self._rows, batch_column, sample_share, self.balance)
+            self.samples = Samples(self.sources, self._rows, batch_column, sample_share, self.balance, split_samples)
         self._genes = GeneMaps(processor, species)
         self._open: dict[int, None] = {}
         if not lazy:
@@ -302,7 +303,7 @@ class FileContents(Contents):
             for field, numbers in self.numbered.items()
         }
         if self.samples is not None:
-            part.samples = Samples(self.sources, part._rows, self.samples.column)
+            part.samples = Samples(self.sources, part._rows, self.samples.column, split=self.samples.split)
         return part
 
     def _drop_unlabelled(self, unlabelled: str, columns: list[str]) -> None:

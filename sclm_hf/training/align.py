@@ -24,7 +24,8 @@ from .validation import classification_metrics
 def align(data: DataArguments, arguments: AlignArguments, config: TrainingConfig) -> TrainingResult:
     """Train a dual encoder of cells and text and save it, with its processor, in `config.output_dir`.
 
-    Evaluation asks for the label of each cell among all labels, by their first texts.
+    Evaluation asks for the label of each cell among all labels, by their first texts. An encoder of samples sees as
+    many cells of one together as a batch holds.
 
     Raises:
         SclmError: settings, files and checkpoints do not fit together; the subclass says what is wrong.
@@ -38,6 +39,7 @@ def align(data: DataArguments, arguments: AlignArguments, config: TrainingConfig
         label_column=arguments.label_column,
         unlabelled=arguments.unlabelled,
         start_from=arguments.model_name_or_path,
+        split_samples=True,
         seed=config.seed,
     )
     texts = texts_of(corpus.label_names, arguments)

@@ -63,6 +63,7 @@ def open_corpora(
     views: int = 1,
     start_from: str | None = None,
     sample_share: float = 1.0,
+    split_samples: bool = False,
     even_share: float = 0.0,
     seed: int = 0,
 ) -> tuple[CellCorpus, CellCorpus | None]:
@@ -81,6 +82,7 @@ def open_corpora(
             on, as what the objective compares.
         start_from: folder or repository of the model to go on from: batches keep the labels that it knows them by.
         sample_share: share of the cells of a sample to train on in an epoch, where cells come in samples.
+        split_samples: let samples come in several batches, see `CellCorpus`.
         even_share: share of the cells that [`hold_out_evenly`] holds out where `data` names none to evaluate on.
         seed: seed of the order of the cells and of what is held out.
 
@@ -103,6 +105,7 @@ def open_corpora(
         "batch_column": data.batch_column,
         "batch_names": _known_batches(start_from) if data.batch_column and start_from else None,
         "species": data.species,
+        "split_samples": split_samples,
         "seed": seed,
     }
     share = {"sample_share": sample_share, "balance_labels": balance_labels}

@@ -86,7 +86,13 @@ def finetune_cell_text(
     set_seed(config.seed)
     cells = load_processor(soft.cell_model)
     corpus, eval_corpus = open_corpora(
-        data, cells, label_column=arguments.label_column, unlabelled=arguments.unlabelled, seed=config.seed
+        data,
+        cells,
+        label_column=arguments.label_column,
+        unlabelled=arguments.unlabelled,
+        # a cell is asked about alone, whatever sample it is from
+        split_samples=True,
+        seed=config.seed,
     )
     organism = data.species or "human"
     questions = [question.format(organism=organism) for question in QUESTIONS]

@@ -64,6 +64,18 @@ def test_two_stages_and_a_folder_that_annotates(folder, tmp_path):
     np.testing.assert_allclose(whole, adapter, atol=1e-5)
 
 
+def test_an_epoch_holds_every_cell_below_an_encoder_of_samples(folder, tmp_path):
+    make_tiny_checkpoint("cellplm", tmp_path / "encoder")
+    (tmp_path / "words").symlink_to(folder / "words")
+    cells = anndata.read_h5ad(folder / "cells.h5ad")
+    cells.var_names = list(sclm_hf.GeneTokenizer.from_pretrained(tmp_path / "encoder").gene_vocabulary)[-30:]
+    cells.obs["batch"] = ["a"] * 18 + ["b"] * 6
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    result = run(tmp_path, tmp_path / "out", tmp_path / "words", "full", soft={"projector_epochs": 0})
+    # a sample of 18 in batches of 8, or one of 6
+    assert result.step in (1, 3)
+
+
 def test_labels_that_are_the_same_to_the_model_are_refused_before_training(folder, tmp_path):
     cells = anndata.read_h5ad(folder / "cells.h5ad")
     cells.obs["type"] = ["B", "\u200bB", "T"] * 8

@@ -40,6 +40,8 @@ class Samples:
         column: column of `obs`; None = `obs["batch"]` of the sources that have it.
         share: share of the cells of a sample that an epoch takes, at least one.
         balance: how often cells and samples come; None = once per epoch.
+        split: let a sample with more cells than a batch may have come in several batches of different cells, drawn
+            anew in each epoch, instead of in one with some of its cells.
 
     Raises:
         ConfigurationError: `share` is no share, or a source lacks the column that was named, or has another value in
@@ -54,11 +56,12 @@ class Samples:
         column: str | None = None,
         share: float = 1.0,
         balance: Balance | None = None,
+        split: bool = False,
     ) -> None:
         if not 0 < share <= 1:
             raise ConfigurationError(f"`sample_share` must be above 0 and at most 1, got {share}.")
         self._sources, self._rows, self._share, self._balance = sources, rows, share, balance
-        self.column = column
+        self.column, self.split = column, split
         self._samples: list[Sample] = []
         ids = [self._add(index, column) for index in range(len(sources))]
         self.ids = np.concatenate(ids)
@@ -80,14 +83,14 @@ class Samples:
 
     def order(self, most_cells: int, *, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
         """(batches,) int64: the samples of an epoch, one after the other; balanced, some come again and some not."""
+        n_times = -(-self.taken() // most_cells) if self.split else np.ones(len(self), np.int64)
+        if self._balance is not None and shuffle:
+            n_batches = max(len(self), -(-int(self.taken().sum()) // most_cells))
+            offset = uniforms_for(cell_keys(self.ids[:1], seed, epoch), Stream.BALANCE, 1)[0, 0]
+            n_times = shared_out(n_batches, np.sqrt(self.sizes), offset)
+        samples = np.repeat(np.arange(len(self)), n_times)
         if not shuffle:
-            return np.arange(len(self))
-        keys = cell_keys(self.ids, seed, epoch)
-        if self._balance is None:
-            return np.argsort(keys, kind="stable")
-        n_batches = max(len(self), -(-int(self.taken().sum()) // most_cells))
-        offset = uniforms_for(keys[:1], Stream.BALANCE, 1)[0, 0]
-        samples = np.repeat(np.arange(len(self)), shared_out(n_batches, np.sqrt(self.sizes), offset))
+            return samples
         ids = ids_again(self.ids[samples], _times_before(samples))
         return samples[np.argsort(cell_keys(ids, seed, epoch), kind="stable")]
 
@@ -96,11 +99,19 @@ class Samples:
         taken = np.maximum((self.sizes * self._share).astype(np.int64), 1)
         return taken if most_cells is None else np.minimum(taken, most_cells)
 
+    def batch_sizes(self, order: np.ndarray, most_cells: int) -> np.ndarray:
+        """(batches,) int64: the cells of each batch of an [`order`]."""
+        taken = self.taken()[order]
+        if self.split and self._balance is None:
+            places = np.argsort(order, kind="stable")
+            taken[places] -= most_cells * _times_before(order[places])
+        return np.minimum(taken, most_cells)
+
     def warn_of_larger(self, most_cells: int) -> None:
         """Say once that some samples have more cells than a batch may have."""
         larger = np.flatnonzero(self.taken() > most_cells)
-        # balanced, a larger sample comes in several batches
-        if self._balance is not None or not larger.size or most_cells in self._warned_of:
+        # split or balanced, a larger sample comes in several batches
+        if self.split or self._balance is not None or not larger.size or most_cells in self._warned_of:
             return
         self._warned_of.add(most_cells)
         largest = int(self.sizes.argmax())
@@ -110,7 +121,9 @@ class Samples:
             "cells, drawn anew in each: raise the batch size for whole samples."
         )
 
-    def chosen(self, number: int, most_cells: int, before: int, *, seed: int, epoch: int) -> Drawn:
+    def chosen(
+        self, number: int, most_cells: int, before: int, *, seed: int, epoch: int, shuffle: bool = True
+    ) -> Drawn:
         """At most `most_cells` cells of a sample, drawn by their rows.
 
         Args:
@@ -118,14 +131,19 @@ class Samples:
             most_cells: most cells.
             before: how often the sample came before in the epoch.
             seed, epoch: of the draws.
+            shuffle: False = a sample that is split comes in the order of its rows.
         """
         source, positions, _ = self._samples[number]
         taken, keys = int(self.taken(most_cells)[number]), {"seed": seed, "epoch": epoch}
         if len(positions) == taken and self._balance is None:
             return Drawn(positions)
+        part = slice(before * most_cells, (before + 1) * most_cells)
+        if self.split and not shuffle:
+            return Drawn(positions[part])
         ids = row_ids(self._sources[source].name, self.rows_of(number))
         if self._balance is None:
-            drawn = np.argsort(cell_keys(ids, **keys), kind="stable")[:taken]
+            drawn = np.argsort(cell_keys(ids, **keys), kind="stable")
+            drawn = drawn[: self.taken()[number]][part] if self.split else drawn[:taken]
             return Drawn(np.sort(positions[drawn]))
         ids = ids_again(ids, np.full(len(ids), before))
         drawn = self._balance.drawn(source, positions, taken, ids, **keys)
@@ -133,7 +151,7 @@ class Samples:
 
     def digest(self) -> str:
         """What names the samples: the same for the same cells in the same samples."""
-        found = hashlib.sha256(self.ids.tobytes() + self.taken().tobytes())
+        found = hashlib.sha256(self.ids.tobytes() + self.taken().tobytes() + b"split" * self.split)
         for sample in self._samples:
             found.update(sample.positions.tobytes())
         return found.hexdigest()[:16]
@@ -162,8 +180,8 @@ class SamplePlan:
 
     def __init__(self, samples: Samples, most_cells: int, *, seed: int, epoch: int, shuffle: bool) -> None:
         self._samples, self._most_cells = samples, most_cells
-        self._keys = {"seed": seed, "epoch": epoch}
-        self._order = samples.order(most_cells, shuffle=shuffle, **self._keys)
+        self._keys = {"seed": seed, "epoch": epoch, "shuffle": shuffle}
+        self._order = samples.order(most_cells, **self._keys)
 
     def cells(self, number: int) -> dict[int, Drawn]:
         """The cells of window `number`, which are those of one sample, by source."""
@@ -210,7 +228,8 @@ class SampleSchedule(NamedTuple):
             ConfigurationError: a size is not positive, the rank is not among the ranks, or no sample begins at
                 `start`.
         """
-        sizes = samples.taken(batch_size)[samples.order(batch_size, seed=seed, epoch=epoch, shuffle=shuffle)]
+        order = samples.order(batch_size, seed=seed, epoch=epoch, shuffle=shuffle)
+        sizes = samples.batch_sizes(order, batch_size)
         check_share(int(sizes.sum()), {"batch_size": batch_size}, start=start, rank=rank, world_size=world_size)
         begins = np.concatenate([[0], np.cumsum(sizes)])
         first = int(np.searchsorted(begins, start))

@@ -121,6 +121,19 @@ def test_large_samples_give_a_subset_that_changes_with_the_epoch(corpus):
     assert not {tuple(cells) for cells in first} & {tuple(cells) for cells in second if len(cells) == 12}
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_split_samples_give_every_cell_once_an_epoch_in_batches_of_one_sample(files, processor, corpus, shuffle):
+    whole = [set(cells) for cells in cells_of(corpus.batches(ALL))]
+    split = CellCorpus(files[0], processor, seed=5, split_samples=True, shuffle=shuffle)
+    first, second = cells_of(split.batches(12)), cells_of(split.batches(12, epoch=1))
+    assert len(first) == split.n_batches(12) == sum(-(-len(sample) // 12) for sample in whole)
+    assert sorted(cell for cells in first for cell in cells) == sorted(cell for sample in whole for cell in sample)
+    assert all(len(cells) <= 12 and any(set(cells) <= sample for sample in whole) for cells in first)
+    assert (first == second) is not shuffle
+    assert cells_of(split.batches(12, start=sum(map(len, first[:3])), rank=1, world_size=2)) == first[4::2]
+    assert split.order_id(ALL) != corpus.order_id(ALL)
+
+
 def test_an_epoch_may_take_a_share_of_each_sample(files, processor, corpus):
     whole = {frozenset(cells) for cells in cells_of(corpus.batches(ALL))}
     part = CellCorpus(files[0], processor, seed=5, sample_share=0.7)
