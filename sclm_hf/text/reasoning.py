@@ -64,7 +64,7 @@ class Evidence(NamedTuple):
         genes = " and ".join(self.genes)
         why = f" {self.rule.reason.rstrip('.')}" if self.rule.reason else ""
         source = f" ({self.rule.source})" if self.rule.source else ""
-        colon = ":" if why or source else ""
+        colon = ":" if why else ""
         return neutralise(f"{genes} {verb} {self.label}{colon}{why}{source}.")
 
 
