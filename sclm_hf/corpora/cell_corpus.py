@@ -190,7 +190,8 @@ class CellCorpus(FileContents, CellStream):
     With a processor whose `context` is `"sample"`, every batch is one sample: the cells of a source with the same
     value in `batch_column`, else in `obs["batch"]`, else all of them. Samples are not put together, nor split, unless
     `split_samples` says so; they come in shuffled order, their cells in that of the rows. The batch size is then the
-    most cells that an epoch takes of a sample, drawn anew in each; `block_size`, `window_size`, `group_size` and `group_by_length` have no effect.
+    most cells that an epoch takes of a sample, drawn anew in each; `block_size`, `window_size`, `group_size` and
+    `group_by_length` have no effect.
 
     Args:
         paths: .h5ad files, AnnData zarr folders, folders of such, zarr collections that annbatch wrote, or folders
