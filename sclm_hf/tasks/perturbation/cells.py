@@ -45,6 +45,7 @@ class TokenCells:
         self._special = np.array(list(processor.tokenizer.gene_vocabulary.special_tokens.values()), np.int64)
         self.kept = list(_tokens(processor, cells, seed))
         self._left_out: dict[int, TokenCell] = {}
+        self._lacked: dict[int, frozenset[int]] = {}
         if limit is not None and any(cell.ids.size == limit for cell in self.kept):
             for number, cell in enumerate(_tokens(_without_limit(processor), cells, seed)):
                 out = ~np.isin(cell.ids, self.kept[number].ids)
@@ -52,6 +53,7 @@ class TokenCells:
                     out &= np.isin(cell.ids, list(wanted))
                 if out.any():
                     self._left_out[number] = cell.take(np.flatnonzero(out))
+                    self._lacked[number] = frozenset(self._left_out[number].ids.tolist())
 
     def __len__(self) -> int:
         """Number of cells."""
@@ -64,7 +66,7 @@ class TokenCells:
 
     def lacks(self, cell: int, tokens: tuple[int, ...]) -> bool:
         """Whether a cell expresses one of the genes `tokens` that it has no room for."""
-        return cell in self._left_out and bool(np.isin(self._left_out[cell].ids, tokens).any())
+        return cell in self._lacked and not self._lacked[cell].isdisjoint(tokens)
 
     def holding(self, cell: int, tokens: tuple[int, ...]) -> TokenCell:
         """A cell with those of the genes `tokens` put back that it expresses."""

@@ -65,11 +65,12 @@ def perturb_cells(
         _report_absent([name for name, _ in perturbations], n_expressing)
     table = PerturbationTable(adata, perturbations, chosen, runner.states, loaded.processor)
     with independent_cells(loaded.model), progress_bar(total=len(chosen), desc=verb.name, unit="cell") as bar:
-        done = -1
-        for result in runner(plan.runs(chosen)):
-            table.add(result)
-            bar.update(result.run.cell != done)
-            done = result.run.cell
+        seen: set[int] = set()
+        for results in runner(plan.runs(chosen)):
+            table.add(results)
+            before = len(seen)
+            seen.update(run.cell for run in results.runs)
+            bar.update(len(seen) - before)
     entry = make_record(loaded, cells, settings.to_record())
     return table.finish(entry, n_expressing, None if states is None else states.goal, settings.donor_key)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,6 +14,10 @@ if TYPE_CHECKING:
     import torch
 
     from ...opening.loading import LoadedModel
+
+
+_MOST_GENES = 2**14
+"""Genes that are compared at a time, unless those of one cell are more."""
 
 
 class Run(NamedTuple):
@@ -31,29 +34,52 @@ class Run(NamedTuple):
     tokens: tuple[int, ...]
 
 
-class RunResult(NamedTuple):
-    """What a run gave.
+class RunResults(NamedTuple):
+    """What some runs gave.
 
     Attributes:
-        run: the run.
-        similarity: cosine similarity to the cell as it was.
-        shifts: state -> similarity to it, minus that of the cell as it was.
-        genes: (genes,) tokens that were not perturbed; None unless asked for.
-        gene_similarities: (genes,) their cosine similarities to themselves before.
+        runs: the runs.
+        similarities: (runs,) float32 cosine similarities to the cells as they were.
+        shifts: state -> (runs,) float32 similarities to it, minus those of the cells as they were.
+        effects: which of the runs, which gene that it did not perturb, and the gene's cosine similarity to itself
+            before, as three arrays of one length; None unless asked for.
     """
 
-    run: Run
-    similarity: float
-    shifts: dict[str, float]
-    genes: np.ndarray | None
-    gene_similarities: np.ndarray | None
+    runs: list[Run]
+    similarities: np.ndarray
+    shifts: dict[str, np.ndarray]
+    effects: tuple[np.ndarray, np.ndarray, np.ndarray] | None
 
 
 class _Encoded(NamedTuple):
-    """Results of one cell: (genes, hidden) on the model's device, or None, and (hidden,)."""
+    """Results of cells on the model's device.
 
+    Attributes:
+        cells: (cells, hidden) embeddings.
+        genes: (cells, tokens, hidden), as long as the longest; or None.
+    """
+
+    cells: "torch.Tensor"
     genes: "torch.Tensor | None"
-    cell: "torch.Tensor"
+
+    def take(self, places: "Sequence[int]") -> "_Encoded":
+        return _Encoded(self.cells[places], None if self.genes is None else self.genes[places])
+
+
+class _Batch(NamedTuple):
+    """Runs that are encoded together.
+
+    Attributes:
+        runs: the runs.
+        edited: the perturbed cell of each.
+        keys: what tells the reference of each from those of others.
+        wanted: key -> reference that was not encoded before.
+    """
+
+    runs: list[Run]
+    edited: list[PerturbedCell]
+    keys: list[tuple]
+    wanted: dict[tuple, TokenCell]
 
 
 @dataclass
@@ -86,21 +112,46 @@ class PerturbationRunner:
         processor = self.loaded.processor
         self._special = np.array(list(processor.tokenizer.gene_vocabulary.special_tokens.values()), np.int64)
         self._max_length = processor.feature_extractor.max_length or np.iinfo(np.int64).max
-        self._references: dict[tuple, _Encoded] = {}
+        self._known: list[tuple] = []
+        self._before: _Encoded | None = None
 
-    def __call__(self, runs: Iterable[Run]) -> Iterator[RunResult]:
-        """Results of `runs`, in their order; runs of one cell are best given one after the other.
+    def __call__(self, runs: Iterable[Run]) -> Iterator[RunResults]:
+        """Results of `runs`, batch by batch in their order; runs of one cell are best given one after the other.
 
         Raises:
             SclmError: a single cell does not fit in memory, or the model gives values that are not finite.
         """
         runs = iter(runs)
-        while batch := list(islice(runs, self.batch_size)):
-            edited = [self._edit(run) for run in batch]
-            self._encode_references(batch, edited)
-            after = self._encode([one.cell for one in edited], [run.cell for run in batch])
-            for run, one, encoded in zip(batch, edited, after, strict=True):
-                yield self._compare(run, one, encoded, self._references[self._reference_key(run, one)])
+        while (batch := self._next_batch(runs)).runs:
+            new = list(batch.wanted)
+            encoded = self._encode(
+                [*batch.wanted.values(), *(one.cell for one in batch.edited)],
+                [*(key[0] for key in new), *(run.cell for run in batch.runs)],
+            )
+            self._remember(batch, new, encoded.take(slice(len(new))))
+            yield self._compare(batch, encoded.take(slice(len(new), None)))
+
+    def _next_batch(self, runs: Iterator[Run]) -> _Batch:
+        """As many runs as make a batch together with the references that they need."""
+        batch = _Batch([], [], [], {})
+        while len(batch.runs) + len(batch.wanted) < max(self.batch_size, 2):
+            if (run := next(runs, None)) is None:
+                break
+            one = self._edit(run)
+            key = self._reference_key(run, one)
+            batch.runs.append(run)
+            batch.edited.append(one)
+            batch.keys.append(key)
+            if key not in self._known:
+                batch.wanted[key] = one.reference
+        return batch
+
+    def _remember(self, batch: _Batch, new: list[tuple], encoded: _Encoded) -> None:
+        """Keep the references of a batch, and of those before the ones that it shares."""
+        used = set(batch.keys)
+        kept = [place for place, key in enumerate(self._known) if key in used]
+        parts = [encoded] if self._before is None else [self._before.take(kept), encoded]
+        self._known, self._before = [*(self._known[place] for place in kept), *new], _joined(parts)
 
     def _edit(self, run: Run) -> PerturbedCell:
         # an over-expressed gene that was left out is put in as one that the cell lacks
@@ -112,51 +163,72 @@ class PerturbationRunner:
         put_back = self.mode == "delete" and self.cells.lacks(run.cell, run.tokens)
         return run.cell, one.n_pushed_out, run.tokens if put_back else None
 
-    def _encode_references(self, batch: list[Run], edited: list[PerturbedCell]) -> None:
-        """Encode the references of a batch, but for those that the batch before had."""
-        pairs = zip(batch, edited, strict=True)
-        wanted = {self._reference_key(run, one): one.reference for run, one in pairs}
-        known = {key: self._references[key] for key in wanted if key in self._references}
-        new = [key for key in wanted if key not in known]
-        encoded = self._encode([wanted[key] for key in new], [key[0] for key in new])
-        self._references = known | dict(zip(new, encoded, strict=True))
-
-    def _compare(self, run: Run, one: PerturbedCell, after: _Encoded, before: _Encoded) -> RunResult:
+    def _compare(self, batch: _Batch, after: _Encoded) -> RunResults:
         from torch.nn.functional import cosine_similarity
 
+        place_of = {key: place for place, key in enumerate(self._known)}
+        places = [place_of[key] for key in batch.keys]
+        before = self._before.cells[places]
         shifts = {}
         for state, embedding in self.states.items():
-            target = after.cell.new_tensor(embedding)
-            moved = cosine_similarity(after.cell, target, dim=0) - cosine_similarity(before.cell, target, dim=0)
-            shifts[state] = float(moved)
-        genes = None
+            target = after.cells.new_tensor(embedding)[None]
+            moved = cosine_similarity(after.cells, target) - cosine_similarity(before, target)
+            shifts[state] = moved.cpu().numpy()
+        effects = genes = None
         if after.genes is not None:
-            genes = cosine_similarity(after.genes[one.positions], before.genes[one.reference_positions], dim=-1)
-        by_genes = self.similarity == "genes"
-        similarity = genes.mean() if by_genes else cosine_similarity(after.cell, before.cell, dim=0)
-        if not self.gene_effects:
-            return RunResult(run, float(similarity), shifts, None, None)
-        return RunResult(run, float(similarity), shifts, one.cell.ids[one.positions], genes.cpu().numpy())
+            genes, sizes = self._gene_similarities(batch.edited, after, places)
+        if self.similarity == "genes":
+            similarities = np.array([values.mean() for values in np.split(genes, np.cumsum(sizes)[:-1])], np.float32)
+        else:
+            similarities = cosine_similarity(after.cells, before).cpu().numpy()
+        if self.gene_effects:
+            tokens = np.concatenate([one.cell.ids[one.positions] for one in batch.edited])
+            effects = np.repeat(np.arange(len(sizes)), sizes), tokens, genes
+        return RunResults(batch.runs, similarities, shifts, effects)
 
-    def _encode(self, cells: list[TokenCell], numbers: list[int]) -> list[_Encoded]:
+    def _gene_similarities(
+        self, edited: list[PerturbedCell], after: _Encoded, places: list[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Similarities of the genes that were not perturbed, run after run, and how many each run has."""
+        import torch
+        from torch.nn.functional import cosine_similarity
+
+        sizes = np.array([one.positions.size for one in edited])
+        found = []
+        # run by run where cells are long: all genes of a batch would be in memory twice
+        step = max(1, _MOST_GENES // max(1, int(sizes.max())))
+        for start in range(0, len(edited), step):
+            part = slice(start, start + step)
+            rows = torch.from_numpy(np.repeat(np.arange(len(edited))[part], sizes[part]))
+            now = torch.from_numpy(np.concatenate([one.positions for one in edited[part]]))
+            then = torch.from_numpy(np.concatenate([one.reference_positions for one in edited[part]]))
+            references = torch.tensor(places)[rows]
+            found.append(cosine_similarity(after.genes[rows, now], self._before.genes[references, then], dim=-1))
+        return torch.cat(found).cpu().numpy(), sizes
+
+    def _encode(self, cells: list[TokenCell], numbers: list[int]) -> _Encoded:
         """Encode cells, of which `numbers` are the numbers of those that they were made from."""
-        encoded: list[_Encoded] = []
+        parts: list[_Encoded] = []
+        done = 0
         # the longest first, so that a batch that does not fit in memory fails at once
         order = sorted(range(len(cells)), key=lambda i: -cells[i].ids.size)
-        while len(encoded) < len(cells):
-            places = order[len(encoded) : len(encoded) + self.batch_size]
+        while done < len(cells):
+            places = order[done : done + self.batch_size]
             chosen = [cells[i] for i in places]
             found = self._try(chosen, [numbers[i] for i in places])
             if found is None:
                 self.batch_size = halved(len(chosen), chosen[0].ids.size)
             else:
-                encoded += found
-        encoded = [one for _, one in sorted(zip(order, encoded, strict=True), key=lambda pair: pair[0])]
-        finite = [bool(one.cell.isfinite().all()) and _all_finite(one.genes) for one in encoded]
-        refuse_not_finite(self.loaded, np.array(finite, bool), [self.names[number] for number in numbers])
+                parts.append(found)
+                done += len(places)
+        encoded = _joined(parts).take(np.argsort(order).tolist())
+        finite = encoded.cells.isfinite().all(-1)
+        if encoded.genes is not None:
+            finite &= encoded.genes.isfinite().all(-1).all(-1)
+        refuse_not_finite(self.loaded, finite.cpu().numpy(), [self.names[number] for number in numbers])
         return encoded
 
-    def _try(self, cells: list[TokenCell], numbers: list[int]) -> list[_Encoded] | None:
+    def _try(self, cells: list[TokenCell], numbers: list[int]) -> _Encoded | None:
         """Run a batch; None when memory ran out."""
         import torch
 
@@ -177,15 +249,25 @@ class PerturbationRunner:
             if not is_out_of_memory(error):
                 raise
             return None
-        # clones: a view would keep the whole batch in memory
-        return [
-            _Encoded(None if genes is None else genes[i, : cell.ids.size].clone(), vectors[i].clone())
-            for i, cell in enumerate(cells)
-        ]
+        if genes is not None:
+            lengths = torch.tensor([cell.ids.size for cell in cells], device=genes.device)
+            padding = torch.arange(genes.shape[1], device=genes.device) >= lengths[:, None]
+            genes = genes[:, : int(lengths.max())].masked_fill(padding[:, : int(lengths.max()), None], 0)
+        return _Encoded(vectors, genes)
 
 
-def _all_finite(genes: "torch.Tensor | None") -> bool:
-    return genes is None or bool(genes.isfinite().all())
+def _joined(parts: list[_Encoded]) -> _Encoded:
+    """Results one after the other, as long as the longest."""
+    import torch
+    from torch.nn.functional import pad
+
+    if len(parts) == 1:
+        return parts[0]
+    cells = torch.cat([part.cells for part in parts])
+    if parts[0].genes is None:
+        return _Encoded(cells, None)
+    longest = max(part.genes.shape[1] for part in parts)
+    return _Encoded(cells, torch.cat([pad(part.genes, (0, 0, 0, longest - part.genes.shape[1])) for part in parts]))
 
 
 def _gene_states(output: Any, config: Any) -> "torch.Tensor":

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import require
-from .runs import RunResult
+from .runs import RunResults
 from .shift_tests import compare_shifts, describe_tests
+
+_MOST_WAITING = 2**22
+"""Similarities of genes that are kept before they are summed up."""
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -40,21 +43,19 @@ class PerturbationTable:
         self._row_of = {cell: row for row, cell in enumerate(chosen)}
         names = ("X", *states)
         self._values = {name: np.full((len(chosen), len(perturbations)), np.nan, np.float32) for name in names}
-        self._effects: dict[tuple[int, int], list[float]] = {}
+        self._effects = _Effects(max(processor.tokenizer.gene_vocabulary.size, 1))
         self._gene_of = {token: gene for gene, token in processor.tokenizer.gene_vocabulary.items()}
 
-    def add(self, result: RunResult) -> None:
-        """Take in what a run gave."""
-        place = self._row_of[result.run.cell], result.run.perturbation
-        self._values["X"][place] = result.similarity
-        for state, shift in result.shifts.items():
-            self._values[state][place] = shift
-        if result.genes is not None:
-            pairs = zip(result.genes.tolist(), result.gene_similarities.tolist(), strict=True)
-            for gene, similarity in pairs:
-                sums = self._effects.setdefault((result.run.perturbation, gene), [0, 0.0])
-                sums[0] += 1
-                sums[1] += similarity
+    def add(self, results: RunResults) -> None:
+        """Take in what runs gave."""
+        rows = [self._row_of[run.cell] for run in results.runs]
+        numbers = np.array([run.perturbation for run in results.runs])
+        self._values["X"][rows, numbers] = results.similarities
+        for state, shifts in results.shifts.items():
+            self._values[state][rows, numbers] = shifts
+        if results.effects is not None:
+            which, genes, similarities = results.effects
+            self._effects.add(numbers[which], genes, similarities)
 
     def finish(
         self, entry: dict[str, Any], n_expressing: np.ndarray, goal: str | None = None, donor_key: str | None = None
@@ -80,7 +81,7 @@ class PerturbationTable:
             entry = {**entry, "test": describe_tests(tests, donor_key)}
         result = anndata.AnnData(values["X"], obs=self._obs.copy(), var=var, layers=shifts)
         result.uns["sclm_hf"] = {"perturb": entry}
-        if self._effects:
+        if len(self._effects):
             result.uns["gene_effects"] = self._gene_effects()
         return result
 
@@ -97,11 +98,50 @@ class PerturbationTable:
 
     def _gene_effects(self) -> "DataFrame":
         pandas = require("pandas", extra="anndata")
+        numbers, genes, n_cells, similarities = self._effects.means()
         return pandas.DataFrame(
             {
-                "perturbation": [self._perturbations[number][0] for number, _ in self._effects],
-                "gene": [self._gene_of[gene] for _, gene in self._effects],
-                "n_cells": [n for n, _ in self._effects.values()],
-                "similarity": [total / n for n, total in self._effects.values()],
+                "perturbation": [self._perturbations[number][0] for number in numbers.tolist()],
+                "gene": [self._gene_of[gene] for gene in genes.tolist()],
+                "n_cells": n_cells,
+                "similarity": similarities,
             }
         )
+
+
+class _Effects:
+    """Sums over cells of the similarities of genes, by perturbation and gene.
+
+    Args:
+        n_ids: size of the vocabulary.
+    """
+
+    def __init__(self, n_ids: int) -> None:
+        self._n_ids = n_ids
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._n_waiting = 0
+
+    def __len__(self) -> int:
+        """Number of parts that hold something."""
+        return len(self._parts)
+
+    def add(self, numbers: np.ndarray, genes: np.ndarray, similarities: np.ndarray) -> None:
+        """Add similarities of genes under perturbations."""
+        keys = numbers.astype(np.int64) * self._n_ids + genes
+        self._parts.append((keys, np.ones(len(keys), np.int64), similarities.astype(np.float64)))
+        self._n_waiting += len(keys)
+        if self._n_waiting > _MOST_WAITING:
+            self._sum_up()
+
+    def means(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Perturbation, gene, number of cells and mean similarity, sorted by the first two."""
+        self._sum_up()
+        keys, counts, sums = self._parts[0]
+        return keys // self._n_ids, keys % self._n_ids, counts, sums / counts
+
+    def _sum_up(self) -> None:
+        keys, counts, sums = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        keys, places = np.unique(keys, return_inverse=True)
+        sums = np.bincount(places, weights=sums, minlength=len(keys))
+        counts = np.bincount(places, weights=counts, minlength=len(keys)).astype(np.int64)
+        self._parts, self._n_waiting = [(keys, counts, sums)], 0

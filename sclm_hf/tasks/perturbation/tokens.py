@@ -5,6 +5,7 @@ deleted gene leaves the ranking, an over-expressed gene goes to its top. For enc
 ranking, an over-expressed gene gets the highest value of the cell; that is ours.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,8 +62,7 @@ def perturb_cell(
         special_ids: ids that are no genes.
         max_length: most tokens of a cell, special ones included.
     """
-    perturbed = np.isin(cell.ids, tokens)
-    special = np.isin(cell.ids, special_ids)
+    perturbed, special = _among(cell.ids, tokens), _among(cell.ids, special_ids)
     kept = np.flatnonzero(~perturbed)
     n_added = 0 if mode == "delete" else len(tokens)
     n_pushed_out = max(kept.size + n_added - max_length, 0)
@@ -84,6 +84,11 @@ def perturb_cell(
         reference_positions=np.searchsorted(perturbed_and_kept, source[is_kept_gene]),
         n_pushed_out=n_pushed_out,
     )
+
+
+def _among(ids: np.ndarray, few: Sequence[int] | np.ndarray) -> np.ndarray:
+    """`np.isin`, which takes longer to begin than this to end."""
+    return (ids[:, None] == np.asarray(few)).any(axis=1)
 
 
 def _top(special: np.ndarray) -> int:
