@@ -25,17 +25,27 @@ def perturb(
     start_state: Annotated[str | None, typer.Option(help="Perturb cells of this state.")] = None,
     goal_state: Annotated[str | None, typer.Option(help="State that they should move to.")] = None,
     other_state: Annotated[list[str] | None, typer.Option(help="State to measure against too; repeat it.")] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="`.tsv` file to write too: the effects, sorted, in words.")
+    ] = None,
+    volcano: Annotated[
+        Path | None, typer.Option(help="Image to write too: shifts to the goal against false discovery rates.")
+    ] = None,
     *,
     overwrite: Overwrite = False,
     **settings: Any,
 ) -> None:
     """Delete or over-express genes in silico; write how far that moves each cell of an .h5ad file."""
+    from ..evaluation.plots import plot_volcano
+    from ..files import written_whole
     from ..tasks.files.file_to_file import run_files
     from ..tasks.files.h5ad import read_h5ad
+    from ..tasks.perturbation.effects import effect_table
     from .results import print_files
 
     genes = _genes(gene or [], group or [])
     states = _states(state_key, start_state, goal_state, other_state or [])
+    _check_files(table, volcano, states)
     print_files(
         lambda: run_files(
             "perturb", input, output, model, overwrite=overwrite, genes=genes, states=states, **settings
@@ -43,13 +53,32 @@ def perturb(
         lambda record, column: None,
     )
     result = read_h5ad(output)
-    by = "similarity" if states is None else f"shift_{states.goal}"
-    strongest = result.var.sort_values(by, ascending=states is None).head(10)
-    typer.echo(strongest.drop(columns="genes").to_string(float_format="%.4g"))
+    effects = effect_table(result)
+    typer.echo(effects.head(10).drop(columns="genes").to_string(index=False, float_format="%.4g"))
+    if table is not None:
+        with written_whole(table) as unfinished:
+            effects.to_csv(unfinished, sep="\t", index=False)
+    if volcano is not None:
+        by = f"shift_{states.goal}"
+        axes = plot_volcano(
+            result.var[by], result.var["fdr"], result.var_names, xlabel=f"shift to {states.goal} (cosine)"
+        )
+        axes.figure.savefig(volcano, bbox_inches="tight", dpi=160)
     if states is not None and (n_untested := int(result.var["p_value"].isna().sum())):
         needs = result.uns["sclm_hf"]["perturb"]["test"]["needs"]
         have = "has" if n_untested == 1 else "have"
         typer.echo(f"{n_untested:,} of {counted(result.n_vars, 'perturbation')} {have} no p value: it takes {needs}.")
+
+
+def _check_files(table: Path | None, volcano: Path | None, states: Any) -> None:
+    from ..errors import ConfigurationError
+    from ..files import check_output_file
+
+    if volcano is not None and states is None:
+        raise ConfigurationError("`--volcano` draws shifts towards a state: give `--state-key`, `--goal-state`, ….")
+    for path in (table, volcano):
+        if path is not None:
+            check_output_file(path)
 
 
 def _genes(genes: list[str], groups: list[str]):

@@ -1,4 +1,4 @@
-"""The pictures of a report: training, embeddings, confusions. Drawn without a display, written to a file.
+"""The pictures of a report: training, embeddings, confusions, effects, networks. Drawn without a display.
 
 Colours are those of Petroff's ten, which people with colour-blindness tell apart; labels differ in shape as well.
 """
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import require
+from ..errors import ConfigurationError, require
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 COLORS = (
     *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
@@ -146,6 +148,102 @@ def plot_cells(
     axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), ncols=legend_columns, frameon=False, fontsize=8)
     _save(figure, path)
+
+
+def plot_volcano(
+    effects: Sequence[float],
+    rates: Sequence[float],
+    names: Sequence[str],
+    *,
+    threshold: float = 0.05,
+    n_names: int = 10,
+    xlabel: str = "effect",
+    axes: "Axes | None" = None,
+) -> "Axes":
+    """Effects against false discovery rates, the strongest of those below the threshold with their names.
+
+    Args:
+        effects: (tested,) effects; NaN = not tested.
+        rates: (tested,) false discovery rates, of Benjamini and Hochberg; NaN = not tested.
+        names: (tested,) what was tested.
+        threshold: rate below which points are coloured.
+        n_names: how many names are written, of the lowest rates.
+        xlabel: what the effects are.
+        axes: where to draw; by default a new figure.
+
+    Returns:
+        The axes.
+    """
+    effects, rates = np.asarray(effects, float), np.asarray(rates, float)
+    axes = _figure(4.6, 4.0, "", 1)[1][0] if axes is None else axes
+    tested = np.flatnonzero(np.isfinite(effects) & np.isfinite(rates))
+    # a rate of 0 is one below the smallest number
+    heights = -np.log10(np.maximum(rates, np.finfo(float).tiny))
+    is_low = rates <= threshold
+    for chosen, color in (
+        (~is_low, COLORS[3]),
+        (is_low & (effects > 0), COLORS[2]),
+        (is_low & (effects <= 0), COLORS[0]),
+    ):
+        places = tested[chosen[tested]]
+        axes.scatter(effects[places], heights[places], s=14, color=color, linewidths=0)
+    axes.axhline(-np.log10(threshold), color="black", linewidth=0.8, linestyle=":")
+    axes.axvline(0, color="black", linewidth=0.5)
+    named = tested[is_low[tested]]
+    for place in named[np.argsort(rates[named], kind="stable")][:n_names]:
+        axes.annotate(
+            str(names[place]), (effects[place], heights[place]), fontsize=7, xytext=(3, 2), textcoords="offset points"
+        )
+    axes.set(xlabel=xlabel, ylabel="-log10 false discovery rate (Benjamini-Hochberg)")
+    axes.set_title(
+        f"{len(tested):,} tested, {len(named):,} at a rate of {threshold:g} or less", fontsize=9, loc="left"
+    )
+    return axes
+
+
+def plot_network(edges: "DataFrame", *, n_edges: int = 60, seed: int = 0, axes: "Axes | None" = None) -> "Axes":
+    """The strongest edges of a network of genes: regulators as squares, targets as circles.
+
+    Args:
+        edges: a table of edges as `grn` gives it, the strongest first; of one condition.
+        n_edges: how many are drawn.
+        seed: seed of where genes lie.
+        axes: where to draw; by default a new figure.
+
+    Returns:
+        The axes. Edges are red where the sign is positive, blue where it is negative, else grey.
+
+    Raises:
+        ConfigurationError: there are no edges.
+    """
+    if not len(edges):
+        raise ConfigurationError("There are no edges to draw: take more genes or cells.")
+    axes = _figure(6.0, 5.4, "", 1)[1][0] if axes is None else axes
+    drawn = edges.head(n_edges)
+    names = sorted({*drawn["regulator"], *drawn["target"]})
+    place_of = {name: place for place, name in enumerate(names)}
+    pairs = [(place_of[one], place_of[other]) for one, other in zip(drawn["regulator"], drawn["target"], strict=True)]
+    points = _layout(pairs, len(names), seed)
+    for (one, other), sign in zip(pairs, drawn["sign"].fillna(0), strict=True):
+        color = COLORS[{1: 2, -1: 0}.get(int(sign), 3)]
+        axes.plot(*points[[one, other]].T, color=color, linewidth=0.8, alpha=0.7, zorder=1)
+    regulators = {place_of[name] for name in drawn["regulator"]}
+    for marker, chosen in (("s", regulators), ("o", set(range(len(names))) - regulators)):
+        places = sorted(chosen)
+        axes.scatter(*points[places].T, s=26, marker=marker, color=COLORS[8], linewidths=0, zorder=2)
+    for name, point in zip(names, points, strict=True):
+        axes.annotate(name, point, fontsize=7, xytext=(3, 2), textcoords="offset points", zorder=3)
+    axes.set_axis_off()
+    axes.set_title(f"the strongest {len(drawn):,} of {len(edges):,} edges", fontsize=9, loc="left")
+    return axes
+
+
+def _layout(pairs: Sequence[tuple[int, int]], n_genes: int, seed: int) -> np.ndarray:
+    """(n_genes, 2) places by Kamada and Kawai, from places drawn by the seed."""
+    igraph = require("igraph", extra="evaluation")
+    start = np.random.default_rng(seed).normal(size=(n_genes, 2))
+    layout = igraph.Graph(n_genes, list(pairs)).layout_kamada_kawai(seed=start.tolist())
+    return np.asarray(layout.coords)
 
 
 def umap_layout(embedding: np.ndarray, *, seed: int = 0) -> np.ndarray:

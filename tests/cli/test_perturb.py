@@ -45,7 +45,9 @@ def test_groups_and_states(files):
         "--mode",
         "overexpress",
     ]
-    result = CliRunner().invoke(app, [*arguments, *states, "--donor-key", "batch"])
+    more = ["--table", target + ".tsv", "--volcano", target + ".png"]
+    result = CliRunner().invoke(app, [*arguments, *states, "--donor-key", "batch", *more])
+    assert Path(target + ".png").stat().st_size and "shift to well" in Path(target + ".tsv").read_text()
     assert result.exit_code == 0, result.output
     assert "1 of 1 perturbation has no p value: it takes 3 donors" in result.output
     written = anndata.read_h5ad(target)
@@ -60,6 +62,7 @@ def test_groups_and_states(files):
         (["--gene", "GENE1", "--group", "a=GENE1"], "exclude"),
         (["--group", "GENE1,GENE2"], "NAME=GENE,GENE"),
         (["--state-key", "state"], "--start-state"),
+        (["--volcano", "volcano.png"], "draws shifts towards a state"),
     ],
 )
 def test_arguments_that_do_not_go_together(files, arguments, message):

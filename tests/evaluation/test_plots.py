@@ -1,8 +1,18 @@
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from sclm_hf.evaluation.plots import order_of_labels, plot_cells, plot_confusion, plot_training, umap_layout
+from sclm_hf.errors import ConfigurationError
+from sclm_hf.evaluation.plots import (
+    order_of_labels,
+    plot_cells,
+    plot_confusion,
+    plot_network,
+    plot_training,
+    plot_volcano,
+    umap_layout,
+)
 
 
 def read_png_size(path) -> tuple[int, int]:
@@ -81,6 +91,27 @@ def test_a_hundred_labels_have_marks_of_their_own(saved):
     handles = saved[0].axes[0].get_legend().legend_handles
     looks = {(tuple(one.get_facecolor()[0]), one.get_paths()[0].vertices.tobytes()) for one in handles}
     assert len(looks) == 100
+
+
+def test_a_volcano_names_the_lowest_rates_and_leaves_out_what_was_not_tested():
+    effects, rates = np.array([0.3, -0.2, 0.1, np.nan, 0]), np.array([0.0, 0.01, 0.4, 0.001, np.nan])
+    axes = plot_volcano(effects, rates, list("abcde"), xlabel="shift")
+    assert [text.get_text() for text in axes.texts] == ["a", "b"]
+    assert [len(points.get_offsets()) for points in axes.collections] == [1, 1, 1]
+    assert axes.get_title(loc="left") == "3 tested, 2 at a rate of 0.05 or less" and axes.get_xlabel() == "shift"
+    assert plot_volcano(effects, rates, list("abcde"), n_names=1, axes=axes) is axes
+
+
+def test_a_network_is_drawn_with_names_and_signs():
+    edges = pd.DataFrame({"regulator": list("aab"), "target": list("bcd"), "sign": pd.array([1, -1, None], "Int8")})
+    axes = plot_network(edges)
+    assert [text.get_text() for text in axes.texts] == list("abcd")
+    assert len({line.get_color() for line in axes.lines}) == 3
+    again = plot_network(edges)
+    np.testing.assert_array_equal(axes.collections[0].get_offsets(), again.collections[0].get_offsets())
+    assert len(plot_network(edges, n_edges=1).texts) == 2
+    with pytest.raises(ConfigurationError, match="no edges"):
+        plot_network(edges[:0])
 
 
 @pytest.mark.slow

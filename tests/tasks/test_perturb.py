@@ -272,7 +272,7 @@ def test_a_gene_that_is_put_back_takes_the_place_of_the_next_to_be_left_out(fami
         ({"states": States("stat", "ill", "well")}, ConfigurationError, "no column 'stat'"),
         ({"states": States("state", "ill", "cured")}, ConfigurationError, "no cell of the state 'cured'"),
         ({"states": States("state", "ill", "ill")}, ConfigurationError, "must differ"),
-        ({"donor_key": "state"}, ConfigurationError, "give `states`"),
+        ({"donor_key": "donr"}, ConfigurationError, "no column 'donr'"),
         ({"states": States("state", "ill", "well"), "donor_key": "donr"}, ConfigurationError, "no column 'donr'"),
         ({"states": States("state", "ill", "well"), "donor_key": "gap"}, ConfigurationError, "1 of 23 cells have no"),
         (

@@ -36,7 +36,9 @@ def perturb_cells(
     """Perturb genes of cells; arguments, results and errors are those of [`perturb`]."""
     check_adata(adata)
     states = settings.states
-    _check_states(adata, states, settings.donor_key)
+    _check_states(adata, states)
+    if settings.donor_key is not None:
+        _check_donors(adata, settings.donor_key)
     loaded = verb.load(model, processor, settings)
     _check_family(loaded, verb)
     cells = prepare_cells(adata, loaded, layer=settings.layer, species=settings.species, batch_key=settings.batch_key)
@@ -72,7 +74,8 @@ def perturb_cells(
             seen.update(run.cell for run in results.runs)
             bar.update(len(seen) - before)
     entry = make_record(loaded, cells, settings.to_record())
-    return table.finish(entry, n_expressing, None if states is None else states.goal, settings.donor_key)
+    goal = None if states is None else states.goal
+    return table.finish(entry, n_expressing, goal, settings.donor_key, settings.seed)
 
 
 def _check_family(loaded: LoadedModel, verb: "Verb") -> None:
@@ -98,13 +101,8 @@ def _choose_cells(adata: "AnnData", plan: PerturbationPlan, settings: "PerturbSe
     return sorted(able)
 
 
-def _check_states(adata: "AnnData", states: "States | None", donor_key: str | None) -> None:
+def _check_states(adata: "AnnData", states: "States | None") -> None:
     if states is None:
-        if donor_key is not None:
-            raise ConfigurationError(
-                f"`donor_key` ({donor_key!r}) is the unit of the tests of shifts towards a state: give `states` "
-                "(`--state-key`, `--start-state`, `--goal-state`) too, or leave it out."
-            )
         return
     if states.key not in adata.obs:
         raise ConfigurationError(
@@ -120,8 +118,6 @@ def _check_states(adata: "AnnData", states: "States | None", donor_key: str | No
         )
     if states.embeddings is not None and (lacking := [name for name in states.names if name not in states.embeddings]):
         raise ConfigurationError(f"`embeddings` of the states lacks {', '.join(lacking)}.")
-    if donor_key is not None:
-        _check_donors(adata, donor_key)
 
 
 def _check_donors(adata: "AnnData", donor_key: str) -> None:

@@ -18,11 +18,14 @@ class ShiftTests(NamedTuple):
         n_units: (perturbations,) cells, or donors, that each has a shift of.
         p_values: (perturbations,) NaN where there is too little to test.
         rates: (perturbations,) false discovery rates, NaN as well.
+        effects: (perturbations,) rank-biserial correlations: how much more often a shift is above one of another
+            perturbation than below it, from -1 to 1; NaN as well.
     """
 
     n_units: np.ndarray
     p_values: np.ndarray
     rates: np.ndarray
+    effects: np.ndarray
 
 
 def compare_shifts(shifts: np.ndarray, units: np.ndarray | None = None) -> ShiftTests:
@@ -50,11 +53,13 @@ def compare_shifts(shifts: np.ndarray, units: np.ndarray | None = None) -> Shift
     total, n_others = n_units.sum(), n_units.sum() - n_units
     n_tied = np.unique(shifts[ran], return_counts=True)[1].astype(float)
     tested = (n_units >= FEWEST_UNITS) & ((n_units > 0).sum() - 1 >= FEWEST_OTHERS)
-    p_values = np.full(len(n_units), np.nan)
+    p_values, effects = np.full((2, len(n_units)), np.nan)
     if tested.any():
         ties = (n_tied**3 - n_tied).sum() / (total * (total - 1))
         deviation = np.sqrt(n_units * n_others / 12 * (total + 1 - ties))[tested]
-        distance = np.abs(ranks.sum(axis=0) - n_units * (total + 1) / 2)[tested]
+        above = (ranks.sum(axis=0) - n_units * (total + 1) / 2)[tested]
+        distance = np.abs(above)
+        effects[tested] = 2 * above / (n_units * n_others)[tested]
         # all values equal: nothing differs
         p_values[tested] = 2 * norm.sf(
             np.divide(distance, deviation, out=np.zeros_like(distance), where=deviation > 0)
@@ -62,7 +67,7 @@ def compare_shifts(shifts: np.ndarray, units: np.ndarray | None = None) -> Shift
     rates = p_values.copy()
     if tested.any():
         rates[tested] = false_discovery_control(p_values[tested], method="bh")
-    return ShiftTests(n_units, p_values, rates)
+    return ShiftTests(n_units, p_values, rates, effects)
 
 
 def describe_tests(tests: ShiftTests, donor_key: str | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import require
+from .intervals import describe_intervals, mean_intervals
 from .runs import RunResults
 from .shift_tests import compare_shifts, describe_tests
 
@@ -58,7 +59,12 @@ class PerturbationTable:
             self._effects.add(numbers[which], genes, similarities)
 
     def finish(
-        self, entry: dict[str, Any], n_expressing: np.ndarray, goal: str | None = None, donor_key: str | None = None
+        self,
+        entry: dict[str, Any],
+        n_expressing: np.ndarray,
+        goal: str | None = None,
+        donor_key: str | None = None,
+        seed: int = 0,
     ) -> "AnnData":
         """The AnnData that `perturb` returns.
 
@@ -66,7 +72,8 @@ class PerturbationTable:
             entry: how it was made.
             n_expressing: (perturbations,) cells that express the genes of each.
             goal: the state to which shifts are tested.
-            donor_key: column of `obs` with what counts once in the tests; None = each cell counts.
+            donor_key: column of `obs` with what counts once in the tests, and is drawn for intervals; None = cells.
+            seed: seed of the intervals.
         """
         anndata = require("anndata", extra="anndata")
         ran = ~np.isnan(self._values["X"]).all(axis=0)
@@ -74,11 +81,14 @@ class PerturbationTable:
         shifts = {f"shift_{name}": matrix for name, matrix in values.items() if name != "X"}
         var = self._summary(np.flatnonzero(ran), values["X"], shifts)
         var.insert(2, "n_expressing", n_expressing[ran])
+        units = None if donor_key is None else self._obs[donor_key].astype("category").cat.codes.to_numpy()
+        mean = "similarity" if goal is None else f"shift_{goal}"
+        var[f"{mean}_low"], var[f"{mean}_high"] = mean_intervals(values[goal or "X"], units, seed=seed)
+        entry = {**entry, "interval": {"of": mean, **describe_intervals(donor_key)}}
         if goal is not None:
-            units = None if donor_key is None else self._obs[donor_key].astype("category").cat.codes.to_numpy()
             tests = compare_shifts(values[goal], units)
-            var["n_units"], var["p_value"], var["fdr"] = tests
-            entry = {**entry, "test": describe_tests(tests, donor_key)}
+            var["n_units"], var["p_value"], var["fdr"], var["effect"] = tests
+            entry = {**entry, "test": {"goal": goal, **describe_tests(tests, donor_key)}}
         result = anndata.AnnData(values["X"], obs=self._obs.copy(), var=var, layers=shifts)
         result.uns["sclm_hf"] = {"perturb": entry}
         if len(self._effects):

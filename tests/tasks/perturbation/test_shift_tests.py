@@ -22,6 +22,13 @@ def test_each_perturbation_is_compared_with_all_others_and_not_with_itself():
     np.testing.assert_allclose(tests.rates, scipy.stats.false_discovery_control(tests.p_values))
 
 
+def test_effect_sizes_say_how_much_more_often_a_shift_is_above_one_of_another_perturbation():
+    values = shifts(9, 12).round(1)
+    one, others = values[:, 3], np.delete(values, 3, axis=1).ravel()
+    expected = np.sign(one[:, None] - others).mean()
+    assert compare_shifts(values).effects[3] == pytest.approx(expected)
+
+
 def test_ties_are_corrected_for():
     values = np.round(shifts(), 1)
     how = {"method": "asymptotic", "use_continuity": False}
