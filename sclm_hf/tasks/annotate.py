@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import require
+from ..errors import ConfigurationError, require
 from .running.cell_run import CellRun, Results
 from .running.settings import AddingSettings, setting
 from .running.verb import Verb, documented_by
@@ -69,10 +69,10 @@ class AnnotateSettings(AddingSettings):
         "groups of labels for `level` and `evidence`: blood, retina, heart, pancreas or a YAML file, several joined "
         "by +; by default those that the model was trained with.",
     )
-    partners: bool = setting(
-        True,
+    partners: bool | None = setting(
+        None,
         "whether the classifiers that `finetune` saved with the model, and weighted, label the cells together with "
-        "it; has no effect on a model without such partners.",
+        "it; by default they do where there are some, and True refuses a model without.",
         flag="--partners/--no-partners",
     )
     labels: "str | Mapping[str, str | Sequence[str]] | Sequence[str] | None" = setting(
@@ -158,7 +158,20 @@ class AnnotateVerb(Verb):
     """
 
     def load(self, model: Any, processor: "CellProcessor | None", settings: AnnotateSettings) -> "LoadedModel":
-        """Load the model; with `labels` it is a dual encoder, and with a `candidates.json` a language model."""
+        """Load the model; with `labels` it is a dual encoder, and with a `candidates.json` a language model.
+
+        Raises:
+            ConfigurationError: partners are asked for, and it has none.
+        """
+        loaded = self._loaded(model, processor, settings)
+        if settings.partners and loaded.partners is None:
+            raise ConfigurationError(
+                f"`{loaded.name}` has no partners, which `finetune` saves with classifiers of one task: leave out "
+                "`partners` (`--partners`)."
+            )
+        return loaded
+
+    def _loaded(self, model: Any, processor: "CellProcessor | None", settings: AnnotateSettings) -> "LoadedModel":
         from ..text.annotator import is_text_annotator, load_text_annotator
         from ..text.cell_text_annotator import is_cell_text_annotator, load_cell_text_annotator
 

@@ -54,6 +54,12 @@ def test_partners_can_be_left_out(folders):
     np.testing.assert_array_equal(found, probabilities(folders["model"]))
 
 
+def test_partners_that_a_model_does_not_have_are_refused_where_they_are_asked_for(folders):
+    assert np.array_equal(probabilities(folders["ensemble"], partners=True), probabilities(folders["ensemble"]))
+    with pytest.raises(ConfigurationError, match=r"has no partners.*leave out `partners` \(`--partners`\)"):
+        probabilities(folders["model"], partners=True)
+
+
 def test_partners_stay_in_float32_beside_a_model_in_half_precision(folders):
     loaded = with_partners(load_model(folders["ensemble"], AUTO_CLASSES["annotate"], device="cpu", dtype="bfloat16"))
     assert loaded.model.dtype == torch.bfloat16

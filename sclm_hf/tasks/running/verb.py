@@ -73,7 +73,7 @@ class Verb:
             dtype=settings.dtype,
             revision=settings.revision,
         )
-        return with_partners(loaded) if getattr(settings, "partners", False) else loaded
+        return loaded if getattr(settings, "partners", False) is False else with_partners(loaded)
 
     def start(self, loaded: "LoadedModel", cells: "PreparedCells", settings: RunSettings) -> CellRun:
         """A run over cells."""
