@@ -143,7 +143,9 @@ class Judge:
         return expression_from_sentences(sentences, self.words, **line).toarray()
 
     def _mean(self, cells: anndata.AnnData, label: str) -> np.ndarray:
-        return np.asarray(log10_normalize(cells[cells.obs[LABEL] == label].X).mean(axis=0)).ravel()
+        own = log10_normalize(cells[cells.obs[LABEL] == label].X)
+        # a label that no cell has is left out of the agreement
+        return np.asarray(own.sum(axis=0)).ravel() / max(own.shape[0], 1)
 
     def _agreement(self, expression: np.ndarray, wanted: np.ndarray) -> float:
         """Correlation of mean written expression with the mean of real cells, averaged over labels."""

@@ -1,6 +1,7 @@
 """A language model with a closed set of labels, as a classifier of cells: saved, opened, run."""
 
 import copy
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,20 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from ..errors import CheckpointError, HubError
 from ..opening.files import ADAPTER_CONFIG, find_file
 from ..opening.language_models import open_language_model
-from ..opening.loading import LoadedModel, as_dtype, check_device, default_device
-from ..opening.names import resolve_name
+from ..opening.loading import LoadedModel, as_dtype
 from ..opening.processors import load_processor
 from ..tokenization.processing_cell import CellProcessor
 from .candidates import CandidateScorer
 from .cell_words import CellWords
-from .closed_set import CANDIDATES_FILE, CELLS_FOLDER, Candidates, answers_of, is_language_model, read_candidates
+from .closed_set import (
+    CANDIDATES_FILE,
+    CELLS_FOLDER,
+    Candidates,
+    answers_of,
+    is_language_model,
+    loaded_annotator,
+    read_candidates,
+)
 from .code_words import CodeWords
 from .decision import save_decision
 from .neutral import neutralise
@@ -80,6 +88,11 @@ class TextAnnotator(nn.Module):
         self._organism = neutralise(candidates.organism, tokenizer)
 
     @property
+    def cell_processor(self) -> CellProcessor:
+        """What encodes the cells."""
+        return self.processor.cells
+
+    @property
     def device(self) -> torch.device:
         """Where it runs."""
         return self.model.device
@@ -138,11 +151,10 @@ def load_text_annotator(
         CheckpointError: it cannot be read, is an adapter, or its weights are not finite.
         HubError: the Hub cannot be reached.
     """
-    check_device(device)
-    if isinstance(model, TextAnnotator):
-        return LoadedModel(model if device is None else model.to(device), model.processor.cells, "in memory", "")
-    name = str(model)
-    revision = resolve_name(name, revision)
+    return loaded_annotator(model, TextAnnotator, functools.partial(_open, dtype), device, revision)
+
+
+def _open(dtype: "str | torch.dtype | None", name: str, revision: Any) -> TextAnnotator:
     if find_file(name, ADAPTER_CONFIG, revision) is not None:
         raise CheckpointError(
             f"`{name}` is an adapter of a language model: annotate with the folder of the merged model, which "
@@ -154,9 +166,7 @@ def load_text_annotator(
     # weights beside the processor are those of an encoder
     codes = CodeWords.load(folder) if (folder / "config.json").exists() else None
     language_model, tokenizer = open_language_model(name, dtype=as_dtype(dtype), revision=revision)
-    annotator = TextAnnotator(language_model, TextProcessor(tokenizer, cells, candidates, codes))
-    annotator.to(device or default_device())
-    return LoadedModel(annotator.eval(), cells, name, getattr(revision, "resolved", None) or "")
+    return TextAnnotator(language_model, TextProcessor(tokenizer, cells, candidates, codes))
 
 
 def _folder(name: str, revision: Any) -> Path:

@@ -98,8 +98,9 @@ class CandidateScorer:
         padded = [[self._fill] * (width - len(one)) + one for one in prompts]
         masked = [[0] * (width - len(one)) + [1] * len(one) for one in prompts]
         inputs = torch.tensor(padded, device=self.model.device), torch.tensor(masked, device=self.model.device)
-        score = self._of_pairs if self.model.config.is_encoder_decoder else self._of_tree
-        return score(*inputs, answers)
+        if self.model.config.is_encoder_decoder:
+            return self._of_pairs(*inputs, answers)
+        return answers_after(self.model, *inputs, answers)
 
     def _answers(self, prompt: Messages, candidates: Sequence[str]) -> list[list[int]]:
         """The tokens of candidates, without their ends where these tell nothing."""
@@ -107,28 +108,6 @@ class CandidateScorer:
             raise ConfigurationError(f"A choice needs at least two candidates, got {list(candidates)}.")
         whole = [answer_ids(self.tokenizer, prompt, candidate) for candidate in candidates]
         return told_apart(whole, candidates, self.tokenizer.eos_token_id)
-
-    def _of_tree(self, ids: torch.Tensor, mask: torch.Tensor, answers: list[list[int]]) -> torch.Tensor:
-        """Of a model that writes answers after their prompts."""
-        tree, n_prompts = _Tree.of(answers), len(ids)
-        inner = tree.inner
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        read = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=bool(inner), logits_to_keep=1
-        )
-        after = {-1: read.logits[:, -1].float().log_softmax(dim=-1)}
-        if inner:
-            depth, visible = _visible(tree, inner)
-            length = mask.sum(dim=1, keepdim=True)
-            logits = self.model(
-                input_ids=torch.tensor([tree.tokens[node] for node in inner], device=ids.device).expand(n_prompts, -1),
-                attention_mask=_tree_mask(mask, visible.to(ids.device), self.model.dtype),
-                position_ids=length + depth.to(ids.device),
-                past_key_values=read.past_key_values,
-            ).logits.float()
-            after |= {node: logits[:, place].log_softmax(dim=-1) for place, node in enumerate(inner)}
-        steps = [after[parent][:, token] for parent, token in zip(tree.parents, tree.tokens, strict=True)]
-        return torch.stack([torch.stack([steps[node] for node in path]).mean(dim=0) for path in tree.paths], dim=1)
 
     def _of_pairs(self, ids: torch.Tensor, mask: torch.Tensor, answers: list[list[int]]) -> torch.Tensor:
         """Of a model that reads prompts with an encoder; the encoder runs once per prompt."""
@@ -147,6 +126,39 @@ class CandidateScorer:
         chosen = labels.clamp(min=0).repeat(n_prompts, 1)
         steps = logits.log_softmax(dim=-1).gather(-1, chosen[..., None])[..., 0] * real
         return (steps.sum(dim=1) / real.sum(dim=1)).reshape(n_prompts, n_answers)
+
+
+def answers_after(
+    model: "PreTrainedModel", ids: torch.Tensor, mask: torch.Tensor, answers: Sequence[Sequence[int]], **inputs: Any
+) -> torch.Tensor:
+    """(prompts, answers) log-likelihoods of answers that a causal model writes after prompts, per token.
+
+    Args:
+        model: the model.
+        ids: (prompts, tokens) prompts, padded on the left.
+        mask: (prompts, tokens) 1 = real.
+        answers: the tokens of each answer.
+        **inputs: what the model reads besides the tokens of the prompts, such as cells.
+    """
+    tree, n_prompts = _Tree.of(answers), len(ids)
+    inner = tree.inner
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    read = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=bool(inner), logits_to_keep=1, **inputs
+    )
+    after = {-1: read.logits[:, -1].float().log_softmax(dim=-1)}
+    if inner:
+        depth, visible = _visible(tree, inner)
+        length = mask.sum(dim=1, keepdim=True)
+        logits = model(
+            input_ids=torch.tensor([tree.tokens[node] for node in inner], device=ids.device).expand(n_prompts, -1),
+            attention_mask=_tree_mask(mask, visible.to(ids.device), model.dtype),
+            position_ids=length + depth.to(ids.device),
+            past_key_values=read.past_key_values,
+        ).logits.float()
+        after |= {node: logits[:, place].log_softmax(dim=-1) for place, node in enumerate(inner)}
+    steps = [after[parent][:, token] for parent, token in zip(tree.parents, tree.tokens, strict=True)]
+    return torch.stack([torch.stack([steps[node] for node in path]).mean(dim=0) for path in tree.paths], dim=1)
 
 
 def told_apart(whole: list[list[int]], candidates: Sequence[str], end: int | None) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """A language model that reads cells as soft tokens, with a closed set of labels, as a classifier of cells."""
 
 import copy
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,18 @@ from ..modeling.cell_text.processing_cell_text import CellTextProcessor
 from ..opening.cell_text_models import open_cell_text_processor
 from ..opening.files import ADAPTER_CONFIG, find_file
 from ..opening.kinds import inner_model
-from ..opening.loading import LoadedModel, as_dtype, check_device, default_device
-from ..opening.names import resolve_name
+from ..opening.loading import LoadedModel, as_dtype
 from ..opening.weights import open_model
-from .candidates import told_apart
-from .closed_set import CANDIDATES_FILE, Candidates, answers_of, model_type_with_candidates, read_candidates
+from ..tokenization.processing_cell import CellProcessor
+from .candidates import answers_after, told_apart
+from .closed_set import (
+    CANDIDATES_FILE,
+    Candidates,
+    answers_of,
+    loaded_annotator,
+    model_type_with_candidates,
+    read_candidates,
+)
 
 if TYPE_CHECKING:
     from ..modeling.cell_text.modeling_cell_text import CellTextForConditionalGeneration
@@ -58,6 +66,11 @@ class CellTextAnnotator(nn.Module):
         self._refuse_long(len(self._prompt) + max(map(len, self._answers)))
 
     @property
+    def cell_processor(self) -> CellProcessor:
+        """What encodes the cells."""
+        return self.processor.cell_processor
+
+    @property
     def device(self) -> torch.device:
         """Where it runs."""
         return self.model.device
@@ -81,24 +94,9 @@ class CellTextAnnotator(nn.Module):
         return SequenceClassifierOutput(logits=torch.cat(scores) / self.candidates.temperature)
 
     def _scored(self, cells: dict[str, torch.Tensor]) -> torch.Tensor:
-        """(cells, labels) log-likelihoods of the answers, per token; the prompt is read once for all of them."""
-        n_cells = len(next(iter(cells.values())))
-        read = self.model(input_ids=self._repeated(self._prompt, n_cells), use_cache=True, logits_to_keep=1, **cells)
-        first, cache = read.logits[:, -1].float().log_softmax(dim=-1), read.past_key_values
-        columns = []
-        for answer in self._answers:
-            steps = first[:, answer[:1]]
-            if len(answer) > 1:
-                said, next_ones = (self._repeated(part, n_cells) for part in (answer[:-1], answer[1:]))
-                logits = self.model(input_ids=said, past_key_values=cache, use_cache=True).logits
-                later = logits.float().log_softmax(dim=-1).gather(-1, next_ones.unsqueeze(-1)).squeeze(-1)
-                steps = torch.cat([steps, later], dim=1)
-                cache.crop(len(self._prompt) - cache.get_seq_length())
-            columns.append(steps.mean(dim=1))
-        return torch.stack(columns, dim=1)
-
-    def _repeated(self, ids: list[int], n_cells: int) -> torch.Tensor:
-        return torch.tensor(ids, device=self.device).expand(n_cells, -1)
+        """(cells, labels) log-likelihoods of the answers, per token."""
+        prompts = torch.tensor(self._prompt, device=self.device).expand(len(next(iter(cells.values()))), -1)
+        return answers_after(self.model, prompts, torch.ones_like(prompts), self._answers, **cells)
 
     def _tokens_of_answers(self, prompt: list[dict[str, Any]]) -> list[list[int]]:
         """The tokens of the labels, with the end of a turn only where a label is the beginning of another."""
@@ -145,17 +143,12 @@ def load_cell_text_annotator(
     Raises:
         CheckpointError: it cannot be read, or its weights are not whole.
     """
-    check_device(device)
-    if isinstance(model, CellTextAnnotator):
-        model = model if device is None else model.to(device)
-        return LoadedModel(model, model.processor.cell_processor, "in memory", "")
-    name = str(model)
-    revision = resolve_name(name, revision)
+    return loaded_annotator(model, CellTextAnnotator, functools.partial(_open, dtype), device, revision)
+
+
+def _open(dtype: "str | torch.dtype | None", name: str, revision: Any) -> CellTextAnnotator:
     opened, processor = open_cell_text_model(name, dtype=dtype, revision=revision)
-    candidates = read_candidates(find_file(name, CANDIDATES_FILE, revision))
-    annotator = CellTextAnnotator(opened, processor, candidates).to(device or default_device())
-    resolved = getattr(revision, "resolved", None) or ""
-    return LoadedModel(annotator.eval(), processor.cell_processor, name, resolved)
+    return CellTextAnnotator(opened, processor, read_candidates(find_file(name, CANDIDATES_FILE, revision)))
 
 
 def open_cell_text_model(

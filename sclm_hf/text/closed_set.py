@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,13 @@ from ..errors import CheckpointError, ConfigurationError
 from ..files import read_json_object, write_text
 from ..opening.families import encoder_family, read_config
 from ..opening.files import find_file
+from ..opening.loading import LoadedModel, check_device, default_device
 from ..opening.names import resolve_name
 from ..registry import COMPOSITES, Family
 from .neutral import neutralise
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
 CANDIDATES_FILE = "candidates.json"
@@ -84,6 +86,32 @@ def is_language_model(model: Any, revision: Any = None) -> bool:
     """Whether a folder or repository holds a language model that reads cells as text, with candidates."""
     model_type = model_type_with_candidates(model, revision)
     return model_type is not None and model_type not in COMPOSITES
+
+
+def loaded_annotator(
+    model: Any,
+    kind: type,
+    open_annotator: Callable[[str, Any], Any],
+    device: "str | torch.device | None",
+    revision: str | None,
+) -> LoadedModel:
+    """A model with candidates, ready to run.
+
+    Args:
+        model: folder or repository, or such a model itself.
+        kind: its class, which has a `cell_processor`.
+        open_annotator: (name, revision) -> the model of a folder or repository.
+        device: where to run; by default CUDA, else MPS, else CPU; of a model in memory, where it is.
+        revision: branch, tag or commit on the Hub.
+    """
+    check_device(device)
+    if isinstance(model, kind):
+        model = model if device is None else model.to(device)
+        return LoadedModel(model, model.cell_processor, "in memory", "")
+    name = str(model)
+    revision = resolve_name(name, revision)
+    annotator = open_annotator(name, revision).to(device or default_device()).eval()
+    return LoadedModel(annotator, annotator.cell_processor, name, getattr(revision, "resolved", None) or "")
 
 
 def text_encoder_family(folder: Path) -> Family | None:
