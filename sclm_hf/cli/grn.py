@@ -21,6 +21,10 @@ def grn(
         str | None,
         typer.Option(help="Folder or repository id of a checkpoint or an adapter; if the evidence asks one."),
     ] = None,
+    programs: Annotated[
+        Path | None, typer.Option(help="`.tsv` file to write too: programs, communities of genes in the network.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Image to write too: the strongest edges.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     *,
     overwrite: Overwrite = False,
@@ -28,14 +32,18 @@ def grn(
 ) -> None:
     """Infer a network of genes from a model or from the cells of an .h5ad file, and compare it with known edges."""
     from ..errors import ConfigurationError
+    from ..evaluation.plots import plot_network
     from ..files import written_whole
     from ..tasks.files.h5ad import check_output, read_h5ad
     from ..tasks.grn import grn as infer
+    from ..tasks.networks.edges import gene_programs
 
     if output.suffix not in (".tsv", ".parquet"):
         raise ConfigurationError(f"`{output}` must be named `….tsv` or `….parquet`: that is what is written.")
     record = output.with_suffix(".json")
-    for path in (output, record):
+    if (programs or plot) and settings["condition_key"] is not None:
+        raise ConfigurationError("`--programs` and `--plot` are for one network: leave out `--condition-key`.")
+    for path in filter(None, (output, record, programs, plot)):
         check_output(path, source=input, overwrite=overwrite)
     edges = infer(read_h5ad(input), model, **settings)
     with written_whole(output) as unfinished:
@@ -45,6 +53,11 @@ def grn(
             edges.to_parquet(unfinished)
     with written_whole(record) as unfinished:
         unfinished.write_text(json.dumps(edges.attrs, indent=2) + "\n", encoding="utf-8")
+    if programs is not None:
+        with written_whole(programs) as unfinished:
+            gene_programs(edges, seed=settings["seed"]).to_csv(unfinished, sep="\t", index=False)
+    if plot is not None:
+        plot_network(edges, seed=settings["seed"]).figure.savefig(plot, bbox_inches="tight", dpi=160)
     if as_json:
         typer.echo(json.dumps({"file": str(output), "n_edges": len(edges), **edges.attrs}))
         return

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..tokenization.processing_cell import CellProcessor
 
-OF_A_MODEL = ("embeddings", "context", "attention")
+OF_A_MODEL = ("embeddings", "context", "attention", "perturbation")
 OF_CELLS = ("pearson", "spearman", "trees", "random")
 
 
@@ -32,9 +32,10 @@ class GrnSettings(RunSettings):
         "embeddings",
         "what speaks for an edge. `embeddings`: the cosine of the embeddings that the model starts from; `context`: "
         "that of the means, over cells, of what its last layer says of each gene; `attention`: how much the target "
-        "attends to the regulator, in ranks, as with scGPT. Without a model: `pearson` or "
-        "`spearman`, the absolute correlation over cells; `trees`, gradient boosting (one ensemble per target, so it "
-        "takes long); `random`.",
+        "attends to the regulator, in ranks, as with scGPT; `perturbation`: how far its last layer moves the target "
+        "when the regulator is deleted (a run per regulator and cell: name few, set `max_cells`). Without a model: "
+        "`pearson` or `spearman`, the absolute correlation over cells; `trees`, gradient boosting (one ensemble per "
+        "target, so it takes long); `random`.",
     )
     genes: "str | Sequence[str] | None" = setting(
         None, "names of the targets, in the command separated by commas; by default the most variable genes."
@@ -151,6 +152,8 @@ def grn(adata: "AnnData", model: Any = None, processor: "CellProcessor | None" =
         baselines first: `method`, `condition`, `n_edges` known among `n_pairs`, and with `_low` and `_high`, their
         95 % intervals over regulators, `auprc_ratio` and `early_precision_ratio` (1 = chance) and `auroc`. These
         are made from all pairs, not only from the edges that were kept.
+        [`gene_programs`](sclm_hf.tasks.networks.edges.gene_programs) makes communities of genes of the table, and
+        [`plot_network`](sclm_hf.evaluation.plots.plot_network) draws it.
 
     Raises:
         ConfigurationError: settings contradict one another or the data: genes, regulators, conditions or known edges

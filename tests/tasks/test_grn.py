@@ -170,13 +170,16 @@ def test_the_command_writes_what_the_function_gives(model, cells, known, tmp_pat
     cells.write_h5ad(tmp_path / "in.h5ad")
     output = tmp_path / f"edges{suffix}"
     arguments = ["grn", str(tmp_path / "in.h5ad"), str(output), "--model", model, "--network", str(known)]
-    done = CliRunner().invoke(make_app(), [*arguments, "--genes", ",".join(GENES[:20])])
+    more = ["--programs", str(tmp_path / "programs.tsv"), "--plot", str(tmp_path / "network.png")]
+    done = CliRunner().invoke(make_app(), [*arguments, "--genes", ",".join(GENES[:20]), *more])
     assert done.exit_code == 0, done.output
     assert "AUPRC ratio" in done.output and done.output.index("pearson") < done.output.index("embeddings: ")
     expected = sclm_hf.grn(anndata.read_h5ad(tmp_path / "in.h5ad"), model, network=known, genes=GENES[:20])
     table = pd.read_csv(output, sep="\t") if suffix == ".tsv" else pd.read_parquet(output)
     assert table["target"].tolist() == expected["target"].tolist()
     np.testing.assert_allclose(table["score"], expected["score"], rtol=1e-5)
+    assert set(pd.read_csv(tmp_path / "programs.tsv", sep="\t")["gene"]) <= set(GENES[:20])
+    assert (tmp_path / "network.png").stat().st_size
     written = json.loads((tmp_path / "edges.json").read_text())
     assert written["scores"] == expected.attrs["scores"] and written["grn"]["model"] == model
     again = CliRunner().invoke(make_app(), arguments)

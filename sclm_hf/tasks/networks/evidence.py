@@ -1,6 +1,6 @@
 """What speaks for an edge: how alike a model's vectors of two genes are, or how they go together over cells."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -8,7 +8,10 @@ import numpy as np
 
 from ...evaluation.baselines.networks import boosted_trees, correlations
 from ..genes.gene_embeddings import gene_embeddings
+from ..perturb import PERTURB
+from ..perturbation.perturbing import check_model
 from .attention import attention_between, check_attention
+from .deletions import shifts_by_deletion
 from .genes import NetworkGenes
 
 if TYPE_CHECKING:
@@ -48,6 +51,12 @@ class NetworkCells:
         return NetworkCells(
             self.adata[rows], self.expression[rows], self.genes, self.tokens, self.loaded, self.settings
         )
+
+    def names_of(self, tokens: Sequence[int]) -> list[str]:
+        """What the vocabulary calls genes."""
+        vocabulary = self.loaded.processor.tokenizer.gene_vocabulary
+        name_of = {number: name for name, number in vocabulary.items()}
+        return [name_of[token] for token in tokens]
 
     def correlations(self, *, ranks: bool = False) -> np.ndarray:
         """(regulators, targets) Pearson's, or Spearman's, correlation."""
@@ -93,9 +102,7 @@ def _context(cells: NetworkCells) -> np.ndarray:
 
 def _names(cells: NetworkCells) -> list[str]:
     """What the vocabulary calls the genes."""
-    vocabulary = cells.loaded.processor.tokenizer.gene_vocabulary
-    name_of = {number: name for name, number in vocabulary.items()}
-    return [name_of[token] for token in cells.tokens.tolist()]
+    return cells.names_of(cells.tokens.tolist())
 
 
 def _cosines(table, cells: NetworkCells) -> np.ndarray:
@@ -121,6 +128,9 @@ EVIDENCE = {
         attention_between,
         is_directed=True,
         check=lambda loaded, settings: check_attention(loaded, settings.attention_layers),
+    ),
+    "perturbation": Evidence(
+        shifts_by_deletion, is_directed=True, check=lambda loaded, settings: check_model(loaded, PERTURB)
     ),
     "pearson": Evidence(lambda cells: np.abs(cells.correlations()), needs_model=False),
     "spearman": Evidence(lambda cells: np.abs(cells.correlations(ranks=True)), needs_model=False),

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import ConfigurationError
 from ...sources.survey import row_blocks
 from ..running.prepared_cells import PreparedCells
 from .tokens import TokenCell
@@ -37,11 +36,6 @@ class TokenCells:
 
         processor, self._keys = loaded.processor, cell_keys(cells.cell_ids, seed, 0)
         limit, self._drawn = processor.feature_extractor.max_length, processor.feature_extractor.truncation == "sample"
-        if processor.feature_extractor.keeps_largest:
-            raise ConfigurationError(
-                "A perturbed cell takes up genes that were cut off, and with `truncation` 'zscore' other genes would "
-                "have been: perturb a model whose `truncation` is 'sample' or 'head'."
-            )
         self._special = np.array(list(processor.tokenizer.gene_vocabulary.special_tokens.values()), np.int64)
         self.kept = list(_tokens(processor, cells, seed))
         self._left_out: dict[int, TokenCell] = {}

@@ -40,7 +40,7 @@ def perturb_cells(
     if settings.donor_key is not None:
         _check_donors(adata, settings.donor_key)
     loaded = verb.load(model, processor, settings)
-    _check_family(loaded, verb)
+    check_model(loaded, verb)
     cells = prepare_cells(adata, loaded, layer=settings.layer, species=settings.species, batch_key=settings.batch_key)
     perturbations = named_perturbations(adata, loaded, cells, settings)
     wanted = {token for _, tokens in perturbations for token in tokens}
@@ -78,11 +78,21 @@ def perturb_cells(
     return table.finish(entry, n_expressing, goal, settings.donor_key, settings.seed)
 
 
-def _check_family(loaded: LoadedModel, verb: "Verb") -> None:
+def check_model(loaded: LoadedModel, verb: "Verb") -> None:
+    """Refuse a model whose cells cannot be perturbed.
+
+    Raises:
+        ConfigurationError: its tokens are no genes, or its processor chooses genes by their values.
+    """
     family = FAMILIES[loaded.model.config.model_type]
     if not verb.serves(family):
         able = ", ".join(sorted(one.name for one in FAMILIES.values() if verb.serves(one)))
         raise ConfigurationError(f"Cells of {family.title} cannot be perturbed token by token; those of {able} can.")
+    if loaded.processor.feature_extractor.keeps_largest:
+        raise ConfigurationError(
+            "A perturbed cell takes up genes that were cut off, and with `truncation` 'zscore' other genes would "
+            "have been: perturb a model whose `truncation` is 'sample' or 'head'."
+        )
 
 
 def _choose_cells(adata: "AnnData", plan: PerturbationPlan, settings: "PerturbSettings") -> list[int]:
