@@ -165,13 +165,34 @@ class ValueDecoder(nn.Module):
     def forward(self, cell_embedding: Tensor, input_ids: Tensor, attention_mask: Tensor, **inputs: Any) -> Tensor:
         """Mean over the cells of the mean squared error over their genes."""
         ids = input_ids.expand(len(cell_embedding), -1)
-        real = attention_mask.bool() if attention_mask.ndim == 2 else attention_mask.bool().unsqueeze(1).expand_as(ids)
-        real = real & ~torch.isin(ids, self.special)
-        ranks = -torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        values = _standardised(inputs.get("expression_values", ranks).float(), real)
+        real, values = expression_targets(
+            len(ids), input_ids, attention_mask, inputs.get("expression_values"), self.special
+        )
         predicted = self.genes(self.cell(cell_embedding)).float().gather(1, ids)
         errors = torch.where(real, (predicted - values) ** 2, 0.0).sum(dim=1)
         return (errors / real.sum(dim=1).clamp(min=1)).mean()
+
+
+def expression_targets(
+    n_cells: int, input_ids: Tensor, attention_mask: Tensor, values: Tensor | None, special: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What is asked of a cell embedding: values of genes, or how early they come, standardised within each cell.
+
+    Args:
+        n_cells: number of cells.
+        input_ids: `(cells, genes)`, or `(genes,)` of genes that all cells have.
+        attention_mask: `(cells, genes)`, or `(cells,)`.
+        values: `(cells, genes)` values of the encoding; None = it ranks genes.
+        special: ids of tokens that are no genes.
+
+    Returns:
+        `(cells, genes)` bool, which positions are genes; and `(cells, genes)` values.
+    """
+    ids = input_ids.expand(n_cells, -1)
+    real = attention_mask.bool() if attention_mask.ndim == 2 else attention_mask.bool().unsqueeze(1).expand_as(ids)
+    real = real & ~torch.isin(ids, special)
+    values = -torch.arange(ids.shape[1], device=ids.device).expand_as(ids) if values is None else values
+    return real, _standardised(values.float(), real)
 
 
 def embedding_size(model: PreTrainedModel) -> int:

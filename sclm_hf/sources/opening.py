@@ -13,12 +13,16 @@ from .cell_source import CellSource
 from .shards.parquet import ParquetSource, datasets_of, is_dataset
 
 
-def open_source(name: str, path: str | Path, **options: Any) -> CellSource:
+def open_source(name: str, path: str | Path | CellSource, **options: Any) -> CellSource:
     """The source behind a path: a data set of Parquet shards, an AnnData zarr folder or an .h5ad file.
+
+    What was opened already is returned as it is, with the options that it was opened with.
 
     Raises:
         CorpusError: nothing is there, or it holds no cells that can be read.
     """
+    if hasattr(path, "cell_ids"):
+        return path
     path = Path(path)
     if not path.exists():
         raise CorpusError(f"`{path}` does not exist.")
@@ -41,19 +45,21 @@ def is_one_source(path: Path) -> bool:
     return not path.is_dir() or is_dataset(path) or (is_zarr(path) and not parts_of(path))
 
 
-def name_paths(paths: str | Path | Sequence[str | Path] | Mapping[str, str | Path]) -> dict[str, Path]:
+def name_paths(
+    paths: str | Path | Sequence[str | Path] | Mapping[str, str | Path | CellSource],
+) -> dict[str, Path | CellSource]:
     """Give every file its source name: the key of a mapping, else the file name without its suffix or the name of the
     data set.
 
     Args:
         paths: a file, a folder (all its .h5ad files and AnnData zarr folders, or all data sets of its shards), a zarr
-            collection that annbatch wrote, a sequence of these, or a mapping name -> file.
+            collection that annbatch wrote, a sequence of these, or a mapping name -> file, or source that was opened.
 
     Raises:
         CorpusError: there is no file, or two have the same name.
     """
     if isinstance(paths, Mapping):
-        named = {str(name): Path(path) for name, path in paths.items()}
+        named = {str(name): one if hasattr(one, "cell_ids") else Path(one) for name, one in paths.items()}
     else:
         given = [paths] if isinstance(paths, (str, Path)) else list(paths)
         named = {}

@@ -29,12 +29,45 @@ class IntegrateSettings(AddingSettings):
     """
 
     batch_key: str | None = setting(None, "column of `obs` with the batches to integrate; it must be named.")
-    mode: Literal["zero_shot"] = setting("zero_shot", "`zero_shot`: the embedding that the model gives as it is.")
+    mode: Literal["zero_shot", "fine_tune"] = setting(
+        "zero_shot",
+        "`zero_shot`: the embedding that the model gives as it is; `fine_tune`: trained on these cells, with scGPT's "
+        "losses for integration, until biology is being lost.",
+    )
     label_key: str | None = setting(
-        None, "column of `obs` with labels, such as cell types, some of which may be missing, to score with."
+        None,
+        "column of `obs` with labels, such as cell types, some of which may be missing: they score, and with "
+        "`fine_tune` they teach.",
     )
     harmony: bool = setting(
         False, "correct the embedding with Harmony (`pip install 'sclm_hf[integration]'`), whatever the mode."
+    )
+    head: Literal["lora", "full"] = setting(
+        "lora", "what `fine_tune` trains of the model: `lora`, or `full`, all of it."
+    )
+    n_steps: int = setting(
+        300, "most steps of `fine_tune`; ten times in a run, cells held out are looked at.", least=1
+    )
+    train_batch_size: int = setting(64, "cells in a step of `fine_tune`; of CellPLM, most cells of a sample.", least=2)
+    learning_rate: float = setting(1e-3, "peak learning rate of `fine_tune`.", least=1e-9)
+    expression_weight: float = setting(
+        1.0, "weight of the error of expression predicted from the embedding and the batch (GEPC).", least=0
+    )
+    adversary_weight: float = setting(
+        1.0, "weight of the reversed loss of batches told from the embedding; 0 leaves it out.", least=0
+    )
+    similarity_weight: float = setting(10.0, "weight of the elastic cell similarity (ECS).", least=0)
+    similarity_threshold: float = setting(0.8, "its threshold, a cosine.", least=0, most=1)
+    label_weight: float = setting(1.0, "weight of the loss of labels told from the embedding.", least=0)
+    most_lost: float = setting(
+        0.05,
+        "`fine_tune` stops when the purity of labels (without them, of the clusters of each batch) among the nearest "
+        "cells is so much lower than at first, on cells held out.",
+        least=0,
+        most=1,
+    )
+    output_model: "str | Path | None" = setting(
+        None, "folder to save the fine-tuned model in, where a run that was stopped goes on.", recorded=False
     )
     key_added: str | None = setting(
         None,
@@ -47,8 +80,10 @@ class IntegrateSettings(AddingSettings):
         super().__post_init__()
         if not self.batch_key:
             raise ConfigurationError("Name with `batch_key` (`--batch-key`) the column of `obs` with the batches.")
-        if self.mode not in ("zero_shot",):
-            raise ConfigurationError(f"`mode` (`--mode`) is 'zero_shot', got {self.mode!r}.")
+        if self.mode not in ("zero_shot", "fine_tune"):
+            raise ConfigurationError(f"`mode` (`--mode`) is 'zero_shot' or 'fine_tune', got {self.mode!r}.")
+        if self.head not in ("lora", "full"):
+            raise ConfigurationError(f"`head` (`--head`) is 'lora' or 'full', got {self.head!r}.")
 
     def key(self, family: str) -> str:
         """Name of the embedding in `obsm`, and of its record."""
@@ -68,14 +103,37 @@ class Integration(Embedding):
 
     def __init__(self, *run: Any) -> None:
         from ..evaluation.integration.harmony import check_harmony
-        from .integration.batches import read_batches, read_labels
+        from .integration.batches import FEWEST_CELLS, read_batches, read_labels
 
         super().__init__(*run)
         source, label_key = self.cells.source, self.settings.label_key
-        self.batches = read_batches(source, self.settings.batch_key)
+        trains = self.settings.mode == "fine_tune"
+        self.batches = read_batches(source, self.settings.batch_key, FEWEST_CELLS if trains else 1)
         self.labels = read_labels(source, label_key) if label_key else None
         if self.settings.harmony:
             check_harmony(source.n_cells)
+        if trains:
+            self._check_training()
+        self._training: dict[str, Any] = {}
+
+    def _check_training(self) -> None:
+        """Raise if the model cannot be trained."""
+        from ..adapters.lora import lora_config
+        from ..opening.kinds import is_adapted
+
+        if is_adapted(self.loaded.model):
+            raise ConfigurationError(
+                f"`{self.loaded.name}` is an adapter, and `mode='fine_tune'` (`--mode fine_tune`) starts from a whole "
+                "model: give the folder of the merged model, which training writes around `adapter/`."
+            )
+        if self.settings.head == "full":
+            return
+        if self.loaded.name == "in memory":
+            raise ConfigurationError(
+                "A LoRA names the folder of its base, and this model was never saved: save and load it first, or "
+                "train all of it, `head='full'` (`--head full`)."
+            )
+        lora_config(self.loaded.model)
 
     def all_values(self, pieces: "Pieces | None" = None) -> "np.ndarray":
         """(n_cells, size) embeddings of all cells before Harmony."""
@@ -83,7 +141,17 @@ class Integration(Embedding):
 
         self._as_it_is = super().all_values(pieces)
         check_embedding(self._as_it_is, "The embedding")
-        return self._as_it_is
+        return self._as_it_is if self.settings.mode == "zero_shot" else self._fine_tuned()
+
+    def _fine_tuned(self) -> "np.ndarray":
+        """(n_cells, size) embeddings by the fine-tuned model; those of the model as it was where they are better."""
+        from .integration.fine_tuning import fine_tuned
+
+        trained, self._training = fine_tuned(self.loaded, self.cells, self.batches, self.labels, self.settings)
+        if trained is None:
+            return self._as_it_is
+        self.loaded = trained
+        return super().all_values()
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """The embedding."""
@@ -103,6 +171,7 @@ class Integration(Embedding):
         return super().facts(file) | {
             "batches": {"name": np.array(self.batches.names, object), "n_cells": sizes},
             "scores": {"zero_shot": before, "integrated": after},
+            **({"training": self._training} if self._training else {}),
         }
 
     def _scores(self, embedding: "np.ndarray") -> dict[str, float]:

@@ -105,31 +105,26 @@ class EmbeddingWatch:
         Raises:
             SclmError: an embedding is not finite.
         """
-        embeddings, labels, cell_ids = self._embed(inner_model(kept_model(model)).base_model)
-        finite = np.isfinite(embeddings).all(axis=1)
-        if not finite.all():
-            raise SclmError(
-                f"The model gave embeddings that are NaN or infinite for {(~finite).sum():,} of {len(finite):,} "
-                "evaluated cells: lower `learning_rate` or use `mixed_precision=no`, and resume from an earlier "
-                "checkpoint."
-            )
+        embeddings, carried = embed_corpus(model, self.corpus, self.batch_size)
         collapse = measure_collapse(embeddings)
         if self._classes is None:
             return EmbeddingQuality(collapse)
+        labels, cell_ids = carried["labels"], carried["cell_ids"]
         return EmbeddingQuality(collapse, probe_score(embeddings, self._classes[labels], cell_ids, self.corpus.seed))
 
     def has_collapsed(self, state: TrainingState) -> bool:
         """Whether a run is to end because its embedding collapsed."""
         return self.stops and state.collapsed_evaluations >= EVALUATIONS_IN_A_ROW
 
-    def note(self, state: TrainingState, quality: EmbeddingQuality) -> None:
-        """Compare a measurement with the first one, in `state`, which is changed in place."""
+    def note(self, state: TrainingState, quality: EmbeddingQuality) -> EmbeddingQuality:
+        """Compare a measurement with the first one, in `state`, which is changed in place; returns what is told."""
         if state.first_embedding is None:
             state.first_embedding = quality.to_dict()
-            return
+            return quality
         state.last_embedding = quality.to_dict()
         collapsed = self._has_lost(quality, EmbeddingQuality.from_dict(state.first_embedding))
         state.collapsed_evaluations = state.collapsed_evaluations + 1 if collapsed else 0
+        return quality
 
     def advice(self, state: TrainingState) -> str:
         """What to do about an embedding that collapsed, in a sentence."""
@@ -169,20 +164,43 @@ class EmbeddingWatch:
                 "fitted to the embeddings."
             )
 
-    @torch.no_grad()
-    def _embed(self, encoder: nn.Module) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """(n_cells, size) embeddings, (n_cells,) numbers of labels and (n_cells,) ids."""
-        names = {*self.corpus.processor.model_input_names}
-        if getattr(encoder.config, "needs_batch_labels", False):
-            names.add("batch_labels")
-        embeddings, carried = [], []
-        with independent_cells(encoder), fast_on_cpu(encoder):
-            for batch in narrow_batches(self.corpus.loader(self.batch_size)):
-                inputs = {name: values for name, values in on_device(batch, encoder.device).items() if name in names}
-                embeddings.append(embedding_of(encoder(**inputs), encoder.config).cpu().numpy())
-                carried.append({name: batch[name].numpy() for name in ("labels", "cell_ids") if name in batch})
-        labels = np.concatenate([one["labels"] for one in carried]) if "labels" in carried[0] else None
-        return np.concatenate(embeddings), labels, np.concatenate([one["cell_ids"] for one in carried])
+
+@torch.no_grad()
+def embed_corpus(model: nn.Module, corpus: CellCorpus, batch_size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Embed the cells of a corpus, in its order, with a model in training, or what is inside what is trained.
+
+    Args:
+        model: the module that is trained; left as it is.
+        corpus: the cells.
+        batch_size: cells per forward pass; of samples, the most cells of each.
+
+    Returns:
+        (n_cells, size) embeddings; and what the corpus says of the cells: `cell_ids`, and `labels` and `batch_labels`
+        where it has them.
+
+    Raises:
+        SclmError: an embedding is not finite.
+    """
+    encoder = inner_model(kept_model(model)).base_model
+    names = {*corpus.processor.model_input_names}
+    if getattr(encoder.config, "needs_batch_labels", False):
+        names.add("batch_labels")
+    embeddings, carried = [], []
+    with independent_cells(encoder), fast_on_cpu(encoder):
+        for batch in narrow_batches(corpus.loader(batch_size)):
+            inputs = {name: values for name, values in on_device(batch, encoder.device).items() if name in names}
+            embeddings.append(embedding_of(encoder(**inputs), encoder.config).cpu().numpy())
+            told = ("labels", "batch_labels", "cell_ids")
+            carried.append({name: batch[name].numpy() for name in told if name in batch})
+    found = np.concatenate(embeddings)
+    finite = np.isfinite(found).all(axis=1)
+    if not finite.all():
+        raise SclmError(
+            f"The model gave embeddings that are NaN or infinite for {(~finite).sum():,} of {len(finite):,} "
+            "evaluated cells: lower `learning_rate` or use `mixed_precision=no`, and resume from an earlier "
+            "checkpoint."
+        )
+    return found, {name: np.concatenate([one[name] for one in carried]) for name in carried[0]}
 
 
 def distinct_classes(sets: np.ndarray, present: np.ndarray) -> np.ndarray:

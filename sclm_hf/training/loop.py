@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-SHOWN = ("effective_rank", "probe_macro_f1")
+SHOWN = ("effective_rank", "probe_macro_f1", "batch_mixing", "label_purity")
 """What the progress bar shows of the cell embedding."""
 
 
@@ -404,7 +404,7 @@ class _Run:
         """What the cell embedding is worth now, noted in the state; the main process measures it."""
         model = self.accelerator.unwrap_model(self.model)
         [quality] = broadcast_object_list([self.watch.measure(model) if self.is_main else None])
-        self.watch.note(self.state, quality)
+        quality = self.watch.note(self.state, quality)
         self.shown = {name: f"{value:.3g}" for name, value in quality.metrics.items() if name in SHOWN}
         return quality.metrics
 

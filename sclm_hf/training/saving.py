@@ -10,6 +10,7 @@ from torch import nn
 from ..files import model_replaced
 from ..logging import quiet_transformers
 from ..objectives.contrastive import Contrast
+from ..objectives.integration import BatchIntegration
 from ..objectives.supervised import Supervision
 from ..opening.kinds import inner_model, is_adapted
 from ..opening.processors import check_vocabulary
@@ -18,7 +19,7 @@ from ..tokenization.processing_cell import CellProcessor
 
 def kept_model(model: nn.Module) -> nn.Module:
     """What of a trained module is saved: a model, without what only its loss needed."""
-    return model.kept if isinstance(model, (Contrast, Supervision)) else model
+    return model.kept if isinstance(model, (BatchIntegration, Contrast, Supervision)) else model
 
 
 def check_model(model: nn.Module, processor: Any = None) -> None:

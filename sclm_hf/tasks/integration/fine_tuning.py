@@ -1,0 +1,104 @@
+"""Fine-tuning of the model that embeds, before the cells are embedded."""
+
+import copy
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...logging import warn
+from ...objectives.integration import IntegrationWeights
+from ...training.arguments import TrainingConfig
+from ...training.integration import METRIC, MOST_SAMPLES, IntegrationCells, fine_tune
+from .batches import Column
+
+if TYPE_CHECKING:
+    from ...opening.loading import LoadedModel
+    from ..integrate import IntegrateSettings
+    from ..running.prepared_cells import PreparedCells
+
+EVALUATIONS = 10
+"""Evaluations in a run."""
+
+
+def fine_tuned(
+    loaded: "LoadedModel",
+    cells: "PreparedCells",
+    batches: Column,
+    labels: Column | None,
+    settings: "IntegrateSettings",
+) -> "tuple[LoadedModel | None, dict[str, Any]]":
+    """The model fine-tuned on cells, None where the one that it started from is better; and the facts of the run.
+
+    Args:
+        loaded: the model and its processor; left as it is.
+        cells: the cells.
+        batches: their batches.
+        labels: their labels, or None.
+        settings: the settings of the verb.
+    """
+    given = IntegrationCells(
+        cells.source,
+        settings.batch_key,
+        batches.names,
+        batches.numbers,
+        [] if labels is None else labels.names,
+        None if labels is None else labels.numbers,
+        settings.species,
+    )
+    with ExitStack() as stack:
+        folder = settings.output_model or stack.enter_context(tempfile.TemporaryDirectory(prefix="sclm_hf_"))
+        trained, result = fine_tune(
+            copy.deepcopy(loaded.model),
+            loaded.processor,
+            given,
+            _config(loaded, settings, Path(folder), len(batches.names)),
+            head=settings.head,
+            weights=IntegrationWeights(
+                expression=settings.expression_weight,
+                similarity=settings.similarity_weight,
+                similarity_threshold=settings.similarity_threshold,
+                adversary=settings.adversary_weight,
+                labels=settings.label_weight,
+            ),
+            most_lost=settings.most_lost,
+        )
+    evaluations = [record for record in result.history if f"eval_{METRIC}" in record]
+    first, kept = evaluations[0], next(one for one in evaluations[::-1] if one["step"] == result.best_step)
+    is_better = kept[f"eval_{METRIC}"] > first[f"eval_{METRIC}"]
+    if not is_better:
+        warn(
+            f"Fine-tuning made the embedding no better on cells held out (score {first[f'eval_{METRIC}']:.3f} before, "
+            f"{kept[f'eval_{METRIC}']:.3f} at best): the embedding is that of the model as it was."
+        )
+    facts = {
+        "n_steps": result.step,
+        "kept_step": kept["step"] if is_better else 0,
+        "biology_lost": result.collapsed,
+        "step": np.array([one["step"] for one in evaluations]),
+        "batch_mixing": np.array([one["eval_batch_mixing"] for one in evaluations]),
+        "label_purity": np.array([one["eval_label_purity"] for one in evaluations]),
+    }
+    return (replace(loaded, model=trained) if is_better else None), facts
+
+
+def _config(loaded: "LoadedModel", settings: "IntegrateSettings", folder: Path, n_batches: int) -> TrainingConfig:
+    in_samples = loaded.processor.context == "sample"
+    return TrainingConfig(
+        output_dir=str(folder),
+        max_steps=settings.n_steps,
+        per_device_train_batch_size=settings.train_batch_size,
+        per_device_eval_batch_size=2**20 if in_samples else settings.batch_size,
+        gradient_accumulation_steps=min(n_batches, MOST_SAMPLES) if in_samples else 1,
+        learning_rate=settings.learning_rate,
+        warmup_steps=0.1,
+        seed=settings.seed,
+        eval_steps=max(1, settings.n_steps // EVALUATIONS),
+        save_steps=settings.n_steps,
+        metric_for_best_model=METRIC,
+        resume_from_checkpoint="last" if settings.output_model else None,
+        use_cpu=loaded.model.device.type == "cpu",
+    )
