@@ -27,7 +27,7 @@ def cluster(
     """
     from ..tasks.files.file_to_file import run_files
     from ..tasks.files.results import read_record
-    from .results import print_files
+    from .results import plain, print_files
 
     def run() -> Any:
         return run_files("cluster", input, output, model, overwrite=overwrite, **settings)
@@ -37,7 +37,7 @@ def cluster(
         return
     for path, key in run():
         record, n_cells, _ = read_record(path, key)
-        kept = {name: _plain(record[name]) for name in ("resolution", "sweep", "markers")}
+        kept = {name: plain(record[name]) for name in ("resolution", "sweep", "markers")}
         typer.echo(json.dumps({"file": str(path), "n_cells": n_cells, **kept}))
 
 
@@ -63,10 +63,3 @@ def _show(record: dict[str, Any], clusters: Any) -> None:
 
 
 _COLUMNS = ("resolution", "n_clusters", "stability")
-
-
-def _plain(value: Any) -> Any:
-    """Arrays and numbers as JSON holds them."""
-    if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,13 +1,51 @@
-"""`sclm-hf evaluate INPUT OUTPUT --model DIR --label-key COLUMN`."""
+"""`sclm-hf evaluate INPUT OUTPUT --model DIR --label-key COLUMN`, or `--embedding KEY --batch-key COLUMN`."""
 
-from typing import Any
+import json
+from typing import Annotated, Any
 
-from .file_verb import file_verb
+import typer
+
+from ..tasks.evaluate import EvaluateSettings
+from .options import Input, Output, Overwrite, with_settings
 
 
-@file_verb
-def evaluate(record: dict[str, Any], labels: Any) -> None:
-    """Score predicted labels against those that cells have, for an .h5ad file or each in a folder."""
+@with_settings(EvaluateSettings)
+def evaluate(
+    input: Input,
+    output: Output,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or repository id of a checkpoint or an adapter; not with --embedding.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    *,
+    overwrite: Overwrite = False,
+    **settings: Any,
+) -> None:
+    """Score predicted labels against those that cells have, for an .h5ad file or each in a folder.
+
+    With --embedding, score embeddings that the file holds, for integration, beside principal components and Harmony.
+    A run that was stopped goes on where it was when it is repeated.
+    """
+    from ..tasks.files.file_to_file import run_files
+    from ..tasks.files.results import read_record
+    from .results import plain, print_files
+
+    def run() -> Any:
+        return run_files("evaluate", input, output, model, overwrite=overwrite, **settings)
+
+    if not as_json:
+        print_files(run, _show_labels if settings["embedding"] is None else _show_embeddings)
+        return
+    for path, key in run():
+        record, n_cells, _ = read_record(path, key)
+        kept = {name: plain(record[name]) for name in _TOLD if name in record}
+        typer.echo(json.dumps({"file": str(path), "n_cells": n_cells, **kept}))
+
+
+_TOLD = ("n_scored", "n_seen", "n_chose", "has_manifest", "scores", "per_label")
+
+
+def _show_labels(record: dict[str, Any], labels: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -25,9 +63,28 @@ def evaluate(record: dict[str, Any], labels: Any) -> None:
         f"{record['n_seen']:,} of the cells stand in the training manifest of the model, of which "
         f"{record['n_chose']:,} were held out to choose its checkpoint or weights."
     )
+    print(told if record["has_manifest"] else f"The model has no training manifest: {_UNKNOWN}")
+
+
+def _show_embeddings(record: dict[str, Any], column: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    scores = record["scores"]
+    table = Table(title=f"Integration, {record['n_scored']:,} cells scored", title_justify="left")
+    table.add_column("")
+    for name in scores["embedding"]:
+        table.add_column(str(name), justify="right")
+    for name in (one for one in scores if one != "embedding"):
+        if name in ("asw_batch", "biology"):
+            table.add_section()
+        table.add_row(name.replace("_", " "), *(f"{value:.3f}" for value in scores[name]))
+    Console().print(table)
+    told = f"{record['n_seen']:,} of the cells were seen in training by a model."
     print(
-        told if record["has_manifest"] else "The model has no training manifest: whether it saw the cells is unknown."
+        told if record["has_manifest"] else f"{told} An embedding names no model with a training manifest: {_UNKNOWN}"
     )
 
 
+_UNKNOWN = "whether it saw the cells is unknown."
 _COLUMNS = ("label", "precision", "recall", "f1", "n_cells")

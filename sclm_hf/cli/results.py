@@ -96,3 +96,10 @@ def _print_coverage(record: dict) -> None:
 
 def _shorten(examples: str, limit: int = 60) -> str:
     return examples if len(examples) <= limit else examples[:limit].rsplit(";", 1)[0] + "; …"
+
+
+def plain(value: Any) -> Any:
+    """Arrays, numbers and mappings of them as JSON holds them."""
+    if isinstance(value, Mapping):
+        return {name: plain(one) for name, one in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value

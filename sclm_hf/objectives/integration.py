@@ -39,6 +39,8 @@ class IntegrationCollator(CellCollator):
 class IntegrationWeights:
     """What each loss counts.
 
+    Published for integration are 10 for `similarity` and 1 for `adversary`.
+
     Attributes:
         expression: of the values of genes predicted from the cell embedding (GEPC).
         similarity: of the elastic cell similarity (ECS).
@@ -48,9 +50,9 @@ class IntegrationWeights:
     """
 
     expression: float = 1.0
-    similarity: float = 10.0
+    similarity: float = 1.0
     similarity_threshold: float = 0.8
-    adversary: float = 1.0
+    adversary: float = 0.1
     labels: float = 1.0
 
 
@@ -101,7 +103,9 @@ class BatchIntegration(nn.Module):
             **inputs: those of the encoder.
         """
         cell = self._embed(batch_labels, inputs)
-        loss = self.weights.similarity * elastic_cell_similarity(cell, self.weights.similarity_threshold)
+        loss = cell.new_zeros((), dtype=torch.float32)
+        if self.weights.similarity:
+            loss = self.weights.similarity * elastic_cell_similarity(cell, self.weights.similarity_threshold)
         if self.decoder is not None:
             loss = loss + self.weights.expression * self._expression_loss(cell, batch_labels, **inputs)
         if self.discriminator is not None:

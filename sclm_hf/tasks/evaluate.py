@@ -11,6 +11,7 @@ from .running.settings import setting
 from .running.verb import Verb, documented_by
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..tokenization.processing_cell import CellProcessor
 
 SEEN = "sclm_seen_in_training"
+SCORES = "sclm_integration"
 _SPLIT = "cells"
 
 
@@ -31,6 +33,11 @@ class EvaluateSettings(AnnotateSettings):
     """
 
     label_key: str = setting("", "column of `obs` with the true labels; cells without one are not scored.")
+    embedding: "str | Sequence[str] | None" = setting(
+        None,
+        "instead of labels that a `model` predicts, score embeddings in `obsm` for integration, in the command "
+        "separated by commas, beside principal components and Harmony; needs `batch_key`.",
+    )
     seen: Literal["refuse", "leave_out", "score"] = setting(
         "refuse",
         "what to do when the training manifest of the model names some of the cells: `refuse`, `leave_out` of the "
@@ -43,6 +50,20 @@ class EvaluateSettings(AnnotateSettings):
             raise ConfigurationError("Name with `label_key` (`--label-key`) the column of `obs` with the true labels.")
         if self.seen not in ("refuse", "leave_out", "score"):
             raise ConfigurationError(f"`seen` (`--seen`) is 'refuse', 'leave_out' or 'score', got {self.seen!r}.")
+        if self.embedding is not None and not self.embeddings:
+            raise ConfigurationError("`embedding` (`--embedding`) names no embedding in `obsm`.")
+        if self.embeddings and not self.batch_key:
+            raise ConfigurationError("Name with `batch_key` (`--batch-key`) the column of `obs` with the batches.")
+
+    @property
+    def embeddings(self) -> list[str]:
+        """The embeddings to score, one by one."""
+        given = self.embedding.split(",") if isinstance(self.embedding, str) else self.embedding or ()
+        return list(dict.fromkeys(name.strip() for name in given if name.strip()))
+
+    def key(self, family: str) -> str:
+        """Name of the predictions in `obs`, and of the record; or of the record of scores of embeddings."""
+        return super().key(family) if not self.embeddings else self.key_added or SCORES
 
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that `obs` will get."""
@@ -57,6 +78,8 @@ class Evaluation(Annotation):
     def __init__(self, *run: Any) -> None:
         import numpy as np
 
+        from .running.seen import seen_by
+
         super().__init__(*run)
         source = self.cells.source
         column = source.column(self.settings.label_key)
@@ -64,7 +87,8 @@ class Evaluation(Annotation):
         self.true = np.array([*column.categories, ""], dtype=object)[column.codes]
         self.predicted = np.full(len(self.true), "", dtype=object)
         self._check_labels()
-        self.trained, self.chose, self.has_manifest = self._seen()
+        model = None if self.loaded.name == "in memory" else self.loaded.name
+        self.trained, self.chose, self.has_manifest = seen_by(model, self.loaded.revision, source, self.cells.cell_ids)
         if self.settings.seen == "refuse" and self.seen.any():
             raise ConfigurationError(
                 f"{self.seen.sum():,} of the {counted(len(self.seen), 'cell')} of `{source.location}` stand in the "
@@ -91,25 +115,6 @@ class Evaluation(Annotation):
                 f"The model does not know {counted(len(unknown), 'label')} of `obs[{self.settings.label_key!r}]`, "
                 f"{unknown[:5]}: cells with them count as errors."
             )
-
-    def _seen(self) -> "tuple[np.ndarray, np.ndarray, bool]":
-        """(cells,) which the model was trained on, (cells,) which others chose it, and whether it says which."""
-        import numpy as np
-
-        from ..corpora.training_manifest import TRAINED, hash_counts, hash_genes, read_manifest
-        from ..sources.survey import row_blocks
-
-        known, source = self.loaded.name != "in memory", self.cells.source
-        manifest = read_manifest(self.loaded.name, self.loaded.revision or None) if known else None
-        if manifest is None:
-            return np.zeros(len(self.true), bool), np.zeros(len(self.true), bool), False
-        genes = hash_genes(source)
-        rows = np.arange(source.n_cells)
-        hashes = [hash_counts(source.read(rows[block]), genes) for block in row_blocks(source.n_cells)]
-        source.close()
-        cells = source.name, self.cells.cell_ids, np.concatenate(hashes)
-        trained = manifest.part(TRAINED).holds(*cells)
-        return trained, manifest.holds(*cells) & ~trained, True
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """What [`annotate`] adds, and which cells the model was trained on."""
@@ -170,20 +175,24 @@ EVALUATE = Verb(
 @documented_by(EVALUATE)
 def evaluate(
     adata: "AnnData",
-    model: Any,
+    model: Any = None,
     processor: "CellProcessor | None" = None,
     *,
     copy: bool = True,
     **settings: Any,
 ) -> "AnnData":
-    """Annotate the cells of `adata`, and score the labels against those that they have.
+    """Annotate the cells of `adata`, and score the labels against those that they have; or score an embedding.
+
+    Embeddings are scored as in scIB (Luecken et al., Nature Methods 19, 41-50 (2022)), through scib-metrics, beside
+    the principal components of the same cells, and Harmony on these. PCR compares with these components.
 
     Cells that the model was trained on, or chosen by, are refused, or left out: `training_manifest.parquet` beside its
     weights says which they are. A model without one says nothing about it, and the record says so.
 
     Args:
         adata: cells with raw counts.
-        model: folder or repository id of a checkpoint with a classification head, or of an adapter; or a loaded model.
+        model: folder or repository id of a checkpoint with a classification head, or of an adapter; or a loaded model;
+            None with `embedding`.
         processor: the processor; by default the one saved with the model.
         **settings: the fields of [`EvaluateSettings`].
         copy: add to a copy in memory; False adds to `adata` itself (but not to the file of a backed one).
@@ -194,7 +203,14 @@ def evaluate(
         - `obs["sclm_seen_in_training"]`: (n_cells,) bool;
         - `uns["sclm_hf"]["sclm_prediction"]`: also `scores` (accuracy and macro-F1 with 95 % bootstrap intervals over
           cells), `per_label` (precision, recall, F1 and cells of each label), `n_scored`, `n_seen`, of these `n_chose`
-          (cells that were held out and chose the checkpoint or weights), `has_manifest`.
+          (cells that were held out and chose the checkpoint or weights), `has_manifest`;
+
+        and with `embedding`, instead of these,
+
+        - `uns["sclm_hf"]["sclm_integration"]`: `scores`, the columns `embedding` (`PCA` and `PCA + Harmony` first),
+          `nmi`, `ari`, `asw_label`, `isolated_labels`, `clisi`, `asw_batch`, `graph_connectivity`, `ilisi`, `kbet`,
+          `pcr`, and the means `biology`, `mixing` and `total`, 1 being best (see
+          `sclm_hf.evaluation.integration.scores`); `n_scored`, `n_seen`, `has_manifest`.
 
     Raises:
         ConfigurationError: the model was trained on some of the cells; the column has none of the model's labels; or
@@ -204,4 +220,14 @@ def evaluate(
         GeneCoverageError: the model knows too few of the genes.
         ExpressionError: the data are not what the model's encoding expects.
     """
-    return EVALUATE.add_to(adata, model, processor, settings, copy=copy)
+    chosen = EVALUATE.choose(settings)
+    if (model is None) == (not chosen.embeddings):
+        raise ConfigurationError(
+            "Name what to evaluate: either a `model` (`--model`) that labels cells, or an `embedding` "
+            "(`--embedding`) in `obsm`."
+        )
+    if model is not None:
+        return EVALUATE.add_to(adata, model, processor, settings, copy=copy)
+    from .integration.scoring import score_embeddings
+
+    return score_embeddings(adata, chosen, SEEN, copy=copy)

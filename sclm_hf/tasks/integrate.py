@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigurationError
 from .embed import Embedding
+from .evaluate import SEEN
 from .running.cell_run import Results
 from .running.settings import AddingSettings, setting
 from .running.verb import Verb, documented_by
@@ -49,14 +50,14 @@ class IntegrateSettings(AddingSettings):
         300, "most steps of `fine_tune`; ten times in a run, cells held out are looked at.", least=1
     )
     train_batch_size: int = setting(64, "cells in a step of `fine_tune`; of CellPLM, most cells of a sample.", least=2)
-    learning_rate: float = setting(1e-3, "peak learning rate of `fine_tune`.", least=1e-9)
+    learning_rate: float = setting(3e-3, "peak learning rate of `fine_tune`.", least=1e-9)
     expression_weight: float = setting(
         1.0, "weight of the error of expression predicted from the embedding and the batch (GEPC).", least=0
     )
     adversary_weight: float = setting(
-        1.0, "weight of the reversed loss of batches told from the embedding; 0 leaves it out.", least=0
+        0.1, "weight of the reversed loss of batches told from the embedding; as published 1.", least=0
     )
-    similarity_weight: float = setting(10.0, "weight of the elastic cell similarity (ECS).", least=0)
+    similarity_weight: float = setting(1.0, "weight of the elastic cell similarity (ECS); as published 10.", least=0)
     similarity_threshold: float = setting(0.8, "its threshold, a cosine.", least=0, most=1)
     label_weight: float = setting(1.0, "weight of the loss of labels told from the embedding.", least=0)
     most_lost: float = setting(
@@ -89,6 +90,10 @@ class IntegrateSettings(AddingSettings):
         """Name of the embedding in `obsm`, and of its record."""
         return self.key_added or f"X_{family}_integrated"
 
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that `obs` will get."""
+        return (SEEN,) if self.mode == "fine_tune" and self.label_key else ()
+
     def batch_key_for(self, loaded: "LoadedModel") -> str | None:
         """The batches for models that take them; others need not know what is integrated."""
         takes = loaded.processor.context == "sample" or getattr(loaded.model.config, "needs_batch_labels", False)
@@ -115,6 +120,7 @@ class Integration(Embedding):
         if trains:
             self._check_training()
         self._training: dict[str, Any] = {}
+        self._taught: np.ndarray | None = None
 
     def _check_training(self) -> None:
         """Raise if the model cannot be trained."""
@@ -147,7 +153,8 @@ class Integration(Embedding):
         """(n_cells, size) embeddings by the fine-tuned model; those of the model as it was where they are better."""
         from .integration.fine_tuning import fine_tuned
 
-        trained, self._training = fine_tuned(self.loaded, self.cells, self.batches, self.labels, self.settings)
+        found = fine_tuned(self.loaded, self.cells, self.batches, self.labels, self.settings)
+        trained, self._training, self._taught = found
         if trained is None:
             return self._as_it_is
         self.loaded = trained
@@ -160,7 +167,8 @@ class Integration(Embedding):
         if self.settings.harmony:
             values = harmony(values, self.batches.values, seed=self.settings.seed)
         self._integrated = values
-        return super().results(cells, values)
+        added = super().results(cells, values)
+        return Results(obs=dict.fromkeys(self.settings.columns(), self._taught), obsm=added.obsm)
 
     def facts(self, file: "Path | None") -> dict[str, Any]:
         """The batches, what the nearest cells tell of them before and after, and how similar the embeddings are."""
@@ -172,6 +180,7 @@ class Integration(Embedding):
             "batches": {"name": np.array(self.batches.names, object), "n_cells": sizes},
             "scores": {"zero_shot": before, "integrated": after},
             **({"training": self._training} if self._training else {}),
+            "teaches_labels": self._taught is not None and bool(self._taught.any()),
         }
 
     def _scores(self, embedding: "np.ndarray") -> dict[str, float]:
@@ -190,7 +199,7 @@ INTEGRATE = Verb(
     name="integrate",
     auto_class="AutoModel",
     settings=IntegrateSettings,
-    writes=("obsm",),
+    writes=("obs", "obsm"),
     run=Integration,
     usage='cells = sclm_hf.integrate(cells, "{model}", batch_key="batch")\ncells.obsm["X_{family}_integrated"]',
 )
@@ -208,7 +217,10 @@ def integrate(
     """Add an embedding in which cells of several batches lie together by what they are.
 
     Score it beside simple methods with [`evaluate`](sclm_hf.evaluate), `embedding="X_scgpt_integrated"`: principal
-    components with Harmony are hard to beat.
+    components with Harmony are hard to beat. `fine_tune` trains a LoRA, or all of the model, on four fifths of the
+    cells, with the losses that scGPT has for integration, whatever the family: expression predicted from the embedding
+    and the batch, a classifier of batches behind a gradient reversal, elastic cell similarity, and labels where there
+    are some. Of the cells held out, the nearest ones choose the step that is kept.
 
     Args:
         adata: cells with raw counts.
@@ -223,7 +235,14 @@ def integrate(
         - `obsm["X_<family>_integrated"]`: (n_cells, cell_embedding_size) float32;
         - `uns["sclm_hf"]["X_<family>_integrated"]`: the `batches` with their sizes; `scores` of the 10 nearest cells,
           over at most 1,000 cells, before (`zero_shot`) and after (`integrated`): `batch_mixing` (1 = as by chance)
-          and, with labels, `label_purity` (1 = all have the label of the cell); and how it was made.
+          and, with labels, `label_purity` (1 = all have the label of the cell); with `fine_tune` also `training`, both
+          on cells held out at each evaluation, the step that was kept (0 = the model as it was) and whether biology
+          was being lost; and how it was made;
+        - `obs["sclm_seen_in_training"]`, with `fine_tune` and labels: (n_cells,) bool, whose labels taught.
+
+    Warns:
+        SclmWarning: training stopped because biology was being lost, or made the embedding no better on cells held
+            out; that of the model as it was is then returned.
 
     Raises:
         ConfigurationError: there is one batch only, all labels are the same, or there are too few cells.

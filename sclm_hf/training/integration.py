@@ -161,7 +161,7 @@ def fine_tune(
     head: Literal["lora", "full"] = "lora",
     weights: IntegrationWeights | None = None,
     most_lost: float = 0.05,
-) -> tuple[nn.Module, TrainingResult]:
+) -> tuple[nn.Module, TrainingResult, np.ndarray]:
     """Fine-tune an encoder so that batches mix in its embedding, and save it in `config.output_dir`.
 
     Args:
@@ -174,7 +174,8 @@ def fine_tune(
         most_lost: see [`IntegrationWatch`].
 
     Returns:
-        The trained encoder, with PEFT around it where a LoRA was trained; and what the run gave.
+        The trained encoder, with PEFT around it where a LoRA was trained; what the run gave; and (n_cells,) bool,
+        which cells it was trained on.
 
     Raises:
         ConfigurationError: the model cannot be adapted, or the cells held out tell nothing.
@@ -197,7 +198,9 @@ def fine_tune(
     result = train(
         module, corpus, collator, config, eval_corpus=held_out, processor=processor, watch=watch, is_last=False
     )
-    return encoder.eval(), result
+    trained_on = np.zeros(cells.source.n_cells, bool)
+    trained_on[corpus.rows_at(0, np.arange(len(corpus)))] = True
+    return encoder.eval(), result, trained_on
 
 
 def open_corpora(cells: IntegrationCells, processor: CellProcessor, *, seed: int) -> tuple[CellCorpus, CellCorpus]:

@@ -1,18 +1,28 @@
 """One embedding for the cells of several batches."""
 
 import sys
+import warnings
 
 import anndata
 import numpy as np
 import pytest
+from transformers import AutoModel
 from typer.testing import CliRunner
 
 from sclm_hf import embed, integrate
 from sclm_hf.cli.main import make_app
-from sclm_hf.errors import ConfigurationError, CorpusError, ExpressionError, GeneCoverageError, MissingDependencyError
+from sclm_hf.errors import (
+    ConfigurationError,
+    CorpusError,
+    ExpressionError,
+    GeneCoverageError,
+    MissingDependencyError,
+    SclmWarning,
+)
 from sclm_hf.opening.tiny import make_tiny_checkpoint
+from sclm_hf.training.integration import IntegrationQuality, IntegrationWatch
 
-from .tiny import GENES, make_cells, save_checkpoint
+from .tiny import GENES, make_cells, make_model, make_processor, save_checkpoint
 
 # what an untrained model gives
 pytestmark = pytest.mark.filterwarnings("ignore:The embeddings in")
@@ -112,3 +122,68 @@ def test_cells_that_are_all_alike_and_genes_that_nobody_knows_are_refused(cells,
     cells.var_names = [f"NOBODY{number}" for number in range(91)]
     with pytest.raises(GeneCoverageError):
         integrate(cells, model, batch_key="batch")
+
+
+QUICK = {"batch_key": "batch", "mode": "fine_tune", "n_steps": 4, "train_batch_size": 8, "device": "cpu"}
+
+
+def measured(monkeypatch, *purities):
+    """Let evaluations find these purities of labels, one after the other."""
+    found = iter([IntegrationQuality(0.5, purity) for purity in purities])
+    monkeypatch.setattr(IntegrationWatch, "measure", lambda watch, module: next(found))
+
+
+def test_fine_tuning_marks_whose_labels_taught_and_the_saved_model_embeds_alike(cells, model, tmp_path, monkeypatch):
+    measured(monkeypatch, 0.5, 0.4, 0.7, 0.6, 0.6)
+    found = integrate(cells, model, label_key="cell_type", most_lost=1, output_model=tmp_path / "tuned", **QUICK)
+    record = found.uns["sclm_hf"]["X_scgpt_integrated"]
+    assert record["training"]["step"].tolist() == [0, 1, 2, 3, 4] and record["training"]["kept_step"] == 2
+    assert found.obs["sclm_seen_in_training"].sum() == 48 and record["teaches_labels"]
+    again = embed(cells, tmp_path / "tuned").obsm["X_scgpt"]
+    np.testing.assert_allclose(found.obsm["X_scgpt_integrated"], again, atol=1e-5)
+    found.write_h5ad(tmp_path / "out.h5ad")
+
+
+def test_training_stops_when_biology_is_being_lost_and_keeps_what_was_before(cells, model, monkeypatch):
+    measured(monkeypatch, 0.5, 0.6, 0.44, 0.43)
+    with pytest.warns(SclmWarning, match=r"biology was being lost.* fell from 0\.500 to 0\.430"):
+        found = integrate(cells, model, label_key="cell_type", **QUICK)
+    training = found.uns["sclm_hf"]["X_scgpt_integrated"]["training"]
+    assert (training["n_steps"], training["kept_step"], training["biology_lost"]) == (3, 1, True)
+
+
+def test_the_model_as_it_was_is_kept_where_training_makes_it_worse(cells, model, monkeypatch):
+    measured(monkeypatch, 0.5, 0.49, 0.48, 0.47, 0.48)
+    with pytest.warns(SclmWarning, match="no better on cells held out"):
+        found = integrate(cells, model, label_key="cell_type", **QUICK)
+    np.testing.assert_array_equal(found.obsm["X_scgpt_integrated"], embed(cells, model).obsm["X_scgpt"])
+    assert not found.obs["sclm_seen_in_training"].any()
+
+
+def test_fine_tuning_repeats_itself_and_leaves_the_model_as_it_is(cells, model):
+    loaded = AutoModel.from_pretrained(model)
+    before = embed(cells, loaded).obsm["X_scgpt"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SclmWarning)
+        one, two = (integrate(cells, loaded, head="full", **QUICK).obsm["X_scgpt_integrated"] for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(before, embed(cells, loaded).obsm["X_scgpt"])
+
+
+@pytest.mark.parametrize("family", ["cellplm", "geneformer"])
+def test_samples_and_rankings_are_fine_tuned_too(cells, tmp_path, family):
+    model = make_tiny_checkpoint(family, tmp_path / family, genes=GENES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SclmWarning)
+        found = integrate(cells, model, most_lost=1, **QUICK)
+    record = found.uns["sclm_hf"][f"X_{family}_integrated"]
+    assert record["training"]["n_steps"] == 4 and not record["teaches_labels"]
+    assert np.isfinite(found.obsm[f"X_{family}_integrated"]).all()
+
+
+def test_what_cannot_be_fine_tuned_is_refused_before_the_work(cells, model):
+    with pytest.raises(ConfigurationError, match="was never saved"):
+        integrate(cells, make_model(), make_processor(), **QUICK)
+    cells.obs["batch"] = ["x"] * 55 + ["y"] * 5
+    with pytest.raises(ConfigurationError, match=r"Batch 'y' of .* has 5 cells, and at least 10"):
+        integrate(cells, model, **QUICK)

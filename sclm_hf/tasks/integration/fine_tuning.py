@@ -30,8 +30,8 @@ def fine_tuned(
     batches: Column,
     labels: Column | None,
     settings: "IntegrateSettings",
-) -> "tuple[LoadedModel | None, dict[str, Any]]":
-    """The model fine-tuned on cells, None where the one that it started from is better; and the facts of the run.
+) -> "tuple[LoadedModel | None, dict[str, Any], np.ndarray]":
+    """Fine-tune the model on cells.
 
     Args:
         loaded: the model and its processor; left as it is.
@@ -39,6 +39,10 @@ def fine_tuned(
         batches: their batches.
         labels: their labels, or None.
         settings: the settings of the verb.
+
+    Returns:
+        The model, None where the one that it started from is better; the facts of the run; and (n_cells,) bool, the
+        cells whose labels it was trained on.
     """
     given = IntegrationCells(
         cells.source,
@@ -51,7 +55,7 @@ def fine_tuned(
     )
     with ExitStack() as stack:
         folder = settings.output_model or stack.enter_context(tempfile.TemporaryDirectory(prefix="sclm_hf_"))
-        trained, result = fine_tune(
+        trained, result, trained_on = fine_tune(
             copy.deepcopy(loaded.model),
             loaded.processor,
             given,
@@ -82,7 +86,8 @@ def fine_tuned(
         "batch_mixing": np.array([one["eval_batch_mixing"] for one in evaluations]),
         "label_purity": np.array([one["eval_label_purity"] for one in evaluations]),
     }
-    return (replace(loaded, model=trained) if is_better else None), facts
+    taught = np.zeros(len(trained_on), bool) if labels is None or not is_better else trained_on & (labels.numbers >= 0)
+    return (replace(loaded, model=trained) if is_better else None), facts, taught
 
 
 def _config(loaded: "LoadedModel", settings: "IntegrateSettings", folder: Path, n_batches: int) -> TrainingConfig:
