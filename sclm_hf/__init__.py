@@ -24,6 +24,8 @@ _NAMES = {
     "mix": "sclm_hf.corpora.mixture",
     "estimate": "sclm_hf.tasks.planning.estimate",
     "gene_embeddings": "sclm_hf.tasks.genes.gene_embeddings",
+    "CellSetConfig": "sclm_hf.modeling.cell_set.configuration_cell_set",
+    "CellSetForPerturbation": "sclm_hf.modeling.cell_set.modeling_cell_set",
     **{name: f"sclm_hf.tasks.{name}" for name in verb_names()},
 }
 for _family in FAMILIES.values():

@@ -45,6 +45,9 @@ class Family:
         special_tokens: tokens of a new vocabulary that are no genes.
         genes_first: whether genes come before these in a new vocabulary.
         special_verbs: verbs that it serves and that ask for more than a model of one of its Auto classes.
+        perturbation_model: class that predicts expression after a perturbation, from the values of genes and a flag
+            for each that says whether it is perturbed.
+        perturbation_encoding: parameters of the encoding in which the processor of such a model differs.
         objectives: what its pre-training model can be trained on by `sclm-hf pretrain`, the published one first.
         no_objective: why there is none.
         is_fitted: whether `finetune`, given the family's name, fits a new model on labels.
@@ -89,6 +92,8 @@ class Family:
     special_tokens: tuple[str, ...] = ("<pad>", "<cls>", "<eoc>")
     genes_first: bool = False
     special_verbs: tuple[str, ...] = ()
+    perturbation_model: str = ""
+    perturbation_encoding: dict[str, object] = field(default_factory=dict)
     objectives: tuple[str, ...] = ()
     no_objective: str = ""
     is_fitted: bool = False

@@ -40,7 +40,14 @@ FAMILY = Family(
         "examples give `<cls>` the value 0: `cls_value=0.0`). Cells with more than 1,199 genes keep a random "
         "subset."
     ),
-    special_verbs=("perturb",),
+    special_verbs=("perturb", "predict_perturbation"),
+    perturbation_model="ScGPTForPerturbation",
+    perturbation_encoding={
+        "encoding": "continuous",
+        "expects": "normalized",
+        "add_cls": False,
+        "include_zero_genes": True,
+    },
     config="ScGPTConfig",
     auto_classes={
         "AutoModel": "ScGPTModel",

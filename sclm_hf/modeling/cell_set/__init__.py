@@ -1,0 +1,1 @@
+"""A transformer over a set of control cells, which predicts the same cells after a perturbation."""

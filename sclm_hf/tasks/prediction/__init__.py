@@ -1,0 +1,1 @@
+"""What `predict_perturbation` needs: the screen of an AnnData, methods, tables and files."""
