@@ -4,13 +4,16 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sclm_hf.opening.perturbation import new_perturbation_model, new_set_model
 from sclm_hf.registry import FAMILIES, get_family
 from sclm_hf.training.arguments import TrainingConfig, parse_arguments
 from sclm_hf.training.pretrain import create_collator, create_model, create_processor
 from sclm_hf.training.settings.data import DataArguments
 from sclm_hf.training.settings.finetune import FinetuneArguments
+from sclm_hf.training.settings.perturbation import PerturbationArguments
 from sclm_hf.training.settings.pretrain import PretrainArguments
 
 from .training.h5ad_files import write_h5ad
@@ -66,3 +69,14 @@ def test_recipes_of_finetuning_are_understood(recipe):
 def test_small_recipes_say_how_long_they_take(recipe):
     comments = [line for line in recipe.read_text().splitlines() if line.startswith("#")]
     assert re.search(r"\d[\d.]* (seconds|minutes)", "\n".join(comments))
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("predict_perturbation_*.yaml")), ids=lambda path: path.stem)
+def test_recipes_of_perturbations_are_understood(recipe):
+    arguments, config = parse_arguments((PerturbationArguments, TrainingConfig), ["--config", str(recipe)])
+    settings = json.loads(arguments.model_config or "{}")
+    if "_set" in recipe.stem:
+        assert new_set_model(["A"], ["B"], np.zeros((1, 2), np.float32), settings).num_parameters() > 0
+    else:
+        assert new_perturbation_model("scgpt", ["A"], {**get_family("scgpt").tiny, **settings})
+    assert config.learning_rate > 0

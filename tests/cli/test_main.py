@@ -104,7 +104,7 @@ def test_warnings_are_lines_without_code(capsys):
 def test_shared_options_read_the_same_in_every_verb():
     verbs = {verb: {option.name: option for option in command.params} for verb, command in commands(app).items()}
     shared = {name: {verb for verb in verbs if name in verbs[verb]} for name in ("layer", "species", "device", "seed")}
-    running = {*verb_names(), "chat", "estimate"}
+    running = {*(name.replace("_", "-") for name in verb_names()), "chat", "estimate"}
     assert shared["layer"] == {*running, "corpus build", "corpus info", "gene-embeddings"}
     assert shared["device"] == running
     assert shared["seed"] == {*running, "corpus build"}

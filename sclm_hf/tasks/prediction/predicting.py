@@ -1,6 +1,7 @@
 """From cells and settings to predicted cells, with the table that says how far to trust them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from ...evaluation.perturbations.cell_eval import EXTRA, cell_eval_scores, check
 from ...evaluation.perturbations.cells import draw_controls
 from ...evaluation.perturbations.features import GeneFeatures
 from ...evaluation.perturbations.scores import FEWEST_CELLS, ShiftScores, ceiling, score_shifts, spread
-from ...evaluation.perturbations.screen import Condition, Screen, check_separator
+from ...evaluation.perturbations.screen import SEPARATORS, Condition, Screen, check_separator
 from ...files import check_output_file
 from ...logging import progress_bar, warn
 from ...versions import package_versions
@@ -50,7 +51,7 @@ def predict_cells(
     method = _method(model, settings)
     for path in (settings.truth, settings.write_split):
         if path is not None:
-            check_output_file(path)
+            check_output_file(Path(path))
     if settings.cell_eval is not None:
         require("cell_eval", extra=EXTRA)
     screen, data_name = read_screen(adata, settings)
@@ -117,7 +118,8 @@ def _check_training(model: Any, method: str, settings: "PredictPerturbationSetti
 
 def _known(screen: Screen, features: GeneFeatures | None) -> set[str]:
     """Genes by name: those measured, those with features, and those perturbed one by one."""
-    alone = {parts[0] for parts in map(screen.parts, set(screen.perturbations.tolist())) if len(parts) == 1}
+    names = set(screen.perturbations.tolist())
+    alone = {name for name in names if not any(separator in name for separator in SEPARATORS)}
     return {*screen.genes, *(features.names if features is not None else ()), *alone}
 
 
