@@ -17,6 +17,7 @@ from sclm_hf.text.sentences import (
     parse_sentence,
     rank_pairs,
 )
+from sclm_hf.tokenization.encodings.keys import Stream, cell_keys, hash_names, uniforms_for
 
 from ..tokenization.golden import GOLDEN, csr
 
@@ -181,3 +182,10 @@ def test_refused_values():
     with pytest.raises(ExpressionError, match="two different ranks"):
         fit_ranks(np.zeros(3), np.ones(3))
     assert gene_words(["Cd4", "CD4"], case="keep") == ["Cd4", "CD4"]
+
+
+def test_sentences_of_many_equal_values_are_in_the_order_of_their_draws():
+    counts, words = np.ones((3, 700), np.float32), [f"G{number}é" for number in range(700)]
+    found = [one.split(" ") for one in cell_sentences(counts, words, case="keep", seed=4)]
+    draws = uniforms_for(cell_keys(np.arange(3), 4, 0), Stream.TIES, np.tile(hash_names(words).view(np.int64), (3, 1)))
+    assert found == [[words[gene] for gene in np.argsort(row)] for row in draws]
