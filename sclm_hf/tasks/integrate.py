@@ -1,6 +1,6 @@
 """`integrate`: one embedding for the cells of several batches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigurationError
@@ -59,6 +59,11 @@ class IntegrateSettings(AddingSettings):
     )
     similarity_weight: float = setting(1.0, "weight of the elastic cell similarity (ECS); as published 10.", least=0)
     similarity_threshold: float = setting(0.8, "its threshold, a cosine.", least=0, most=1)
+    dsbn: bool = setting(
+        False,
+        "give each batch a normalisation of its own in the encoder (DSBN), as published, where the model has a place "
+        "for it (scGPT); with `head` full. To embed with the saved model then takes `batch_key`.",
+    )
     label_weight: float = setting(1.0, "weight of the loss of labels told from the embedding.", least=0)
     most_lost: float = setting(
         0.05,
@@ -132,6 +137,15 @@ class Integration(Embedding):
                 f"`{self.loaded.name}` is an adapter, and `mode='fine_tune'` (`--mode fine_tune`) starts from a whole "
                 "model: give the folder of the merged model, which training writes around `adapter/`."
             )
+        if self.settings.dsbn and not (self.settings.head == "full" and hasattr(self.config, "domain_norm")):
+            raise ConfigurationError(
+                "`dsbn` (`--dsbn`) is for models with a place for it, such as scGPT, of which all is trained: say "
+                "`head='full'` (`--head full`), or leave it out."
+            )
+        if self.settings.dsbn and self.loaded.name == "in memory":
+            raise ConfigurationError(
+                "With `dsbn` the model is opened anew, and this one was never saved: save it first."
+            )
         if self.settings.head == "full":
             return
         if self.loaded.name == "in memory":
@@ -158,6 +172,8 @@ class Integration(Embedding):
         if trained is None:
             return self._as_it_is
         self.loaded = trained
+        if self.settings.dsbn:
+            self.cells = replace(self.cells, batch_labels=self.batches.numbers)
         return super().all_values()
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:

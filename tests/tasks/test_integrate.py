@@ -160,6 +160,15 @@ def test_the_model_as_it_was_is_kept_where_training_makes_it_worse(cells, model,
     assert not found.obs["sclm_seen_in_training"].any()
 
 
+def test_each_batch_has_its_own_normalisation_and_the_saved_model_embeds_alike(cells, model, tmp_path, monkeypatch):
+    measured(monkeypatch, 0.5, 0.6, 0.6, 0.6, 0.7)
+    found = integrate(cells, model, head="full", dsbn=True, most_lost=1, output_model=tmp_path / "tuned", **QUICK)
+    again = embed(cells, tmp_path / "tuned", batch_key="batch").obsm["X_scgpt"]
+    np.testing.assert_allclose(found.obsm["X_scgpt_integrated"], again, atol=1e-5)
+    with pytest.raises(ConfigurationError, match="--head full"):
+        integrate(cells, model, dsbn=True, **QUICK)
+
+
 def test_fine_tuning_repeats_itself_and_leaves_the_model_as_it_is(cells, model):
     loaded = AutoModel.from_pretrained(model)
     before = embed(cells, loaded).obsm["X_scgpt"]

@@ -11,11 +11,15 @@ import numpy as np
 
 from ...logging import warn
 from ...objectives.integration import IntegrationWeights
+from ...opening.kinds import AUTO_CLASSES
+from ...opening.weights import open_model
 from ...training.arguments import TrainingConfig
 from ...training.integration import METRIC, MOST_SAMPLES, IntegrationCells, fine_tune
 from .batches import Column
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from ...opening.loading import LoadedModel
     from ..integrate import IntegrateSettings
     from ..running.prepared_cells import PreparedCells
@@ -56,7 +60,7 @@ def fine_tuned(
     with ExitStack() as stack:
         folder = settings.output_model or stack.enter_context(tempfile.TemporaryDirectory(prefix="sclm_hf_"))
         trained, result, trained_on = fine_tune(
-            copy.deepcopy(loaded.model),
+            _model(loaded, batches) if settings.dsbn else copy.deepcopy(loaded.model),
             loaded.processor,
             given,
             _config(loaded, settings, Path(folder), len(batches.names)),
@@ -88,6 +92,21 @@ def fine_tuned(
     }
     taught = np.zeros(len(trained_on), bool) if labels is None or not is_better else trained_on & (labels.numbers >= 0)
     return (replace(loaded, model=trained) if is_better else None), facts, taught
+
+
+def _model(loaded: "LoadedModel", batches: Column) -> "PreTrainedModel":
+    """The model with a normalisation for each batch, whose statistics are still to be found."""
+    model = open_model(
+        loaded.name,
+        AUTO_CLASSES["embed"],
+        revision=loaded.revision or None,
+        dtype=loaded.model.dtype,
+        may_lack=("domain_norm",),
+        domain_norm="dsbn",
+        num_batch_labels=len(batches.names),
+        batch_names=batches.names,
+    )
+    return model.to(loaded.model.device)
 
 
 def _config(loaded: "LoadedModel", settings: "IntegrateSettings", folder: Path, n_batches: int) -> TrainingConfig:
