@@ -1,6 +1,5 @@
 """`sclm-hf cluster INPUT OUTPUT --model DIR`, or `--use-rep KEY`."""
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -26,8 +25,7 @@ def cluster(
     By a model's embeddings, or with --use-rep by those that the file holds.
     """
     from ..tasks.files.file_to_file import run_files
-    from ..tasks.files.results import read_record
-    from .results import plain, print_files
+    from .results import print_files, print_json
 
     def run() -> Any:
         return run_files("cluster", input, output, model, overwrite=overwrite, **settings)
@@ -35,10 +33,7 @@ def cluster(
     if not as_json:
         print_files(run, _show)
         return
-    for path, key in run():
-        record, n_cells, _ = read_record(path, key)
-        kept = {name: plain(record[name]) for name in ("resolution", "sweep", "markers")}
-        typer.echo(json.dumps({"file": str(path), "n_cells": n_cells, **kept}))
+    print_json(run(), ("resolution", "sweep", "markers"))
 
 
 def _show(record: dict[str, Any], clusters: Any) -> None:

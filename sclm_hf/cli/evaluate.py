@@ -1,6 +1,5 @@
 """`sclm-hf evaluate INPUT OUTPUT --model DIR --label-key COLUMN`, or `--embedding KEY --batch-key COLUMN`."""
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -27,8 +26,7 @@ def evaluate(
     A run that was stopped goes on where it was when it is repeated.
     """
     from ..tasks.files.file_to_file import run_files
-    from ..tasks.files.results import read_record
-    from .results import plain, print_files
+    from .results import print_files, print_json
 
     def run() -> Any:
         return run_files("evaluate", input, output, model, overwrite=overwrite, **settings)
@@ -36,10 +34,7 @@ def evaluate(
     if not as_json:
         print_files(run, _show_labels if settings["embedding"] is None else _show_embeddings)
         return
-    for path, key in run():
-        record, n_cells, _ = read_record(path, key)
-        kept = {name: plain(record[name]) for name in _TOLD if name in record}
-        typer.echo(json.dumps({"file": str(path), "n_cells": n_cells, **kept}))
+    print_json(run(), _TOLD)
 
 
 _TOLD = ("n_scored", "n_seen", "n_chose", "has_manifest", "scores", "per_label")

@@ -1,5 +1,6 @@
 """What was written to files, for the terminal."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,16 @@ def _print_coverage(record: dict) -> None:
 
 def _shorten(examples: str, limit: int = 60) -> str:
     return examples if len(examples) <= limit else examples[:limit].rsplit(";", 1)[0] + "; …"
+
+
+def print_json(written: "Sequence[Written]", names: Sequence[str]) -> None:
+    """Print a line of JSON for each file: its name, its number of cells, and what its record says under `names`."""
+    from ..tasks.files.results import read_record
+
+    for path, key in written:
+        record, n_cells, _ = read_record(path, key)
+        kept = {name: plain(record[name]) for name in names if name in record}
+        print(json.dumps({"file": str(path), "n_cells": n_cells, **kept}))
 
 
 def plain(value: Any) -> Any:

@@ -238,6 +238,32 @@ def plot_network(edges: "DataFrame", *, n_edges: int = 60, seed: int = 0, axes: 
     return axes
 
 
+def plot_integration(scores: Mapping[str, Any], *, axes: "Axes | None" = None) -> "Axes":
+    """The scores of integrated embeddings, one row for each embedding, the numbers written in.
+
+    Args:
+        scores: the columns that `evaluate` gives for embeddings: `embedding`, and one for each score.
+        axes: where to draw; by default a new figure.
+
+    Returns:
+        The axes. Dark is better; lines part what stays of biology, how batches mix, and the means.
+    """
+    names = [name for name in scores if name != "embedding"]
+    values = np.array([scores[name] for name in names], float).T
+    axes = _figure(1.6 + 0.62 * len(names), 1.4 + 0.36 * len(values), "", 1)[1][0] if axes is None else axes
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(*values.shape):
+        color = "white" if values[row, column] > 0.55 else "black"
+        axes.text(column, row, f"{values[row, column]:.2f}", ha="center", va="center", color=color, fontsize=7)
+    for name in ("asw_batch", "biology"):
+        if name in names:
+            axes.axvline(names.index(name) - 0.5, color="black", linewidth=1)
+    labels = [name.replace("_", " ") for name in names]
+    axes.set_xticks(range(len(names)), labels, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(values)), list(scores["embedding"]))
+    return axes
+
+
 def _layout(pairs: Sequence[tuple[int, int]], n_genes: int, seed: int) -> np.ndarray:
     """(n_genes, 2) places by Kamada and Kawai, from places drawn by the seed."""
     igraph = require("igraph", extra="evaluation")

@@ -8,6 +8,7 @@ from sclm_hf.evaluation.plots import (
     order_of_labels,
     plot_cells,
     plot_confusion,
+    plot_integration,
     plot_network,
     plot_training,
     plot_volcano,
@@ -112,6 +113,13 @@ def test_a_network_is_drawn_with_names_and_signs():
     assert len(plot_network(edges, n_edges=1).texts) == 2
     with pytest.raises(ConfigurationError, match="no edges"):
         plot_network(edges[:0])
+
+
+def test_scores_of_integration_have_a_row_for_each_embedding():
+    scores = {"embedding": ["PCA", "X"], "nmi": [0.5, 0.9], "asw_batch": [0.1, np.nan], "total": [0.3, 0.9]}
+    axes = plot_integration(scores)
+    assert [text.get_text() for text in axes.texts] == ["0.50", "0.10", "0.30", "0.90", "nan", "0.90"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["PCA", "X"] and len(axes.lines) == 1
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """One embedding for the cells of several batches."""
 
+import json
 import sys
 import warnings
 
@@ -58,6 +59,9 @@ def test_the_command_gives_the_same(cells, model, tmp_path):
     assert done.exit_code == 0 and "batch mixing" in done.output, done.output
     expected = integrate(cells, model, batch_key="batch").obsm["X_scgpt_integrated"]
     np.testing.assert_array_equal(anndata.read_h5ad(tmp_path / "out.h5ad").obsm["X"], expected)
+    arguments = ["integrate", *files, "--model", model, "--batch-key", "batch", "--key", "X", "--json"]
+    told = json.loads(CliRunner().invoke(make_app(), arguments).stdout.splitlines()[-1])
+    assert told["n_cells"] == 60 and told["batches"]["n_cells"] == [30, 30]
 
 
 def test_cells_without_a_label_are_integrated_too(cells, model):
