@@ -92,10 +92,12 @@ def _converse(session, chosen: list[str] | None, show) -> None:
 
     is_terminal = sys.stdin.isatty()
     while (line := _read(is_terminal)) is not None and line != "/quit":
-        if line.startswith("/cells "):
-            chosen = _names(line.removeprefix("/cells "))
+        if line.split()[:1] == ["/cells"]:
+            chosen = _names(line.removeprefix("/cells"))
         elif line:
             try:
+                if line.startswith("/"):
+                    raise ConfigurationError(f"There is no {line.split()[0]}: `/cells NAME,NAME` or `/quit`.")
                 show(session.ask(line, chosen))
             except SclmError as error:
                 if not is_terminal:

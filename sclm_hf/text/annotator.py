@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from ..errors import CheckpointError, HubError
+from ..errors import CheckpointError, ConfigurationError, HubError
 from ..opening.files import ADAPTER_CONFIG, find_file
 from ..opening.language_models import open_language_model
 from ..opening.loading import LoadedModel, as_dtype
@@ -30,7 +30,7 @@ from .closed_set import (
 from .code_words import CodeWords
 from .decision import save_decision
 from .neutral import neutralise
-from .templates import Template
+from .templates import Template, checked_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -83,7 +83,11 @@ class TextAnnotator(nn.Module):
         self._words = processor.codes or CellWords(processor.cells, tokenizer)
         if processor.codes is not None:
             processor.codes.check_tokenizer(tokenizer)
-        self._template = Template("the prompt", candidates.prompt, "")
+        self._template = checked_template(Template("the prompt", candidates.prompt, ""))
+        if "{sentence}" not in candidates.prompt:
+            raise ConfigurationError(
+                f"The question shows no cell: `prompt` must hold {{sentence}}, in `{CANDIDATES_FILE}`."
+            )
         self._answers = answers_of(candidates.labels, tokenizer)
         self._organism = neutralise(candidates.organism, tokenizer)
 

@@ -81,6 +81,8 @@ class CandidateScorer:
             ConfigurationError: there are fewer than two candidates, two are the same to the model, or a prompt leaves
                 no room for them.
         """
+        if not prompts:
+            return torch.empty(0, len(candidates))
         answers = self._answers(prompts[0], candidates)
         most = context_size(self.model.config)
         most = None if most is None else most - max(map(len, answers))

@@ -157,7 +157,7 @@ class Chat:
             ExpressionError: a cell expresses no gene that the model knows.
             GeneCoverageError: the model knows too few of the genes.
         """
-        asked = neutralise(question, self._model.tokenizer)
+        asked = neutralise(question, self._model.tokenizer) if isinstance(question, str) else ""
         if not asked:
             raise ConfigurationError("The question is empty.")
         chosen = self._chosen(cells)
@@ -183,6 +183,9 @@ class Chat:
         """The cells that are asked about."""
         if names is None and self._turns:
             return self._turns[-1].cells
+        if not self._names or (self._groups is not None and not self._groups.categories):
+            column = "" if self._by is None else f" with a value in `obs[{self._by!r}]`"
+            raise ConfigurationError(f"There are no cells{column} to ask about.")
         if self._groups is not None:
             asked = _different(self._groups.categories if names is None else names, "group")
             return tuple(cell for name in asked for cell in self._of_group(name))

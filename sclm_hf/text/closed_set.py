@@ -45,11 +45,11 @@ class Candidates:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        are_texts = isinstance(self.labels, list) and all(isinstance(label, str) for label in self.labels)
+        are_texts = isinstance(self.labels, list) and all(isinstance(one, str) and one.strip() for one in self.labels)
         if not are_texts or len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
-            raise ConfigurationError("`labels` must be two or more different texts.")
-        if not isinstance(self.prompt, str) or not isinstance(self.system, str | None):
-            raise ConfigurationError("`prompt` and `system` must be texts.")
+            raise ConfigurationError("`labels` must be two or more different texts, none of them blank.")
+        if not all(isinstance(one, str) for one in (self.prompt, self.organism, self.system or "")):
+            raise ConfigurationError("`prompt`, `organism` and `system` must be texts.")
         if not isinstance(self.temperature, (int, float)) or not 0 < self.temperature < float("inf"):
             raise ConfigurationError(f"`temperature` must be above 0, got {self.temperature!r}.")
 

@@ -222,6 +222,12 @@ def _fields(
     for setting, given in (("columns", columns), ("bins", bins)):
         if unknown := sorted(set(given) - set(slots)):
             raise ConfigurationError(f"`{setting}` names {unknown}: the task `{task.task}` has the slots {slots}.")
+    left = [slot for slot in slots if slot not in columns]
+    if len(left) > 1:
+        raise ConfigurationError(
+            f"The slots {left} of the task `{task.task}` would all be filled by the label: name their columns with "
+            "`columns` (`--column SLOT=COLUMN`), or give their text with `fixed` (`--fixed SLOT=TEXT`)."
+        )
     return {slot: f"labels_{columns[slot]}" if slot in columns else "labels" for slot in slots}
 
 

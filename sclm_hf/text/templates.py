@@ -116,7 +116,7 @@ def load_templates(task: str | Path) -> Wordings:
 def _wordings(task: str, read: Mapping[str, Any]) -> Wordings:
     sides = {
         side: tuple(
-            _checked(Template(f"{task}/{side}/{number}", prompt.strip(), read["answer"]))
+            checked_template(Template(f"{task}/{side}/{number}", prompt.strip(), read["answer"]))
             for number, prompt in enumerate(read[side])
         )
         for side in ("train", "held_out")
@@ -124,10 +124,20 @@ def _wordings(task: str, read: Mapping[str, Any]) -> Wordings:
     return Wordings(task, tuple(read["columns"]), sides["train"], sides["held_out"], read.get("facts"))
 
 
-def _checked(template: Template) -> Template:
-    """The template, if its slots are plain names: others would reach into what they are given."""
+def checked_template(template: Template) -> Template:
+    """The template, if its slots are plain names: others would reach into what they are given.
+
+    Raises:
+        ConfigurationError: a slot is something else, or a brace stands alone.
+    """
     for text in (template.prompt, template.answer):
-        for _, slot, form, conversion in string.Formatter().parse(text):
+        try:
+            parts = list(string.Formatter().parse(text))
+        except ValueError as error:
+            raise ConfigurationError(
+                f"`{template.name}` has a brace that stands alone ({error}): double it."
+            ) from error
+        for _, slot, form, conversion in parts:
             if slot is not None and (not slot.isidentifier() or form or conversion):
                 raise ConfigurationError(f"`{template.name}` has the slot {slot!r}: expected a plain name.")
     return template

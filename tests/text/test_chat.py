@@ -6,6 +6,7 @@ import sys
 
 import anndata
 import numpy as np
+import pandas
 import pytest
 from typer.testing import CliRunner
 
@@ -230,6 +231,13 @@ def test_refused(folder, cells, settings, asked, error, message):
         Chat(cells, folder / "text", **settings).ask(ASKED, asked)
 
 
+def test_groups_without_cells_are_no_groups(folder, cells):
+    cells = cells.copy()
+    cells.obs["leiden"] = pandas.Categorical([None] * cells.n_obs, categories=["0"])
+    with pytest.raises(ConfigurationError, match=r"no cells with a value in `obs\['leiden'\]`"):
+        Chat(cells, folder / "text", by="leiden").ask(ASKED)
+
+
 def test_an_index_says_what_it_needs(folder, cells, index):
     with pytest.raises(ConfigurationError, match=r"`--embedding-key`.*X_own"):
         Chat(cells, folder / "text", index)
@@ -277,6 +285,12 @@ def test_the_command_reads_questions_line_by_line(folder, cells):
     assert done.exit_code == 0, done.output
     shown = [line for line in done.stdout.splitlines() if line.startswith("Cell 1: ")]
     assert shown == ["Cell 1: 1-0", "Cell 1: 1-1"]
+
+
+def test_a_command_that_there_is_not_is_no_question(folder, cells):
+    done = run(folder, cells, input="/cell 1-1\n")
+    assert done.exit_code == 1
+    assert "There is no /cell" in done.stderr
 
 
 def test_a_question_that_cannot_be_answered_ends_a_pipe_with_an_error(folder, cells):

@@ -216,6 +216,7 @@ def test_a_slot_may_be_the_same_for_all_cells(corpus):
         ("compare", {"match": ["number"]}, "each lacks another cell"),
         ("assign", {"cells": (8, 15)}, "each lacks 8 types"),
         ("assign", {"cells": (1, 3)}, "2 or more"),
+        ("sensitivity", {"columns": {}, "bins": {}}, "would all be filled by the label"),
         ("sensitivity", {"bins": {"sensitivity": {"low": 1.0, "high": 2.0}}}, "holds 3.0, which is in no bin"),
         ("sensitivity", {"bins": {"sensitivity": {"low": 1.0}}}, "two or more labels"),
         ("sensitivity", {"bins": {"drug": {"low": 1.0, "high": 2.0}}}, "holds text"),
