@@ -145,6 +145,9 @@ def test_fine_tuning_marks_whose_labels_taught_and_the_saved_model_embeds_alike(
     assert found.obs["sclm_seen_in_training"].sum() == 48 and record["teaches_labels"]
     again = embed(cells, tmp_path / "tuned").obsm["X_scgpt"]
     np.testing.assert_allclose(found.obsm["X_scgpt_integrated"], again, atol=1e-5)
+    # nothing is measured any more: the run is finished
+    once_more = integrate(cells, model, label_key="cell_type", most_lost=1, output_model=tmp_path / "tuned", **QUICK)
+    np.testing.assert_array_equal(once_more.obsm["X_scgpt_integrated"], found.obsm["X_scgpt_integrated"])
     found.write_h5ad(tmp_path / "out.h5ad")
 
 
