@@ -178,7 +178,9 @@ def without_controls():
 
 
 def without_names():
-    return with_values(lambda cells: cells.obs.__setitem__("perturbation", [None, *cells.obs["perturbation"][1:]]))
+    return with_values(
+        lambda cells: cells.obs.__setitem__("perturbation", [None, *cells.obs["perturbation"].iloc[1:]])
+    )
 
 
 @pytest.mark.parametrize(
