@@ -141,8 +141,8 @@ def summarise(folds: list[dict]) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--folds", type=int, default=4)
-    parser.add_argument("--cells", type=int, default=80)
+    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--cells", type=int, default=40)
     arguments = parser.parse_args()
     data = Path(os.environ["SCLM_DATA"])
     machine = describe_machine()

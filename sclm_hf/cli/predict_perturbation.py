@@ -65,7 +65,8 @@ def _show(record: dict[str, Any], column: Any) -> None:
 def _verdict(record: dict[str, Any]) -> str:
     """In plain words: whether the method is worth it."""
     scores = dict(zip(record["scores"]["method"], record["scores"]["pearson_delta"], strict=True))
-    scores.pop("ceiling", None)
+    for name in ("no change", "ceiling"):
+        scores.pop(name, None)
     method = record["method"]
     best = max(scores, key=scores.get)
     if scores[best] <= scores[method]:

@@ -98,6 +98,11 @@ class PredictPerturbationSettings(RunSettings):
             )
         if self.cell_eval not in (None, "vcc", "full"):
             raise ConfigurationError(f"`cell_eval` (`--cell-eval`) must be 'vcc' or 'full', got {self.cell_eval!r}.")
+        if self.batch_key is not None or self.dtype not in (None, "float32"):
+            raise ConfigurationError(
+                "Perturbations are predicted in float32 and without batches: leave out `dtype` (`--dtype`) and "
+                "`batch_key` (`--batch-key`)."
+            )
         if not self.separator:
             raise ConfigurationError("`separator` (`--separator`) is empty: say what joins genes, such as '+'.")
         if self.perturbations is not None and not self.names:

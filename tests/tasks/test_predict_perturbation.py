@@ -203,6 +203,7 @@ def without_names():
         (make_screen, {"hold_out": 0.2}, ConfigurationError, "got perturbations and hold_out"),
         (make_screen, {"perturbations": ["GENE3", "GENE3"]}, ConfigurationError, "names one twice"),
         (make_screen, {"perturbations": ["control"]}, ConfigurationError, "'control' is no perturbation"),
+        (make_screen, {"batch_key": "batch"}, ConfigurationError, "`--batch-key`"),
         (make_screen, {"method": "magic"}, ConfigurationError, "one of mean, additive"),
         (make_screen, {"method": "model"}, ConfigurationError, "needs a `model`"),
         (make_screen, {"method": "ridge", "model": "scgpt"}, ConfigurationError, "`ridge` takes no `model`"),

@@ -3,14 +3,18 @@
 import numpy as np
 
 MOST_SCALED = 1.5
-"""Values are multiplied by this at most, so that log-normalised ones stay below 15, where cell-eval takes them."""
+"""Values are multiplied by this at most."""
+
+HIGHEST = 14.0
+"""Values stay below it as far as the mean allows; cell-eval takes log-normalised ones below 15."""
 
 
 def shift_cells(controls: np.ndarray, means: np.ndarray) -> np.ndarray:
     """Control cells whose mean over cells becomes `means`.
 
-    Where a gene goes down its values are scaled down; where it goes up they are scaled up, by `MOST_SCALED` at most,
-    and what is missing is added to all cells. So genes that a cell does not express mostly stay so.
+    Where a gene goes down its values are scaled down; where it goes up they are scaled up, by `MOST_SCALED` at most
+    and not above `HIGHEST`, and what is missing is added to all cells. So genes that a cell does not express mostly
+    stay so.
 
     Args:
         controls: (cells, genes) log-normalised expression.
@@ -21,7 +25,8 @@ def shift_cells(controls: np.ndarray, means: np.ndarray) -> np.ndarray:
     """
     own, wanted = controls.mean(axis=0, dtype=np.float64), np.maximum(means, 0.0)
     factors = np.divide(wanted, own, out=np.ones_like(own), where=own > 0)
-    factors = np.minimum(factors, MOST_SCALED)
+    room = np.maximum(controls.max(axis=0) - own, 1e-12)
+    factors = np.minimum(factors, np.clip((HIGHEST - wanted) / room, 0, MOST_SCALED))
     return (controls * factors + np.maximum(wanted - own * factors, 0)).astype(np.float32)
 
 

@@ -73,6 +73,9 @@ def test_shifted_cells_have_the_mean_that_was_predicted_and_stay_below_15():
     assert_allclose(cells.mean(axis=0), np.maximum(means, 0), atol=1e-6)
     assert (cells[controls[:, 1] == 0, 1] == 0).all()
     assert cells.max() <= controls.max() * MOST_SCALED + 3
+    high = shift_cells(controls * (9 / controls.max()), means + 6)
+    assert_allclose(high.mean(axis=0), means + 6, rtol=1e-5)
+    assert high.max() < 15
 
 
 @pytest.mark.parametrize(
