@@ -131,6 +131,8 @@ def grn(adata: "AnnData", model: Any = None, processor: "CellProcessor | None" =
     """Infer a network of genes, and compare it with known edges.
 
     What correlates need not regulate: without known edges to compare with, a network is a list of suggestions.
+    `context`, `attention` and `perturbation` know only the genes that a cell has room for. Where the model reads few,
+    give cells with the genes of interest alone, `adata[:, genes]`, as scGPT's authors do for attention.
 
     Args:
         adata: cells with raw counts.

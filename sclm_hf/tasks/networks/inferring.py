@@ -42,7 +42,7 @@ def infer_network(
     loaded = None if model is None else verb.load(model, processor, settings)
     if loaded is not None:
         evidence.check(loaded, settings)
-    cells, record = _prepare(adata[used], loaded, settings, wanted, regulators)
+    cells, record = prepare_network(adata[used], loaded, settings, wanted, regulators)
     known = None if network is None else _known(network, cells.genes, settings)
     groups = {name: cells.take(np.searchsorted(used, rows)) for name, rows in rows_of.items()}
     scores = {name: evidence.score(group) for name, group in groups.items()}
@@ -93,14 +93,25 @@ def _rows_by_condition(adata: "AnnData", key: str, reference: str | None) -> dic
     return {name: np.flatnonzero(values == name) for name in names}
 
 
-def _prepare(
+def prepare_network(
     adata: "AnnData",
     loaded: "LoadedModel | None",
     settings: "GrnSettings",
     wanted: list[str] | None,
     regulators: list[str] | None,
 ) -> tuple[NetworkCells, dict[str, Any]]:
-    """The cells with the expression of the genes of the network, and how they were read."""
+    """The cells with the expression of the genes of the network, and how they were read.
+
+    Args:
+        adata: the cells.
+        loaded: the model; None where evidence of cells is enough.
+        settings: the settings.
+        wanted: names of the targets; None = the most variable genes.
+        regulators: names of the regulators; None = the targets.
+
+    Raises:
+        ConfigurationError, ExpressionError, GeneCoverageError: as for [`grn`].
+    """
     if loaded is None:
         source = InMemorySource(adata, settings.layer)
         look_at(source, row_blocks(source.n_cells), "any")
