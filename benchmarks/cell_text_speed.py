@@ -5,9 +5,9 @@
   that generates an answer which is then matched with the labels. It learned a while before, so that it ends its
   answers. Labels are one token each, or (`words`) some words each, which generation writes one after the other.
 
-Both read each prompt once, of about 125 tokens, which takes 1.0 of the 1.1 seconds that 300 cells take by likelihood and
-of the 1.3 seconds that they take by generation (at one to seven tokens of an answer). As generation keeps what it has
-read, too, likelihood can save no more than the writing: the goal of 5 cannot be reached with answers as short as labels.
+Both read each prompt once, of about 125 tokens. That takes 1.0 of the 1.1 seconds that 300 cells take by likelihood,
+and of the 1.3 seconds that they take by generation. As generation keeps what it has read, too, likelihood can save no
+more than the writing: 5 times as fast cannot be reached with answers as short as labels.
 
 Both sides take turns, and CPU seconds are compared, so that other work on the machine slows both alike.
 

@@ -99,6 +99,8 @@ class _Build:
                         "or name another folder."
                     )
                 return earlier if name == MANIFEST_FILE else self._sound(earlier)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ConfigurationError(f"`{self.folder}` is a file: name a new folder.")
         if self.folder.exists() and any(path.name != f".{_STATE_FILE}.tmp" for path in self.folder.iterdir()):
             raise ConfigurationError(f"`{self.folder}` is not empty: name a new folder.")
         return new

@@ -66,6 +66,8 @@ def prompt_ids(
     Raises:
         ConfigurationError: a prompt has more.
     """
+    if not conversations:
+        return []
     texts = [prompt_text(tokenizer, messages) for messages in conversations]
     # a chat template writes the special tokens itself
     encoded = tokenizer(texts, add_special_tokens=tokenizer.chat_template is None)["input_ids"]

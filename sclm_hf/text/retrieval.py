@@ -165,11 +165,14 @@ class Index(CellIndex):
             One list of documents per query.
 
         Raises:
-            ConfigurationError: there is nothing to search with, `groups` is missing, or embeddings have another size.
+            ConfigurationError: there is nothing to search with, `groups` is missing, embeddings have another size, or
+                a number is negative.
             ExpressionError: lengths do not match.
         """
         if embeddings is None and sentences is None:
             raise ConfigurationError("Give `embeddings`, `sentences` or both to search with.")
+        if min(k, n_markers, n_definitions) < 0:
+            raise ConfigurationError(f"Numbers of documents must be 0 or more, got {k}, {n_markers}, {n_definitions}.")
         n = len(sentences if embeddings is None else embeddings)
         match_length("sentences", range(n) if sentences is None else sentences, n, "query")
         cells = [[] for _ in range(n)] if embeddings is None else self._neighbours(embeddings, groups, names, k)

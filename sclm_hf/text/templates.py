@@ -80,11 +80,13 @@ class Wordings:
         """The wordings of one side, or all.
 
         Raises:
-            ConfigurationError: there is no such side.
+            ConfigurationError: there is no such side, or nothing on it.
         """
         sides = {"train": self.train, "held_out": self.held_out, "all": (*self.train, *self.held_out)}
         if which not in sides:
             raise unknown_name(which, list(sides), " as `templates`")
+        if not sides[which]:
+            raise ConfigurationError(f"The task `{self.task}` has no wordings of the side {which!r}: take another.")
         return sides[which]
 
 
@@ -106,7 +108,7 @@ def load_templates(task: str | Path) -> Wordings:
         path = files(__package__) / "data" / f"{task}.yaml"
     try:
         return _wordings(path.stem if isinstance(path, Path) else str(task), yaml.safe_load(path.read_text("utf-8")))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(
             f"`{task}` is no file of templates: expected `columns`, `answer`, and lists of `train` and `held_out` "
             f"prompts ({type(error).__name__}: {error})."
@@ -114,6 +116,11 @@ def load_templates(task: str | Path) -> Wordings:
 
 
 def _wordings(task: str, read: Mapping[str, Any]) -> Wordings:
+    for name in ("columns", "train", "held_out"):
+        if not isinstance(read[name], list):
+            raise TypeError(f"`{name}` is no list")
+    if not read["train"]:
+        raise KeyError("no prompt to train with")
     sides = {
         side: tuple(
             checked_template(Template(f"{task}/{side}/{number}", prompt.strip(), read["answer"]))

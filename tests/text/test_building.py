@@ -79,3 +79,9 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
         build_conversations(conversations_of(tmp_path), tmp_path / "full")
     with pytest.raises(ConfigurationError, match="at least 1"):
         build_conversations(conversations_of(tmp_path), tmp_path / "new", shard_size=0)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "rows").write_text("mine")
+    with pytest.raises(ConfigurationError, match="is a file: name a new folder"):
+        build_conversations(conversations_of(tmp_path), tmp_path / "rows")

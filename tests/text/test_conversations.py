@@ -262,6 +262,28 @@ def test_a_slot_is_a_plain_name(tmp_path):
         load_templates(str(path))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"columns: [cell_type]\nanswer: '!'\ntrain: 'one text'\nheld_out: ['?']\n",
+        b"columns: [cell_type]\nanswer: '!'\ntrain: []\nheld_out: ['?']\n",
+        b"\xff\xfe\x00",
+    ],
+)
+def test_a_file_of_another_form_is_no_file_of_wordings(text, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(text)
+    with pytest.raises(ConfigurationError, match="is no file of templates"):
+        load_templates(str(path))
+
+
+def test_a_side_without_wordings_is_refused(corpus, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("columns: [cell_type]\nanswer: '{cell_type}'\ntrain: ['{sentence}']\nheld_out: []\n")
+    with pytest.raises(ConfigurationError, match="no wordings of the side 'held_out'"):
+        Conversations(corpus, str(path), columns={"cell_type": "cell_type"}, templates="held_out")
+
+
 def test_a_file_of_wordings_names_facts_that_there_are(corpus, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("columns: [cell_type]\nfacts: pears\nanswer: '!'\ntrain: ['{sentence}']\nheld_out: ['?']\n")

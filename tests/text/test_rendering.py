@@ -70,3 +70,11 @@ def test_an_adapter_of_a_text_model_says_what_to_annotate_with(tmp_path):
     (tmp_path / "candidates.json").write_text("{}")
     with pytest.raises(CheckpointError, match="is an adapter of a language model: annotate with"):
         load_text_annotator(str(tmp_path))
+
+
+def test_a_batch_without_questions_is_empty(tmp_path):
+    _, tokenizer = make_language_model()
+    collator = ConversationCollator(Conversations(open_corpus(tmp_path), tokenizer=tokenizer), tokenizer)
+    assert {name: tuple(values.shape) for name, values in collator.collate_rows([]).items()} == dict.fromkeys(
+        ("input_ids", "attention_mask", "labels"), (0, 0)
+    )

@@ -161,6 +161,7 @@ def test_citations_are_checked():
         ({"embeddings": np.ones((1, 7)), "groups": ["a"]}, ConfigurationError, "8 numbers"),
         ({"embeddings": np.zeros((1, 8)), "groups": ["a"]}, ConfigurationError, "direction"),
         ({"embeddings": np.ones((1, 8)), "groups": ["a", "b"]}, ExpressionError, "groups"),
+        ({"embeddings": np.ones((1, 8)), "groups": ["a"], "k": -1}, ConfigurationError, "0 or more"),
     ],
 )
 def test_refused(index, query, error, words):
