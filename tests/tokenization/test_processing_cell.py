@@ -237,7 +237,7 @@ from sclm_hf.tokenization.encodings import bins
 processor = CellProcessor(ExpressionFeatureExtractor(), GeneTokenizer.from_genes(["A", "B"]))
 matrix = scipy.sparse.csr_matrix(np.ones((2, 2), np.float32))
 processor.encode(matrix, np.array([3, 4]), cell_ids=np.arange(2))
-stats = bins._encode.stats
+stats = bins.bin_cells.stats
 print(sum(stats.cache_misses.values()), sum(stats.cache_hits.values()))
 """
 
