@@ -64,7 +64,7 @@ def test_it_is_the_logistic_regression_of_scikit_learn():
     expression = log1p_cp10k(cells.X).toarray()
     means, deviations = expression.mean(axis=0), np.maximum(expression.std(axis=0), 0.1)
     values = np.clip((expression - means) / deviations, -10, 10)
-    classifier = LogisticRegression(max_iter=5000, tol=1e-6).fit(values, cells.obs["cell_type"])
+    classifier = LogisticRegression(max_iter=5000, tol=1e-8).fit(values, cells.obs["cell_type"])
     expected = classifier.predict_proba(np.clip((log1p_cp10k(others.X).toarray() - means) / deviations, -10, 10))
     model, processor = fit_linear(cells.X, cells.obs["cell_type"], GENES)
     found = annotate(others, model, processor, device="cpu").obsm["sclm_probabilities"]

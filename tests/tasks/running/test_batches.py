@@ -46,7 +46,7 @@ def test_the_batch_is_halved_when_memory_runs_out(error):
 def test_batches_of_perturbed_cells_are_halved_likewise():
     how = {"genes": ["GENE0", "GENE1"], "mode": "overexpress", "batch_size": 8}
     expected = perturb(make_cells(), make_model(), make_processor(), **how)
-    with pytest.warns(SclmWarning, match="going on with 4 per batch"):
+    with pytest.warns(SclmWarning, match="going on with 3 per batch"):
         error = torch.OutOfMemoryError("CUDA out of memory.")
         result = perturb(make_cells(), forgetful(make_model(), 5, error), make_processor(), **how)
     np.testing.assert_allclose(result.X, expected.X, atol=1e-5)
