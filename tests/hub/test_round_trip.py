@@ -19,6 +19,9 @@ from .hub_server import HubServer
 from .round_trip import logits
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def pushed(model, adapter, shards, tmp_path_factory):
     """A Hub with the model (sharded in branch `v2`), the adapter, and shards (others in branch `old`)."""

@@ -176,6 +176,7 @@ def test_each_batch_has_its_own_normalisation_and_the_saved_model_embeds_alike(c
         integrate(cells, model, dsbn=True, **QUICK)
 
 
+@pytest.mark.slow
 def test_fine_tuning_repeats_itself_and_leaves_the_model_as_it_is(cells, model):
     loaded = AutoModel.from_pretrained(model)
     before = embed(cells, loaded).obsm["X_scgpt"]
@@ -186,6 +187,7 @@ def test_fine_tuning_repeats_itself_and_leaves_the_model_as_it_is(cells, model):
     np.testing.assert_array_equal(before, embed(cells, loaded).obsm["X_scgpt"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["cellplm", "geneformer"])
 def test_samples_and_rankings_are_fine_tuned_too(cells, tmp_path, family):
     model = make_tiny_checkpoint(family, tmp_path / family, genes=GENES)

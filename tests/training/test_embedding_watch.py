@@ -142,6 +142,7 @@ def test_watching_does_not_change_a_run(cells, tmp_path):
     assert losses[0] == losses[1] and len(losses[0]) == 4
 
 
+@pytest.mark.slow
 def test_a_collapse_ends_a_run_with_advice_and_a_resumed_one_may_go_on(cells, tmp_path, monkeypatch):
     found = iter([APART, APART, ALIKE, ALIKE, ALIKE, ALIKE])
     monkeypatch.setattr(EmbeddingWatch, "measure", lambda self, model: EmbeddingQuality(next(found)))
