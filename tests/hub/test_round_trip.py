@@ -18,7 +18,6 @@ from .hub_folders import client_environment, model_folder, shards_folder, use_se
 from .hub_server import HubServer
 from .round_trip import logits
 
-
 pytestmark = pytest.mark.slow
 
 
