@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse
 
 from ..errors import ConfigurationError, require
 
@@ -22,6 +23,9 @@ METRICS = ("accuracy", "macro_f1")
 
 UNITS = ("cells", "splits")
 """What a bootstrap may draw."""
+
+_MOST_WEIGHTS = 4_000_000
+"""So many cells times draws are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -189,11 +193,19 @@ def _scores(
     generator = np.random.default_rng(seed)
     if unit == "splits":
         return scores, scores[generator.integers(len(scores), size=(n_resamples, len(scores)))].mean(axis=1)
-    draws = np.empty(n_resamples)
-    for draw in range(n_resamples):
-        weights = np.bincount(generator.integers(len(cells), size=len(cells)), minlength=len(cells))
-        draws[draw] = np.mean([_score(*pair, weights[at], metric) for pair, at in zip(pairs, places, strict=True)])
-    return scores, draws
+    draws = np.zeros(n_resamples)
+    block = max(1, _MOST_WEIGHTS // len(cells))
+    for start in range(0, n_resamples, block):
+        here = draws[start : start + block]
+        weights = np.stack([_drawn(generator, len(cells)) for _ in here])
+        for pair, at in zip(pairs, places, strict=True):
+            here += _score(*pair, weights[:, at], metric)
+    return scores, draws / len(predictions)
+
+
+def _drawn(generator: np.random.Generator, n_cells: int) -> np.ndarray:
+    """(n_cells,) how often each cell is drawn, of as many draws as there are cells."""
+    return np.bincount(generator.integers(n_cells, size=n_cells), minlength=n_cells).astype(np.float64)
 
 
 def _label_pairs(predictions: Predictions) -> tuple[np.ndarray, int]:
@@ -203,25 +215,30 @@ def _label_pairs(predictions: Predictions) -> tuple[np.ndarray, int]:
     return true * len(names) + predicted, len(names)
 
 
-def _score(pairs: np.ndarray, n_labels: int, weights: np.ndarray, metric: str) -> float:
-    """The score of cells that count as often as their weights say."""
-    return score(np.bincount(pairs, weights=weights, minlength=n_labels**2).reshape(n_labels, n_labels), metric)
+def _score(pairs: np.ndarray, n_labels: int, weights: np.ndarray, metric: str) -> np.ndarray:
+    """The score, or (n_draws,) scores, of cells that count as often as (n_test,) or (n_draws, n_test) weights say."""
+    n_test = len(pairs)
+    of_pairs = scipy.sparse.csr_matrix((np.ones(n_test), pairs, np.arange(n_test + 1)), (n_test, n_labels**2))
+    return score((weights @ of_pairs).reshape(*weights.shape[:-1], n_labels, n_labels), metric)
 
 
-def score(confusion: np.ndarray, metric: str) -> float:
+def score(confusion: np.ndarray, metric: str) -> np.ndarray:
     """Accuracy or macro-F1 as scikit-learn defines them.
 
     scikit-learn would check its input anew for each of the thousands of draws, which takes a hundred times as long.
 
     Args:
-        confusion: (n_labels, n_labels) cells by true and by predicted label.
+        confusion: (..., n_labels, n_labels) cells by true and by predicted label.
         metric: `"accuracy"`, or `"macro_f1"`, the mean F1 over the labels that occur.
+
+    Returns:
+        (...) scores.
     """
-    hits = np.diagonal(confusion)
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     if metric == "accuracy":
-        return hits.sum() / max(confusion.sum(), 1)
-    occurring = confusion.sum(0) + confusion.sum(1)
-    return (2 * hits[occurring > 0] / occurring[occurring > 0]).sum() / max((occurring > 0).sum(), 1)
+        return hits.sum(axis=-1) / np.maximum(confusion.sum(axis=(-2, -1)), 1)
+    occurring = confusion.sum(axis=-2) + confusion.sum(axis=-1)
+    return (2 * hits / np.maximum(occurring, 1)).sum(axis=-1) / np.maximum((occurring > 0).sum(axis=-1), 1)
 
 
 def _estimate(
