@@ -1,4 +1,4 @@
-"""The pictures of a report: training, embeddings, confusions, effects, networks. Drawn without a display.
+"""The pictures of a report: training, embeddings, confusions, effects, networks, tissue. Drawn without a display.
 
 Colours are those of Petroff's ten, which people with colour-blindness tell apart; labels differ in shape as well.
 """
@@ -262,6 +262,59 @@ def plot_integration(scores: Mapping[str, Any], *, axes: "Axes | None" = None) -
     axes.set_xticks(range(len(names)), labels, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(values)), list(scores["embedding"]))
     return axes
+
+
+def plot_tissue(
+    coordinates: np.ndarray,
+    domains: Sequence[str],
+    *,
+    slices: Sequence[str] | None = None,
+    axes: "Axes | None" = None,
+) -> "Axes":
+    """Cells where they lie in the tissue, coloured by domain; slices stand side by side.
+
+    Args:
+        coordinates: (n_cells, 2 or 3) places; of three numbers the first two are drawn.
+        domains: (n_cells,) the domain of each cell, or a label; colours follow the categories, or the sorted names.
+        slices: (n_cells,) the slice of each cell; None = all are of one.
+        axes: where to draw; by default a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ConfigurationError: there are no cells, or a place is not finite.
+    """
+    points = np.array(coordinates, float)[:, :2]
+    if not len(points) or not np.isfinite(points).all():
+        raise ConfigurationError(f"The places of {len(points):,} cells cannot be drawn: they must be finite numbers.")
+    slices = np.asarray(["" for _ in points] if slices is None else slices, str)
+    names = np.unique(slices)
+    starts = {}
+    for name, left in zip(names, _side_by_side(points, slices, names), strict=True):
+        rows = slices == name
+        points[rows] -= points[rows].min(axis=0) - [left, 0]
+        starts[name] = left
+    axes = _figure(4.6 * min(len(names), 4) + 1.6, 4.4, "", 1)[1][0] if axes is None else axes
+    kinds = list(getattr(domains, "categories", np.unique(np.asarray(domains, str))))
+    texts = np.asarray(domains, str)
+    size = float(np.clip(9000 / len(points), 2, 36))
+    for place, kind in enumerate(map(str, kinds)):
+        chosen = points[texts == kind]
+        marker, color = MARKERS[(place // 10) % 10], COLORS[place % 10]
+        axes.scatter(*chosen.T, s=size, marker=marker, color=color, linewidths=0, label=f"{kind} ({len(chosen)})")
+    for name, left in starts.items():
+        axes.annotate(name, (left, 0), fontsize=8, xytext=(0, -4), textcoords="offset points", va="top")
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+    return axes
+
+
+def _side_by_side(points: np.ndarray, slices: np.ndarray, names: np.ndarray) -> np.ndarray:
+    """(slices,) where each begins, a tenth of the widest apart."""
+    widths = np.array([np.ptp(points[slices == name, 0]) for name in names])
+    return np.concatenate([[0], np.cumsum(widths + widths.max() / 10)[:-1]])
 
 
 def _layout(pairs: Sequence[tuple[int, int]], n_genes: int, seed: int) -> np.ndarray:

@@ -66,6 +66,12 @@ class CellSource(Protocol):
     def column(self, name: str) -> CategoricalColumn:
         """A column of `obs`."""
 
+    def obsm_names(self) -> list[str]:
+        """Names of the arrays in `obsm`."""
+
+    def obsm(self, name: str) -> np.ndarray:
+        """(n_cells, …) an array of `obsm`."""
+
     def check_columns(self) -> None:
         """Refuse a source whose columns of `obs` are not all as long as it has cells."""
 

@@ -77,6 +77,14 @@ class InMemorySource:
         codes[known], categories = pandas.factorize(values[known].astype(str).astype(object), sort=True)
         return CategoricalColumn(codes.astype(np.min_scalar_type(-len(categories) - 1)), tuple(categories))
 
+    def obsm_names(self) -> list[str]:
+        """Names of the arrays in `obsm`."""
+        return sorted(self._adata.obsm)
+
+    def obsm(self, name: str) -> np.ndarray:
+        """(n_cells, …) an array of `obsm`."""
+        return np.asarray(self._adata.obsm[name])
+
     def check_columns(self) -> None:
         """An AnnData has columns of one length."""
 

@@ -1,13 +1,13 @@
 """`cluster`: Leiden clusters of cells, how stable they are, and their marker genes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, require
 from ..logging import warn
+from .clustering.settings import SweepSettings
 from .running.cell_run import CellRun, Results
-from .running.settings import AddingSettings, setting
+from .running.settings import setting
 from .running.verb import Verb, documented_by
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ CLUSTER_KEY = "sclm_cluster"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterSettings(AddingSettings):
+class ClusterSettings(SweepSettings):
     """Settings of [`cluster`].
 
     Raises:
@@ -34,16 +34,8 @@ class ClusterSettings(AddingSettings):
     """
 
     use_rep: str | None = setting(None, "embedding in `obsm` to cluster, instead of one that a model makes.")
-    resolutions: "str | Sequence[float]" = setting(
-        "0.1,0.2,0.4,0.6,0.8,1,1.5,2",
-        "resolutions to compare, in the command separated by commas. The clusters are those of the most stable one "
-        "that has more than one cluster: few clusters are often the most stable, so look at the table.",
-    )
     n_clusters: int | None = setting(None, "how many clusters; the resolution that gives them is looked for.", least=2)
     n_neighbours: int = setting(15, "neighbours of each cell in the graph.", least=2)
-    n_subsamples: int = setting(
-        5, "how many times 80 % of the cells are drawn and clustered again, to see how stable clusters are.", least=1
-    )
     n_markers: int = setting(
         10,
         "how many marker genes to list for each cluster; 0 reads no counts. Their p values are too small, because the "
@@ -54,24 +46,6 @@ class ClusterSettings(AddingSettings):
         None, f"name of the clusters in `obs`; default `{CLUSTER_KEY}`.", flag="--key", recorded=False
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.resolution_values  # noqa: B018 (checks)
-
-    @property
-    def resolution_values(self) -> list[float]:
-        """The resolutions as numbers."""
-        given = self.resolutions.split(",") if isinstance(self.resolutions, str) else self.resolutions
-        try:
-            values = [float(one) for one in given]
-        except (TypeError, ValueError):
-            values = []
-        if not values or not all(0 < one < float("inf") for one in values):
-            raise ConfigurationError(
-                f"`resolutions` (`--resolutions`) must be numbers above 0, such as 0.5,1, got {self.resolutions!r}."
-            )
-        return values
-
     def key(self, family: str) -> str:
         """Name of the clusters in `obs`, and of their record."""
         return self.key_added or CLUSTER_KEY
@@ -79,10 +53,6 @@ class ClusterSettings(AddingSettings):
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that `obs` will get."""
         return (self.key(""),)
-
-    def to_record(self) -> dict[str, Any]:
-        """What the results depend on, by name."""
-        return {**super().to_record(), "resolutions": self.resolution_values}
 
 
 class Clustering(CellRun[ClusterSettings]):

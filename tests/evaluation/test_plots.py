@@ -10,6 +10,7 @@ from sclm_hf.evaluation.plots import (
     plot_confusion,
     plot_integration,
     plot_network,
+    plot_tissue,
     plot_training,
     plot_volcano,
     umap_layout,
@@ -120,6 +121,18 @@ def test_scores_of_integration_have_a_row_for_each_embedding():
     axes = plot_integration(scores)
     assert [text.get_text() for text in axes.texts] == ["0.50", "0.10", "0.30", "0.90", "nan", "0.90"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["PCA", "X"] and len(axes.lines) == 1
+
+
+def test_slices_of_tissue_stand_side_by_side():
+    places = np.array([[5, 5], [6, 7], [5, 5], [6, 7]])
+    axes = plot_tissue(places, ["x", "y", "y", "y"], slices=list("aabb"))
+    one, other = (points.get_offsets() for points in axes.collections)
+    assert one.tolist() == [[0, 0]] and other[:, 0].tolist() == [1, 1.1, 2.1] and other[:, 1].tolist() == [2, 0, 2]
+    assert [text.get_text() for text in axes.texts] == ["a", "b"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["x (1)", "y (3)"]
+    assert plot_tissue(places, pd.Categorical(["2", "10", "2", "2"], ["2", "10"]), axes=axes) is axes
+    with pytest.raises(ConfigurationError, match="finite"):
+        plot_tissue(np.full((2, 2), np.nan), ["x", "y"])
 
 
 @pytest.mark.slow

@@ -230,6 +230,30 @@ def read_column(store: Any, frame: Any, name: str, length: int | None = None) ->
     return _compact(np.array(codes, np.int64), categories)
 
 
+def obsm_names(store: Any) -> list[str]:
+    """Names of the arrays in `obsm`; anndata before 0.7 wrote one compound array, of which none are read."""
+    arrays = store.get("obsm")
+    return [] if arrays is None or is_array(arrays) else sorted(arrays)
+
+
+def read_obsm(store: Any, name: str, length: int) -> np.ndarray:
+    """An array of `obsm`.
+
+    Args:
+        store: the open store.
+        name: one of `obsm_names`.
+        length: how many rows it must have.
+
+    Raises:
+        CorpusError: it is no array of numbers with as many rows, or is damaged.
+    """
+    array = store["obsm"][name]
+    if not is_array(array) or array.dtype.kind not in "iuf" or not array.shape or array.shape[0] != length:
+        raise CorpusError(f"`obsm/{name}` is no array of numbers with one row for each of the {length:,} cells")
+    check_stored(array, zeros_may_lack=not is_of_h5py(array))
+    return np.asarray(array[...])
+
+
 def check_columns(frame: Any, length: int) -> None:
     """Refuse a data frame with a column of another length, or of codes that lead nowhere.
 

@@ -25,8 +25,10 @@ from .elements import (
     hash_index,
     hash_texts,
     index_values,
+    obsm_names,
     read_column,
     read_index,
+    read_obsm,
     view,
 )
 from .hdf5_ranges import RangeReader, memory_type
@@ -141,6 +143,20 @@ class AnnDataSource:
             raise CorpusError(f"`{self.path}` has no obs column `{name}`; it has {sorted(columns)}.")
         with self._store() as store:
             return read_column(store, store["obs"], name, self.n_cells)
+
+    def obsm_names(self) -> list[str]:
+        """Names of the arrays in `obsm`."""
+        with self._store() as store:
+            return obsm_names(store)
+
+    def obsm(self, name: str) -> np.ndarray:
+        """(n_cells, …) an array of `obsm`.
+
+        Raises:
+            CorpusError: it is no array of numbers with one row per cell, or is damaged.
+        """
+        with self._store() as store:
+            return read_obsm(store, name, self.n_cells)
 
     def check_columns(self) -> None:
         """Compare all columns of `obs` with the number of cells, and codes with categories.

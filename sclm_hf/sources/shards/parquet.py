@@ -140,6 +140,18 @@ class ParquetSource:
             codes, texts = self._texts(name)
         return CategoricalColumn(codes.astype(np.min_scalar_type(-len(texts) - 1)), tuple(texts.tolist()))
 
+    def obsm_names(self) -> list[str]:
+        """None: shards hold no `obsm`."""
+        return []
+
+    def obsm(self, name: str) -> np.ndarray:
+        """Shards hold no `obsm`.
+
+        Raises:
+            CorpusError: always.
+        """
+        raise CorpusError(f"`{self.path}` holds raw counts and no `obsm`, such as {name!r}: take the .h5ad file.")
+
     def check_columns(self) -> None:
         """Columns are as long as their shard: that was compared when it was opened."""
 

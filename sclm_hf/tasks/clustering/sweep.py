@@ -75,6 +75,7 @@ def sweep(
     n_neighbours: int,
     n_subsamples: int,
     n_clusters: int | None = None,
+    asked_by: str = "`n_clusters` (`--n-clusters`)",
     seed: int = 0,
 ) -> Sweep:
     """Cluster cells at each resolution, and again without a fifth of them.
@@ -85,6 +86,7 @@ def sweep(
         n_neighbours: neighbours of each cell in the graph.
         n_subsamples: how many subsamples of 80 % of the cells are clustered anew, neighbours included.
         n_clusters: instead of `resolutions`, one is looked for that gives as many clusters.
+        asked_by: the setting that asks for as many, for messages.
         seed: seed of the neighbours, the clusters and the subsamples.
 
     Raises:
@@ -93,7 +95,7 @@ def sweep(
     """
     graph = _graph(embedding, n_neighbours, seed)
     if n_clusters is not None:
-        resolutions = [_resolution_for(graph, n_clusters, seed)]
+        resolutions = [_resolution_for(graph, n_clusters, seed, asked_by)]
     codes = np.stack([_leiden(graph, one, seed) for one in resolutions])
     counts = codes.max(axis=1) + 1
     stability = _stability(embedding, codes, resolutions, n_neighbours, n_subsamples, seed)
@@ -142,7 +144,7 @@ def _leiden(graph: Any, resolution: float, seed: int) -> np.ndarray:
     return np.argsort(np.argsort(-np.bincount(codes), kind="stable"))[codes]
 
 
-def _resolution_for(graph: Any, n_clusters: int, seed: int) -> float:
+def _resolution_for(graph: Any, n_clusters: int, seed: int, asked_by: str) -> float:
     """A resolution that gives as many clusters, found by bisection of its logarithm."""
     low, high, seen = np.log(_LEAST_RESOLUTION), np.log(_MOST_RESOLUTION), set()
     for _ in range(_STEPS):
@@ -155,7 +157,7 @@ def _resolution_for(graph: Any, n_clusters: int, seed: int) -> float:
     nearest = sorted(seen, key=lambda one: abs(one - n_clusters))[:2]
     raise ConfigurationError(
         f"No resolution gives {n_clusters} clusters; {' and '.join(map(str, sorted(nearest)))} are near: ask for "
-        "these with `n_clusters` (`--n-clusters`), or leave it out."
+        f"these with {asked_by}, or leave it out."
     )
 
 

@@ -1,0 +1,90 @@
+"""`sclm-hf spatial INPUT OUTPUT --model DIR --sample-key COLUMN`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..tasks.spatial import SpatialSettings
+from .options import Input, Model, Output, Overwrite, with_settings
+
+
+@with_settings(SpatialSettings)
+def spatial(
+    input: Input,
+    output: Output,
+    model: Model,
+    plot: Annotated[
+        Path | None, typer.Option(help="Image to write too: the tissue, coloured by domain; of one .h5ad file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    *,
+    overwrite: Overwrite = False,
+    **settings: Any,
+) -> None:
+    """Divide the tissue of an .h5ad file, or of each in a folder, into domains by embeddings averaged over neighbours.
+
+    A run that was stopped goes on where it was when it is repeated.
+    """
+    from ..tasks.files.file_to_file import run_files
+    from .results import print_files, print_json
+
+    def run() -> Any:
+        return run_files("spatial", input, output, model, overwrite=overwrite, **settings)
+
+    if plot is not None:
+        _check_plot(plot, input)
+    if as_json:
+        print_json(run(), ("resolution", "sweep", "slices", "scores", "label_coherence"))
+    else:
+        print_files(run, _show)
+    if plot is not None:
+        _draw(output, plot, SpatialSettings(**settings))
+
+
+def _check_plot(plot: Path, input: Path) -> None:
+    from ..errors import ConfigurationError
+    from ..files import check_output_file
+
+    if input.suffix != ".h5ad":
+        raise ConfigurationError("`--plot` draws the tissue of one .h5ad file: leave it out, or give such a file.")
+    check_output_file(plot)
+
+
+def _draw(output: Path, plot: Path, settings: SpatialSettings) -> None:
+    from ..evaluation.plots import plot_tissue
+    from ..tasks.files.h5ad import read_h5ad
+
+    cells = read_h5ad(output)
+    slices = None if settings.sample_key is None else cells.obs[settings.sample_key].to_numpy(str)
+    axes = plot_tissue(cells.obsm[settings.spatial_key], cells.obs[settings.key("")].array, slices=slices)
+    axes.figure.savefig(plot, bbox_inches="tight", dpi=160)
+
+
+def _show(record: dict[str, Any], domains: Any) -> None:
+    sweep = record["sweep"]
+    chosen = (sweep["resolution"] == record["resolution"]).nonzero()[0]
+    _print("Domains over resolutions", sweep, ("resolution", "n_domains", "stability", "coherence"), chosen)
+    for name, number in domains.value_counts().items():
+        print(f"{number:>8,}  {name}")
+    if "scores" in record:
+        _print("Agreement with the labels", record["scores"], ("method", "n_domains", "ari", "nmi", "coherence"))
+        print(f"{record['label_coherence']:.3f} of neighbours have the same label.")
+
+
+def _print(title: str, columns: dict[str, Any], names: tuple[str, ...], chosen: Any = ()) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in names:
+        table.add_column(name.removeprefix("n_"), justify="left" if name == "method" else "right")
+    for number, row in enumerate(zip(*(columns[name] for name in names), strict=True)):
+        table.add_row(*map(_cell, row), style="bold" if number in chosen else None)
+    Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return value if isinstance(value, str) else f"{value:,}"

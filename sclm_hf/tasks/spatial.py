@@ -1,0 +1,202 @@
+"""`spatial`: domains of tissue, by embeddings that are averaged over neighbouring cells."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import require
+from ..logging import warn
+from .clustering.settings import SweepSettings
+from .running.cell_run import CellRun, Results
+from .running.settings import setting
+from .running.verb import Verb, documented_by
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from anndata import AnnData
+    from transformers.utils import ModelOutput
+
+    from ..opening.loading import LoadedModel
+    from ..tokenization.processing_cell import CellProcessor
+
+DOMAIN_KEY = "sclm_domain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpatialSettings(SweepSettings):
+    """Settings of [`spatial`].
+
+    Raises:
+        ConfigurationError: a value is out of range, or resolutions are no numbers above 0.
+    """
+
+    neighbours: int = setting(6, "nearest cells or spots of the same slice that each is averaged with.", least=1)
+    sample_key: str | None = setting(
+        None,
+        "column of `obs` that tells slices apart, whose coordinates have nothing to do with one another; by default "
+        "all cells are of one slice.",
+    )
+    domains: int | None = setting(None, "how many domains; the resolution that gives them is looked for.", least=2)
+    label_key: str | None = setting(
+        None, "column of `obs` with known regions: domains are scored against them, beside simple methods."
+    )
+    spatial_key: str = setting("spatial", "name in `obsm` of the coordinates, two or three per cell.")
+    key_added: str | None = setting(
+        None,
+        f"name of the domains in `obs`, and with `X_` before it of the embedding in `obsm`; default `{DOMAIN_KEY}`.",
+        flag="--key",
+        recorded=False,
+    )
+
+    def key(self, family: str) -> str:
+        """Name of the domains in `obs`, and of their record."""
+        return self.key_added or DOMAIN_KEY
+
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that `obs` will get."""
+        return (self.key(""),)
+
+    def batch_key_for(self, loaded: "LoadedModel") -> str | None:
+        """The batches; for a model that sees whole samples, slices are samples unless others are named."""
+        sees_samples = loaded.processor.context == "sample"
+        return self.batch_key or (self.sample_key if sees_samples else None)
+
+
+class Spatial(CellRun[SpatialSettings]):
+    """Domains by smoothed embeddings."""
+
+    needs_all = True
+
+    def __init__(self, *run: Any) -> None:
+        from .integration.batches import read_labels
+        from .tissue.domains import baseline_domains, check_sizes
+        from .tissue.neighbours import read_tissue
+
+        super().__init__(*run)
+        require("scanpy", extra="evaluation")
+        require("igraph", extra="evaluation")
+        source, settings = self.cells.source, self.settings
+        check_sizes(source.n_cells, settings.domains)
+        self._tissue = read_tissue(source, settings.spatial_key, settings.sample_key, settings.neighbours)
+        self._labels = read_labels(source, settings.label_key) if settings.label_key else None
+        self._simple = baseline_domains(source, self._tissue, self._labels, settings) if self._labels else {}
+
+    def read(self, output: "ModelOutput") -> "torch.Tensor":
+        """(batch, cell_embedding_size) embeddings."""
+        from ..modeling.common.outputs import embedding_of
+
+        return embedding_of(output, self.config)
+
+    def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
+        """The domains, and the embedding that they come from."""
+        import numpy as np
+
+        from .clustering.sweep import check_embedding
+        from .tissue.domains import find_domains
+
+        pandas = require("pandas", extra="anndata")
+        check_embedding(values, "The embedding")
+        self._embedding = values
+        smoothed = (self._tissue.smoothing() @ values).astype(np.float32)
+        self._found = find_domains(smoothed, self.settings)
+        codes, n_domains = self._codes, int(self._found.n_clusters[self._found.chosen])
+        if n_domains == 1:
+            warn("No resolution finds more than one domain: ask for higher `resolutions` (`--resolutions`).")
+        names = pandas.Categorical(codes.astype(str), categories=[str(code) for code in range(n_domains)])
+        return Results(obs={self.key: names}, obsm={f"X_{self.key}": smoothed})
+
+    @property
+    def _codes(self) -> "np.ndarray":
+        return self._found.codes[self._found.chosen]
+
+    def facts(self, file: "Path | None") -> dict[str, Any]:
+        """The resolutions, the slices, and the scores where there are labels."""
+        import numpy as np
+
+        found, tissue = self._found, self._tissue
+        return {
+            "resolution": float(found.resolutions[found.chosen]),
+            "sweep": {
+                "resolution": found.resolutions,
+                "n_domains": found.n_clusters,
+                "stability": found.stability,
+                "coherence": np.array([tissue.coherence(codes) for codes in found.codes]),
+            },
+            "slices": {"name": np.array(tissue.slices, object), "n_cells": np.bincount(tissue.numbers)},
+            **self._scores(),
+        }
+
+    def _scores(self) -> dict[str, Any]:
+        from .tissue.domains import leiden_domains, score_domains
+
+        if self._labels is None:
+            return {}
+        alone = leiden_domains({"model + Leiden": self._embedding}, self.settings)
+        domains = {**self._simple, **alone, "smoothed model + Leiden": self._codes}
+        return {
+            "scores": score_domains(domains, self._tissue, self._labels),
+            "label_coherence": self._tissue.coherence(self._labels.numbers),
+        }
+
+
+SPATIAL = Verb(
+    name="spatial",
+    auto_class="AutoModel",
+    settings=SpatialSettings,
+    writes=("obs", "obsm"),
+    run=Spatial,
+    usage='cells = sclm_hf.spatial(cells, "{model}", sample_key="slice")\n'
+    'cells.obs["sclm_domain"], cells.obsm["X_sclm_domain"]',
+)
+
+
+@documented_by(SPATIAL)
+def spatial(
+    adata: "AnnData",
+    model: Any,
+    processor: "CellProcessor | None" = None,
+    *,
+    copy: bool = True,
+    **settings: Any,
+) -> "AnnData":
+    """Divide tissue into domains by embeddings that are averaged over neighbouring cells or spots.
+
+    The embedding of a cell is replaced by the mean over itself and its nearest neighbours in the same slice, near ones
+    weighing more, whatever the family: no model that the package knows uses coordinates. CellPLM's published code has
+    a place for them but switches it off; its cells see those of their slice by expression alone. The means are then
+    clustered with Leiden, all slices together; slices are not corrected for batch effects. With `label_key`, principal
+    components treated alike come first in the table of scores: they are hard to beat.
+
+    Args:
+        adata: cells or spots with raw counts, and coordinates in `obsm["spatial"]`.
+        model: folder or repository id of a checkpoint or an adapter; or a loaded model.
+        processor: the processor; by default the one saved with the model.
+        **settings: the fields of [`SpatialSettings`].
+        copy: add to a copy in memory; False adds to `adata` itself (but not to the file of a backed one).
+
+    Returns:
+        The AnnData with
+
+        - `obs["sclm_domain"]`: the domains, categorical, `"0"` being the largest;
+        - `obsm["X_sclm_domain"]`: (n_cells, cell_embedding_size) float32, the smoothed embedding;
+        - `uns["sclm_hf"]["sclm_domain"]`: `resolution`, the one chosen; `sweep`, the columns `resolution`,
+          `n_domains`, `stability` (mean adjusted Rand index under resampling) and `coherence` (share of neighbours in
+          the same domain: smoothing raises it, and a single domain has 1); `slices` with their sizes; with `label_key`
+          also `scores`, the columns `method`, `n_domains`, `ari`, `nmi` and `coherence`, and `label_coherence`, that
+          of the labels themselves; and how they were made.
+
+    Warns:
+        SclmWarning: there is one domain only, many cells lie at the very place of another one, or a method to compare
+            with cannot give as many domains as asked for.
+
+    Raises:
+        ConfigurationError: coordinates are missing, of a slice too, not finite, of another shape or all the same; a
+            slice has too few cells for the neighbours; or there are fewer cells than domains.
+        CorpusError: `obs` lacks a column, or a cell has no slice.
+        ExpressionError: the embedding is the same for all cells, or the data are not what is expected.
+        MissingDependencyError: scanpy or igraph is not installed.
+        Others as for [`embed`](sclm_hf.embed).
+    """
+    return SPATIAL.add_to(adata, model, processor, settings, copy=copy)

@@ -1,0 +1,1 @@
+"""What tissue needs: where cells lie, their neighbours, and domains."""
