@@ -19,7 +19,8 @@ MOST_BYTES = 4 * 2**30
 """So much memory the z-scores of the training cells may take."""
 
 FEW_WEIGHTS = 1000
-"""Up to so many weights Newton's method is the faster and the more exact one; its memory grows with their square."""
+"""Up to so many weights, of more cells than features, Newton's method is the faster and the more exact one; its memory grows
+with their square."""
 
 _BLOCK = 1000
 
@@ -217,7 +218,7 @@ def logistic_regression(values: np.ndarray, labels: np.ndarray, C: float) -> tup
         features = vectors[:, kept] * lengths
     else:
         features = values
-    few = features.shape[1] * len(np.unique(labels)) <= FEW_WEIGHTS
+    few = rotation is None and features.shape[1] * len(np.unique(labels)) <= FEW_WEIGHTS
     solver = "newton-cholesky" if few else "lbfgs"
     classifier = linear_model.LogisticRegression(C=C, max_iter=5000, tol=1e-6, solver=solver).fit(features, labels)
     weights, biases = classifier.coef_.T, classifier.intercept_
