@@ -19,8 +19,8 @@ MOST_BYTES = 4 * 2**30
 """So much memory the z-scores of the training cells may take."""
 
 FEW_WEIGHTS = 1000
-"""Up to so many weights, of more cells than features, Newton's method is the faster and the more exact one; its memory grows
-with their square."""
+"""Up to so many weights, of more cells than features, Newton's method is the faster and the more exact one; its memory
+grows with their square."""
 
 _BLOCK = 1000
 
