@@ -84,8 +84,8 @@ def cells(tmp_path_factory):
     return adata, path
 
 
-DEFAULT = ("cellplm", "linear", "scgpt")
-"""Families of the default suite: one of samples, of z-scores, of bins. The others are slow tests."""
+DEFAULT = ("cellplm", "linear")
+"""Families of the default suite: one of samples, one of z-scores; bins are what most other tests use. The others are slow."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*are taken for one sample")
 

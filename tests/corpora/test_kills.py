@@ -82,7 +82,7 @@ def killed_reader(corpus, path, start, world_size, num_workers, rng, size) -> No
         pass
 
 
-@pytest.mark.parametrize("n_kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [4, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_readers_lose_and_double_nothing(mixture, tmp_path, n_kills):
     whole = [record_of(batch) for batch in mixture.batches(BATCH, epoch=EPOCH)]
     length, rng, kills, epoch = len(whole[0]), np.random.default_rng(n_kills), 0, 0
