@@ -85,7 +85,7 @@ def cells(tmp_path_factory):
 
 
 DEFAULT = ("cellplm", "linear")
-"""Families of the default suite: one of samples, one of z-scores; bins are what most other tests use. The others are slow."""
+"""Families of the default suite: one of samples, one of z-scores; most other tests use bins. The others are slow."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*are taken for one sample")
 
