@@ -58,13 +58,19 @@ def flag_of(field: Field) -> str | None:
 def with_keywords(function: Callable, fields: Sequence[Field], annotate: Callable[[Field], Any]) -> inspect.Signature:
     """The signature of a function with a keyword argument for each field in the place of its `**settings`.
 
+    Fields that the function itself has an argument for are left out.
+
     Args:
         function: the function.
         fields: the fields of its settings.
         annotate: field -> annotation of its argument.
     """
     written, keyword = inspect.signature(function), inspect.Parameter.KEYWORD_ONLY
-    given = [inspect.Parameter(one.name, keyword, default=one.default, annotation=annotate(one)) for one in fields]
+    given = [
+        inspect.Parameter(one.name, keyword, default=one.default, annotation=annotate(one))
+        for one in fields
+        if one.name not in written.parameters
+    ]
     others = [one for one in written.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
     first = [one for one in others if one.kind is not keyword]
     return written.replace(parameters=[*first, *given, *(one for one in others if one.kind is keyword)])

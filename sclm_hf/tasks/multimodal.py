@@ -1,0 +1,283 @@
+"""`multimodal`: RNA with proteins or chromatin of the same cells."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError, ConfigurationError
+from .running.cell_run import CellRun, Results
+from .running.settings import AddingSettings, setting
+from .running.verb import Verb, documented_by
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from anndata import AnnData
+    from transformers.utils import ModelOutput
+
+    from ..opening.loading import LoadedModel
+    from ..tokenization.processing_cell import CellProcessor
+    from .multimodality.head import Head
+    from .multimodality.modality import Modality
+
+MULTIMODAL_KEY = "sclm_multimodal"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultimodalSettings(AddingSettings):
+    """Settings of [`multimodal`].
+
+    Raises:
+        ConfigurationError: a value is out of range, or there is neither another modality nor a head.
+    """
+
+    other: "str | Path | AnnData | None" = setting(
+        None,
+        "the other modality of the same cells, with raw counts in `X`: an AnnData or an `.h5ad` file. Cells are "
+        "matched by name. None applies a saved `head` to cells with RNA alone.",
+        flag=None,
+        recorded=False,
+    )
+    kind: str | None = setting(
+        None,
+        "what the other modality is: `protein`, normalised to centred log ratios; or `atac`, peaks, binarised and "
+        "weighted by TF-IDF. To be said where there is one.",
+    )
+    head: "str | Path | None" = setting(
+        None, "folder to save the head to; without another modality, the one to read it from.", recorded=False
+    )
+    n_features: int = setting(1000, "how many of the most variable peaks to predict; proteins are all taken.", least=2)
+    n_components: int = setting(20, "components of each modality in the joint embedding, and of the latter.", least=2)
+    n_folds: int = setting(5, "folds of cells, each of which is predicted from the others.", least=2)
+    label_key: str | None = setting(
+        None, "column of `obs` with labels, to see how many neighbours share them in each embedding."
+    )
+    key_added: str | None = setting(
+        None, f"start of the names in `obsm`; default `{MULTIMODAL_KEY}`.", flag="--key", recorded=False
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.other is None and self.head is None:
+            raise ConfigurationError(
+                "Give the other modality as `other` (the file OTHER), or a saved `head` (`--head`) to predict it."
+            )
+        if self.kind not in ("protein", "atac") and (self.other is not None or self.kind is not None):
+            raise ConfigurationError(
+                f"Say with `kind` (`--kind`) what the other modality is, 'protein' or 'atac', got {self.kind!r}."
+            )
+
+    def key(self, family: str) -> str:
+        """Name of the record, and start of the names in `obsm`."""
+        return self.key_added or MULTIMODAL_KEY
+
+    @cached_property
+    def modality(self) -> "Modality | None":
+        """The other modality, read and normalised."""
+        from .multimodality.modality import read_modality
+
+        return None if self.other is None else read_modality(self.other, self.kind, self.n_features)
+
+    @cached_property
+    def saved(self) -> "Head | None":
+        """The head that is applied, where there is no other modality."""
+        from .multimodality.head import Head
+
+        return Head.read(Path(self.head)) if self.other is None else None
+
+    def to_record(self) -> dict[str, Any]:
+        """What the results depend on, by name."""
+        from .files.fingerprint import hash_of
+
+        if self.modality is not None:
+            return super().to_record() | {"other": self.modality.hash}
+        return super().to_record() | {"head": hash_of([self.saved.facts, self.saved.ridge.weights.tolist()])}
+
+
+class Multimodal(CellRun[MultimodalSettings]):
+    """Embeddings of cells, and what they say of another modality."""
+
+    settings: MultimodalSettings
+    needs_all = True
+
+    def __init__(self, *run: Any) -> None:
+        super().__init__(*run)
+        self._facts: dict[str, Any] = {}
+        self._values = self._labels = None
+        if self.settings.modality is None:
+            self._check_model()
+        else:
+            self._prepare_pairs()
+
+    def _prepare_pairs(self) -> None:
+        """Match cells and check what would fail after the work."""
+        settings, names = self.settings, self.cells.names
+        self._values = settings.modality.of(names)
+        if len(names) < 2 * settings.n_folds:
+            raise ConfigurationError(
+                f"{len(names):,} cells are too few for {settings.n_folds} folds of at least 2: lower `n_folds` "
+                "(`--n-folds`), or give more cells."
+            )
+        head = None if settings.head is None else Path(settings.head)
+        if head is not None and head.exists() and (not head.is_dir() or any(head.iterdir())):
+            raise ConfigurationError(f"`{head}` exists: name another folder with `head` (`--head`), or remove it.")
+        if settings.label_key is not None:
+            self._labels = self.cells.source.column(settings.label_key).codes
+
+    def _check_model(self) -> None:
+        """Raise if the head was fitted on another model."""
+        facts = self.settings.saved.facts
+        if facts.get("model") != _model_fact(self.loaded):
+            raise CheckpointError(
+                f"The head `{self.settings.head}` was fitted on another model, `{facts.get('model_name')}`: name that "
+                "one with `model` (`--model`)."
+            )
+
+    def read(self, output: "ModelOutput") -> "torch.Tensor":
+        """(batch, cell_embedding_size) embeddings."""
+        from ..modeling.common.outputs import embedding_of
+
+        return embedding_of(output, self.config)
+
+    def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
+        """The predicted modality; for pairs that of held-out cells, and the joint embedding."""
+        import numpy as np
+
+        embedding = np.asarray(values, np.float64)
+        if self.settings.modality is not None:
+            return self._results_of_pairs(embedding)
+        head = self.settings.saved
+        self._facts = {"features": np.array(head.facts["features"], object), "kind": head.facts["kind"]}
+        return Results(obsm={f"{self.key}_predicted": head.ridge.predict(embedding).astype(np.float32)})
+
+    def _results_of_pairs(self, embedding: "np.ndarray") -> Results:
+        import numpy as np
+
+        from .multimodality.joint import joint_embedding, neighbour_agreement
+        from .multimodality.predictors import EMBEDDING, folds_of, held_out_predictions
+        from .multimodality.scores import score_predictions
+
+        settings, modality = self.settings, self.settings.modality
+        counts = self.cells.source.read(np.arange(len(embedding)))
+        folds = folds_of(self.cells.names, settings.n_folds, settings.seed)
+        predictions = held_out_predictions(counts, embedding, self._values, folds, settings.seed)
+        scores, per_feature = score_predictions(predictions, self._values, settings.seed)
+        embeddings = joint_embedding(embedding, self._values, settings.n_components, settings.seed)
+        seen, has_manifest = self._seen()
+        self._facts = {
+            "kind": modality.kind,
+            "features": modality.features,
+            "scores": scores,
+            "per_feature": per_feature,
+            "n_seen": seen,
+            "has_manifest": has_manifest,
+        }
+        if self._labels is not None:
+            self._facts["neighbour_agreement"] = neighbour_agreement(embeddings, self._labels)
+        if settings.head is not None:
+            self._save_head(embedding)
+        predicted = predictions[EMBEDDING].astype(np.float32)
+        return Results(obsm={f"{self.key}_predicted": predicted, f"{self.key}_joint": embeddings["joint"]})
+
+    def _seen(self) -> tuple[int, bool]:
+        """How many cells the training manifest of the model names, and whether there is one."""
+        from .running.seen import seen_by
+
+        name = None if self.loaded.name == "in memory" else self.loaded.name
+        seen = seen_by(name, self.loaded.revision, self.cells.source, self.cells.cell_ids)
+        return int((seen.trained | seen.chose).sum()), seen.has_manifest
+
+    def _save_head(self, embedding: "np.ndarray") -> None:
+        """Fit the head on all pairs, and save it."""
+        from .multimodality.head import Head
+        from .multimodality.predictors import Ridge
+
+        facts = {
+            "kind": self.settings.kind,
+            "features": self.settings.modality.features.tolist(),
+            "model": _model_fact(self.loaded),
+            "model_name": Path(self.loaded.name).name,
+            "n_cells": len(embedding),
+        }
+        Head(Ridge.fit(embedding, self._values), facts).save(Path(self.settings.head))
+
+    def facts(self, file: "Path | None") -> dict[str, Any]:
+        """The scores and the names of the features."""
+        return self._facts
+
+
+def _model_fact(loaded: "LoadedModel") -> str:
+    from .files.fingerprint import hash_of, model_hash, processor_hash
+
+    return hash_of([model_hash(loaded.model), processor_hash(loaded.processor)])
+
+
+class MultimodalVerb(Verb):
+    """The verb, which reads the other modality, or the head, before the model."""
+
+    def load(self, model: Any, processor: "CellProcessor | None", settings: MultimodalSettings) -> "LoadedModel":
+        """Load the model."""
+        settings.to_record()
+        return super().load(model, processor, settings)
+
+
+MULTIMODAL = MultimodalVerb(
+    name="multimodal",
+    auto_class="AutoModel",
+    settings=MultimodalSettings,
+    writes=("obsm",),
+    run=Multimodal,
+    usage='cells = sclm_hf.multimodal(cells, proteins, "{model}", kind="protein", head="head")\n'
+    'cells.obsm["sclm_multimodal_joint"]',
+)
+
+
+@documented_by(MULTIMODAL)
+def multimodal(
+    adata: "AnnData",
+    other: "str | Path | AnnData | None" = None,
+    model: Any = None,
+    processor: "CellProcessor | None" = None,
+    *,
+    copy: bool = True,
+    **settings: Any,
+) -> "AnnData":
+    """Predict proteins or open chromatin from RNA, and join both in one embedding.
+
+    The prediction is a ridge regression on the embeddings of the frozen model, with the penalty that leave-one-out
+    errors choose for each feature. It is scored on held-out cells beside the mean, nearest neighbours, and the same
+    regression on principal components of RNA, which are hard to beat; read the scores before you rely on it. With
+    MuData, give `mdata["rna"]` and `mdata["prot"]` or `mdata["atac"]`.
+
+    Args:
+        adata: cells with raw counts of RNA.
+        model: folder or repository id of a checkpoint or an adapter; or a loaded model.
+        processor: the processor; by default the one saved with the model.
+        **settings: the fields of [`MultimodalSettings`].
+        copy: add to a copy in memory; False adds to `adata` itself (but not to the file of a backed one).
+
+    Returns:
+        The AnnData with
+
+        - `obsm["sclm_multimodal_predicted"]`: (n_cells, n_features) float32, centred log ratios or log TF-IDF; for
+          paired cells each is predicted by the head that was fitted without it;
+        - `obsm["sclm_multimodal_joint"]`: (n_cells, components) float32, of paired cells;
+        - `uns["sclm_hf"]["sclm_multimodal"]`: `features`, their names; `scores`, columns `method`, `pearson`, `rmse`
+          (means over features) and `gain`, the `pearson` above that of `pca`, with `_low` and `_high`, 95 % intervals
+          over cells; `per_feature`, the same per feature; `neighbour_agreement` of `rna`, `other` and `joint`, the
+          share of neighbours with the same label; `n_seen`, cells that the model was trained on or chosen by; and
+          model, versions, settings and coverage of the genes.
+
+    Raises:
+        ConfigurationError: names of cells are doubled or differ, there are fewer cells than folds need, or settings
+            do not fit.
+        ExpressionError: the other modality has fewer than 2 features, values that are no raw counts, a protein or a
+            cell without counts; or RNA is not what the model's encoding expects.
+        CheckpointError: the head was fitted on another model, or it or the model is damaged.
+        CorpusError: a file cannot be read, or there is no such column of labels.
+        GeneCoverageError: the model knows too few of the genes.
+    """
+    if model is None:
+        raise ConfigurationError("Name a `model` (`--model`) that embeds RNA.")
+    return MULTIMODAL.add_to(adata, model, processor, {"other": other, **settings}, copy=copy)

@@ -1,0 +1,62 @@
+"""How well features are predicted, with intervals over cells."""
+
+from typing import Any
+
+import numpy as np
+
+from .predictors import METHODS, PCA
+
+N_DRAWS = 200
+
+
+def score_predictions(
+    predictions: dict[str, np.ndarray], values: np.ndarray, seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scores of every method: over all features, and feature by feature.
+
+    The mean tells no cells apart: its correlation is 0. Draws of cells are the same for all methods, so that
+    differences are of pairs.
+
+    Args:
+        predictions: method -> (n_cells, n_features), of held-out cells.
+        values: (n_cells, n_features).
+        seed: seed of the draws.
+
+    Returns:
+        Columns of a table, a row per method (`pearson` and `rmse`, means over features, and `gain`, the difference of
+        `pearson` from that of `pca`; with `_low` and `_high`, 95 % intervals over cells); and for each method the same
+        columns, a row per feature, without `gain`.
+    """
+    n_cells = len(values)
+    drawn = np.random.default_rng(seed).multinomial(n_cells, np.full(n_cells, 1 / n_cells), size=N_DRAWS)
+    # the first row is all cells as they are
+    weights = np.vstack([np.ones(n_cells), drawn]) / n_cells
+    found = {name: _scores(predictions[name], values, weights, name == "mean") for name in METHODS}
+    table: dict[str, Any] = {"method": np.array(METHODS, object)}
+    gains = {name: {"gain": (found[name]["pearson"] - found[PCA]["pearson"]).mean(axis=1)} for name in METHODS}
+    means = {name: {key: each.mean(axis=1) for key, each in found[name].items()} | gains[name] for name in METHODS}
+    rows = [_with_intervals(means[name]) for name in METHODS]
+    table |= {column: np.array([row[column] for row in rows]) for column in rows[0]}
+    return table, {name: _with_intervals(found[name]) for name in METHODS}
+
+
+def _scores(predicted: np.ndarray, values: np.ndarray, weights: np.ndarray, is_constant: bool) -> dict:
+    """(draws, n_features) correlations and errors under weights of cells."""
+    # centred first, for the moments to be exact
+    values, predicted = values - values.mean(axis=0), predicted - values.mean(axis=0)
+    of_values, of_predicted = weights @ values, weights @ predicted
+    spread = (weights @ values**2 - of_values**2) * (weights @ predicted**2 - of_predicted**2)
+    together = weights @ (values * predicted) - of_values * of_predicted
+    root = np.sqrt(np.maximum(spread, 0))
+    pearson = np.divide(together, root, out=np.zeros_like(together), where=root > 1e-12)
+    errors = np.sqrt(weights @ (values - predicted) ** 2)
+    return {"pearson": np.zeros_like(pearson) if is_constant else pearson, "rmse": errors}
+
+
+def _with_intervals(scores: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The scores of all cells, and the 95 % intervals of the draws."""
+    columns: dict[str, Any] = {}
+    for name, each in scores.items():
+        columns[name] = each[0]
+        columns[f"{name}_low"], columns[f"{name}_high"] = np.quantile(each[1:], (0.025, 0.975), axis=0)
+    return columns

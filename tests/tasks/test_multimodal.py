@@ -1,0 +1,176 @@
+"""RNA with another modality of the same cells."""
+
+import json
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from sclm_hf import ScGPTModel, embed, multimodal
+from sclm_hf.cli.main import make_app
+from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, ExpressionError
+from sclm_hf.tasks.multimodality.joint import joint_embedding
+from sclm_hf.tasks.multimodality.modality import clr, read_modality
+from sclm_hf.tasks.multimodality.predictors import METHODS, Ridge, folds_of
+from sclm_hf.tasks.multimodality.scores import score_predictions
+
+from .tiny import make_cells, save_checkpoint
+
+KEY = "sclm_multimodal"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("scgpt"))
+
+
+def make_other(n_features=6, n_cells=40):
+    """Counts that follow how many genes a cell expresses."""
+    rna = make_cells(n_cells)
+    generator = np.random.default_rng(1)
+    rates = np.asarray((rna.X > 0).sum(1)) * np.linspace(0.1, 2, n_features)
+    var = pd.DataFrame(index=[f"protein {number}" for number in range(n_features)])
+    return anndata.AnnData((generator.poisson(rates) + 1).astype("float32"), obs=rna.obs[[]].copy(), var=var)
+
+
+def run(model, rna=None, other=None, **settings):
+    rna, other = make_cells(40) if rna is None else rna, make_other() if other is None else other
+    return multimodal(rna, other, model, **{"kind": "protein", **settings})
+
+
+def test_pairs_give_held_out_predictions_scores_and_a_joint_embedding(model):
+    result = run(model, label_key="batch")
+    record = result.uns["sclm_hf"][KEY]
+    assert result.obsm[f"{KEY}_predicted"].shape == (40, 6) and len(result.obsm[f"{KEY}_joint"]) == 40
+    scores = record["scores"]
+    assert tuple(scores["method"]) == METHODS and scores["pearson"][0] == 0 == scores["gain"][2]
+    assert (scores["pearson_low"] <= scores["pearson"]).all() and (scores["rmse"] <= scores["rmse_high"]).all()
+    assert len(record["per_feature"]["embedding"]["pearson"]) == 6 == len(record["features"])
+    assert set(record["neighbour_agreement"]) == {"rna", "other", "joint"} and not record["has_manifest"]
+
+
+def test_a_cell_is_predicted_by_what_was_fitted_without_its_fold(model):
+    rna, values = make_cells(40), clr(make_other().X)
+    embedding = embed(rna, model).obsm["X_scgpt"].astype(float)
+    folds = folds_of(rna.obs_names, 5, 0)
+    held = folds == 2
+    expected = Ridge.fit(embedding[~held], values[~held]).predict(embedding[held])
+    np.testing.assert_allclose(run(model).obsm[f"{KEY}_predicted"][held], expected, atol=1e-4)
+
+
+def test_cells_are_matched_by_name_whatever_their_order(model):
+    order = np.random.default_rng(0).permutation(40)
+    one, other = run(model), run(model, other=make_other()[order])
+    np.testing.assert_array_equal(one.obsm[f"{KEY}_predicted"], other.obsm[f"{KEY}_predicted"])
+    names = make_cells(40).obs_names
+    np.testing.assert_array_equal(folds_of(names, 5, 0)[order], folds_of(names[order], 5, 0))
+
+
+def test_a_saved_head_predicts_cells_with_rna_alone(model, tmp_path):
+    run(model, head=tmp_path / "head")
+    assert sorted(path.name for path in (tmp_path / "head").iterdir()) == ["head.json", "head.safetensors"]
+    alone = multimodal(make_cells(30, seed=3), None, model, head=tmp_path / "head")
+    embedding = embed(make_cells(40), model).obsm["X_scgpt"].astype(float)
+    ridge = Ridge.fit(embedding, clr(make_other().X))
+    expected = ridge.predict(embed(make_cells(30, seed=3), model).obsm["X_scgpt"].astype(float))
+    np.testing.assert_allclose(alone.obsm[f"{KEY}_predicted"], expected, atol=1e-4)
+    assert list(alone.uns["sclm_hf"][KEY]["features"]) == list(make_other().var_names)
+
+
+def test_a_head_of_another_model_or_damaged_is_refused(model, tmp_path):
+    run(model, head=tmp_path / "head")
+    other = save_checkpoint(tmp_path / "other", ScGPTModel, pad_value=-3)
+    with pytest.raises(CheckpointError, match="fitted on another model"):
+        multimodal(make_cells(), None, other, head=tmp_path / "head")
+    with pytest.raises(ConfigurationError, match="exists: name another folder"):
+        run(model, head=tmp_path / "head")
+    (tmp_path / "head" / "head.safetensors").write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        multimodal(make_cells(), None, model, head=tmp_path / "head")
+
+
+def test_the_command_writes_what_the_function_adds(model, tmp_path):
+    rna, other, output, alone = (str(tmp_path / f"{name}.h5ad") for name in ("rna", "other", "output", "alone"))
+    make_cells(40).write_h5ad(rna)
+    make_other().write_h5ad(other)
+    head = ["--model", model, "--head", str(tmp_path / "head")]
+    told = CliRunner().invoke(make_app(), ["multimodal", rna, other, output, *head, "--kind", "protein", "--json"])
+    assert told.exit_code == 0, told.output
+    assert json.loads(told.stdout.splitlines()[-1])["scores"]["method"] == list(METHODS)
+    written = anndata.read_h5ad(output).obsm
+    np.testing.assert_allclose(written[f"{KEY}_joint"], run(model).obsm[f"{KEY}_joint"], atol=1e-5)
+    done = CliRunner().invoke(make_app(), ["multimodal", rna, alone, *head])
+    assert done.exit_code == 0 and "Predicted 6 features" in done.output, done.output
+    shown = CliRunner().invoke(make_app(), ["multimodal", rna, other, output, "--model", model, "--kind", "protein"])
+    assert shown.exit_code == 0 and "pca" in shown.output, shown.output
+
+
+def with_values(change):
+    other = make_other()
+    change(other)
+    return other
+
+
+def renamed(names):
+    return with_values(lambda other: setattr(other, "obs_names", names))
+
+
+def set_to(rows, columns, value):
+    return with_values(lambda other: other.X.__setitem__((rows, columns), value))
+
+
+@pytest.mark.parametrize(
+    ("other", "error", "told"),
+    [
+        (renamed([f"x{number}" for number in range(40)]), ConfigurationError, "no cell in common"),
+        (make_other()[:35], ConfigurationError, "5 cells of RNA and 0 of `other` are not in both"),
+        (renamed(["cell 0"] * 40), ConfigurationError, "`other` have the same name"),
+        (make_other(1), ExpressionError, "`other` has 1 feature"),
+        (make_other()[:, :0], ExpressionError, "`other` has 0 features"),
+        (set_to(0, 0, np.nan), ExpressionError, "missing, negative or no whole"),
+        (set_to(0, 0, -1), ExpressionError, "missing, negative or no whole"),
+        (set_to(slice(None), 2, 0), ExpressionError, "1 protein of `other` is 0 in all cells, such as 'protein 2'"),
+        (set_to(3, slice(None), 0), ExpressionError, "Cell 3 of `other`"),
+        ("nowhere.h5ad", CorpusError, "no file"),
+    ],
+)
+def test_modalities_that_do_not_fit_are_refused(model, other, error, told):
+    with pytest.raises(error, match=told):
+        run(model, other=other)
+
+
+def test_settings_and_too_few_cells_are_refused(model):
+    with pytest.raises(ConfigurationError, match="Say with `kind`"):
+        run(model, kind=None)
+    with pytest.raises(ConfigurationError, match="or a saved `head`"):
+        multimodal(make_cells(), None, model)
+    with pytest.raises(ConfigurationError, match="40 cells are too few for 30 folds"):
+        run(model, n_folds=30)
+    with pytest.raises(CorpusError, match="absent"):
+        run(model, label_key="absent")
+
+
+def test_peaks_are_the_most_variable_ones_and_weighted_by_tf_idf():
+    is_open = np.array([[1, 1, 0, 0], [1, 2, 0, 0], [1, 0, 0, 1], [1, 0, 0, 0]])
+    peaks = read_modality(anndata.AnnData(is_open.astype("float32")), "atac", 3)
+    assert peaks.features.tolist() == ["1", "3"]
+    np.testing.assert_allclose(peaks.values[0], np.log1p([1e4 * 0.5 * 2, 0]))
+
+
+def test_scores_are_correlations_and_errors_of_cells():
+    values = np.random.default_rng(0).normal(size=(50, 3))
+    guess = values + np.random.default_rng(1).normal(size=(50, 3))
+    table, per_feature = score_predictions(dict.fromkeys(METHODS, guess), values, 0)
+    expected = [np.corrcoef(guess[:, number], values[:, number])[0, 1] for number in range(3)]
+    np.testing.assert_allclose(per_feature["pca"]["pearson"], expected)
+    np.testing.assert_allclose(per_feature["pca"]["rmse"], np.sqrt(((guess - values) ** 2).mean(0)))
+    assert table["pearson"][2] == pytest.approx(np.mean(expected)) and (table["gain"][1:] == 0).all()
+
+
+def test_both_modalities_weigh_alike_in_the_joint_embedding():
+    rna, other = np.random.default_rng(0).normal(size=(2, 60, 5))
+    one = joint_embedding(rna, other, 4, 0)["joint"]
+    scaled = joint_embedding(rna * 100, other, 4, 0)["joint"]
+    np.testing.assert_allclose(one, scaled, atol=1e-4)
