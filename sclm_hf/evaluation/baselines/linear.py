@@ -18,9 +18,9 @@ Z_CLIP = 10.0
 MOST_BYTES = 4 * 2**30
 """So much memory the z-scores of the training cells may take."""
 
-FEW_WEIGHTS = 1000
-"""Up to so many weights, of more cells than features, Newton's method is the faster and the more exact one; its memory
-grows with their square."""
+MOST_WEIGHTS = 1000
+"""Up to so many weights of components of unequal length are fitted by Newton's method, which needs 10 steps instead of a
+thousand; its memory grows with their square."""
 
 _BLOCK = 1000
 
@@ -123,7 +123,7 @@ class PCALogisticRegression(LinearBaseline):
     def fit(self, counts: Any, labels: Sequence[str], measured: Measured | None = None) -> "PCALogisticRegression":
         labels = checked_labels(labels, counts.shape[0])
         components = self.fit_projection(log1p_cp10k(counts), measured)
-        self.classes, self.weights, self.biases = logistic_regression(components, labels, self.C)
+        self.classes, self.weights, self.biases = logistic_regression(components, labels, self.C, unequal=True)
         return self
 
     def fit_projection(self, expression: scipy.sparse.csr_matrix, measured: Measured | None = None) -> np.ndarray:
@@ -194,7 +194,9 @@ def principal_axes(values: np.ndarray, n_components: int, seed: int) -> np.ndarr
     return decomposition.PCA(n_components, svd_solver="arpack", random_state=seed).fit(values).components_.T
 
 
-def logistic_regression(values: np.ndarray, labels: np.ndarray, C: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def logistic_regression(
+    values: np.ndarray, labels: np.ndarray, C: float, *, unequal: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """scikit-learn's multinomial logistic regression, in the space of the cells where these are fewer than features.
 
     The penalty is the same in every rotation of the features, and the weights that it chooses are sums of cells. So a
@@ -204,6 +206,7 @@ def logistic_regression(values: np.ndarray, labels: np.ndarray, C: float) -> tup
         values: (n_cells, n_features).
         labels: (n_cells,).
         C: inverse of the strength of the penalty.
+        unequal: whether the features differ much in their deviations, so that L-BFGS would need many steps.
 
     Returns:
         (n_classes,) classes, (n_features, n_classes) weights and (n_classes,) biases.
@@ -218,8 +221,8 @@ def logistic_regression(values: np.ndarray, labels: np.ndarray, C: float) -> tup
         features = vectors[:, kept] * lengths
     else:
         features = values
-    few = rotation is None and features.shape[1] * len(np.unique(labels)) <= FEW_WEIGHTS
-    solver = "newton-cholesky" if few else "lbfgs"
+    few = rotation is None and features.shape[1] * len(np.unique(labels)) <= MOST_WEIGHTS
+    solver = "newton-cholesky" if unequal and few else "lbfgs"
     classifier = linear_model.LogisticRegression(C=C, max_iter=5000, tol=1e-6, solver=solver).fit(features, labels)
     weights, biases = classifier.coef_.T, classifier.intercept_
     if len(classifier.classes_) == 2:
