@@ -19,8 +19,8 @@ MOST_BYTES = 4 * 2**30
 """So much memory the z-scores of the training cells may take."""
 
 MOST_WEIGHTS = 1000
-"""Up to so many weights of components of unequal length are fitted by Newton's method, which needs 10 steps instead of a
-thousand; its memory grows with their square."""
+"""Up to so many weights of components of unequal length are fitted by Newton's method, in 10 steps and not a thousand;
+its memory grows with their square."""
 
 _BLOCK = 1000
 
