@@ -162,7 +162,7 @@ class Multimodal(CellRun[MultimodalSettings]):
         counts = self.cells.source.read(np.arange(len(embedding)))
         folds = folds_of(self.cells.names, settings.n_folds, settings.seed)
         predictions = held_out_predictions(counts, embedding, self._values, folds, settings.seed)
-        scores, per_feature = score_predictions(predictions, self._values, settings.seed)
+        scores, per_feature = score_predictions(predictions, self._values, folds, settings.seed)
         embeddings = joint_embedding(embedding, self._values, settings.n_components, settings.seed)
         seen, has_manifest = self._seen()
         self._facts = {
@@ -263,11 +263,11 @@ def multimodal(
         - `obsm["sclm_multimodal_predicted"]`: (n_cells, n_features) float32, centred log ratios or log TF-IDF; for
           paired cells each is predicted by the head that was fitted without it;
         - `obsm["sclm_multimodal_joint"]`: (n_cells, components) float32, of paired cells;
-        - `uns["sclm_hf"]["sclm_multimodal"]`: `features`, their names; `scores`, columns `method`, `pearson`, `rmse`
-          (means over features) and `gain`, the `pearson` above that of `pca`, with `_low` and `_high`, 95 % intervals
-          over cells; `per_feature`, the same per feature; `neighbour_agreement` of `rna`, `other` and `joint`, the
-          share of neighbours with the same label; `n_seen`, cells that the model was trained on or chosen by; and
-          model, versions, settings and coverage of the genes.
+        - `uns["sclm_hf"]["sclm_multimodal"]`: `features`, their names; `scores`, columns `method`, `pearson` (within
+          folds) and `rmse` (means over features) and `gain`, the `pearson` above that of `pca`, with `_low` and
+          `_high`, 95 % intervals over cells; `per_feature`, the same per feature; `neighbour_agreement` of `rna`,
+          `other` and `joint`, the share of neighbours with the same label; `n_seen`, cells that the model was trained
+          on or chosen by; and model, versions, settings and coverage of the genes.
 
     Raises:
         ConfigurationError: names of cells are doubled or differ, there are fewer cells than folds need, or settings

@@ -162,11 +162,18 @@ def test_peaks_are_the_most_variable_ones_and_weighted_by_tf_idf():
 def test_scores_are_correlations_and_errors_of_cells():
     values = np.random.default_rng(0).normal(size=(50, 3))
     guess = values + np.random.default_rng(1).normal(size=(50, 3))
-    table, per_feature = score_predictions(dict.fromkeys(METHODS, guess), values, 0)
+    table, per_feature = score_predictions(dict.fromkeys(METHODS, guess), values, np.zeros(50), 0)
     expected = [np.corrcoef(guess[:, number], values[:, number])[0, 1] for number in range(3)]
     np.testing.assert_allclose(per_feature["pca"]["pearson"], expected)
     np.testing.assert_allclose(per_feature["pca"]["rmse"], np.sqrt(((guess - values) ** 2).mean(0)))
     assert table["pearson"][2] == pytest.approx(np.mean(expected)) and (table["gain"][1:] == 0).all()
+
+
+def test_predictions_of_the_mean_of_other_folds_correlate_with_nothing():
+    values, folds = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 3
+    means = np.array([values[folds != fold].mean(0) for fold in range(3)])[folds]
+    table, _ = score_predictions(dict.fromkeys(METHODS, means), values, folds, 0)
+    np.testing.assert_allclose(table["pearson"], 0, atol=1e-12)
 
 
 def test_both_modalities_weigh_alike_in_the_joint_embedding():

@@ -10,16 +10,18 @@ N_DRAWS = 200
 
 
 def score_predictions(
-    predictions: dict[str, np.ndarray], values: np.ndarray, seed: int
+    predictions: dict[str, np.ndarray], values: np.ndarray, folds: np.ndarray, seed: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Scores of every method: over all features, and feature by feature.
 
-    The mean tells no cells apart: its correlation is 0. Draws of cells are the same for all methods, so that
-    differences are of pairs.
+    Correlations are within folds: between them, the mean of the cells that are learnt from falls where that of the
+    held-out ones rises, so that predictions near the mean would correlate negatively. That of the mean is 0.
+    Draws of cells are the same for all methods, so that differences are of pairs.
 
     Args:
         predictions: method -> (n_cells, n_features), of held-out cells.
         values: (n_cells, n_features).
+        folds: (n_cells,) which fold held a cell out.
         seed: seed of the draws.
 
     Returns:
@@ -31,7 +33,7 @@ def score_predictions(
     drawn = np.random.default_rng(seed).multinomial(n_cells, np.full(n_cells, 1 / n_cells), size=N_DRAWS)
     # the first row is all cells as they are
     weights = np.vstack([np.ones(n_cells), drawn]) / n_cells
-    found = {name: _scores(predictions[name], values, weights, name == "mean") for name in METHODS}
+    found = {name: _scores(predictions[name], values, folds, weights) for name in METHODS}
     table: dict[str, Any] = {"method": np.array(METHODS, object)}
     gains = {name: {"gain": (found[name]["pearson"] - found[PCA]["pearson"]).mean(axis=1)} for name in METHODS}
     means = {name: {key: each.mean(axis=1) for key, each in found[name].items()} | gains[name] for name in METHODS}
@@ -40,17 +42,24 @@ def score_predictions(
     return table, {name: _with_intervals(found[name]) for name in METHODS}
 
 
-def _scores(predicted: np.ndarray, values: np.ndarray, weights: np.ndarray, is_constant: bool) -> dict:
+def _scores(predicted: np.ndarray, values: np.ndarray, folds: np.ndarray, weights: np.ndarray) -> dict:
     """(draws, n_features) correlations and errors under weights of cells."""
-    # centred first, for the moments to be exact
-    values, predicted = values - values.mean(axis=0), predicted - values.mean(axis=0)
+    errors = np.sqrt(weights @ (values - predicted) ** 2)
+    values, predicted = _centred(values, folds), _centred(predicted, folds)
     of_values, of_predicted = weights @ values, weights @ predicted
     spread = (weights @ values**2 - of_values**2) * (weights @ predicted**2 - of_predicted**2)
     together = weights @ (values * predicted) - of_values * of_predicted
     root = np.sqrt(np.maximum(spread, 0))
     pearson = np.divide(together, root, out=np.zeros_like(together), where=root > 1e-12)
-    errors = np.sqrt(weights @ (values - predicted) ** 2)
-    return {"pearson": np.zeros_like(pearson) if is_constant else pearson, "rmse": errors}
+    return {"pearson": pearson, "rmse": errors}
+
+
+def _centred(values: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """The values minus the mean of their fold."""
+    centred = np.empty_like(values)
+    for fold in np.unique(folds):
+        centred[folds == fold] = values[folds == fold] - values[folds == fold].mean(axis=0)
+    return centred
 
 
 def _with_intervals(scores: dict[str, np.ndarray]) -> dict[str, Any]:
