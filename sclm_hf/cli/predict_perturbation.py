@@ -1,6 +1,5 @@
 """`sclm-hf predict-perturbation INPUT OUTPUT --perturbations GENE,GENE`, with a simple method or `--model DIR`."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,22 +28,15 @@ def predict_perturbation(
     What is written can be scored by `cell-eval run -ap OUTPUT -ar TRUTH`.
     """
     from ..tasks.files.file_to_file import run_files
-    from ..tasks.files.results import read_record
-    from .results import print_files
+    from .results import print_files, print_json
 
     def run() -> Any:
         return run_files("predict_perturbation", input, output, model, overwrite=overwrite, **settings)
 
-    if not as_json:
+    if as_json:
+        print_json(run(), ("method", "n_seen", "n_predicted", "spread", "scores", "cell_eval"))
+    else:
         print_files(run, _show)
-        return
-    for path, key in run():
-        record, n_cells, _ = read_record(path, key)
-        kept = {name: _plain(record[name]) for name in _KEPT if name in record}
-        typer.echo(json.dumps({"file": str(path), "n_cells": n_cells, **kept}))
-
-
-_KEPT = ("method", "n_seen", "n_predicted", "spread", "scores", "cell_eval")
 
 
 def _show(record: dict[str, Any], column: Any) -> None:
@@ -91,10 +83,3 @@ def _print_columns(title: str, columns: dict[str, Any]) -> None:
 
 
 _ORDER = ["method", "metric", "pearson_delta", "mae", "discrimination", "spread", "baseline", "predicted", "ceiling"]
-
-
-def _plain(value: Any) -> Any:
-    """Arrays and numbers as JSON holds them."""
-    if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    return value.tolist() if hasattr(value, "tolist") else value

@@ -127,8 +127,10 @@ class Multimodal(CellRun[MultimodalSettings]):
 
     def _check_model(self) -> None:
         """Raise if the head was fitted on another model."""
+        from .files.fingerprint import loaded_hash
+
         facts = self.settings.saved.facts
-        if facts.get("model") != _model_fact(self.loaded):
+        if facts.get("model") != loaded_hash(self.loaded):
             raise CheckpointError(
                 f"The head `{self.settings.head}` was fitted on another model, `{facts.get('model_name')}`: name that "
                 "one with `model` (`--model`)."
@@ -190,13 +192,14 @@ class Multimodal(CellRun[MultimodalSettings]):
 
     def _save_head(self, embedding: "np.ndarray") -> None:
         """Fit the head on all pairs, and save it."""
+        from .files.fingerprint import loaded_hash
         from .multimodality.head import Head
         from .multimodality.predictors import Ridge
 
         facts = {
             "kind": self.settings.kind,
             "features": self.settings.modality.features.tolist(),
-            "model": _model_fact(self.loaded),
+            "model": loaded_hash(self.loaded),
             "model_name": Path(self.loaded.name).name,
             "n_cells": len(embedding),
         }
@@ -205,12 +208,6 @@ class Multimodal(CellRun[MultimodalSettings]):
     def facts(self, file: "Path | None") -> dict[str, Any]:
         """The scores and the names of the features."""
         return self._facts
-
-
-def _model_fact(loaded: "LoadedModel") -> str:
-    from .files.fingerprint import hash_of, model_hash, processor_hash
-
-    return hash_of([model_hash(loaded.model), processor_hash(loaded.processor)])
 
 
 class MultimodalVerb(Verb):

@@ -55,6 +55,11 @@ def processor_hash(processor: "CellProcessor") -> str:
     return hash_of([processor.feature_extractor.to_dict(), processor.tokenizer.get_vocab()])
 
 
+def loaded_hash(loaded: "LoadedModel") -> str:
+    """A hash of a model and its processor: what was saved for one fits no other."""
+    return hash_of([model_hash(loaded.model), processor_hash(loaded.processor)])
+
+
 def model_hash(model: Any) -> str:
     """A hash of the configuration and all tensors."""
     import torch

@@ -17,7 +17,7 @@ from ...sources.cell_source import CellSource
 from ...sources.in_memory import InMemorySource
 from ...sources.opening import open_source
 from ...sources.survey import row_blocks
-from ..files.fingerprint import hash_of, model_hash, processor_hash
+from ..files.fingerprint import hash_of, loaded_hash
 from ..running.batches import run_cells
 from ..running.prepared_cells import prepare_cells
 
@@ -62,7 +62,7 @@ def find_reference(loaded: "LoadedModel", settings: "MapSettings") -> Reference:
             "of an index with `index` (`--index`)."
         )
     reference = _read(folder, settings)
-    _check_facts(folder, reference.facts, {"model": _model_fact(loaded)})
+    _check_facts(folder, reference.facts, {"model": loaded_hash(loaded)})
     _check_size(len(reference.cells), settings)
     return reference
 
@@ -74,7 +74,7 @@ def _of_cells(loaded: "LoadedModel", settings: "MapSettings", folder: Path | Non
     groups = None if settings.group_key is None else _values(source, settings.group_key)
     facts = {
         "format": _FORMAT,
-        "model": _model_fact(loaded),
+        "model": loaded_hash(loaded),
         "label_key": settings.label_key,
         "group_key": settings.group_key,
         "cells": _cells_fact(source, labels, groups),
@@ -147,10 +147,6 @@ def _cells_fact(source: CellSource, labels: np.ndarray, groups: np.ndarray | Non
     counts = [hash_counts(source.read(rows[block]), genes).tolist() for block in row_blocks(source.n_cells)]
     names = list(source.obs_names())
     return hash_of([names, list(labels), None if groups is None else list(groups), counts])
-
-
-def _model_fact(loaded: "LoadedModel") -> str:
-    return hash_of([model_hash(loaded.model), processor_hash(loaded.processor)])
 
 
 def _public_name(model: str) -> str:
