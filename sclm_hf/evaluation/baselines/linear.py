@@ -223,7 +223,10 @@ def logistic_regression(
         features = values
     few = rotation is None and features.shape[1] * len(np.unique(labels)) <= MOST_WEIGHTS
     solver = "newton-cholesky" if unequal and few else "lbfgs"
-    classifier = linear_model.LogisticRegression(C=C, max_iter=5000, tol=1e-6, solver=solver).fit(features, labels)
+    classifier = linear_model.LogisticRegression(C=C, max_iter=5000, tol=1e-6, solver=solver)
+    # threads wait for one another longer than such small products take
+    with require("threadpoolctl", extra="evaluation").threadpool_limits(1 if few else None):
+        classifier.fit(features, labels)
     weights, biases = classifier.coef_.T, classifier.intercept_
     if len(classifier.classes_) == 2:
         # scikit-learn keeps the second class alone; the first one has a score of 0
