@@ -75,7 +75,7 @@ def probe(case: Case) -> Scores:
 def text(case: Case) -> Scores:
     """A small Llama that reads the names of genes."""
     reads = TextArguments(text=True, n_genes=case.settings["genes"])
-    finetune_text(case.data, FinetuneArguments("small", LABEL, head="full"), reads, case.config())
+    finetune_text(case.data, FinetuneArguments("small", LABEL, head="full", partners=False), reads, case.config())
     return {"text": case.annotated()}
 
 
@@ -83,7 +83,7 @@ def smollm2(case: Case) -> Scores:
     """SmolLM2 with a LoRA, which reads few genes, one token each."""
     reads = TextArguments(text=True, n_genes=case.settings["smollm2_genes"], gene_tokens=True)
     steps = case.settings["max_steps"] or case.settings["smollm2_steps"]
-    start = FinetuneArguments(case.settings["smollm2"], LABEL, head="lora")
+    start = FinetuneArguments(case.settings["smollm2"], LABEL, head="lora", partners=False)
     finetune_text(case.data, start, reads, case.config(max_steps=steps))
     return {"SmolLM2": case.annotated()}
 
@@ -92,7 +92,7 @@ def discrete(case: Case) -> Scores:
     """A small Llama that reads code words of a pre-trained scGPT, and a logistic regression on what is behind them."""
     folder = encoder(case, "scgpt")
     reads = TextArguments(text=True, cell_tokens=folder)
-    finetune_text(case.data, FinetuneArguments("small", LABEL, head="full"), reads, case.config())
+    finetune_text(case.data, FinetuneArguments("small", LABEL, head="full", partners=False), reads, case.config())
     learned, tested = (embed(cells, folder, key_added="X").obsm["X"] for cells in (case.train, case.test))
     regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     behind = regression.fit(learned, case.train.obs[LABEL]).predict_log_proba(tested)
@@ -108,7 +108,9 @@ def soft(case: Case) -> Scores:
     ):
         part.save_pretrained(language)
     reads = CellTextArguments(cell_model=encoder(case, "cellplm"), projector_epochs=case.settings["projector_epochs"])
-    finetune_cell_text(case.data, FinetuneArguments(language, LABEL, head="full"), reads, case.config())
+    finetune_cell_text(
+        case.data, FinetuneArguments(language, LABEL, head="full", partners=False), reads, case.config()
+    )
     return {"soft tokens": case.annotated()}
 
 

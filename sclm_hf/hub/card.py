@@ -186,7 +186,6 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
         encoder, text = encoder_family(str(folder)), config.get("text_config", {}).get("model_type", "unknown")
         return _joined_facts(folder, family, encoder, text, license, is_adapter=is_adapter)
     classifies = any(map(labels_cells, config.get("architectures") or ()))
-    comparison = _comparison(folder)
     return CardFacts(
         title=folder.resolve().name,
         family=family.name,
@@ -196,8 +195,7 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
         base_model=read_adapter_settings(str(folder)).get("base_model_name_or_path") if is_adapter else None,
         is_adapter=is_adapter,
         label_names=list(config.get("id2label", {}).values()) if classifies else [],
-        results=[comparison] if comparison else [],
-        evaluated_method=SAVED if comparison else None,
+        **_compared(folder),
     )
 
 
@@ -223,15 +221,17 @@ def _joined_facts(
         label_names=read_candidates(candidates).labels if has_answers else [],
         cell_encoder=None if encoder is None else encoder.name,
         text_model=f"`{text}` of transformers",
+        **_compared(folder),
     )
 
 
-def _comparison(folder: Path) -> ResultsTable | None:
+def _compared(folder: Path) -> dict[str, Any]:
     """The scores of a fine-tuned model, of linear baselines and of all together, where training left them."""
     if not (folder / PARTNERS_FILE).exists():
-        return None
+        return {}
     try:
-        return ResultsTable.from_dict(read_json_object(folder / PARTNERS_FILE)["comparison"]["table"])
+        table = ResultsTable.from_dict(read_json_object(folder / PARTNERS_FILE)["comparison"]["table"])
+        return {"results": [table], "evaluated_method": SAVED}
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"`{folder / PARTNERS_FILE}` does not hold the scores that training writes.") from error
 

@@ -6,11 +6,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigurationError
 from ..logging import quiet_transformers
-from ..registry import get_family
+from .cell_encoders import open_cell_encoder
 from .files import damage_is_told
 from .language_models import open_causal_model
-from .processors import check_processor, load_processor
-from .weights import open_model
+from .processors import check_processor
 
 if TYPE_CHECKING:
     from ..modeling.cell_text.modeling_cell_text import CellTextForConditionalGeneration
@@ -41,16 +40,7 @@ def new_cell_text_model(
     from ..modeling.cell_text.modeling_cell_text import CellTextForConditionalGeneration
     from ..modeling.cell_text.processing_cell_text import CELL_TOKEN, PLAIN_TEMPLATE, CellTextProcessor
 
-    cell_processor = load_processor(cell_model)
-    cells = open_model(cell_model, "AutoModel")
-    if cells.frozen_tables():
-        raise ConfigurationError(
-            f"`{cell_model}` has tables that are never saved with other weights, so a cell-text model cannot hold it: "
-            "choose a model of another family."
-        )
-    # each cell is read alone, as `embed` reads it
-    for name, value in get_family(cells.config.model_type).embed_overrides.items():
-        setattr(cells.config, name, value)
+    cells, cell_processor = open_cell_encoder(cell_model, "a cell-text model")
     language, tokenizer = open_causal_model(text_model) if isinstance(text_model, str) else text_model
     if language.config.is_encoder_decoder:
         raise ConfigurationError(

@@ -17,13 +17,12 @@ from transformers import (
 
 from ..errors import CheckpointError, ConfigurationError
 from ..logging import quiet_transformers
-from ..registry import get_family
+from .cell_encoders import open_cell_encoder
 from .families import read_config
 from .files import damage_is_told, require_readable
 from .loading import LoadedModel, load_model
 from .names import resolve_name
-from .processors import load_processor
-from .weights import open_model, require_finite
+from .weights import require_finite
 
 if TYPE_CHECKING:
     from ..modeling.cell_text_dual_encoder.modeling_cell_text_dual_encoder import CellTextDualEncoderModel
@@ -54,16 +53,7 @@ def new_dual_encoder(
     from ..modeling.cell_text_dual_encoder.modeling_cell_text_dual_encoder import CellTextDualEncoderModel
     from ..modeling.cell_text_dual_encoder.processing_cell_text_dual_encoder import CellTextDualEncoderProcessor
 
-    processor = load_processor(cell_model)
-    cells = open_model(cell_model, "AutoModel")
-    if cells.frozen_tables():
-        raise ConfigurationError(
-            f"`{cell_model}` has tables that are never saved with other weights, so a dual encoder cannot hold it: "
-            "choose a model of another family."
-        )
-    # each cell is read alone, as `embed` reads it
-    for name, value in get_family(cells.config.model_type).embed_overrides.items():
-        setattr(cells.config, name, value)
+    cells, processor = open_cell_encoder(cell_model, "a dual encoder")
     texts, tokenizer = open_text_encoder(text_model) if isinstance(text_model, str) else text_model
     if not hasattr(texts.config, "hidden_size"):
         raise ConfigurationError(

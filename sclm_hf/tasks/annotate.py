@@ -166,12 +166,13 @@ class AnnotateVerb(Verb):
         loaded = self._loaded(model, processor, settings)
         if settings.partners and loaded.partners is None:
             raise ConfigurationError(
-                f"`{loaded.name}` has no partners, which `finetune` saves with classifiers of one task: leave out "
+                f"`{loaded.name}` has no partners, which `finetune` saves with models of one task: leave out "
                 "`partners` (`--partners`)."
             )
         return loaded
 
     def _loaded(self, model: Any, processor: "CellProcessor | None", settings: AnnotateSettings) -> "LoadedModel":
+        from ..opening.partners import with_partners
         from ..text.annotator import is_text_annotator, load_text_annotator
         from ..text.cell_text_annotator import is_cell_text_annotator, load_cell_text_annotator
 
@@ -181,10 +182,12 @@ class AnnotateVerb(Verb):
 
             return load_described(model, settings.labels, processor, **options)
         if is_cell_text_annotator(model, settings.revision):
-            return load_cell_text_annotator(model, **options)
-        if is_text_annotator(model, settings.revision):
-            return load_text_annotator(model, **options)
-        return super().load(model, processor, settings)
+            loaded = load_cell_text_annotator(model, **options)
+        elif is_text_annotator(model, settings.revision):
+            loaded = load_text_annotator(model, **options)
+        else:
+            return super().load(model, processor, settings)
+        return loaded if settings.partners is False else with_partners(loaded)
 
 
 ANNOTATE = AnnotateVerb(

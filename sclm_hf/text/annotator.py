@@ -59,8 +59,12 @@ class TextProcessor:
         """Write everything beside a model."""
         self.tokenizer.save_pretrained(folder)
         (self.codes or self.cells).save_pretrained(Path(folder) / CELLS_FOLDER)
-        self.candidates.save(folder)
-        save_decision(folder, self.tokenizer, self.candidates)
+        self.save_candidates(self.candidates, folder)
+
+    def save_candidates(self, candidates: Candidates, folder: str | Path) -> None:
+        """Write question and labels beside a model, for `annotate` and for `pipeline("decision")`."""
+        candidates.save(folder)
+        save_decision(folder, self.tokenizer, candidates)
 
 
 class TextAnnotator(nn.Module):

@@ -5,29 +5,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 from accelerate.utils import set_seed
 
 from ..adapters.lora import add_lora
-from ..corpora.cell_corpus import CellCorpus
 from ..logging import get_logger
 from ..modeling.cell_text.processing_cell_text import CellTextProcessor
 from ..objectives.cell_text import CellTextCollator
 from ..opening.cell_text_models import new_cell_text_model
 from ..opening.kinds import inner_model
-from ..opening.loading import default_device
 from ..opening.processors import load_processor
 from ..opening.weights import open_model
 from ..text.candidates import told_apart
 from ..text.cell_text_annotator import CellTextAnnotator
 from ..text.closed_set import Candidates, answers_of
+from .answers import judged
 from .arguments import TrainingConfig
 from .checkpoints import check_output_dir
 from .data import open_corpora
-from .finetune_text import calibrated, check_language_settings
+from .finetune import check_labels, open_rivals, takes_rivals
+from .finetune_text import check_language_settings
 from .loop import TrainingResult, save_start, train
 from .manifest import write_manifest
+from .partners import HELD_OUT
 from .settings.cell_text import CellTextArguments
 from .settings.data import DataArguments, check_files
 from .settings.finetune import FinetuneArguments
@@ -85,6 +84,7 @@ def finetune_cell_text(
     check_files(data)
     set_seed(config.seed)
     cells = load_processor(soft.cell_model)
+    with_rivals = takes_rivals(data, arguments, cells)
     corpus, eval_corpus = open_corpora(
         data,
         cells,
@@ -92,8 +92,10 @@ def finetune_cell_text(
         unlabelled=arguments.unlabelled,
         # a cell is asked about alone, whatever sample it is from
         split_samples=True,
+        even_share=HELD_OUT if with_rivals else 0.0,
         seed=config.seed,
     )
+    check_labels(corpus, arguments)
     organism = data.species or "human"
     questions = [question.format(organism=organism) for question in QUESTIONS]
     model, processor = new_cell_text_model(
@@ -107,6 +109,7 @@ def finetune_cell_text(
     collator = CellTextCollator.from_processor(processor, questions, answers, seed=config.seed)
     # before anything is learnt
     told_apart([list(ids) for ids in collator.answers], corpus.label_names, processor.tokenizer.eos_token_id)
+    rivals = open_rivals(data, corpus, arguments, seed=config.seed) if with_rivals else None
     folder = Path(config.output_dir) / "projector"
     if not soft.projector_epochs:
         save_start(model, folder, saved, config)
@@ -129,7 +132,7 @@ def finetune_cell_text(
     result = train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=saved)
     if eval_corpus is not None and result.is_main_process:
         annotator = CellTextAnnotator(inner_model(model), processor, saved.candidates)
-        result = _evaluated(result, annotator, eval_corpus, config)
+        result = judged(result, annotator, saved.candidates, eval_corpus, rivals, config)
     # the temperature of the answers is fitted on them, whatever else they chose
     write_manifest(result, corpus, soft.cell_model, chosen=eval_corpus)
     return result
@@ -147,18 +150,3 @@ def _adapted(model: "PreTrainedModel", arguments: FinetuneArguments) -> Any:
         lora_dropout=arguments.lora_dropout,
         target_modules=arguments.lora_target_modules,
     )
-
-
-def _evaluated(
-    result: TrainingResult, annotator: CellTextAnnotator, eval_corpus: CellCorpus, config: TrainingConfig
-) -> TrainingResult:
-    """The result with what the answers about the cells held out are worth among the metrics."""
-    annotator.eval().to("cpu" if config.use_cpu else default_device())
-    scores, labels = [], []
-    for batch in eval_corpus.loader(config.per_device_eval_batch_size):
-        inputs = {name: values for name, values in batch.items() if name in eval_corpus.processor.model_input_names}
-        with torch.inference_mode():
-            scores.append(annotator(**inputs).logits.float().cpu().numpy())
-        labels.append(batch["labels"].numpy())
-    scores, labels = np.concatenate(scores), np.concatenate(labels)
-    return calibrated(result, annotator.candidates, scores, labels)

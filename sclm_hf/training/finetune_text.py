@@ -4,9 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from accelerate.utils import set_seed
-from scipy.special import log_softmax
 
 from ..adapters.lora import add_lora
 from ..corpora.cell_corpus import CellCorpus
@@ -14,36 +12,34 @@ from ..errors import ConfigurationError
 from ..logging import get_logger
 from ..opening.kinds import inner_model
 from ..opening.language_models import open_language_model
-from ..opening.loading import LoadedModel, default_device, load_model
+from ..opening.loading import LoadedModel, load_model
 from ..text.annotator import TextAnnotator, TextProcessor
-from ..text.candidates import fit_temperature, told_apart
+from ..text.candidates import told_apart
 from ..text.cell_words import CellWords, sentence_processor
-from ..text.closed_set import CANDIDATES_FILE, Candidates, answers_of
+from ..text.closed_set import Candidates, answers_of
 from ..text.code_words import CodeWords, has_codebook
 from ..text.codebook import Codebook
 from ..text.collation import ConversationCollator
 from ..text.conversations import Conversations
-from ..text.decision import save_decision
 from ..text.language_models import add_cell_tokens, add_gene_tokens, small_language_model
 from ..text.packing import require_packable
 from ..text.rendering import answer_ids, context_size
+from .answers import judged
 from .arguments import TrainingConfig, read_mapping
 from .checkpoints import check_output_dir
 from .data import gene_names, open_corpora, refuse_adapter
+from .finetune import check_labels, open_rivals, takes_rivals
 from .loop import TrainingResult, save_start, train
 from .manifest import write_manifest
+from .partners import HELD_OUT
 from .settings.data import DataArguments, check_files
 from .settings.finetune import FinetuneArguments
 from .settings.text import SMALL, TextArguments
-from .validation import classification_metrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = get_logger(__name__)
-
-_FOLDS = 5
-"""Parts of the cells held out; the log-loss of each is told at the temperature of the others."""
 
 
 def finetune_text(
@@ -51,8 +47,9 @@ def finetune_text(
 ) -> TrainingResult:
     """Fine-tune a language model to annotate, and save it with its tokenizer, question and labels.
 
-    With cells to evaluate on, the temperature of its probabilities is fitted on them; the log-loss that is told of a
-    cell does not count the cell itself in the temperature.
+    On the cells held out, the temperature of its probabilities is fitted, and it is weighed with its partners, unless
+    there are to be none; then only cells that `data` names are held out. The log-loss that is told of a cell does not
+    count the cell itself in the temperature.
 
     Raises:
         SclmError: settings, files and checkpoints do not fit together; the subclass says what is wrong.
@@ -63,9 +60,16 @@ def finetune_text(
     set_seed(config.seed)
     encoder = _open_encoder(text.cell_tokens, config) if text.cell_tokens else None
     cells = encoder.processor if encoder else sentence_processor(gene_names(data, "any"), text.n_genes)
+    with_rivals = takes_rivals(data, arguments, cells)
     corpus, eval_corpus = open_corpora(
-        data, cells, label_column=arguments.label_column, unlabelled=arguments.unlabelled, seed=config.seed
+        data,
+        cells,
+        label_column=arguments.label_column,
+        unlabelled=arguments.unlabelled,
+        even_share=HELD_OUT if with_rivals else 0.0,
+        seed=config.seed,
     )
+    check_labels(corpus, arguments)
     organism = data.species or "human"
     if encoder:
         _refuse_parts_of_samples(corpus, "per_device_train_batch_size", config)
@@ -89,11 +93,13 @@ def finetune_text(
     if eval_corpus is not None:
         asked = Conversations(eval_corpus, task, organism=organism, tokenizer=tokenizer, cells_as=codes)
         held_out = dataclasses.replace(collator, conversations=asked, pack_tokens=0)
+    rivals = open_rivals(data, corpus, arguments, seed=config.seed) if with_rivals else None
     result = train(
         model, corpus, collator, config, eval_corpus=eval_corpus, eval_collator=held_out, processor=processor
     )
     if eval_corpus is not None and result.is_main_process:
-        result = _calibrate(result, inner_model(model), processor, eval_corpus, config)
+        annotator = TextAnnotator(inner_model(model), processor)
+        result = judged(result, annotator, candidates, eval_corpus, rivals, config, save=processor.save_candidates)
     start_from = None if arguments.model_name_or_path == SMALL else arguments.model_name_or_path
     # the temperature of the answers is fitted on them, whatever else they chose
     write_manifest(result, corpus, start_from, chosen=eval_corpus)
@@ -197,56 +203,3 @@ def _open(
         **settings,
     )
     return adapted, tokenizer
-
-
-def _calibrate(
-    result: TrainingResult,
-    model: "PreTrainedModel",
-    processor: TextProcessor,
-    eval_corpus: CellCorpus,
-    config: TrainingConfig,
-) -> TrainingResult:
-    """Fit the temperature on the cells held out, save it, and add what the answers are worth to the metrics."""
-    annotator = TextAnnotator(model.eval().to("cpu" if config.use_cpu else default_device()), processor)
-    scores, labels = [], []
-    for batch in eval_corpus.loader(config.per_device_eval_batch_size):
-        inputs = {name: values for name, values in batch.items() if name in eval_corpus.processor.model_input_names}
-        scores.append(annotator(**inputs).logits.float().cpu().numpy())
-        labels.append(batch["labels"].numpy())
-    found = calibrated(result, processor.candidates, np.concatenate(scores), np.concatenate(labels))
-    candidates = dataclasses.replace(processor.candidates, temperature=found.metrics["eval_temperature"])
-    for folder in (result.output_dir, result.output_dir / "adapter"):
-        if (folder / CANDIDATES_FILE).exists():
-            save_decision(folder, processor.tokenizer, candidates)
-    return found
-
-
-def calibrated(
-    result: TrainingResult, candidates: Candidates, scores: np.ndarray, labels: np.ndarray
-) -> TrainingResult:
-    """Save the temperature that cells held out ask for, and add what the answers are worth to the metrics.
-
-    Args:
-        result: the training.
-        candidates: question and labels, of temperature 1.
-        scores: (cells, labels) log-likelihoods of the answers.
-        labels: (cells,) numbers of the right ones.
-    """
-    temperature = fit_temperature(scores, labels)
-    metrics = classification_metrics(scores, labels)
-    metrics |= {"log_loss": _log_loss(scores, labels), "temperature": temperature}
-    for folder in (result.output_dir, result.output_dir / "adapter"):
-        if (folder / CANDIDATES_FILE).exists():
-            dataclasses.replace(candidates, temperature=temperature).save(folder)
-    found = {f"eval_{name}": value for name, value in metrics.items()}
-    return dataclasses.replace(result, metrics=result.metrics | found)
-
-
-def _log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The log-loss of cells at the temperature that the other fifths of them ask for; of a cell alone, at 1."""
-    folds, right = np.arange(len(labels)) % _FOLDS, np.empty(len(labels))
-    for fold in np.unique(folds):
-        own = folds == fold
-        temperature = 1.0 if own.all() else fit_temperature(scores[~own], labels[~own])
-        right[own] = np.take_along_axis(log_softmax(scores[own] / temperature, axis=1), labels[own, None], 1)[:, 0]
-    return float(-right.mean())

@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("chat")
     finetune_text(
         DataArguments([write_cells(place, 90)]),
-        FinetuneArguments("small", "cell_type", head="full"),
+        FinetuneArguments("small", "cell_type", head="full", partners=False),
         TextArguments(text=True, n_genes=8, text_config=SIZES % '"max_position_embeddings": 160'),
         TrainingConfig(
             output_dir=str(place / "text"),

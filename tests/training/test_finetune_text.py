@@ -4,63 +4,43 @@ import shutil
 import anndata
 import numpy as np
 import pytest
-from scipy.special import softmax
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from sclm_hf import annotate
 from sclm_hf.errors import CheckpointError, ConfigurationError
+from sclm_hf.hub.card import render_card, start_facts
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.sources.opening import open_source
-from sclm_hf.text.candidates import fit_temperature
 from sclm_hf.text.chat_models import open_chat_model
 from sclm_hf.text.codebook import CODEBOOK_FILE
 from sclm_hf.text.language_models import small_language_model, word_tokenizer
-from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.finetune_text import _log_loss, finetune_text
-from sclm_hf.training.settings.data import DataArguments
-from sclm_hf.training.settings.finetune import FinetuneArguments
 from sclm_hf.training.settings.text import TextArguments
 
 from .h5ad_files import GENES, LABELS, write_h5ad
-
-SIZES = '{"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}'
+from .text_training import SIZES, losses_of, share_right, tuned
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     files = [str(write_h5ad(folder / f"{seed}.h5ad", 60, seed=seed)) for seed in range(2)]
-    config = TrainingConfig(
-        output_dir=str(folder / "out"),
-        num_train_epochs=6,
-        per_device_train_batch_size=8,
-        learning_rate=1e-2,
-        logging_steps=4,
-        use_cpu=True,
-    )
-    result = finetune_text(
-        DataArguments(files[:1], eval_files=files[1:]),
-        FinetuneArguments("small", "cell_type", head="full"),
-        TextArguments(text=True, n_genes=12, text_config=SIZES),
-        config,
+    result = tuned(
+        files[:1],
+        folder / "out",
+        eval_files=files[1:],
+        partners=True,
+        text={"n_genes": 12, "text_config": SIZES},
+        config={"num_train_epochs": 6, "per_device_train_batch_size": 8, "logging_steps": 4},
     )
     return files, folder / "out", result
 
 
 def test_a_small_language_model_learns_to_name_cells(trained):
     _, folder, result = trained
-    losses = [record["loss"] for record in result.history if "loss" in record]
+    losses = losses_of(result)
     assert np.mean(losses[-3:]) < 0.5 * losses[0]
     assert {"eval_accuracy", "eval_log_loss", "eval_temperature"} < set(result.metrics)
     assert (folder / "training_manifest.parquet").exists()
-
-
-def test_the_log_loss_of_a_cell_is_that_at_the_temperature_of_others():
-    labels = np.arange(40) % 2
-    scores = np.random.default_rng(0).normal(size=(40, 2))
-    own = -np.log(softmax(scores / fit_temperature(scores, labels), axis=1)[np.arange(40), labels]).mean()
-    assert _log_loss(scores, labels) > own
-    assert _log_loss(scores[:1], labels[:1]) == pytest.approx(-np.log(softmax(scores[0])[0]))
 
 
 def test_the_decision_pipeline_gets_the_fitted_temperature(trained):
@@ -75,14 +55,34 @@ def test_annotate_gives_the_columns_of_an_encoder(trained):
     cells = annotate(anndata.read_h5ad(files[1]), folder)
     assert set(cells.obs["sclm_prediction"].cat.categories) == set(LABELS)
     assert cells.obs["sclm_confidence"].between(0, 1).all()
-    right = (cells.obs["sclm_prediction"].astype(str) == cells.obs["cell_type"].astype(str)).mean()
-    assert right == pytest.approx(result.metrics["eval_accuracy"], abs=1e-3)
+    assert share_right(files[1], folder) == pytest.approx(result.metrics["eval_accuracy"], abs=1e-3)
+
+
+def test_annotate_weighs_a_language_model_with_its_partners(trained):
+    files, folder, result = trained
+    cells = anndata.read_h5ad(files[1])
+    together = annotate(cells, folder)
+    kept = json.loads((folder / "partners.json").read_text())["weights"]
+    used = together.uns["sclm_hf"]["sclm_prediction"]["partners"]
+    assert kept == result.comparison.weights == {name: weight for name, weight in used.items() if weight}
+    right = (together.obs["sclm_prediction"].astype(str) == together.obs["cell_type"].astype(str)).mean()
+    assert right >= share_right(files[1], folder)
+    assert "The temperature of its answers and the checkpoint were chosen on the same cells" in result.summary()
+    assert "| saved annotator |" in str(render_card(start_facts(folder, license="mit")))
+
+
+def test_a_fifth_of_the_cells_is_held_out_for_partners(trained, tmp_path):
+    files, _, _ = trained
+    result = tuned(
+        files[:1], tmp_path, partners=True, text={"n_genes": 4, "text_config": SIZES}, config={"max_steps": 1}
+    )
+    assert result.comparison.tested_on == "12 cells held out"
 
 
 def test_batches_change_nothing(trained):
     files, folder, _ = trained
     cells = anndata.read_h5ad(files[1])
-    one, many = (annotate(cells, folder, batch_size=size).obs["sclm_confidence"] for size in (1, 32))
+    one, many = (annotate(cells, folder, batch_size=n, partners=False).obs["sclm_confidence"] for n in (1, 32))
     np.testing.assert_allclose(one, many, atol=1e-5)
 
 
@@ -97,11 +97,16 @@ def test_batches_change_nothing(trained):
     ],
 )
 def test_settings_without_meaning_are_refused(tmp_path, settings, text, message):
-    arguments = FinetuneArguments(**({"model_name_or_path": "small", "label_column": "cell_type"} | settings))
     with pytest.raises(ConfigurationError, match=message):
-        finetune_text(
-            DataArguments(["a.h5ad"]), arguments, TextArguments(text=True, **text), TrainingConfig(str(tmp_path))
-        )
+        tuned(["a.h5ad"], tmp_path, text=text, **settings)
+
+
+def test_names_of_cells_are_no_labels(trained, tmp_path):
+    cells = anndata.read_h5ad(trained[0][0])
+    cells.obs["name"] = cells.obs_names
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(ConfigurationError, match=r"60 different values in 60 cells"):
+        tuned([tmp_path / "cells.h5ad"], tmp_path / "out", label_column="name")
 
 
 def test_other_settings_ask_for_text():
@@ -121,34 +126,31 @@ def test_a_sequence_to_sequence_model_learns_to_name_cells(trained, tmp_path):
     ids = {"decoder_start_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **sizes, **ids)).save_pretrained(tmp_path / "t5")
     tokenizer.save_pretrained(tmp_path / "t5")
-    result = finetune_text(
-        DataArguments(files[:1], eval_files=files[1:]),
-        FinetuneArguments(str(tmp_path / "t5"), "cell_type", head="full"),
-        TextArguments(text=True, n_genes=12),
-        TrainingConfig(str(tmp_path / "out"), max_steps=16, learning_rate=1e-2, logging_steps=2, use_cpu=True),
+    result = tuned(
+        files[:1],
+        tmp_path / "out",
+        model_name_or_path=str(tmp_path / "t5"),
+        eval_files=files[1:],
+        text={"n_genes": 12},
+        config={"max_steps": 16, "logging_steps": 2},
     )
-    losses = [record["loss"] for record in result.history if "loss" in record]
+    losses = losses_of(result)
     assert losses[-1] < 0.5 * losses[0]
-    cells = annotate(anndata.read_h5ad(files[1]), tmp_path / "out")
-    right = (cells.obs["sclm_prediction"].astype(str) == cells.obs["cell_type"].astype(str)).mean()
-    assert right == pytest.approx(result.metrics["eval_accuracy"], abs=1e-3)
+    assert share_right(files[1], tmp_path / "out") == pytest.approx(result.metrics["eval_accuracy"], abs=1e-3)
 
 
 def test_packing_changes_no_loss(trained, tmp_path):
     files, _, _ = trained
-    losses = []
-    for most in (0, 60):
-        config = TrainingConfig(
-            output_dir=str(tmp_path / f"{most}"), num_train_epochs=2, logging_steps=1, learning_rate=1e-3, use_cpu=True
+    alone, packed = (
+        tuned(
+            files[:1],
+            tmp_path / f"{most}",
+            text={"n_genes": 4, "text_config": SIZES, "pack_tokens": most},
+            config={"num_train_epochs": 2, "learning_rate": 1e-3},
         )
-        result = finetune_text(
-            DataArguments(files[:1]),
-            FinetuneArguments("small", "cell_type", head="full"),
-            TextArguments(text=True, n_genes=4, text_config=SIZES, pack_tokens=most),
-            config,
-        )
-        losses.append([record["loss"] for record in result.history if "loss" in record])
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+        for most in (0, 60)
+    )
+    np.testing.assert_allclose(losses_of(packed), losses_of(alone), rtol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -157,31 +159,21 @@ def coded(trained, tmp_path_factory):
     files, _, _ = trained
     folder = tmp_path_factory.mktemp("codes")
     encoder = make_tiny_checkpoint("scgpt", folder / "encoder", genes=GENES)
-    config = TrainingConfig(
-        output_dir=str(folder / "out"),
-        num_train_epochs=8,
-        per_device_train_batch_size=8,
-        learning_rate=1e-2,
-        logging_steps=4,
-        use_cpu=True,
-    )
-    result = finetune_text(
-        DataArguments(files[:1], eval_files=files[1:]),
-        FinetuneArguments("small", "cell_type", head="full"),
-        TextArguments(text=True, cell_tokens=str(encoder), n_code_words=3, codebook_size=6, text_config=SIZES),
-        config,
+    result = tuned(
+        files[:1],
+        folder / "out",
+        eval_files=files[1:],
+        text={"cell_tokens": str(encoder), "n_code_words": 3, "codebook_size": 6, "text_config": SIZES},
+        config={"num_train_epochs": 8, "per_device_train_batch_size": 8, "logging_steps": 4},
     )
     return folder / "out", encoder, result
 
 
 def test_a_language_model_learns_from_code_words(trained, coded):
     (files, _, _), (folder, _, result) = trained, coded
-    losses = [record["loss"] for record in result.history if "loss" in record]
+    losses = losses_of(result)
     assert np.mean(losses[-3:]) < 0.5 * losses[0]
-    cells = annotate(anndata.read_h5ad(files[1]), folder)
-    assert set(cells.obs["sclm_prediction"].cat.categories) == set(LABELS)
-    right = (cells.obs["sclm_prediction"].astype(str) == cells.obs["cell_type"].astype(str)).mean()
-    assert right == pytest.approx(result.metrics["eval_accuracy"], abs=1e-3)
+    assert share_right(files[1], folder) == pytest.approx(result.metrics["eval_accuracy"], abs=1e-3)
 
 
 def test_what_reads_code_words_is_a_plain_language_model(coded):
@@ -212,11 +204,14 @@ def test_a_codebook_that_lies_beside_the_encoder_is_used_and_a_lora_learns_its_w
     model, tokenizer = small_language_model([], LABELS, tasks=["annotate_codes"], other_words=["human"])
     model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    finetune_text(
-        DataArguments(files[:1]),
-        FinetuneArguments(str(tmp_path / "base"), "cell_type", lora_r=2),
-        TextArguments(text=True, cell_tokens=str(folder / "cells")),
-        TrainingConfig(output_dir=str(tmp_path / "out"), max_steps=2, use_cpu=True),
+    tuned(
+        files[:1],
+        tmp_path / "out",
+        model_name_or_path=str(tmp_path / "base"),
+        head="lora",
+        lora_r=2,
+        text={"cell_tokens": str(folder / "cells")},
+        config={"max_steps": 2},
     )
     names = (f"cells/{CODEBOOK_FILE}", "cells/codebook.safetensors")
     assert all((tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes() for name in names)
@@ -228,12 +223,7 @@ def test_an_encoder_of_samples_is_refused_batches_that_hold_no_whole_sample(trai
     files, _, _ = trained
     encoder = make_tiny_checkpoint("cellplm", tmp_path / "encoder", genes=GENES)
     with pytest.raises(ConfigurationError, match=r"the largest has 60 cells.*`--per_device_train_batch_size 60`"):
-        finetune_text(
-            DataArguments(files[:1]),
-            FinetuneArguments("small", "cell_type", head="full"),
-            TextArguments(text=True, cell_tokens=str(encoder)),
-            TrainingConfig(output_dir=str(tmp_path / "out"), use_cpu=True),
-        )
+        tuned(files[:1], tmp_path / "out", text={"cell_tokens": str(encoder)})
 
 
 def test_a_model_that_lost_its_codebook_annotates_nothing(trained, coded, tmp_path):
@@ -247,11 +237,11 @@ def test_a_model_that_lost_its_codebook_annotates_nothing(trained, coded, tmp_pa
 def test_an_encoder_for_too_few_cells_is_refused_before_training(trained, coded, tmp_path):
     (files, _, _), (_, encoder, _) = trained, coded
     with pytest.raises(ConfigurationError, match="codebook_size"):
-        finetune_text(
-            DataArguments(files[:1]),
-            FinetuneArguments("small", "cell_type", head="full"),
-            TextArguments(text=True, cell_tokens=str(encoder), codebook_size=100),
-            TrainingConfig(output_dir=str(tmp_path / "out"), max_steps=1, use_cpu=True),
+        tuned(
+            files[:1],
+            tmp_path / "out",
+            text={"cell_tokens": str(encoder), "codebook_size": 100},
+            config={"max_steps": 1},
         )
 
 
@@ -263,19 +253,18 @@ def test_a_lora_learns_with_a_token_per_gene_and_is_merged(trained, tmp_path):
     model, tokenizer = small_language_model(["GENE0", "GENE1"], LABELS, other_words=["human"], **sizes)
     model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    config = TrainingConfig(
-        output_dir=str(tmp_path / "out"), max_steps=8, learning_rate=1e-2, logging_steps=1, use_cpu=True
+    result = tuned(
+        files[:1],
+        tmp_path / "out",
+        model_name_or_path=str(tmp_path / "base"),
+        head="lora",
+        lora_r=2,
+        eval_files=files[1:],
+        text={"n_genes": 12, "gene_tokens": True},
+        config={"max_steps": 8},
     )
-    result = finetune_text(
-        DataArguments(files[:1], eval_files=files[1:]),
-        FinetuneArguments(str(tmp_path / "base"), "cell_type", lora_r=2),
-        TextArguments(text=True, n_genes=12, gene_tokens=True),
-        config,
-    )
-    losses = [record["loss"] for record in result.history if "loss" in record]
+    losses = losses_of(result)
     assert np.mean(losses[-3:]) < losses[0]
-    cells = annotate(anndata.read_h5ad(files[1]), tmp_path / "out")
-    right = (cells.obs["sclm_prediction"].astype(str) == cells.obs["cell_type"].astype(str)).mean()
-    assert right == pytest.approx(result.metrics["eval_accuracy"], abs=1e-3)
+    assert share_right(files[1], tmp_path / "out") == pytest.approx(result.metrics["eval_accuracy"], abs=1e-3)
     with pytest.raises(CheckpointError, match="merged model"):
-        annotate(cells, tmp_path / "out" / "adapter")
+        annotate(anndata.read_h5ad(files[1]), tmp_path / "out" / "adapter")

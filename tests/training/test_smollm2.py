@@ -11,13 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sclm_hf import annotate
 from sclm_hf.text.chat import Chat
-from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.finetune_text import finetune_text
-from sclm_hf.training.settings.data import DataArguments
-from sclm_hf.training.settings.finetune import FinetuneArguments
-from sclm_hf.training.settings.text import TextArguments
 
 from .h5ad_files import LABELS, write_h5ad
+from .text_training import losses_of, tuned
 
 pytestmark = pytest.mark.slow
 
@@ -41,22 +37,17 @@ def smollm2(tmp_path_factory):
 
 
 def test_a_lora_of_few_steps_labels_cells_and_answers(smollm2, tmp_path):
-    files = [str(write_h5ad(tmp_path / f"{seed}.h5ad", 24, seed=seed)) for seed in range(2)]
-    config = TrainingConfig(
-        output_dir=str(tmp_path / "out"),
-        max_steps=5,
-        per_device_train_batch_size=4,
-        learning_rate=1e-3,
-        logging_steps=1,
-        use_cpu=True,
+    files = [write_h5ad(tmp_path / f"{seed}.h5ad", 24, seed=seed) for seed in range(2)]
+    result = tuned(
+        files[:1],
+        tmp_path / "out",
+        model_name_or_path=str(smollm2),
+        head="lora",
+        lora_r=4,
+        text={"n_genes": 6},
+        config={"max_steps": 5, "per_device_train_batch_size": 4, "learning_rate": 1e-3},
     )
-    result = finetune_text(
-        DataArguments(files[:1]),
-        FinetuneArguments(str(smollm2), "cell_type", lora_r=4),
-        TextArguments(text=True, n_genes=6),
-        config,
-    )
-    losses = [record["loss"] for record in result.history if "loss" in record]
+    losses = losses_of(result)
     assert np.mean(losses[-2:]) < 0.7 * losses[0]
     cells = anndata.read_h5ad(files[1])[:6].copy()
     labelled = annotate(cells, tmp_path / "out", device="cpu")

@@ -51,9 +51,9 @@ class FinetuneArguments(LossArguments):
     )
     partners: bool = option(
         True,
-        "Of a classifier: fit linear baselines on the same cells, weigh the model with them on cells that none of "
-        "them saw (a fifth of the cells, unless others are named), and save those that count as its partners, which "
-        "`annotate` uses.",
+        "Where there is one task: fit linear baselines on the same cells, weigh the model with them on cells that "
+        "none of them saw (a fifth of the cells, unless others are named), and save those that count as its partners, "
+        "which `annotate` uses.",
     )
     target_depth: int = option(
         0,
