@@ -34,7 +34,7 @@ def predict_perturbation(
         return run_files("predict_perturbation", input, output, model, overwrite=overwrite, **settings)
 
     if as_json:
-        print_json(run(), ("method", "n_seen", "n_predicted", "spread", "scores", "cell_eval"))
+        print_json(run(), ("method", "by_mean", "n_seen", "n_predicted", "spread", "scores", "cell_eval"))
     else:
         print_files(run, _show)
 
@@ -42,6 +42,8 @@ def predict_perturbation(
 def _show(record: dict[str, Any], column: Any) -> None:
     learnt, predicted = int(record["n_seen"]), int(record["n_predicted"])
     print(f"Learnt from {learnt:,} perturbations, predicted {predicted:,} by {record['method']}.")
+    if record.get("by_mean"):
+        print(f"By the mean of the seen perturbations, for want of features of genes: {record['by_mean']}.")
     if "scores" in record:
         _print_columns(
             f"{int(record['n_scored']):,} predicted perturbations against their real cells", record["scores"]

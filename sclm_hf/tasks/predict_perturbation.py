@@ -45,7 +45,8 @@ class PredictPerturbationSettings(RunSettings):
         None,
         "`mean`, `additive`, `nearest`, `linear` or `ridge`, simple predictors that are fitted in seconds; `set`, a "
         "new transformer over sets of control cells; `model`, the one given. By default `model` if one is given, else "
-        "`ridge`.",
+        "`ridge`, which without `features` predicts perturbations of genes that were not measured as the mean of the "
+        "seen ones, and says so.",
     )
     features: "str | Path | DataFrame | None" = setting(
         None,
@@ -158,10 +159,11 @@ def predict_perturbation(
           10,000 per cell) and of the predicted cells; predictions are 0 or more;
         - `obs`: the perturbation, the cell type, `sclm_predicted`, and `sclm_control_cell`, the control cell that a
           predicted one was made from;
-        - `uns["sclm_hf"]["predict_perturbation"]`: `method`; `spread` of the predictions as a share of that of the
-          seen perturbations; `scores` where the data have cells of the predicted perturbations: columns `method`,
-          `pearson_delta`, `mae`, `discrimination` and `spread`, the last row being the `ceiling`, one half of the real
-          cells against the other; `cell_eval`, with `metric`, `baseline` (the mean), `predicted` and `ceiling`.
+        - `uns["sclm_hf"]["predict_perturbation"]`: `method`; `by_mean`, perturbations that got the mean of those seen
+          for want of features; `spread` of the predictions as a share of that of the seen perturbations; `scores`
+          where the data have cells of the predicted perturbations: columns `method`, `pearson_delta`, `mae`,
+          `discrimination` and `spread`, the last row being the `ceiling`, one half of the real cells against the
+          other; `cell_eval`, with `metric`, `baseline` (the mean), `predicted` and `ceiling`.
 
     Raises:
         ConfigurationError: there are no controls, or controls only; names, settings or the split do not fit; or

@@ -151,6 +151,26 @@ def test_the_command_writes_the_prediction_the_truth_and_the_split(tmp_path):
     assert json.loads(shown.stdout.splitlines()[-1])["n_predicted"] == 3
 
 
+@pytest.mark.filterwarnings("ignore:The predictions for 2")
+def test_by_default_a_gene_that_was_not_measured_gets_the_mean_and_is_named():
+    with pytest.warns(SclmWarning, match=r"1 of 2 perturbations are predicted by the mean.*NEW\. Give `features`"):
+        result = predict(features=None, perturbations=["GENE3", "NEW"])
+    assert entry(result)["by_mean"] == "NEW" and entry(result)["method"] == "ridge"
+    by_ridge = predict(features=None, perturbations=["GENE3"], method="ridge")
+    by_mean = predict(features=None, perturbations=["GENE3", "NEW"], method="mean")
+    for name, alone in {"GENE3": by_ridge, "NEW": by_mean}.items():
+        found, expected = (one[one.obs["perturbation"] == name].X.toarray() for one in (result, alone))
+        assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The predictions for", "ignore:.*are left out where features are needed")
+def test_by_default_a_screen_of_genes_that_were_not_measured_gets_the_mean():
+    cells = make_screen([f"NEW{number}" for number in range(6)])
+    with pytest.warns(SclmWarning, match="2 of 2 perturbations are predicted by the mean"):
+        found = entry(predict(cells, features=None, perturbations=None, hold_out=0.3))
+    assert found["by_mean"].count("NEW") == 2 and list(found["scores"]["method"]).count("ridge") == 1
+
+
 def test_combinations_may_be_named_in_any_order_and_new_ones_are_predicted():
     result = predict(perturbations="GENE1+GENE0, GENE5+GENE2")
     assert set(result.obs["perturbation"]) == {"control", "GENE0+GENE1", "GENE5+GENE2"}
@@ -195,7 +215,12 @@ def without_names():
         (lambda: set_value(55.5), {}, ExpressionError, "neither counts nor log-normalised"),
         (make_screen, {"perturbation_key": "guide"}, ConfigurationError, "no column 'guide'.*`--perturbation-key`"),
         (make_screen, {"perturbations": ["GENE3", "NEW"]}, GeneCoverageError, "has none of NEW.*`--features`"),
-        (make_screen, {"features": None, "perturbations": ["NEW"]}, GeneCoverageError, "have none of NEW"),
+        (
+            make_screen,
+            {"features": None, "method": "ridge", "perturbations": ["NEW"]},
+            GeneCoverageError,
+            "none of NEW",
+        ),
         (lambda: make_screen(["GENE1", "GENE1_GENE2"]), {}, ConfigurationError, "joined by '_'.*`--separator`"),
         (lambda: make_screen(["GENE3", "GENE6"]), {}, ConfigurationError, "none is left to learn from"),
         (lambda: make_screen(["GENE3", "GENE1"]), {}, ConfigurationError, "Only 'GENE1' is left"),

@@ -24,9 +24,16 @@ CellPredictor = Callable[[Condition, np.ndarray], np.ndarray]
 
 
 def choose_features(
-    screen: Screen, plan: PredictionPlan, settings: "PredictPerturbationSettings", method: str
-) -> GeneFeatures | None:
-    """The features of genes, and whether the method can do with them; None where nothing needs any.
+    screen: Screen, plan: PredictionPlan, settings: "PredictPerturbationSettings", method: str, *, fills: bool
+) -> GeneFeatures:
+    """The features of genes, checked against what the method needs.
+
+    Args:
+        screen: the cells.
+        plan: what becomes of each condition.
+        settings: the settings.
+        method: the method.
+        fills: whether the method may do without features of some genes.
 
     Raises:
         GeneCoverageError: the method needs features of a gene that has none.
@@ -45,7 +52,7 @@ def choose_features(
         features = GeneFeatures(tuple(table.index), table.to_numpy(np.float64), str(settings.features))
     needed = [screen.parts(condition.perturbation) for condition in plan.predicted]
     needs = method == SET or (method in PREDICTORS and PREDICTORS[method].needs_features)
-    if needs and (lacking := features.lacking(needed)):
+    if needs and not fills and (lacking := features.lacking(needed)):
         raise GeneCoverageError(
             f"`{method}` needs features of the genes to predict, and {features.source} "
             f"{'have' if settings.features is None else 'has'} none of {', '.join(lacking[:5])}: give others with "
@@ -59,10 +66,30 @@ def _is_table(features: Any) -> bool:
     return (hasattr(features, "index") and hasattr(features, "columns")) or str(features).endswith(names)
 
 
+def told_by_features(
+    screen: Screen, plan: PredictionPlan, features: GeneFeatures, conditions: Sequence[Condition]
+) -> np.ndarray:
+    """(conditions,) bool: whether features tell a perturbation from others, two of which must have been seen."""
+    seen, _ = plan.shifts(screen)
+    learns = sum(map(features.has, seen)) > 1
+    return np.array([learns and features.has(screen.parts(condition.perturbation)) for condition in conditions])
+
+
 def fit_simple(
-    screen: Screen, plan: PredictionPlan, features: GeneFeatures | None, conditions: Sequence[Condition]
+    screen: Screen,
+    plan: PredictionPlan,
+    features: GeneFeatures,
+    conditions: Sequence[Condition],
+    filled: str | None = None,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """What all simple predictors say of conditions.
+
+    Args:
+        screen: the cells.
+        plan: what is learnt from.
+        features: features of genes.
+        conditions: what to predict.
+        filled: the predictor that takes the mean of the seen perturbations where features tell nothing.
 
     Returns:
         name -> (conditions, genes) mean expression; and names of those that lack features of seen or predicted genes.
@@ -71,14 +98,18 @@ def fit_simple(
     wanted = [screen.parts(condition.perturbation) for condition in conditions]
     controls = {context: screen.mean(screen.controls(context)) for context, _ in conditions}
     base = np.stack([controls[context] for context, _ in conditions])
+    told, everything = told_by_features(screen, plan, features, conditions), np.full(len(wanted), True)
     means, left_out = {}, []
     for name, predictor in PREDICTORS.items():
-        able = not predictor.needs_features or (all(map(features.has, wanted)) and sum(map(features.has, seen)) > 1)
-        if not able:
+        able = told if predictor.needs_features else everything
+        if not able.all() and name != filled:
             left_out.append(name)
             continue
-        fitted = fit_predictor(name, seen, shifts, features)
-        means[name] = np.maximum(base + fitted.predict(wanted), 0)
+        predicted = fit_predictor("mean", seen, shifts).predict(wanted)
+        if able.any():
+            fitted = fit_predictor(name, seen, shifts, features)
+            predicted[able] = fitted.predict([parts for parts, one in zip(wanted, able, strict=True) if one])
+        means[name] = np.maximum(base + predicted, 0)
     return means, left_out
 
 

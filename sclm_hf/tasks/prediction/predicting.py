@@ -27,6 +27,7 @@ from .methods import (
     fit_simple,
     report_unknown_seen,
     simple_cells,
+    told_by_features,
 )
 from .plan import PredictionPlan, make_plan
 from .reading import read_screen
@@ -58,12 +59,13 @@ def predict_cells(
     plan = make_plan(screen, settings)
     if method in (SET, MODEL):
         _check_training(model, method, settings)
-    features = choose_features(screen, plan, settings, method)
+    fills = _fills(model, settings)
+    features = choose_features(screen, plan, settings, method, fills=fills)
     check_separator(screen, [one.perturbation for one in (*plan.seen, *plan.predicted)], _known(screen, features))
     _check_truth(screen, plan, settings)
     report_unknown_seen(screen, plan, features)
     plan = _with_features(screen, plan, features) if method == SET else plan
-    means, left_out = fit_simple(screen, plan, features, plan.predicted)
+    means, left_out = fit_simple(screen, plan, features, plan.predicted, filled=method if fills else None)
     if method in (SET, MODEL):
         from .trained import model_cells
 
@@ -75,6 +77,8 @@ def predict_cells(
     result, own = _assemble(adata, screen, plan.predicted, cells, settings)
     check_values(result)
     entry = _record(screen, plan, method, means, own, left_out, settings, model) | {"data": data_name}
+    if fills:
+        entry["by_mean"] = "; ".join(_report_by_mean(screen, plan, features, method))
     truth = _truth(adata, screen, plan, settings)
     if settings.cell_eval is not None:
         baseline, _ = _assemble(adata, screen, plan.predicted, simple_cells(means["mean"], plan.predicted), settings)
@@ -107,6 +111,26 @@ def _method(model: Any, settings: "PredictPerturbationSettings") -> str:
             "of genes by a model go into `features` (`--features`)."
         )
     return method
+
+
+def _fills(model: Any, settings: "PredictPerturbationSettings") -> bool:
+    """Whether perturbations without features get the mean: nobody chose a method that needs them, or features."""
+    return model is None and settings.method is None and settings.features is None
+
+
+def _report_by_mean(screen: Screen, plan: PredictionPlan, features: GeneFeatures, method: str) -> list[str]:
+    """Warn of perturbations that are predicted by the mean of the seen ones, and name them."""
+    told = told_by_features(screen, plan, features, plan.predicted)
+    names = [one.perturbation for one, known in zip(plan.predicted, told, strict=True) if not known]
+    names = list(dict.fromkeys(names))
+    if names:
+        warn(
+            f"{len(names):,} of {len({one.perturbation for one in plan.predicted}):,} perturbations are predicted by "
+            f"the mean of the seen ones, because `{method}` needs features of their genes and {features.source} have "
+            f"none, or too few seen ones have any: {', '.join(names[:5])}. Give `features` (`--features`; a table of "
+            "genes, or a model) to tell them apart."
+        )
+    return names
 
 
 def _check_training(model: Any, method: str, settings: "PredictPerturbationSettings") -> None:
