@@ -2,13 +2,14 @@
 
 from typing import Any
 
+from ..tasks.integrate import IntegrateSettings
 from ..tasks.running.settings import RunSettings
 from .options import Input, Model, with_settings
 
 
 @with_settings(RunSettings)
 def estimate(input: Input, model: Model, **settings: Any) -> None:
-    """Say what embedding the cells of a file, and fine-tuning on them, will take; nothing is written."""
+    """Say what verbs and fine-tuning will take on the cells of a file; nothing is written."""
     from rich.console import Console
     from rich.table import Table
 
@@ -23,7 +24,7 @@ def estimate(input: Input, model: Model, **settings: Any) -> None:
         f"{found.n_parameters:,} parameters."
     )
     table = Table()
-    for name in ("", "trained", *(f"memory in {dtype}" for dtype in BYTES), "time for all cells once"):
+    for name in ("", "trained", *(f"memory in {dtype}" for dtype in BYTES), "time"):
         table.add_column(name, justify="right" if name else "left")
     for use, cost in found.costs.items():
         memory = [f"{found.memory(use, dtype) / 1e9:,.2f} GB" for dtype in BYTES]
@@ -31,7 +32,10 @@ def estimate(input: Input, model: Model, **settings: Any) -> None:
     Console().print(table)
     print(
         f"Times are extrapolated from {counted(found.n_measured, 'cell')} run in {found.dtype} on {found.device}. "
-        "Memory is that of weights, gradients, AdamW and one batch; what a layer holds inside, and torch, come on top."
+        "Memory is that of weights, gradients, AdamW and one batch; what a layer holds inside, and torch, come on "
+        "top. `annotate`, `map` and others that run every cell once take as long as `embed`. `perturb` deletes each "
+        "gene of every cell by itself. `finetune` is for all cells once, `integrate fine_tune` for "
+        f"{IntegrateSettings.n_steps} steps."
     )
 
 

@@ -4,7 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from ...errors import ConfigurationError
 from ...sources.opening import open_source
 from ..embed import EMBED
 from ..files.results import check_source
+from ..integrate import IntegrateSettings
+from ..perturb import PERTURB
 from ..running import batches
 from ..running.prepared_cells import PreparedCells, prepare_cells
 from ..running.provenance import check_adata
@@ -60,7 +62,10 @@ class Estimate:
         n_parameters: parameters of the model, and tensors that are never trained.
         dtype, device: what the batches were measured in and on.
         n_measured: cells that were run; times are extrapolated from them.
-        costs: of `embed`, `finetune full` and, where the family has layers to adapt, `finetune lora`.
+        costs: of `embed`, which are also those of other verbs that run every cell once (`annotate`, `map`, `cluster`,
+            `impute`, `integrate` without fine-tuning); of `perturb`, where the family can, which deletes each gene of
+            every cell by itself; of `finetune full`; and, where the family has layers to adapt, of `finetune lora` and
+            `integrate fine_tune` (its default steps, then every cell once).
     """
 
     n_cells: int
@@ -87,10 +92,11 @@ class Estimate:
 def estimate(
     cells: "AnnData | str | Path", model: Any, processor: "CellProcessor | None" = None, **settings: Any
 ) -> Estimate:
-    """Say what embedding cells, and fine-tuning on them, will take; a few batches are run, and nothing is written.
+    """Say what verbs and fine-tuning will take; a few batches are run, and nothing is written.
 
     All cells are read once, and what [`embed`] would refuse is refused. Times are extrapolated from batches of the
-    longest, the median and the shortest cells; fine-tuning is measured without its classifier.
+    longest, the median and the shortest cells; fine-tuning is measured without its heads. What is not run through the
+    model is not counted: neighbours, clusters, scores, and the cells of a reference that has no index yet.
 
     Args:
         cells: an AnnData, or the path of a file, an AnnData zarr folder or a data set of Parquet shards.
@@ -165,18 +171,29 @@ def _costs(loaded: "LoadedModel", cells: PreparedCells, places: list[np.ndarray]
 
     with _largest_layer(loaded.model) as largest:
         embed(encoded[0])
-    costs = {"embed": Cost(0, largest[0], ratio * _seconds(embed, encoded, loaded.model.device))}
+    once = Cost(0, largest[0], ratio * _seconds(embed, encoded, loaded.model.device))
+    costs, family = {"embed": once}, FAMILIES.get(loaded.model.config.model_type)
+    if family is not None and PERTURB.serves(family):
+        costs["perturb"] = replace(once, seconds=once.seconds * _deletions(loaded, cells))
     # a model that the caller has keeps its weights without gradients
     trained = copy.deepcopy(loaded.model).train().requires_grad_(True)
     costs["finetune full"] = _training_cost(train, trained, encoded, ratio)
-    family = FAMILIES.get(loaded.model.config.model_type)
     # an adapter has its own
     if family is not None and family.lora_target_modules and not hasattr(trained, "peft_config"):
         from ...adapters.lora import add_lora
 
         trained = add_lora(trained).train()
-        costs["finetune lora"] = _training_cost(train, trained, encoded, ratio)
+        lora = costs["finetune lora"] = _training_cost(train, trained, encoded, ratio)
+        epochs = IntegrateSettings.n_steps * IntegrateSettings.train_batch_size / len(cells.lengths)
+        costs["integrate fine_tune"] = replace(lora, seconds=lora.seconds * epochs + once.seconds)
     return costs
+
+
+def _deletions(loaded: "LoadedModel", cells: PreparedCells) -> float:
+    """Tokens of all cells as they are and without each of their genes, as a multiple of those of all cells."""
+    lengths = cells.lengths.astype(np.float64)
+    n_genes = lengths - loaded.processor.feature_extractor.n_special_tokens
+    return float((lengths + n_genes * (lengths - 1)).sum() / lengths.sum())
 
 
 def _batch(loaded: "LoadedModel", cells: PreparedCells, rows: np.ndarray, seed: int) -> "dict[str, torch.Tensor]":

@@ -25,7 +25,18 @@ def test_tokens_parameters_and_coverage_are_counted(model):
     assert (found.n_cells, found.n_tokens) == (23, prepared.lengths.sum()) and found.longest == prepared.lengths.max()
     assert found.n_parameters == sum(one.numel() for one in loaded.model.parameters())
     assert found.coverage.count_share == prepared.coverage.count_share and found.n_measured == 12
-    assert set(found.costs) == {"embed", "finetune full", "finetune lora"}
+    assert set(found.costs) == {"embed", "perturb", "finetune full", "finetune lora", "integrate fine_tune"}
+
+
+def test_times_of_other_verbs_follow_from_how_often_they_run_the_model(model):
+    found = sclm_hf.estimate(make_cells(), model, batch_size=4)
+    loaded = sclm_hf.tasks.embed.EMBED.load(model, None, sclm_hf.tasks.embed.EmbedSettings())
+    # each of a cell's genes is deleted once, and what is left is run; <cls> is no gene
+    tokens = sum(length + (length - 1) ** 2 for length in prepare_cells(make_cells(), loaded).lengths.tolist())
+    once, lora = found.costs["embed"].seconds, found.costs["finetune lora"].seconds
+    assert found.costs["perturb"].seconds == pytest.approx(once * tokens / found.n_tokens)
+    assert found.costs["integrate fine_tune"].seconds == pytest.approx(lora * 300 * 64 / 23 + once)
+    assert found.memory("perturb", "float32") == found.memory("embed", "float32")
 
 
 def test_memory_is_that_of_weights_gradients_moments_and_activations(model):
