@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from anndata import AnnData
+    from mudata import MuData
     from transformers.utils import ModelOutput
 
     from ..opening.loading import LoadedModel
@@ -52,6 +53,13 @@ class MultimodalSettings(AddingSettings):
     n_folds: int = setting(5, "folds of cells, each of which is predicted from the others.", least=2)
     label_key: str | None = setting(
         None, "column of `obs` with labels, to see how many neighbours share them in each embedding."
+    )
+    rna_key: str = setting("rna", "name of RNA in a MuData.", flag=None, recorded=False)
+    other_key: str | None = setting(
+        None,
+        "name of the other modality in a MuData; by default `prot` or `atac`, as `kind` says.",
+        flag=None,
+        recorded=False,
     )
     key_added: str | None = setting(
         None, f"start of the names in `obsm`; default `{MULTIMODAL_KEY}`.", flag="--key", recorded=False
@@ -232,30 +240,29 @@ MULTIMODAL = MultimodalVerb(
 
 @documented_by(MULTIMODAL)
 def multimodal(
-    adata: "AnnData",
+    adata: "AnnData | MuData",
     other: "str | Path | AnnData | None" = None,
     model: Any = None,
     processor: "CellProcessor | None" = None,
     *,
     copy: bool = True,
     **settings: Any,
-) -> "AnnData":
+) -> "AnnData | MuData":
     """Predict proteins or open chromatin from RNA, and join both in one embedding.
 
     The prediction is a ridge regression on the embeddings of the frozen model, with the penalty that leave-one-out
     errors choose for each feature. It is scored on held-out cells beside the mean, nearest neighbours, and the same
-    regression on principal components of RNA, which are hard to beat; read the scores before you rely on it. With
-    MuData, give `mdata["rna"]` and `mdata["prot"]` or `mdata["atac"]`.
+    regression on principal components of RNA, which are hard to beat; read the scores before you rely on it.
 
     Args:
-        adata: cells with raw counts of RNA.
+        adata: cells with raw counts of RNA; or a MuData of both modalities, to whose RNA the results are added.
         model: folder or repository id of a checkpoint or an adapter; or a loaded model.
         processor: the processor; by default the one saved with the model.
         **settings: the fields of [`MultimodalSettings`].
         copy: add to a copy in memory; False adds to `adata` itself (but not to the file of a backed one).
 
     Returns:
-        The AnnData with
+        The AnnData, or the MuData, whose AnnData of RNA then has these, with
 
         - `obsm["sclm_multimodal_predicted"]`: (n_cells, n_features) float32, centred log ratios or log TF-IDF; for
           paired cells each is predicted by the head that was fitted without it;
@@ -277,4 +284,12 @@ def multimodal(
     """
     if model is None:
         raise ConfigurationError("Name a `model` (`--model`) that embeds RNA.")
-    return MULTIMODAL.add_to(adata, model, processor, {"other": other, **settings}, copy=copy)
+    if not hasattr(adata, "mod"):
+        return MULTIMODAL.add_to(adata, model, processor, {"other": other, **settings}, copy=copy)
+    from .multimodality.modality import in_mudata
+
+    chosen = MULTIMODAL.choose({"other": adata, **settings})
+    rna, given = in_mudata(adata, other, chosen, copy=copy)
+    result = adata.copy() if copy else adata
+    MULTIMODAL.add_to(result.mod[rna], model, processor, {**settings, "other": given}, copy=False)
+    return result

@@ -68,6 +68,51 @@ def test_cells_are_matched_by_name_whatever_their_order(model):
     np.testing.assert_array_equal(folds_of(names, 5, 0)[order], folds_of(names[order], 5, 0))
 
 
+class StandIn:
+    """What is asked of a MuData, where it is not installed."""
+
+    is_view = False
+
+    def __init__(self, mod):
+        self.mod = mod
+
+    def copy(self):
+        return StandIn({name: one.copy() for name, one in self.mod.items()})
+
+
+def pair(**names):
+    """RNA and proteins as a MuData."""
+    try:
+        from mudata import MuData
+    except ImportError:
+        MuData = StandIn
+    return MuData({names.get("rna", "rna"): make_cells(40), names.get("other", "prot"): make_other()})
+
+
+def test_a_mudata_stands_for_both_modalities_and_comes_back(model):
+    expected, given = run(model).obsm[f"{KEY}_joint"], pair()
+    found = multimodal(given, model=model, kind="protein")
+    np.testing.assert_array_equal(found.mod["rna"].obsm[f"{KEY}_joint"], expected)
+    assert not given.mod["rna"].obsm and type(found) is type(given)
+    named = pair(rna="gex", other="adt")
+    same = multimodal(named, model=model, kind="protein", rna_key="gex", other_key="adt", copy=False)
+    assert same is named and f"{KEY}_joint" in named.mod["gex"].obsm
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "told"),
+    [
+        ({"rna": "gex"}, {}, r"no modality 'rna', it has \['gex', 'prot'\].*`rna_key`"),
+        ({}, {"kind": "atac"}, r"no modality 'atac', it has \['rna', 'prot'\].*`other_key`"),
+        ({}, {"kind": None}, "`--kind`"),
+        ({}, {"other": make_other()}, "leave out `other`"),
+    ],
+)
+def test_a_mudata_without_a_modality_is_refused(model, names, settings, told):
+    with pytest.raises(ConfigurationError, match=told):
+        multimodal(pair(**names), model=model, **{"kind": "protein", **settings})
+
+
 def test_a_saved_head_predicts_cells_with_rna_alone(model, tmp_path):
     run(model, head=tmp_path / "head")
     assert sorted(path.name for path in (tmp_path / "head").iterdir()) == ["head.json", "head.safetensors"]

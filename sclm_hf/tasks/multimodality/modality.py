@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
+    from mudata import MuData
 
-KINDS = ("protein", "atac")
+    from ..multimodal import MultimodalSettings
+
+NAMES = {"protein": "prot", "atac": "atac"}
+"""What a MuData calls a kind of modality."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,25 @@ class Modality:
             )
         place = {name: row for row, name in enumerate(self.cells)}
         return self.values[[place[name] for name in names]]
+
+
+def in_mudata(mdata: "MuData", other: Any, settings: "MultimodalSettings", *, copy: bool) -> "tuple[str, AnnData]":
+    """The name of RNA in a MuData, and its other modality.
+
+    Raises:
+        ConfigurationError: it lacks one of them, another modality or a head is given too, or nothing can be added.
+    """
+    if other is not None:
+        raise ConfigurationError("A MuData holds the other modality: leave out `other`, or give `mdata['rna']`.")
+    if mdata.is_view and not copy:
+        raise ConfigurationError("Nothing can be added to a part of a MuData: pass `copy=True`.")
+    wanted = {"rna_key": settings.rna_key, "other_key": settings.other_key or NAMES[settings.kind]}
+    for setting, name in wanted.items():
+        if name not in mdata.mod:
+            raise ConfigurationError(
+                f"The MuData has no modality {name!r}, it has {list(mdata.mod)}: name it with `{setting}`."
+            )
+    return wanted["rna_key"], mdata.mod[wanted["other_key"]]
 
 
 def read_modality(other: "str | Path | AnnData", kind: str, n_features: int) -> Modality:
