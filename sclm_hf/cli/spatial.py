@@ -1,4 +1,4 @@
-"""`sclm-hf spatial INPUT OUTPUT --model DIR --sample-key COLUMN`."""
+"""`sclm-hf spatial INPUT OUTPUT --model DIR --sample-key COLUMN`, or `--use-rep KEY`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,14 +6,16 @@ from typing import Annotated, Any
 import typer
 
 from ..tasks.spatial import SpatialSettings
-from .options import Input, Model, Output, Overwrite, with_settings
+from .options import Input, Output, Overwrite, with_settings
 
 
 @with_settings(SpatialSettings)
 def spatial(
     input: Input,
     output: Output,
-    model: Model,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or repository id of a checkpoint or an adapter; not with --use-rep.")
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Image to write too: the tissue, coloured by domain; of one .h5ad file.")
     ] = None,
@@ -24,7 +26,8 @@ def spatial(
 ) -> None:
     """Divide the tissue of an .h5ad file, or of each in a folder, into domains by embeddings averaged over neighbours.
 
-    A run that was stopped goes on where it was when it is repeated.
+    By a model's embeddings, or with --use-rep by those that the file holds. A run of a model that was stopped goes on
+    where it was when it is repeated.
     """
     from ..tasks.files.file_to_file import run_files
     from .results import print_files, print_json

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError, require
+from ..errors import ExpressionError, require
 from ..logging import warn
 from .clustering.settings import SweepSettings
 from .running.cell_run import CellRun, Results
@@ -33,7 +33,6 @@ class ClusterSettings(SweepSettings):
         ConfigurationError: a value is out of range, or resolutions are no numbers above 0.
     """
 
-    use_rep: str | None = setting(None, "embedding in `obsm` to cluster, instead of one that a model makes.")
     n_clusters: int | None = setting(None, "how many clusters; the resolution that gives them is looked for.", least=2)
     n_neighbours: int = setting(15, "neighbours of each cell in the graph.", least=2)
     n_markers: int = setting(
@@ -64,6 +63,7 @@ class Clustering(CellRun[ClusterSettings]):
         from .clustering.sweep import check_sizes
 
         super().__init__(*run)
+        self.settings.check_embedding_named(self.loaded)
         require("scanpy", extra="evaluation")
         require("igraph", extra="evaluation")
         check_sizes(len(self.cells.lengths), self.settings.n_neighbours, self.settings.n_clusters)
@@ -175,13 +175,27 @@ def cluster(
         Others as for [`embed`](sclm_hf.embed).
     """
     chosen = CLUSTER.choose(settings)
-    if (model is None) == (chosen.use_rep is None):
-        raise ConfigurationError(
-            "Name what to cluster by: either a `model` (`--model`), or an embedding in `obsm` with `use_rep` "
-            "(`--use-rep`)."
-        )
+    chosen.check_embedding_named(model)
     if model is not None:
         return CLUSTER.add_to(adata, model, processor, settings, copy=copy)
-    from .clustering.without_model import cluster_embedding
+    from .clustering.without_model import add_by_embedding
 
-    return cluster_embedding(adata, chosen, clusters_of, copy=copy)
+    def results_of(embedding: "np.ndarray", what: str, source: "CellSource") -> tuple[Results, dict[str, Any]]:
+        _check_without_model(source, chosen)
+        labels, facts = clusters_of(embedding, what, source, chosen)
+        return Results(obs={chosen.key(""): labels}), facts
+
+    return add_by_embedding(adata, chosen, results_of, copy=copy)
+
+
+def _check_without_model(source: "CellSource", settings: ClusterSettings) -> None:
+    """Refuse too few cells, and what is no counts, in which no model looked for them."""
+    from .clustering.markers import holds_counts
+    from .clustering.sweep import check_sizes
+
+    check_sizes(source.n_cells, settings.n_neighbours, settings.n_clusters)
+    if settings.n_markers and not holds_counts(source):
+        raise ExpressionError(
+            f"`{source.data_name}` holds no counts, from which marker genes are found: name with `layer` (`--layer`) "
+            "where counts are, or leave markers out with `n_markers=0` (`--n-markers 0`)."
+        )

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from transformers.utils import ModelOutput
 
     from ..opening.loading import LoadedModel
+    from ..sources.cell_source import CellSource
     from ..tokenization.processing_cell import CellProcessor
+    from .clustering.sweep import Sweep
 
 DOMAIN_KEY = "sclm_domain"
 
@@ -70,18 +72,11 @@ class Spatial(CellRun[SpatialSettings]):
     needs_all = True
 
     def __init__(self, *run: Any) -> None:
-        from .integration.batches import read_labels
-        from .tissue.domains import baseline_domains, check_sizes
-        from .tissue.neighbours import read_tissue
-
         super().__init__(*run)
+        self.settings.check_embedding_named(self.loaded)
         require("scanpy", extra="evaluation")
         require("igraph", extra="evaluation")
-        source, settings = self.cells.source, self.settings
-        check_sizes(source.n_cells, settings.domains)
-        self._tissue = read_tissue(source, settings.spatial_key, settings.sample_key, settings.neighbours)
-        self._labels = read_labels(source, settings.label_key) if settings.label_key else None
-        self._simple = baseline_domains(source, self._tissue, self._labels, settings) if self._labels else {}
+        self._given = TissueCells(self.cells.source, self.settings)
 
     def read(self, output: "ModelOutput") -> "torch.Tensor":
         """(batch, cell_embedding_size) embeddings."""
@@ -91,31 +86,62 @@ class Spatial(CellRun[SpatialSettings]):
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """The domains, and the embedding that they come from."""
-        import numpy as np
-
         from .clustering.sweep import check_embedding
-        from .tissue.domains import find_domains
 
-        pandas = require("pandas", extra="anndata")
         check_embedding(values, "The embedding")
-        self._embedding = values
-        smoothed = (self._tissue.smoothing() @ values).astype(np.float32)
-        self._found = find_domains(smoothed, self.settings)
-        codes, n_domains = self._codes, int(self._found.n_clusters[self._found.chosen])
-        if n_domains == 1:
-            warn("No resolution finds more than one domain: ask for higher `resolutions` (`--resolutions`).")
-        names = pandas.Categorical(codes.astype(str), categories=[str(code) for code in range(n_domains)])
-        return Results(obs={self.key: names}, obsm={f"X_{self.key}": smoothed})
-
-    @property
-    def _codes(self) -> "np.ndarray":
-        return self._found.codes[self._found.chosen]
+        results, self._facts = self._given.results(values, "model")
+        return results
 
     def facts(self, file: "Path | None") -> dict[str, Any]:
         """The resolutions, the slices, and the scores where there are labels."""
+        return self._facts
+
+
+class TissueCells:
+    """Cells with places in tissue, and labels where they are named; refuses those that cannot be used.
+
+    Args:
+        source: the cells.
+        settings: the settings.
+    """
+
+    def __init__(self, source: "CellSource", settings: SpatialSettings) -> None:
+        from .integration.batches import read_labels
+        from .tissue.domains import baseline_domains, check_sizes
+        from .tissue.neighbours import read_tissue
+
+        self._settings = settings
+        check_sizes(source.n_cells, settings.domains)
+        self._tissue = read_tissue(source, settings.spatial_key, settings.sample_key, settings.neighbours)
+        self._labels = read_labels(source, settings.label_key) if settings.label_key else None
+        self._simple = baseline_domains(source, self._tissue, self._labels, settings) if self._labels else {}
+
+    def results(self, embedding: "np.ndarray", name: str) -> tuple[Results, dict[str, Any]]:
+        """The domains and the smoothed embedding, and what the record says of them.
+
+        Args:
+            embedding: (cells, size).
+            name: what it is called among the scores.
+        """
         import numpy as np
 
-        found, tissue = self._found, self._tissue
+        from .tissue.domains import find_domains
+
+        pandas = require("pandas", extra="anndata")
+        settings, key = self._settings, self._settings.key("")
+        smoothed = (self._tissue.smoothing() @ embedding).astype(np.float32)
+        found = find_domains(smoothed, settings)
+        codes, n_domains = found.codes[found.chosen], int(found.n_clusters[found.chosen])
+        if n_domains == 1:
+            warn("No resolution finds more than one domain: ask for higher `resolutions` (`--resolutions`).")
+        names = pandas.Categorical(codes.astype(str), categories=[str(code) for code in range(n_domains)])
+        facts = {**self._facts(found), **self._scores(embedding, codes, name)}
+        return Results(obs={key: names}, obsm={f"X_{key}": smoothed}), facts
+
+    def _facts(self, found: "Sweep") -> dict[str, Any]:
+        import numpy as np
+
+        tissue = self._tissue
         return {
             "resolution": float(found.resolutions[found.chosen]),
             "sweep": {
@@ -125,16 +151,15 @@ class Spatial(CellRun[SpatialSettings]):
                 "coherence": np.array([tissue.coherence(codes) for codes in found.codes]),
             },
             "slices": {"name": np.array(tissue.slices, object), "n_cells": np.bincount(tissue.numbers)},
-            **self._scores(),
         }
 
-    def _scores(self) -> dict[str, Any]:
+    def _scores(self, embedding: "np.ndarray", codes: "np.ndarray", name: str) -> dict[str, Any]:
         from .tissue.domains import leiden_domains, score_domains
 
         if self._labels is None:
             return {}
-        alone = leiden_domains({"model + Leiden": self._embedding}, self.settings)
-        domains = {**self._simple, **alone, "smoothed model + Leiden": self._codes}
+        alone = leiden_domains({f"{name} + Leiden": embedding}, self._settings)
+        domains = {**self._simple, **alone, f"smoothed {name} + Leiden": codes}
         return {
             "scores": score_domains(domains, self._tissue, self._labels),
             "label_coherence": self._tissue.coherence(self._labels.numbers),
@@ -155,7 +180,7 @@ SPATIAL = Verb(
 @documented_by(SPATIAL)
 def spatial(
     adata: "AnnData",
-    model: Any,
+    model: Any = None,
     processor: "CellProcessor | None" = None,
     *,
     copy: bool = True,
@@ -163,15 +188,16 @@ def spatial(
 ) -> "AnnData":
     """Divide tissue into domains by embeddings that are averaged over neighbouring cells or spots.
 
-    The embedding of a cell is replaced by the mean over itself and its nearest neighbours in the same slice, near ones
-    weighing more, whatever the family: no model that the package knows uses coordinates. CellPLM's published code has
-    a place for them but switches it off; its cells see those of their slice by expression alone. The means are then
-    clustered with Leiden, all slices together; slices are not corrected for batch effects. With `label_key`, principal
-    components treated alike come first in the table of scores: they are hard to beat.
+    The embedding is one that `model` makes, or one that the cells have (`use_rep`). That of each cell is replaced by
+    the mean over itself and its nearest neighbours in the same slice, near ones weighing more, whatever the family: no
+    model that the package knows uses coordinates. CellPLM's published code has a place for them but switches it off;
+    its cells see those of their slice by expression alone. The means are then clustered with Leiden, all slices
+    together; slices are not corrected for batch effects. With `label_key`, principal components treated alike come
+    first in the table of scores: they are hard to beat.
 
     Args:
         adata: cells or spots with raw counts, and coordinates in `obsm["spatial"]`.
-        model: folder or repository id of a checkpoint or an adapter; or a loaded model.
+        model: folder or repository id of a checkpoint or an adapter; or a loaded model; None with `use_rep`.
         processor: the processor; by default the one saved with the model.
         **settings: the fields of [`SpatialSettings`].
         copy: add to a copy in memory; False adds to `adata` itself (but not to the file of a backed one).
@@ -193,10 +219,20 @@ def spatial(
 
     Raises:
         ConfigurationError: coordinates are missing, of a slice too, not finite, of another shape or all the same; a
-            slice has too few cells for the neighbours; or there are fewer cells than domains.
+            slice has too few cells for the neighbours; there are fewer cells than domains; or no or two embeddings are
+            named.
         CorpusError: `obs` lacks a column, or a cell has no slice.
         ExpressionError: the embedding is the same for all cells, or the data are not what is expected.
         MissingDependencyError: scanpy or igraph is not installed.
         Others as for [`embed`](sclm_hf.embed).
     """
-    return SPATIAL.add_to(adata, model, processor, settings, copy=copy)
+    chosen = SPATIAL.choose(settings)
+    chosen.check_embedding_named(model)
+    if model is not None:
+        return SPATIAL.add_to(adata, model, processor, settings, copy=copy)
+    from .clustering.without_model import add_by_embedding
+
+    def results_of(embedding: "np.ndarray", what: str, source: "CellSource") -> tuple[Results, dict[str, Any]]:
+        return TissueCells(source, chosen).results(embedding, chosen.use_rep)
+
+    return add_by_embedding(adata, chosen, results_of, copy=copy)

@@ -95,6 +95,29 @@ def test_the_command_gives_the_same_and_prints_json(cells, model, tmp_path):
     assert told["n_cells"] == 120 and told["slices"]["name"] == ["a", "b"] and len(told["sweep"]["coherence"]) == 2
 
 
+def test_an_embedding_that_the_cells_have_is_smoothed_and_clustered_without_a_model(cells):
+    cells.obsm["X_mine"] = np.random.default_rng(0).normal(size=(120, 3))
+    cells.obsm["X_mine"][cells.obs["region"] == "left"] += 5
+    found = spatial(cells, use_rep="X_mine", sample_key="slice", neighbours=4, label_key="region", **QUICK)
+    mine, smoothed = cells.obsm["X_mine"], found.obsm["X_sclm_domain"]
+    weights = np.exp(-0.5 / mean_distance() ** 2)
+    expected = (mine[34] + weights * mine[[24, 33, 35, 44]].sum(axis=0)) / (1 + 4 * weights)
+    np.testing.assert_allclose(smoothed[34], expected, rtol=1e-5)
+    again = cluster(found, use_rep="X_sclm_domain", n_markers=0, **QUICK)
+    assert again.obs["sclm_cluster"].tolist() == found.obs["sclm_domain"].tolist()
+    record = found.uns["sclm_hf"]["sclm_domain"]
+    assert record["scores"]["method"][-2:].tolist() == ["X_mine + Leiden", "smoothed X_mine + Leiden"]
+    assert (record["model"], record["settings"]["use_rep"]) == ("", "X_mine") and "sclm_domain" not in cells.obs
+
+
+@pytest.mark.parametrize("verb", ["spatial", "cluster"])
+def test_a_model_and_an_embedding_or_neither_are_refused(cells, model, verb, tmp_path):
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    for given, settings in ((model, {"use_rep": "spatial"}), (None, {})):
+        with pytest.raises(ConfigurationError, match=r"either a `model` \(`--model`\), or an embedding in `obsm`"):
+            run_files(verb, tmp_path / "in.h5ad", tmp_path / "out.h5ad", given, **settings)
+
+
 def test_a_file_without_coordinates_is_refused(cells, model, tmp_path):
     del cells.obsm["spatial"]
     cells.obsm["X_pca"] = np.ones((120, 2))

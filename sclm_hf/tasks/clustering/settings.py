@@ -16,6 +16,7 @@ class SweepSettings(AddingSettings):
         ConfigurationError: a value is out of range, or resolutions are no numbers above 0.
     """
 
+    use_rep: str | None = setting(None, "embedding in `obsm` to start from, instead of one that a model makes.")
     resolutions: "str | Sequence[float]" = setting(
         "0.1,0.2,0.4,0.6,0.8,1,1.5,2",
         "resolutions to compare, in the command separated by commas. The one chosen is the most stable "
@@ -42,6 +43,18 @@ class SweepSettings(AddingSettings):
                 f"`resolutions` (`--resolutions`) must be numbers above 0, such as 0.5,1, got {self.resolutions!r}."
             )
         return values
+
+    def check_embedding_named(self, model: Any) -> None:
+        """Refuse to take an embedding from a model and from `obsm`, or from neither.
+
+        Raises:
+            ConfigurationError: both are named, or none.
+        """
+        if (model is None) == (self.use_rep is None):
+            raise ConfigurationError(
+                "Name what to start from: either a `model` (`--model`), or an embedding in `obsm` with `use_rep` "
+                "(`--use-rep`)."
+            )
 
     def to_record(self) -> dict[str, Any]:
         """What the results depend on, by name."""

@@ -1,32 +1,45 @@
-"""Clusters by an embedding that cells already have."""
+"""What follows from an embedding that cells already have, without a model."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import ConfigurationError, ExpressionError, require
+from ...errors import ConfigurationError, require
+from ...sources.cell_source import CellSource
 from ...sources.in_memory import InMemorySource
 from ...versions import package_versions
+from ..running.cell_run import Results
 from ..running.provenance import check_adata, check_target, record, take_target
-from .markers import holds_counts
-from .sweep import check_embedding, check_sizes
+from .sweep import check_embedding
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from ..cluster import ClusterSettings
+    from .settings import SweepSettings
 
 
-def cluster_embedding(
-    adata: "AnnData", settings: "ClusterSettings", clusters_of: Callable[..., Any], *, copy: bool
+def add_by_embedding(
+    adata: "AnnData",
+    settings: "SweepSettings",
+    results_of: Callable[[np.ndarray, str, CellSource], tuple[Results, dict[str, Any]]],
+    *,
+    copy: bool,
 ) -> "AnnData":
-    """Add clusters to cells; see [`sclm_hf.cluster`].
+    """Add what a verb that clusters makes of the embedding that `settings.use_rep` names.
+
+    Args:
+        adata: the cells.
+        settings: the settings of the verb.
+        results_of: makes the results, and what the record says of them, from (cells, size) an embedding, what it is
+            called, and the cells.
+        copy: add to a copy in memory.
 
     Raises:
-        ConfigurationError: there is no such embedding, or too few cells.
-        ExpressionError: it is the same for all cells, or there are no counts for marker genes.
+        ConfigurationError: there is no such embedding.
+        ExpressionError: it is the same for all cells.
         MissingDependencyError: scanpy or igraph is not installed.
+        Others as for `results_of`.
     """
     check_adata(adata)
     check_target(adata, copy=copy)
@@ -37,19 +50,15 @@ def cluster_embedding(
             f"`obsm` has no {settings.use_rep!r} (`use_rep`, `--use-rep`); it has {sorted(adata.obsm)}."
         )
     what, embedding = f"`obsm[{settings.use_rep!r}]`", np.asarray(adata.obsm[settings.use_rep])
-    check_sizes(adata.n_obs, settings.n_neighbours, settings.n_clusters)
     check_embedding(embedding, what)
     source = InMemorySource(adata, settings.layer)
-    if settings.n_markers and not holds_counts(source):
-        raise ExpressionError(
-            f"`{source.data_name}` holds no counts, from which marker genes are found: name with `layer` (`--layer`) "
-            "where counts are, or leave markers out with `n_markers=0` (`--n-markers 0`)."
-        )
-    labels, facts = clusters_of(embedding, what, source, settings)
+    results, facts = results_of(embedding, what, source)
     result = take_target(adata, copy=copy)
-    key = settings.key("")
-    result.obs[key] = labels
-    settings_kept = {name: "" if value is None else value for name, value in settings.to_record().items()}
-    about = {"model": "", "revision": "", "data": source.data_name, "settings": settings_kept}
-    record(result, key, {**about, "versions": package_versions("scanpy", "igraph", "numpy", "anndata"), **facts})
+    for place, values in results.by_place():
+        for name, value in values.items():
+            getattr(result, place)[name] = value
+    kept = {name: "" if value is None else value for name, value in settings.to_record().items()}
+    about = {"model": "", "revision": "", "data": source.data_name, "settings": kept}
+    versions = package_versions("scanpy", "igraph", "numpy", "anndata")
+    record(result, settings.key(""), {**about, "versions": versions, **facts})
     return result
