@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +16,14 @@ from .tokenization.expression_matrix import match_length
 
 BACKENDS = ("exact", "faiss")
 FACTS = "index.json"
-_QUERIES, _CELLS = 1024, 2**15
-"""How many queries are compared with how many cells at a time, so that the cosines take 128 MB."""
+_QUERIES, _CELLS, _PAIRS = 1024, 2**14, 2**13
+"""How many queries are compared with how many cells at a time, so that the cosines take 64 MB; and how many pairs."""
+
+_SAMPLE, _REST = 2**13, 0.005
+"""Of so many cells or more it is looked at how they differ, and axes are left out that hold this share of it."""
+
+_MANY = 8
+"""So many times more cells than asked for are too many to compare one by one."""
 
 _ERROR = 4e-6
 """Cosines of a product of float32 matrices that differ by less may be equal."""
@@ -96,11 +103,13 @@ class CellIndex:
 
     def _search(self, queries: np.ndarray, k: int, group: str | None) -> tuple[np.ndarray, np.ndarray]:
         """Rows and cosines of the nearest cells that are not of a group."""
-        if group is None:
-            return _BY_BACKEND[self.backend](self.embeddings, queries, min(k, len(self.cells)))
-        allowed = np.flatnonzero(self.groups != group)
-        places, cosines = _BY_BACKEND[self.backend](self.embeddings[allowed], queries, min(k, len(allowed)))
-        return allowed[places], cosines
+        allowed = None if group is None else np.asarray(self.groups != group, bool)
+        n_allowed = len(self.cells) if allowed is None else int(allowed.sum())
+        return _BY_BACKEND[self.backend](self.embeddings, self._fronts, queries, min(k, n_allowed), allowed)
+
+    @cached_property
+    def _fronts(self) -> "_Fronts":
+        return _Fronts.of_cells(self.embeddings)
 
     def write(self, folder: Path, facts: Mapping[str, Any], **columns: Sequence[Any]) -> None:
         """Write the cells: embeddings as safetensors, the rest as Parquet, facts as JSON.
@@ -203,51 +212,125 @@ def directions(embeddings: np.ndarray) -> np.ndarray:
     return embeddings / lengths
 
 
-def _exact(cells: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+class _Fronts(NamedTuple):
+    """A few numbers for each vector, whose products are at least the cosines, and rule out most cells.
+
+    They are the coordinates on orthogonal axes, and the length of the rest: the product of two rests is at most that
+    of their lengths (Cauchy and Schwarz).
+
+    Attributes:
+        axes: (size, coordinates); None where the vectors stand for themselves.
+        cells: (cells, coordinates + 1) of the cells of an index.
+    """
+
+    axes: np.ndarray | None
+    cells: np.ndarray
+
+    @classmethod
+    def of_cells(cls, cells: np.ndarray) -> "_Fronts":
+        """On the axes along which cells differ most, where few axes hold nearly all of it."""
+        if len(cells) < _SAMPLE:
+            return cls(None, cells)
+        sample = cells[:: len(cells) // _SAMPLE].astype(np.float64)
+        squares, axes = np.linalg.eigh(sample.T @ sample / len(sample))
+        spread = 1 - np.square(sample.mean(axis=0)).sum()
+        n_left_out = int(np.searchsorted(np.cumsum(squares), _REST * spread))
+        if 2 * n_left_out < len(squares):
+            return cls(None, cells)
+        axes = np.ascontiguousarray(axes[:, n_left_out:], np.float32)
+        return cls(axes, _fronts(cells, axes))
+
+    def of(self, queries: np.ndarray) -> np.ndarray:
+        """(queries, coordinates + 1)."""
+        return queries if self.axes is None else _fronts(queries, self.axes)
+
+
+def _fronts(vectors: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    fronts = np.empty((len(vectors), axes.shape[1] + 1), np.float32)
+    for start in range(0, len(vectors), _CELLS):
+        part = slice(start, start + _CELLS)
+        coordinates = fronts[part, :-1] = vectors[part] @ axes
+        rest = 1 - np.square(coordinates, dtype=np.float64).sum(axis=1)
+        # what is rounded must not make it less than it is
+        fronts[part, -1] = np.sqrt(np.maximum(rest, 0) + _ERROR)
+    return fronts
+
+
+def _exact(
+    cells: np.ndarray, fronts: _Fronts, queries: np.ndarray, k: int, allowed: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     rows, cosines = np.zeros((len(queries), k), np.int64), np.zeros((len(queries), k), np.float32)
     for first in range(0, len(queries) if k else 0, _QUERIES):
         part = slice(first, first + _QUERIES)
-        rows[part], cosines[part] = _exact_part(cells, queries[part], k)
+        rows[part], cosines[part] = _exact_part(cells, fronts, queries[part], k, allowed)
     return rows, cosines
 
 
-def _exact_part(cells: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    rows, cosines = np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
-    for start in range(0, len(cells), _CELLS):
-        scores = queries @ cells[start : start + _CELLS].T
-        n_best = min(k, start + scores.shape[1])
-        bound = np.partition(np.hstack([cosines, scores]), -n_best, axis=1)[:, -n_best, None]
-        asked, places = np.nonzero(scores >= bound - _ERROR)
-        asked = np.concatenate([np.repeat(np.arange(len(queries)), rows.shape[1]), asked])
-        rows, cosines = _ranked(cells, queries, asked, np.concatenate([rows.ravel(), places + start]), n_best)
-    return rows, cosines
-
-
-def _ranked(
-    cells: np.ndarray, queries: np.ndarray, asked: np.ndarray, rows: np.ndarray, k: int
+def _exact_part(
+    cells: np.ndarray, fronts: _Fronts, queries: np.ndarray, k: int, allowed: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest of (pairs,) candidates of each query; of equal cosines the lower row."""
+    asking, numbers = fronts.of(queries), np.arange(len(queries))
+    rows, cosines = np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
+    n_seen = 0
+    for start in range(0, len(cells), _CELLS):
+        bounds = asking @ fronts.cells[start : start + _CELLS].T
+        if allowed is not None:
+            bounds[:, ~allowed[start : start + _CELLS]] = -np.inf
+        n_seen += bounds.shape[1] if allowed is None else int(allowed[start : start + _CELLS].sum())
+        least = cosines[:, -1].copy() if rows.shape[1] == k else np.full(len(queries), -np.inf, np.float32)
+        many = np.flatnonzero(np.count_nonzero(bounds >= least[:, None] - _ERROR, axis=1) > _MANY * k)
+        if len(many):
+            # the cells with the highest bounds tell what others must reach
+            likely = np.argpartition(bounds[many], -k, axis=1)[:, -k:]
+            found = _cosines(cells, queries, np.repeat(many, k), likely.ravel() + start).reshape(likely.shape)
+            found[np.isneginf(np.take_along_axis(bounds[many], likely, axis=1))] = -np.inf
+            least[many] = np.maximum(least[many], found.min(axis=1))
+        # of a flat array numpy finds them faster
+        is_near = np.isfinite(bounds) & (bounds >= least[:, None] - _ERROR)
+        asked, places = np.divmod(np.flatnonzero(is_near), bounds.shape[1])
+        if len(asked):
+            near = _cosines(cells, queries, asked, places + start)
+            asked = np.concatenate([np.repeat(numbers, rows.shape[1]), asked])
+            near, places = np.concatenate([cosines.ravel(), near]), np.concatenate([rows.ravel(), places + start])
+            rows, cosines = _best(asked, places, near, len(queries), min(k, n_seen))
+    return rows, cosines
+
+
+def _cosines(cells: np.ndarray, queries: np.ndarray, asked: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(pairs,) cosines of queries and cells."""
     cosines = np.empty(len(rows), np.float32)
-    for start in range(0, len(rows), _CELLS):
-        part = slice(start, start + _CELLS)
+    for start in range(0, len(rows), _PAIRS):
+        part = slice(start, start + _PAIRS)
         # a product of matrices rounds equal vectors differently at different places
         cosines[part] = (queries[asked[part]].astype(np.float64) * cells[rows[part]]).sum(axis=1)
+    return cosines
+
+
+def _best(
+    asked: np.ndarray, rows: np.ndarray, cosines: np.ndarray, n_queries: int, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest of (pairs,) candidates of each query; of equal cosines the lower row."""
     order = np.lexsort((rows, -cosines, asked))
-    order = order[np.searchsorted(asked[order], np.arange(len(queries)))[:, None] + np.arange(k)]
+    order = order[np.searchsorted(asked[order], np.arange(n_queries))[:, None] + np.arange(k)]
     return rows[order], cosines[order]
 
 
-def _faiss(cells: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _faiss(
+    cells: np.ndarray, fronts: _Fronts, queries: np.ndarray, k: int, allowed: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     faiss = require("faiss", extra="text")
     if not k or not len(queries):
-        return _exact(cells, queries, k)
-    n_found = min(k + _MORE, len(cells))
-    scores, found = faiss.knn(queries, cells, n_found, metric=faiss.METRIC_INNER_PRODUCT)
+        return _exact(cells, fronts, queries, k, allowed)
+    searched = fronts.cells if allowed is None else fronts.cells[allowed]
+    n_found = min(k + _MORE, len(searched))
+    bounds, found = faiss.knn(fronts.of(queries), searched, n_found, metric=faiss.METRIC_INNER_PRODUCT)
     asked = np.repeat(np.arange(len(queries)), n_found)
-    rows, cosines = _ranked(cells, queries, asked, found.ravel().astype(np.int64), k)
-    # more cells than were found may be as near as the last
-    is_open = (scores[:, -1] >= scores[:, k - 1] - _ERROR) & (n_found < len(cells))
-    rows[is_open], cosines[is_open] = _exact(cells, queries[is_open], k)
+    found = found.ravel().astype(np.int64)
+    found = found if allowed is None else np.flatnonzero(allowed)[found]
+    rows, cosines = _best(asked, found, _cosines(cells, queries, asked, found), len(queries), k)
+    # cells that were not found may be as near as the last
+    is_open = (bounds[:, -1] >= cosines[:, -1] - _ERROR) & (n_found < len(searched))
+    rows[is_open], cosines[is_open] = _exact(cells, fronts, queries[is_open], k, allowed)
     return rows, cosines
 
 

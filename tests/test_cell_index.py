@@ -72,6 +72,29 @@ def test_of_equally_near_cells_the_lower_rows_are_kept(monkeypatch, backend, n_a
     assert (cosines == cosines[:, :1]).all()
 
 
+@pytest.mark.parametrize("backend", ["exact", "faiss"])
+@pytest.mark.parametrize("noise", [1e-4, 0.02, 1])
+def test_cells_are_ruled_out_by_few_axes_without_changing_what_is_found(monkeypatch, backend, noise):
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    for name, value in {"_SAMPLE": 100, "_CELLS": 64, "_MANY": 2, "_MORE": 3}.items():
+        monkeypatch.setattr(cell_index, name, value)
+    generator = np.random.default_rng(0)
+    kinds = np.repeat(generator.normal(size=(5, 3)), 80, axis=0) + 0.1 * generator.normal(size=(400, 3))
+    cells = kinds @ generator.normal(size=(3, 40)) + noise * generator.normal(size=(400, 40)) + 1
+    names, groups = np.arange(400).astype(str), (np.arange(400) % 3).astype(str).astype(object)
+    index = CellIndex(directions(cells.astype(np.float32)), names, names, groups, backend)
+    assert (index._fronts.axes is None) == (noise == 1)
+    queries = index.embeddings[::7]
+    for asked in (None, groups[::7]):
+        rows, cosines = index.nearest(queries, 9, asked)
+        expected = (queries.astype(np.float64) @ index.embeddings.T).astype(np.float32)
+        expected[np.equal.outer(asked, groups) if asked is not None else np.zeros(expected.shape, bool)] = -np.inf
+        order = np.argsort(-expected, axis=1, kind="stable")[:, :9]
+        np.testing.assert_allclose(cosines, np.take_along_axis(expected, order, axis=1), atol=1e-6)
+        np.testing.assert_allclose(np.take_along_axis(expected, rows, axis=1), cosines, atol=1e-6)
+
+
 def _fewer(index, folder):
     cell_index.write_table(folder / "cells.parquet", cell=["a"] * 51, label=["b"] * 51)
 
