@@ -8,20 +8,13 @@ path in evaluation). Both sides have the same weights and see the same genes of 
 compared. Cells are drawn like an atlas: log-normal library sizes, about 1,650 expressed genes.
 """
 
-import argparse
-import json
-import platform
-import time
-from pathlib import Path
-
 import anndata
 import numpy as np
 import scipy.sparse
 import torch
-from machine import describe_machine
+from beside_published import in_turn, reach, report
 from torch import nn
 
-import sclm_hf
 from sclm_hf import CellProcessor, ExpressionFeatureExtractor, GeneTokenizer, ScGPTConfig, ScGPTModel, embed
 from sclm_hf.tokenization.encodings.keys import hash_names
 
@@ -88,11 +81,6 @@ def bin_with_numpy(values: np.ndarray, num_bins: int = 51) -> np.ndarray:
     return np.ceil(np.random.default_rng(0).random(len(values)) * (right - left) + left)
 
 
-def timed(function):
-    start = time.perf_counter()
-    return function(), time.perf_counter() - start
-
-
 def measure(num_cells: int, rounds: int, threads: int, layers: int) -> dict:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -107,45 +95,21 @@ def measure(num_cells: int, rounds: int, threads: int, layers: int) -> dict:
     models["bfloat16"].load_state_dict(model.state_dict())
     published = PublishedProcedure(model).eval()
 
-    best: dict[str, float] = {}
-    vectors: dict[str, np.ndarray] = {}
-    for _ in range(rounds):
-        with torch.no_grad():
-            vectors["published"], seconds = timed(lambda: published.embed(cells, processor, special["pad_token_id"]))
-        best["published"] = min(seconds, best.get("published", np.inf))
-        for name in GOALS:
-            embedded, seconds = timed(lambda name=name: embed(cells, models[name], processor))
-            vectors[name] = embedded.obsm["X_scgpt"]
-            best[name] = min(seconds, best.get(name, np.inf))
+    @torch.no_grad()
+    def run_published() -> np.ndarray:
+        return published.embed(cells, processor, special["pad_token_id"])
+
+    runs = {name: lambda name=name: embed(cells, models[name], processor).obsm["X_scgpt"] for name in GOALS}
+    best, vectors = in_turn({"published": run_published, **runs}, rounds)
     results = {"published": {"cells_per_second": num_cells / best["published"]}}
     for name, goal in GOALS.items():
-        ratio = best["published"] / best[name]
         results[name] = {
             "cells_per_second": num_cells / best[name],
-            "ratio": ratio,
-            "goal": goal,
-            "reached": bool(ratio >= goal),
+            **reach(best["published"] / best[name], goal),
             "smallest_cosine": float((vectors["published"] * vectors[name]).sum(axis=1).min()),
         }
     return results
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=2, help="the best of so many is taken")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--layers", type=int, default=12, help="fewer for a quick look")
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    report = {
-        "benchmark": "embedding",
-        "settings": {key: value for key, value in vars(arguments).items() if key != "output"},
-        "versions": {"sclm_hf": sclm_hf.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "machine": describe_machine(),
-        "results": measure(arguments.cells, arguments.rounds, arguments.threads, arguments.layers),
-    }
-    print(json.dumps(report, indent=2))
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    report(__doc__, measure, cells=48, rounds=2)

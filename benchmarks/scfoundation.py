@@ -8,21 +8,14 @@ evaluation), the four parts of the cell joined. Ours is `embed` on the same coun
 Both have the same weights, so that their vectors can be compared. Each cell has 2,000 expressed genes.
 """
 
-import argparse
-import json
-import platform
-import time
-from pathlib import Path
-
 import anndata
 import numpy as np
 import pandas as pd
 import scipy.sparse
 import torch
-from machine import describe_machine
+from beside_published import in_turn, reach, report
 from torch import Tensor, nn
 
-import sclm_hf
 from sclm_hf import (
     CellProcessor,
     ExpressionFeatureExtractor,
@@ -102,11 +95,6 @@ def pack(values: Tensor, chosen: Tensor, pad_value: float) -> tuple[Tensor, Tens
     return packed, packed == pad_value
 
 
-def timed(function):
-    start = time.perf_counter()
-    return function(), time.perf_counter() - start
-
-
 def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     return (first * second).sum(axis=1) / norms
@@ -128,24 +116,18 @@ def measure(num_cells: int, rounds: int, threads: int, layers: int) -> dict:
     cells = make_cells(num_cells)
     models, processor = make_models(layers, cells)
     published = PublishedProcedure(models["float32"]).eval()
-    seconds: dict[str, float] = {}
-    vectors: dict[str, np.ndarray] = {}
-    for _ in range(rounds):
-        with torch.no_grad():
-            vectors["published"], took = timed(lambda: published.embed(cells))
-        seconds["published"] = min(took, seconds.get("published", np.inf))
-        for name in GOALS:
-            embedded, took = timed(lambda name=name: embed(cells, models[name], processor))
-            vectors[name] = embedded.obsm["X_scfoundation"]
-            seconds[name] = min(took, seconds.get(name, np.inf))
+
+    @torch.no_grad()
+    def run_published() -> np.ndarray:
+        return published.embed(cells)
+
+    runs = {name: lambda name=name: embed(cells, models[name], processor).obsm["X_scfoundation"] for name in GOALS}
+    seconds, vectors = in_turn({"published": run_published, **runs}, rounds)
     results = {"published": {"seconds_per_cell": seconds["published"] / num_cells}}
     for name, goal in GOALS.items():
-        ratio = seconds["published"] / seconds[name]
         results[name] = {
             "seconds_per_cell": seconds[name] / num_cells,
-            "ratio": ratio,
-            "goal": goal,
-            "reached": bool(ratio >= goal),
+            **reach(seconds["published"] / seconds[name], goal),
             "smallest_cosine": float(cosines(vectors["published"], vectors[name]).min()),
             "largest_difference": float(np.abs(vectors["published"] - vectors[name]).max()),
         }
@@ -153,21 +135,4 @@ def measure(num_cells: int, rounds: int, threads: int, layers: int) -> dict:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=3, help="the best of so many is taken")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--layers", type=int, default=12, help="fewer for a quick look")
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
-    report = {
-        "benchmark": "scfoundation",
-        "settings": {key: value for key, value in vars(arguments).items() if key != "output"},
-        "versions": {"sclm_hf": sclm_hf.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "machine": describe_machine(),
-        "results": measure(arguments.cells, arguments.rounds, arguments.threads, arguments.layers),
-    }
-    print(json.dumps(report, indent=2))
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    report(__doc__, measure, cells=3, rounds=3)

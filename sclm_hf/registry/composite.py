@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
+from .family import ModelFolder
+
 
 @dataclass(frozen=True)
-class Composite:
+class Composite(ModelFolder):
     """What the package knows about one kind of model of cells and text.
 
     Attributes:
@@ -30,18 +32,6 @@ class Composite:
     verbs: tuple[str, ...]
     instead_of_heads: str = ""
     usage: str = ""
-
-    @property
-    def package(self) -> str:
-        return f"sclm_hf.modeling.{self.name}"
-
-    @property
-    def configuration_module(self) -> str:
-        return f"{self.package}.configuration_{self.name}"
-
-    @property
-    def modeling_module(self) -> str:
-        return f"{self.package}.modeling_{self.name}"
 
     @property
     def processor_module(self) -> str:

@@ -3,8 +3,26 @@
 from dataclasses import dataclass, field
 
 
+class ModelFolder:
+    """The modules of a folder of `modeling`, which are named like it."""
+
+    name: str
+
+    @property
+    def package(self) -> str:
+        return f"sclm_hf.modeling.{self.name}"
+
+    @property
+    def configuration_module(self) -> str:
+        return f"{self.package}.configuration_{self.name}"
+
+    @property
+    def modeling_module(self) -> str:
+        return f"{self.package}.modeling_{self.name}"
+
+
 @dataclass(frozen=True)
-class Family:
+class Family(ModelFolder):
     """What the package knows about one family of models.
 
     Attributes:
@@ -100,18 +118,6 @@ class Family:
     masking: dict[str, dict[str, object]] = field(default_factory=dict)
     tiny: dict[str, object] = field(default_factory=dict)
     source_layout: str = ""
-
-    @property
-    def package(self) -> str:
-        return f"sclm_hf.modeling.{self.name}"
-
-    @property
-    def configuration_module(self) -> str:
-        return f"{self.package}.configuration_{self.name}"
-
-    @property
-    def modeling_module(self) -> str:
-        return f"{self.package}.modeling_{self.name}"
 
     @property
     def conversion_module(self) -> str:
