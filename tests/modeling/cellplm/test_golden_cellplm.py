@@ -19,13 +19,9 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoModelForSequenc
 from sclm_hf import annotate, embed
 from sclm_hf.modeling.cellplm.configuration_cellplm import CellPLMConfig
 from sclm_hf.modeling.cellplm.convert_cellplm import WEIGHT_MAP
-from sclm_hf.modeling.cellplm.modeling_cellplm import (
-    DECODERS,
-    CellPLMForImputation,
-    CellPLMHead,
-    make_layers,
-    regression,
-)
+from sclm_hf.modeling.cellplm.modeling_cellplm import DECODERS, CellPLMForImputation, CellPLMHead
+from sclm_hf.modeling.cellplm.modeling_cellplm_encoder import make_layers
+from sclm_hf.modeling.cellplm.modeling_cellplm_losses import regression
 from sclm_hf.modeling.common.conversion import LoadingReport, convert_weights
 
 from .golden_cellplm import (
