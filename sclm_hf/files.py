@@ -72,13 +72,14 @@ def read_json_object(
     return content
 
 
-def check_output_file(path: Path) -> None:
+def check_output_file(path: str | Path) -> None:
     """Refuse, before the work, a file that could not be written after it.
 
     Raises:
         ConfigurationError: a folder, a link, a pipe or a device is there, or the folder of the file is missing or not
             writable.
     """
+    path = Path(path)
     if path.is_symlink():
         raise ConfigurationError(f"`{path}` is a link to `{os.readlink(path)}`: name the file itself.")
     require_regular_file(path, ConfigurationError)

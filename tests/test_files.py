@@ -212,7 +212,7 @@ def test_files_that_could_not_be_written_later_are_refused_now(tmp_path):
     with pytest.raises(ConfigurationError, match="is a folder"):
         check_output_file(tmp_path)
     check_output_file(tmp_path / "file")
-    check_output_file(tmp_path / "new")
+    check_output_file(str(tmp_path / "new"))
 
 
 def test_a_link_in_place_of_the_unfinished_file_is_not_followed(tmp_path):

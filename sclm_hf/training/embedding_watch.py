@@ -84,6 +84,8 @@ class EmbeddingWatch:
         MissingDependencyError: the cells have labels, and scikit-learn is not installed.
     """
 
+    finding = "the cell embedding collapsed"
+
     def __init__(
         self, corpus: CellCorpus, *, batch_size: int, stops: bool = True, learns_labels: bool = False
     ) -> None:

@@ -96,6 +96,8 @@ class IntegrationWatch:
         within_batches: labels are those of the cells of a batch among themselves.
     """
 
+    finding = "biology was being lost"
+
     def __init__(self, corpus: CellCorpus, *, batch_size: int, most_lost: float, within_batches: bool = False) -> None:
         self.corpus, self.batch_size = corpus, batch_size
         self.most_lost, self.within_batches = most_lost, within_batches

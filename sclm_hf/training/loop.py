@@ -64,8 +64,8 @@ class TrainingResult:
         best_step: the step whose weights were kept, None without evaluation.
         metrics: the evaluation at that step, or the last one.
         history: the records of the log, in order: `step`, `epoch`, `loss`, `learning_rate`, … or `eval_…`.
-        stopped_early: early stopping, or a collapse, ended the run.
-        collapsed: the cell embedding collapsed, see `EmbeddingWatch`.
+        stopped_early: early stopping, or the watch, ended the run.
+        watch_found: what the watch found to be lost, for example "the cell embedding collapsed"; None where nothing.
         is_main_process: whether this is the process that reports the result.
         comparison: the model beside linear baselines, where they were fitted.
         evaluation_chose: the evaluated cells chose among several checkpoints, or when to stop.
@@ -77,7 +77,7 @@ class TrainingResult:
     metrics: dict[str, float]
     history: list[dict[str, Any]] = field(repr=False)
     stopped_early: bool = False
-    collapsed: bool = False
+    watch_found: str | None = None
     is_main_process: bool = True
     comparison: "Comparison | None" = field(default=None, repr=False)
     evaluation_chose: bool = False
@@ -85,8 +85,8 @@ class TrainingResult:
     def summary(self) -> str:
         """The result in a few lines."""
         end = "stopped early" if self.stopped_early else "finished"
-        if self.stopped_early and self.collapsed:
-            end += " because the cell embedding collapsed"
+        if self.stopped_early and self.watch_found is not None:
+            end += f" because {self.watch_found}"
         steps = f" after {self.step} steps" if self.step else ""
         lines = [f"Training {end}{steps}; the model is in {self.output_dir}."]
         losses = [record["loss"] for record in self.history if "loss" in record]
@@ -457,7 +457,7 @@ class _Run:
             metrics={k: v for k, v in metrics[-1].items() if k.startswith("eval_")} if metrics else {},
             history=history,
             stopped_early=self.state.stopped_early or (self._has_collapsed and self.state.step < self.total_steps),
-            collapsed=self._has_collapsed,
+            watch_found=self.watch.finding if self._has_collapsed else None,
             evaluation_chose=self._evaluation_chose(history),
             is_main_process=self.is_main,
         )

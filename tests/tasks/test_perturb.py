@@ -170,10 +170,17 @@ def test_all_genes_combinations_groups_and_anchors():
     assert with_all.var.loc["GENE0+GENE1", ["n_cells", "n_expressing"]].tolist() == [3, 4]
 
 
-def short_reader(family, max_length):
+ZSCORE = {
+    "truncation": "zscore",
+    "gene_means": {name: number % 7 / 4 for number, name in enumerate(GENES)},
+    "gene_deviations": {name: 0.05 + number % 5 / 3 for number, name in enumerate(GENES)},
+}
+
+
+def short_reader(family, max_length, **parameters):
     """A model, and a processor that reads few genes of a cell."""
     model, processor = MODELS[family]()
-    extractor = ExpressionFeatureExtractor.for_family(family, max_length=max_length)
+    extractor = ExpressionFeatureExtractor.for_family(family, max_length=max_length, **parameters)
     return model, CellProcessor(extractor, processor.tokenizer)
 
 
@@ -219,9 +226,9 @@ def test_shifts_of_donors_are_tested_by_the_donor():
     assert "obs['donor']" in result.uns["sclm_hf"]["perturb"]["test"]["unit"]
 
 
-@pytest.mark.parametrize("family", ["scgpt", "geneformer"])
-def test_a_named_gene_is_deleted_in_all_cells_that_express_it(family):
-    cells, (model, short) = make_cells(), short_reader(family, 12)
+@pytest.mark.parametrize(("family", "parameters"), [("scgpt", {}), ("scgpt", ZSCORE), ("geneformer", {})])
+def test_a_named_gene_is_deleted_in_all_cells_that_express_it(family, parameters):
+    cells, (model, short) = make_cells(), short_reader(family, 12, **parameters)
     for names in (["GENE7"], ["GENE7", "GENE3", "GENE50"]):
         result = perturb(cells, model, short, genes=names)
         expressing = (cells[:, names].X > 0).toarray().sum(axis=0)
@@ -244,9 +251,10 @@ def test_named_perturbations_that_no_cell_allows_are_told():
     assert result.var_names.tolist() == ["GENE7"]
 
 
-@pytest.mark.parametrize("family", ["scgpt", "geneformer"])
-def test_a_gene_that_is_put_back_takes_the_place_of_the_next_to_be_left_out(family):
-    cells, (model, processor), (_, shorter) = make_cells(), short_reader(family, 12), short_reader(family, 11)
+@pytest.mark.parametrize(("family", "parameters"), [("scgpt", {}), ("scgpt", ZSCORE), ("geneformer", {})])
+def test_a_gene_that_is_put_back_takes_the_place_of_the_next_to_be_left_out(family, parameters):
+    cells, (model, processor) = make_cells(), short_reader(family, 12, **parameters)
+    _, shorter = short_reader(family, 11, **parameters)
     tokens, fewer = (token_cells(cells, model, one) for one in (processor, shorter))
     gene = processor.tokenizer.gene_vocabulary["GENE7"]
     put_back = [number for number in range(len(tokens)) if tokens.lacks(number, (gene,))]

@@ -148,7 +148,7 @@ def test_a_collapse_ends_a_run_with_advice_and_a_resumed_one_may_go_on(cells, tm
     monkeypatch.setattr(EmbeddingWatch, "measure", lambda self, model: EmbeddingQuality(next(found)))
     with pytest.warns(SclmWarning, match=r"collapsed, effective rank 2\.5 \(at first 9\).*lower `learning_rate`"):
         result = run(cells, tmp_path, steps=10)
-    assert (result.step, result.collapsed, result.stopped_early) == (6, True, True)
+    assert (result.step, result.watch_found, result.stopped_early) == (6, "the cell embedding collapsed", True)
     assert "stopped early because the cell embedding collapsed after 6 steps" in result.summary()
     resumed = {"resume_from_checkpoint": "last"}
     with pytest.warns(SclmWarning, match="collapsed"):

@@ -85,7 +85,7 @@ def fine_tuned(
     facts = {
         "n_steps": result.step,
         "kept_step": kept["step"] if is_better else 0,
-        "biology_lost": result.collapsed,
+        "biology_lost": result.watch_found is not None,
         "step": np.array([one["step"] for one in evaluations]),
         "batch_mixing": np.array([one["eval_batch_mixing"] for one in evaluations]),
         "label_purity": np.array([one["eval_label_purity"] for one in evaluations]),

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 class TokenCells:
     """The tokens of every cell, to which a gene to perturb can be added back.
 
-    A cell with more genes than fit keeps its top ranks, or those that its keyed draw chose. To perturb a gene that was
-    left out, it is put back in place of the gene that would have been left out next.
+    A cell with more genes than fit keeps its top ranks, those that its keyed draw chose, or those with the largest
+    z-scores. To perturb a gene that was left out, it is put back in place of the gene that would have been left out
+    next.
 
     Args:
         loaded: the model and its processor.
@@ -40,14 +41,17 @@ class TokenCells:
         self.kept = list(_tokens(processor, cells, seed))
         self._left_out: dict[int, TokenCell] = {}
         self._lacked: dict[int, frozenset[int]] = {}
+        self._scores: dict[int, np.ndarray] = {}
         if limit is not None and any(cell.ids.size == limit for cell in self.kept):
-            for number, cell in enumerate(_tokens(_without_limit(processor), cells, seed)):
+            for number, cell in enumerate(_tokens(_changed(processor, max_length=None), cells, seed)):
                 out = ~np.isin(cell.ids, self.kept[number].ids)
                 if wanted is not None:
                     out &= np.isin(cell.ids, list(wanted))
                 if out.any():
                     self._left_out[number] = cell.take(np.flatnonzero(out))
                     self._lacked[number] = frozenset(self._left_out[number].ids.tolist())
+        if self._left_out and processor.feature_extractor.keeps_largest:
+            self._note_scores(processor, cells, seed)
 
     def __len__(self) -> int:
         """Number of cells."""
@@ -76,10 +80,21 @@ class TokenCells:
         ids = np.insert(kept.ids[stay], end, back.ids)
         return TokenCell(ids, None if kept.values is None else np.insert(kept.values[stay], end, back.values))
 
+    def _note_scores(self, processor: "CellProcessor", cells: PreparedCells, seed: int) -> None:
+        """Keep the z-scores of what stayed in the cells that genes were left out of."""
+        unclipped = {"encoding": "zscored", "max_length": None, "z_clip": np.finfo(np.float32).max}
+        score_of = np.empty(processor.tokenizer.gene_vocabulary.size, np.float32)
+        for number, cell in enumerate(_tokens(_changed(processor, **unclipped), cells, seed)):
+            if number in self._left_out:
+                score_of[cell.ids] = cell.values
+                self._scores[number] = score_of[self.kept[number].ids]
+
     def _by_rank(self, cell: int, places: np.ndarray) -> np.ndarray:
         """Places of genes in a cell, those first that are left out last."""
         from ...tokenization.encodings.keys import Stream, uniforms_for
 
+        if cell in self._scores:
+            return places[np.argsort(-self._scores[cell][places], kind="stable")]
         if not self._drawn:
             return places
         ids = self.kept[cell].ids[places].astype(np.int64)
@@ -94,7 +109,8 @@ def _tokens(processor: "CellProcessor", cells: PreparedCells, seed: int) -> Iter
             yield TokenCell(tokens.ids[place], tokens.values[place] if tokens.values.size else None)
 
 
-def _without_limit(processor: "CellProcessor") -> "CellProcessor":
+def _changed(processor: "CellProcessor", **parameters: Any) -> "CellProcessor":
+    """A processor with other parameters of the encoding."""
     extractor = copy.copy(processor.feature_extractor)
-    extractor.max_length = None
+    vars(extractor).update(parameters)
     return type(processor)(extractor, processor.tokenizer)

@@ -82,17 +82,12 @@ def check_model(loaded: LoadedModel, verb: "Verb") -> None:
     """Refuse a model whose cells cannot be perturbed.
 
     Raises:
-        ConfigurationError: its tokens are no genes, or its processor chooses genes by their values.
+        ConfigurationError: its tokens are no genes.
     """
     family = FAMILIES[loaded.model.config.model_type]
     if not verb.serves(family):
         able = ", ".join(sorted(one.name for one in FAMILIES.values() if verb.serves(one)))
         raise ConfigurationError(f"Cells of {family.title} cannot be perturbed token by token; those of {able} can.")
-    if loaded.processor.feature_extractor.keeps_largest:
-        raise ConfigurationError(
-            "A perturbed cell takes up genes that were cut off, and with `truncation` 'zscore' other genes would "
-            "have been: perturb a model whose `truncation` is 'sample' or 'head'."
-        )
 
 
 def _choose_cells(adata: "AnnData", plan: PerturbationPlan, settings: "PerturbSettings") -> list[int]:

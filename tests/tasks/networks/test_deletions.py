@@ -1,7 +1,6 @@
 """Networks from deletions in silico."""
 
 import pytest
-from transformers import AutoProcessor
 
 import sclm_hf
 from sclm_hf.errors import ConfigurationError
@@ -28,8 +27,3 @@ def test_models_that_cannot_be_perturbed_are_refused_before_cells_are_read(tmp_p
     folder = make_tiny_checkpoint("scbert", tmp_path / "scbert", genes=GENES)
     with pytest.raises(ConfigurationError, match="cannot be perturbed token by token"):
         sclm_hf.grn(make_cells(), folder, evidence="perturbation")
-    folder = make_tiny_checkpoint("scgpt", tmp_path / "scgpt", genes=GENES)
-    processor = AutoProcessor.from_pretrained(folder)
-    monkeypatch.setattr(type(processor.feature_extractor), "keeps_largest", True)
-    with pytest.raises(ConfigurationError, match="'zscore' other genes"):
-        sclm_hf.grn(make_cells(), folder, processor, evidence="perturbation")
