@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ..opening.loading import LoadedModel
     from ..tokenization.processing_cell import CellProcessor
+    from .running.prepared_cells import PreparedCells
 
 IMPUTE_KEY = "sclm_imputed"
 
@@ -32,8 +33,8 @@ class ImputeSettings(AddingSettings):
     )
     score: bool = setting(
         False,
-        "also hide a tenth of the counts above 0, and compare what is predicted of them with the mean of the gene and "
-        "with that of similar cells.",
+        "also hide a tenth of the counts above 0, of 5,000 cells at most unless the model reads whole samples, and "
+        "compare what is predicted of them with the mean of the gene and with that of similar cells.",
     )
     key_added: str | None = setting(None, f"name of the layer; default `{IMPUTE_KEY}`.", flag="--key", recorded=False)
 
@@ -109,36 +110,44 @@ class Imputation(CellRun[ImputeSettings]):
         return facts | self._scores() if self.settings.score else facts
 
     def _scores(self) -> dict[str, Any]:
-        """The scores on hidden counts."""
+        """The scores on hidden counts, of all cells or some that their names choose."""
         import numpy as np
 
-        from .imputation.scores import hidden_scores
+        from .imputation.scores import chosen_cells, hidden_scores
 
-        counts = self.cells.source.read(np.arange(len(self.cells.lengths))).tocsc()
+        cells, seed = self.cells, self.settings.seed
+        if cells.samples is None:
+            rows = chosen_cells(cells.cell_ids, seed)
+            labels = None if cells.batch_labels is None else cells.batch_labels[rows]
+            cells = replace(cells, cell_ids=cells.cell_ids[rows], lengths=cells.lengths[rows], batch_labels=labels)
+        else:
+            rows = np.arange(len(cells.lengths))
+        scores = hidden_scores(
+            self.cells.source.read(rows),
+            lambda left: self._run_on(left, cells, self.cells.names[rows]),
+            seed,
+            cell_ids=cells.cell_ids,
+            genes=cells.source.genes()[0],
+            read=np.flatnonzero(cells.gene_ids >= 0),
+            scored=self._columns,
+        )
+        return {"scores": scores, "n_scored": len(rows)}
 
-        def predict(left: "scipy.sparse.csr_matrix") -> "np.ndarray":
-            return self._run_on(counts, left)
-
-        return {"scores": hidden_scores(counts[:, self._columns].tocsr(), predict, self.settings.seed)}
-
-    def _run_on(self, counts: "scipy.sparse.csc_matrix", left: "scipy.sparse.csr_matrix") -> "np.ndarray":
-        """What the model predicts where the imputed genes have other counts."""
+    def _run_on(self, left: "scipy.sparse.csr_matrix", cells: "PreparedCells", names: "Sequence[str]") -> "np.ndarray":
+        """What the model predicts where some counts are hidden."""
         import anndata
         import numpy as np
-        import scipy.sparse
+        import pandas as pd
 
         from ..sources.in_memory import InMemorySource
         from .running.batches import run_cells
 
-        others = np.setdiff1d(np.arange(counts.shape[1]), self._columns)
-        order = np.argsort(np.concatenate([self._columns, others]))
-        matrix = scipy.sparse.hstack([left, counts[:, others]]).tocsc()[:, order].tocsr().astype(counts.dtype)
-        hidden = InMemorySource(anndata.AnnData(matrix), "X", expects=self.loaded.processor.feature_extractor.expects)
-        cells = replace(self.cells, source=hidden)
+        adata = anndata.AnnData(left.astype(np.float32), obs=pd.DataFrame(index=names))
+        hidden = InMemorySource(adata, "X", expects=self.loaded.processor.feature_extractor.expects)
         settings = self.settings
         return run_cells(
             self.loaded,
-            cells,
+            replace(cells, source=hidden),
             self.forward,
             batch_size=settings.batch_size,
             seed=settings.seed,
@@ -213,8 +222,8 @@ def impute(
         - `layers["sclm_imputed"]`: (n_cells, n_genes) float32, logarithms of 1 + expected counts per 10,000 (among
           the genes that the model reads, where it predicts counts); NaN for genes that were not imputed;
         - `uns["sclm_hf"]["sclm_imputed"]`: `n_imputed` genes; with `score` also `scores`, for `model`, `similar cells`
-          and `gene mean` the `pearson` correlation with hidden log-normalised counts and the `rmse`; and model,
-          versions, settings and coverage of the genes.
+          and `gene mean` the `pearson` correlation with hidden log-normalised counts and the `rmse`, and `n_scored`
+          cells; and model, versions, settings and coverage of the genes.
 
     Raises:
         CheckpointError: the model predicts no expression, or cannot be read.

@@ -4,9 +4,11 @@ import anndata
 import numpy as np
 import pytest
 import scipy.sparse
+from transformers import AutoModelForPreTraining
 from typer.testing import CliRunner
 
-from sclm_hf import impute
+from sclm_hf import CellProcessor, impute
+from sclm_hf.adapters.lora import add_lora, save_adapter
 from sclm_hf.cli.main import make_app
 from sclm_hf.errors import CheckpointError, ConfigurationError, ExpressionError
 from sclm_hf.opening.tiny import make_tiny_checkpoint
@@ -47,12 +49,42 @@ def test_hidden_counts_are_hidden_and_similar_cells_know_them():
     generator = np.random.default_rng(0)
     levels = generator.gamma(1, 8, (2, 40))
     counts = scipy.sparse.csr_matrix(generator.poisson(levels[np.arange(80) % 2]))
-    given = []
-    scores = hidden_scores(counts, lambda left: given.append(left) or np.zeros(left.shape), 0)
+    given, everything = [], np.arange(40)
+    names = {"cell_ids": np.arange(80), "genes": everything.astype(str), "read": everything, "scored": everything}
+    scores = hidden_scores(counts, lambda left: given.append(left) or np.zeros(left.shape), 0, **names)
     assert 0.85 < given[0].nnz / counts.nnz < 0.95 and (given[0].sum(1) > 0).all()
     assert scores["similar cells"]["pearson"] > scores["gene mean"]["pearson"] and scores["model"]["pearson"] == 0
     with pytest.raises(ExpressionError, match="too few to hide a tenth"):
-        hidden_scores(counts[:2], lambda left: left, 0)
+        hidden_scores(counts[:2], lambda left: left, 0, **(names | {"cell_ids": np.arange(2)}))
+
+
+def test_what_is_hidden_belongs_to_the_names_of_cell_and_gene():
+    counts = scipy.sparse.csr_matrix(np.random.default_rng(0).poisson(3, (80, 40)))
+    cells, genes, given = np.arange(80), np.arange(40), []
+
+    def left_of(cells, genes, scored):
+        hidden_scores(
+            counts[cells][:, genes],
+            lambda left: given.append(left.toarray()) or np.zeros((len(cells), len(scored))),
+            0,
+            cell_ids=cells,
+            genes=genes.astype(str),
+            read=np.arange(40),
+            scored=scored,
+        )
+        return given[-1]
+
+    whole = left_of(cells, genes, genes)
+    np.testing.assert_array_equal(left_of(cells[::-1], genes[::-1], genes), whole[::-1, ::-1])
+    np.testing.assert_array_equal(left_of(cells[30:], genes, genes[:25]), whole[30:])
+
+
+def test_an_adapter_imputes(tmp_path):
+    base = make_tiny_checkpoint("cellplm", tmp_path / "base", task="pretrain", genes=GENES)
+    save_adapter(add_lora(AutoModelForPreTraining.from_pretrained(base)), tmp_path / "adapter")
+    CellProcessor.from_pretrained(base).save_pretrained(tmp_path / "adapter")
+    one, other = (impute(make_cells(), model).layers["sclm_imputed"] for model in (base, tmp_path / "adapter"))
+    np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_the_command_adds_the_layer_and_prints_the_scores(model, tmp_path):

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from ...opening.files import read_settings
+from ...opening.families import read_config
 from ...opening.names import resolve_name
 
 
 def family_of(model: Any, revision: str | None) -> str:
-    """The `model_type` of a model, or of a folder or repository.
+    """The `model_type` of a model, or of a folder or repository; of an adapter that of the adapted model.
 
     Raises:
         CheckpointError: there is no such folder or repository.
@@ -15,5 +15,4 @@ def family_of(model: Any, revision: str | None) -> str:
     if not isinstance(model, str) and not hasattr(model, "__fspath__"):
         return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
     name = str(model)
-    settings = read_settings(name, "config.json", resolve_name(name, revision)) or {}
-    return str(settings.get("model_type", "unknown"))
+    return str(read_config(name, resolve_name(name, revision)).get("model_type", "unknown"))

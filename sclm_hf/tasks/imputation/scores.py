@@ -1,33 +1,56 @@
 """Imputed expression scored on counts that were hidden, beside the mean of the gene and that of similar cells."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.sparse
 
 from ...errors import ExpressionError, require
 from ...evaluation.baselines.baseline import log1p_cp10k
+from ...tokenization.encodings.keys import Stream, cell_keys, hash_names, uniforms_for
 
 SHARE = 0.1
 """Share of the counts above 0 that are hidden."""
+
+MOST_CELLS = 5000
+"""Cells that are scored at most, as predictions of all their genes are in memory at once."""
 
 _FEWEST = 20
 _N_NEIGHBOURS, _N_COMPONENTS = 15, 50
 
 
+def chosen_cells(cell_ids: np.ndarray, seed: int) -> np.ndarray:
+    """(cells,) ascending rows of the cells that are scored, chosen by their names."""
+    if len(cell_ids) <= MOST_CELLS:
+        return np.arange(len(cell_ids))
+    return np.sort(np.argsort(cell_keys(cell_ids, seed, 0), kind="stable")[:MOST_CELLS])
+
+
 def hidden_scores(
-    counts: scipy.sparse.csr_matrix, predict: Callable[[scipy.sparse.csr_matrix], np.ndarray], seed: int
+    counts: scipy.sparse.csr_matrix,
+    predict: Callable[[scipy.sparse.csr_matrix], np.ndarray],
+    seed: int,
+    *,
+    cell_ids: np.ndarray,
+    genes: Sequence[str],
+    read: np.ndarray,
+    scored: np.ndarray,
 ) -> dict[str, dict[str, float]]:
     """How near to the truth predictions of hidden counts are.
 
-    A tenth of the counts above 0 is set to 0. All methods see what is left, and are compared on what was hidden, as
-    logarithms of counts per 10,000. Only counts above 0 are asked for, which are higher than a gene is on average:
+    A tenth of the counts above 0 of the genes that the model reads is set to 0, drawn by the names of cell and gene.
+    All methods see what is left, and are compared on what was hidden of the genes scored, as logarithms of counts per
+    10,000 of all measured genes. Only counts above 0 are asked for, which are higher than a gene is on average:
     compare methods, and do not read the errors as those of a gene that was not measured.
 
     Args:
-        counts: (cells, genes) of the genes that are imputed.
-        predict: counts of which some are hidden -> (cells, genes) log-normalised expression.
+        counts: (cells, genes) of all measured genes.
+        predict: counts of which some are hidden -> (cells, genes scored) log-normalised expression.
         seed: seed of what is hidden.
+        cell_ids: (cells,) uint64, made from the names of the cells.
+        genes: (genes,) their names.
+        read: columns of the genes that the model reads.
+        scored: columns of the genes scored.
 
     Returns:
         Method -> `pearson` (over all hidden counts) and `rmse`.
@@ -38,37 +61,50 @@ def hidden_scores(
     counts = scipy.sparse.csr_matrix(counts, dtype=np.float64)
     counts.eliminate_zeros()
     rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
-    is_hidden = np.random.default_rng(seed).random(counts.nnz) < SHARE
-    kept = np.bincount(rows[~is_hidden], minlength=counts.shape[0])
+    is_read = np.isin(counts.indices, read)
+    is_hidden = is_read & (_draws(counts, cell_keys(cell_ids, seed, 0), genes) < SHARE)
+    kept = np.bincount(rows[is_read & ~is_hidden], minlength=counts.shape[0])
     is_hidden &= kept[rows] > 0
-    if is_hidden.sum() < _FEWEST:
+    is_scored = is_hidden & np.isin(counts.indices, scored)
+    if is_scored.sum() < _FEWEST:
         raise ExpressionError(
-            f"The cells have {counts.nnz:,} counts above 0 in these genes, too few to hide a tenth of them for "
-            "`score` (`--score`): leave it out, or give more cells or genes."
+            f"The cells have {np.isin(counts.indices, scored).sum():,} counts above 0 in these genes, too few to hide "
+            "a tenth of them for `score` (`--score`): leave it out, or give more cells or genes."
         )
-    truth = log1p_cp10k(counts).data[is_hidden]
+    truth = log1p_cp10k(counts).data[is_scored]
     left = counts.copy()
     left.data[is_hidden] = 0
     left.eliminate_zeros()
-    at = rows[is_hidden], counts.indices[is_hidden]
+    cells, columns = rows[is_scored], counts.indices[is_scored]
+    place = np.zeros(counts.shape[1], np.int64)
+    place[scored] = np.arange(len(scored))
     normalised = log1p_cp10k(left)
     methods = {
-        "model": predict(left)[at],
-        "similar cells": _of_similar_cells(normalised, seed)[at],
-        "gene mean": np.asarray(normalised.mean(axis=0)).ravel()[at[1]],
+        "model": predict(left)[cells, place[columns]],
+        "similar cells": _of_similar_cells(normalised, scored, seed)[cells, place[columns]],
+        "gene mean": np.asarray(normalised.mean(axis=0)).ravel()[columns],
     }
     return {name: _score(np.asarray(values, np.float64).ravel(), truth) for name, values in methods.items()}
 
 
-def _of_similar_cells(normalised: scipy.sparse.csr_matrix, seed: int) -> np.ndarray:
-    """(cells, genes) means over the nearest other cells among principal components."""
+def _draws(counts: scipy.sparse.csr_matrix, keys: np.ndarray, genes: Sequence[str]) -> np.ndarray:
+    """(counts above 0,) uniform draws in [0, 1)."""
+    counters, drawn = (hash_names(genes) >> np.uint64(1)).astype(np.int64), np.empty(counts.nnz)
+    for cell in range(len(keys)):
+        part = slice(counts.indptr[cell], counts.indptr[cell + 1])
+        drawn[part] = uniforms_for(keys[cell : cell + 1], Stream.COUNT_HIDDEN, counters[counts.indices[part]][None])
+    return drawn
+
+
+def _of_similar_cells(normalised: scipy.sparse.csr_matrix, scored: np.ndarray, seed: int) -> np.ndarray:
+    """(cells, genes scored) means over the nearest other cells among principal components."""
     decomposition = require("sklearn.decomposition", extra="evaluation")
     neighbors = require("sklearn.neighbors", extra="evaluation")
     n_components = min(_N_COMPONENTS, min(normalised.shape) - 1)
     places = decomposition.TruncatedSVD(n_components, random_state=seed).fit_transform(normalised)
     k = min(_N_NEIGHBOURS, len(places) - 1)
     graph = neighbors.NearestNeighbors(n_neighbors=k).fit(places).kneighbors_graph()
-    return (graph @ normalised / k).toarray()
+    return (graph @ normalised[:, scored] / k).toarray()
 
 
 def _score(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:

@@ -75,6 +75,8 @@ class Stream(IntEnum):
     """Questions about several cells: how many there are, which, and in which order."""
     OTHER_LABELS = 29
     """Questions about several cells: of which labels the others are."""
+    COUNT_HIDDEN = 30
+    """Imputation that is scored: which counts are hidden; the counter is made from the name of the gene."""
 
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
