@@ -127,6 +127,16 @@ def write_text(path: str | Path, text: str, error: type[SclmError] = SclmError, 
         unfinished.write_text(text, encoding="utf-8", newline="")
 
 
+def check_new_folder(folder: Path) -> None:
+    """Refuse, before the work, a folder that [`new_folder`] would refuse.
+
+    Raises:
+        ConfigurationError: something is there already, and no empty folder.
+    """
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        raise ConfigurationError(f"`{folder}` exists and is not an empty folder: choose another output, or empty it.")
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A path beside `folder` to make a folder at; moved there when all went well, else nothing is left of it.
@@ -135,8 +145,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         ConfigurationError: something is there already, and no empty folder.
         SclmError: it cannot be written.
     """
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        raise ConfigurationError(f"`{folder}` exists and is not an empty folder: choose another output, or empty it.")
+    check_new_folder(folder)
     unfinished = folder.resolve().with_name(f".{folder.resolve().name}.tmp")
     try:
         with replacing(unfinished, folder):

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from ..cell_index import CellIndex
     from ..tokenization.processing_cell import CellProcessor
     from .partners import Partners
 
@@ -29,7 +28,7 @@ class LoadedModel:
         name: folder or repository; `"in memory"` for a model that was never saved.
         revision: commit on the Hub; empty for a folder and for a model in memory.
         partners: classifiers that label cells together with this one, where they were asked for.
-        reference: labelled cells that it embedded, where cells are mapped to them.
+        reference: the labelled cells that cells are mapped to, a `tasks.mapping.reference.Reference`.
     """
 
     model: "PreTrainedModel"
@@ -37,7 +36,7 @@ class LoadedModel:
     name: str
     revision: str
     partners: "Partners | None" = None
-    reference: "CellIndex | None" = None
+    reference: Any = None
 
 
 def load_model(

@@ -48,7 +48,9 @@ class MapSettings(AddingSettings):
     unknown_quantile: float = setting(
         0.95,
         f"a cell is called `{UNKNOWN}` where its distance, the mean over its neighbours, is above this quantile of "
-        "the distances of the reference cells to one another; 1 allows what is as far as any of them.",
+        "the distances of the reference cells to one another. At 0.95, one in twenty cells that are like those of the "
+        "reference is called so by mistake; a lower value calls more cells of new types unknown, and more of the "
+        "others; 1 allows what is as far as any reference cell.",
         least=0,
         most=1,
     )
@@ -102,7 +104,7 @@ class Mapped(CellRun[MapSettings]):
 
         super().__init__(*run)
         self._own = self._same_names()
-        self._voters = Voters(self.loaded.reference, self.settings.n_neighbours)
+        self._voters = Voters(self.loaded.reference.index, self.settings.n_neighbours)
         votes, self._accuracy = self._voters.on_themselves()
         self._largest = float(np.quantile(votes.distance, self.settings.unknown_quantile))
         self._n_unknown = 0
@@ -111,7 +113,7 @@ class Mapped(CellRun[MapSettings]):
         """(cells,) rows of the reference with the name of each cell, which have no vote on it; -1 = none."""
         import numpy as np
 
-        rows = {name: row for row, name in enumerate(self.loaded.reference.cells)}
+        rows = {name: row for row, name in enumerate(self.loaded.reference.names)}
         same = np.array([rows.get(name, -1) for name in self.cells.names])
         if self.settings.same_names == "refuse" and (same >= 0).any():
             example = self.cells.names[int((same >= 0).argmax())]
@@ -161,7 +163,7 @@ class MapVerb(Verb):
     """The verb, whose model comes with a reference."""
 
     def load(self, model: Any, processor: "CellProcessor | None", settings: MapSettings) -> "LoadedModel":
-        """Load the model, and its reference; embed the cells of one that was not embedded before."""
+        """Load the model, and its reference."""
         from .mapping.reference import find_reference
 
         loaded = super().load(model, processor, settings)

@@ -1,6 +1,8 @@
 """A reference: labelled cells embedded by a model, with what tells whether they fit another model or file."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +11,7 @@ import numpy as np
 from ...cell_index import FACTS, CellIndex, directions, read_cells, read_facts
 from ...corpora.training_manifest import hash_counts, hash_genes
 from ...errors import CheckpointError, ConfigurationError, ExpressionError
-from ...files import new_folder
+from ...files import check_new_folder, new_folder
 from ...modeling.common.outputs import embedding_of
 from ...opening.files import find_file
 from ...sources.categories import labelled_column
@@ -36,18 +38,36 @@ _SAID = {"label_key": "label_key", "group_key": "group_key", "cells": "reference
 """Fact of a reference -> the setting that it follows from."""
 
 
-@dataclass
-class Reference(CellIndex):
-    """Labelled cells with the facts of how their embeddings were made."""
+@dataclass(frozen=True)
+class Reference:
+    """Labelled cells, embedded when they are first needed.
 
-    facts: dict[str, Any] = field(default_factory=dict)
+    Attributes:
+        names: (cells,) names of the cells.
+        facts: how their embeddings are made.
+        make_index: embeds them, or gives what was read.
+    """
+
+    names: np.ndarray
+    facts: dict[str, Any]
+    make_index: Callable[[], CellIndex]
+
+    @property
+    def hash(self) -> str:
+        """A hash of what the index follows from."""
+        return hash_of([self.facts.get(fact) for fact in _SAID])
+
+    @cached_property
+    def index(self) -> CellIndex:
+        """The embedded cells."""
+        return self.make_index()
 
 
 def find_reference(loaded: "LoadedModel", settings: "MapSettings") -> Reference:
     """The reference that settings ask for: built, read from its folder, or the one that came with the model.
 
     Raises:
-        ConfigurationError: there is none, or too few cells for the neighbours asked for.
+        ConfigurationError: there is none, it has cells of the same name, or too few for the neighbours asked for.
         CheckpointError: it was built with another model or from other cells, or is damaged.
         CorpusError: the cells cannot be read, or lack a column or a label.
         ExpressionError: there are no cells, or they are not what the model's encoding expects.
@@ -61,10 +81,7 @@ def find_reference(loaded: "LoadedModel", settings: "MapSettings") -> Reference:
             f"`{loaded.name}` has no `{FOLDER}`: name labelled cells with `reference` (`--reference`), or the folder "
             "of an index with `index` (`--index`)."
         )
-    reference = _read(folder, settings)
-    _check_facts(folder, reference.facts, {"model": loaded_hash(loaded)})
-    _check_size(len(reference.cells), settings)
-    return reference
+    return _read(folder, settings, {"model": loaded_hash(loaded)})
 
 
 def _of_cells(loaded: "LoadedModel", settings: "MapSettings", folder: Path | None) -> Reference:
@@ -84,16 +101,25 @@ def _of_cells(loaded: "LoadedModel", settings: "MapSettings", folder: Path | Non
         "n_cells": source.n_cells,
     }
     if folder is not None and (folder / FACTS).exists():
-        reference = _read(folder, settings)
-        _check_facts(folder, reference.facts, facts)
-        _check_size(len(reference.cells), settings)
-        return reference
-    _check_size(source.n_cells, settings)
-    reference = _built(loaded, settings, source, labels, groups, facts)
+        return _read(folder, settings, facts)
+    _check_size(source.n_cells, groups, settings)
+    names = np.asarray(source.obs_names(), object)
+    if len(set(names)) < len(names):
+        raise ConfigurationError(
+            f"`{source.location}` has cells of the same name: tell them apart, `reference.obs_names_make_unique()`."
+        )
+
+    def build() -> CellIndex:
+        return CellIndex(_embedded(loaded, settings, source), labels, names, groups, settings.backend)
+
+    reference = Reference(names, facts, build)
     if folder is not None:
+        check_new_folder(folder)
+        # at once: it is asked for even where all results are there
+        index = reference.index
         with new_folder(folder) as unfinished:
             unfinished.mkdir()
-            reference.write(unfinished, facts)
+            index.write(unfinished, facts)
     return reference
 
 
@@ -106,19 +132,7 @@ def _opened(loaded: "LoadedModel", settings: "MapSettings") -> CellSource:
     return open_source(Path(cells).stem, cells, layer=settings.layer, expects=expects)
 
 
-def _built(
-    loaded: "LoadedModel",
-    settings: "MapSettings",
-    source: CellSource,
-    labels: np.ndarray,
-    groups: np.ndarray | None,
-    facts: dict[str, Any],
-) -> Reference:
-    names = np.asarray(source.obs_names(), object)
-    if len(set(names)) < len(names):
-        raise ConfigurationError(
-            f"`{source.location}` has cells of the same name: tell them apart, `reference.obs_names_make_unique()`."
-        )
+def _embedded(loaded: "LoadedModel", settings: "MapSettings", source: CellSource) -> np.ndarray:
     cells = prepare_cells(source, loaded, species=settings.species, batch_key=settings.batch_key)
     embeddings = run_cells(
         loaded,
@@ -129,7 +143,7 @@ def _built(
         description="reference",
     )
     source.close()
-    return Reference(directions(embeddings), labels, names, groups, settings.backend, facts=facts)
+    return directions(embeddings)
 
 
 def _embeddings(model: Any, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
@@ -161,7 +175,8 @@ def _beside_model(loaded: "LoadedModel") -> Path | None:
     return None if None in found else found[0].parent
 
 
-def _read(folder: Path, settings: "MapSettings") -> Reference:
+def _read(folder: Path, settings: "MapSettings", asked: dict[str, Any]) -> Reference:
+    """The index of a folder, which must say what is asked."""
     if not folder.is_dir():
         raise ConfigurationError(
             f"There is no index `{folder}`: name with `reference` (`--reference`) the cells to build it from."
@@ -175,7 +190,10 @@ def _read(folder: Path, settings: "MapSettings") -> Reference:
         )
     if len(set(names)) < len(names):
         raise CheckpointError(f"The index `{folder}` has cells of the same name: build it anew.")
-    return Reference(embeddings, labels, names, groups, settings.backend, facts=facts)
+    _check_facts(folder, facts, asked)
+    _check_size(len(names), groups, settings)
+    index = CellIndex(embeddings, labels, names, groups, settings.backend)
+    return Reference(names, facts, lambda: index)
 
 
 def _check_facts(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:
@@ -193,10 +211,20 @@ def _check_facts(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> 
         )
 
 
-def _check_size(n_cells: int, settings: "MapSettings") -> None:
+def _check_size(n_cells: int, groups: np.ndarray | None, settings: "MapSettings") -> None:
     # to leave out a cell itself takes one more
     if n_cells <= settings.n_neighbours:
         raise ConfigurationError(
             f"The reference has {n_cells:,} cells: `n_neighbours` (`--n-neighbours`) must be smaller, got "
             f"{settings.n_neighbours}."
+        )
+    if groups is None:
+        return
+    names, sizes = np.unique(groups.astype(str), return_counts=True)
+    others = sizes.sum() - sizes
+    if (others < settings.n_neighbours).any():
+        raise ConfigurationError(
+            f"Cells of the group {names[others.argmin()]!r} are tested against the {others.min():,} reference cells "
+            f"of other groups: `n_neighbours` (`--n-neighbours`) must be no larger, got {settings.n_neighbours}; or "
+            "leave out `group_key` (`--group-key`)."
         )

@@ -5,7 +5,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ...cell_index import CellIndex
-from ...errors import ConfigurationError
 
 _MOST_TESTED = 2000
 
@@ -55,28 +54,14 @@ class Voters:
 
         Returns:
             The votes on 2,000 cells at most, evenly spaced, and the share of them that get the label they have.
-
-        Raises:
-            ConfigurationError: the other groups have too few cells.
         """
         index, n_cells = self._index, len(self._index.cells)
         tested = np.unique(np.linspace(0, n_cells - 1, min(n_cells, _MOST_TESTED)).astype(int))
         if index.groups is None:
             votes = self.on(index.embeddings[tested], tested)
         else:
-            self._check_groups()
             votes = self._counted(*index.nearest(index.embeddings[tested], self._k, index.groups[tested]))
         return votes, float((votes.codes == self._codes[tested]).mean())
-
-    def _check_groups(self) -> None:
-        groups, sizes = np.unique(self._index.groups.astype(str), return_counts=True)
-        others = sizes.sum() - sizes
-        if (others < self._k).any():
-            raise ConfigurationError(
-                f"Cells of the group {groups[others.argmin()]!r} are tested against the {others.min():,} reference "
-                f"cells of other groups: `n_neighbours` (`--n-neighbours`) must be no larger, got {self._k}; or leave "
-                "out `group_key` (`--group-key`)."
-            )
 
     def _counted(self, rows: np.ndarray, cosines: np.ndarray) -> Votes:
         codes, cells = self._codes[rows], np.arange(len(rows))
