@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from ..tasks.cluster import ClusterSettings
-from .options import Input, Output, Overwrite, with_settings
+from .options import Input, Json, Output, Overwrite, with_settings
 
 
 @with_settings(ClusterSettings)
@@ -15,7 +15,7 @@ def cluster(
     model: Annotated[
         str | None, typer.Option(help="Folder or repository id of a checkpoint or an adapter; not with --use-rep.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
     *,
     overwrite: Overwrite = False,
     **settings: Any,
@@ -25,15 +25,12 @@ def cluster(
     By a model's embeddings, or with --use-rep by those that the file holds.
     """
     from ..tasks.files.file_to_file import run_files
-    from .results import print_files, print_json
+    from .results import print_files
 
     def run() -> Any:
         return run_files("cluster", input, output, model, overwrite=overwrite, **settings)
 
-    if not as_json:
-        print_files(run, _show)
-        return
-    print_json(run(), ("resolution", "sweep", "markers"))
+    print_files(run, _show, as_json=as_json, told=("resolution", "sweep", "markers"))
 
 
 def _show(record: dict[str, Any], clusters: Any) -> None:

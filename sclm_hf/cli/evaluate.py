@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from ..tasks.evaluate import EvaluateSettings
-from .options import Input, Output, Overwrite, with_settings
+from .options import Input, Json, Output, Overwrite, with_settings
 
 
 @with_settings(EvaluateSettings)
@@ -15,7 +15,7 @@ def evaluate(
     model: Annotated[
         str | None, typer.Option(help="Folder or repository id of a checkpoint or an adapter; not with --embedding.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
     *,
     overwrite: Overwrite = False,
     **settings: Any,
@@ -26,15 +26,13 @@ def evaluate(
     A run that was stopped goes on where it was when it is repeated.
     """
     from ..tasks.files.file_to_file import run_files
-    from .results import print_files, print_json
+    from .results import print_files
 
     def run() -> Any:
         return run_files("evaluate", input, output, model, overwrite=overwrite, **settings)
 
-    if not as_json:
-        print_files(run, _show_labels if settings["embedding"] is None else _show_embeddings)
-        return
-    print_json(run(), _TOLD)
+    show = _show_labels if settings["embedding"] is None else _show_embeddings
+    print_files(run, show, as_json=as_json, told=_TOLD)
 
 
 _TOLD = ("n_scored", "n_seen", "n_chose", "has_manifest", "scores", "per_label")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..tasks import get_verb
-from .options import Input, Model, Output, Overwrite, ShardOption, with_settings
+from .options import Input, Json, Model, Output, Overwrite, ShardOption, with_settings
 
 
 def file_verb(show: Callable[[dict[str, Any], Any], None]) -> Callable:
@@ -17,22 +17,33 @@ def file_verb(show: Callable[[dict[str, Any], Any], None]) -> Callable:
     name = show.__name__
     verb = get_verb(name)
 
-    def run(input: Input, output: Output, model: Model, *, overwrite: Overwrite = False, **settings: Any) -> None:
+    def run(
+        input: Input,
+        output: Output,
+        model: Model,
+        as_json: Json = False,
+        *,
+        overwrite: Overwrite = False,
+        **settings: Any,
+    ) -> None:
         from ..tasks.files.file_to_file import run_files
         from .results import print_files
 
-        print_files(lambda: run_files(name, input, output, model, overwrite=overwrite, **settings), show)
+        print_files(
+            lambda: run_files(name, input, output, model, overwrite=overwrite, **settings), show, as_json=as_json
+        )
 
     def run_shard(
         input: Input,
         output: Output,
         model: Model,
+        as_json: Json = False,
         *,
         overwrite: Overwrite = False,
         shard: ShardOption = None,
         **settings: Any,
     ) -> None:
-        run(input, output, model, overwrite=overwrite, shard=shard, **settings)
+        run(input, output, model, as_json, overwrite=overwrite, shard=shard, **settings)
 
     command = with_settings(verb.settings)(run_shard if verb.by_shards else run)
     command.__name__ = name

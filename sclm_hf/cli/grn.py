@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..tasks.grn import GrnSettings
-from .options import Overwrite, with_settings
+from .options import Json, Overwrite, with_settings
 
 
 @with_settings(GrnSettings)
@@ -25,7 +25,7 @@ def grn(
         Path | None, typer.Option(help="`.tsv` file to write too: programs, communities of genes in the network.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Image to write too: the strongest edges.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
     *,
     overwrite: Overwrite = False,
     **settings: Any,

@@ -1,11 +1,9 @@
 """`sclm-hf integrate INPUT OUTPUT --model DIR --batch-key COLUMN`."""
 
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from ..tasks.integrate import IntegrateSettings
-from .options import Input, Model, Output, Overwrite, with_settings
+from .options import Input, Json, Model, Output, Overwrite, with_settings
 
 
 @with_settings(IntegrateSettings)
@@ -13,7 +11,7 @@ def integrate(
     input: Input,
     output: Output,
     model: Model,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
     *,
     overwrite: Overwrite = False,
     **settings: Any,
@@ -23,15 +21,12 @@ def integrate(
     A run that was stopped goes on where it was when it is repeated; its training does so with --output-model.
     """
     from ..tasks.files.file_to_file import run_files
-    from .results import print_files, print_json
+    from .results import print_files
 
     def run() -> Any:
         return run_files("integrate", input, output, model, overwrite=overwrite, **settings)
 
-    if as_json:
-        print_json(run(), ("batches", "scores", "training", "teaches_labels", "collapse"))
-    else:
-        print_files(run, _show)
+    print_files(run, _show, as_json=as_json, told=("batches", "scores", "training", "teaches_labels", "collapse"))
 
 
 def _show(record: dict[str, Any], column: Any) -> None:

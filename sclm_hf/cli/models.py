@@ -4,12 +4,14 @@ from typing import Annotated
 
 import typer
 
+from .options import Json
+
 
 def models(
     family: Annotated[
         str | None, typer.Argument(help="One family, or one kind of model of cells and text; all unless given.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the families: released sizes, tasks, licences, and whether converted weights may be hosted again.
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..tasks.multimodal import MultimodalSettings
-from .options import Model, Overwrite, with_settings
+from .options import Json, Model, Overwrite, with_settings
 
 
 @with_settings(MultimodalSettings)
@@ -21,7 +21,7 @@ def multimodal(
         ),
     ],
     model: Model,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
     *,
     overwrite: Overwrite = False,
     **settings: Any,
@@ -32,7 +32,7 @@ def multimodal(
     """
     from ..errors import ConfigurationError
     from ..tasks.files.file_to_file import run_files
-    from .results import print_files, print_json
+    from .results import print_files
 
     if len(files) > 2:
         raise ConfigurationError(f"Expected RNA, OTHER and OUTPUT, got {1 + len(files)} files.")
@@ -41,10 +41,7 @@ def multimodal(
     def run() -> Any:
         return run_files("multimodal", rna, output, model, overwrite=overwrite, other=other, **settings)
 
-    if as_json:
-        print_json(run(), _TOLD)
-    else:
-        print_files(run, _show)
+    print_files(run, _show, as_json=as_json, told=_TOLD)
 
 
 _TOLD = ("kind", "features", "scores", "per_feature", "neighbour_agreement", "n_seen", "has_manifest")

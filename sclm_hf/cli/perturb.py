@@ -7,7 +7,7 @@ import typer
 
 from ..logging import counted
 from ..tasks.perturb import PerturbSettings
-from .options import Model, Overwrite, with_settings
+from .options import Json, Model, Overwrite, with_settings
 
 
 @with_settings(PerturbSettings)
@@ -31,6 +31,7 @@ def perturb(
     volcano: Annotated[
         Path | None, typer.Option(help="Image to write too: shifts to the goal against false discovery rates.")
     ] = None,
+    as_json: Json = False,
     *,
     overwrite: Overwrite = False,
     **settings: Any,
@@ -51,10 +52,14 @@ def perturb(
             "perturb", input, output, model, overwrite=overwrite, genes=genes, states=states, **settings
         ),
         lambda record, column: None,
+        as_json=as_json,
     )
     result = read_h5ad(output)
     effects = effect_table(result)
-    typer.echo(effects.head(10).drop(columns="genes").to_string(index=False, float_format="%.4g"))
+    if as_json:
+        typer.echo(effects.to_json(orient="records", lines=True), nl=False)
+    else:
+        typer.echo(effects.head(10).drop(columns="genes").to_string(index=False, float_format="%.4g"))
     if table is not None:
         with written_whole(table) as unfinished:
             effects.to_csv(unfinished, sep="\t", index=False)
@@ -64,7 +69,7 @@ def perturb(
             result.var[by], result.var["fdr"], result.var_names, xlabel=f"shift to {states.goal} (cosine)"
         )
         axes.figure.savefig(volcano, bbox_inches="tight", dpi=160)
-    if states is not None and (n_untested := int(result.var["p_value"].isna().sum())):
+    if not as_json and states is not None and (n_untested := int(result.var["p_value"].isna().sum())):
         needs = result.uns["sclm_hf"]["perturb"]["test"]["needs"]
         have = "has" if n_untested == 1 else "have"
         typer.echo(f"{n_untested:,} of {counted(result.n_vars, 'perturbation')} {have} no p value: it takes {needs}.")

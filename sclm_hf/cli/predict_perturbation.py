@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..tasks.predict_perturbation import PredictPerturbationSettings
-from .options import Overwrite, with_settings
+from .options import Json, Overwrite, with_settings
 
 MODEL_HELP = (
     "Folder or repository id of a trained model, or of an encoder to train; or the name of a family, for a new one."
@@ -18,7 +18,7 @@ def predict_perturbation(
     input: Annotated[Path, typer.Argument(help="`.h5ad` file of a screen, with control cells.")],
     output: Annotated[Path, typer.Argument(help="`.h5ad` file to write: control cells and predicted ones.")],
     model: Annotated[str | None, typer.Option(help=MODEL_HELP)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
     *,
     overwrite: Overwrite = False,
     **settings: Any,
@@ -28,15 +28,13 @@ def predict_perturbation(
     What is written can be scored by `cell-eval run -ap OUTPUT -ar TRUTH`.
     """
     from ..tasks.files.file_to_file import run_files
-    from .results import print_files, print_json
+    from .results import print_files
 
     def run() -> Any:
         return run_files("predict_perturbation", input, output, model, overwrite=overwrite, **settings)
 
-    if as_json:
-        print_json(run(), ("method", "by_mean", "n_seen", "n_predicted", "spread", "scores", "cell_eval"))
-    else:
-        print_files(run, _show)
+    told = ("method", "by_mean", "n_seen", "n_predicted", "spread", "scores", "cell_eval")
+    print_files(run, _show, as_json=as_json, told=told)
 
 
 def _show(record: dict[str, Any], column: Any) -> None:

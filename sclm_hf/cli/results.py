@@ -12,12 +12,20 @@ if TYPE_CHECKING:
     from ..tasks.files.file_to_file import Written
 
 
-def print_files(run: "Callable[[], Sequence[Written]]", show: Callable[[dict[str, Any], Any], None]) -> None:
+def print_files(
+    run: "Callable[[], Sequence[Written]]",
+    show: Callable[[dict[str, Any], Any], None],
+    *,
+    as_json: bool = False,
+    told: Sequence[str] | None = None,
+) -> None:
     """Write files, and print what was added to each; if there are several, also a table of their outcomes.
 
     Args:
         run: writes the files.
         show: see [`print_results`].
+        as_json: print a line of JSON for each file instead, see [`print_json`].
+        told: see [`print_json`].
 
     Raises:
         typer.Exit: some could not be used.
@@ -32,8 +40,14 @@ def print_files(run: "Callable[[], Sequence[Written]]", show: Callable[[dict[str
     except FilesError as error:
         written, failed = error.written, error.failed
     for path, key in written:
-        print_results(path, key, show)
-    if len(written) + len(failed) > 1:
+        if as_json:
+            print_json(path, key, told)
+        else:
+            print_results(path, key, show)
+    if as_json:
+        for path, error in failed.items():
+            print(json.dumps({"file": str(path), "error": str(error)}))
+    elif len(written) + len(failed) > 1:
         _print_table(written, failed)
     if failed:
         typer.secho(
@@ -99,14 +113,21 @@ def _shorten(examples: str, limit: int = 60) -> str:
     return examples if len(examples) <= limit else examples[:limit].rsplit(";", 1)[0] + "; …"
 
 
-def print_json(written: "Sequence[Written]", names: Sequence[str]) -> None:
-    """Print a line of JSON for each file: its name, its number of cells, and what its record says under `names`."""
+def print_json(path: str | Path, key: str, told: Sequence[str] | None = None) -> None:
+    """Print a line of JSON: the name of the file, its number of cells, and what its record says.
+
+    Args:
+        path: the file; its data are not read.
+        key: name of the record in `uns["sclm_hf"]`.
+        told: names of what is printed of the record; None = all of it, and how many cells have each label.
+    """
     from ..tasks.files.results import read_record
 
-    for path, key in written:
-        record, n_cells, _ = read_record(path, key)
-        kept = {name: plain(record[name]) for name in names if name in record}
-        print(json.dumps({"file": str(path), "n_cells": n_cells, **kept}))
+    record, n_cells, column = read_record(path, key)
+    kept = {name: plain(value) for name, value in record.items() if told is None or name in told}
+    if told is None and hasattr(column, "value_counts"):
+        kept["n_labelled"] = {str(label): int(number) for label, number in column.value_counts().items() if number}
+    print(json.dumps({"file": str(path), "n_cells": n_cells, **kept}))
 
 
 def plain(value: Any) -> Any:

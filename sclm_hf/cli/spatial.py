@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..tasks.spatial import SpatialSettings
-from .options import Input, Output, Overwrite, with_settings
+from .options import Input, Json, Output, Overwrite, with_settings
 
 
 @with_settings(SpatialSettings)
@@ -19,7 +19,7 @@ def spatial(
     plot: Annotated[
         Path | None, typer.Option(help="Image to write too: the tissue, coloured by domain; of one .h5ad file.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
     *,
     overwrite: Overwrite = False,
     **settings: Any,
@@ -30,17 +30,15 @@ def spatial(
     where it was when it is repeated.
     """
     from ..tasks.files.file_to_file import run_files
-    from .results import print_files, print_json
+    from .results import print_files
 
     def run() -> Any:
         return run_files("spatial", input, output, model, overwrite=overwrite, **settings)
 
     if plot is not None:
         _check_plot(plot, input)
-    if as_json:
-        print_json(run(), ("resolution", "sweep", "slices", "scores", "label_coherence"))
-    else:
-        print_files(run, _show)
+    told = ("resolution", "sweep", "slices", "scores", "label_coherence")
+    print_files(run, _show, as_json=as_json, told=told)
     if plot is not None:
         _draw(output, plot, SpatialSettings(**settings))
 
