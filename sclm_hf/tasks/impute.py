@@ -48,7 +48,7 @@ class ImputeSettings(AddingSettings):
         if self.genes is None:
             return None
         given = self.genes.split(",") if isinstance(self.genes, str) else self.genes
-        return [name.strip() for name in given]
+        return list(dict.fromkeys(name.strip() for name in given))
 
 
 class Imputation(CellRun[ImputeSettings]):

@@ -12,7 +12,7 @@ from sclm_hf.adapters.lora import add_lora, save_adapter
 from sclm_hf.cli.main import make_app
 from sclm_hf.errors import CheckpointError, ConfigurationError, ExpressionError
 from sclm_hf.opening.tiny import make_tiny_checkpoint
-from sclm_hf.tasks.imputation.scores import hidden_scores
+from sclm_hf.tasks.imputation.scores import chosen_cells, hidden_scores
 
 from .tiny import GENES, make_cells, save_checkpoint
 
@@ -77,6 +77,17 @@ def test_what_is_hidden_belongs_to_the_names_of_cell_and_gene():
     whole = left_of(cells, genes, genes)
     np.testing.assert_array_equal(left_of(cells[::-1], genes[::-1], genes), whole[::-1, ::-1])
     np.testing.assert_array_equal(left_of(cells[30:], genes, genes[:25]), whole[30:])
+
+
+def test_of_many_cells_some_are_scored_that_their_names_choose(model, monkeypatch):
+    monkeypatch.setattr("sclm_hf.tasks.imputation.scores.MOST_CELLS", 30)
+    cells, place = make_cells(60), {"model": model, "score": True}
+    one, other = (impute(some, **place).uns["sclm_hf"]["sclm_imputed"] for some in (cells, cells[::-1].copy()))
+    # a model of samples needs all of their cells
+    assert one["n_scored"] == other["n_scored"] == (60 if one["family"] == "cellplm" else 30)
+    for method in ("model", "gene mean"):
+        assert one["scores"][method] == pytest.approx(other["scores"][method], abs=1e-5)
+    assert len(chosen_cells(np.arange(25).astype(np.uint64), 0)) == 25
 
 
 def test_an_adapter_imputes(tmp_path):

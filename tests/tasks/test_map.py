@@ -130,6 +130,15 @@ def test_refused(model, settings, error, told):
         map_cells(make_cells(), model, **settings)
 
 
+def test_what_does_not_fit_is_refused_before_the_reference_is_embedded(model, monkeypatch):
+    monkeypatch.setattr("sclm_hf.tasks.mapping.reference.run_cells", None)
+    settings = {"reference": make_reference(), "label_key": "cell_type", "group_key": "batch"}
+    with pytest.raises(ConfigurationError, match="have the name of a reference cell"):
+        map_cells(make_reference()[:5], model, **settings)
+    with pytest.raises(ConfigurationError, match="against the 20 reference cells of other groups"):
+        map_cells(make_cells(), model, n_neighbours=21, **settings)
+
+
 def test_groups_and_names_that_do_not_fit_are_refused(model):
     reference = make_reference()
     reference.obs["one"] = "a"
@@ -152,8 +161,10 @@ def test_the_command_writes_what_the_function_adds_and_saves_the_index(model, tm
     in_memory = map_cells(make_cells(), model, reference=make_reference(), label_key="cell_type")
     assert anndata.read_h5ad(result).obs["sclm_map"].tolist() == in_memory.obs["sclm_map"].tolist()
     # the same reference, said otherwise
-    again = CliRunner().invoke(make_app(), arguments)
+    again = CliRunner().invoke(make_app(), [*arguments, "--json"])
     assert again.exit_code == 0, again.output
+    told = json.loads(again.stdout.splitlines()[-1])
+    assert sum(told["n_labelled"].values()) == told["n_cells"] == 23 and told["reference"]["n_cells"] == 40
     facts = json.loads((tmp_path / "index" / "index.json").read_text())
     assert facts["n_cells"] == 40 and facts["source"] == "r.h5ad"
     assert str(tmp_path) not in json.dumps(facts) and facts["model_name"] == Path(model).name

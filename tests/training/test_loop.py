@@ -13,7 +13,8 @@ from sclm_hf.objectives.collation import CellCollator
 from sclm_hf.objectives.generative_expression import GenerativeExpressionCollator
 from sclm_hf.objectives.masked_expression import MaskedExpressionCollator
 from sclm_hf.training.arguments import TrainingConfig
-from sclm_hf.training.loop import train
+from sclm_hf.training.integration import IntegrationWatch
+from sclm_hf.training.loop import TrainingResult, train
 from sclm_hf.training.validation import classification_metrics
 
 from .training_cells import CLS, PAD, CellsInMemory, classifier, masked_model
@@ -245,3 +246,8 @@ def test_an_unknown_metric_is_refused(tmp_path):
             settings,
             eval_corpus=CellsInMemory(6, seed=1),
         )
+
+
+def test_a_summary_says_what_ended_the_run(tmp_path):
+    result = TrainingResult(tmp_path, 3, 1, {}, [], stopped_early=True, watch_found=IntegrationWatch.finding)
+    assert result.summary().startswith("Training stopped early because biology was being lost after 3 steps")
