@@ -9,7 +9,7 @@ from typing import Any
 
 from ._version import __version__
 from .auto_registration import install_hook, register
-from .registry import COMPOSITES, FAMILIES
+from .registry import COMPOSITES, FAMILIES, STANDALONE
 from .tasks import verb_names
 
 _NAMES = {
@@ -24,8 +24,6 @@ _NAMES = {
     "mix": "sclm_hf.corpora.mixture",
     "estimate": "sclm_hf.tasks.planning.estimate",
     "gene_embeddings": "sclm_hf.tasks.genes.gene_embeddings",
-    "CellSetConfig": "sclm_hf.modeling.cell_set.configuration_cell_set",
-    "CellSetForPerturbation": "sclm_hf.modeling.cell_set.modeling_cell_set",
     **{name: f"sclm_hf.tasks.{name}" for name in verb_names()},
 }
 for _family in FAMILIES.values():
@@ -36,6 +34,9 @@ for _composite in COMPOSITES.values():
     _NAMES[_composite.config] = _composite.configuration_module
     _NAMES.update(dict.fromkeys(_composite.models, _composite.modeling_module))
     _NAMES[_composite.processor] = _composite.processor_module
+for _model in STANDALONE.values():
+    _NAMES[_model.config] = _model.configuration_module
+    _NAMES.update(dict.fromkeys(_model.models, _model.modeling_module))
 
 __all__ = ["FAMILIES", "__version__", "register", *_NAMES]
 

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from types import ModuleType
 
 from .peft_defaults import complete_adapters, refuse_virtual_tokens, register_target_modules
-from .registry import COMPOSITES, FAMILIES, Composite, Family
+from .registry import COMPOSITES, FAMILIES, STANDALONE, Composite, Family, Standalone
 
-_MODEL_TYPES: tuple[Family | Composite, ...] = (*FAMILIES.values(), *COMPOSITES.values())
+_WITH_PROCESSOR: tuple[Family | Composite, ...] = (*FAMILIES.values(), *COMPOSITES.values())
+_MODEL_TYPES: tuple[Family | Composite | Standalone, ...] = (*_WITH_PROCESSOR, *STANDALONE.values())
 
 _AUTO = "transformers.models.auto."
 _MODELS = _AUTO + "modeling_auto"
@@ -40,7 +41,7 @@ def _is_loading(module_name: str) -> bool:
     return getattr(getattr(sys.modules.get(module_name), "__spec__", None), "_initializing", False)
 
 
-def _config(family: Family | Composite) -> type | None:
+def _config(family: Family | Composite | Standalone) -> type | None:
     # transformers' own configurations, which some of ours build on, cannot be imported before that
     return None if _is_loading(_MODELS) else _load(family.configuration_module, family.config)
 
@@ -79,7 +80,7 @@ def _register_feature_extractors(auto: ModuleType) -> None:
 
 
 def _register_processors(auto: ModuleType) -> None:
-    for family in _MODEL_TYPES:
+    for family in _WITH_PROCESSOR:
         processor = _load(family.processor_module, family.processor)
         if (config := _config(family)) and processor:
             auto.AutoProcessor.register(config, processor, exist_ok=True)
@@ -105,7 +106,7 @@ _WAITING_FOR = {
     **dict.fromkeys((_LAYERS, *_BUILT_ON), _MODELS),
     "sclm_hf.tokenization.genes.tokenization_gene": _AUTO + "tokenization_auto",
     "sclm_hf.tokenization.feature_extraction_expression": _AUTO + "feature_extraction_auto",
-    **{family.processor_module: _AUTO + "processing_auto" for family in _MODEL_TYPES},
+    **{family.processor_module: _AUTO + "processing_auto" for family in _WITH_PROCESSOR},
     **{family.configuration_module: _AUTO + "configuration_auto" for family in _MODEL_TYPES},
     **{family.modeling_module: _MODELS for family in _MODEL_TYPES},
 }

@@ -6,7 +6,7 @@ genes does. That of its name counts only together with the name of the data set,
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,20 +59,37 @@ class TrainingManifest:
     @classmethod
     def of(cls, corpus: "Contents", role: str = TRAINED) -> "TrainingManifest":
         """The cells of a corpus, each of which is read once."""
-        datasets, cells, counts = [], [], []
+        parts = [cls(*(np.empty(0, kind) for kind in (object, np.uint64, np.uint64, object)))]
         with progress_bar(total=sum(corpus.sizes), desc="training manifest", unit="cell") as bar:
             for index, size in enumerate(corpus.sizes):
-                rows = corpus.rows_at(index, np.arange(size))
-                source = corpus.opened(index) if size else corpus.sources[index]
-                datasets.append(np.full(size, source.name, dtype=object))
-                cells.append(source.cell_ids(rows) if size else np.empty(0, np.uint64))
-                genes = hash_genes(source) if size else None
-                for first in range(0, size, CELLS_AT_ONCE):
-                    block = rows[first : first + CELLS_AT_ONCE]
-                    counts.append(hash_counts(source.read(block), genes))
-                    bar.update(len(block))
-        roles = np.full(sum(corpus.sizes), role, dtype=object)
-        return cls(_joined(datasets, object), _joined(cells, np.uint64), _joined(counts, np.uint64), roles)
+                if size:
+                    rows = corpus.rows_at(index, np.arange(size))
+                    parts.append(cls.of_rows(corpus.opened(index), rows, role, bar.update))
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+
+    @classmethod
+    def of_rows(
+        cls,
+        source: CellSource,
+        rows: np.ndarray,
+        role: str = TRAINED,
+        update: Callable[[int], Any] = lambda read: None,
+    ) -> "TrainingManifest":
+        """Some cells of one source.
+
+        Args:
+            source: where they are read.
+            rows: (cells,) ascending row numbers.
+            role: of all of them.
+            update: told how many were read.
+        """
+        genes, counts = hash_genes(source), [np.empty(0, np.uint64)]
+        for first in range(0, len(rows), CELLS_AT_ONCE):
+            block = rows[first : first + CELLS_AT_ONCE]
+            counts.append(hash_counts(source.read(block), genes))
+            update(len(block))
+        names, roles = (np.full(len(rows), value, dtype=object) for value in (source.name, role))
+        return cls(names, source.cell_ids(rows), np.concatenate(counts), roles)
 
     def with_cells_of(self, other: "TrainingManifest | None") -> "TrainingManifest":
         """Those of another manifest, then these cells; one of both stands once, trained on if either says so."""
@@ -180,10 +197,6 @@ def _hash_counts(values, indices, indptr, genes):
             if values[place] != 0:
                 out[cell] += mix(genes[indices[place]] ^ mix(np.uint64(words[place])))
     return out
-
-
-def _joined(parts: list[np.ndarray], kind: type) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.empty(0, kind)
 
 
 def _named(datasets: np.ndarray, cells: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from importlib import import_module
 from ..errors import ConfigurationError
 from .composite import Composite
 from .family import Family
+from .standalone import Standalone
 
 _NAMES = (
     "cellplm",
@@ -24,6 +25,9 @@ _COMPOSITES = ("cell_text", "cell_text_dual_encoder")
 
 COMPOSITES: dict[str, Composite] = {name: import_module(f".{name}", __name__).COMPOSITE for name in _COMPOSITES}
 """Models that join one of a family with a language model of transformers."""
+
+STANDALONE: dict[str, Standalone] = {name: import_module(f".{name}", __name__).STANDALONE for name in ("cell_set",)}
+"""Models without a processor."""
 
 
 def get_family(name: str) -> Family:

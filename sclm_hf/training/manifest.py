@@ -21,11 +21,22 @@ def write_manifest(
         CheckpointError: the manifest of that model is damaged.
         SclmError: the manifest cannot be written.
     """
-    if not result.is_main_process:
-        return
-    manifest = TrainingManifest.of(corpus).with_cells_of(read_manifest(start_from) if start_from else None)
+    if result.is_main_process:
+        parts = None if chosen is None else TrainingManifest.of(chosen, CHOSEN)
+        save_manifest(result, TrainingManifest.of(corpus), start_from, chosen=parts)
+
+
+def save_manifest(
+    result: TrainingResult,
+    trained: TrainingManifest,
+    start_from: str | None,
+    *,
+    chosen: TrainingManifest | None = None,
+) -> None:
+    """Write cells into the folders of the result of a run; arguments and errors are those of [`write_manifest`]."""
+    manifest = trained.with_cells_of(read_manifest(start_from) if start_from else None)
     if chosen is not None:
-        manifest = TrainingManifest.of(chosen, CHOSEN).with_cells_of(manifest)
+        manifest = chosen.with_cells_of(manifest)
     manifest.save(result.output_dir)
     adapter = result.output_dir / "adapter"
     if (adapter / ADAPTER_CONFIG).exists():

@@ -4,11 +4,14 @@ import anndata
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from transformers import AutoModel
 from typer.testing import CliRunner
 
 import sclm_hf
 from sclm_hf.cli.main import make_app
 from sclm_hf.errors import CheckpointError, ConfigurationError, ExpressionError, GeneCoverageError, SclmWarning
+from sclm_hf.sources.in_memory import InMemorySource
+from sclm_hf.tasks.running.seen import seen_by
 
 from .prediction.screens import GENES, features, make_screen
 from .tiny import save_checkpoint
@@ -86,6 +89,12 @@ def test_a_set_model_is_trained_kept_and_used_again(tmp_path, recipe):
     assert list(entry(first)["scores"]["method"])[-2:] == ["set", "ceiling"]
     again = predict(model=str(trained))
     assert_allclose(again.X.toarray(), first.X.toarray(), atol=1e-6)
+    assert type(AutoModel.from_pretrained(trained)).__name__ == "CellSetForPerturbation"
+    cells = make_screen()
+    source = InMemorySource(cells, expects="any")
+    seen = seen_by(str(trained), "", source, source.cell_ids())
+    is_predicted = cells.obs["perturbation"].isin(first.obs["perturbation"][first.obs["sclm_predicted"]])
+    assert seen.has_manifest and (seen.trained == ~is_predicted).all() and not seen.chose.any()
     assert_allclose(predict(model=str(trained), batch_size=3).X.toarray(), first.X.toarray(), atol=1e-6)
 
 

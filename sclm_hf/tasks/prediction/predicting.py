@@ -15,6 +15,7 @@ from ...evaluation.perturbations.scores import FEWEST_CELLS, ShiftScores, ceilin
 from ...evaluation.perturbations.screen import SEPARATORS, Condition, Screen, check_separator
 from ...files import check_output_file
 from ...logging import progress_bar, warn
+from ...sources.in_memory import InMemorySource
 from ...versions import package_versions
 from ..files.h5ad import write_h5ad
 from ..running.provenance import check_adata, record
@@ -69,7 +70,8 @@ def predict_cells(
     if method in (SET, MODEL):
         from .trained import model_cells
 
-        cells = model_cells(screen, plan, features, settings, model, processor, method)
+        source = InMemorySource(adata, settings.layer, expects="any")
+        cells = model_cells(screen, plan, features, settings, model, processor, method, source)
     else:
         cells = simple_cells(means[method], plan.predicted)
     if settings.write_split is not None:

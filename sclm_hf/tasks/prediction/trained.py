@@ -14,8 +14,10 @@ from .models import SetPredictor, TokenPredictor, model_predictor
 from .plan import PredictionPlan
 
 if TYPE_CHECKING:
+    from ...sources.cell_source import CellSource
     from ...tokenization.processing_cell import CellProcessor
     from ...training.arguments import TrainingConfig
+    from ...training.loop import TrainingResult
     from ...training.settings.perturbation import PerturbationArguments
     from ..predict_perturbation import PredictPerturbationSettings
 
@@ -68,8 +70,9 @@ def model_cells(
     model: Any,
     processor: "CellProcessor | None",
     method: str,
+    source: "CellSource",
 ) -> CellPredictor:
-    """Cells by a model, trained on the seen conditions first unless it was trained before.
+    """Cells by a model, trained on the seen conditions first unless it was trained before; `source` has their data.
 
     Raises:
         CheckpointError: the model cannot be read, or is of a family that cannot do it.
@@ -89,10 +92,13 @@ def model_cells(
         predictor = _predictor(model, processor, screen, predicted, settings, arguments)
     else:
         arguments, config = training_settings(settings)
+        start_from = str(model) if _is_name(model) and model not in FAMILIES else None
         model, processor = _start(screen, plan, features, model, method, arguments, settings)
         perturbations = [*predicted, *(screen.parts(one.perturbation) for one in (*plan.seen, *plan.choosing))]
         predictor = _predictor(model, processor, screen, perturbations, settings, arguments)
-        _train(screen, plan, model, processor, predictor, arguments, config)
+        result = _train(screen, plan, model, processor, predictor, arguments, config)
+        if result.is_main_process:
+            _note_cells(result, screen, plan, source, start_from)
     model.to(settings.device or default_device()).eval()
     return lambda condition, controls: predictor.cells(screen.parts(condition.perturbation), controls)
 
@@ -163,7 +169,7 @@ def _train(
     predictor: TokenPredictor | SetPredictor,
     arguments: "PerturbationArguments",
     config: "TrainingConfig",
-) -> None:
+) -> "TrainingResult":
     from ...training.perturbation import CellPairs, CellSets, train_perturbation_model
 
     def examples(conditions: Sequence[Condition]) -> "CellPairs | CellSets":
@@ -179,10 +185,26 @@ def _train(
             max_length=arguments.max_length,
         )
 
-    train_perturbation_model(
+    return train_perturbation_model(
         model,
         examples(plan.seen),
         config,
         chosen_by=examples(plan.choosing) if plan.choosing else None,
         processor=processor,
     )
+
+
+def _note_cells(
+    result: "TrainingResult", screen: Screen, plan: PredictionPlan, source: "CellSource", start_from: str | None
+) -> None:
+    """Leave a manifest of the cells beside the weights."""
+    from ...corpora.training_manifest import CHOSEN, TrainingManifest
+    from ...training.manifest import save_manifest
+
+    def manifest(conditions: Sequence[Condition], **role: str) -> TrainingManifest:
+        rows = [screen.rows(condition) for condition in conditions]
+        return TrainingManifest.of_rows(source, np.sort(np.concatenate(rows)), **role)
+
+    controls = [Condition(context, screen.control) for context in sorted({one.context for one in plan.seen})]
+    chosen = manifest(plan.choosing, role=CHOSEN) if plan.choosing else None
+    save_manifest(result, manifest([*plan.seen, *controls]), start_from, chosen=chosen)

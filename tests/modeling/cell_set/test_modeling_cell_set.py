@@ -2,9 +2,13 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import AutoModel
 
+from sclm_hf import embed
 from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.opening.perturbation import new_set_model, open_perturbation_model, predicts_perturbations
+
+from ...tasks.tiny import make_cells
 
 GENES, PERTURBED = list("abcdef"), ["a", "x"]
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
@@ -72,6 +76,13 @@ def test_it_is_saved_with_the_features_that_it_knows(tmp_path):
     again, processor = open_perturbation_model(str(tmp_path))
     assert processor is None and predicts_perturbations(str(tmp_path)) and again.config.perturbed_genes == PERTURBED
     assert_close(again(**batch()).expression_prediction, model()(**batch()).expression_prediction)
+
+
+def test_auto_classes_open_it_and_embed_refuses_it(tmp_path):
+    model().save_pretrained(tmp_path)
+    assert_close(AutoModel.from_pretrained(tmp_path)(**batch()).expression_prediction, model()(**batch())[0])
+    with pytest.raises(CheckpointError, match="cell_set"):
+        embed(make_cells(), str(tmp_path))
 
 
 def test_other_genes_settings_and_damage_are_refused(tmp_path):
