@@ -44,11 +44,16 @@ def multimodal(
     print_files(run, _show, as_json=as_json, told=_TOLD)
 
 
-_TOLD = ("kind", "features", "scores", "per_feature", "neighbour_agreement", "n_seen", "has_manifest")
+_READ = {
+    "pca": "principal components of RNA",
+    "embedding": "the embedding",
+    "embedding and pca": "the embedding and principal components of RNA",
+}
+_TOLD = ("kind", "features", "method", "scores", "per_feature", "neighbour_agreement", "n_seen", "has_manifest")
 
 
 def _show(record: dict[str, Any], column: Any) -> None:
-    print(f"Predicted {len(record['features']):,} features.")
+    print(f"Predicted {len(record['features']):,} features, by ridge regression on {_READ[record['method']]}.")
     if "scores" not in record:
         return
     from rich.console import Console

@@ -115,6 +115,7 @@ class Multimodal(CellRun[MultimodalSettings]):
         self._values = self._labels = None
         if self.settings.modality is None:
             self._check_model()
+            self.settings.saved.check_genes(self.cells.source.genes()[0])
         else:
             self._prepare_pairs()
 
@@ -154,30 +155,37 @@ class Multimodal(CellRun[MultimodalSettings]):
         """The predicted modality; for pairs that of held-out cells, and the joint embedding."""
         import numpy as np
 
+        from ..sources.survey import row_blocks
+
         embedding = np.asarray(values, np.float64)
         if self.settings.modality is not None:
             return self._results_of_pairs(embedding)
-        head = self.settings.saved
-        self._facts = {"features": np.array(head.facts["features"], object), "kind": head.facts["kind"]}
-        return Results(obsm={f"{self.key}_predicted": head.ridge.predict(embedding).astype(np.float32)})
+        head, source = self.settings.saved, self.cells.source
+        self._facts = {name: head.facts[name] for name in ("kind", "method")}
+        self._facts["features"] = np.array(head.facts["features"], object)
+        blocks, genes = row_blocks(len(embedding)), source.genes()[0]
+        parts = [head.predict(source.read(rows), genes, embedding[rows]) for rows in blocks]
+        return Results(obsm={f"{self.key}_predicted": np.concatenate(parts).astype(np.float32)})
 
     def _results_of_pairs(self, embedding: "np.ndarray") -> Results:
         import numpy as np
 
         from .multimodality.joint import joint_embedding, neighbour_agreement
-        from .multimodality.predictors import EMBEDDING, folds_of, held_out_predictions
-        from .multimodality.scores import score_predictions
+        from .multimodality.predictors import folds_of, held_out_predictions
+        from .multimodality.scores import best_ridge, score_predictions
 
         settings, modality = self.settings, self.settings.modality
         counts = self.cells.source.read(np.arange(len(embedding)))
         folds = folds_of(self.cells.names, settings.n_folds, settings.seed)
         predictions = held_out_predictions(counts, embedding, self._values, folds, settings.seed)
         scores, per_feature = score_predictions(predictions, self._values, folds, settings.seed)
+        method = best_ridge(scores)
         embeddings = joint_embedding(embedding, self._values, settings.n_components, settings.seed)
         seen, has_manifest = self._seen()
         self._facts = {
             "kind": modality.kind,
             "features": modality.features,
+            "method": method,
             "scores": scores,
             "per_feature": per_feature,
             "n_seen": seen,
@@ -186,8 +194,8 @@ class Multimodal(CellRun[MultimodalSettings]):
         if self._labels is not None:
             self._facts["neighbour_agreement"] = neighbour_agreement(embeddings, self._labels)
         if settings.head is not None:
-            self._save_head(embedding)
-        predicted = predictions[EMBEDDING].astype(np.float32)
+            self._save_head(method, counts, embedding)
+        predicted = predictions[method].astype(np.float32)
         return Results(obsm={f"{self.key}_predicted": predicted, f"{self.key}_joint": embeddings["joint"]})
 
     def _seen(self) -> tuple[int, bool]:
@@ -198,20 +206,23 @@ class Multimodal(CellRun[MultimodalSettings]):
         seen = seen_by(name, self.loaded.revision, self.cells.source, self.cells.cell_ids)
         return int((seen.trained | seen.chose).sum()), seen.has_manifest
 
-    def _save_head(self, embedding: "np.ndarray") -> None:
+    def _save_head(self, method: str, counts: Any, embedding: "np.ndarray") -> None:
         """Fit the head on all pairs, and save it."""
         from .files.fingerprint import loaded_hash
         from .multimodality.head import Head
-        from .multimodality.predictors import Ridge
+        from .multimodality.predictors import fit_ridge
 
         facts = {
+            "method": method,
             "kind": self.settings.kind,
             "features": self.settings.modality.features.tolist(),
             "model": loaded_hash(self.loaded),
             "model_name": Path(self.loaded.name).name,
             "n_cells": len(embedding),
         }
-        Head(Ridge.fit(embedding, self._values), facts).save(Path(self.settings.head))
+        genes, seed = self.cells.source.genes()[0], self.settings.seed
+        ridge, projection = fit_ridge(method, counts, genes, embedding, self._values, seed)
+        Head(ridge, facts, projection).save(Path(self.settings.head))
 
     def facts(self, file: "Path | None") -> dict[str, Any]:
         """The scores and the names of the features."""
@@ -250,9 +261,11 @@ def multimodal(
 ) -> "AnnData | MuData":
     """Predict proteins or open chromatin from RNA, and join both in one embedding.
 
-    The prediction is a ridge regression on the embeddings of the frozen model, with the penalty that leave-one-out
-    errors choose for each feature. It is scored on held-out cells beside the mean, nearest neighbours, and the same
-    regression on principal components of RNA, which are hard to beat; read the scores before you rely on it.
+    The prediction is a ridge regression on the embeddings of the frozen model, on principal components of RNA, or on
+    both, with the penalty that leave-one-out errors choose for each feature. All three are scored on held-out cells
+    beside the mean and nearest neighbours. The one with the highest correlation there is taken, and kept as the head:
+    often that of the components, which are hard to beat, and does not need the model. Read the scores before you rely
+    on it.
 
     Args:
         adata: cells with raw counts of RNA; or a MuData of both modalities, to whose RNA the results are added.
@@ -265,13 +278,13 @@ def multimodal(
         The AnnData, or the MuData, whose AnnData of RNA then has these, with
 
         - `obsm["sclm_multimodal_predicted"]`: (n_cells, n_features) float32, centred log ratios or log TF-IDF; for
-          paired cells each is predicted by the head that was fitted without it;
+          paired cells each is predicted by the method taken, fitted without it;
         - `obsm["sclm_multimodal_joint"]`: (n_cells, components) float32, of paired cells;
-        - `uns["sclm_hf"]["sclm_multimodal"]`: `features`, their names; `scores`, columns `method`, `pearson` (within
-          folds) and `rmse` (means over features) and `gain`, the `pearson` above that of `pca`, with `_low` and
-          `_high`, 95 % intervals over cells; `per_feature`, the same per feature; `neighbour_agreement` of `rna`,
-          `other` and `joint`, the share of neighbours with the same label; `n_seen`, cells that the model was trained
-          on or chosen by; and model, versions, settings and coverage of the genes.
+        - `uns["sclm_hf"]["sclm_multimodal"]`: `features`, their names; `method`, the one taken; `scores`, columns
+          `method`, `pearson` (within folds) and `rmse` (means over features) and `gain`, the `pearson` above that of
+          `pca`, with `_low` and `_high`, 95 % intervals over cells; `per_feature`, the same per feature;
+          `neighbour_agreement` of `rna`, `other` and `joint`, the share of neighbours with the same label; `n_seen`,
+          cells that the model was trained on or chosen by; and model, versions, settings and coverage of the genes.
 
     Raises:
         ConfigurationError: names of cells are doubled or differ, there are fewer cells than folds need, or settings
@@ -280,7 +293,7 @@ def multimodal(
             cell without counts; or RNA is not what the model's encoding expects.
         CheckpointError: the head was fitted on another model, or it or the model is damaged.
         CorpusError: a file cannot be read, or there is no such column of labels.
-        GeneCoverageError: the model knows too few of the genes.
+        GeneCoverageError: the model knows too few of the genes, or the head reads genes that the data lack.
     """
     if model is None:
         raise ConfigurationError("Name a `model` (`--model`) that embeds RNA.")

@@ -10,10 +10,19 @@ from typer.testing import CliRunner
 
 from sclm_hf import ScGPTModel, embed, multimodal
 from sclm_hf.cli.main import make_app
-from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, ExpressionError
+from sclm_hf.errors import (
+    CheckpointError,
+    ConfigurationError,
+    CorpusError,
+    ExpressionError,
+    GeneCoverageError,
+    SclmWarning,
+)
+from sclm_hf.evaluation.baselines.baseline import log1p_cp10k
+from sclm_hf.evaluation.baselines.linear import PCALogisticRegression
 from sclm_hf.tasks.multimodality.joint import joint_embedding
 from sclm_hf.tasks.multimodality.modality import clr, read_modality
-from sclm_hf.tasks.multimodality.predictors import METHODS, Ridge, folds_of
+from sclm_hf.tasks.multimodality.predictors import METHODS, RIDGES, Ridge, folds_of
 from sclm_hf.tasks.multimodality.scores import score_predictions
 
 from .tiny import make_cells, save_checkpoint
@@ -51,7 +60,8 @@ def test_pairs_give_held_out_predictions_scores_and_a_joint_embedding(model):
     assert set(record["neighbour_agreement"]) == {"rna", "other", "joint"} and not record["has_manifest"]
 
 
-def test_a_cell_is_predicted_by_what_was_fitted_without_its_fold(model):
+def test_a_cell_is_predicted_by_what_was_fitted_without_its_fold(model, monkeypatch):
+    monkeypatch.setattr("sclm_hf.tasks.multimodality.scores.best_ridge", lambda scores: "embedding")
     rna, values = make_cells(40), clr(make_other().X)
     embedding = embed(rna, model).obsm["X_scgpt"].astype(float)
     folds = folds_of(rna.obs_names, 5, 0)
@@ -113,15 +123,43 @@ def test_a_mudata_without_a_modality_is_refused(model, names, settings, told):
         multimodal(pair(**names), model=model, **{"kind": "protein", **settings})
 
 
-def test_a_saved_head_predicts_cells_with_rna_alone(model, tmp_path):
+def read_by(method, model, fitted):
+    """What the ridge regression of a method reads of two sets of cells, of which it is fitted on the first."""
+    pca = PCALogisticRegression()
+    own = [embed(cells, model).obsm["X_scgpt"].astype(float) for cells in fitted]
+    components = [pca.fit_projection(log1p_cp10k(fitted[0].X)), pca.project(fitted[1].X)]
+    scales = [np.sqrt(each[0].var(0).sum()) for each in (own, components)]
+    both = [np.hstack([one / scales[0], other / scales[1]]) for one, other in zip(own, components, strict=True)]
+    return {"embedding": own, "pca": components, "embedding and pca": both}[method]
+
+
+@pytest.mark.parametrize("method", RIDGES)
+def test_a_saved_head_predicts_cells_with_rna_alone(model, tmp_path, monkeypatch, method):
+    monkeypatch.setattr("sclm_hf.tasks.multimodality.scores.best_ridge", lambda scores: method)
     run(model, head=tmp_path / "head")
     assert sorted(path.name for path in (tmp_path / "head").iterdir()) == ["head.json", "head.safetensors"]
-    alone = multimodal(make_cells(30, seed=3), None, model, head=tmp_path / "head")
-    embedding = embed(make_cells(40), model).obsm["X_scgpt"].astype(float)
-    ridge = Ridge.fit(embedding, clr(make_other().X))
-    expected = ridge.predict(embed(make_cells(30, seed=3), model).obsm["X_scgpt"].astype(float))
+    cells = make_cells(30, seed=3)
+    alone = multimodal(cells[:, ::-1].copy(), None, model, head=tmp_path / "head")
+    fitted, asked = read_by(method, model, [make_cells(40), cells])
+    expected = Ridge.fit(fitted, clr(make_other().X)).predict(asked)
     np.testing.assert_allclose(alone.obsm[f"{KEY}_predicted"], expected, atol=1e-4)
-    assert list(alone.uns["sclm_hf"][KEY]["features"]) == list(make_other().var_names)
+    record = alone.uns["sclm_hf"][KEY]
+    assert list(record["features"]) == list(make_other().var_names) and record["method"] == method
+
+
+def test_the_ridge_regression_with_the_highest_correlation_is_taken(model):
+    found = run(model).uns["sclm_hf"][KEY]
+    pearson = dict(zip(found["scores"]["method"], found["scores"]["pearson"], strict=True))
+    assert pearson[found["method"]] == max(pearson[name] for name in RIDGES)
+
+
+def test_a_head_of_components_needs_their_genes(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("sclm_hf.tasks.multimodality.scores.best_ridge", lambda scores: "pca")
+    run(model, head=tmp_path / "head")
+    with pytest.raises(GeneCoverageError, match="20 of the 91 genes of the principal components"):
+        multimodal(make_cells()[:, :20].copy(), None, model, head=tmp_path / "head")
+    with pytest.warns(SclmWarning, match="50 of the 91 genes.*count as their means"):
+        multimodal(make_cells()[:, :50].copy(), None, model, head=tmp_path / "head")
 
 
 def test_a_head_of_another_model_or_damaged_is_refused(model, tmp_path):

@@ -1,41 +1,84 @@
 """A fitted head on disk: weights as safetensors, the rest as JSON."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...errors import CheckpointError, ConfigurationError
+from ...errors import CheckpointError, ConfigurationError, GeneCoverageError
 from ...files import new_folder, read_json_object, require_regular_file
-from .predictors import Ridge
+from ...logging import warn
+from .predictors import EMBEDDING, PCA, RIDGES, Projection, Ridge
 
 WEIGHTS, FACTS = "head.safetensors", "head.json"
-_FORMAT = "sclm_hf multimodal head 1"
+_FORMAT = "sclm_hf multimodal head 2"
+_LEAST, _FEW = 0.3, 0.6
+"""Shares of the genes of the principal components that data must have, and below which a warning is given."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A ridge regression on embeddings of a model, and what it predicts.
+    """A ridge regression on embeddings of a model, principal components of RNA or both, and what it predicts.
 
     Attributes:
         ridge: the regression.
-        facts: `kind`, `features`, `model`, a hash of the model and its processor, `model_name` and `n_cells`.
+        facts: `kind`, `features`, `method`, what it reads, `model`, a hash of the model and its processor,
+            `model_name` and `n_cells`.
+        projection: the principal components, where it reads these.
     """
 
     ridge: Ridge
     facts: dict[str, Any]
+    projection: Projection | None = None
+
+    def predict(self, counts: Any, genes: Sequence[str], embedding: np.ndarray) -> np.ndarray:
+        """(n_cells, n_features).
+
+        Args:
+            counts: (n_cells, n_genes) of RNA.
+            genes: (n_genes,) names of the columns.
+            embedding: (n_cells, size) of the model.
+        """
+        blocks = [] if self.facts["method"] == PCA else [embedding]
+        if self.projection is not None:
+            blocks.append(self.projection.of(counts, genes))
+        return self.ridge.predict(np.hstack(blocks))
+
+    def check_genes(self, genes: Sequence[str]) -> None:
+        """Refuse data that lack most of the genes of the principal components.
+
+        Raises:
+            GeneCoverageError: fewer than 30 % are among the `genes`.
+        """
+        if self.projection is None:
+            return
+        n_genes, names = len(self.projection.genes), set(map(str, genes))
+        n_there = sum(name in names for name in self.projection.genes)
+        told = (
+            f"The data have {n_there:,} of the {n_genes:,} genes of the principal components that the head reads, "
+            f"such as {self.projection.genes[0]!r}"
+        )
+        if n_there < _LEAST * n_genes:
+            raise GeneCoverageError(f"{told}: name genes as in the cells that it was fitted on.")
+        if n_there < _FEW * n_genes:
+            warn(f"{told}; the others count as their means.")
 
     def save(self, folder: Path) -> None:
         """Write it to a new folder."""
         from safetensors.numpy import save_file
 
-        tensors = {name: np.ascontiguousarray(value, np.float64) for name, value in vars(self.ridge).items()}
+        arrays, facts = dict(vars(self.ridge)), {"format": _FORMAT, **self.facts}
+        if self.projection is not None:
+            arrays |= {"means": self.projection.means, "loadings": self.projection.loadings}
+            facts["genes"] = list(self.projection.genes)
+        tensors = {name: np.ascontiguousarray(value, np.float64) for name, value in arrays.items()}
         with new_folder(folder) as unfinished:
             unfinished.mkdir()
             save_file(tensors, unfinished / WEIGHTS)
-            (unfinished / FACTS).write_text(json.dumps({"format": _FORMAT, **self.facts}, indent=2), encoding="utf-8")
+            (unfinished / FACTS).write_text(json.dumps(facts, indent=2), encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> "Head":
@@ -56,10 +99,21 @@ class Head:
         facts = read_json_object(folder / FACTS)
         require_regular_file(folder / WEIGHTS)
         try:
-            ridge = Ridge(**load_file(folder / WEIGHTS))
-        except (OSError, SafetensorError, TypeError, ValueError) as error:
+            tensors = load_file(folder / WEIGHTS)
+            components = {name: tensors.pop(name) for name in ("means", "loadings") if name in tensors}
+            ridge = Ridge(**tensors)
+            projection = Projection(facts["genes"], **components) if components else None
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"The head `{folder}` cannot be read: {error}. Fit it anew.") from error
-        features = facts.get("features")
-        if facts.get("format") != _FORMAT or not isinstance(features, list) or ridge.biases.shape != (len(features),):
+        head = cls(ridge, facts, projection)
+        if not head._is_whole():
             raise CheckpointError(f"The files of the head `{folder}` do not fit one another: fit it anew.")
-        return cls(ridge, facts)
+        return head
+
+    def _is_whole(self) -> bool:
+        """Whether facts, weights and components belong together."""
+        features, method, projection = self.facts.get("features"), self.facts.get("method"), self.projection
+        shaped = isinstance(features, list) and self.ridge.biases.shape == (len(features),)
+        named = projection is None or len(projection.genes) == len(projection.means) == len(projection.loadings)
+        reads = method in RIDGES and (projection is None) == (method == EMBEDDING)
+        return self.facts.get("format") == _FORMAT and shaped and named and reads

@@ -1,5 +1,7 @@
 """The other modality predicted on held-out cells: simple predictors first, then the embedding, then both."""
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,10 +9,13 @@ import numpy as np
 
 from ...errors import require
 from ...evaluation.baselines.baseline import log1p_cp10k
-from ...evaluation.baselines.linear import PCALogisticRegression
+from ...evaluation.baselines.linear import PCALogisticRegression, zscores
 
-METHODS = ("mean", "neighbours", "pca", "embedding", "embedding and pca")
-EMBEDDING, PCA = "embedding", "pca"
+EMBEDDING, PCA, BOTH = "embedding", "pca", "embedding and pca"
+RIDGES = (PCA, EMBEDDING, BOTH)
+"""What ridge regressions read; these can be saved as a head."""
+
+METHODS = ("mean", "neighbours", *RIDGES)
 PENALTIES = np.logspace(-4, 4, 17)
 N_NEIGHBOURS = 15
 
@@ -40,6 +45,53 @@ class Ridge:
     def predict(self, inputs: np.ndarray) -> np.ndarray:
         """(n_cells, n_features)."""
         return inputs @ self.weights + self.biases
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Principal components of log-normalised counts, for cells of any file.
+
+    Attributes:
+        genes: (n_genes,) names of the genes that they are made of.
+        means: (n_genes,) what is subtracted.
+        loadings: (n_genes, size).
+    """
+
+    genes: Sequence[str]
+    means: np.ndarray
+    loadings: np.ndarray
+
+    @classmethod
+    def fit(cls, counts: Any, genes: Sequence[str], seed: int) -> "Projection":
+        """Fit on (n_cells, n_genes) counts; `genes` are the names of the columns."""
+        fitted = PCALogisticRegression(seed=seed)
+        fitted.fit_projection(log1p_cp10k(counts))
+        used = fitted.genes
+        return cls([str(genes[column]) for column in used], fitted.means[used], fitted.projection[used])
+
+    def of(self, counts: Any, genes: Sequence[str]) -> np.ndarray:
+        """(n_cells, size) components of counts; a gene that they lack counts as its mean."""
+        column_of = {str(name): column for column, name in enumerate(genes)}
+        there = np.flatnonzero([name in column_of for name in self.genes])
+        columns = [column_of[self.genes[place]] for place in there]
+        values = zscores(log1p_cp10k(counts)[:, columns], self.means[there], np.ones(len(there)), slice(None))
+        return values @ self.loadings[there]
+
+
+def fit_ridge(
+    method: str, counts: Any, genes: Sequence[str], embedding: np.ndarray, values: np.ndarray, seed: int
+) -> tuple[Ridge, Projection | None]:
+    """The ridge regression of a method on all cells, and the components that it reads; the embedding stands first."""
+    if method == EMBEDDING:
+        return Ridge.fit(embedding, values), None
+    projection = Projection.fit(counts, genes, seed)
+    components = projection.of(counts, genes)
+    if method == PCA:
+        return Ridge.fit(components, values), projection
+    blocks = embedding, components
+    scales = np.concatenate([np.full(block.shape[1], _scale(block)) for block in blocks])
+    ridge = Ridge.fit(np.hstack(blocks) / scales, values)
+    return dataclasses.replace(ridge, weights=ridge.weights / scales[:, None]), projection
 
 
 def folds_of(names: Any, n_folds: int, seed: int) -> np.ndarray:

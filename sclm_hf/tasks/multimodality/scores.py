@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from .predictors import METHODS, PCA
+from .predictors import METHODS, PCA, RIDGES
 
 N_DRAWS = 200
 
@@ -40,6 +40,12 @@ def score_predictions(
     rows = [_with_intervals(means[name]) for name in METHODS]
     table |= {column: np.array([row[column] for row in rows]) for column in rows[0]}
     return table, {name: _with_intervals(found[name]) for name in METHODS}
+
+
+def best_ridge(scores: dict[str, Any]) -> str:
+    """The ridge regression with the highest correlation; of equal ones the first, which is the simplest."""
+    correlation = dict(zip(scores["method"], scores["pearson"], strict=True))
+    return max(RIDGES, key=correlation.__getitem__)
 
 
 def _scores(predicted: np.ndarray, values: np.ndarray, folds: np.ndarray, weights: np.ndarray) -> dict:
