@@ -158,8 +158,9 @@ class FileContents(Contents):
                 "augmentation to 0 (`augment=Augmentation(thin_share=0)`, `--augment '{\"thin_share\": 0}'`), or, "
                 'where the values are counts, have the processor say so (`expects="counts"`).'
             )
-        options = {"layer": layer, "expects": expects, "lazy": lazy}
-        self.sources = [open_source(name, path, **options) for name, path in named.items()]
+        self.sources = [
+            open_source(name, path, layer=layer, expects=expects, lazy=lazy) for name, path in named.items()
+        ]
         chosen = select_rows(rows, named, self.sources)
         side = Split.asked_for(split, split_by, validation_share)
         self._rows, self.dropped = filter_rows(self.sources, chosen, where=where, split=side)

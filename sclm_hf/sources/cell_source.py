@@ -85,7 +85,7 @@ class CellSource(Protocol):
         """Rows without any value, ascending, as far as that can be told without reading the cells."""
 
     def stored_rows(self) -> AbstractContextManager[StoredRows | None]:
-        """Where the matrix lies in a file, until the context ends; None where it does not lie there as it is."""
+        """Where the matrix lies in a file, until the context ends; None where it is not stored uncompressed."""
 
     def close(self) -> None:
         """Let go of open files; the next read opens them again."""

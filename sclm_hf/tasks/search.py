@@ -108,8 +108,14 @@ class SearchVerb(Verb):
         """Load the dual encoder, and encode the queries."""
         from .running.descriptions import load_queries
 
-        options = {"device": settings.device, "dtype": settings.dtype, "revision": settings.revision}
-        return load_queries(model, settings.texts, processor, **options)
+        return load_queries(
+            model,
+            settings.texts,
+            processor,
+            device=settings.device,
+            dtype=settings.dtype,
+            revision=settings.revision,
+        )
 
 
 SEARCH = SearchVerb(

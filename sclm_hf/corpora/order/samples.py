@@ -108,7 +108,7 @@ class Samples:
         return np.minimum(taken, most_cells)
 
     def warn_of_larger(self, most_cells: int) -> None:
-        """Say once that some samples have more cells than a batch may have."""
+        """Warn once about samples that are larger than the batch size."""
         larger = np.flatnonzero(self.taken() > most_cells)
         # split or balanced, a larger sample comes in several batches
         if self.split or self._balance is not None or not larger.size or most_cells in self._warned_of:
@@ -259,6 +259,6 @@ class SampleSchedule(NamedTuple):
         """Whether a sample is the rank's."""
         return window in self.numbers
 
-    def batches(self, window: int, ids: np.ndarray, lengths: np.ndarray | None, **how) -> list[np.ndarray]:
-        """The one batch of a window: all its cells in their order."""
+    def batches(self, window: int, ids: np.ndarray, lengths: np.ndarray | None, **arrangement) -> list[np.ndarray]:
+        """The one batch of a window: all its cells in their order, however others arrange theirs."""
         return [np.arange(len(ids))]

@@ -61,10 +61,10 @@ class TokenSchedule(NamedTuple):
 
     @property
     def n_batches(self) -> int:
-        """Not known.
+        """Unknown.
 
         Raises:
-            TypeError: always, as for anything without length.
+            TypeError: always: with a token limit the number of batches is known only after reading.
         """
         raise TypeError("With `max_tokens_per_batch` the number of batches shows only when the cells have been read.")
 

@@ -230,10 +230,10 @@ class WindowReader:
             return
 
         def encode_some(places: np.ndarray) -> CellTokens:
-            return self._tokens(matrix, gene_ids, ids[part.places][places], rows=places)
+            return self._tokens(matrix, gene_ids, ids[part.places][places], rows=places, scratch=None)
 
         with cells_named(source, matrix, part.rows, expects, encode_some):
-            tokens = self._tokens(matrix, gene_ids, ids[part.places], scratch=scratch)
+            tokens = self._tokens(matrix, gene_ids, ids[part.places], rows=None, scratch=scratch)
         buffer.put(tokens, part.places)
 
     def _encode_views(
@@ -277,8 +277,18 @@ class WindowReader:
                 stored, part.rows, gene_ids, out, cell_ids=ids, **self._keys, scratch=self._workplace.scratch
             )
 
-    def _tokens(self, matrix: csr_matrix, gene_ids: np.ndarray, ids: np.ndarray, **how) -> CellTokens:
-        return self._corpus.processor.tokens(matrix, gene_ids, cell_ids=ids, check=False, **self._keys, **how)
+    def _tokens(
+        self,
+        matrix: csr_matrix,
+        gene_ids: np.ndarray,
+        ids: np.ndarray,
+        *,
+        rows: np.ndarray | None,
+        scratch: Scratch | None,
+    ) -> CellTokens:
+        return self._corpus.processor.tokens(
+            matrix, gene_ids, cell_ids=ids, rows=rows, check=False, scratch=scratch, **self._keys
+        )
 
     def _carried(self, used: dict[int, Drawn], ids: np.ndarray) -> dict[str, np.ndarray]:
         """Ids and columns of cells."""

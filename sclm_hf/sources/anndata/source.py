@@ -195,8 +195,7 @@ class AnnDataSource:
     def stored_rows(self) -> Iterator[StoredRows | None]:
         """Where the matrix lies in the file, good until the end even if the source is closed.
 
-        None where it does not lie there as CSR, as it is, or where that has not shown: so it is until some rows have
-        been read.
+        None where it is not stored as uncompressed CSR, or where that is not known yet, before any rows were read.
 
         Raises:
             CorpusError: the file vanished, changed since it was opened, or is damaged.
@@ -321,7 +320,7 @@ class _OpenStore:
 
     @property
     def stored(self) -> StoredRows | None:
-        """Where the matrix lies, with a descriptor of its own, if it lies in the file as it is."""
+        """Where the matrix lies, with a descriptor of its own, if it is stored uncompressed."""
         if self._storage != "csr" or self._indices.stored is None or self._data.stored is None:
             return None
         return StoredRows(os.dup(self._data.file), self._indptr, self._indices.stored, self._data.stored)

@@ -185,7 +185,7 @@ class ParquetSource:
         return np.empty(0, np.int64)
 
     def stored_rows(self) -> AbstractContextManager[None]:
-        """Shards are compressed: nothing lies there as it is."""
+        """Always None: shards are compressed, so rows cannot be read in place."""
         return nullcontext()
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ class NetworkGenes(NamedTuple):
 
 
 def read_names(given: "str | Path | Sequence[str] | None", setting: str) -> list[str] | None:
-    """Names of genes, each once: given, or read from a file with one a line; None where none are given.
+    """Names of genes, each once: given, or read from a file with one per line; None where none are given.
 
     Raises:
         ConfigurationError: there is no such file, or no name in it.

@@ -21,7 +21,7 @@ _CELLS, _ENTRIES = 16, 2**15
 
 
 class StoredEntries(NamedTuple):
-    """A one-dimensional array of a file whose bytes lie there as they are.
+    """A one-dimensional array that a file stores uncompressed.
 
     Attributes:
         offsets: (chunks,) int64, the byte at which each chunk begins.
