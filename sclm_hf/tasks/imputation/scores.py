@@ -58,7 +58,9 @@ def hidden_scores(
     Raises:
         ExpressionError: too few counts could be hidden, or a cell would be left without any.
     """
-    counts = scipy.sparse.csr_matrix(counts, dtype=np.float64)
+    # what is read from a file has numbers of different widths
+    arrays = counts.data.astype(np.float64), counts.indices, counts.indptr
+    counts = scipy.sparse.csr_matrix(arrays, counts.shape, copy=True)
     counts.eliminate_zeros()
     rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
     is_read = np.isin(counts.indices, read)
