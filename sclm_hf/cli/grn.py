@@ -37,22 +37,15 @@ def grn(
     from ..tasks.files.h5ad import check_output, read_h5ad
     from ..tasks.grn import grn as infer
     from ..tasks.networks.edges import gene_programs
+    from .results import check_table, write_table
 
-    if output.suffix not in (".tsv", ".parquet"):
-        raise ConfigurationError(f"`{output}` must be named `….tsv` or `….parquet`: that is what is written.")
-    record = output.with_suffix(".json")
+    record = check_table(output)
     if (programs or plot) and settings["condition_key"] is not None:
         raise ConfigurationError("`--programs` and `--plot` are for one network: leave out `--condition-key`.")
     for path in filter(None, (output, record, programs, plot)):
         check_output(path, source=input, overwrite=overwrite)
     edges = infer(read_h5ad(input), model, **settings)
-    with written_whole(output) as unfinished:
-        if output.suffix == ".tsv":
-            edges.to_csv(unfinished, sep="\t", index=False)
-        else:
-            edges.to_parquet(unfinished)
-    with written_whole(record) as unfinished:
-        unfinished.write_text(json.dumps(edges.attrs, indent=2) + "\n", encoding="utf-8")
+    write_table(edges, output)
     if programs is not None:
         with written_whole(programs) as unfinished:
             gene_programs(edges, seed=settings["seed"]).to_csv(unfinished, sep="\t", index=False)

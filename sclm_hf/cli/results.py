@@ -130,6 +130,32 @@ def print_json(path: str | Path, key: str, told: Sequence[str] | None = None) ->
     print(json.dumps({"file": str(path), "n_cells": n_cells, **kept}))
 
 
+def check_table(output: Path) -> Path:
+    """Where the record of a table will stand.
+
+    Raises:
+        ConfigurationError: tables of this suffix are not written.
+    """
+    from ..errors import ConfigurationError
+
+    if output.suffix not in (".tsv", ".parquet"):
+        raise ConfigurationError(f"`{output}` must be named `….tsv` or `….parquet`: that is what is written.")
+    return output.with_suffix(".json")
+
+
+def write_table(table: Any, output: Path) -> None:
+    """Write a data frame, and beside it what its `attrs` say as JSON."""
+    from ..files import written_whole
+
+    with written_whole(output) as unfinished:
+        if output.suffix == ".tsv":
+            table.to_csv(unfinished, sep="\t", index=False)
+        else:
+            table.to_parquet(unfinished)
+    with written_whole(output.with_suffix(".json")) as unfinished:
+        unfinished.write_text(json.dumps(table.attrs, indent=2) + "\n", encoding="utf-8")
+
+
 def plain(value: Any) -> Any:
     """Arrays, numbers and mappings of them as JSON holds them."""
     if isinstance(value, Mapping):

@@ -1,6 +1,7 @@
-"""The pictures of a report: training, embeddings, confusions, effects, networks, tissue. Drawn without a display.
+"""The pictures of a report: training, embeddings, confusions, effects, networks, explanations, tissue.
 
-Colours are those of Petroff's ten, which people with colour-blindness tell apart; labels differ in shape as well.
+They are drawn without a display. Colours are those of Petroff's ten, which people with colour-blindness tell apart;
+labels differ in shape as well.
 """
 
 from collections.abc import Mapping, Sequence
@@ -236,6 +237,39 @@ def plot_network(edges: "DataFrame", *, n_edges: int = 60, seed: int = 0, axes: 
     axes.set_axis_off()
     axes.set_title(f"the strongest {len(drawn):,} of {len(edges):,} edges", fontsize=9, loc="left")
     return axes
+
+
+def plot_explanation(
+    curves: Sequence[Mapping[str, Any]], fractions: Sequence[float], *, axes: "Sequence[Axes] | None" = None
+) -> "tuple[Axes, Axes]":
+    """Curves of deletion and of insertion, side by side; orders that need no explanation are dotted.
+
+    Args:
+        curves: records of orders of genes, as `explain` gives them under `attrs["curves"]`.
+        fractions: fractions of the genes, as under `attrs["fractions"]`.
+        axes: where to draw, two of them; by default a new figure.
+
+    Returns:
+        The axes of deletion and of insertion. The legend says the area under each curve and its 95 % interval.
+
+    Raises:
+        ConfigurationError: there are no curves.
+    """
+    if not curves:
+        raise ConfigurationError("There are no curves to draw: `explain` gives them.")
+    axes = _figure(9.2, 3.6, "", 2)[1] if axes is None else axes
+    for one, what, xlabel in zip(axes, ("deletion", "insertion"), ("deleted", "put in"), strict=True):
+        for place, record in enumerate(curves):
+            low, high = record[f"{what}_low"], record[f"{what}_high"]
+            label = f"{record['method'].replace('_', ' ')}: {record[what]:.3f} ({low:.3f} to {high:.3f})"
+            style = ":" if record["method"] in ("random", "expression") else "-"
+            color = COLORS[(3, 8, 0, 2, 4)[place % 5]]
+            one.plot(fractions, record[f"{what}_curve"], linestyle=style, color=color, label=label)
+        one.set(xlabel=f"fraction of genes {xlabel}, highest score first", ylabel="probability of the class")
+        one.set_ylim(0, 1)
+        one.set_title(f"{what}: {'low' if what == 'deletion' else 'high'} is good", fontsize=9, loc="left")
+        one.legend(frameon=False, fontsize=7)
+    return tuple(axes)
 
 
 def plot_integration(scores: Mapping[str, Any], *, axes: "Axes | None" = None) -> "Axes":

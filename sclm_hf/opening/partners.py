@@ -72,12 +72,8 @@ def with_partners(loaded: LoadedModel) -> LoadedModel:
         HubError: the partners cannot be fetched.
     """
     revision = loaded.revision or None
-    # of a model in memory the Hub is not asked
-    if revision is None and not Path(loaded.name).is_dir():
+    if (weights := _weights(loaded)) is None:
         return loaded
-    if (file := find_file(loaded.name, PARTNERS_FILE, revision)) is None:
-        return loaded
-    weights = read_weights(file)
     folder, partners = _folder(loaded.name, revision), []
     for name in weights.keys() - {MODEL}:
         if not weights[name]:
@@ -91,6 +87,26 @@ def with_partners(loaded: LoadedModel) -> LoadedModel:
             )
         partners.append(Partner(name, weights[name], partner))
     return dataclasses.replace(loaded, partners=Partners(weights.get(MODEL, 0.0), tuple(sorted(partners))))
+
+
+def model_weight(loaded: LoadedModel) -> float | None:
+    """The weight of a classifier beside the partners that were saved with it; None where there are none.
+
+    Raises:
+        CheckpointError: `partners.json` is damaged.
+    """
+    weights = _weights(loaded)
+    return None if weights is None else weights.get(MODEL, 0.0)
+
+
+def _weights(loaded: LoadedModel) -> dict[str, float] | None:
+    """The weights that were saved with a classifier, if any."""
+    revision = loaded.revision or None
+    # of a model in memory the Hub is not asked
+    if revision is None and not Path(loaded.name).is_dir():
+        return None
+    file = find_file(loaded.name, PARTNERS_FILE, revision)
+    return None if file is None else read_weights(file)
 
 
 def read_weights(file: Path) -> dict[str, float]:

@@ -44,7 +44,10 @@ FAMILY = Family(
         "brings along). V2 puts `<cls>` first and `<eos>` last and has 4,096 tokens; V1 is `max_length=2048, "
         "add_cls=False, add_eos=False`."
     ),
-    special_verbs=("perturb",),
+    special_verbs=(
+        "explain",
+        "perturb",
+    ),
     config="GeneformerConfig",
     auto_classes={
         "AutoModel": "GeneformerModel",

@@ -34,7 +34,10 @@ FAMILY = Family(
     published_tokens=(
         "The 126 most expressed genes, equal ones in the order of their ids, between `[CLS]` and `[SEP]`."
     ),
-    special_verbs=("perturb",),
+    special_verbs=(
+        "explain",
+        "perturb",
+    ),
     config="ISEEEKConfig",
     auto_classes={
         "AutoModel": "ISEEEKModel",

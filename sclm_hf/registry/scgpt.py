@@ -40,7 +40,7 @@ FAMILY = Family(
         "examples give `<cls>` the value 0: `cls_value=0.0`). Cells with more than 1,199 genes keep a random "
         "subset."
     ),
-    special_verbs=("perturb", "predict_perturbation"),
+    special_verbs=("explain", "perturb", "predict_perturbation"),
     perturbation_model="ScGPTForPerturbation",
     perturbation_encoding={
         "encoding": "continuous",

@@ -41,7 +41,10 @@ FAMILY = Family(
         "The 62 most expressed genes, equal ones in the order of their ids, between `</b>` and `</s>`; and token "
         "types, all 0, which the model adds as the vector of `<pad>`."
     ),
-    special_verbs=("perturb",),
+    special_verbs=(
+        "explain",
+        "perturb",
+    ),
     config="TGPTConfig",
     auto_classes={
         "AutoModel": "TGPTModel",

@@ -6,7 +6,7 @@ result is averaged over heads and over the cells of a condition. Differently, a 
 the genes that it expresses, so that ranks are divided by their number, and means are over the cells that hold both.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,26 @@ MOST_WEIGHTS = 2**25
 """Weights of one layer that are in memory at a time, unless those of a single cell are more."""
 
 
+def find_attention(loaded: "LoadedModel", remedy: str) -> list[nn.Module]:
+    """The attention of each layer.
+
+    Args:
+        loaded: the model.
+        remedy: what to do where there is none.
+
+    Raises:
+        ConfigurationError: the model has no weight for each pair of genes.
+    """
+    model = loaded.model
+    recorded = getattr(model, "_can_record_outputs", None) or {}
+    kind = recorded.get("attentions")
+    if kind is None or not model._supports_attention_backend:
+        title = FAMILIES[model.config.model_type].title
+        raise ConfigurationError(f"`{loaded.name}` ({title}) has no attention between each pair of genes: {remedy}.")
+    kind = getattr(kind, "target_class", kind)
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
 def check_attention(loaded: "LoadedModel", layers: str) -> list[nn.Module]:
     """The attention of each layer asked for.
 
@@ -38,17 +58,7 @@ def check_attention(loaded: "LoadedModel", layers: str) -> list[nn.Module]:
     Raises:
         ConfigurationError: the model has no weight for each pair of genes, or no such layer.
     """
-    model = loaded.model
-    recorded = getattr(model, "_can_record_outputs", None) or {}
-    kind = recorded.get("attentions")
-    if kind is None or not model._supports_attention_backend:
-        title = FAMILIES[model.config.model_type].title
-        raise ConfigurationError(
-            f"`{loaded.name}` ({title}) has no attention between each pair of genes: take other `evidence` "
-            "(`--evidence`), for example `embeddings`."
-        )
-    kind = getattr(kind, "target_class", kind)
-    found = [module for module in model.modules() if isinstance(module, kind)]
+    found = find_attention(loaded, "take other `evidence` (`--evidence`), for example `embeddings`")
     if layers == "all":
         return found
     number = len(found) - 1 if layers == "last" else int(layers)
@@ -75,7 +85,7 @@ def attention_between(cells: "NetworkCells") -> np.ndarray:
     )
     means = _RankMeans(loaded, cells.tokens, check_attention(loaded, settings.attention_layers))
     per_cell = loaded.model.config.num_attention_heads * int(prepared.lengths.max()) ** 2
-    with _recorded(loaded.model, means):
+    with watched(loaded.model, means.layers, means.look):
         run_cells(
             loaded,
             prepared,
@@ -94,14 +104,20 @@ def attention_between(cells: "NetworkCells") -> np.ndarray:
 
 
 @contextmanager
-def _recorded(model: Any, means: "_RankMeans") -> Iterator[None]:
-    """Attention computed so that its weights can be seen, layer by layer."""
+def watched(model: Any, layers: list[nn.Module], look: Callable[..., None]) -> Iterator[None]:
+    """Compute attention so that its weights can be seen, layer by layer.
+
+    Args:
+        model: the model.
+        layers: attention modules.
+        look: called as a forward hook of each; the second output is (batch, heads, tokens, tokens) weights.
+    """
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
         with ExitStack() as stack:
-            for module in means.layers:
-                stack.callback(module.register_forward_hook(means.look).remove)
+            for module in layers:
+                stack.callback(module.register_forward_hook(look).remove)
             yield
     finally:
         model.set_attn_implementation(before)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...sources.survey import row_blocks
 from ..running.prepared_cells import PreparedCells
-from .tokens import TokenCell
+from .tokens import TokenCell, separate
 
 if TYPE_CHECKING:
     from ...opening.loading import LoadedModel
@@ -103,10 +103,7 @@ class TokenCells:
 
 def _tokens(processor: "CellProcessor", cells: PreparedCells, seed: int) -> Iterator[TokenCell]:
     for rows in row_blocks(cells.source.n_cells):
-        tokens = cells.tokens(processor, rows, seed)
-        for start, length in zip(tokens.starts, tokens.lengths, strict=True):
-            place = slice(start, start + length)
-            yield TokenCell(tokens.ids[place], tokens.values[place] if tokens.values.size else None)
+        yield from separate(cells.tokens(processor, rows, seed))
 
 
 def _changed(processor: "CellProcessor", **parameters: Any) -> "CellProcessor":

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..running.batches import halved, is_out_of_memory, refuse_not_finite
 from .cells import TokenCells
-from .tokens import PerturbedCell, TokenCell, perturb_cell
+from .tokens import PerturbedCell, TokenCell, perturb_cell, ragged
 
 if TYPE_CHECKING:
     import torch
@@ -236,7 +236,7 @@ class PerturbationRunner:
         from ...modeling.common.cpu import fast_on_cpu
 
         model = self.loaded.model
-        arrays = self.loaded.processor.padded(_ragged(cells))
+        arrays = self.loaded.processor.padded(ragged(cells))
         if self.batch_labels is not None:
             arrays["batch_labels"] = self.batch_labels[numbers]
         wants_genes = self.similarity == "genes" or self.gene_effects
@@ -290,17 +290,3 @@ def _gene_states(output: Any, config: Any) -> "torch.Tensor":
     """(batch, tokens, hidden) of the layer that the cell embedding is made of."""
     layer = getattr(config, "cell_embedding_layer", -1)
     return output.last_hidden_state if layer in (None, -1) else output.hidden_states[layer]
-
-
-def _ragged(cells: list[TokenCell]) -> Any:
-    """The cells as `CellProcessor.padded` takes them."""
-    from ...tokenization.encodings.cells import CellTokens
-
-    lengths = np.array([cell.ids.size for cell in cells], np.int64)
-    values = [cell.values for cell in cells if cell.values is not None]
-    return CellTokens(
-        ids=np.concatenate([cell.ids for cell in cells]).astype(np.int32),
-        values=np.concatenate(values).astype(np.float32) if values else np.empty(0, np.float32),
-        starts=np.cumsum(lengths) - lengths,
-        lengths=lengths,
-    )

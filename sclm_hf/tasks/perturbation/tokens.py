@@ -5,10 +5,14 @@ deleted gene leaves the ranking, an over-expressed gene goes to its top. For enc
 ranking, an over-expressed gene gets the highest value of the cell; that is ours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ...tokenization.encodings.cells import CellTokens
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,27 @@ def perturb_cell(
         positions=np.flatnonzero(is_kept_gene),
         reference_positions=np.searchsorted(perturbed_and_kept, source[is_kept_gene]),
         n_pushed_out=n_pushed_out,
+    )
+
+
+def separate(tokens: "CellTokens") -> Iterator[TokenCell]:
+    """The cells one by one."""
+    for start, length in zip(tokens.starts, tokens.lengths, strict=True):
+        place = slice(start, start + length)
+        yield TokenCell(tokens.ids[place], tokens.values[place] if tokens.values.size else None)
+
+
+def ragged(cells: Sequence[TokenCell]) -> "CellTokens":
+    """The cells as `CellProcessor.padded` takes them."""
+    from ...tokenization.encodings.cells import CellTokens
+
+    lengths = np.array([cell.ids.size for cell in cells], np.int64)
+    values = [cell.values for cell in cells if cell.values is not None]
+    return CellTokens(
+        ids=np.concatenate([cell.ids for cell in cells]).astype(np.int32),
+        values=np.concatenate(values).astype(np.float32) if values else np.empty(0, np.float32),
+        starts=np.cumsum(lengths) - lengths,
+        lengths=lengths,
     )
 
 

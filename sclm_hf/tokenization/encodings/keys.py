@@ -77,6 +77,8 @@ class Stream(IntEnum):
     """Questions about several cells: of which labels the others are."""
     COUNT_HIDDEN = 30
     """Imputation that is scored: which counts are hidden; the counter is made from the name of the gene."""
+    LEAVING = 31
+    """Explanations: the random order in which genes leave a cell."""
 
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)

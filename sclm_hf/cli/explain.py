@@ -1,0 +1,73 @@
+"""`sclm-hf explain INPUT OUTPUT --model DIR`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..tasks.explain import ExplainSettings
+from .options import Model, Overwrite, with_settings
+
+
+@with_settings(ExplainSettings)
+def explain(
+    input: Annotated[Path, typer.Argument(help="`.h5ad` file with raw counts.")],
+    output: Annotated[
+        Path,
+        typer.Argument(help="`.tsv` or `.parquet` file of genes to write; beside it `.json`, with the curves."),
+    ],
+    model: Model,
+    plot: Annotated[
+        Path | None, typer.Option(help="Image to write too: curves of deletion and insertion, beside random.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    *,
+    overwrite: Overwrite = False,
+    **settings: Any,
+) -> None:
+    """Score the genes that speak for the classes of an .h5ad file's cells, and test the scores by deleting genes."""
+    from ..evaluation.plots import plot_explanation
+    from ..tasks.explain import explain as explained
+    from ..tasks.files.h5ad import check_output, read_h5ad
+    from .results import check_table, write_table
+
+    record = check_table(output)
+    for path in filter(None, (output, record, plot)):
+        check_output(path, source=input, overwrite=overwrite)
+    genes = explained(read_h5ad(input), model, **settings)
+    write_table(genes, output)
+    if plot is not None:
+        axes = plot_explanation(genes.attrs["curves"], genes.attrs["fractions"])
+        axes[0].figure.savefig(plot, bbox_inches="tight", dpi=160)
+    if as_json:
+        typer.echo(json.dumps({"file": str(output), "n_rows": len(genes), **genes.attrs}))
+        return
+    _show(genes)
+    typer.echo(f"Wrote {output} with {len(genes):,} rows, and {record.name} beside it.")
+
+
+def _show(genes: Any) -> None:
+    # means over one or two cells are no means
+    best = genes[genes["attribution_low"].notna()].groupby(["label", "method"], sort=False).head(5)
+    if len(best):
+        typer.echo(best.to_string(index=False, float_format="%.4g"))
+    for record in genes.attrs["curves"]:
+        told = ", ".join(
+            f"{what} {record[what]:.3f} ({record[what + '_low']:.3f} to {record[what + '_high']:.3f})"
+            for what in ("deletion", "insertion")
+        )
+        verdicts = "" if record["method"] == "random" else f"; {_verdict(record)}"
+        typer.echo(f"{record['method']}: {told}{verdicts}")
+    typer.echo("Areas under the curves with 95 % intervals over cells: deletion low, insertion high is good.")
+
+
+def _verdict(record: dict[str, Any]) -> str:
+    """Whether the order is better than a random one in the same cells."""
+    ends = [(record[f"{what}_gain_low"], record[f"{what}_gain_high"]) for what in ("deletion", "insertion")]
+    if all(low > 0 for low, _ in ends):
+        return "better than random by both"
+    if all(high < 0 for _, high in ends):
+        return "worse than random by both"
+    shown = [what for what, (low, _) in zip(("deletion", "insertion"), ends, strict=True) if low > 0]
+    return f"better than random by {shown[0]} only" if shown else "not shown to be better than random"
