@@ -8,6 +8,7 @@ from sclm_hf.evaluation.plots import (
     order_of_labels,
     plot_cells,
     plot_confusion,
+    plot_explanation,
     plot_integration,
     plot_network,
     plot_tissue,
@@ -114,6 +115,21 @@ def test_a_network_is_drawn_with_names_and_signs():
     assert len(plot_network(edges, n_edges=1).texts) == 2
     with pytest.raises(ConfigurationError, match="no edges"):
         plot_network(edges[:0])
+
+
+def test_curves_of_an_explanation_stand_side_by_side_with_their_areas():
+    areas = {f"{what}{end}": 0.5 for what in ("deletion", "insertion") for end in ("", "_low", "_high")}
+    records = [
+        {"method": name, "deletion_curve": [1, 0], "insertion_curve": [0, 1], **areas}
+        for name in ("random", "knock_out")
+    ]
+    deletion, insertion = plot_explanation(records, [0, 1])
+    legend = [text.get_text() for text in deletion.get_legend().get_texts()]
+    assert legend == ["random: 0.500 (0.500 to 0.500)", "knock out: 0.500 (0.500 to 0.500)"]
+    assert [line.get_linestyle() for line in insertion.lines] == [":", "-"]
+    assert insertion.lines[0].get_ydata().tolist() == [0, 1]
+    with pytest.raises(ConfigurationError, match="no curves"):
+        plot_explanation([], [])
 
 
 def test_scores_of_integration_have_a_row_for_each_embedding():
