@@ -214,7 +214,8 @@ def test_the_command_writes_what_the_function_gives(model, cells, tmp_path):
     cells.write_h5ad(tmp_path / "in.h5ad")
     output = tmp_path / "genes.tsv"
     arguments = ["explain", str(tmp_path / "in.h5ad"), str(output), "--model", model, "--methods", "knock_out"]
-    done = CliRunner().invoke(make_app(), [*arguments, "--plot", str(tmp_path / "curves.png")])
+    more = ["--plot", str(tmp_path / "curves.png"), "--per-cell", str(tmp_path / "cells.h5ad")]
+    done = CliRunner().invoke(make_app(), [*arguments, *more])
     assert done.exit_code == 0, done.output
     assert done.output.index("random: deletion") < done.output.index("knock_out: deletion")
     expected = sclm_hf.explain(cells, model, methods="knock_out")
@@ -222,7 +223,7 @@ def test_the_command_writes_what_the_function_gives(model, cells, tmp_path):
     assert written["gene"].tolist() == expected["gene"].tolist()
     np.testing.assert_allclose(written["attribution"], expected["attribution"], rtol=1e-5)
     assert json.loads((tmp_path / "genes.json").read_text())["curves"] == expected.attrs["curves"]
-    assert (tmp_path / "curves.png").stat().st_size
+    assert (tmp_path / "curves.png").stat().st_size and (tmp_path / "cells.h5ad").stat().st_size
     again = CliRunner().invoke(make_app(), arguments)
     assert again.exit_code == 1 and "--overwrite" in again.output
     told = CliRunner().invoke(make_app(), [*arguments, "--overwrite", "--json"])

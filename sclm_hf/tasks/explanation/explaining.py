@@ -1,6 +1,7 @@
 """Explained cells of an AnnData: chosen, scored, tested, and collected in a table."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +28,6 @@ from .reading import ClassCell, ClassReader
 from .rollout import REMEDY, attention_rollout
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from anndata import AnnData
     from pandas import DataFrame
 
@@ -47,7 +46,7 @@ def explain_classes(
     """A table of genes; arguments, results and errors are those of [`explain`]."""
     check_adata(adata)
     if settings.per_cell is not None:
-        _check_new(settings.per_cell)
+        _check_new(Path(settings.per_cell))
     wanted = read_names(settings.gene_names, "`genes` (`--genes`)")
     loaded = verb.load(model, processor, settings)
     given = check_classifier(loaded, verb, settings)
@@ -113,15 +112,13 @@ def check_classifier(loaded: "LoadedModel", verb: "Verb", settings: "ExplainSett
     return None if settings.label is None else names.index(settings.label)
 
 
-def _check_new(path: "str | Path") -> None:
-    from pathlib import Path
-
-    if Path(path).suffix != ".h5ad":
+def _check_new(path: Path) -> None:
+    if path.suffix != ".h5ad":
         raise ConfigurationError(
             f"`per_cell` (`--per-cell`) `{path}` must be named `….h5ad`: that is what is written."
         )
     check_output_file(path)
-    if Path(path).exists():
+    if path.exists():
         raise ConfigurationError(f"`per_cell` (`--per-cell`) `{path}` exists: choose another name, or delete it.")
 
 
