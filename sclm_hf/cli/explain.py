@@ -27,7 +27,7 @@ def explain(
     **settings: Any,
 ) -> None:
     """Score the genes that speak for the classes of an .h5ad file's cells, and test the scores by deleting genes."""
-    from ..evaluation.plots import plot_explanation
+    from ..evaluation.plots import check_image, plot_explanation, save_figure
     from ..tasks.explain import explain as explained
     from ..tasks.files.h5ad import check_output, read_h5ad
     from .results import check_table, write_table
@@ -35,11 +35,13 @@ def explain(
     record = check_table(output)
     for path in filter(None, (output, record, plot)):
         check_output(path, source=input, overwrite=overwrite)
+    if plot is not None:
+        check_image(plot)
     genes = explained(read_h5ad(input), model, **settings)
     write_table(genes, output)
     if plot is not None:
         axes = plot_explanation(genes.attrs["curves"], genes.attrs["fractions"])
-        axes[0].figure.savefig(plot, bbox_inches="tight", dpi=160)
+        save_figure(axes[0].figure, plot)
     if as_json:
         typer.echo(json.dumps({"file": str(output), "n_rows": len(genes), **genes.attrs}))
         return

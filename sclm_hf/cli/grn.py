@@ -32,7 +32,7 @@ def grn(
 ) -> None:
     """Infer a network of genes from a model or from the cells of an .h5ad file, and compare it with known edges."""
     from ..errors import ConfigurationError
-    from ..evaluation.plots import plot_network
+    from ..evaluation.plots import check_image, plot_network, save_figure
     from ..files import written_whole
     from ..tasks.files.h5ad import check_output, read_h5ad
     from ..tasks.grn import grn as infer
@@ -44,13 +44,15 @@ def grn(
         raise ConfigurationError("`--programs` and `--plot` are for one network: leave out `--condition-key`.")
     for path in filter(None, (output, record, programs, plot)):
         check_output(path, source=input, overwrite=overwrite)
+    if plot is not None:
+        check_image(plot)
     edges = infer(read_h5ad(input), model, **settings)
     write_table(edges, output)
     if programs is not None:
         with written_whole(programs) as unfinished:
             gene_programs(edges, seed=settings["seed"]).to_csv(unfinished, sep="\t", index=False)
     if plot is not None:
-        plot_network(edges, seed=settings["seed"]).figure.savefig(plot, bbox_inches="tight", dpi=160)
+        save_figure(plot_network(edges, seed=settings["seed"]).figure, plot)
     if as_json:
         typer.echo(json.dumps({"file": str(output), "n_edges": len(edges), **edges.attrs}))
         return

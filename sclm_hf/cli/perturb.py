@@ -37,7 +37,7 @@ def perturb(
     **settings: Any,
 ) -> None:
     """Delete or over-express genes in silico; write how far that moves each cell of an .h5ad file."""
-    from ..evaluation.plots import plot_volcano
+    from ..evaluation.plots import plot_volcano, save_figure
     from ..files import written_whole
     from ..tasks.files.file_to_file import run_files
     from ..tasks.files.h5ad import read_h5ad
@@ -68,7 +68,7 @@ def perturb(
         axes = plot_volcano(
             result.var[by], result.var["fdr"], result.var_names, xlabel=f"shift to {states.goal} (cosine)"
         )
-        axes.figure.savefig(volcano, bbox_inches="tight", dpi=160)
+        save_figure(axes.figure, volcano)
     if not as_json and states is not None and (n_untested := int(result.var["p_value"].isna().sum())):
         needs = result.uns["sclm_hf"]["perturb"]["test"]["needs"]
         have = "has" if n_untested == 1 else "have"
@@ -77,8 +77,11 @@ def perturb(
 
 def _check_files(table: Path | None, volcano: Path | None, states: Any) -> None:
     from ..errors import ConfigurationError
+    from ..evaluation.plots import check_image
     from ..files import check_output_file
 
+    if volcano is not None:
+        check_image(volcano)
     if volcano is not None and states is None:
         raise ConfigurationError("`--volcano` draws shifts towards a state: give `--state-key`, `--goal-state`, ….")
     for path in (table, volcano):

@@ -45,21 +45,23 @@ def spatial(
 
 def _check_plot(plot: Path, input: Path) -> None:
     from ..errors import ConfigurationError
+    from ..evaluation.plots import check_image
     from ..files import check_output_file
 
     if input.suffix != ".h5ad":
         raise ConfigurationError("`--plot` draws the tissue of one .h5ad file: leave it out, or give such a file.")
     check_output_file(plot)
+    check_image(plot)
 
 
 def _draw(output: Path, plot: Path, settings: SpatialSettings) -> None:
-    from ..evaluation.plots import plot_tissue
+    from ..evaluation.plots import plot_tissue, save_figure
     from ..tasks.files.h5ad import read_h5ad
 
     cells = read_h5ad(output)
     slices = None if settings.sample_key is None else cells.obs[settings.sample_key].to_numpy(str)
     axes = plot_tissue(cells.obsm[settings.spatial_key], cells.obs[settings.key("")].array, slices=slices)
-    axes.figure.savefig(plot, bbox_inches="tight", dpi=160)
+    save_figure(axes.figure, plot)
 
 
 def _show(record: dict[str, Any], domains: Any) -> None:

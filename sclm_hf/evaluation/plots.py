@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigurationError, require
+from ..files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +58,7 @@ def plot_training(history: Sequence[Mapping[str, Any]], path: str | Path, *, tit
     if n_panels == 2:
         panels[1].plot(*probe, marker="o", markersize=4, color=COLORS[4])
         panels[1].set(xlabel="optimiser step", ylabel="macro-F1 of a probe", ylim=(0, 1))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_confusion(
@@ -96,7 +97,7 @@ def plot_confusion(
         axes.text(len(names) + 1.3, row, recall, ha="center", va="center", fontsize=7)
     if note:
         figure.text(0.01, -0.01, note, fontsize=8, va="top")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def order_of_labels(matrix: np.ndarray) -> np.ndarray:
@@ -148,7 +149,7 @@ def plot_cells(
         axes.scatter([], [], s=28, color="none", edgecolors="black", label=f"black edge: {mark} ({marked.sum()})")
     axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), ncols=legend_columns, frameon=False, fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_volcano(
@@ -401,6 +402,19 @@ def _figure(width: float, height: float, title: str, n_panels: int = 1):
     return figure, panels
 
 
-def _save(figure: "Figure", path: str | Path) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, bbox_inches="tight", dpi=160)
+def check_image(path: str | Path) -> None:
+    """Refuse, before the work, the name of an image that could not be drawn after it.
+
+    Raises:
+        ConfigurationError: its suffix is that of no image.
+    """
+    known = require("matplotlib.backend_bases", extra="evaluation").FigureCanvasBase.filetypes
+    if Path(path).suffix[1:].lower() not in known:
+        raise ConfigurationError(f"`{path}` must be named as an image is, for example `….png`, `….pdf` or `….svg`.")
+
+
+def save_figure(figure: "Figure", path: str | Path) -> None:
+    """Write an image whole or not at all; the suffix says in which format."""
+    path = Path(path)
+    with written_whole(path) as unfinished:
+        figure.savefig(unfinished, format=path.suffix[1:].lower(), bbox_inches="tight", dpi=160)

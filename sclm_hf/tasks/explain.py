@@ -46,7 +46,9 @@ class ExplainSettings(RunSettings):
     )
     n_steps: int = setting(32, "steps of `integrated_gradients`.", least=1)
     per_cell: "str | Path | None" = setting(
-        None, "`.h5ad` file to write too: the score of each gene in each cell, one layer per method.", recorded=False
+        None,
+        "new `.h5ad` file to write too: the score of each gene in each cell, one layer per method.",
+        recorded=False,
     )
 
     def __post_init__(self) -> None:

@@ -98,10 +98,9 @@ def test_batches_and_the_order_of_cells_leave_the_table_as_it_is(table, model, c
 
 
 def test_few_cells_of_each_class_are_drawn_by_the_seed(model, cells):
-    how = {"max_cells": 2}
-    first = sclm_hf.explain(cells, model, **how)
+    first = sclm_hf.explain(cells, model, max_cells=2)
     assert set(first.attrs["explain"]["n_cells"].values()) <= {1, 2}
-    pd.testing.assert_frame_equal(first, sclm_hf.explain(cells, model, **how))
+    pd.testing.assert_frame_equal(first, sclm_hf.explain(cells, model, max_cells=2))
 
 
 def test_scores_of_each_cell_are_written_beside(model, cells, tmp_path):
@@ -119,6 +118,13 @@ def test_scores_of_each_cell_are_written_beside(model, cells, tmp_path):
         sclm_hf.explain(cells, model, per_cell=path)
     with pytest.raises(ConfigurationError, match=r"must be named `….h5ad`"):
         sclm_hf.explain(cells, model, per_cell=tmp_path / "cells.csv")
+
+
+def test_columns_of_one_gene_are_one_gene_named_after_the_first(table, model, cells):
+    halves = anndata.concat([cells, cells[:, ["GENE7"]]], axis=1, merge="first")
+    halves.X[:, -1] = 0
+    again = sclm_hf.explain(halves, model, methods=ALL)
+    assert again["gene"].tolist() == table["gene"].tolist()
 
 
 @pytest.mark.parametrize("family", ["geneformer", "iseeek", "scfoundation", "tgpt"])
@@ -228,3 +234,5 @@ def test_the_command_writes_what_the_function_gives(model, cells, tmp_path):
     assert again.exit_code == 1 and "--overwrite" in again.output
     told = CliRunner().invoke(make_app(), [*arguments, "--overwrite", "--json"])
     assert json.loads(told.stdout.splitlines()[-1])["explain"]["n_cells"] == expected.attrs["explain"]["n_cells"]
+    unknown = CliRunner().invoke(make_app(), [*arguments, "--overwrite", "--plot", str(tmp_path / "curves.doc")])
+    assert unknown.exit_code == 1 and "must be named as an image is" in unknown.output

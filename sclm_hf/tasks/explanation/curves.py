@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import expit
 
 from ..perturbation.intervals import mean_intervals
 from .reading import ClassCell, ClassReader
@@ -40,7 +41,7 @@ def curves(reader: ClassReader, cells: Sequence[ClassCell], scores: Sequence[np.
     """
     edited = [one for cell, values in zip(cells, scores, strict=True) for one in _edited(cell, values)]
     odds = reader.log_odds(edited).astype(float).reshape(len(cells), 2, len(FRACTIONS))
-    found = 1 / (1 + np.exp(-odds))
+    found = expit(odds)
     return Curves(found[:, 0], found[:, 1])
 
 

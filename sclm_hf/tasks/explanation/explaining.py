@@ -141,7 +141,9 @@ class _ScoredGenes:
                 )
             chosen = np.isin(names, list(wanted))
             columns, names = columns[chosen], names[chosen]
-        self.names, self.tokens = names, prepared.gene_ids[columns]
+        # columns that mean one gene are one token, which is named after the first of them
+        first = np.sort(np.unique(prepared.gene_ids[columns], return_index=True)[1])
+        self.names, self.tokens = names[first], prepared.gene_ids[columns[first]]
         self._place_of = {token: place for place, token in enumerate(self.tokens.tolist())}
 
     def places(self, ids: np.ndarray) -> list[int]:

@@ -29,7 +29,7 @@ def integrated_gradients(
 
     Returns:
         (genes,) float32 of each cell; (cells,) sums over all of its genes; and (cells,) the differences of log-odds
-        that these would be with endless steps.
+        to which these converge with more steps.
     """
     layer = layers_of(reader.loaded.model)[0]
     special = np.array(list(reader.loaded.processor.tokenizer.gene_vocabulary.special_tokens.values()))
