@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.evaluation.plots import (
+    check_image,
     order_of_labels,
     plot_cells,
     plot_confusion,
@@ -14,6 +15,7 @@ from sclm_hf.evaluation.plots import (
     plot_tissue,
     plot_training,
     plot_volcano,
+    save_figure,
     umap_layout,
 )
 
@@ -28,7 +30,12 @@ def read_png_size(path) -> tuple[int, int]:
 def saved(monkeypatch):
     """The figures that were written."""
     figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+
+    def keep(figure, path, **_):
+        path.touch()
+        figures.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
     return figures
 
 
@@ -43,6 +50,21 @@ def test_pictures_are_written(tmp_path):
     plot_confusion(np.eye(9, dtype=int), list("abcdefghi"), tmp_path / "large.png", title="Nine")
     assert min(read_png_size(tmp_path / "plots" / "training.png")) > 300
     assert read_png_size(tmp_path / "large.png")[1] > read_png_size(tmp_path / "small.png")[1]
+
+
+def test_an_image_is_written_whole_and_its_name_says_how(tmp_path, monkeypatch):
+    figure = Figure()
+    for suffix in ("png", "svg", "PDF"):
+        check_image(tmp_path / f"a.{suffix}")
+        save_figure(figure, tmp_path / "new" / f"a.{suffix}")
+    for name in ("a.doc", "a"):
+        with pytest.raises(ConfigurationError, match=r"`a.*` must be named as an image is"):
+            check_image(name)
+    before = (tmp_path / "new" / "a.png").read_bytes()
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: path.write_bytes(b"half") / 0)
+    with pytest.raises(TypeError):
+        save_figure(figure, tmp_path / "new" / "a.png")
+    assert (tmp_path / "new" / "a.png").read_bytes() == before and len(list((tmp_path / "new").iterdir())) == 3
 
 
 def test_a_probe_has_a_panel_of_its_own_and_losses_of_wide_range_are_logarithmic(saved):
