@@ -27,8 +27,9 @@ def read_png_size(path) -> tuple[int, int]:
 
 
 @pytest.fixture
-def saved(monkeypatch):
+def saved(monkeypatch, tmp_path):
     """The figures that were written."""
+    monkeypatch.chdir(tmp_path)
     figures = []
 
     def keep(figure, path, **_):
