@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..tasks.explain import ExplainSettings
-from .options import Model, Overwrite, with_settings
+from .options import Json, Model, Overwrite, with_settings
 
 
 @with_settings(ExplainSettings)
@@ -21,7 +21,7 @@ def explain(
     plot: Annotated[
         Path | None, typer.Option(help="Image to write too: curves of deletion and insertion, beside random.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
     *,
     overwrite: Overwrite = False,
     **settings: Any,
