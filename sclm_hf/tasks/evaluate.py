@@ -7,7 +7,7 @@ from ..errors import ConfigurationError, CorpusError, require
 from ..logging import counted, warn
 from .annotate import UNASSIGNED, AnnotateSettings, Annotation
 from .running.cell_run import Results
-from .running.settings import setting
+from .running.settings import GENES, setting
 from .running.verb import Verb, documented_by
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class EvaluateSettings(AnnotateSettings):
             raise ConfigurationError(f"`seen` (`--seen`) is 'refuse', 'leave_out' or 'score', got {self.seen!r}.")
         if self.embedding is not None and not self.embeddings:
             raise ConfigurationError("`embedding` (`--embedding`) names no embedding in `obsm`.")
+        if self.embeddings and self.genes is not None:
+            raise ConfigurationError(f"{GENES} is what a model reads: leave it out with `embedding` (`--embedding`).")
         if self.embeddings and not self.batch_key:
             raise ConfigurationError("Name with `batch_key` (`--batch-key`) the column of `obs` with the batches.")
 

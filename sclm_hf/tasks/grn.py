@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
-from .running.settings import RunSettings, setting
+from .running.gene_names import read_names
+from .running.settings import GENES, RunSettings, setting
 from .running.verb import Verb, documented_by
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class GrnSettings(RunSettings):
     @property
     def gene_names(self) -> "Sequence[str] | None":
         """Names of the targets."""
-        return [name.strip() for name in self.genes.split(",")] if isinstance(self.genes, str) else self.genes
+        return read_names(self.genes, GENES)
 
     def to_record(self) -> dict[str, Any]:
         """What the results depend on, by name, as text or numbers."""

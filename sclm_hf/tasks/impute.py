@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigurationError
 from .running.cell_run import CellRun, Results
-from .running.settings import AddingSettings, setting
+from .running.gene_names import read_names
+from .running.settings import GENES, AddingSettings, setting
 from .running.verb import Verb, documented_by
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ IMPUTE_KEY = "sclm_imputed"
 class ImputeSettings(AddingSettings):
     """Settings of [`impute`]."""
 
-    genes: "str | Sequence[str] | None" = setting(
-        None, "names of genes to impute, in the command separated by commas; by default all that the model knows."
+    genes: "str | Path | Sequence[str] | None" = setting(
+        None,
+        "names of the genes to impute, separated by commas in one text, or a file with one per line; by default all "
+        "that the model knows.",
     )
     score: bool = setting(
         False,
@@ -38,6 +41,9 @@ class ImputeSettings(AddingSettings):
     )
     key_added: str | None = setting(None, f"name of the layer; default `{IMPUTE_KEY}`.", flag="--key", recorded=False)
 
+    genes_read = None
+    """The model reads all genes, to impute some."""
+
     def key(self, family: str) -> str:
         """Name of the layer, and of its record."""
         return self.key_added or IMPUTE_KEY
@@ -45,10 +51,7 @@ class ImputeSettings(AddingSettings):
     @property
     def names(self) -> list[str] | None:
         """The names one by one; None for all genes."""
-        if self.genes is None:
-            return None
-        given = self.genes.split(",") if isinstance(self.genes, str) else self.genes
-        return list(dict.fromkeys(name.strip() for name in given))
+        return read_names(self.genes, GENES)
 
 
 class Imputation(CellRun[ImputeSettings]):

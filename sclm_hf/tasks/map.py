@@ -38,6 +38,9 @@ class MapSettings(AddingSettings):
         recorded=False,
     )
     label_key: str | None = setting(None, "column of `obs` of the reference with the labels.", recorded=False)
+    reference_layer: str | None = setting(
+        None, "layer of the reference that holds its data, or `X` or `raw`; by default as `layer`.", recorded=False
+    )
     index: "str | Path | None" = setting(
         None,
         "folder of the embedded reference: read if it exists, else written. By default `reference_index` in the "

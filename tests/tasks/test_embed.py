@@ -5,9 +5,10 @@ import torch
 
 from sclm_hf import ScGPTForSequenceClassification, annotate, embed
 from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError, SclmWarning
+from sclm_hf.tasks.files.file_to_file import run_files
 from sclm_hf.tasks.perturb import perturb
 
-from .tiny import collapsed, make_cells, make_model, make_processor, save_checkpoint
+from .tiny import GENES, collapsed, make_cells, make_model, make_processor, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,23 @@ def test_embeddings_of_a_collapsed_model_are_told():
 def test_copy_false_adds_to_the_cells_themselves(checkpoint):
     cells = make_cells()
     assert embed(cells, checkpoint, copy=False) is cells and "X_scgpt" in cells.obsm
+
+
+def test_some_genes_can_be_read_of_cells_that_stay_whole(checkpoint, tmp_path):
+    cells, names = make_cells(), [*GENES[:40], "UNKNOWN1"]
+    expected = embed(cells[:, names].copy(), checkpoint).obsm["X_scgpt"]
+    found = embed(cells, checkpoint, genes=names)
+    np.testing.assert_allclose(found.obsm["X_scgpt"], expected, atol=1e-5)
+    assert found.n_vars == 91 and found.uns["sclm_hf"]["X_scgpt"]["coverage"]["n_genes"] == 41
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    (tmp_path / "genes.txt").write_text("\n".join(names))
+    for number, given in enumerate((", ".join(names), str(tmp_path / "genes.txt"))):
+        run_files("embed", tmp_path / "in.h5ad", tmp_path / f"{number}.h5ad", checkpoint, genes=given)
+        written = anndata.read_h5ad(tmp_path / f"{number}.h5ad")
+        np.testing.assert_allclose(written.obsm["X_scgpt"], expected, atol=1e-5)
+        assert written.uns["sclm_hf"]["X_scgpt"]["settings"]["genes"] == "; ".join(names)
+    with pytest.raises(ConfigurationError, match=r"`genes` \(`--genes`\) names 1 of 2 genes that `AnnData` has not"):
+        embed(cells, checkpoint, genes=["GENE1", "nowhere"])
 
 
 def test_training_mode_is_restored(checkpoint):

@@ -51,6 +51,12 @@ def test_cells_of_the_training_are_refused_left_out_or_scored(checkpoint, cells)
     assert left_out.obs["sclm_seen_in_training"].tolist() == [True] * 3 + [False] * (cells.n_obs - 3)
 
 
+def test_cells_of_the_training_are_known_whatever_genes_are_read(checkpoint, cells):
+    note_as_seen(checkpoint, cells[:3])
+    with pytest.raises(ConfigurationError, match=r"3 of the \d+ cells of .* stand in the training manifest"):
+        evaluate(cells, checkpoint, label_key="cell_type", genes=list(cells.var_names[:50]))
+
+
 def test_cells_that_chose_the_model_are_refused_like_those_that_it_was_trained_on(checkpoint, cells):
     note_as_seen(checkpoint, cells[:5], n_chose=2)
     with pytest.raises(ConfigurationError, match=r"5 of .*\(3 trained on, 2 held out to choose the checkpoint"):

@@ -139,6 +139,21 @@ def test_what_does_not_fit_is_refused_before_the_reference_is_embedded(model, mo
         map_cells(make_cells(), model, n_neighbours=21, **settings)
 
 
+def test_reference_and_cells_are_read_by_the_same_genes_each_from_its_layer(model, tmp_path):
+    pytest.importorskip("pyarrow")
+    cells, reference, genes = make_cells(), make_reference(), [f"GENE{number}" for number in range(60)]
+    settings = {"label_key": "cell_type", "n_neighbours": 5}
+    small = [one[:, genes].copy() for one in (cells, reference)]
+    expected = map_cells(small[0], model, reference=small[1], **settings).obs["sclm_map_distance"]
+    cells.layers["mine"], reference.layers["theirs"] = cells.X.copy(), reference.X.copy()
+    cells.X, reference.X = cells.X.log1p(), reference.X.log1p()
+    place = {"layer": "mine", "reference_layer": "theirs", "genes": genes, "index": tmp_path / "index"}
+    found = map_cells(cells, model, reference=reference, **settings, **place).obs["sclm_map_distance"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    with pytest.raises(CheckpointError, match="another `genes`"):
+        map_cells(cells, model, index=tmp_path / "index", n_neighbours=5, layer="mine")
+
+
 def test_groups_and_names_that_do_not_fit_are_refused(model):
     reference = make_reference()
     reference.obs["one"] = "a"

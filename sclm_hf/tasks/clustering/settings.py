@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import ConfigurationError
-from ..running.settings import AddingSettings, setting
+from ..running.settings import GENES, AddingSettings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,8 @@ class SweepSettings(AddingSettings):
                 "Name what to start from: either a `model` (`--model`), or an embedding in `obsm` with `use_rep` "
                 "(`--use-rep`)."
             )
+        if model is None and self.genes is not None:
+            raise ConfigurationError(f"{GENES} is what a model reads: leave it out with `use_rep` (`--use-rep`).")
 
     def to_record(self) -> dict[str, Any]:
         """What the results depend on, by name."""

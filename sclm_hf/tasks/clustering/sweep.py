@@ -44,8 +44,15 @@ def check_embedding(embedding: np.ndarray, what: str) -> None:
     Raises:
         ExpressionError: they have another shape, are not finite, or are the same for all cells.
     """
-    if embedding.ndim != 2 or not np.isfinite(embedding).all():
-        raise ExpressionError(f"{what} must hold (cells, size) finite numbers, got the shape {embedding.shape}.")
+    if embedding.ndim != 2 or not embedding.size:
+        raise ExpressionError(f"{what} must hold numbers of the shape (cells, size), got {embedding.shape}.")
+    if embedding.dtype.kind not in "fiu":
+        raise ExpressionError(f"{what} must hold numbers, got {embedding.dtype}.")
+    if not (finite := np.isfinite(embedding).all(axis=1)).all():
+        raise ExpressionError(
+            f"{what} holds NaN or infinite values for {(~finite).sum():,} of {len(finite):,} cells, such as the one "
+            f"in row {finite.argmin()}: leave these cells out."
+        )
     if (np.ptp(embedding, axis=0) == 0).all():
         raise ExpressionError(f"{what} is the same for all {len(embedding):,} cells: it tells none of them apart.")
 

@@ -249,7 +249,13 @@ def _run_file(source: Path, destination: Path, loaded: "LoadedModel", files: _Fi
         return
     if shard is None:
         check_room(source, destination)
-    prepared = prepare_cells(cells, loaded, species=settings.species, batch_key=settings.batch_key_for(loaded))
+    prepared = prepare_cells(
+        cells,
+        loaded,
+        species=settings.species,
+        batch_key=settings.batch_key_for(loaded),
+        genes=settings.genes_read,
+    )
     if part is not None:
         prepared = replace(prepared, part=part)
     run = verb.start(loaded, prepared, settings)

@@ -34,7 +34,13 @@ FOLDER = "reference_index"
 
 _FORMAT = "sclm_hf reference 1"
 _MODEL_FILES = (FACTS, "embeddings.safetensors", "cells.parquet")
-_SAID = {"label_key": "label_key", "group_key": "group_key", "cells": "reference", "model": "model"}
+_SAID = {
+    "label_key": "label_key",
+    "group_key": "group_key",
+    "cells": "reference",
+    "genes": "genes",
+    "model": "model",
+}
 """Fact of a reference -> the setting that it follows from."""
 
 
@@ -81,7 +87,7 @@ def find_reference(loaded: "LoadedModel", settings: "MapSettings") -> Reference:
             f"`{loaded.name}` has no `{FOLDER}`: name labelled cells with `reference` (`--reference`), or the folder "
             "of an index with `index` (`--index`)."
         )
-    return _read(folder, settings, {"model": loaded_hash(loaded)})
+    return _read(folder, settings, {"model": loaded_hash(loaded), "genes": settings.genes_read})
 
 
 def _of_cells(loaded: "LoadedModel", settings: "MapSettings", folder: Path | None) -> Reference:
@@ -95,6 +101,7 @@ def _of_cells(loaded: "LoadedModel", settings: "MapSettings", folder: Path | Non
         "label_key": settings.label_key,
         "group_key": settings.group_key,
         "cells": _cells_fact(source, labels, groups),
+        "genes": settings.genes_read,
         "model_name": _public_name(loaded.name),
         "model_revision": loaded.revision,
         "source": Path(source.location).name,
@@ -125,15 +132,18 @@ def _of_cells(loaded: "LoadedModel", settings: "MapSettings", folder: Path | Non
 
 def _opened(loaded: "LoadedModel", settings: "MapSettings") -> CellSource:
     cells, expects = settings.reference, loaded.processor.feature_extractor.expects
+    layer = settings.layer if settings.reference_layer is None else settings.reference_layer
     if hasattr(cells, "obs"):
         if not cells.n_obs:
             raise ExpressionError("The reference has no cells.")
-        return InMemorySource(cells, settings.layer, expects=expects, name="reference")
-    return open_source(Path(cells).stem, cells, layer=settings.layer, expects=expects)
+        return InMemorySource(cells, layer, expects=expects, name="reference")
+    return open_source(Path(cells).stem, cells, layer=layer, expects=expects)
 
 
 def _embedded(loaded: "LoadedModel", settings: "MapSettings", source: CellSource) -> np.ndarray:
-    cells = prepare_cells(source, loaded, species=settings.species, batch_key=settings.batch_key)
+    cells = prepare_cells(
+        source, loaded, species=settings.species, batch_key=settings.batch_key, genes=settings.genes_read
+    )
     embeddings = run_cells(
         loaded,
         cells,
@@ -224,7 +234,7 @@ def _check_size(n_cells: int, groups: np.ndarray | None, settings: "MapSettings"
     others = sizes.sum() - sizes
     if (others < settings.n_neighbours).any():
         raise ConfigurationError(
-            f"Cells of the group {names[others.argmin()]!r} are tested against the {others.min():,} reference cells "
-            f"of other groups: `n_neighbours` (`--n-neighbours`) must be no larger, got {settings.n_neighbours}; or "
-            "leave out `group_key` (`--group-key`)."
+            f"Cells of the group {str(names[others.argmin()])!r} are tested against the {others.min():,} reference "
+            "cells of other groups: `n_neighbours` (`--n-neighbours`) must be no larger, got "
+            f"{settings.n_neighbours}; or leave out `group_key` (`--group-key`)."
         )

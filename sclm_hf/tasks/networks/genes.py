@@ -1,7 +1,6 @@
 """The genes of a network: its regulators and their targets."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -30,24 +29,6 @@ class NetworkGenes(NamedTuple):
     columns: np.ndarray
     regulators: np.ndarray
     targets: np.ndarray
-
-
-def read_names(given: "str | Path | Sequence[str] | None", setting: str) -> list[str] | None:
-    """Names of genes, each once: given, or read from a file with one per line; None where none are given.
-
-    Raises:
-        ConfigurationError: there is no such file, or no name in it.
-    """
-    if given is None:
-        return None
-    if isinstance(given, (str, Path)):
-        if not Path(given).is_file():
-            raise ConfigurationError(f"{setting}: there is no file `{given}`; it holds one name of a gene a line.")
-        given = [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines()]
-    names = list(dict.fromkeys(str(name) for name in given if name))
-    if not names:
-        raise ConfigurationError(f"{setting} names no genes: name some, or leave it out.")
-    return names
 
 
 def choose_genes(

@@ -11,11 +11,12 @@ from ...sources.in_memory import InMemorySource
 from ...sources.survey import look_at, row_blocks
 from ...versions import package_versions
 from ..clustering.markers import holds_counts
+from ..running.gene_names import read_names
 from ..running.prepared_cells import prepare_cells
 from ..running.provenance import check_adata, make_record
 from .edges import edge_table, signs_of
 from .evidence import EVIDENCE, NetworkCells
-from .genes import FEWEST_CELLS, NetworkGenes, choose_genes, read_names
+from .genes import FEWEST_CELLS, NetworkGenes, choose_genes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -33,7 +34,7 @@ def infer_network(
     """A table of edges; arguments, results and errors are those of [`grn`]."""
     check_adata(adata)
     network = None if settings.network is None else read_network(settings.network)
-    wanted = read_names(settings.gene_names, "`genes` (`--genes`)")
+    wanted = settings.gene_names
     regulators = read_names(settings.regulators, "`regulators` (`--regulators`)")
     rows_of = _conditions(adata, settings)
     used = np.unique(np.concatenate(list(rows_of.values())))
@@ -82,9 +83,8 @@ def _rows_by_condition(adata: "AnnData", key: str, reference: str | None) -> dic
     values = column.astype(str).to_numpy()
     names = sorted(set(values))
     if len(names) < 2:
-        raise ConfigurationError(
-            f"`obs[{key!r}]` holds one condition only, {names[0]!r}: leave out `condition_key` (`--condition-key`)."
-        )
+        held = f"one condition only, {names[0]!r}" if names else "no condition"
+        raise ConfigurationError(f"`obs[{key!r}]` holds {held}: leave out `condition_key` (`--condition-key`).")
     if reference is not None and reference not in names:
         raise ConfigurationError(
             f"`reference` (`--reference`) {reference!r} is no condition in `obs[{key!r}]`: it holds "

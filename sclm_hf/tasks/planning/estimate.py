@@ -124,7 +124,14 @@ def estimate(
     if is_path:
         path = Path(cells)
         cells = open_source(path.stem, path, layer=chosen.layer, expects=loaded.processor.feature_extractor.expects)
-    prepared = prepare_cells(cells, loaded, layer=chosen.layer, species=chosen.species, batch_key=chosen.batch_key)
+    prepared = prepare_cells(
+        cells,
+        loaded,
+        layer=chosen.layer,
+        species=chosen.species,
+        batch_key=chosen.batch_key,
+        genes=chosen.genes_read,
+    )
     places = _measured(prepared.lengths, chosen.batch_size)
     return Estimate(
         n_cells=len(prepared.lengths),

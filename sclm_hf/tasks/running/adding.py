@@ -47,7 +47,12 @@ def add_to_cells(
     loaded = verb.load(model, processor, settings)
     result = take_target(adata, copy=copy)
     cells = prepare_cells(
-        result, loaded, layer=settings.layer, species=settings.species, batch_key=settings.batch_key_for(loaded)
+        result,
+        loaded,
+        layer=settings.layer,
+        species=settings.species,
+        batch_key=settings.batch_key_for(loaded),
+        genes=settings.genes_read,
     )
     run = verb.start(loaded, cells, settings)
     _put(result, run.results(slice(None), run.all_values()), verb)

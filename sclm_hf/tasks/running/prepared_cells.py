@@ -10,11 +10,13 @@ import numpy as np
 from ...errors import ConfigurationError, ExpressionError
 from ...sources.categories import labelled_column, numbers_of, values_of
 from ...sources.cell_source import CellSource
+from ...sources.gene_subset import GeneSubset
 from ...sources.in_memory import InMemorySource
 from ...sources.samples import Samples, find_samples
 from ...sources.soundness import cells_named
 from ...sources.survey import row_blocks, survey_cells
 from ...tokenization.encodings.cells import CellTokens, joined
+from .settings import GENES
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -85,6 +87,7 @@ def prepare_cells(
     layer: str | None = None,
     species: str | None = None,
     batch_key: str | None = None,
+    genes: Sequence[str] | None = None,
 ) -> PreparedCells:
     """Map the genes of cells, and raise now what would fail later; the cells are read once.
 
@@ -96,9 +99,11 @@ def prepare_cells(
         batch_key: column of `obs` with the batches, for models trained with batch labels: their names where
             `config.batch_names` holds these, else their numbers. For models of samples, the column that tells samples
             apart; by default `obs["batch"]`, without which all cells are one sample.
+        genes: names or Ensembl ids of the genes that are read; None = all.
 
     Raises:
-        ConfigurationError: batch labels are missing, not wanted or out of range, or samples cannot be told apart.
+        ConfigurationError: batch labels are missing, not wanted or out of range, samples cannot be told apart, or
+            there is no gene of such a name.
         CorpusError: the source is damaged, or a cell has no value in a column that is needed.
         ExpressionError: there are no cells, values are not what the encoding expects, or a cell has no known gene.
         GeneCoverageError: the model knows too few of the genes.
@@ -108,6 +113,8 @@ def prepare_cells(
         if not cells.n_obs:
             raise ExpressionError("There are no cells: the AnnData has 0 rows.")
         cells = InMemorySource(cells, layer, expects=processor.feature_extractor.expects)
+    if genes is not None:
+        cells = GeneSubset(cells, genes, setting=GENES)
     samples = find_samples(cells, batch_key, setting=_BATCH_KEY) if processor.context == "sample" else None
     batch_labels = _batch_labels(cells, batch_key, config) if samples is None else None
     surveyed = survey_cells(cells, processor, species)

@@ -38,6 +38,8 @@ def seen_by(model: str | None, revision: str, source: CellSource, cell_ids: np.n
     manifest = None if model is None else read_manifest(model, revision or None)
     if manifest is None:
         return Seen(np.zeros(source.n_cells, bool), np.zeros(source.n_cells, bool), False)
+    # counts are known by those of all genes
+    source = getattr(source, "whole", source)
     genes, rows = hash_genes(source), np.arange(source.n_cells)
     hashes = [hash_counts(source.read(rows[block]), genes) for block in row_blocks(source.n_cells)]
     source.close()

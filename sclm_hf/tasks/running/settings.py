@@ -12,11 +12,16 @@ from dataclasses import Field, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError
+from .gene_names import read_names
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from ...opening.loading import LoadedModel
+
+GENES = "`genes` (`--genes`)"
 
 
 def setting(
@@ -135,6 +140,11 @@ class RunSettings:
 class AddingSettings(RunSettings):
     """Settings of verbs that add results to the cells."""
 
+    genes: "str | Path | Sequence[str] | None" = setting(
+        None,
+        "names or Ensembl ids of the genes that are read, separated by commas in one text, or a file with one per "
+        "line; by default all. The others stay in the cells, and are not looked at.",
+    )
     key_added: str | None = setting(None, "name of the results.", flag="--key", recorded=False)
 
     def __post_init__(self) -> None:
@@ -152,6 +162,16 @@ class AddingSettings(RunSettings):
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that `obs` will get."""
         return ()
+
+    @property
+    def genes_read(self) -> list[str] | None:
+        """The names of the genes that are read; None for all."""
+        return read_names(self.genes, GENES)
+
+    def to_record(self) -> dict[str, Any]:
+        """What the results depend on, by name; of a file of genes what it holds."""
+        kept, read = super().to_record(), self.genes_read
+        return kept if read is None else {**kept, "genes": "; ".join(read)}
 
 
 def _check(field: Field, value: Any) -> None:
