@@ -138,11 +138,15 @@ class Multimodal(CellRun[MultimodalSettings]):
         """Raise if the head was fitted on another model."""
         from .files.fingerprint import loaded_hash
 
-        facts = self.settings.saved.facts
-        if facts.get("model") != loaded_hash(self.loaded):
+        head = self.settings.saved
+        if head.facts.get("model") != loaded_hash(self.loaded):
             raise CheckpointError(
-                f"The head `{self.settings.head}` was fitted on another model, `{facts.get('model_name')}`: name that "
-                "one with `model` (`--model`)."
+                f"The head `{self.settings.head}` was fitted on another model, `{head.facts.get('model_name')}`: name "
+                "that one with `model` (`--model`)."
+            )
+        if not head.reads(self.config.cell_embedding_size):
+            raise CheckpointError(
+                f"The weights of the head `{self.settings.head}` are not for the embeddings of its model: fit it anew."
             )
 
     def read(self, output: "ModelOutput") -> "torch.Tensor":

@@ -13,6 +13,7 @@ from sclm_hf import ScGPTModel, embed
 from sclm_hf import map as map_cells
 from sclm_hf.cli.main import make_app
 from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, ExpressionError
+from sclm_hf.tasks.files.file_to_file import run_files
 
 from .tiny import make_cells, save_checkpoint
 
@@ -195,5 +196,33 @@ def test_an_index_of_other_counts_with_the_same_sum_is_refused(model, tmp_path):
         map_cells(make_cells(), model, reference=reference, **settings)
     facts = json.loads((tmp_path / "index" / "index.json").read_text())
     (tmp_path / "index" / "index.json").write_text(json.dumps(facts | {"n_cells": "40"}))
+    with pytest.raises(CheckpointError, match="does not tell of the 40 cells"):
+        map_cells(make_cells(), model, index=tmp_path / "index")
+
+
+@pytest.mark.parametrize("facts", [{"/X": "text"}, {"/obs/batch": "text"}, {"more": [1, "a", None]}])
+def test_of_the_facts_of_an_index_only_known_ones_go_into_a_file(model, tmp_path, facts):
+    pytest.importorskip("pyarrow")
+    index, cells = tmp_path / "index", make_cells()
+    map_cells(cells, model, reference=make_reference(), label_key="cell_type", index=index)
+    change_facts(index, facts)
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    run_files("map", tmp_path / "cells.h5ad", tmp_path / "out.h5ad", model, index=index)
+    written = anndata.read_h5ad(tmp_path / "out.h5ad")
+    np.testing.assert_array_equal(written.X.toarray(), cells.X.toarray())
+    assert written.obs["batch"].tolist() == cells.obs["batch"].tolist()
+    assert not facts.keys() & written.uns["sclm_hf"]["sclm_map"]["reference"].keys()
+
+
+def change_facts(index, facts):
+    told = json.loads((index / "index.json").read_text())
+    (index / "index.json").write_text(json.dumps(told | facts))
+
+
+@pytest.mark.parametrize("facts", [{"source": ["a"]}, {"label_key": None}, {"n_cells": 3}, {"model_name": {"a": 1}}])
+def test_facts_of_another_type_are_refused(model, tmp_path, facts):
+    pytest.importorskip("pyarrow")
+    map_cells(make_cells(), model, reference=make_reference(), label_key="cell_type", index=tmp_path / "index")
+    change_facts(tmp_path / "index", facts)
     with pytest.raises(CheckpointError, match="does not tell of the 40 cells"):
         map_cells(make_cells(), model, index=tmp_path / "index")

@@ -6,6 +6,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from sclm_hf import ScGPTModel, embed, multimodal
@@ -172,6 +173,57 @@ def test_a_head_of_another_model_or_damaged_is_refused(model, tmp_path):
     (tmp_path / "head" / "head.safetensors").write_bytes(b"no")
     with pytest.raises(CheckpointError, match="cannot be read"):
         multimodal(make_cells(), None, model, head=tmp_path / "head")
+
+
+def without_kind(facts, weights):
+    del facts["kind"]
+
+
+def mixed_features(facts, weights):
+    facts["features"][:2] = [1, ["a"]]
+
+
+def features_of_one_name(facts, weights):
+    facts["features"][1] = facts["features"][0]
+
+
+def not_finite(facts, weights):
+    weights["biases"][0] = np.nan
+
+
+def whole_numbers(facts, weights):
+    weights["weights"] = np.ones(weights["weights"].shape, np.int64)
+
+
+def fewer_penalties(facts, weights):
+    weights["penalties"] = weights["penalties"][:1]
+
+
+def weights_for_fewer_inputs(facts, weights):
+    weights["weights"] = weights["weights"][:-1].copy()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        without_kind,
+        mixed_features,
+        features_of_one_name,
+        not_finite,
+        whole_numbers,
+        fewer_penalties,
+        weights_for_fewer_inputs,
+    ],
+)
+def test_a_damaged_head_is_refused_before_cells_are_run(model, tmp_path, damage):
+    head = tmp_path / "head"
+    run(model, head=head)
+    facts, weights = json.loads((head / "head.json").read_text()), load_file(head / "head.safetensors")
+    damage(facts, weights)
+    (head / "head.json").write_text(json.dumps(facts))
+    save_file(weights, head / "head.safetensors")
+    with pytest.raises(CheckpointError, match=r"The .*head.*[fF]it it anew"):
+        multimodal(make_cells(), None, model, head=head)
 
 
 def test_the_command_writes_what_the_function_adds(model, tmp_path):

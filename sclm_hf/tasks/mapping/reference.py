@@ -43,6 +43,14 @@ _SAID = {
 }
 """Fact of a reference -> the setting that it follows from."""
 
+_FACTS = {
+    **dict.fromkeys(("format", "model", "label_key", "cells", "model_name", "source"), str),
+    "group_key": str | None,
+    "model_revision": str | None,
+    "n_cells": int,
+}
+"""All facts with their types; what else stands in the file of an index goes into no result."""
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -194,7 +202,8 @@ def _read(folder: Path, settings: "MapSettings", asked: dict[str, Any]) -> Refer
     facts = read_facts(folder, _FORMAT)
     embeddings, columns = read_cells(folder)
     labels, names, groups = columns["label"], columns["cell"], columns.get("group")
-    if facts.get("n_cells") != len(names) or not isinstance(facts.get("source"), str):
+    is_sound = all(isinstance(facts.get(name), kind) for name, kind in _FACTS.items())
+    if not is_sound or facts["n_cells"] != len(names):
         raise CheckpointError(
             f"`{folder / FACTS}` does not tell of the {len(names):,} cells beside it: build it anew."
         )
@@ -203,7 +212,7 @@ def _read(folder: Path, settings: "MapSettings", asked: dict[str, Any]) -> Refer
     _check_facts(folder, facts, asked)
     _check_size(len(names), groups, settings)
     index = CellIndex(embeddings, labels, names, groups, settings.backend)
-    return Reference(names, facts, lambda: index)
+    return Reference(names, {name: facts[name] for name in _FACTS}, lambda: index)
 
 
 def _check_facts(folder: Path, found: dict[str, Any], asked: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from ...logging import warn
 from .predictors import EMBEDDING, PCA, RIDGES, Projection, Ridge
 
 WEIGHTS, FACTS = "head.safetensors", "head.json"
+KINDS = ("protein", "atac")
 _FORMAT = "sclm_hf multimodal head 2"
 _LEAST, _FEW = 0.3, 0.6
 """Shares of the genes of the principal components that data must have, and below which a warning is given."""
@@ -100,6 +101,8 @@ class Head:
         require_regular_file(folder / WEIGHTS)
         try:
             tensors = load_file(folder / WEIGHTS)
+            if not all(one.dtype == np.float64 and np.isfinite(one).all() for one in tensors.values()):
+                raise ValueError("its weights must be finite float64 numbers")
             components = {name: tensors.pop(name) for name in ("means", "loadings") if name in tensors}
             ridge = Ridge(**tensors)
             projection = Projection(facts["genes"], **components) if components else None
@@ -112,8 +115,27 @@ class Head:
 
     def _is_whole(self) -> bool:
         """Whether facts, weights and components belong together."""
-        features, method, projection = self.facts.get("features"), self.facts.get("method"), self.projection
-        shaped = isinstance(features, list) and self.ridge.biases.shape == (len(features),)
-        named = projection is None or len(projection.genes) == len(projection.means) == len(projection.loadings)
+        features, kind, method = (self.facts.get(name) for name in ("features", "kind", "method"))
+        ridge, projection = self.ridge, self.projection
+        shaped = (
+            _are_names(features)
+            and len(set(features)) == len(features)
+            and ridge.weights.shape[1:] == ridge.biases.shape == ridge.penalties.shape == (len(features),)
+            and ridge.weights.ndim == 2
+        )
+        named = projection is None or (
+            _are_names(projection.genes)
+            and (len(projection.genes),) == projection.means.shape == projection.loadings.shape[:1]
+            and projection.loadings.ndim == 2
+        )
         reads = method in RIDGES and (projection is None) == (method == EMBEDDING)
-        return self.facts.get("format") == _FORMAT and shaped and named and reads
+        return self.facts.get("format") == _FORMAT and kind in KINDS and shaped and named and reads
+
+    def reads(self, embedding_size: int) -> bool:
+        """Whether the weights are for embeddings of so many numbers, and the components beside them."""
+        n_components = 0 if self.projection is None else self.projection.loadings.shape[1]
+        return len(self.ridge.weights) == n_components + (0 if self.facts["method"] == PCA else embedding_size)
+
+
+def _are_names(names: Any) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ...errors import ExpressionError
 from .settings import AddingSettings
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ class Results:
         obsp: (cells, cells) matrices; of all cells only.
         layers: (cells, genes) arrays; sparse ones of all cells only.
         uns: anything that an `.h5ad` file can hold; of all cells only.
+
+    Raises:
+        ExpressionError: an array of `obsm` is not finite.
     """
 
     obs: Mapping[str, Any] = field(default_factory=dict)
@@ -40,6 +44,13 @@ class Results:
     obsp: Mapping[str, Any] = field(default_factory=dict)
     layers: Mapping[str, Any] = field(default_factory=dict)
     uns: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        import numpy as np
+
+        for name, values in self.obsm.items():
+            if not np.isfinite(values).all():
+                raise ExpressionError(f"`{name}` would not be finite, and is not written: look for extreme values.")
 
     def by_place(self) -> list[tuple[str, Mapping[str, Any]]]:
         """The names and values of each place."""

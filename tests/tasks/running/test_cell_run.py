@@ -1,7 +1,9 @@
 import numpy as np
 import pandas as pd
+import pytest
 import scipy.sparse
 
+from sclm_hf.errors import ExpressionError
 from sclm_hf.tasks.running.cell_run import Results
 
 
@@ -17,3 +19,9 @@ def test_the_room_that_results_take_is_known_before_they_are_written():
     sparse = matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes
     assert results.n_bytes >= 3 * 5 * 4 + sparse + 4 * 8
     assert Results().n_bytes == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_becomes_no_result(value):
+    with pytest.raises(ExpressionError, match="`X` would not be finite"):
+        Results(obsm={"X": np.array([[0, value]], np.float32)})
