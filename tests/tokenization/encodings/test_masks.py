@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sclm_hf.tokenization.encodings.keys import Stream
+from sclm_hf.tokenization.encodings.keys import Stream, uniforms_for
 from sclm_hf.tokenization.encodings.masks import (
     IGNORED,
     Draws,
@@ -45,6 +45,17 @@ def test_of_equal_draws_the_first_are_taken():
     ids = np.full((1, 9), 5)
     chosen = choose(ids, ids > 0, Draws.of(np.arange(1), 0, 0), np.array([0.5]))
     assert chosen.tolist() == [[True] * 4 + [False] * 5]
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.001, 0.3, 0.5, 0.97])
+def test_those_with_the_smallest_draws_are_chosen(ratio):
+    ids, draws = ids_and_draws(20, 1500)
+    allowed = ids % 7 > 0
+    expected = np.zeros(ids.shape, bool)
+    for i in range(len(ids)):
+        words = np.where(allowed[i], uniforms_for(draws.keys[i : i + 1], Stream.MASK, ids[i : i + 1])[0], 2)
+        expected[i, np.argsort(words, kind="stable")[: int(allowed[i].sum() * ratio)]] = True
+    assert (choose(ids, allowed, draws, np.full(20, ratio)) == expected).all()
 
 
 def test_all_and_none_can_be_chosen():
@@ -91,3 +102,11 @@ def test_parts_without_genes_keep_a_column():
     parts = split(ids, np.array([[5, 0]], np.int16), mask, np.zeros((1, 2), bool), pad_id=0, pad_value=-2.0)
     assert parts.generated_ids.tolist() == [[0]] and parts.labels.tolist() == [[IGNORED, IGNORED]]
     assert [part.dtype for part in parts] == [np.uint16, np.int16, np.uint8, np.uint16, np.uint8, np.int16]
+
+
+def test_padding_goes_to_neither_part():
+    ids, mask = np.array([[4, 6, 0]], np.uint16), np.array([[1, 1, 0]], np.uint8)
+    generated = np.array([[False, True, True]])
+    parts = split(ids, np.array([[5, 7, 0]], np.int16), mask, generated, pad_id=0, pad_value=-2.0)
+    assert (parts.known_ids.tolist(), parts.generated_ids.tolist()) == ([[4]], [[6]])
+    assert parts.labels.tolist() == [[IGNORED, 7]]
