@@ -124,7 +124,7 @@ def lora_config(
         r=r,
         lora_alpha=lora_alpha,
         lora_dropout=lora_dropout,
-        target_modules=list(target_modules or family.lora_target_modules),
+        target_modules=list(target_modules or _default_targets(model)),
         modules_to_save=modules_to_save or None,
         **options,
     )
@@ -132,12 +132,27 @@ def lora_config(
 
 def _check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
     """Raise if a target matches no layer; peft silently ignores it when other targets match."""
-    layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
-    if unknown := [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in layers)]:
+    layers = _linear_layers(model)
+    if unknown := [target for target in targets if not _is_among(target, layers)]:
         raise ConfigurationError(
             f"`target_modules` (`lora_target_modules`) names {unknown}, and {type(model).__name__} has no such linear "
             f"layer: expected some of {sorted({name.rpartition('.')[2] for name in layers})}."
         )
+
+
+def _default_targets(model: PreTrainedModel) -> tuple[str, ...]:
+    """Names of the layers to adapt in a model of one of our families."""
+    family, layers = get_family(model.config.model_type), _linear_layers(model)
+    attends = any(_is_among(target, layers) for target in family.lora_target_modules)
+    return family.lora_target_modules if attends else family.lora_without_attention
+
+
+def _linear_layers(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
+
+
+def _is_among(target: str, layers: Sequence[str]) -> bool:
+    return any(f".{name}".endswith(f".{target}") for name in layers)
 
 
 def _language_layers(model: PreTrainedModel, targets: Sequence[str] | None) -> str:

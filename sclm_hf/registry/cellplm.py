@@ -48,6 +48,8 @@ FAMILY = Family(
         "CellPLMForExpressionRegression",
     ),
     lora_target_modules=("q_proj", "k_proj", "v_proj", "o_proj"),
+    # with `encoder_type` mlp or none
+    lora_without_attention=("embeddings.linear", "block.linear"),
     norm_modules=("norm1", "norm2", "norm"),
     told_by_encoding={"input_encoding": "encoding"},
     classification_head=("latent", "classifier"),

@@ -51,6 +51,7 @@ class Family(ModelFolder):
             new model, and the configuration of transformers' own model, take from there.
         lora_target_modules: the linear layers that LoRA and its like adapt unless told otherwise; without any, a LoRA
             is refused.
+        lora_without_attention: the same for models of the family that have none of these layers.
         key_value_modules: the linear layers that make keys and values (or all three of an attention in one).
         feedforward_modules: the second linear layer of a feed-forward block.
         norm_modules: the normalisations of the layers, and the one after the last.
@@ -89,6 +90,7 @@ class Family(ModelFolder):
     auto_classes: dict[str, str]
     models: tuple[str, ...]
     lora_target_modules: tuple[str, ...]
+    lora_without_attention: tuple[str, ...] = ()
     key_value_modules: tuple[str, ...] = ("k_proj", "v_proj")
     feedforward_modules: tuple[str, ...] = ("linear2",)
     norm_modules: tuple[str, ...] = ("norm1", "norm2")

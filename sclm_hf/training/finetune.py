@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from ..adapters.lora import add_lora
 from ..corpora.cell_corpus import CellCorpus
+from ..corpora.training_manifest import CHOSEN, TRAINED
 from ..errors import ConfigurationError
 from ..logging import get_logger, warn
 from ..objectives.cell_classification import CellClassificationCollator
@@ -104,12 +105,15 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
             compute_metrics=compute_metrics,
             processor=processor,
         )
+        # cells that were named to evaluate on are not for learning
+        named = bool(data.eval_files or data.eval_share)
         if rivals is not None and tested is not None and result.is_main_process:
-            result = weigh_trained(result, model, collator, tested, rivals, config)
+            result = weigh_trained(result, model, collator, tested, rivals, config, fit_on_all=not named)
     # a probe and its partners are chosen on the cells to train on
     weighed = arguments.head != "probe" and result.comparison is not None
     chosen = eval_corpus if weighed or result.evaluation_chose else None
-    write_manifest(result, corpus, arguments.model_name_or_path, chosen=chosen)
+    role = TRAINED if weighed and result.comparison.fitted_after else CHOSEN
+    write_manifest(result, corpus, arguments.model_name_or_path, chosen=chosen, role=role)
     return result
 
 
@@ -167,6 +171,8 @@ def weigh_trained(
     eval_corpus: CellCorpus,
     rivals: Rivals,
     config: TrainingConfig,
+    *,
+    fit_on_all: bool,
 ) -> TrainingResult:
     """Weigh a trained model with its rivals on the cells held out, and save those that count as its partners."""
     predicted = predict_log_probabilities(model, eval_corpus, collator, config)
@@ -178,6 +184,7 @@ def weigh_trained(
         result.output_dir,
         tested_on=where,
         also_chosen="The checkpoint of the model was" if result.evaluation_chose else "",
+        fit_on_all=fit_on_all,
     )
     return dataclasses.replace(result, comparison=comparison)
 

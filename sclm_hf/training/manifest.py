@@ -7,7 +7,12 @@ from .loop import TrainingResult
 
 
 def write_manifest(
-    result: TrainingResult, corpus: Contents, start_from: str | None, *, chosen: Contents | None = None
+    result: TrainingResult,
+    corpus: Contents,
+    start_from: str | None,
+    *,
+    chosen: Contents | None = None,
+    role: str = CHOSEN,
 ) -> None:
     """Write the cells of `corpus`, and those of the model that training started from, into the folders of the result.
 
@@ -16,13 +21,14 @@ def write_manifest(
         corpus: the cells trained on.
         start_from: folder or repository of that model, or None.
         chosen: cells that were held out and chose the checkpoint, or how much the model counts beside others.
+        role: of these cells; `TRAINED` where partners that are saved with the model learned from them as well.
 
     Raises:
         CheckpointError: the manifest of that model is damaged.
         SclmError: the manifest cannot be written.
     """
     if result.is_main_process:
-        parts = None if chosen is None else TrainingManifest.of(chosen, CHOSEN)
+        parts = None if chosen is None else TrainingManifest.of(chosen, role)
         save_manifest(result, TrainingManifest.of(corpus), start_from, chosen=parts)
 
 

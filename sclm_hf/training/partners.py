@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import scipy.sparse
 from ..corpora.cell_corpus import CellCorpus
 from ..errors import ConfigurationError, require
 from ..evaluation.baselines.linear import LinearBaseline
-from ..evaluation.baselines.measured import Measured
+from ..evaluation.baselines.measured import Measured, measured_in
 from ..evaluation.ensembles import choose_weights
 from ..evaluation.metrics import Predictions
 from ..evaluation.reports import ResultsTable, compare
@@ -59,6 +59,7 @@ class Comparison:
         n_cells: cells of each label among those tested.
         tested_on: which cells these are.
         caveats: how far the scores depend on choices made on the same cells.
+        fitted_after: the partners that are saved were fitted on these cells too, once they were tested.
     """
 
     weights: dict[str, float]
@@ -67,6 +68,7 @@ class Comparison:
     n_cells: dict[str, int]
     tested_on: str
     caveats: tuple[str, ...] = ()
+    fitted_after: bool = False
 
     def macro_f1(self, method: str) -> float:
         """Macro-F1 of a method, by its key in `TITLES`."""
@@ -145,15 +147,27 @@ class Rivals:
         """(n_cells, n_genes) counts of cells, and which were measured (None = all)."""
         return counts_in_order(corpus, self.genes, self.species)
 
-    def fit(self, cells: np.ndarray | None = None) -> dict[str, LinearBaseline]:
+    def and_cells_of(self, corpus: CellCorpus) -> "Rivals":
+        """These baselines with more cells to learn from, those of `corpus`."""
+        both = copy.copy(self)
+        counts, measured = self.read(corpus)
+        both.counts = scipy.sparse.vstack([self.counts, counts], format="csr")
+        both.labels = np.concatenate([self.labels, labels_in_order(corpus)])
+        if self.measured is not None or measured is not None:
+            both.measured = measured_in(self.counts, self.measured).and_of(measured_in(counts, measured))
+        return both
+
+    def fit(
+        self, cells: np.ndarray | None = None, *, names: Collection[str] = tuple(BASELINES)
+    ) -> dict[str, LinearBaseline]:
         """The baselines, fitted on some of the cells to train on (None = all); on `MOST_CELLS` of them at most."""
         cells = np.arange(len(self.labels)) if cells is None else cells
         if len(cells) > MOST_CELLS:
             logger.warning("The baselines are fitted on %s of %s cells.", f"{MOST_CELLS:,}", f"{len(cells):,}")
             cells = cells[evenly(self.labels[cells], MOST_CELLS, seed=self.seed)]
-        names = np.array(self.label_names)[self.labels[cells]]
-        given = self.counts[cells], names, self._measured(cells)
-        fitted = {name: baseline().fit(*given) for name, baseline in BASELINES.items()}
+        labels = np.array(self.label_names)[self.labels[cells]]
+        given = self.counts[cells], labels, self._measured(cells)
+        fitted = {name: baseline().fit(*given) for name, baseline in BASELINES.items() if name in names}
         return {name: knowing_all(baseline, self.label_names) for name, baseline in fitted.items()}
 
     def log_probabilities(
@@ -184,6 +198,7 @@ def compared(
     weights: Mapping[str, float] | None = None,
     tested_on: str,
     also_chosen: str = "",
+    fitted_after: bool = False,
     seed: int = 0,
 ) -> Comparison:
     """Weigh a model and baselines, and score each of them and all together.
@@ -197,10 +212,12 @@ def compared(
         weights: weights that were chosen on other cells; by default they are chosen on these.
         tested_on: which cells these are, for people.
         also_chosen: what else of the model was chosen on these cells, for people.
+        fitted_after: partners that are saved are fitted on these cells too, once they were tested.
         seed: seed of the folds in which weights are scored.
     """
     ordered = {name: log_probabilities[name] for name in (*BASELINES, MODEL)}
     chosen = dict(weights or choose_weights(ordered, labels))
+    fitted_after = fitted_after and bool(chosen.keys() - {MODEL})
     together = combined(ordered, chosen) if weights else cross_fitted(ordered, labels, seed=seed)
     scores = ordered | {"ensemble": together}
     names = np.array(label_names)
@@ -214,7 +231,8 @@ def compared(
         per_label={name: _f1_of_labels(names[labels], predicted[name], present) for name in TITLES},
         n_cells={str(name): int((names[labels] == name).sum()) for name in present},
         tested_on=tested_on,
-        caveats=_caveats(cross_fitted=not weights, also_chosen=also_chosen),
+        caveats=_caveats(cross_fitted=not weights, also_chosen=also_chosen, fitted_after=fitted_after),
+        fitted_after=fitted_after,
     )
     comparison.table.notes += [comparison.verdict(), *comparison.caveats, comparison.note()]
     return comparison
@@ -253,7 +271,7 @@ def _dealt(labels: np.ndarray, seed: int) -> np.ndarray:
     return parts
 
 
-def _caveats(*, cross_fitted: bool, also_chosen: str) -> tuple[str, ...]:
+def _caveats(*, cross_fitted: bool, also_chosen: str, fitted_after: bool) -> tuple[str, ...]:
     found = []
     if cross_fitted:
         found.append(
@@ -262,6 +280,8 @@ def _caveats(*, cross_fitted: bool, also_chosen: str) -> tuple[str, ...]:
         )
     if also_chosen:
         found.append(chosen_on_these(also_chosen))
+    if fitted_after:
+        found.append("The partners that are saved were fitted again, on these cells too.")
     return tuple(found)
 
 
@@ -339,6 +359,7 @@ def weigh_held_out(
     *,
     tested_on: str,
     also_chosen: str = "",
+    fit_on_all: bool = False,
 ) -> Comparison:
     """Weigh a model by cells that were held out, and save its partners.
 
@@ -349,6 +370,7 @@ def weigh_held_out(
         folder: folder of the model.
         tested_on: what they are called.
         also_chosen: what else of the model was chosen on them, for people.
+        fit_on_all: fit the partners again, on these cells too, before they are saved.
 
     Returns:
         The comparison.
@@ -361,8 +383,11 @@ def weigh_held_out(
         rivals.label_names,
         tested_on=tested_on,
         also_chosen=also_chosen,
+        fitted_after=fit_on_all,
         seed=rivals.seed,
     )
+    if fit_on_all:
+        fitted = rivals.and_cells_of(corpus).fit(names=found.weights)
     save_partners(folder, fitted, found, list(rivals.genes))
     return found
 

@@ -12,6 +12,8 @@ from transformers import AutoProcessor
 
 from sclm_hf.adapters.lora import add_lora, load_adapter, lora_config, merge_adapter, save_adapter
 from sclm_hf.errors import CheckpointError, ConfigurationError, SclmError
+from sclm_hf.modeling.cellplm.configuration_cellplm import CellPLMConfig
+from sclm_hf.modeling.cellplm.modeling_cellplm import CellPLMForSequenceClassification
 from sclm_hf.modeling.scgpt.configuration_scgpt import ScGPTConfig
 from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTForMaskedExpression, ScGPTForSequenceClassification, ScGPTModel
 from sclm_hf.tokenization.feature_extraction_expression import ExpressionFeatureExtractor
@@ -104,6 +106,14 @@ def test_defaults_come_from_the_registry_and_can_be_changed(base):
 def test_settings_that_fit_no_model_are_refused(base, settings, message):
     with pytest.raises(ConfigurationError, match=message):
         add_lora(classifier(base), **settings)
+
+
+@pytest.mark.parametrize(("encoder", "n_layers"), [("flowformer", 8), ("mlp", 3), ("none", 1)])
+def test_an_encoder_without_attention_is_adapted_too(encoder, n_layers):
+    sizes = {"vocab_size": 9, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
+    model = CellPLMForSequenceClassification(CellPLMConfig(**sizes, encoder_type=encoder, id2label=LABELS))
+    adapted = add_lora(model)
+    assert sum(name.endswith("lora_A.default.weight") for name, _ in adapted.named_parameters()) == n_layers
 
 
 def test_save_and_load_give_the_same_logits_and_labels(base, tmp_path):

@@ -202,12 +202,28 @@ def test_values_that_are_no_counts_are_not_thinned(base, file, tmp_path):
         Rivals(at_depth(logs, 9, 0), GENES)
 
 
+def test_more_cells_to_learn_from_are_as_if_they_had_been_there(tmp_path):
+    whole, part = write_h5ad(tmp_path / "a.h5ad", 30), write_h5ad(tmp_path / "b.h5ad", 30, seed=1, genes=GENES[:25])
+    processor, names = make_processor("scgpt", GENES), sorted(LABELS)
+    first, second, both = (
+        CellCorpus(files, processor, label_column="cell_type", label_names=names, shuffle=False)
+        for files in ([whole], [part], [whole, part])
+    )
+    found, expected = Rivals(first, GENES).and_cells_of(second), Rivals(both, GENES)
+    assert (found.counts != expected.counts).nnz == 0 and (found.labels == expected.labels).all()
+    for one, other in zip(found.measured, expected.measured, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert found.fit(names=["pca"]).keys() == {"pca"}
+
+
 @pytest.mark.slow
-def test_cells_that_weighed_a_model_stand_in_its_manifest(base, file, tmp_path):
-    tuned(base, file, tmp_path / "lora", head="lora", eval_steps=1)
+@pytest.mark.parametrize(("share", "n_trained"), [(0.0, 60), (0.2, 48)])
+def test_partners_are_fitted_again_on_cells_that_nobody_named_to_evaluate_on(base, file, tmp_path, share, n_trained):
+    result = tuned(base, file, tmp_path / "lora", head="lora", eval_steps=1, data={"eval_share": share})
+    assert any("fitted again" in one for one in result.comparison.caveats) == (share == 0)
     for place in ("lora", "lora/adapter"):
         roles = read_manifest(str(tmp_path / place)).roles
-        assert (roles == TRAINED).sum() == 48 and (roles == CHOSEN).sum() == 12
+        assert (roles == TRAINED).sum() == n_trained and (roles == CHOSEN).sum() == 60 - n_trained
 
 
 @pytest.mark.slow

@@ -23,12 +23,23 @@ class Measured(NamedTuple):
         """Those of some of the cells."""
         return Measured(self.datasets[cells], self.genes)
 
+    def and_of(self, other: "Measured") -> "Measured":
+        """Those of these cells, then those of other cells with the same genes."""
+        datasets = np.concatenate([self.datasets, len(self.genes) + other.datasets])
+        return Measured(datasets, np.concatenate([self.genes, other.genes]))
+
     def leave_out(self, values: np.ndarray, genes: np.ndarray) -> None:
         """Set (n_cells, genes) values of some genes, given by their numbers, to 0 where they are not measured."""
         for dataset in np.unique(self.datasets):
             lacking = np.flatnonzero(~self.genes[dataset, genes])
             if len(lacking):
                 values[np.ix_(self.datasets == dataset, lacking)] = 0
+
+
+def measured_in(counts: scipy.sparse.csr_matrix, measured: Measured | None) -> Measured:
+    """The measured genes of the cells of (n_cells, n_genes) `counts`; None = all of them in all cells."""
+    n_cells, n_genes = counts.shape
+    return Measured(np.zeros(n_cells, int), np.ones((1, n_genes), bool)) if measured is None else measured
 
 
 def mean_and_variance(
