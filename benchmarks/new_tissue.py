@@ -4,7 +4,8 @@
 
 The models are those that `benchmarks/evidence.py` left in its `--folder`, pre-trained without the target. Four fifths
 of the target's cells are given with their labels to `finetune`, which saves an annotator (the model and the partners
-that help it); `annotate` labels the last fifth. Beside it the baselines fitted on the same four fifths.
+that help it); `annotate` labels the last fifth, with the partners and without. Beside it the baselines fitted on the
+same four fifths.
 """
 
 import argparse
@@ -15,13 +16,14 @@ from pathlib import Path
 
 import anndata
 import numpy as np
-from evidence import BASELINES, DATA, TARGETS, add, common_labels, log_probabilities
+from evidence import BASELINES, DATA, TARGETS, add, common_labels, differences, log_probabilities
 from machine import describe_machine
 
 from sclm_hf import annotate
 from sclm_hf.evaluation.metrics import Predictions
 from sclm_hf.evaluation.reports import ResultsTable, compare
 from sclm_hf.evaluation.splits import Split, stratified_splits
+from sclm_hf.opening.partners import PARTNERS_FILE, read_weights
 from sclm_hf.training.verbs import finetune
 from sclm_hf.versions import package_versions
 
@@ -62,23 +64,32 @@ def evaluate(name: str, head: str, arguments: argparse.Namespace) -> dict:
     labels = cells.obs["cell_type"].astype(str).to_numpy()
     cells.obs["cell_type"] = labels
     methods: dict[str, list[Predictions]] = {}
-    seconds = []
+    seconds, weights = [], []
     names = np.unique(labels)
+    saved, alone = f"finetune, {head}, as saved", f"finetune, {head}, model alone"
     for seed, split in zip(arguments.seeds, stratified_splits(labels, seeds=arguments.seeds), strict=True):
         for method, baseline in BASELINES.items():
             scores = log_probabilities(baseline(), cells.X, labels, names, split.train, split.test)
             add(methods, method, seed, split, labels, scores)
         begin = time.process_time()
-        predicted = finetuned(cells, split, pretrained(name, seed, arguments), head, seed, arguments)
+        folder = finetuned(cells, split, pretrained(name, seed, arguments), head, seed, arguments)
         seconds.append(time.process_time() - begin)
-        one = Predictions(f"seed {seed}, {split.name}", split.test, labels[split.test], predicted)
-        methods.setdefault(f"finetune, {head}", []).append(one)
-    results = compare(methods, reference=f"finetune, {head}", metrics=["macro_f1"], units=["cells", "splits"])
+        weights.append(read_weights(folder / PARTNERS_FILE))
+        test = cells[split.test].copy()
+        del test.obs["cell_type"]
+        for method in (saved, alone):
+            found = annotate(test, str(folder), partners=method == saved).obs["sclm_prediction"]
+            one = Predictions(f"seed {seed}, {split.name}", split.test, labels[split.test], found.to_numpy(str))
+            methods.setdefault(method, []).append(one)
+    results = compare(methods, metrics=["macro_f1"], units=["cells", "splits"])
+    for method in (*BASELINES, alone):
+        results += differences(methods, saved, method)
     table = ResultsTable(target.file, "defaults", "cell type annotation", results, tuple(arguments.seeds))
     print(table.to_markdown(), flush=True)
     return {
         "table": json.loads(json.dumps(table, default=vars)),
         "cpu_seconds": seconds,
+        "weights": weights,
         "machine": describe_machine(),
     }
 
@@ -95,8 +106,8 @@ def pretrained(name: str, seed: int, arguments: argparse.Namespace) -> Path:
 
 def finetuned(
     cells: anndata.AnnData, split: Split, model: Path, head: str, seed: int, arguments: argparse.Namespace
-) -> np.ndarray:
-    """(n_test,) labels that the annotator gives which `finetune` saves."""
+) -> Path:
+    """The folder of the annotator that `finetune` saves."""
     output = arguments.models / f"new_tissue-{model.name}-{head}"
     file = output.with_name(f"{output.name}.h5ad")
     shutil.rmtree(output, ignore_errors=True)
@@ -109,9 +120,7 @@ def finetuned(
             *("--head", head, "--seed", str(seed), "--output_dir", str(output)),
         ]
     )
-    test = cells[split.test].copy()
-    del test.obs["cell_type"]
-    return annotate(test, str(output)).obs["sclm_prediction"].astype(str).to_numpy()
+    return output
 
 
 def save(tables: dict, arguments: argparse.Namespace) -> None:
