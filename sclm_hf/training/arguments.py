@@ -31,7 +31,11 @@ class TrainingConfig:
     """
 
     output_dir: str = option("trained", "Folder for the trained model, its checkpoints and its log.")
-    num_train_epochs: int = option(1, "Passes over the corpus; `max_steps` wins.")
+    num_train_epochs: int | None = option(
+        None,
+        "Passes over the corpus; `max_steps` wins. By default 1; for a classifier that `finetune` trains 300 steps, "
+        "if one pass takes fewer.",
+    )
     max_steps: int = option(0, "Optimizer steps in total; 0 = as many as `num_train_epochs` takes.")
     per_device_train_batch_size: int = option(
         32, "Cells per forward pass and process; for CellPLM the most cells of a sample, one sample per pass."
@@ -45,7 +49,9 @@ class TrainingConfig:
         64, "Cells per forward pass and process in evaluation; for CellPLM as above."
     )
     gradient_accumulation_steps: int = option(1, "Forward passes per optimizer step.")
-    learning_rate: float = option(1e-4, "Peak learning rate (AdamW).")
+    learning_rate: float | None = option(
+        None, "Peak learning rate (AdamW); by default 1e-4, with a LoRA on a classifier 1e-3."
+    )
     weight_decay: float = option(0.0, "AdamW weight decay of matrices (0 = Adam, as published for scGPT).")
     adam_beta1: float = option(0.9, "AdamW beta 1.")
     adam_beta2: float = option(0.999, "AdamW beta 2.")
@@ -94,7 +100,7 @@ class TrainingConfig:
             "save_total_limit",
         )
         for name in at_least_one:
-            self._check(getattr(self, name) >= 1, name, "at least 1")
+            self._check(getattr(self, name) is None or getattr(self, name) >= 1, name, "at least 1")
         not_negative = (
             "max_steps",
             "max_tokens_per_batch",
@@ -109,7 +115,7 @@ class TrainingConfig:
         )
         for name in not_negative:
             self._check(getattr(self, name) >= 0, name, "0 or more")
-        self._check(self.learning_rate > 0, "learning_rate", "above 0")
+        self._check(self.learning_rate is None or self.learning_rate > 0, "learning_rate", "above 0")
         self._check(self.mixed_precision in PRECISIONS, "mixed_precision", f"one of {', '.join(PRECISIONS)}")
         self._check(self.lr_scheduler_type in SCHEDULES, "lr_scheduler_type", f"one of {', '.join(SCHEDULES)}")
         if self.max_tokens_per_batch and not self.max_steps:
@@ -135,6 +141,14 @@ class TrainingConfig:
         if self.greater_is_better is not None:
             return self.greater_is_better
         return not self.metric_for_best_model.endswith("loss")
+
+    def completed(self, *, learning_rate: float = 1e-4) -> "TrainingConfig":
+        """The settings with values for those that were left out."""
+        return dataclasses.replace(
+            self,
+            num_train_epochs=self.num_train_epochs or 1,
+            learning_rate=self.learning_rate or learning_rate,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, the form in which YAML recipes hold them."""

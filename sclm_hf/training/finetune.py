@@ -28,13 +28,14 @@ from .checkpoints import check_output_dir
 from .data import gene_names, open_corpora, store_statistics
 from .depth import at_depth
 from .linear import new_processor, train_linear
-from .loop import TrainingResult, train
+from .loop import TrainingResult, steps_per_epoch, train
 from .manifest import write_manifest
 from .multitask import multitask_metrics
 from .partners import HELD_OUT, Rivals, weigh_held_out
 from .probe import predict_log_probabilities, train_probe
 from .settings.data import DataArguments, check_files
 from .settings.finetune import BESIDE, HEADS, LINEAR, FinetuneArguments
+from .steps import started_processes
 from .supervision import weigh_labels
 from .validation import ComputeMetrics, classification_metrics
 
@@ -46,6 +47,10 @@ FEWEST_CELLS_A_LABEL, FEWEST_CELLS_A_NUMBER = 2, 10
 
 FEWEST_CELLS = 20
 """With fewer cells to train on, any column may hold labels."""
+
+LEAST_STEPS, LORA_RATE = 300, 1e-3
+"""Steps, where one pass takes fewer, and learning rate of a LoRA, unless told otherwise. One pass over the few hundred
+labelled cells of a tissue, at the rate for all weights, taught a classifier nothing (`benchmarks/new_tissue.py`)."""
 
 
 def finetune(data: DataArguments, arguments: FinetuneArguments, config: TrainingConfig) -> TrainingResult:
@@ -94,6 +99,7 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
         model, collator, compute_metrics = create_classifier(corpus, processor, arguments)
         check_metric(config, tested, compute_metrics)
         model = adapt(model, arguments)
+        config = with_defaults(config, corpus, arguments)
         weighed, weighing = weigh_labels(model, corpus, collator, processor, arguments)
         result = train(
             weighed,
@@ -266,6 +272,19 @@ def _check_number(column: str, present: Sequence[str], n_cells: int) -> None:
             f"cells, for example {', '.join(map(repr, present[:3]))}: a label must name at least {needed} cells on "
             "average. Name with `label_column` (`task_columns`) a column of classes, such as cell types."
         )
+
+
+def with_defaults(config: TrainingConfig, corpus: CellCorpus, arguments: FinetuneArguments) -> TrainingConfig:
+    """The settings with steps and a learning rate where they were left out: enough to learn from few cells."""
+    completed = config.completed(learning_rate=1e-4 if arguments.head == "full" else LORA_RATE)
+    if config.max_steps or config.num_train_epochs:
+        return completed
+    per_epoch = steps_per_epoch(corpus, config, started_processes())
+    if per_epoch >= LEAST_STEPS:
+        return completed
+    # ten times, not after each of many short passes
+    eval_steps = config.eval_steps or max(per_epoch, LEAST_STEPS // 10)
+    return dataclasses.replace(completed, max_steps=LEAST_STEPS, eval_steps=eval_steps)
 
 
 def adapt(model: PreTrainedModel, arguments: FinetuneArguments) -> nn.Module:

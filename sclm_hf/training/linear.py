@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate.utils import get_int_from_env
 from scipy.special import log_softmax
 
 from ..corpora.cell_corpus import CellCorpus
@@ -35,6 +34,7 @@ from .loop import TrainingResult
 from .saving import save_trained
 from .settings.data import DataArguments
 from .settings.finetune import LINEAR
+from .steps import started_processes
 from .validation import classification_metrics
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def train_linear(
         ConfigurationError: several processes were started, or there are more cells than memory.
         CheckpointError: the model cannot be written.
     """
-    if get_int_from_env(["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"], 1) > 1:
+    if started_processes() > 1:
         raise ConfigurationError("A linear model is fitted in one process: start a single one.")
     output_dir, n_labels = Path(config.output_dir), len(corpus.label_names)
     with sole_writer(output_dir):

@@ -157,12 +157,30 @@ def train(
         return _Run(model, *cells, config, accelerator, compute_metrics, on_log, watch).fit(processor, is_last)
 
 
+def steps_per_epoch(corpus: Any, config: TrainingConfig, n_processes: int) -> int:
+    """Optimizer steps that a pass over a corpus takes, as [`train`] does it.
+
+    Raises:
+        ConfigurationError: there are fewer batches than processes.
+    """
+    per_device, cells = config.per_device_train_batch_size, len(corpus)
+    count = getattr(corpus, "n_batches", None)
+    n_batches = count(per_device) if count else math.ceil(cells / per_device)
+    if n_batches < n_processes:
+        raise ConfigurationError(
+            f"{cells} cells make {n_batches} batches, which leave some of the {n_processes} processes without one: "
+            "give more cells, or lower `per_device_train_batch_size`."
+        )
+    return math.ceil(n_batches / (n_processes * config.gradient_accumulation_steps))
+
+
 class _Run:
     """The state of one call of `train`."""
 
     def __init__(
         self, model, corpus, collator, eval_corpus, eval_collator, config, accelerator, compute_metrics, on_log, watch
     ) -> None:
+        config = config.completed()
         self.config, self.corpus, self.collator = config, corpus, collator
         # batches hold each cell as often as it has views
         self.n_views = getattr(getattr(corpus, "augment", None), "views", 1)
@@ -197,17 +215,9 @@ class _Run:
             watched_metric(dict.fromkeys(names, math.nan), self.config)
 
     def _count_steps(self) -> int:
-        per_device, cells = self.config.per_device_train_batch_size, len(self.corpus)
         if self.config.max_tokens_per_batch:
             return self.config.max_steps
-        count = getattr(self.corpus, "n_batches", None)
-        n_batches = count(per_device) if count else math.ceil(cells / per_device)
-        if n_batches < self.world_size:
-            raise ConfigurationError(
-                f"{cells} cells make {n_batches} batches, which leave some of the {self.world_size} processes without "
-                "one: give more cells, or lower `per_device_train_batch_size`."
-            )
-        per_epoch = math.ceil(n_batches / (self.world_size * self.config.gradient_accumulation_steps))
+        per_epoch = steps_per_epoch(self.corpus, self.config, self.world_size)
         return self.config.max_steps or per_epoch * self.config.num_train_epochs
 
     def _order_id(self) -> str:

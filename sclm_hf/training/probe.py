@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate.utils import get_int_from_env
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -28,6 +27,7 @@ from .counts import ABSENT, in_order
 from .loop import TrainingResult
 from .partners import Rivals, folds, weigh_out_of_fold
 from .saving import note_batches, save_trained
+from .steps import started_processes
 from .validation import classification_metrics
 
 logger = get_logger(__name__)
@@ -94,7 +94,7 @@ def train_probe(
         ConfigurationError: several processes were started, or each label has one cell.
         CheckpointError: the model cannot be written.
     """
-    if get_int_from_env(["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"], 1) > 1:
+    if started_processes() > 1:
         raise ConfigurationError("A probe (`head=probe`) runs each cell once, in one process: start a single one.")
     output_dir, n_labels = Path(config.output_dir), model.config.num_labels
     with sole_writer(output_dir):

@@ -6,7 +6,7 @@ from itertools import islice
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
+from accelerate.utils import get_int_from_env, send_to_device
 
 from ..corpora.pipeline.narrow import NarrowBatch
 from ..modeling.common.losses import counts
@@ -32,6 +32,11 @@ class Step:
     items: int
     n_batches: int
     interrupted: bool = False
+
+
+def started_processes() -> int:
+    """How many processes the launcher has started for this run."""
+    return get_int_from_env(["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"], 1)
 
 
 def steps(

@@ -36,6 +36,6 @@ def test_other_schedules_after_the_warm_up():
 def test_only_matrices_decay():
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
     model[0].bias.requires_grad_(False)
-    decay, none = create_optimizer(model, TrainingConfig(weight_decay=0.1)).param_groups
+    decay, none = create_optimizer(model, TrainingConfig(weight_decay=0.1).completed()).param_groups
     assert (decay["weight_decay"], none["weight_decay"]) == (0.1, 0.0)
     assert [p.shape for p in decay["params"]] == [(3, 2)] and [p.shape for p in none["params"]] == [(3,), (3,)]

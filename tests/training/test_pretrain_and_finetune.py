@@ -17,7 +17,7 @@ from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, Scl
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.callbacks import LossLog
 from sclm_hf.training.data import gene_names, open_corpora
-from sclm_hf.training.finetune import check_labels, finetune
+from sclm_hf.training.finetune import check_labels, finetune, with_defaults
 from sclm_hf.training.pretrain import create_collator, create_model, create_processor, pretrain
 from sclm_hf.training.settings.data import DataArguments
 from sclm_hf.training.settings.finetune import FinetuneArguments
@@ -79,6 +79,16 @@ def test_a_manifest_beside_the_weights_names_all_cells_seen(pretrained, files, t
     assert 80 < len(before.part(TRAINED)) < 110 and len(before) == 120 and set(before.datasets) == {"a", "b"}
     assert len(after) >= len(before) and after.holds("x", before.cells, before.counts).all()
     assert len(read_manifest(str(tmp_path / "tuned" / "adapter"))) == len(after)
+
+
+def test_what_is_left_out_is_enough_to_learn_from_few_cells():
+    few, many = range(60), range(32 * 300)
+    found = with_defaults(TrainingConfig(), few, FinetuneArguments("model", "cell_type"))
+    assert (found.max_steps, found.eval_steps, found.learning_rate) == (300, 30, 1e-3)
+    found = with_defaults(TrainingConfig(), many, FinetuneArguments("model", "cell_type", head="full"))
+    assert (found.max_steps, found.num_train_epochs, found.eval_steps, found.learning_rate) == (0, 1, 0, 1e-4)
+    told = TrainingConfig(num_train_epochs=2, learning_rate=1e-5)
+    assert with_defaults(told, few, FinetuneArguments("model", "cell_type")) == told
 
 
 @pytest.mark.slow
