@@ -1,8 +1,8 @@
 """A language model with a closed set of labels, as a classifier of cells: saved, opened, run."""
 
 import copy
+import dataclasses
 import functools
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ _CHUNK = 64
 """Prompts of a sample that are read at a time, unless memory runs out."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class TextProcessor:
     """What a language model needs to label cells.
 
@@ -83,6 +83,8 @@ class TextAnnotator(nn.Module):
         self.config.id2label = dict(enumerate(candidates.labels))
         self.config.label2id = {label: number for number, label in enumerate(candidates.labels)}
         self.config.chunk_size = _CHUNK
+        # what answers depend on is in the record of a model
+        self.config.candidates = dataclasses.asdict(candidates)
         self._scorer = CandidateScorer(model, tokenizer)
         self._words = processor.codes or CellWords(processor.cells, tokenizer)
         if processor.codes is not None:
@@ -109,6 +111,14 @@ class TextAnnotator(nn.Module):
     def dtype(self) -> torch.dtype:
         """Of its weights."""
         return self.model.dtype
+
+    def frozen_tables(self) -> dict[str, torch.Tensor]:
+        """Tensors besides those of the language model: of the encoder of cells and of its codebook, if any."""
+        codes = self.processor.codes
+        if codes is None:
+            return {}
+        encoder = {f"cells.{name}": tensor for name, tensor in codes.encoder.state_dict().items()}
+        return encoder | {"codebook": torch.from_numpy(codes.codebook.centroids)}
 
     def prompts(self, batch: dict[str, torch.Tensor]) -> list[list[dict[str, str]]]:
         """The questions about the cells of a batch, as messages."""

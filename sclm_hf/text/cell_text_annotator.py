@@ -1,6 +1,7 @@
 """A language model that reads cells as soft tokens, with a closed set of labels, as a classifier of cells."""
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +59,8 @@ class CellTextAnnotator(nn.Module):
         self.config.id2label = dict(enumerate(candidates.labels))
         self.config.label2id = {label: number for number, label in enumerate(candidates.labels)}
         self.config.chunk_size = _CHUNK
+        # what answers depend on is in the record of a model
+        self.config.candidates = dataclasses.asdict(candidates)
         before = [] if candidates.system is None else [{"role": "system", "content": candidates.system}]
         asked = [{"type": "cell"}, {"type": "text", "text": f" {candidates.prompt}"}]
         prompt = [*before, {"role": "user", "content": asked}]
@@ -79,6 +82,10 @@ class CellTextAnnotator(nn.Module):
     def dtype(self) -> torch.dtype:
         """Of its weights."""
         return self.model.dtype
+
+    def frozen_tables(self) -> dict[str, torch.Tensor]:
+        """Tensors besides its weights: none, for an encoder that has some is refused."""
+        return {}
 
     def forward(self, **batch: torch.Tensor) -> SequenceClassifierOutput:
         """`logits` (cells, labels) of encoded cells, each of which is asked about alone."""

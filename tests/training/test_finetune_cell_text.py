@@ -8,6 +8,7 @@ import sclm_hf
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.opening.tiny import LABELS, make_tiny_checkpoint
 from sclm_hf.opening.weights import open_model
+from sclm_hf.tasks.files.file_to_file import run_files
 from sclm_hf.training import finetune_cell_text as finetune_cell_text_module
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.finetune_cell_text import finetune_cell_text
@@ -62,6 +63,8 @@ def test_two_stages_and_a_folder_that_annotates(folder, tmp_path):
         for path in (tmp_path / "out", tmp_path / "out" / "adapter")
     )
     np.testing.assert_allclose(whole, adapter, atol=1e-5)
+    ((path, _),) = run_files("annotate", folder / "cells.h5ad", tmp_path / "out.h5ad", tmp_path / "out", device="cpu")
+    np.testing.assert_allclose(anndata.read_h5ad(path).obsm["sclm_probabilities"], whole, atol=1e-5)
 
 
 def test_an_epoch_holds_every_cell_below_an_encoder_of_samples(folder, tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -11,8 +12,11 @@ from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.hub.card import render_card, start_facts
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.sources.opening import open_source
+from sclm_hf.tasks.files.file_to_file import run_files
+from sclm_hf.tasks.files.fingerprint import model_hash
+from sclm_hf.text.annotator import load_text_annotator
 from sclm_hf.text.chat_models import open_chat_model
-from sclm_hf.text.codebook import CODEBOOK_FILE
+from sclm_hf.text.codebook import CODEBOOK_FILE, Codebook
 from sclm_hf.text.language_models import small_language_model, word_tokenizer
 from sclm_hf.training.settings.text import TextArguments
 
@@ -174,6 +178,27 @@ def test_a_language_model_learns_from_code_words(trained, coded):
     losses = losses_of(result)
     assert np.mean(losses[-3:]) < 0.5 * losses[0]
     assert share_right(files[1], folder) == pytest.approx(result.metrics["eval_accuracy"], abs=1e-3)
+
+
+def test_a_file_is_annotated_as_cells_in_memory(trained, coded, tmp_path):
+    file = trained[0][1]
+    for number, folder in enumerate((trained[1], coded[0])):
+        expected = annotate(anndata.read_h5ad(file), folder)
+        ((path, _),) = run_files("annotate", file, tmp_path / f"{number}.h5ad", folder)
+        found = anndata.read_h5ad(path)
+        np.testing.assert_allclose(found.obsm["sclm_probabilities"], expected.obsm["sclm_probabilities"], atol=1e-5)
+
+
+def test_another_temperature_or_codebook_is_another_model(coded, tmp_path):
+    shutil.copytree(coded[0], tmp_path / "model")
+    before = model_hash(load_text_annotator(tmp_path / "model").model)
+    saved = json.loads((tmp_path / "model" / "candidates.json").read_text())
+    (tmp_path / "model" / "candidates.json").write_text(json.dumps(saved | {"temperature": 3.0}))
+    warmer = model_hash(load_text_annotator(tmp_path / "model").model)
+    codebook = Codebook.load(tmp_path / "model" / "cells")
+    (tmp_path / "model" / "cells" / CODEBOOK_FILE).unlink()
+    dataclasses.replace(codebook, centroids=codebook.centroids * 2).save(tmp_path / "model" / "cells")
+    assert len({before, warmer, model_hash(load_text_annotator(tmp_path / "model").model)}) == 3
 
 
 def test_what_reads_code_words_is_a_plain_language_model(coded):
