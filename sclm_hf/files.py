@@ -6,7 +6,7 @@ import shutil
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,6 +86,30 @@ def check_output_file(path: str | Path) -> None:
     folder = path.resolve().parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigurationError(f"`{path}` cannot be written: its folder is missing or not writable.")
+
+
+def check_apart(written: Iterable[Path | None], others: Iterable[Path | None] = ()) -> None:
+    """Refuse, before the work, to write over what is read, or two things into one file.
+
+    Args:
+        written: files that will be written; None = none.
+        others: files that are read, or written by others.
+
+    Raises:
+        ConfigurationError: two of the `written`, or one of these and one of the `others`, are the same file.
+    """
+    named = [path for path in others if path is not None]
+    for path in filter(None, written):
+        if any(_is_same(path, other) for other in named):
+            raise ConfigurationError(f"`{path}` is to be written, and is named for something else too: name another.")
+        named.append(path)
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    try:
+        return path.resolve() == other.resolve() or path.samefile(other)
+    except (OSError, ValueError):
+        return False
 
 
 MEND = "make room, or allow writing, and repeat"

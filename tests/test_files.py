@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from sclm_hf.errors import CheckpointError, ConfigurationError, CorpusError, SclmError
 from sclm_hf.files import (
+    check_apart,
     check_output_file,
     model_replaced,
     new_folder,
@@ -236,3 +237,16 @@ def test_a_full_disk_is_told_where_safetensors_meets_it(tmp_path):
         raise SafetensorError("no space")
     with pytest.raises(RuntimeError, match="a bug"), new_folder(tmp_path / "out"):
         raise RuntimeError("a bug")
+
+
+def test_what_is_written_is_neither_read_nor_written_twice(tmp_path):
+    read, link, hard = (tmp_path / name for name in ("read", "link", "hard"))
+    read.write_text("cells")
+    link.symlink_to(read)
+    hard.hardlink_to(read)
+    for other in (read, link, hard, tmp_path / "." / "read"):
+        with pytest.raises(ConfigurationError, match="named for something else too"):
+            check_apart([other], [None, read])
+    with pytest.raises(ConfigurationError, match="named for something else too"):
+        check_apart([tmp_path / "new", None, tmp_path / "a" / ".." / "new"])
+    check_apart([tmp_path / "new", None], [read, link])

@@ -28,20 +28,22 @@ def explain(
 ) -> None:
     """Score the genes that speak for the classes of an .h5ad file's cells, and test the scores by deleting genes."""
     from ..evaluation.plots import check_image, plot_explanation, save_figure
+    from ..files import sole_writer
     from ..tasks.explain import explain as explained
-    from ..tasks.files.h5ad import check_output, read_h5ad
-    from .results import check_table, write_table
+    from ..tasks.files.h5ad import read_h5ad
+    from .results import check_table, check_written, write_table
 
     record = check_table(output)
-    for path in filter(None, (output, record, plot)):
-        check_output(path, source=input, overwrite=overwrite)
+    read = [input, *ExplainSettings(**settings).files(written=False)]
+    check_written(output, record, plot, read=read, overwrite=overwrite)
     if plot is not None:
         check_image(plot)
-    genes = explained(read_h5ad(input), model, **settings)
-    write_table(genes, output)
-    if plot is not None:
-        axes = plot_explanation(genes.attrs["curves"], genes.attrs["fractions"])
-        save_figure(axes[0].figure, plot)
+    with sole_writer(output):
+        genes = explained(read_h5ad(input), model, **settings)
+        write_table(genes, output)
+        if plot is not None:
+            axes = plot_explanation(genes.attrs["curves"], genes.attrs["fractions"])
+            save_figure(axes[0].figure, plot)
     if as_json:
         typer.echo(json.dumps({"file": str(output), "n_rows": len(genes), **genes.attrs}))
         return

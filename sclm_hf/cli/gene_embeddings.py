@@ -1,7 +1,7 @@
 """`sclm-hf gene-embeddings OUTPUT --model DIR`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,23 +25,29 @@ def gene_embeddings(
 ) -> None:
     """Write the embeddings that a model has of genes, by name."""
     from ..errors import ConfigurationError
-    from ..files import check_output_file, written_whole
+    from ..files import sole_writer
     from ..sources.opening import open_source
     from ..tasks.genes.gene_embeddings import gene_embeddings as table_of
+    from .results import check_written
 
     if output.suffix not in (".csv", ".parquet"):
         raise ConfigurationError(f"`{output}` must be named `….csv` or `….parquet`: that is what is written.")
-    check_output_file(output)
-    if output.exists() and not overwrite:
-        raise ConfigurationError(f"`{output}` exists: choose another name, or pass `--overwrite`.")
+    check_written(output, read=[cells], overwrite=overwrite)
     names = None if genes is None else [name.strip() for name in genes.split(",")]
     source = None if cells is None else open_source(cells.stem, cells, layer=layer)
-    table = table_of(model, names, cells=source, species=species)
-    # names of columns are text in Parquet
-    table.columns = [str(column) for column in table.columns]
+    with sole_writer(output):
+        table = table_of(model, names, cells=source, species=species)
+        # names of columns are text in Parquet
+        table.columns = [str(column) for column in table.columns]
+        _write(table, output)
+    typer.echo(f"Wrote {output} with {len(table):,} genes and {table.shape[1]} numbers for each.")
+
+
+def _write(table: Any, output: Path) -> None:
+    from ..files import written_whole
+
     with written_whole(output) as unfinished:
         if output.suffix == ".csv":
             table.to_csv(unfinished)
         else:
             table.to_parquet(unfinished)
-    typer.echo(f"Wrote {output} with {len(table):,} genes and {table.shape[1]} numbers for each.")

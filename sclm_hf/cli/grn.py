@@ -33,26 +33,27 @@ def grn(
     """Infer a network of genes from a model or from the cells of an .h5ad file, and compare it with known edges."""
     from ..errors import ConfigurationError
     from ..evaluation.plots import check_image, plot_network, save_figure
-    from ..files import written_whole
-    from ..tasks.files.h5ad import check_output, read_h5ad
+    from ..files import sole_writer, written_whole
+    from ..tasks.files.h5ad import read_h5ad
     from ..tasks.grn import grn as infer
     from ..tasks.networks.edges import gene_programs
-    from .results import check_table, write_table
+    from .results import check_table, check_written, write_table
 
     record = check_table(output)
     if (programs or plot) and settings["condition_key"] is not None:
         raise ConfigurationError("`--programs` and `--plot` are for one network: leave out `--condition-key`.")
-    for path in filter(None, (output, record, programs, plot)):
-        check_output(path, source=input, overwrite=overwrite)
+    read = [input, *GrnSettings(**settings).files(written=False)]
+    check_written(output, record, programs, plot, read=read, overwrite=overwrite)
     if plot is not None:
         check_image(plot)
-    edges = infer(read_h5ad(input), model, **settings)
-    write_table(edges, output)
-    if programs is not None:
-        with written_whole(programs) as unfinished:
-            gene_programs(edges, seed=settings["seed"]).to_csv(unfinished, sep="\t", index=False)
-    if plot is not None:
-        save_figure(plot_network(edges, seed=settings["seed"]).figure, plot)
+    with sole_writer(output):
+        edges = infer(read_h5ad(input), model, **settings)
+        write_table(edges, output)
+        if programs is not None:
+            with written_whole(programs) as unfinished:
+                gene_programs(edges, seed=settings["seed"]).to_csv(unfinished, sep="\t", index=False)
+        if plot is not None:
+            save_figure(plot_network(edges, seed=settings["seed"]).figure, plot)
     if as_json:
         typer.echo(json.dumps({"file": str(output), "n_edges": len(edges), **edges.attrs}))
         return

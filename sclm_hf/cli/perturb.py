@@ -46,7 +46,7 @@ def perturb(
 
     genes = _genes(gene or [], group or [])
     states = _states(state_key, start_state, goal_state, other_state or [])
-    _check_files(table, volcano, states)
+    _check_files(table, volcano, states, [input, output])
     print_files(
         lambda: run_files(
             "perturb", input, output, model, overwrite=overwrite, genes=genes, states=states, **settings
@@ -75,18 +75,16 @@ def perturb(
         typer.echo(f"{n_untested:,} of {counted(result.n_vars, 'perturbation')} {have} no p value: it takes {needs}.")
 
 
-def _check_files(table: Path | None, volcano: Path | None, states: Any) -> None:
+def _check_files(table: Path | None, volcano: Path | None, states: Any, others: list[Path]) -> None:
     from ..errors import ConfigurationError
     from ..evaluation.plots import check_image
-    from ..files import check_output_file
+    from .results import check_written
 
     if volcano is not None:
         check_image(volcano)
     if volcano is not None and states is None:
         raise ConfigurationError("`--volcano` draws shifts towards a state: give `--state-key`, `--goal-state`, ….")
-    for path in (table, volcano):
-        if path is not None:
-            check_output_file(path)
+    check_written(table, volcano, read=others, overwrite=True)
 
 
 def _genes(genes: list[str], groups: list[str]):

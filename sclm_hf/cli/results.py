@@ -143,6 +143,23 @@ def check_table(output: Path) -> Path:
     return output.with_suffix(".json")
 
 
+def check_written(*written: Path | None, read: "Sequence[Path | None]", overwrite: bool) -> None:
+    """Make sure that files can be written later.
+
+    Raises:
+        ConfigurationError: one is also read, or written twice; or it cannot be written, or is there and not to be
+            replaced.
+    """
+    from ..errors import ConfigurationError
+    from ..files import check_apart, check_output_file
+
+    check_apart(written, read)
+    for path in filter(None, written):
+        check_output_file(path)
+        if path.exists() and not overwrite:
+            raise ConfigurationError(f"`{path}` exists: choose another name, or pass `--overwrite`.")
+
+
 def write_table(table: Any, output: Path) -> None:
     """Write a data frame, and beside it what its `attrs` say as JSON."""
     from ..files import written_whole

@@ -74,9 +74,13 @@ class PredictPerturbationSettings(RunSettings):
         None,
         "`.h5ad` file to write the real cells of the predicted perturbations to, as `cell-eval run -ar` takes it.",
         recorded=False,
+        written=True,
     )
     write_split: "str | Path | None" = setting(
-        None, "file to write to which perturbations were predicted, in STATE's TOML format.", recorded=False
+        None,
+        "file to write to which perturbations were predicted, in STATE's TOML format.",
+        recorded=False,
+        written=True,
     )
     cell_eval: Literal["vcc", "full"] | None = setting(
         None,

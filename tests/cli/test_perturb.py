@@ -81,3 +81,11 @@ def test_the_source_is_never_written_over(files, tmp_path, link):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 1 and "is the source itself" in result.stderr
     assert Path(source).read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["in.h5ad", "out.h5ad"])
+def test_a_second_output_is_neither_the_cells_nor_the_first(files, place):
+    source, target, _ = files
+    arguments = ["perturb", source, target, "--model", "never looked at"]
+    result = CliRunner().invoke(app, [*arguments, "--table", str(Path(source).with_name(place))])
+    assert result.exit_code == 1 and "named for something else too" in result.output

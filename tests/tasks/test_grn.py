@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import sclm_hf
 from sclm_hf.cli.main import make_app
 from sclm_hf.errors import ConfigurationError, ExpressionError, SclmWarning
+from sclm_hf.files import sole_writer
 from sclm_hf.tasks.files.file_to_file import run_files
 from sclm_hf.tasks.grn import OF_A_MODEL, OF_CELLS
 from sclm_hf.tasks.networks.evidence import EVIDENCE
@@ -184,6 +185,31 @@ def test_the_command_writes_what_the_function_gives(model, cells, known, tmp_pat
     assert written["scores"] == expected.attrs["scores"] and written["grn"]["model"] == model
     again = CliRunner().invoke(make_app(), arguments)
     assert again.exit_code == 1 and "--overwrite" in again.output
+
+
+@pytest.mark.parametrize(
+    ("output", "more"),
+    [
+        ("known.tsv", ["--network", "known.tsv"]),
+        ("edges.tsv", ["--programs", "edges.tsv"]),
+        ("edges.tsv", ["--plot", "edges.json"]),
+        ("edges.tsv", ["--regulators", "names.txt", "--programs", "names.txt"]),
+    ],
+)
+def test_no_file_is_written_over_another_of_the_same_run(tmp_path, monkeypatch, output, more):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["grn", "in.h5ad", output, "--model", "never looked at", "--overwrite", *more]
+    done = CliRunner().invoke(make_app(), arguments)
+    assert done.exit_code == 1 and "named for something else too" in done.output
+
+
+def test_two_networks_are_not_made_into_one_file(cells, tmp_path):
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    arguments = ["grn", str(tmp_path / "in.h5ad"), str(tmp_path / "edges.tsv"), "--evidence", "pearson"]
+    with sole_writer(tmp_path / "edges.tsv"):
+        done = CliRunner().invoke(make_app(), arguments)
+    assert done.exit_code == 1 and "is being written by process" in done.output
+    assert not (tmp_path / "edges.tsv").exists()
 
 
 def test_a_table_is_no_result_for_run_files_and_other_suffixes_are_refused(model, cells, tmp_path):

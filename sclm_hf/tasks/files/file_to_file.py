@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import ConfigurationError, CorpusError, FilesError, SclmError
-from ...files import sole_writer
+from ...files import check_apart, sole_writer
 from ...logging import get_logger
 from ...sources.cell_source import CellSource
 from ...sources.opening import is_one_source, name_paths, open_source
@@ -93,6 +93,9 @@ def run_files(
         raise ConfigurationError(
             f"`{verb}` gives a table, no cells: call `sclm_hf.{verb}`, or use the command `sclm-hf {verb}`."
         )
+    read, written = chosen.files(written=False), chosen.files(written=True)
+    check_apart([Path(destination)], [*read, *written])
+    check_apart(written, [Path(source)])
     if shard is not None:
         destination = _shard_path(record, Shard.parse(shard), source, destination)
     if record.run is not None and model is not None:

@@ -45,6 +45,7 @@ _SAID = {
 
 _FACTS = {
     **dict.fromkeys(("format", "model", "label_key", "cells", "model_name", "source"), str),
+    "genes": list | None,
     "group_key": str | None,
     "model_revision": str | None,
     "n_cells": int,

@@ -1,7 +1,6 @@
 """From cells and settings to predicted cells, with the table that says how far to trust them."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from ...evaluation.perturbations.cells import draw_controls
 from ...evaluation.perturbations.features import GeneFeatures
 from ...evaluation.perturbations.scores import FEWEST_CELLS, ShiftScores, ceiling, score_shifts, spread
 from ...evaluation.perturbations.screen import SEPARATORS, Condition, Screen, check_separator
-from ...files import check_output_file
+from ...files import check_apart, check_output_file
 from ...logging import progress_bar, warn
 from ...sources.in_memory import InMemorySource
 from ...versions import package_versions
@@ -51,9 +50,10 @@ def predict_cells(
     """Predict perturbations; arguments, results and errors are those of [`predict_perturbation`]."""
     check_adata(adata)
     method = _method(model, settings)
-    for path in (settings.truth, settings.write_split):
-        if path is not None:
-            check_output_file(Path(path))
+    written = settings.files(written=True)
+    check_apart(written, settings.files(written=False))
+    for path in written:
+        check_output_file(path)
     if settings.cell_eval is not None:
         require("cell_eval", extra=EXTRA)
     screen, data_name = read_screen(adata, settings)

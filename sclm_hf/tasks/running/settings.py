@@ -9,6 +9,7 @@ import inspect
 import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError
@@ -32,6 +33,7 @@ def setting(
     least: float | None = None,
     most: float | None = None,
     recorded: bool = True,
+    written: bool = False,
 ) -> Any:
     """A field of a dataclass of settings.
 
@@ -42,8 +44,9 @@ def setting(
         least: the smallest value.
         most: the largest value.
         recorded: whether results depend on it, so that `uns["sclm_hf"]` keeps it among the settings.
+        written: whether it names a file that is written, not read.
     """
-    metadata = {"help": help, "flag": flag, "least": least, "most": most, "recorded": recorded}
+    metadata = {"help": help, "flag": flag, "least": least, "most": most, "recorded": recorded, "written": written}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -126,6 +129,16 @@ class RunSettings:
         """What the results depend on, by name."""
         fields = dataclasses.fields(self)
         return {field.name: getattr(self, field.name) for field in fields if field.metadata["recorded"]}
+
+    def files(self, *, written: bool) -> list[Path]:
+        """The files and folders that the settings name.
+
+        Args:
+            written: those that are written, or those that are read.
+        """
+        fields = [one for one in dataclasses.fields(self) if one.metadata["written"] == written]
+        values = [getattr(self, one.name) for one in fields if "Path" in str(one.type)]
+        return [Path(value) for value in values if isinstance(value, (str, Path))]
 
     def batch_key_for(self, loaded: "LoadedModel") -> str | None:
         """The column of `obs` whose batches the model is told.

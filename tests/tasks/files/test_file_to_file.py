@@ -435,6 +435,24 @@ def test_a_file_that_is_not_there_is_told_before_a_model_is_loaded(tmp_path, ver
         run_files(verb, tmp_path / "absent.h5ad", tmp_path / "out.h5ad", "never looked at")
 
 
+@pytest.mark.parametrize(
+    ("verb", "settings"),
+    [
+        ("map", {"reference": "other.h5ad", "label_key": "batch"}),
+        ("multimodal", {"other": "other.h5ad", "kind": "protein"}),
+        ("predict_perturbation", {"split": "other.h5ad"}),
+        ("predict_perturbation", {"hold_out": 0.5, "truth": "other.h5ad"}),
+        ("predict_perturbation", {"hold_out": 0.5, "write_split": "source"}),
+    ],
+)
+def test_no_other_file_of_a_run_is_written_over(source, tmp_path, verb, settings):
+    other = Path(shutil.copy(source, tmp_path / "other.h5ad"))
+    places = {"other.h5ad": other, "source": source}
+    named = {name: places.get(value, value) for name, value in settings.items()}
+    with pytest.raises(ConfigurationError, match="named for something else too"):
+        run_files(verb, source, other, "never looked at", overwrite=True, **named)
+
+
 def test_a_file_that_anndata_could_not_open_afterwards_is_refused(source, model, tmp_path):
     edited(source, lambda file: file.create_group("uns/sclm_hf/other").attrs.update({"encoding-type": "unheard of"}))
     with pytest.raises(CorpusError, match="unheard of"):
