@@ -15,10 +15,10 @@ from ...registry import FAMILIES
 from ...tokenization.encodings.keys import Stream, cell_keys, uniforms_for
 from ..files.h5ad import write_h5ad
 from ..networks.attention import find_attention
-from ..networks.genes import read_names
 from ..perturbation.intervals import describe_intervals, mean_intervals
 from ..perturbation.tokens import separate
 from ..running.batches import run_cells
+from ..running.gene_names import read_names
 from ..running.prepared_cells import PreparedCells, prepare_cells
 from ..running.provenance import check_adata, make_record
 from .curves import FRACTIONS, RANDOM, Curves, curve_records, curves
