@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..errors import ExpressionError
 from ..tokenization.encodings.cells import Survey
 from ..tokenization.expression_matrix import check_kind, refuse_rows, survey_rows
 from .cell_source import CellSource
@@ -58,6 +59,21 @@ def survey_cells(source: CellSource, processor: "CellProcessor", species: str | 
         no_gene = "no expressed gene that the model knows"
         refuse_rows(lengths == 0, np.arange(source.n_cells), no_gene, "leave them out.")
     return SurveyedCells(gene_ids, coverage, lengths)
+
+
+def refuse_alike(source: CellSource) -> None:
+    """Refuse cells between which there is no difference; those that differ are found among the first.
+
+    Raises:
+        ExpressionError: all have the same values of all genes, also where there is only one.
+    """
+    first = source.read(np.arange(1))
+    for rows in row_blocks(source.n_cells):
+        if abs(source.read(rows) - first[np.zeros(len(rows), np.int64)]).nnz:
+            return
+    raise ExpressionError(
+        f"`{source.location}`: all {source.n_cells:,} cells have the same values of all genes, which tell none apart."
+    )
 
 
 def look_at(

@@ -60,6 +60,7 @@ class Clustering(CellRun[ClusterSettings]):
     needs_all = True
 
     def __init__(self, *run: Any) -> None:
+        from ..sources.survey import refuse_alike
         from .clustering.sweep import check_sizes
 
         super().__init__(*run)
@@ -67,6 +68,7 @@ class Clustering(CellRun[ClusterSettings]):
         require("scanpy", extra="evaluation")
         require("igraph", extra="evaluation")
         check_sizes(len(self.cells.lengths), self.settings.n_neighbours, self.settings.n_clusters)
+        refuse_alike(self.cells.source)
 
     def read(self, output: "ModelOutput") -> "torch.Tensor":
         """(batch, cell_embedding_size) embeddings."""

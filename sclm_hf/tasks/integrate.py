@@ -113,6 +113,7 @@ class Integration(Embedding):
 
     def __init__(self, *run: Any) -> None:
         from ..evaluation.integration.harmony import check_harmony
+        from ..sources.survey import refuse_alike
         from .integration.batches import FEWEST_CELLS, read_batches, read_labels
 
         super().__init__(*run)
@@ -120,6 +121,7 @@ class Integration(Embedding):
         trains = self.settings.mode == "fine_tune"
         self.batches = read_batches(source, self.settings.batch_key, FEWEST_CELLS if trains else 1)
         self.labels = read_labels(source, label_key) if label_key else None
+        refuse_alike(source)
         if self.settings.harmony:
             check_harmony(source.n_cells)
         if trains:

@@ -121,6 +121,8 @@ class Multimodal(CellRun[MultimodalSettings]):
 
     def _prepare_pairs(self) -> None:
         """Match cells and check what would fail after the work."""
+        from ..sources.survey import refuse_alike
+
         settings, names = self.settings, self.cells.names
         self._values = settings.modality.of(names)
         if len(names) < 2 * settings.n_folds:
@@ -128,6 +130,7 @@ class Multimodal(CellRun[MultimodalSettings]):
                 f"{len(names):,} cells are too few for {settings.n_folds} folds of at least 2: lower `n_folds` "
                 "(`--n-folds`), or give more cells."
             )
+        refuse_alike(self.cells.source)
         head = None if settings.head is None else Path(settings.head)
         if head is not None and head.exists() and (not head.is_dir() or any(head.iterdir())):
             raise ConfigurationError(f"`{head}` exists: name another folder with `head` (`--head`), or remove it.")

@@ -72,11 +72,14 @@ class Spatial(CellRun[SpatialSettings]):
     needs_all = True
 
     def __init__(self, *run: Any) -> None:
+        from ..sources.survey import refuse_alike
+
         super().__init__(*run)
         self.settings.check_embedding_named(self.loaded)
         require("scanpy", extra="evaluation")
         require("igraph", extra="evaluation")
         self._given = TissueCells(self.cells.source, self.settings)
+        refuse_alike(self.cells.source)
 
     def read(self, output: "ModelOutput") -> "torch.Tensor":
         """(batch, cell_embedding_size) embeddings."""

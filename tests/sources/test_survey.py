@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from sclm_hf import embed
+from sclm_hf.errors import ExpressionError
 from sclm_hf.sources import survey
 from sclm_hf.sources.anndata.h5ad import H5adSource
 from sclm_hf.sources.in_memory import InMemorySource
-from sclm_hf.sources.survey import survey_cells
+from sclm_hf.sources.survey import refuse_alike, survey_cells
 from sclm_hf.tasks.files.file_to_file import run_files
 
 from ..tasks.tiny import make_cells, make_model, make_processor, save_checkpoint
@@ -62,3 +63,14 @@ def test_rows_of_any_order_are_measured_and_encoded_alike():
     found = survey_cells(InMemorySource(cells), processor)
     np.testing.assert_array_equal(found.lengths, expected.lengths)
     assert found.coverage == expected.coverage
+
+
+def test_cells_that_are_all_alike_are_refused(monkeypatch):
+    monkeypatch.setattr(survey, "CELLS_AT_ONCE", 4)
+    cells = make_cells()[[5] * 10].copy()
+    with pytest.raises(ExpressionError, match="`AnnData`: all 10 cells have the same values"):
+        refuse_alike(InMemorySource(cells))
+    counts = cells.X.toarray()
+    counts[9, 3] += 1
+    cells.X = counts
+    refuse_alike(InMemorySource(cells))

@@ -276,6 +276,17 @@ def test_modalities_that_do_not_fit_are_refused(model, other, error, told):
         run(model, other=other)
 
 
+def test_peaks_that_are_open_in_all_cells_and_rna_that_is_all_alike_are_refused(model):
+    with pytest.raises(ExpressionError, match="Fewer than 2 peaks"):
+        run(model, kind="atac")
+    with pytest.raises(ExpressionError, match="no cells"):
+        run(model, other=make_other()[:0])
+    rna = make_cells(40)
+    rna.X = rna.X[np.zeros(40, int)]
+    with pytest.raises(ExpressionError, match="all 40 cells have the same values"):
+        run(model, rna=rna)
+
+
 def test_settings_and_too_few_cells_are_refused(model):
     with pytest.raises(ConfigurationError, match="Say with `kind`"):
         run(model, kind=None)

@@ -216,6 +216,7 @@ def without_names():
     ("cells", "settings", "error", "message"),
     [
         (controls_only, {}, ConfigurationError, "All 40 cells are controls"),
+        (lambda: make_screen()[:0].copy(), {}, ConfigurationError, "There are no cells"),
         (without_controls, {}, ConfigurationError, r"No cell is a control.*`--control`"),
         (make_screen, {"control": "ctrl"}, ConfigurationError, r"`control` .* is 'ctrl', and .* GENE0"),
         (without_names, {}, ConfigurationError, "1 of 220 cells have no value"),

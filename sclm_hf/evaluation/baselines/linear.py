@@ -7,7 +7,7 @@ import numpy as np
 import scipy.sparse
 from scipy.special import log_softmax
 
-from ...errors import ConfigurationError, require
+from ...errors import ConfigurationError, ExpressionError, require
 from ...tokenization.encodings.zscored import SMALLEST_DEVIATION
 from .baseline import Baseline, checked_labels, log1p_cp10k
 from .measured import Measured, mean_and_variance
@@ -188,8 +188,17 @@ def check_memory(n_cells: int, n_genes: int) -> None:
 
 
 def principal_axes(values: np.ndarray, n_components: int, seed: int) -> np.ndarray:
-    """(n_features, n_components) loadings of (n_cells, n_features) values; fewer of them where there is less."""
+    """(n_features, n_components) loadings of (n_cells, n_features) values; fewer of them where there is less.
+
+    Raises:
+        ExpressionError: there are fewer than two cells or genes, or all cells are the same.
+    """
     decomposition = require("sklearn.decomposition", extra="evaluation")
+    if min(values.shape) < 2 or (values == values[:1]).all():
+        raise ExpressionError(
+            f"{len(values):,} cells with {values.shape[1]:,} genes have no principal components: it takes two of "
+            "each, and cells that differ."
+        )
     n_components = min(n_components, *(size - 1 for size in values.shape))
     return decomposition.PCA(n_components, svd_solver="arpack", random_state=seed).fit(values).components_.T
 

@@ -46,6 +46,8 @@ class Screen:
 
     def __post_init__(self) -> None:
         order = np.lexsort((self.perturbations, self.contexts))
+        if not order.size:
+            raise ConfigurationError("There are no cells.")
         keys = [Condition(str(self.contexts[row]), str(self.perturbations[row])) for row in order]
         starts = [0, *(row for row in range(1, len(keys)) if keys[row] != keys[row - 1])]
         ends = [*starts[1:], len(keys)]

@@ -97,10 +97,12 @@ def read_modality(other: "str | Path | AnnData", kind: str, n_features: int) -> 
     Raises:
         ConfigurationError: it is no AnnData, or cells or features have doubled names.
         CorpusError: the file cannot be read.
-        ExpressionError: there are too few features, or values that are no raw counts.
+        ExpressionError: there are no cells, too few features, or values that are no raw counts.
     """
     adata = read_h5ad(other) if isinstance(other, str | Path) else other
     check_adata(adata)
+    if not adata.n_obs:
+        raise ExpressionError("`other` has no cells.")
     names, features = adata.obs_names.to_numpy(object), adata.var_names.to_numpy(object)
     if not adata.obs_names.is_unique:
         raise _doubled("`other`")
@@ -139,11 +141,14 @@ def tf_idf(counts: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:
 def _most_variable_peaks(counts: scipy.sparse.csr_matrix, n_features: int) -> np.ndarray:
     """Ascending columns of the binarised peaks that vary most; none that is open in no cell or in all."""
     share = np.asarray((counts > 0).mean(axis=0)).ravel()
-    variances = share * (1 - share)
-    if np.count_nonzero(variances) < 2:
+    # in whole numbers, as a share of all cells may be rounded
+    n_open = np.bincount(counts.indices, minlength=counts.shape[1])
+    varies = (n_open > 0) & (n_open < counts.shape[0])
+    variances = np.where(varies, share * (1 - share), 0)
+    if varies.sum() < 2:
         raise ExpressionError("Fewer than 2 peaks of `other` are open in some cells and closed in others.")
     chosen = np.argsort(-variances, kind="stable")[:n_features]
-    return np.sort(chosen[variances[chosen] > 0])
+    return np.sort(chosen[varies[chosen]])
 
 
 def _counts(matrix: Any, features: np.ndarray, kind: str) -> scipy.sparse.csr_matrix:

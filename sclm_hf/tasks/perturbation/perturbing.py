@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, ExpressionError
 from ...logging import progress_bar, warn
 from ...opening.inference import independent_cells
 from ...opening.loading import LoadedModel
@@ -35,6 +35,8 @@ def perturb_cells(
 ) -> "AnnData":
     """Perturb genes of cells; arguments, results and errors are those of [`perturb`]."""
     check_adata(adata)
+    if not adata.n_obs:
+        raise ExpressionError("There are no cells: the AnnData has 0 rows.")
     states = settings.states
     _check_states(adata, states)
     if settings.donor_key is not None:

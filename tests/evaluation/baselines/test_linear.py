@@ -5,10 +5,15 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from sclm_hf.errors import ConfigurationError
+from sclm_hf.errors import ConfigurationError, ExpressionError
 from sclm_hf.evaluation.baselines import linear
 from sclm_hf.evaluation.baselines.baseline import log1p_cp10k
-from sclm_hf.evaluation.baselines.linear import PCALogisticRegression, ZScoredLogisticRegression, logistic_regression
+from sclm_hf.evaluation.baselines.linear import (
+    PCALogisticRegression,
+    ZScoredLogisticRegression,
+    logistic_regression,
+    principal_axes,
+)
 
 from .baseline_cells import make_cells
 
@@ -46,6 +51,12 @@ def test_a_rotation_of_the_cells_gives_the_weights_of_the_genes():
     np.testing.assert_allclose(weights, expected.coef_.T, atol=1e-4)
     np.testing.assert_allclose(biases, expected.intercept_, atol=1e-4)
     assert classes.tolist() == [0, 1, 2]
+
+
+def test_cells_that_are_all_the_same_have_no_principal_components():
+    for values in (np.ones((9, 4)), np.eye(9)[:1], np.eye(9)[:, :1]):
+        with pytest.raises(ExpressionError, match="no principal components"):
+            principal_axes(values, 3, 0)
 
 
 def test_most_variable_genes_are_kept():
