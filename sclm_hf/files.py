@@ -72,6 +72,23 @@ def read_json_object(
     return content
 
 
+def read_text_file(path: Path, error: type[SclmError] = ConfigurationError) -> str:
+    """Read a text file of settings or names that anybody may have written.
+
+    Raises:
+        SclmError: of the class `error`: the file is missing, no regular file, larger than settings are, or no UTF-8.
+    """
+    require_regular_file(path, error)
+    try:
+        if (size := path.stat().st_size) > MAX_JSON_BYTES:
+            raise error(f"`{path}` has {size:,} bytes: expected a text of at most {MAX_JSON_BYTES:,}.")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as cause:
+        raise error(f"`{path}` is no text in UTF-8: {cause}.") from cause
+    except OSError as cause:
+        raise error(f"`{path}` cannot be read: {cause.strerror or cause}.") from cause
+
+
 def check_output_file(path: str | Path) -> None:
     """Refuse, before the work, a file that could not be written after it.
 

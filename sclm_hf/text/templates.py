@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ConfigurationError, require, unknown_name
+from ..files import read_text_file
 
 TASKS = (
     "annotate",
@@ -106,9 +107,10 @@ def load_templates(task: str | Path) -> Wordings:
         if task not in TASKS:
             raise unknown_name(str(task), list(TASKS), " as `task`, besides the path of a .yaml file")
         path = files(__package__) / "data" / f"{task}.yaml"
+    text = read_text_file(path) if isinstance(path, Path) else path.read_text("utf-8")
     try:
-        return _wordings(path.stem if isinstance(path, Path) else str(task), yaml.safe_load(path.read_text("utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        return _wordings(path.stem if isinstance(path, Path) else str(task), yaml.safe_load(text))
+    except (yaml.YAMLError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(
             f"`{task}` is no file of templates: expected `columns`, `answer`, and lists of `train` and `held_out` "
             f"prompts ({type(error).__name__}: {error})."

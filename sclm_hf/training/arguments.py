@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigurationError, require, unknown_name
+from ..files import read_text_file
 
 PRECISIONS = ("no", "fp16", "bf16")
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
@@ -245,7 +246,7 @@ def read_mapping(name: str, text: str | Mapping[str, Any] | None) -> dict[str, A
     """
     try:
         mapping = json.loads(text) if isinstance(text, str) and text else text or {}
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ConfigurationError(f"`{name}` must be a mapping in JSON, got {text!r}: {error}") from error
     if not isinstance(mapping, Mapping):
         raise ConfigurationError(f"`{name}` must be a mapping, got {text!r}.")
@@ -255,8 +256,8 @@ def read_mapping(name: str, text: str | Mapping[str, Any] | None) -> dict[str, A
 def _recipe_as_flags(path: str, names: list[str]) -> list[str]:
     yaml = require("yaml", extra="train")
     try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+        recipe = yaml.safe_load(read_text_file(Path(path))) or {}
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigurationError(f"Cannot read the recipe {path}: {error}") from error
     if not isinstance(recipe, dict):
         raise ConfigurationError(f"The recipe {path} must be a mapping of settings, got {type(recipe).__name__}.")

@@ -10,6 +10,7 @@ from ..corpora.contents import Contents
 from ..corpora.gene_svd import gene_svd
 from ..corpora.statistics import gene_statistics
 from ..errors import ConfigurationError, require
+from ..files import require_regular_file
 from ..logging import get_logger
 from ..tokenization.genes.gene_vocabulary import GeneVocabulary
 from .settings.pretrain import SVD
@@ -82,6 +83,7 @@ def read_gene_embeddings(path: Path) -> tuple[list[str], np.ndarray]:
     Raises:
         ConfigurationError: the file is none of these.
     """
+    require_regular_file(path, ConfigurationError)
     try:
         if path.suffix == ".csv":
             frame = require("pandas", extra="anndata").read_csv(path, index_col=0)

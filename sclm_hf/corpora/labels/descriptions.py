@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigurationError, require
+from ...files import read_text_file, require_regular_file
 from .cell_ontology import definitions
 from .ontology import simplified
 
@@ -40,14 +41,15 @@ def _read(labels: str | Path) -> Any:
     path, is_json = Path(labels), str(labels).lstrip().startswith(("{", "["))
     try:
         if is_json or path.suffix == ".json":
-            content = json.loads(str(labels) if is_json else path.read_text(encoding="utf-8"))
+            content = json.loads(str(labels) if is_json else read_text_file(path))
             if not isinstance(content, (dict, list)):
                 raise ValueError("it holds neither a mapping nor a list")
             return content
+        require_regular_file(path, ConfigurationError)
         table = pandas.read_csv(path, dtype=str, keep_default_na=False)
         if "label" not in table:
             raise ValueError(f"it has no column `label`, only {list(table.columns)}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(
             f"`labels` (`--labels`) must be a CSV table with the columns `label` and `text`, or a JSON mapping; "
             f"`{path}` cannot be read: {error}."

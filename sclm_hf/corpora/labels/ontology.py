@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConfigurationError, require
+from ...files import read_text_file
 
 _DATA = Path(__file__).parent / "data"
 
@@ -240,8 +241,8 @@ def _parts(name: str | Path) -> list[Mapping[str, Any]]:
         )
     yaml = require("yaml", extra="train")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(read_text_file(path))
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigurationError(f"Cannot read the ontology {path}: {error}") from error
     if not isinstance(content, dict) or not set(content) <= {"title", "includes", "tree", "synonyms", "sets"}:
         raise ConfigurationError(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConfigurationError, require
+from ...files import require_regular_file
 from ..baselines.linear import principal_axes
 from .screen import Screen
 
@@ -83,6 +84,7 @@ def read_features(features: Any) -> GeneFeatures:
     source = "a table"
     if not isinstance(features, pandas.DataFrame):
         source, path = str(features), Path(features)
+        require_regular_file(path, ConfigurationError)
         try:
             features = pandas.read_csv(path, sep="\t" if ".tsv" in path.name else ",", index_col=0)
         except (OSError, ValueError) as error:

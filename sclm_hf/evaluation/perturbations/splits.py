@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConfigurationError
-from ...files import write_text
+from ...files import read_text_file, write_text
 from .screen import Condition, Screen
 
 PARTS = ("train", "val", "test")
@@ -45,8 +45,8 @@ class PerturbationSplit:
             ConfigurationError: it cannot be read, or says something else than such a file.
         """
         try:
-            content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            content = tomllib.loads(read_text_file(Path(path)))
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ConfigurationError(f"The split `{path}` cannot be read as TOML: {error}.") from error
         if unknown := sorted(set(content) - {"datasets", "training", "zeroshot", "fewshot"}):
             raise ConfigurationError(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import ConfigurationError
+from ...files import read_text_file
 
 
 def read_names(given: "str | Path | Sequence[str] | None", setting: str) -> list[str] | None:
@@ -34,7 +35,7 @@ def _in_text(given: "str | Path", setting: str) -> list[str]:
     """Names in a file, or separated by commas."""
     # False also for a text that is too long for a path
     if os.path.isfile(given):
-        return Path(given).read_text(encoding="utf-8").splitlines()
+        return read_text_file(Path(given)).splitlines()
     # names of genes have dots and slashes, but not these endings
     if isinstance(given, Path) or given.endswith((".txt", ".csv", ".tsv")):
         raise ConfigurationError(f"{setting}: there is no file `{given}`; it holds one name of a gene per line.")
