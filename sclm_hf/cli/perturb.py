@@ -42,6 +42,7 @@ def perturb(
     from ..tasks.files.file_to_file import run_files
     from ..tasks.files.h5ad import read_h5ad
     from ..tasks.perturbation.effects import effect_table
+    from ..tasks.perturbation.table import shift_name
     from .results import print_files
 
     genes = _genes(gene or [], group or [])
@@ -64,7 +65,7 @@ def perturb(
         with written_whole(table) as unfinished:
             effects.to_csv(unfinished, sep="\t", index=False)
     if volcano is not None:
-        by = f"shift_{states.goal}"
+        by = shift_name(states.goal)
         axes = plot_volcano(
             result.var[by], result.var["fdr"], result.var_names, xlabel=f"shift to {states.goal} (cosine)"
         )

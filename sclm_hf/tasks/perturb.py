@@ -138,19 +138,18 @@ def perturb(adata: "AnnData", model: Any, processor: "CellProcessor | None" = No
 
     Returns:
         A new AnnData of the perturbed cells and the perturbations that were run. `X` holds cosine similarities of each
-        cell to itself before, NaN where a perturbation was not run; `layers["shift_<state>"]` the similarity to a
-        state, minus the one before; `var` the genes, the number of cells that each was run in (`n_cells`) and of
-        those that express its genes (`n_expressing`), and means; that of the similarity, or with states of the shift
-        to the goal, with the ends `_low` and `_high` of a 95 % bootstrap interval over cells or donors. With states
-        also `p_value`, Wilcoxon's rank sum of the shifts to the goal against those of all other perturbations in the
-        result, over `n_units` cells or donors, `fdr` (Benjamini and Hochberg) and `effect`, the rank-biserial
-        correlation from -1 to 1; NaN with fewer than 3 units or 10 other perturbations. The test asks whether a gene
-        shifts cells differently from genes in general, not whether it shifts them at all.
+        cell to itself before, NaN where a perturbation was not run; `layers["shift_<state>"]` (`|` for `/`) the
+        similarity to a state, minus the one before; `var` the genes, the number of cells that each was run in
+        (`n_cells`) and of those that express its genes (`n_expressing`), and means; that of the similarity, or with
+        states of the shift to the goal, with the ends `_low` and `_high` of a 95 % bootstrap interval over cells or
+        donors. With states also `p_value`, Wilcoxon's rank sum of the shifts to the goal against those of all other
+        perturbations in the result, over `n_units` cells or donors, `fdr` (Benjamini and Hochberg) and `effect`, the
+        rank-biserial correlation from -1 to 1; NaN with fewer than 3 units or 10 other perturbations. The test asks
+        whether a gene shifts cells differently from genes in general, not whether it shifts them at all.
         `uns["gene_effects"]` has for each perturbation and other gene the number of cells and the mean similarity;
         `uns["sclm_hf"]["perturb"]` model, versions, settings, coverage and, under `"interval"` and `"test"`, what was
-        drawn and compared.
-        [`effect_table`](sclm_hf.tasks.perturbation.effects.effect_table) sorts it and names its columns in words, and
-        [`plot_volcano`](sclm_hf.evaluation.plots.plot_volcano) draws it.
+        drawn and compared. [`effect_table`](sclm_hf.tasks.perturbation.effects.effect_table) sorts it and names its
+        columns in words, and [`plot_volcano`](sclm_hf.evaluation.plots.plot_volcano) draws it.
 
     Raises:
         ConfigurationError: settings contradict one another, the model or `obs`; or no cell can be perturbed this way.

@@ -31,6 +31,19 @@ def test_perturb_writes_what_the_function_gives(files):
     assert "counts covered" in result.output and "GENE2" in result.output
 
 
+def test_states_with_a_slash_are_written_so_that_they_can_be_read(files):
+    source, target, model = files
+    cells = anndata.read_h5ad(source)
+    cells.obs["state"] = cells.obs["state"].astype(str).replace("well", "NK/T")
+    cells.write_h5ad(source)
+    states = ["--state-key", "state", "--start-state", "ill", "--goal-state", "NK/T"]
+    arguments = ["perturb", source, target, "--model", model, "--gene", "GENE1", "--mode", "overexpress"]
+    result = CliRunner().invoke(app, [*arguments, *states, "--volcano", target + ".png"])
+    assert result.exit_code == 0, result.output
+    written = anndata.read_h5ad(target)
+    assert set(written.layers) == {"shift_ill", "shift_NK|T"} and "shift_NK|T" in written.var
+
+
 def test_groups_and_states(files):
     source, target, model = files
     states = ["--state-key", "state", "--start-state", "ill", "--goal-state", "well"]

@@ -203,6 +203,12 @@ def test_no_file_is_written_over_another_of_the_same_run(tmp_path, monkeypatch, 
     assert done.exit_code == 1 and "named for something else too" in done.output
 
 
+@pytest.mark.parametrize("evidence", ["pearson", "embeddings"])
+def test_a_pair_is_listed_alike_whatever_the_order_of_columns(model, cells, evidence):
+    tables = [sclm_hf.grn(one, model, evidence=evidence, n_genes=8) for one in (cells, cells[:, ::-1].copy())]
+    assert tables[0].equals(tables[1])
+
+
 def test_two_networks_are_not_made_into_one_file(cells, tmp_path):
     cells.write_h5ad(tmp_path / "in.h5ad")
     arguments = ["grn", str(tmp_path / "in.h5ad"), str(tmp_path / "edges.tsv"), "--evidence", "pearson"]

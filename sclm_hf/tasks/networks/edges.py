@@ -48,13 +48,16 @@ def edge_table(
         condition: condition of the cells.
     """
     pandas = require("pandas", extra="anndata")
+    names = genes.names.astype(str)
     rows, columns = np.nonzero(np.isfinite(scores))
     one, other = genes.regulators[rows], genes.targets[columns]
     listed = one != other
     if each_pair_once:
-        listed &= (one < other) | ~np.isin(other, genes.regulators) | ~np.isin(one, genes.targets)
+        listed &= (names[one] < names[other]) | ~np.isin(other, genes.regulators) | ~np.isin(one, genes.targets)
     rows, columns = rows[listed], columns[listed]
-    best = np.argsort(-scores[rows, columns], kind="stable")[:n_edges]
+    # whatever the order of the columns
+    of_names = names[genes.targets[columns]], names[genes.regulators[rows]]
+    best = np.lexsort((*of_names, -scores[rows, columns]))[:n_edges]
     rows, columns = rows[best], columns[best]
     signs = pandas.array(signs[rows, columns], dtype="Int8")
     signs[signs == 0] = pandas.NA

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ...errors import ConfigurationError
+from .table import shift_name
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,7 +29,7 @@ def effect_table(result: "AnnData") -> "DataFrame":
     if record is None or "similarity" not in result.var:
         raise ConfigurationError('These are no effects of perturbations: `uns["sclm_hf"]` has no record of `perturb`.')
     goal = record.get("test", {}).get("goal")
-    mean = "similarity" if goal is None else f"shift_{goal}"
+    mean = "similarity" if goal is None else shift_name(goal)
     told = "similarity to itself before (cosine)" if goal is None else f"shift to {goal} (cosine)"
     names = {
         "genes": "genes",

@@ -78,11 +78,11 @@ class PerturbationTable:
         anndata = require("anndata", extra="anndata")
         ran = ~np.isnan(self._values["X"]).all(axis=0)
         values = {name: matrix[:, ran] for name, matrix in self._values.items()}
-        shifts = {f"shift_{name}": matrix for name, matrix in values.items() if name != "X"}
+        shifts = {shift_name(name): matrix for name, matrix in values.items() if name != "X"}
         var = self._summary(np.flatnonzero(ran), values["X"], shifts)
         var.insert(2, "n_expressing", n_expressing[ran])
         units = None if donor_key is None else self._obs[donor_key].astype("category").cat.codes.to_numpy()
-        mean = "similarity" if goal is None else f"shift_{goal}"
+        mean = "similarity" if goal is None else shift_name(goal)
         var[f"{mean}_low"], var[f"{mean}_high"] = mean_intervals(values[goal or "X"], units, seed=seed)
         entry = {**entry, "interval": {"of": mean, **describe_intervals(donor_key)}}
         if goal is not None:
@@ -155,3 +155,8 @@ class _Effects:
         sums = np.bincount(places, weights=sums, minlength=len(keys))
         counts = np.bincount(places, weights=counts, minlength=len(keys)).astype(np.int64)
         self._parts, self._n_waiting = [(keys, counts, sums)], 0
+
+
+def shift_name(state: str) -> str:
+    """Name of the shifts towards a state in `layers` and `var`; `|` for `/`, which no `.h5ad` file can hold."""
+    return f"shift_{state}".replace("/", "|")
