@@ -209,6 +209,17 @@ def test_a_pair_is_listed_alike_whatever_the_order_of_columns(model, cells, evid
     assert tables[0].equals(tables[1])
 
 
+def test_what_is_no_gene_is_in_no_network(cells):
+    cells = cells.copy()
+    cells.var_names = ["ERCC-00002", "GFP", "CD3_TotalSeqB", *cells.var_names[3:]]
+    cells.var["feature_types"] = (
+        ["Gene Expression"] * 5 + ["Antibody Capture"] + ["Gene Expression"] * (cells.n_vars - 6)
+    )
+    edges = sclm_hf.grn(cells, evidence="pearson")
+    named = {*edges["regulator"], *edges["target"]}
+    assert named and named <= {*cells.var_names[3:5], *cells.var_names[6:]}
+
+
 def test_two_networks_are_not_made_into_one_file(cells, tmp_path):
     cells.write_h5ad(tmp_path / "in.h5ad")
     arguments = ["grn", str(tmp_path / "in.h5ad"), str(tmp_path / "edges.tsv"), "--evidence", "pearson"]

@@ -9,6 +9,7 @@ from ...evaluation.baselines.baseline import log1p_cp10k
 from ...evaluation.networks import METRICS, KnownPairs, interval, known_pairs, read_network, score_with_intervals
 from ...sources.in_memory import InMemorySource
 from ...sources.survey import look_at, row_blocks
+from ...tokenization.genes.gene_columns import kind_of
 from ...versions import package_versions
 from ..clustering.markers import holds_counts
 from ..running.gene_names import read_names
@@ -116,7 +117,8 @@ def prepare_network(
         source = InMemorySource(adata, settings.layer)
         look_at(source, row_blocks(source.n_cells), "any")
         record = {"settings": settings.to_record(), "data": source.data_name, "versions": package_versions("numpy")}
-        gene_ids = np.arange(source.n_genes)
+        are_genes = [kind_of(name) is None for name in map(str, source.genes()[0])]
+        gene_ids = np.where(are_genes, np.arange(source.n_genes), -1)
     else:
         prepared = prepare_cells(
             adata, loaded, layer=settings.layer, species=settings.species, batch_key=settings.batch_key
