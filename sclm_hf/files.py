@@ -183,13 +183,13 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """A path beside `folder` to make a folder at; moved there when all went well, else nothing is left of it.
 
     Raises:
-        ConfigurationError: something is there already, and no empty folder.
+        ConfigurationError: something is there already, and no empty folder; or another run is making it.
         SclmError: it cannot be written.
     """
     check_new_folder(folder)
     unfinished = folder.resolve().with_name(f".{folder.resolve().name}.tmp")
     try:
-        with replacing(unfinished, folder):
+        with sole_writer(folder), replacing(unfinished, folder):
             yield unfinished
     except Exception as cause:
         # a full disk is an error of its own to safetensors

@@ -250,3 +250,13 @@ def test_what_is_written_is_neither_read_nor_written_twice(tmp_path):
     with pytest.raises(ConfigurationError, match="named for something else too"):
         check_apart([tmp_path / "new", None, tmp_path / "a" / ".." / "new"])
     check_apart([tmp_path / "new", None], [read, link])
+
+
+def test_two_runs_do_not_make_one_folder(tmp_path):
+    with new_folder(tmp_path / "index") as first:
+        with pytest.raises(ConfigurationError, match="is being written by process"), new_folder(tmp_path / "index"):
+            pass
+        first.mkdir()
+        write_text(first / "a.txt", "whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert (tmp_path / "index" / "a.txt").read_text() == "whole"

@@ -55,7 +55,7 @@ def number_categories(
             unknown = sorted(values - set(numbers))
             raise CorpusError(
                 f"`{source.location}`: `obs[{column_name!r}]` holds {unknown[:10]}, not among the {len(names)} names "
-                "given: take these cells out of the file, or in Python add the names or leave cells out with `rows`."
+                "given: leave these cells out (`--where`, in Python `where` or `rows`), or in Python add the names."
             )
         codes.append(numbers_of(column, numbers, dtype))
     return names, codes

@@ -209,6 +209,13 @@ def test_a_pair_is_listed_alike_whatever_the_order_of_columns(model, cells, evid
     assert tables[0].equals(tables[1])
 
 
+def test_genes_of_equal_variance_are_chosen_alike_whatever_the_order_of_columns(cells):
+    alike = anndata.AnnData(cells.X[:, [0, 0, 0, 0, 1, 2]], cells.obs)
+    alike.var_names = ["D", "C", "B", "A", *cells.var_names[1:3]]
+    tables = [sclm_hf.grn(one, evidence="pearson", n_genes=2) for one in (alike, alike[:, ::-1].copy())]
+    assert tables[0].equals(tables[1])
+
+
 def test_what_is_no_gene_is_in_no_network(cells):
     cells = cells.copy()
     cells.var_names = ["ERCC-00002", "GFP", "CD3_TotalSeqB", *cells.var_names[3:]]

@@ -23,7 +23,7 @@ from sclm_hf.evaluation.baselines.baseline import log1p_cp10k
 from sclm_hf.evaluation.baselines.linear import PCALogisticRegression
 from sclm_hf.tasks.multimodality.joint import joint_embedding
 from sclm_hf.tasks.multimodality.modality import clr, read_modality
-from sclm_hf.tasks.multimodality.predictors import METHODS, RIDGES, Ridge, folds_of
+from sclm_hf.tasks.multimodality.predictors import METHODS, RIDGES, Projection, Ridge, folds_of
 from sclm_hf.tasks.multimodality.scores import score_predictions
 
 from .tiny import make_cells, save_checkpoint
@@ -327,3 +327,11 @@ def test_both_modalities_weigh_alike_in_the_joint_embedding():
     one = joint_embedding(rna, other, 4, 0)["joint"]
     scaled = joint_embedding(rna * 100, other, 4, 0)["joint"]
     np.testing.assert_allclose(one, scaled, atol=1e-4)
+
+
+def test_components_of_several_columns_of_one_name_are_refused():
+    counts = make_cells(20).X[:, :6]
+    projection = Projection.fit(counts, list("ABCDEF"), seed=0)
+    assert projection.of(counts, list("ABCDEF")).shape[0] == 20
+    with pytest.raises(ConfigurationError, match="several columns named 'B'"):
+        projection.of(counts, list("ABBDEF"))

@@ -192,6 +192,12 @@ def with_values(change):
     return cells
 
 
+def with_antibodies():
+    cells = make_screen()
+    cells.var_names = ["dCas9", "CD3_TotalSeqB", *cells.var_names[2:]]
+    return cells
+
+
 def set_value(value):
     return with_values(lambda cells: cells.X.data.__setitem__(3, value))
 
@@ -237,6 +243,7 @@ def without_names():
         (make_screen, {"perturbations": None}, ConfigurationError, "`--hold-out`.*got none"),
         (make_screen, {"hold_out": 0.2}, ConfigurationError, "got perturbations and hold_out"),
         (make_screen, {"perturbations": ["GENE3", "GENE3"]}, ConfigurationError, "names one twice"),
+        (with_antibodies, {}, ConfigurationError, "1 column not of genes: CD3_TotalSeqB"),
         (make_screen, {"perturbations": ["control"]}, ConfigurationError, "'control' is no perturbation"),
         (make_screen, {"batch_key": "batch"}, ConfigurationError, "`--batch-key`"),
         (make_screen, {"method": "magic"}, ConfigurationError, "one of mean, additive"),

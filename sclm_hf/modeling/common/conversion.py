@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sclm_hf.errors import CheckpointError, SclmError
-from sclm_hf.files import new_folder, sole_writer
+from sclm_hf.files import new_folder
 from sclm_hf.logging import counted, quiet_transformers
 
 from .soundness import is_finite, number_kind, require_plausible, without_memory
@@ -211,7 +211,7 @@ def converter(convert: Callable[[Path, Path], LoadingReport]) -> Callable[..., L
     def convert_checkpoint(
         source: str | Path, output: str | Path, add: Callable[[LoadingReport, Path], None] | None = None
     ) -> LoadingReport:
-        with sole_writer(Path(output)), new_folder(Path(output)) as folder:
+        with new_folder(Path(output)) as folder:
             report = convert(Path(source), folder)
             if add is not None:
                 add(report, folder)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import require
+from ...errors import ConfigurationError, require
 from ...evaluation.baselines.baseline import log1p_cp10k
 from ...evaluation.baselines.linear import PCALogisticRegression, zscores
 
@@ -70,8 +70,17 @@ class Projection:
         return cls([str(genes[column]) for column in used], fitted.means[used], fitted.projection[used])
 
     def of(self, counts: Any, genes: Sequence[str]) -> np.ndarray:
-        """(n_cells, size) components of counts; a gene that they lack counts as its mean."""
-        column_of = {str(name): column for column, name in enumerate(genes)}
+        """(n_cells, size) components of counts; a gene that they lack counts as its mean.
+
+        Raises:
+            ConfigurationError: a gene that is needed has several columns.
+        """
+        names = [str(name) for name in genes]
+        column_of = {name: column for column, name in enumerate(names)}
+        if len(column_of) < len(names) and (twice := {name for name in self.genes if names.count(name) > 1}):
+            raise ConfigurationError(
+                f"The RNA has several columns named {min(twice)!r}: add their counts up, or rename all but one."
+            )
         there = np.flatnonzero([name in column_of for name in self.genes])
         columns = [column_of[self.genes[place]] for place in there]
         values = zscores(log1p_cp10k(counts)[:, columns], self.means[there], np.ones(len(there)), slice(None))

@@ -56,7 +56,7 @@ def choose_genes(
     n_cells = np.bincount(expression.indices, minlength=len(names))
     usable = readable & (n_cells >= FEWEST_CELLS)
     if genes is None:
-        targets = _most_variable(expression, usable, n_genes)
+        targets = _most_variable(expression, names, usable, n_genes)
     else:
         targets, refused = _columns_of(genes, names, usable)
         if refused:
@@ -69,11 +69,12 @@ def choose_genes(
     return NetworkGenes(np.asarray(names, object)[columns], columns, *map(np.unique, places))
 
 
-def _most_variable(expression: "csr_matrix", usable: np.ndarray, n_genes: int) -> np.ndarray:
+def _most_variable(expression: "csr_matrix", names: Sequence[str], usable: np.ndarray, n_genes: int) -> np.ndarray:
     means = np.asarray(expression.mean(axis=0)).ravel()
     variances = np.asarray(expression.power(2).mean(axis=0)).ravel() - means**2
     found = np.flatnonzero(usable)
-    return found[np.argsort(-variances[found], kind="stable")[:n_genes]]
+    # equal variances are ordered by name, so that the order of columns does not matter
+    return found[np.lexsort((np.asarray(names, str)[found], -variances[found]))[:n_genes]]
 
 
 def _regulators(regulators: Sequence[str], names: Sequence[str], usable: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from ...evaluation.perturbations.cell_eval import LARGEST
 from ...evaluation.perturbations.screen import ONE_CONTEXT, Screen, check_screen
 from ...logging import counted
 from ...tokenization.expression_matrix import as_csr, select_counts
+from ...tokenization.genes.gene_columns import kind_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,6 +40,7 @@ def read_screen(adata: "AnnData", settings: "PredictPerturbationSettings") -> tu
             "name it with `layer` (`--layer`)."
         )
     genes = tuple(map(str, names))
+    _refuse_other_features(genes)
     if len(set(genes)) < len(genes):
         twice = next(name for number, name in enumerate(genes) if name in genes[:number])
         raise ConfigurationError(f"The gene {twice!r} is there twice: add its columns up, or rename one.")
@@ -48,6 +50,17 @@ def read_screen(adata: "AnnData", settings: "PredictPerturbationSettings") -> tu
     check_screen(screen)
     values = _log_normalised(as_csr(matrix), data_name)
     return Screen(values, genes, perturbations, contexts, control, separator), data_name
+
+
+def _refuse_other_features(genes: tuple[str, ...]) -> None:
+    """Refuse what would count towards the depth of a cell and is not RNA of it; transgenes such as Cas9 are."""
+    others = [name for name in genes if kind_of(name) not in (None, "transgene")]
+    if others:
+        some = ", ".join(others[:5]) + (", …" if others[5:] else "")
+        raise ConfigurationError(
+            f"{counted(len(others), 'column')} not of genes: {some}. Leave out what is none (`adata[:, are_genes]`), "
+            "also in the real cells that predictions are compared with."
+        )
 
 
 def _column(adata: "AnnData", key: str, setting: str, flag: str) -> np.ndarray:

@@ -12,7 +12,8 @@ def read_names(given: "str | Path | Sequence[str] | None", setting: str) -> list
     """Names of genes, each once.
 
     Args:
-        given: the names; or in one text, separated by commas; or a file with one per line.
+        given: the names; or in one text, separated by commas; or a file with one per line: a path, or a text with a
+            folder or one of the endings `.txt`, `.csv` and `.tsv`.
         setting: what gives them, for messages.
 
     Returns:
@@ -33,10 +34,11 @@ def read_names(given: "str | Path | Sequence[str] | None", setting: str) -> list
 
 def _in_text(given: "str | Path", setting: str) -> list[str]:
     """Names in a file, or separated by commas."""
-    # False also for a text that is too long for a path
-    if os.path.isfile(given):
-        return read_text_file(Path(given)).splitlines()
     # names of genes have dots and slashes, but not these endings
-    if isinstance(given, Path) or given.endswith((".txt", ".csv", ".tsv")):
+    is_named_as_file = isinstance(given, Path) or given.endswith((".txt", ".csv", ".tsv"))
+    # a file that happens to be called like a gene is none; isfile is False also for a text too long for a path
+    if os.path.isfile(given) and (is_named_as_file or os.path.dirname(given)):
+        return read_text_file(Path(given)).splitlines()
+    if is_named_as_file:
         raise ConfigurationError(f"{setting}: there is no file `{given}`; it holds one name of a gene per line.")
     return given.split(",")

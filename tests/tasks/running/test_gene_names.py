@@ -8,8 +8,10 @@ from sclm_hf.errors import ConfigurationError
 from sclm_hf.tasks.running.gene_names import read_names
 
 
-def test_names_come_as_a_list_as_text_or_in_a_file(tmp_path):
+def test_names_come_as_a_list_as_text_or_in_a_file(tmp_path, monkeypatch):
     (tmp_path / "genes").write_text("B\n\nA.1\r\nB\n")
+    monkeypatch.chdir(tmp_path)
+    assert read_names("genes", "`genes`") == ["genes"]  # a file that is called like a gene
     for given in (["B", "A.1", "B"], "B, A.1 ,", tmp_path / "genes", str(tmp_path / "genes")):
         assert read_names(given, "`genes`") == ["B", "A.1"]
     assert read_names(None, "`genes`") is None
