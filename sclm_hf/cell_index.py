@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit
 
 from .errors import CheckpointError, ConfigurationError, require, unknown_name
 from .files import read_json_object, require_regular_file, write_text
@@ -19,11 +20,8 @@ FACTS = "index.json"
 _QUERIES, _CELLS, _PAIRS = 1024, 2**14, 2**13
 """How many queries are compared with how many cells at a time, so that the cosines take 64 MB; and how many pairs."""
 
-_SAMPLE, _REST = 2**13, 0.005
+_SAMPLE, _REST = 2**13, 0.02
 """Of so many cells or more it is looked at how they differ, and axes are left out that hold this share of it."""
-
-_MANY = 8
-"""So many times more cells than asked for are too many to compare one by one."""
 
 _ERROR = 4e-6
 """Cosines of a product of float32 matrices that differ by less may be equal."""
@@ -41,7 +39,8 @@ class CellIndex:
         labels: (cells,) their labels.
         cells: (cells,) their names.
         groups: (cells,) the donor or data set of each, or None.
-        backend: `"exact"` compares with every cell in numpy; `"faiss"` does the same in faiss, which is faster.
+        backend: `"exact"`; `"faiss"` finds the same with faiss, which is faster where no few coordinates rule out most
+            cells.
 
     Raises:
         ConfigurationError: there is no such `backend`.
@@ -269,31 +268,46 @@ def _exact(
 def _exact_part(
     cells: np.ndarray, fronts: _Fronts, queries: np.ndarray, k: int, allowed: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    asking, numbers = fronts.of(queries), np.arange(len(queries))
-    rows, cosines = np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
-    n_seen = 0
+    asking = fronts.of(queries)
+    rows, cosines = np.zeros((len(queries), k), np.int64), np.full((len(queries), k), -np.inf, np.float32)
+    allowed = np.ones(len(cells), bool) if allowed is None else allowed
     for start in range(0, len(cells), _CELLS):
         bounds = asking @ fronts.cells[start : start + _CELLS].T
-        if allowed is not None:
-            bounds[:, ~allowed[start : start + _CELLS]] = -np.inf
-        n_seen += bounds.shape[1] if allowed is None else int(allowed[start : start + _CELLS].sum())
-        least = cosines[:, -1].copy() if rows.shape[1] == k else np.full(len(queries), -np.inf, np.float32)
-        many = np.flatnonzero(np.count_nonzero(bounds >= least[:, None] - _ERROR, axis=1) > _MANY * k)
-        if len(many):
-            # the cells with the highest bounds tell what others must reach
-            likely = np.argpartition(bounds[many], -k, axis=1)[:, -k:]
-            found = _cosines(cells, queries, np.repeat(many, k), likely.ravel() + start).reshape(likely.shape)
-            found[np.isneginf(np.take_along_axis(bounds[many], likely, axis=1))] = -np.inf
-            least[many] = np.maximum(least[many], found.min(axis=1))
-        # of a flat array numpy finds them faster
-        is_near = np.isfinite(bounds) & (bounds >= least[:, None] - _ERROR)
-        asked, places = np.divmod(np.flatnonzero(is_near), bounds.shape[1])
-        if len(asked):
-            near = _cosines(cells, queries, asked, places + start)
-            asked = np.concatenate([np.repeat(numbers, rows.shape[1]), asked])
-            near, places = np.concatenate([cosines.ravel(), near]), np.concatenate([rows.ravel(), places + start])
-            rows, cosines = _best(asked, places, near, len(queries), min(k, n_seen))
+        _keep_nearest(bounds, start, queries, cells, allowed, rows, cosines)
     return rows, cosines
+
+
+# sums in any order, but the same one for all pairs, so that equal vectors have equal cosines
+@njit(cache=True, nogil=True, fastmath={"reassoc"})
+def _keep_nearest(
+    bounds: np.ndarray,
+    start: int,
+    queries: np.ndarray,
+    cells: np.ndarray,
+    allowed: np.ndarray,
+    rows: np.ndarray,
+    cosines: np.ndarray,
+) -> None:
+    """Compare cells whose bounds reach the k-th cosine so far, and keep the nearest, of equal ones the lower row."""
+    last = rows.shape[1] - 1
+    for query in range(bounds.shape[0]):
+        least = cosines[query, last]
+        for place in range(bounds.shape[1]):
+            row = start + place
+            if bounds[query, place] < least - _ERROR or not allowed[row]:
+                continue
+            total = 0.0
+            for number in range(queries.shape[1]):
+                total += np.float64(queries[query, number]) * np.float64(cells[row, number])
+            cosine = np.float32(total)
+            if cosine <= least:
+                continue
+            at = last
+            while at > 0 and cosines[query, at - 1] < cosine:
+                cosines[query, at], rows[query, at] = cosines[query, at - 1], rows[query, at - 1]
+                at -= 1
+            cosines[query, at], rows[query, at] = cosine, row
+            least = cosines[query, last]
 
 
 def _cosines(cells: np.ndarray, queries: np.ndarray, asked: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -319,11 +333,12 @@ def _faiss(
     cells: np.ndarray, fronts: _Fronts, queries: np.ndarray, k: int, allowed: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     faiss = require("faiss", extra="text")
-    if not k or not len(queries):
+    # where few coordinates rule out most cells, faiss would be slower
+    if not k or not len(queries) or fronts.axes is not None:
         return _exact(cells, fronts, queries, k, allowed)
-    searched = fronts.cells if allowed is None else fronts.cells[allowed]
+    searched = cells if allowed is None else cells[allowed]
     n_found = min(k + _MORE, len(searched))
-    bounds, found = faiss.knn(fronts.of(queries), searched, n_found, metric=faiss.METRIC_INNER_PRODUCT)
+    bounds, found = faiss.knn(queries, searched, n_found, metric=faiss.METRIC_INNER_PRODUCT)
     asked = np.repeat(np.arange(len(queries)), n_found)
     found = found.ravel().astype(np.int64)
     found = found if allowed is None else np.flatnonzero(allowed)[found]

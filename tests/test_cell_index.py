@@ -73,11 +73,11 @@ def test_of_equally_near_cells_the_lower_rows_are_kept(monkeypatch, backend, n_a
 
 
 @pytest.mark.parametrize("backend", ["exact", "faiss"])
-@pytest.mark.parametrize("noise", [1e-4, 0.02, 1])
+@pytest.mark.parametrize("noise", [1e-4, 0.1, 1])
 def test_cells_are_ruled_out_by_few_axes_without_changing_what_is_found(monkeypatch, backend, noise):
     if backend == "faiss":
         pytest.importorskip("faiss")
-    for name, value in {"_SAMPLE": 100, "_CELLS": 64, "_MANY": 2, "_MORE": 3}.items():
+    for name, value in {"_SAMPLE": 100, "_CELLS": 64, "_MORE": 3}.items():
         monkeypatch.setattr(cell_index, name, value)
     generator = np.random.default_rng(0)
     kinds = np.repeat(generator.normal(size=(5, 3)), 80, axis=0) + 0.1 * generator.normal(size=(400, 3))

@@ -69,7 +69,9 @@ class MapSettings(AddingSettings):
         "neighbours; or `keep` it, where they are others with the same barcode.",
     )
     backend: Literal["exact", "faiss"] = setting(
-        "exact", "what searches: `exact` in numpy, `faiss` the same with faiss, which is faster.", recorded=False
+        "exact",
+        "what searches: `exact`, or `faiss`, which finds the same, faster where embeddings differ along many axes.",
+        recorded=False,
     )
     key_added: str | None = setting(
         None, f"name of the labels in `obs`; default `{MAP_KEY}`.", flag="--key", recorded=False
