@@ -1,12 +1,14 @@
-"""How fast `perturb` is beside an earlier state of this package, on the same cells, one after the other.
+"""How fast `perturb` is beside one gene of one cell at a time, and beside an earlier state of this package.
 
     git worktree add ../before 6d3707b
     python benchmarks/perturb.py kang_ifnb_2k.h5ad --before ../before --n-cells 30 --rounds 2 \\
         --output benchmarks/results/perturb.json
 
-Each round runs both in processes of their own, in turn; the time is the processor's, from the first perturbed cell to
-the last, without loading; `largest_difference` is that of the results. What is left is the model: every perturbed cell
-is a full pass, so that runs on a CPU got 1.3 to 1.7 times as fast, not more.
+Ways, on the same cells, in processes of their own and in turn: `now`; `before`, the earlier state; `one by one`, the
+same with a batch of one cell, so that the model is called for each deletion; and `embed`, what one would do without
+the verb: cells without one gene are embedded one after the other, the first `--n-embedded` deletions of them, scaled
+up to all. Times are the processor's, of one thread, from the first perturbed cell to the last, without loading;
+`largest_difference` is that of the results. What is left is the model: every perturbed cell is a full pass.
 """
 
 import argparse
@@ -47,14 +49,32 @@ def run(arguments: argparse.Namespace, into: Path) -> None:
 
     perturb(cells[:2].copy(), model, processor, max_cells=2)
     perturbing.PerturbationRunner = Timed
-    result = perturb(cells, model, processor, similarity=arguments.similarity[0])
-    np.savez(into, seconds=spent[0], similarities=result.X, n_runs=np.isfinite(result.X).sum())
+    result = perturb(cells, model, processor, similarity=arguments.similarity[0], batch_size=arguments.batch_size)
+    n_runs = int(np.isfinite(result.X).sum())
+    if arguments.n_embedded:
+        spent = [n_runs / arguments.n_embedded * embed_without(cells, result, model, processor, arguments.n_embedded)]
+    np.savez(into, seconds=spent[0], similarities=result.X, n_runs=n_runs)
 
 
-def measure(arguments: argparse.Namespace, similarity: str, tree: Path) -> tuple[float, np.ndarray, int]:
+def embed_without(cells, result, model, processor, number: int) -> float:
+    """Seconds to embed cells without one gene each, for the first deletions of a result."""
+    from sclm_hf import embed
+
+    rows, columns = np.nonzero(np.isfinite(result.X))
+    begin = time.process_time()
+    for row, column in zip(rows[:number], columns[:number], strict=True):
+        one = cells[result.obs_names[row]].copy()
+        embed(one[:, one.var_names != result.var_names[column]].copy(), model, processor)
+    return time.process_time() - begin
+
+
+def measure(
+    arguments: argparse.Namespace, similarity: str, tree: Path, batch_size: int, n_embedded: int
+) -> tuple[float, np.ndarray, int]:
     with tempfile.TemporaryDirectory() as folder:
         into = Path(folder) / "result.npz"
         command = [sys.executable, __file__, str(arguments.cells), "--inside", str(into)]
+        command += ["--batch-size", str(batch_size), "--n-embedded", str(n_embedded)]
         command += ["--n-cells", str(arguments.n_cells), "--similarity", similarity]
         environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "SCLM_NO_PROGRESS": "1"}
         subprocess.run(command, check=True, env=environment, cwd=tree)
@@ -75,19 +95,25 @@ def main(arguments: argparse.Namespace) -> dict:
 
 
 def compare(arguments: argparse.Namespace, similarity: str) -> dict:
-    """Seconds before and now, in turn."""
-    seconds: dict[str, list[float]] = {"before": [], "now": []}
+    """Seconds of each way, in turn."""
+    ways = {"one by one": (ROOT, 1, 0), "embed": (ROOT, 64, arguments.n_embedded), "now": (ROOT, 64, 0)}
+    if arguments.before is not None:
+        ways["before"] = (arguments.before.resolve(), 64, 0)
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
     similarities, n_runs = {}, 0
     for _ in range(arguments.rounds):
-        for name, tree in (("before", arguments.before.resolve()), ("now", ROOT)):
-            spent, similarities[name], n_runs = measure(arguments, similarity, tree)
+        for name, way in ways.items():
+            spent, similarities[name], n_runs = measure(arguments, similarity, *way)
             seconds[name].append(spent)
-    ratios = [before / now for before, now in zip(*seconds.values(), strict=True)]
+    now = similarities.pop("now")
     return {
         "n_runs": n_runs,
         "seconds": seconds,
-        "ratios": ratios,
-        "largest_difference": float(np.nanmax(np.abs(similarities["before"] - similarities["now"]))),
+        "ratios": {
+            name: [other / own for other, own in zip(seconds[name], seconds["now"], strict=True)]
+            for name in similarities
+        },
+        "largest_difference": {name: float(np.nanmax(np.abs(one - now))) for name, one in similarities.items()},
     }
 
 
@@ -98,6 +124,8 @@ if __name__ == "__main__":
     parser.add_argument("--n-cells", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--similarity", nargs="+", default=["cell", "genes"], choices=["cell", "genes"])
+    parser.add_argument("--n-embedded", type=int, default=60, help="deletions that are embedded one after the other")
+    parser.add_argument("--batch-size", type=int, default=64, help=argparse.SUPPRESS)
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
