@@ -1,7 +1,8 @@
 """Single-cell language models as citizens of the Hugging Face ecosystem.
 
 Importing this package is cheap: names are resolved when they are first used (PEP 562), and transformers' Auto classes
-learn about our families when transformers loads them. `register()` does the latter at once.
+learn about our families when transformers loads them. `register()` does the latter at once. `sclm_hf.pl` are the
+plots.
 """
 
 import importlib
@@ -38,10 +39,12 @@ for _model in STANDALONE.values():
     _NAMES[_model.config] = _model.configuration_module
     _NAMES.update(dict.fromkeys(_model.models, _model.modeling_module))
 
-__all__ = ["FAMILIES", "__version__", "register", *_NAMES]
+__all__ = ["FAMILIES", "__version__", "pl", "register", *_NAMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "pl":
+        return importlib.import_module("sclm_hf.evaluation.plots")
     if name not in _NAMES:
         raise AttributeError(f"module `sclm_hf` has no attribute `{name}`")
     value = getattr(importlib.import_module(_NAMES[name]), name)

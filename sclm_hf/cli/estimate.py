@@ -1,14 +1,18 @@
 """`sclm-hf estimate INPUT --model DIR`."""
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 from ..tasks.integrate import IntegrateSettings
 from ..tasks.running.settings import RunSettings
-from .options import Input, Model, with_settings
+from .options import Input, Json, Model, with_settings
+
+if TYPE_CHECKING:
+    from ..tasks.planning.estimate import Estimate
 
 
 @with_settings(RunSettings)
-def estimate(input: Input, model: Model, **settings: Any) -> None:
+def estimate(input: Input, model: Model, as_json: Json = False, **settings: Any) -> None:
     """Say what verbs and fine-tuning will take on the cells of a file; nothing is written."""
     from rich.console import Console
     from rich.table import Table
@@ -18,10 +22,13 @@ def estimate(input: Input, model: Model, **settings: Any) -> None:
     from ..tasks.planning.estimate import estimate as estimated
 
     found = estimated(input, model, **settings)
+    if as_json:
+        print(json.dumps(_told(found)))
+        return
     print(
-        f"{counted(found.n_cells, 'cell')}, {found.n_tokens:,} tokens ({found.n_tokens / found.n_cells:,.0f} a cell, "
-        f"at most {found.longest:,}), {found.coverage.count_share:.1%} of counts covered; "
-        f"{found.n_parameters:,} parameters."
+        f"{counted(found.n_cells, 'cell')}, {found.n_tokens:,} tokens "
+        f"({found.n_tokens / found.n_cells:,.0f} per cell, at most {found.longest:,}), "
+        f"{found.coverage.count_share:.1%} of counts covered; {found.n_parameters:,} parameters."
     )
     table = Table()
     for name in ("", "trained", *(f"memory in {dtype}" for dtype in BYTES), "time"):
@@ -37,6 +44,26 @@ def estimate(input: Input, model: Model, **settings: Any) -> None:
         "gene of every cell by itself. `finetune` is for all cells once, `integrate fine_tune` for "
         f"{IntegrateSettings.n_steps} steps."
     )
+
+
+def _told(found: "Estimate") -> dict[str, Any]:
+    """What JSON holds: numbers, seconds and bytes."""
+    from ..tasks.planning.estimate import BYTES
+
+    names = ("n_cells", "n_tokens", "longest", "n_parameters", "n_measured", "dtype", "device")
+    costs = {
+        use: {
+            "n_trained": cost.n_trained,
+            "seconds": cost.seconds,
+            "bytes": {dtype: found.memory(use, dtype) for dtype in BYTES},
+        }
+        for use, cost in found.costs.items()
+    }
+    return {
+        **{name: getattr(found, name) for name in names},
+        "count_share": found.coverage.count_share,
+        "costs": costs,
+    }
 
 
 def _time(seconds: float) -> str:

@@ -1,11 +1,12 @@
 """`sclm-hf gene-embeddings OUTPUT --model DIR`."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .options import Layer, Model, Overwrite, Species
+from .options import Json, Layer, Model, Overwrite, Species
 
 
 def gene_embeddings(
@@ -20,6 +21,7 @@ def gene_embeddings(
     ] = None,
     layer: Layer = None,
     species: Species = None,
+    as_json: Json = False,
     *,
     overwrite: Overwrite = False,
 ) -> None:
@@ -40,7 +42,10 @@ def gene_embeddings(
         # names of columns are text in Parquet
         table.columns = [str(column) for column in table.columns]
         _write(table, output)
-    typer.echo(f"Wrote {output} with {len(table):,} genes and {table.shape[1]} numbers for each.")
+    if as_json:
+        typer.echo(json.dumps({"file": str(output), "n_genes": len(table), "size": table.shape[1]}))
+    else:
+        typer.echo(f"Wrote {output} with {len(table):,} genes and {table.shape[1]} numbers for each.")
 
 
 def _write(table: Any, output: Path) -> None:

@@ -58,7 +58,8 @@ def perturb(
     result = read_h5ad(output)
     effects = effect_table(result)
     if as_json:
-        typer.echo(effects.to_json(orient="records", lines=True), nl=False)
+        found = result.var.rename_axis("perturbation").reset_index()
+        typer.echo(found.to_json(orient="records", lines=True), nl=False)
     else:
         typer.echo(effects.head(10).drop(columns="genes").to_string(index=False, float_format="%.4g"))
     if table is not None:

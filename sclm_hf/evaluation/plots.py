@@ -33,13 +33,18 @@ WIDE_RANGE = 8.0
 """Losses that fall by more than this factor are drawn on a logarithmic scale."""
 
 
-def plot_training(history: Sequence[Mapping[str, Any]], path: str | Path, *, title: str) -> None:
+def plot_training(
+    history: Sequence[Mapping[str, Any]], path: str | Path | None = None, *, title: str
+) -> "Sequence[Axes]":
     """Losses against optimiser steps; beside them, where it was evaluated, the macro-F1 of a probe.
 
     Args:
         history: records of the log of a run, as `TrainingResult.history` has them.
-        path: image to write; the suffix says in which format.
+        path: image to write; the suffix says in which format. None writes none.
         title: title of the plot.
+
+    Returns:
+        Its axes, one or two.
     """
     probe = _curve(history, "eval_probe_macro_f1")
     n_panels = 2 if len(probe[0]) else 1
@@ -58,12 +63,14 @@ def plot_training(history: Sequence[Mapping[str, Any]], path: str | Path, *, tit
     if n_panels == 2:
         panels[1].plot(*probe, marker="o", markersize=4, color=COLORS[4])
         panels[1].set(xlabel="optimiser step", ylabel="macro-F1 of a probe", ylim=(0, 1))
-    save_figure(figure, path)
+    if path is not None:
+        save_figure(figure, path)
+    return panels
 
 
 def plot_confusion(
-    matrix: np.ndarray, label_names: Sequence[str], path: str | Path, *, title: str, note: str = ""
-) -> None:
+    matrix: np.ndarray, label_names: Sequence[str], path: str | Path | None = None, *, title: str, note: str = ""
+) -> "Axes":
     """Share of each true label (rows) that was predicted as each label (columns), with the counts written in.
 
     Labels that are taken for one another stand side by side. On the right: how many cells were tested, and the recall.
@@ -71,9 +78,12 @@ def plot_confusion(
     Args:
         matrix: (n_labels, n_labels) counts as `metrics.confusion_matrix` gives them.
         label_names: names of the labels, in order.
-        path: image to write.
+        path: image to write; None writes none.
         title: title of the plot.
         note: a line under the title, such as how often each cell was tested.
+
+    Returns:
+        The axes that were drawn on.
     """
     order = order_of_labels(matrix)
     matrix, names = matrix[np.ix_(order, order)], [label_names[place] for place in order]
@@ -97,7 +107,9 @@ def plot_confusion(
         axes.text(len(names) + 1.3, row, recall, ha="center", va="center", fontsize=7)
     if note:
         figure.text(0.01, -0.01, note, fontsize=8, va="top")
-    save_figure(figure, path)
+    if path is not None:
+        save_figure(figure, path)
+    return axes
 
 
 def order_of_labels(matrix: np.ndarray) -> np.ndarray:

@@ -33,8 +33,8 @@ class GeneSubset:
         wanted, known = set(genes), [names] if ensembl_ids is None else [names, ensembl_ids]
         if lacking := sorted(wanted - {str(name) for some in known for name in some}):
             raise ConfigurationError(
-                f"{setting} names {len(lacking):,} of {len(wanted):,} genes that `{whole.location}` has not, such as "
-                f"{', '.join(map(repr, lacking[:5]))}: write them as its names or Ensembl ids of genes are."
+                f"{setting}: {len(lacking):,} of {len(wanted):,} genes are not in `{whole.location}`, such as "
+                f"{', '.join(map(repr, lacking[:5]))}: give names or Ensembl ids as they stand there."
             )
         is_wanted = [any(str(name) in wanted for name in one) for one in zip(*known, strict=True)]
         self.whole, self.columns = whole, np.flatnonzero(is_wanted)

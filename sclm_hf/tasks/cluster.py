@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
-    import torch
     from anndata import AnnData
-    from transformers.utils import ModelOutput
 
     from ..sources.cell_source import CellSource
     from ..tokenization.processing_cell import CellProcessor
@@ -69,12 +67,6 @@ class Clustering(CellRun[ClusterSettings]):
         require("igraph", extra="evaluation")
         check_sizes(len(self.cells.lengths), self.settings.n_neighbours, self.settings.n_clusters)
         refuse_alike(self.cells.source)
-
-    def read(self, output: "ModelOutput") -> "torch.Tensor":
-        """(batch, cell_embedding_size) embeddings."""
-        from ..modeling.common.outputs import embedding_of
-
-        return embedding_of(output, self.config)
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """The clusters."""

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
-    import torch
     from anndata import AnnData
-    from transformers.utils import ModelOutput
 
     from ..evaluation.collapse import Collapse
     from ..tokenization.processing_cell import CellProcessor
@@ -45,12 +43,6 @@ class Embedding(CellRun[EmbedSettings]):
 
         super().__init__(*run)
         self._meter = CollapseMeter(self.cells.cell_ids, self.cells.part)
-
-    def read(self, output: "ModelOutput") -> "torch.Tensor":
-        """(batch, cell_embedding_size) embeddings."""
-        from ..modeling.common.outputs import embedding_of
-
-        return embedding_of(output, self.config)
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """The embeddings."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
-from .running.gene_names import read_names
 from .running.settings import GENES, RunSettings, setting
 from .running.verb import Verb, documented_by
 
@@ -104,6 +103,8 @@ class GrnSettings(RunSettings):
     @property
     def gene_names(self) -> "Sequence[str] | None":
         """Names of the targets."""
+        from .running.gene_names import read_names
+
         return read_names(self.genes, GENES)
 
     def to_record(self) -> dict[str, Any]:

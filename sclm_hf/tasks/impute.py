@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigurationError
 from .running.cell_run import CellRun, Results
-from .running.gene_names import read_names
 from .running.settings import GENES, AddingSettings, setting
 from .running.verb import Verb, documented_by
 
@@ -51,6 +50,8 @@ class ImputeSettings(AddingSettings):
     @property
     def names(self) -> list[str] | None:
         """The names one by one; None for all genes."""
+        from .running.gene_names import read_names
+
         return read_names(self.genes, GENES)
 
 

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
-    import torch
     from anndata import AnnData
-    from transformers.utils import ModelOutput
 
     from ..opening.loading import LoadedModel
     from ..tokenization.processing_cell import CellProcessor
@@ -128,12 +126,6 @@ class Mapped(CellRun[MapSettings]):
                 "'keep' it, where it is another cell."
             )
         return np.full(len(same), -1) if self.settings.same_names == "keep" else same
-
-    def read(self, output: "ModelOutput") -> "torch.Tensor":
-        """(batch, cell_embedding_size) embeddings."""
-        from ..modeling.common.outputs import embedding_of
-
-        return embedding_of(output, self.config)
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """Labels, the share of neighbours that have them, and the distance of the neighbours."""

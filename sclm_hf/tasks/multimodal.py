@@ -12,10 +12,8 @@ from .running.verb import Verb, documented_by
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from anndata import AnnData
     from mudata import MuData
-    from transformers.utils import ModelOutput
 
     from ..opening.loading import LoadedModel
     from ..tokenization.processing_cell import CellProcessor
@@ -151,12 +149,6 @@ class Multimodal(CellRun[MultimodalSettings]):
             raise CheckpointError(
                 f"The weights of the head `{self.settings.head}` are not for the embeddings of its model: fit it anew."
             )
-
-    def read(self, output: "ModelOutput") -> "torch.Tensor":
-        """(batch, cell_embedding_size) embeddings."""
-        from ..modeling.common.outputs import embedding_of
-
-        return embedding_of(output, self.config)
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """The predicted modality; for pairs that of held-out cells, and the joint embedding."""

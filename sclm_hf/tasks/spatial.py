@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
-    import torch
     from anndata import AnnData
-    from transformers.utils import ModelOutput
 
     from ..opening.loading import LoadedModel
     from ..sources.cell_source import CellSource
@@ -80,12 +78,6 @@ class Spatial(CellRun[SpatialSettings]):
         require("igraph", extra="evaluation")
         self._given = TissueCells(self.cells.source, self.settings)
         refuse_alike(self.cells.source)
-
-    def read(self, output: "ModelOutput") -> "torch.Tensor":
-        """(batch, cell_embedding_size) embeddings."""
-        from ..modeling.common.outputs import embedding_of
-
-        return embedding_of(output, self.config)
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """The domains, and the embedding that they come from."""

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import anndata
@@ -29,6 +30,16 @@ def test_perturb_writes_what_the_function_gives(files):
     np.testing.assert_allclose(written.X, expected.X, atol=1e-6)
     assert written.var_names.tolist() == ["GENE1", "GENE2"]
     assert "counts covered" in result.output and "GENE2" in result.output
+
+
+def test_json_has_a_line_for_the_file_and_one_for_each_perturbation(files):
+    source, target, model = files
+    genes = ["--gene", "GENE1", "--gene", "GENE2", "--mode", "overexpress"]
+    result = CliRunner().invoke(app, ["perturb", source, target, "--model", model, *genes, "--json"])
+    assert result.exit_code == 0, result.output
+    file, *lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert file["file"] == target and [line["perturbation"] for line in lines] == ["GENE1", "GENE2"]
+    assert all(0 < line["similarity"] < 1 for line in lines)
 
 
 def test_states_with_a_slash_are_written_so_that_they_can_be_read(files):

@@ -182,3 +182,10 @@ def test_umap_separates_clusters_and_repeats_itself():
     np.testing.assert_array_equal(layout, umap_layout(cells, seed=1))
     centres = layout[:30].mean(0), layout[30:].mean(0)
     assert np.linalg.norm(centres[0] - centres[1]) > 3 * layout[:30].std(0).max()
+
+
+def test_plots_are_reached_by_their_short_name_and_return_axes():
+    from sclm_hf import pl
+
+    assert pl.plot_confusion(np.eye(2, dtype=int), ["B", "T"], title="Two").get_xlabel() == "predicted"
+    assert next(axes.get_ylabel() for axes in pl.plot_training(evaluated(), title="Long")) == "loss"

@@ -28,5 +28,5 @@ def test_a_subset_has_its_genes_and_all_else_of_the_source(source):
 
 
 def test_genes_that_are_not_there_are_named(source):
-    with pytest.raises(ConfigurationError, match=r"`genes` names 2 of 3 genes that .* has not, such as 'x', 'y'"):
+    with pytest.raises(ConfigurationError, match=r"`genes`: 2 of 3 genes are not in .*, such as 'x', 'y'"):
         GeneSubset(source, ["a", "y", "x"], setting="`genes`")

@@ -113,7 +113,7 @@ def test_some_genes_can_be_read_of_cells_that_stay_whole(checkpoint, tmp_path):
         written = anndata.read_h5ad(tmp_path / f"{number}.h5ad")
         np.testing.assert_allclose(written.obsm["X_scgpt"], expected, atol=1e-5)
         assert written.uns["sclm_hf"]["X_scgpt"]["settings"]["genes"] == "; ".join(names)
-    with pytest.raises(ConfigurationError, match=r"`genes` \(`--genes`\) names 1 of 2 genes that `AnnData` has not"):
+    with pytest.raises(ConfigurationError, match=r"`genes` \(`--genes`\): 1 of 2 genes are not in `AnnData`"):
         embed(cells, checkpoint, genes=["GENE1", "nowhere"])
 
 

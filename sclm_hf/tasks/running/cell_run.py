@@ -66,7 +66,8 @@ class CellRun(Generic[Settings]):
     """One run of a verb over cells: what it takes from the model's output, and what it makes of that.
 
     Cells are run in blocks. From file to file these are kept, so that a stopped run resumes where it was. A subclass
-    overrides [`read`] (or [`forward`]) and [`results`]; what would fail after the work it refuses when it is made.
+    overrides [`results`], and [`read`] or [`forward`] where it takes something else than the embedding. What would
+    fail after the work it refuses when it is made.
 
     Args:
         verb: the verb.
@@ -88,8 +89,10 @@ class CellRun(Generic[Settings]):
         self.key = settings.key(self.config.model_type)
 
     def read(self, output: "ModelOutput") -> "torch.Tensor":
-        """(batch, …) what is taken from the output of the model, one row per cell."""
-        raise NotImplementedError
+        """(batch, …) what is taken from the output of the model, one row per cell: the embedding unless overridden."""
+        from ...modeling.common.outputs import embedding_of
+
+        return embedding_of(output, self.config)
 
     def forward(self, model: Any, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
         """Run a batch; for verbs that need more than one output of the model, or its inputs.

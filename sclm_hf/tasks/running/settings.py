@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError
-from .gene_names import read_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -179,6 +178,8 @@ class AddingSettings(RunSettings):
     @property
     def genes_read(self) -> list[str] | None:
         """The names of the genes that are read; None for all."""
+        from .gene_names import read_names
+
         return read_names(self.genes, GENES)
 
     def to_record(self) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Tokens, memory and hours before a run."""
 
+import json
+
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -85,3 +87,5 @@ def test_the_command_says_what_it_measured(model, tmp_path):
     assert result.exit_code == 0, result.output
     for text in ("23 cells", "finetune full", "extrapolated from 12 cells run in float32 on cpu"):
         assert text in result.output
+    told = json.loads(CliRunner().invoke(make_app(), [*arguments, "--json"]).stdout)
+    assert told["n_cells"] == 23 and told["costs"]["embed"]["bytes"]["float32"] > told["n_parameters"] * 4
