@@ -52,7 +52,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pretrained", default="pretrain_cellplm_small", help="the recipe of evidence.py")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of pre-training, split, fine-tuning")
     parser.add_argument("--output", type=Path, required=True)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if len(arguments.seeds) < 2:
+        parser.error("intervals over seeds need two of --seeds at least")
+    return arguments
 
 
 def evaluate(name: str, head: str, arguments: argparse.Namespace) -> dict:
