@@ -29,6 +29,9 @@ MARKERS = "os^Dv<P>Xp"
 MOST_POINTS = 50
 """Curves of more points are drawn pale, with their running mean on top."""
 
+MOST_PANELS = 4
+"""Panels of methods side by side."""
+
 WIDE_RANGE = 8.0
 """Losses that fall by more than this factor are drawn on a logarithmic scale."""
 
@@ -285,6 +288,53 @@ def plot_explanation(
     return tuple(axes)
 
 
+def plot_methods(panels: Mapping[str, Sequence[tuple[str, float, float, float]]], xlabel: str) -> "Figure":
+    """A row for each method: its mean and its interval; the first is dotted through all rows.
+
+    Args:
+        panels: title -> (method, mean, low, high) of each method, in the same order in all panels.
+        xlabel: what is measured.
+    """
+    n_columns = min(len(panels), MOST_PANELS)
+    n_rows, n_methods = -(-len(panels) // n_columns), max(map(len, panels.values()))
+    figure, axes = _figure(2.2 + 2.6 * n_columns, (1.2 + 0.3 * n_methods) * n_rows, "", n_columns, n_rows)
+    for one in axes[len(panels) :]:
+        one.set_axis_off()
+    for place, (one, (title, rows)) in enumerate(zip(axes, panels.items(), strict=False)):
+        names, means, lows, highs = zip(*rows, strict=True)
+        y = np.arange(len(rows))
+        one.axvline(means[0], linestyle=":", color=COLORS[3])
+        one.hlines(y, lows, highs, color=COLORS[0], linewidth=2)
+        one.plot(means, y, "o", color=COLORS[0], markersize=5)
+        one.set_ylim(len(rows) - 0.5, -0.5)
+        one.set_yticks(y, [""] * len(rows) if place % n_columns else names, fontsize=8)
+        one.set_title(title, fontsize=9, loc="left")
+    figure.supxlabel(xlabel, fontsize=9)
+    return figure
+
+
+def plot_lines(panels: Mapping[tuple[str, str], Mapping[str, np.ndarray]], *, log: bool = False) -> "Figure":
+    """A panel for each pair of axis titles, with a line for each method, and its interval as a band.
+
+    Args:
+        panels: (title of x, title of y) -> method -> (2 or 4, points) x, y and, if known, lower and upper ends.
+        log: whether both axes are logarithmic.
+    """
+    figure, axes = _figure(0.6 + 3.8 * len(panels), 3.6, "", len(panels))
+    for one, ((xlabel, ylabel), lines) in zip(axes, panels.items(), strict=True):
+        for place, (name, values) in enumerate(lines.items()):
+            x, y, *ends = np.asarray(values, float)
+            style = {"color": COLORS[place % 10], "marker": MARKERS[place % 10], "markersize": 4}
+            one.plot(x, y, label=name, **style)
+            if ends:
+                one.fill_between(x, *ends, color=style["color"], alpha=0.2, linewidth=0)
+        one.set(xlabel=xlabel, ylabel=ylabel)
+        if log:
+            one.set(xscale="log", yscale="log")
+        one.legend(frameon=False, fontsize=7)
+    return figure
+
+
 def plot_integration(scores: Mapping[str, Any], *, axes: "Axes | None" = None) -> "Axes":
     """The scores of integrated embeddings, one row for each embedding, the numbers written in.
 
@@ -402,11 +452,11 @@ def _draw_losses(axes: Any, curve: tuple[np.ndarray, np.ndarray], name: str, col
     axes.plot(steps[width - 1 :], smooth, color=color, label=f"{name}, mean of {n_steps} steps")
 
 
-def _figure(width: float, height: float, title: str, n_panels: int = 1):
+def _figure(width: float, height: float, title: str, n_panels: int = 1, n_rows: int = 1):
     """A figure of its own, outside pyplot: no display, no global state."""
     figure_module = require("matplotlib.figure", extra="evaluation")
     figure = figure_module.Figure(figsize=(width, height), layout="constrained")
-    panels = figure.subplots(1, n_panels, squeeze=False)[0]
+    panels = figure.subplots(n_rows, n_panels, squeeze=False).ravel()
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
