@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -36,7 +38,17 @@ def open_language_model(
     require_readable(name, revision)
     with damage_is_told(name), quiet_transformers():
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-        auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        auto_class, kinds = (
+            (AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING)
+            if config.is_encoder_decoder
+            else (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING)
+        )
+        if type(config) not in kinds:
+            raise CheckpointError(
+                f"`{name}` is a `{config.model_type}` model, which writes no text: give a causal or "
+                "sequence-to-sequence language model, and a model of cells, if any, as `cell_model` (`--cell_model`) "
+                "or `cell_tokens` (`--cell_tokens`)."
+            )
         model, info = auto_class.from_pretrained(
             name,
             config=config,

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigurationError, CorpusError, require
 from ..logging import counted, warn
-from .annotate import UNASSIGNED, AnnotateSettings, Annotation
+from .annotate import UNASSIGNED, AnnotateSettings, AnnotateVerb, Annotation
 from .running.cell_run import Results
 from .running.settings import GENES, setting
-from .running.verb import Verb, documented_by
+from .running.verb import documented_by
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,7 +163,7 @@ class Evaluation(Annotation):
         return {"label": np.array(names, dtype=object), **columns}
 
 
-EVALUATE = Verb(
+EVALUATE = AnnotateVerb(
     name="evaluate",
     auto_class="AutoModelForSequenceClassification",
     settings=EvaluateSettings,

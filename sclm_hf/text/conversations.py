@@ -92,7 +92,7 @@ class Conversations:
         labels = {slot: _names_of(corpus, slot, field) for slot, field in self._fields.items()}
         labels |= {slot: binned(labels[slot], some, slot) for slot, some in (bins or {}).items()}
         self._names = {slot: [neutralise(name, tokenizer) for name in names] for slot, names in labels.items()}
-        _check_settings(self.task, control=control, match=match, cells=cells, rules=rules)
+        _check_settings(self.task, self._fields, control=control, match=match, cells=cells, rules=rules)
         rules = None if rules is None else tuple(rules)
         self._settings = {
             "fixed": self._fixed,
@@ -231,11 +231,17 @@ def _fields(
     return {slot: f"labels_{columns[slot]}" if slot in columns else "labels" for slot in slots}
 
 
-def _check_settings(task: Wordings, **given: Any) -> None:
-    """Refuse settings that the task has no use for, and facts that there are not."""
+def _check_settings(task: Wordings, fields: Mapping[str, str], **given: Any) -> None:
+    """Refuse settings that the task has no use for, and facts that there are not or that lack their column."""
     if task.facts is not None and task.facts not in FACTS:
         raise unknown_name(str(task.facts), list(FACTS), f" as `facts` of the task `{task.task}`")
     taken = FACTS[task.facts].settings if task.facts else ()
+    if task.facts and FACTS[task.facts].slot not in fields:
+        slot = FACTS[task.facts].slot
+        raise ConfigurationError(
+            f"The task `{task.task}` tells cells apart by `{slot}`, which cannot be the same for all: name its column "
+            f"with `columns` (`--column {slot}=COLUMN`)."
+        )
     if unused := [name for name, value in given.items() if value not in (None, (), []) and name not in taken]:
         raise ConfigurationError(f"`{unused[0]}` (`--{unused[0]}`) is not for the task `{task.task}`: leave it out.")
 

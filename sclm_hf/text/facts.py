@@ -74,7 +74,7 @@ class ControlFacts:
         ConfigurationError: there are no control cells, or none that any perturbed cell could be matched with.
     """
 
-    settings = ("control", "match")
+    slot, settings = "perturbation", ("control", "match")
 
     def __init__(self, ground: Ground) -> None:
         names = list(ground.labels["perturbation"])
@@ -111,7 +111,7 @@ class PairFacts:
         ConfigurationError: there is one type alone.
     """
 
-    settings = ("match",)
+    slot, settings = "cell_type", ("match",)
 
     def __init__(self, ground: Ground) -> None:
         self._names, self._field = ground.names["cell_type"], ground.fields["cell_type"]
@@ -154,7 +154,7 @@ class AssignmentFacts:
         ConfigurationError: types cannot be told apart in an answer, or no group has enough of them.
     """
 
-    settings = ("match", "cells")
+    slot, settings = "cell_type", ("match", "cells")
 
     def __init__(self, ground: Ground) -> None:
         self._names, self._field = ground.names["cell_type"], ground.fields["cell_type"]
@@ -208,11 +208,15 @@ class AssignmentFacts:
 class DescriptionFacts:
     """`description`: the type, the other columns, the strongest genes, and what rules say about the genes."""
 
-    settings = ("rules",)
+    slot, settings = "cell_type", ("rules",)
 
     def __init__(self, ground: Ground) -> None:
         self._fields, self._names = ground.fields, ground.names
         self._reasoner = RuleReasoner(ground.rules or ())
+        labels = self._names["cell_type"]
+        if ground.rules and not any(map(self._reasoner.rules_of, labels)):
+            told = ", ".join(map(repr, labels[:3]))
+            warn(f"No rule is about a cell type of these cells, such as {told}: descriptions cite none.")
 
     def slots(self, asked: Asked) -> list[Slots | None]:
         """For each cell."""

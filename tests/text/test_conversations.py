@@ -187,6 +187,11 @@ def test_a_description_holds_facts_and_what_rules_say(corpus, cells):
     assert any("PMID 1" in row["completion"][0]["content"] for row in rows)
 
 
+def test_rules_about_no_type_of_the_cells_are_told(corpus):
+    with pytest.warns(SclmWarning, match="No rule is about a cell type of these cells, such as 'B cell'"):
+        rows_of(corpus, "describe", rules=[MarkerRule("r1", "hepatocyte", ("GENE0",), "high")])
+
+
 def test_numbers_become_the_labels_of_their_bins(corpus, cells):
     conversations = Conversations(corpus, "sensitivity", **SETTINGS["sensitivity"])
     assert conversations.answers == ["sensitive", "resistant"]
@@ -216,6 +221,8 @@ def test_a_slot_may_be_the_same_for_all_cells(corpus):
         ("compare", {"match": ["number"]}, "each lacks another cell"),
         ("assign", {"cells": (8, 15)}, "each lacks 8 types"),
         ("assign", {"cells": (1, 3)}, "2 or more"),
+        ("describe", {"columns": {}, "fixed": {"cell_type": "T cell"}}, "cannot be the same for all"),
+        ("perturb", {"columns": {}, "fixed": {"perturbation": "drug"}}, "--column perturbation=COLUMN"),
         ("sensitivity", {"columns": {}, "bins": {}}, "would all be filled by the label"),
         ("sensitivity", {"bins": {"sensitivity": {"low": 1.0, "high": 2.0}}}, "holds 3.0, which is in no bin"),
         ("sensitivity", {"bins": {"sensitivity": {"low": 1.0}}}, "two or more labels"),

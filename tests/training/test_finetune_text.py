@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from sclm_hf import annotate
+from sclm_hf import annotate, evaluate
 from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.hub.card import render_card, start_facts
 from sclm_hf.opening.tiny import make_tiny_checkpoint
@@ -103,6 +103,19 @@ def test_batches_change_nothing(trained):
 def test_settings_without_meaning_are_refused(tmp_path, settings, text, message):
     with pytest.raises(ConfigurationError, match=message):
         tuned(["a.h5ad"], tmp_path, text=text, **settings)
+
+
+def test_a_model_that_writes_no_text_is_refused_in_a_line(trained, coded, tmp_path):
+    with pytest.raises(CheckpointError, match=r"is a `scgpt` model, which writes no text.*`--cell_model`"):
+        tuned(trained[0][:1], tmp_path, model_name_or_path=str(coded[1]))
+
+
+def test_evaluate_scores_a_language_model(trained):
+    files, folder, _ = trained
+    cells = evaluate(anndata.read_h5ad(files[1]), folder, label_key="cell_type", seen="score", partners=False)
+    found = cells.uns["sclm_hf"]["sclm_prediction"]
+    assert found["scores"]["accuracy"]["mean"] == pytest.approx(share_right(files[1], folder))
+    assert found["n_chose"] == 60
 
 
 def test_names_of_cells_are_no_labels(trained, tmp_path):
