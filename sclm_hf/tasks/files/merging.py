@@ -20,7 +20,15 @@ from ..running.cell_run import Results
 from .file_to_file import Written
 from .fingerprint import hash_of
 from .h5ad import check_output, read_h5ad
-from .results import add_record, add_results, check_room, check_source, complete_or_absent
+from .results import (
+    add_record,
+    add_results,
+    check_room,
+    check_source,
+    complete_or_absent,
+    exists_already,
+    read_fingerprints,
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ def merge_shards(
         overwrite: replace the destination.
 
     Returns:
-        The file, and the name of its record in `uns["sclm_hf"]`.
+        The file, written or found finished, and the name of its record in `uns["sclm_hf"]`.
 
     Raises:
         ConfigurationError: cells are lost or doubled; the parts were made of other cells, by another model or with
@@ -120,11 +128,17 @@ def merge_shards(
     if not parts:
         raise ConfigurationError("Name the files of the shards to merge.")
     for path in (*parts, *([] if source is None else [source])):
-        destination = check_output(destination, source=path, overwrite=overwrite)
+        destination = check_output(destination, source=path, overwrite=True)
     found = sorted((_Part.read(path) for path in parts), key=lambda part: (part.shard["first"], str(part.path)))
     _refuse_others(found)
     _refuse_lost_or_doubled(found)
     first, names = found[0], np.concatenate([part.names for part in found])
+    if destination.exists():
+        # it may have been stopped just after it was named
+        if _is_finished(destination, first, source):
+            return Written(destination, first.key)
+        if not overwrite:
+            raise exists_already(destination)
     verb = get_verb(first.depends_on["task"][0])
     columns = _columns(first)
     cells, copied = _cells(source, destination, names, first)
@@ -140,6 +154,15 @@ def merge_shards(
         told = verb.run.join(first.key, [part.record for part in found], names, file)
         add_record(file, first.key, {**first.record, **told, "fingerprint": hash_of(first.depends_on)})
     return Written(destination, first.key)
+
+
+def _is_finished(destination: Path, part: _Part, source: str | Path | None) -> bool:
+    """Whether a file holds the results of all cells, and the data where they are copied."""
+    if read_fingerprints(destination).get(part.key) != hash_of(part.depends_on):
+        return False
+    with open_h5ad(destination) as file:
+        holds_data = len(read_index(file["var"])) > 0
+    return holds_data == (source is not None and Path(source).suffix == ".h5ad")
 
 
 def _refuse_others(parts: Sequence[_Part]) -> None:

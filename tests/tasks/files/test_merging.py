@@ -119,6 +119,17 @@ def test_lost_and_doubled_cells_are_refused(source, model, tmp_path):
     assert not (tmp_path / "merged.h5ad").exists()
 
 
+def test_a_merged_file_is_found_finished_and_another_is_not_replaced(source, model, tmp_path):
+    parts = run_shards("embed", source, model, 2)
+    merged = merge_shards(tmp_path / "merged.h5ad", parts, source)
+    written = merged.path.stat().st_mtime_ns
+    assert merge_shards(merged.path, parts, source) == merged and merged.path.stat().st_mtime_ns == written
+    with pytest.raises(ConfigurationError, match=r"exists and is not the result .* `overwrite` \(`--overwrite`\)"):
+        merge_shards(merged.path, parts)
+    assert merge_shards(merged.path, parts, overwrite=True) == merged == merge_shards(merged.path, parts)
+    assert anndata.read_h5ad(merged.path).X is None
+
+
 def test_parts_of_other_runs_are_refused_by_what_differs(source, model, tmp_path):
     parts = run_shards("embed", source, model, 2)
     ((thirds, _),) = run_files("embed", source, tmp_path / "out.h5ad", model, shard="2/3")
