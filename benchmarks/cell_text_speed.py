@@ -1,9 +1,11 @@
 """How fast cells become sentences, and how fast a language model chooses a label, each beside the other way to do it.
 
 - `sentences`: whole cells as sentences, beside `cell2sentence` from the registry, which runs as a process of its own.
+- `real_sentences`: real cells as sentences of all of their genes, and of the 100 that models are trained with.
 - `annotation`: a two-layer Llama with a token per gene chooses one of 20 labels by likelihood, beside the same model
   that generates an answer which is then matched with the labels. It learned for one pass before, so that it
-  ends its answers; it names no type better than chance, which changes no speed. Labels are one token each, or (`words`) some words each, which generation writes one after the other.
+  ends its answers; it names no type better than chance, which changes no speed. Labels are one token each, or
+  (`words`) some words each, which generation writes one after the other.
 
 Both read each prompt once, of about 125 tokens. That takes 1.0 of the 1.1 seconds that 300 cells take by likelihood,
 and of the 1.3 seconds that they take by generation. As generation keeps what it has read, too, likelihood can save no
@@ -11,11 +13,13 @@ more than the writing: 5 times as fast cannot be reached with answers as short a
 
 Both sides take turns, and CPU seconds are compared, so that other work on the machine slows both alike.
 
-    python benchmarks/cell_text_speed.py --peer VENV/bin/python --output benchmarks/results/cell_text_speed.json
+    SCLM_DATA=../shared/data python benchmarks/cell_text_speed.py --peer VENV/bin/python \
+        --output benchmarks/results/cell_text_speed.json
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import tempfile
@@ -36,6 +40,8 @@ from sclm_hf.text.rendering import answer_ids, padding_id, prompt_ids
 from sclm_hf.text.sentences import cell_sentences
 from sclm_hf.text.templates import load_templates
 
+DATA = Path(os.environ.get("SCLM_DATA", "../shared/data")) / "h5ad"
+REAL = ("pbmc_3tech_symphony_1200.h5ad", "kang_ifnb_2k.h5ad", "covid_balf_liao.h5ad")
 N_LABELS, N_SHOWN, BATCH = 20, 100, 50
 
 
@@ -64,12 +70,9 @@ def sentences(cells: anndata.AnnData, peer: str, rounds: int) -> dict:
             pass
         names = list(cells.var_names)
         cell_sentences(cells.X, names)
-        ours, two, theirs = [], [], []
+        ours, theirs = [], []
         for _ in range(rounds):
             ours.append(cpu_seconds(lambda: cell_sentences(cells.X, names)))
-            started = time.perf_counter()
-            cell_sentences(cells.X, names, num_threads=2)
-            two.append(time.perf_counter() - started)
             process.stdin.write("\n")
             process.stdin.flush()
             theirs.append(float(process.stdout.readline().split()[0]))
@@ -80,10 +83,25 @@ def sentences(cells: anndata.AnnData, peer: str, rounds: int) -> dict:
         "cells": cells.n_obs,
         "genes_per_cell": int(cells.X.nnz / cells.n_obs),
         "sclm_hf_cells_per_cpu_second": round(cells.n_obs / min(ours)),
-        "sclm_hf_cells_per_second_two_threads": round(cells.n_obs / min(two)),
         "cell2sentence_cells_per_cpu_second": round(cells.n_obs / min(theirs)),
         "times_faster": compared(ratios, 10),
     }
+
+
+def real_sentences(rounds: int) -> dict:
+    """Cells per CPU second of each data set, by how many of its genes a cell keeps."""
+    return {file: rates_of(anndata.read_h5ad(DATA / file), rounds) for file in REAL}
+
+
+def rates_of(cells: anndata.AnnData, rounds: int) -> dict:
+    """Cells per CPU second, the median and the best of all rounds."""
+    counts, names = scipy.sparse.csr_matrix(cells.X), list(cells.var_names)
+    found = {"cells": cells.n_obs, "genes_per_cell": counts.nnz // cells.n_obs}
+    for what, n_genes in (("all genes", None), (f"{N_SHOWN} genes", N_SHOWN)):
+        seconds = [cpu_seconds(lambda n=n_genes: cell_sentences(counts, names, n_genes=n)) for _ in range(rounds)]
+        rates = {"median": statistics.median(seconds), "best": min(seconds)}
+        found[f"cells_per_cpu_second, {what}"] = {one: round(cells.n_obs / spent) for one, spent in rates.items()}
+    return found
 
 
 def annotation(cells: anndata.AnnData, rounds: int, *, words: bool) -> dict:
@@ -192,6 +210,9 @@ def main() -> None:
     result = {"machine": describe_machine()}
     if arguments.peer:
         result["sentences"] = sentences(make_cells(arguments.cells, 20_000, 1_650), arguments.peer, arguments.rounds)
+    if DATA.exists():
+        cell_sentences(make_cells(2, 100, 10).X, [f"GENE{gene}" for gene in range(100)])
+        result["real_sentences"] = real_sentences(arguments.rounds)
     for kind in arguments.labels:
         cells = make_cells(arguments.cells, 1_000, 200)
         result[f"annotation_{kind}"] = annotation(cells, arguments.rounds, words=kind == "words")

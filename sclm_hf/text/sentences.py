@@ -87,74 +87,115 @@ def log10_normalize(matrix, target_sum: float | str = 10_000.0) -> scipy.sparse.
 
 _SMALL_RUN = 24
 _MOST_BITS, _U1 = np.uint64(10), np.uint32(1)
+_MOST_COUNT = 1 << 10
 
 
 @part
-def _sort_run(genes, draws, start, stop, sorted_draws, sorted_genes, scratch):
-    """Put the genes from `start` to `stop` in the order of their draws.
-
-    Draws are spread evenly, so that buckets by their leading bits, about as many as genes, leave little to be moved.
-    """
-    n = stop - start
-    if n > _SMALL_RUN:
-        bits = np.uint64(5)
-        while bits < _MOST_BITS and (1 << bits) < n:
-            bits += np.uint64(1)
-        shift, starts = np.uint64(64) - bits, scratch[2][0]
-        starts[: 1 << bits] = 0
-        for i in range(start, stop):
-            starts[draws[i] >> shift] += np.uint32(1)
-        place = np.uint32(0)
-        for bucket in range(1 << bits):
-            place, starts[bucket] = place + starts[bucket], place
-        for i in range(start, stop):
-            bucket = draws[i] >> shift
-            place = starts[bucket]
-            starts[bucket] = place + np.uint32(1)
-            sorted_draws[place], sorted_genes[place] = draws[i], genes[i]
-        for j in range(n):
-            draws[start + j], genes[start + j] = sorted_draws[j], sorted_genes[j]
-    for i in range(start + 1, stop):
+def _insertion_sort(draws, genes, n):
+    """Put the first `n` genes in the order of their draws."""
+    for i in range(1, n):
         gene, drawn, j = genes[i], draws[i], i
-        while j > start and draws[j - 1] > drawn:
+        while j > 0 and draws[j - 1] > drawn:
             genes[j], draws[j] = genes[j - 1], draws[j - 1]
             j -= 1
         genes[j], draws[j] = gene, drawn
 
 
 @part
-def _break_ties(stream_key, draws_of, genes, keys, wanted, draws, sorted_draws, order, scratch):
-    """Put genes of equal keys in the order of their draws, as far as the first `wanted` depend on it."""
-    start = 0
-    while start < wanted:
-        stop = start + 1
-        while stop < keys.size and keys[stop] == keys[start]:
-            stop += 1
-        if stop - start > 1:
-            for j in range(start, stop):
-                draws[j] = draw(stream_key, draws_of[genes[j]])
-            _sort_run(genes, draws, start, stop, sorted_draws, order, scratch)
-        start = stop
+def _sort_run(stream_key, draws_of, genes, wanted, draws, sorted_draws, sorted_genes, starts):
+    """Put genes of one value in the order of their draws, as far as the first `wanted` depend on it.
+
+    Draws are spread evenly, so that buckets by their leading bits, about as many as genes, leave little to be moved.
+    """
+    n = genes.size
+    for i in range(n):
+        draws[i] = draw(stream_key, draws_of[genes[i]])
+    if n <= _SMALL_RUN:
+        _insertion_sort(draws, genes, n)
+        return
+    bits = np.uint64(5)
+    while bits < _MOST_BITS and (1 << bits) < n:
+        bits += np.uint64(1)
+    shift = np.uint64(64) - bits
+    starts[: 1 << bits] = 0
+    for i in range(n):
+        starts[draws[i] >> shift] += _U1
+    place = bucket = np.uint32(0)
+    while place < wanted:
+        place, starts[bucket] = place + starts[bucket], place
+        bucket += _U1
+    for i in range(n):
+        if draws[i] >> shift < bucket:
+            at = starts[draws[i] >> shift]
+            starts[draws[i] >> shift] = at + _U1
+            sorted_draws[at], sorted_genes[at] = draws[i], genes[i]
+    _insertion_sort(sorted_draws, sorted_genes, place)
+    for i in range(wanted):
+        genes[i] = sorted_genes[i]
+
+
+@part
+def _by_count(ids, values, wanted, starts, genes, keys):
+    """Put the genes of the highest values first, at least `wanted`, and their values into `keys`; returns how many.
+
+    Only of whole numbers below `_MOST_COUNT`, as counts mostly are; 0 where there are others.
+    """
+    starts[:] = 0
+    highest = np.uint32(0)
+    for j in range(ids.size):
+        value = np.uint32(values[j]) if values[j] < _MOST_COUNT else np.uint32(0)
+        if value != values[j]:
+            return np.uint32(0)
+        starts[value] += _U1
+        highest = max(highest, value)
+    place, least = np.uint32(0), highest + _U1
+    while place < wanted:
+        least -= _U1
+        place, starts[least] = place + starts[least], place
+    for j in range(ids.size):
+        value = np.uint32(values[j])
+        if value >= least:
+            at = starts[value]
+            starts[value] = at + _U1
+            genes[at], keys[at] = ids[j], value
+    return place
+
+
+@part
+def _by_value(ids, values, keys, scaled, order, genes, scratch):
+    """Put all genes in the order of their values, from high to low, and what is equal where values are into `keys`."""
+    value_keys = scaled.view(np.uint64)
+    for j in range(ids.size):
+        scaled[j] = values[j]
+        value_keys[j] = ~value_keys[j]
+    stable_sort(value_keys, ids.size, keys, order, scratch)
+    for j in range(ids.size):
+        genes[j] = ids[order[j]]
 
 
 @kernel
-def _order(genes, keys, draws_of, hashed, starts, size, scratch, out, start, stop):
-    sorted_keys, draws, scaled = np.empty(size, np.uint64), np.empty(size, np.uint64), np.empty(size, np.float64)
-    order, ids = np.empty(size, np.int32), np.empty(size, np.int32)
-    value_keys = scaled.view(np.uint64)
+def _order(genes, cell_keys, draws_of, hashed, starts, size, scratch, out, start, stop):
+    keys, draws, scaled = np.empty(size, np.uint64), np.empty(size, np.uint64), np.empty(size, np.float64)
+    order, ids, buckets = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(_MOST_COUNT, np.uint32)
     for i in range(start, stop):
-        first, n, wanted = genes.indptr[i], genes.indptr[i + 1] - genes.indptr[i], starts[i + 1] - starts[i]
-        if n == 0:
+        wanted = starts[i + 1] - starts[i]
+        if wanted == 0:
             continue
-        for j in range(n):
-            scaled[j] = genes.values[first + j]
-            value_keys[j] = ~value_keys[j]
-        stable_sort(value_keys, n, sorted_keys, order, scratch)
-        for j in range(n):
-            ids[j] = genes.ids[first + order[j]]
-        if hashed:
-            stream_key = substream(keys[i], Stream.TIES)
-            _break_ties(stream_key, draws_of, ids, sorted_keys[:n], wanted, draws, value_keys, order, scratch)
+        its = genes.ids[genes.indptr[i] : genes.indptr[i + 1]]
+        values = genes.values[genes.indptr[i] : genes.indptr[i + 1]]
+        n = np.int64(_by_count(its, values, wanted, buckets, ids, keys))
+        if n == 0:
+            n = its.size
+            _by_value(its, values, keys, scaled, order, ids, scratch)
+        stream_key, first = substream(cell_keys[i], Stream.TIES), 0
+        while hashed and first < wanted:
+            last = first + 1
+            while last < n and keys[last] == keys[first]:
+                last += 1
+            if last - first > 1:
+                needed = min(last, wanted) - first
+                _sort_run(stream_key, draws_of, ids[first:last], needed, draws, scaled.view(np.uint64), order, buckets)
+            first = last
         for j in range(wanted):
             out[starts[i] + j] = ids[j]
 

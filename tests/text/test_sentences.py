@@ -132,6 +132,16 @@ def test_short_sentences_begin_as_long_ones(cells, ties):
         assert short == [" ".join(one.split()[:n_genes]) for one in long]
 
 
+@pytest.mark.parametrize("ties", ["hash", "stable"])
+@pytest.mark.parametrize("n_genes", [None, 1, 60])
+def test_counts_are_put_in_the_order_of_other_values(ties, n_genes):
+    counts = np.random.default_rng(0).negative_binomial(1, 0.2, (6, 300)).astype(np.float64)
+    counts[0, 5], counts[1, 6] = 1023, 1024
+    names = [f"GENE{number}" for number in range(300)]
+    found, halves = (cell_sentences(one, names, ties=ties, n_genes=n_genes, seed=1) for one in (counts, counts / 2))
+    assert found == halves
+
+
 def test_names_of_any_length_and_alphabet_are_written():
     names = ["α" * 40, "b", "ENSG00000000001.12-long"]
     assert cell_sentences(np.array([[1, 3, 2]]), names, case="keep") == [f"b {names[2]} {names[0]}"]
