@@ -288,12 +288,15 @@ def plot_explanation(
     return tuple(axes)
 
 
-def plot_methods(panels: Mapping[str, Sequence[tuple[str, float, float, float]]], xlabel: str) -> "Figure":
+def plot_methods(panels: Mapping[str, Sequence[tuple[str, float, float, float]]], xlabel: str) -> "Sequence[Axes]":
     """A row for each method: its mean and its interval; the first is dotted through all rows.
 
     Args:
         panels: title -> (method, mean, low, high) of each method, in the same order in all panels.
         xlabel: what is measured.
+
+    Returns:
+        The axes of the panels.
     """
     n_columns = min(len(panels), MOST_PANELS)
     n_rows, n_methods = -(-len(panels) // n_columns), max(map(len, panels.values()))
@@ -310,17 +313,20 @@ def plot_methods(panels: Mapping[str, Sequence[tuple[str, float, float, float]]]
         one.set_yticks(y, [""] * len(rows) if place % n_columns else names, fontsize=8)
         one.set_title(title, fontsize=9, loc="left")
     figure.supxlabel(xlabel, fontsize=9)
-    return figure
+    return axes[: len(panels)]
 
 
-def plot_lines(panels: Mapping[tuple[str, str], Mapping[str, np.ndarray]], *, log: bool = False) -> "Figure":
+def plot_lines(panels: Mapping[tuple[str, str], Mapping[str, np.ndarray]], *, log: bool = False) -> "Sequence[Axes]":
     """A panel for each pair of axis titles, with a line for each method, and its interval as a band.
 
     Args:
         panels: (title of x, title of y) -> method -> (2 or 4, points) x, y and, if known, lower and upper ends.
         log: whether both axes are logarithmic.
+
+    Returns:
+        The axes of the panels.
     """
-    figure, axes = _figure(0.6 + 3.8 * len(panels), 3.6, "", len(panels))
+    _, axes = _figure(0.6 + 3.8 * len(panels), 3.6, "", len(panels))
     for one, ((xlabel, ylabel), lines) in zip(axes, panels.items(), strict=True):
         for place, (name, values) in enumerate(lines.items()):
             x, y, *ends = np.asarray(values, float)
@@ -332,7 +338,7 @@ def plot_lines(panels: Mapping[tuple[str, str], Mapping[str, np.ndarray]], *, lo
         if log:
             one.set(xscale="log", yscale="log")
         one.legend(frameon=False, fontsize=7)
-    return figure
+    return axes
 
 
 def plot_integration(scores: Mapping[str, Any], *, axes: "Axes | None" = None) -> "Axes":

@@ -13,7 +13,7 @@ from .experiment import Experiment, Piece
 from .models import UNTRAINED, baselines, embedding, fine_tuned, pretrained, probed, tested
 from .tables import annotation_page
 
-DATASETS = ("pbmc_3tech_symphony_1200", "pbmc68k_reduced_counts", "covid_balf_liao")
+DATASETS = ("pbmc_3tech_symphony_1200", "pbmc68k_reduced_counts")
 
 
 def run(piece: Piece) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def report(found: Found) -> Page:
         panels[f"features ({setting})", "relative error"] = lines
         page.numbers[setting] = values
     page.figures["features"] = (
-        plot_lines(panels, log=True),
+        plot_lines(panels, log=True)[0].figure,
         "Relative error of orthogonal features against their number, mean and range over seeds.",
     )
     return page

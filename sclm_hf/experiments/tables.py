@@ -27,7 +27,7 @@ def annotation_page(found: Mapping[str, Mapping[int, dict[str, Any]]], reference
             for one in results
             if one.metric == "macro_f1" and one.reference is None
         ]
-    figure = plot_methods(panels, "macro-F1 with 95 % interval over cells")
+    figure = plot_methods(panels, "macro-F1 with 95 % interval over cells")[0].figure
     page.figures["macro_f1"] = (figure, f"Macro-F1 of each method; the dotted line is {reference}.")
     return page
 
@@ -81,7 +81,7 @@ def scores_page(found: Mapping[str, Mapping[int, dict[str, Any]]], reference: st
         page.answers.append(f"{setting}, total score, with all seeds: {told(ranges, reference)}")
         page.numbers[setting] = runs
         panels[setting] = [(name, np.mean(one), min(one), max(one)) for name, one in totals.items()]
-    figure = plot_methods(panels, "total score, mean and range over seeds")
+    figure = plot_methods(panels, "total score, mean and range over seeds")[0].figure
     page.figures["total"] = (
         figure,
         "Total score of each embedding, mean and range over seeds; dotted: the first row.",

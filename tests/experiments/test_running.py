@@ -26,7 +26,7 @@ def run(piece):
 
 def report(found):
     rows = [[setting, *(str(one["value"]) for one in seeds.values())] for setting, seeds in found.items()]
-    figure = plot_lines({("x", "y"): {"line": np.array([[1, 2], [3, 4]])}})
+    figure = plot_lines({("x", "y"): {"line": np.array([[1, 2], [3, 4]])}})[0].figure
     tables = [Table("Values", ["setting", "first", "second"], rows, "Exactly.")]
     return Page(["It adds."], tables, {"values": (figure, "A line.")}, {"a": 1})
 
