@@ -59,7 +59,7 @@ def _measured() -> Iterator[dict[str, float]]:
     before, start = _forget_peak(), time.process_time()
     yield found
     found["cpu_seconds"] = time.process_time() - start
-    found["peak_mb"] = max(0.0, (_memory("VmHWM") - before) / 1024)
+    found["peak_mb"] = float(np.maximum(0.0, (_memory("VmHWM") - before) / 1024))
 
 
 def _forget_peak() -> float:
@@ -102,7 +102,7 @@ def _attention(n_tokens: int, seed: int) -> dict[str, dict[str, float]]:
 def report(found: Found) -> Page:
     """Tables of labels for each number of genes, and of costs."""
     page = annotation_page(found, "PCA + LR")
-        seconds, memory = _lines(found, "cpu_seconds"), _lines(found, "peak_mb")
+    seconds, memory = _lines(found, "cpu_seconds"), _lines(found, "peak_mb")
     for title, name, unit in (("Training", "training", "step"), ("Embedding", "embedding", "cell")):
         rows = [[model, *_per(found, model, name, unit)] for model in MODELS]
         note = (
