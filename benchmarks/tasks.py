@@ -79,7 +79,9 @@ def save_model(genes: list[str], folder: Path) -> int:
     others = [f"OTHER{number}" for number in range(SIZES["vocab_size"] - len(genes) - 2)]
     tokenizer = sclm_hf.GeneTokenizer.from_genes([*genes, *others], special_tokens=("<pad>", "<mask>"))
     longest = SIZES["max_position_embeddings"]
-    extractor = sclm_hf.ExpressionFeatureExtractor.for_family("geneformer", max_length=longest)
+    extractor = sclm_hf.ExpressionFeatureExtractor.for_family(
+        "geneformer", max_length=longest, add_cls=False, add_eos=False
+    )
     config = sclm_hf.GeneformerConfig(**SIZES, num_labels=N_LABELS)
     model = sclm_hf.GeneformerForSequenceClassification(config)
     model.save_pretrained(folder)
@@ -93,8 +95,8 @@ def timed(run) -> dict[str, float]:
     return {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
 
 
-def measure_verb(verb: str, dtype: str) -> dict:
-    cells = resampled(FILES["cells"], N_CELLS, 0, N_GENES)
+def measure_verb(n_cells: int, verb: str, dtype: str) -> dict:
+    cells = resampled(FILES["cells"], n_cells, 0, N_GENES)
     facts = {"n_cells": cells.n_obs, "genes_per_cell": float(np.diff(cells.X.indptr).mean())}
     with tempfile.TemporaryDirectory() as folder:
         facts["n_parameters"] = save_model(list(cells.var_names), Path(folder) / "model")
@@ -107,8 +109,8 @@ def measure_verb(verb: str, dtype: str) -> dict:
         return {**facts, **timed(lambda: getattr(sclm_hf, verb)(cells, model, **settings))}
 
 
-def measure_scib() -> dict:
-    cells = resampled(FILES["batches"], N_CELLS, 0)
+def measure_scib(n_cells: int) -> dict:
+    cells = resampled(FILES["batches"], n_cells, 0)
     components = np.linalg.svd(log1p_cp10k(cells.X[:, :2000]).toarray(), full_matrices=False)[0][:, :30]
     cells.obsm["X_test"] = components
     settings = {"embedding": "X_test", "batch_key": "batch", "label_key": "cell_type"}
@@ -146,7 +148,7 @@ def vectors(kind: str) -> tuple[np.ndarray, np.ndarray]:
     return drawn[:N_INDEXED][order], drawn[N_INDEXED:]
 
 
-def measure_index(kind: str, backend: str) -> dict:
+def measure_index(_: int, kind: str, backend: str) -> dict:
     cells, queries = vectors(kind)
     names = np.arange(N_INDEXED).astype(str).astype(object)
     index = CellIndex(cells, np.array(["a", "b"], object)[np.arange(N_INDEXED) % 2], names, backend=backend)
@@ -180,10 +182,11 @@ MEASUREMENTS = {
 }
 
 
-def run_alone(name: str) -> dict:
+def run_alone(name: str, n_cells: int) -> dict:
     """Measure in a process of its own."""
     before = os.getloadavg()[0]
-    done = subprocess.run([sys.executable, __file__, "--inside", name], capture_output=True, text=True)
+    command = [sys.executable, __file__, "--inside", name, "--n-cells", str(n_cells)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return {"problem": (done.stderr.strip().splitlines() or ["no message"])[-1]}
     return {**json.loads(done.stdout.splitlines()[-1]), "load_before": before}
@@ -194,13 +197,14 @@ def main() -> None:
     parser.add_argument("--measure", nargs="+", default=list(MEASUREMENTS), choices=MEASUREMENTS, metavar="NAME")
     parser.add_argument("--again", action="store_true", help="measure those too that the output holds")
     parser.add_argument("--output", type=Path, default=Path("tasks.json"))
+    parser.add_argument("--n-cells", type=int, default=N_CELLS, help="fewer where there is no time for all")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
         warnings.simplefilter("ignore", SclmWarning)
         torch.set_num_threads(2)
         measure, *given = MEASUREMENTS[arguments.inside]
-        print(json.dumps(measure(*given)))
+        print(json.dumps(measure(arguments.n_cells, *given)))
         return
     report = json.loads(arguments.output.read_text()) if arguments.output.exists() else {"benchmark": "tasks"}
     report["machine"] = describe_machine()
@@ -208,7 +212,7 @@ def main() -> None:
     found = report.setdefault("measurements", {})
     for name in arguments.measure:
         if arguments.again or "seconds" not in found.get(name, {}):
-            found[name] = run_alone(name)
+            found[name] = run_alone(name, arguments.n_cells)
             print(name, found[name], flush=True)
             arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
