@@ -11,13 +11,11 @@ from numba import njit
 from ...errors import ExpressionError
 from .kernels import kernel, part
 from .keys import Stream, draw, substream
-from .masks import high_bound, smallest
+from .masks import smallest
 from .scratch import Scratch, lent
 
 OUT_OF_RANGE, UNSORTED, NEGATIVE, NOT_FINITE = 1, 2, 4, 8
 """What [`survey`] may find wrong with a row; the numbers add up."""
-
-_HALF = np.uint64(32)
 
 
 class Columns(NamedTuple):
@@ -365,34 +363,19 @@ def widest(genes: CellGenes, start: int, stop: int) -> int:
 
 
 @part
-def mark_subset(stream_key, ids, n, n_kept, marks):
-    """Mark the `n_kept` of `n` genes with the smallest draws: their `marks` are below the number that is returned."""
-    for i in range(n):
-        marks[i] = draw(stream_key, ids[i]) >> _HALF
-    bound = high_bound(marks[:n], n_kept, n)
-    if bound >= 0:
-        return np.uint32(bound)
+def _copy_subset(stream_key, ids, values, n, n_kept, out_ids, out_values):
+    """Copy the `n_kept` of `n` genes with the smallest draws, in their order."""
     draws = np.empty(n, np.uint64)
     for i in range(n):
         draws[i] = draw(stream_key, ids[i])
-    least = smallest(draws, n_kept, n)
-    for i in range(n):
-        marks[i] = draws[i] >= least
-    return np.uint32(1)
-
-
-@part
-def _copy_subset(stream_key, ids, values, n, n_kept, out_ids, out_values):
-    """Copy the `n_kept` of `n` genes with the smallest draws, in their order."""
-    marks = np.empty(n, np.uint32)
-    bound = mark_subset(stream_key, ids, n, n_kept, marks)
+    bound = smallest(draws, n_kept, n)
     kept = np.uint32(0)
     for i in range(n):
         # what is not kept is overwritten; behind the last gene there may be no room for it
         if kept < n_kept:
             out_ids[kept] = ids[i]
             out_values[kept] = values[i]
-        kept += np.uint32(marks[i] < bound)
+        kept += np.uint32(draws[i] < bound)
 
 
 @part

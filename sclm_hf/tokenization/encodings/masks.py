@@ -16,10 +16,10 @@ IGNORED = -100
 """Label of what the loss leaves out."""
 
 _NOTHING_GIVEN, _NO_DRAWS = np.empty((0, 0, 0)), np.empty(0)
-_DEVIATIONS, _FEW, _TURNS = 4.0, 24, 16
+_DEVIATIONS, _FEW = 4.0, 24
 _RANGE, _BELOW_1 = 2.0**64, 1 - 2.0**-53
 _LAST = np.uint64(2**64 - 1)
-_BITS_OF_UNIFORMS, _HALF = np.uint64(2**64 - 2**11), np.uint64(32)
+_BITS_OF_UNIFORMS = np.uint64(2**64 - 2**11)
 
 
 class Draws(NamedTuple):
@@ -105,33 +105,6 @@ def smallest(words, n_smallest, n_words):
 
 
 @part
-def high_bound(highs, n_smallest, n_highs):
-    """The number below which exactly `n_smallest` of uint32 numbers lie; -1 where none is found soon.
-
-    Counting is done for several numbers at a time, and takes some three turns. Arguments are those of [`smallest`].
-    """
-    low, n_low, high, n_high = 0.0, 0, 2.0**32, n_highs
-    if n_smallest == 0:
-        return np.int64(0)
-    for turn in range(_TURNS):
-        # halved now and then, as draws that were given may be anything but uniform
-        share = (n_smallest - n_low) / (n_high - n_low) if turn % 4 < 3 else 0.5
-        middle = min(max(np.floor(low + (high - low) * share), low + 1), high - 1)
-        if middle <= low:
-            break
-        bound, below = np.uint32(middle), np.int32(0)
-        for j in range(highs.size):
-            below += np.int32(highs[j] < bound)
-        if below == n_smallest:
-            return np.int64(bound)
-        if below < n_smallest:
-            low, n_low = middle, below
-        else:
-            high, n_high = middle, below
-    return np.int64(-1)
-
-
-@part
 def _choose_smallest(words, n_smallest, n_words, chosen):
     """Mark the `n_smallest` smallest words, of equal ones the first."""
     bound = smallest(words, n_smallest, n_words)
@@ -149,7 +122,8 @@ def _choose_smallest(words, n_smallest, n_words, chosen):
 
 @part
 def _words(ids, where, stream_key, given, words):
-    """Words of a cell, in the order of its uniforms; the largest where not asked for."""
+    """Words of a cell, in the order of its uniforms; the largest where not asked for. Returns how many are."""
+    n = np.int32(0)
     for j in range(words.size):
         words[j] = draw(stream_key, ids[j])
     if given.size:
@@ -159,41 +133,26 @@ def _words(ids, where, stream_key, given, words):
     for j in range(words.size):
         # that of 2**11 words makes the same uniform; `where - 1` has all bits where it is False
         words[j] = (words[j] & _BITS_OF_UNIFORMS) | (np.uint64(where[j]) - np.uint64(1))
-
-
-@part
-def _highs(ids, where, stream_key, highs):
-    """The upper halves of what [`_words`] gives without given draws."""
-    for j in range(highs.size):
-        highs[j] = np.uint32(draw(stream_key, ids[j]) >> _HALF) | (np.uint32(where[j]) - np.uint32(1))
+    for j in range(words.size):
+        n += np.int32(where[j])
+    return n
 
 
 @kernel
 def _choose(ids, allowed, draws, ratios, up, chosen):
-    words, highs = np.empty(ids.shape[1], np.uint64), np.empty(ids.shape[1], np.uint32)
+    words = np.empty(ids.shape[1], np.uint64)
     for i in range(ids.shape[0]):
-        row, where, its_chosen, stream_key = ids[i], allowed[i], chosen[i], substream(draws.keys[i], Stream.MASK)
-        n_allowed = np.int32(0)
-        for j in range(where.size):
-            n_allowed += np.int32(where[j])
+        given = draws.given[0, i] if draws.given.size else _NO_DRAWS
+        n_allowed = _words(ids[i], allowed[i], substream(draws.keys[i], Stream.MASK), given, words)
         if up:
             n_drawn = np.int64(np.ceil(np.float32(n_allowed) * np.float32(ratios[i])))
         else:
             n_drawn = np.int64(np.floor(n_allowed * ratios[i]))
-        if n_drawn >= n_allowed:
-            for j in range(where.size):
-                its_chosen[j] = where[j]
-            continue
-        bound = np.int64(-1)
-        if not draws.given.size:
-            _highs(row, where, stream_key, highs)
-            bound = high_bound(highs, n_drawn, n_allowed)
-        if bound < 0:
-            _words(row, where, stream_key, draws.given[0, i] if draws.given.size else _NO_DRAWS, words)
-            _choose_smallest(words, n_drawn, n_allowed, its_chosen)
+        if n_drawn < n_allowed:
+            _choose_smallest(words, n_drawn, n_allowed, chosen[i])
         else:
-            for j in range(highs.size):
-                its_chosen[j] = highs[j] < np.uint32(bound)
+            for j in range(ids.shape[1]):
+                chosen[i, j] = allowed[i, j]
 
 
 def choose(ids: np.ndarray, allowed: np.ndarray, draws: Draws, ratios: np.ndarray, *, up: bool = False) -> np.ndarray:
@@ -452,12 +411,10 @@ def split(
 
     Args:
         ids, values, mask: tokens, what goes with them, and which positions are real.
-        generated: bool, which of the real positions go to the second part.
+        generated: bool, real positions that go to the second part; False at padding.
         pad_id, pad_value: what padding is.
     """
     values = holding(values if values.dtype == np.int16 else values.astype(np.float32, copy=False), pad_value)
-    # here and not in the kernel, which would take twice as long
-    generated = generated & mask.astype(bool, copy=False)
     cells, (known, moved) = len(ids), _longest_parts(mask, generated)
     out = SplitCells(
         known_ids=np.empty((cells, known), ids.dtype),

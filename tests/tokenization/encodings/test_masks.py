@@ -102,11 +102,3 @@ def test_parts_without_genes_keep_a_column():
     parts = split(ids, np.array([[5, 0]], np.int16), mask, np.zeros((1, 2), bool), pad_id=0, pad_value=-2.0)
     assert parts.generated_ids.tolist() == [[0]] and parts.labels.tolist() == [[IGNORED, IGNORED]]
     assert [part.dtype for part in parts] == [np.uint16, np.int16, np.uint8, np.uint16, np.uint8, np.int16]
-
-
-def test_padding_goes_to_neither_part():
-    ids, mask = np.array([[4, 6, 0]], np.uint16), np.array([[1, 1, 0]], np.uint8)
-    generated = np.array([[False, True, True]])
-    parts = split(ids, np.array([[5, 7, 0]], np.int16), mask, generated, pad_id=0, pad_value=-2.0)
-    assert (parts.known_ids.tolist(), parts.generated_ids.tolist()) == ([[4]], [[6]])
-    assert parts.labels.tolist() == [[IGNORED, 7]]
