@@ -102,3 +102,11 @@ def test_parts_without_genes_keep_a_column():
     parts = split(ids, np.array([[5, 0]], np.int16), mask, np.zeros((1, 2), bool), pad_id=0, pad_value=-2.0)
     assert parts.generated_ids.tolist() == [[0]] and parts.labels.tolist() == [[IGNORED, IGNORED]]
     assert [part.dtype for part in parts] == [np.uint16, np.int16, np.uint8, np.uint16, np.uint8, np.int16]
+
+
+def test_a_share_that_comes_to_no_gene_leaves_every_cell_whole():
+    ids, draws = ids_and_draws(3, 40)
+    mask = np.ones(ids.shape, np.uint8)
+    parts = split(ids, ids % 51, mask, choose(ids, ids >= 0, draws, np.full(3, 0.01)), pad_id=0, pad_value=-2.0)
+    assert (parts.known_ids == ids).all() and (parts.known_values == ids % 51).all() and parts.known_mask.all()
+    assert not parts.generated_ids.any() and not parts.generated_mask.any() and (parts.labels == IGNORED).all()
