@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 RECIPES = Path(__file__).parent / "recipes"
 BASELINES = {"PCA + LR": PCALogisticRegression, "z-scored LR": ZScoredLogisticRegression}
+LABELLED_STEPS = 5
+"""Steps of fine-tuning for each one of pre-training: with fewer, most classes get nearly the same probability."""
+
 UNTRAINED = ("--max_steps", "1", "--learning_rate", "1e-12")
 """The same model before its first step."""
 
@@ -80,7 +83,7 @@ def fine_tuned_folder(piece: Piece, model: Path, cells: "AnnData", split: Split)
         finetune(
             [
                 *("--config", str(RECIPES / "finetune.yaml"), "--train_files", str(file), "--label_column", LABEL),
-                *("--model_name_or_path", str(model), "--max_steps", str(piece.size.n_steps)),
+                *("--model_name_or_path", str(model), "--max_steps", str(LABELLED_STEPS * piece.size.n_steps)),
                 *("--seed", str(piece.seed), "--output_dir", str(folder)),
             ]
         )
