@@ -95,6 +95,7 @@ def test_the_command_gives_the_same_and_prints_json(cells, model, tmp_path):
     assert told["n_cells"] == 120 and told["slices"]["name"] == ["a", "b"] and len(told["sweep"]["coherence"]) == 2
 
 
+@pytest.mark.slow
 def test_an_embedding_that_the_cells_have_is_smoothed_and_clustered_without_a_model(cells):
     cells.obsm["X_mine"] = np.random.default_rng(0).normal(size=(120, 3))
     cells.obsm["X_mine"][cells.obs["region"] == "left"] += 5

@@ -274,7 +274,6 @@ def test_a_slot_is_a_plain_name(tmp_path):
     [
         b"columns: [cell_type]\nanswer: '!'\ntrain: 'one text'\nheld_out: ['?']\n",
         b"columns: [cell_type]\nanswer: '!'\ntrain: []\nheld_out: ['?']\n",
-        b"\xff\xfe\x00",
     ],
 )
 def test_a_file_of_another_form_is_no_file_of_wordings(text, tmp_path):

@@ -35,7 +35,7 @@ def test_settings_cannot_be_changed_and_a_limit_that_is_none_is_no_limit():
 def test_a_record_holds_what_results_depend_on():
     recorded = {"layer", "species", "batch_key", "batch_size", "seed"}
     assert set(RunSettings().to_record()) == recorded
-    own = {"evidence", "level", "ontology", "partners", "unassigned_threshold"}
+    own = {"genes", "evidence", "level", "ontology", "partners", "unassigned_threshold"}
     assert set(AnnotateSettings().to_record()) == recorded | own
     assert PerturbSettings(genes=["A", "B"]).to_record()["genes"] == "A; B"
 
