@@ -292,25 +292,28 @@ def plot_methods(panels: Mapping[str, Sequence[tuple[str, float, float, float]]]
     """A row for each method: its mean and its interval; the first is dotted through all rows.
 
     Args:
-        panels: title -> (method, mean, low, high) of each method, in the same order in all panels.
+        panels: title -> (method, mean, low, high) of each method; a method has the same row in all panels, which is
+            empty where a panel lacks it.
         xlabel: what is measured.
 
     Returns:
         The axes of the panels.
     """
     n_columns = min(len(panels), MOST_PANELS)
-    n_rows, n_methods = -(-len(panels) // n_columns), max(map(len, panels.values()))
-    figure, axes = _figure(2.2 + 2.6 * n_columns, (1.2 + 0.3 * n_methods) * n_rows, "", n_columns, n_rows)
+    longest_first = sorted(panels.values(), key=len, reverse=True)
+    methods = list(dict.fromkeys(row[0] for rows in longest_first for row in rows))
+    n_rows = -(-len(panels) // n_columns)
+    figure, axes = _figure(2.2 + 2.6 * n_columns, (1.2 + 0.3 * len(methods)) * n_rows, "", n_columns, n_rows)
     for one in axes[len(panels) :]:
         one.set_axis_off()
     for place, (one, (title, rows)) in enumerate(zip(axes, panels.items(), strict=False)):
         names, means, lows, highs = zip(*rows, strict=True)
-        y = np.arange(len(rows))
+        y = [methods.index(name) for name in names]
         one.axvline(means[0], linestyle=":", color=COLORS[3])
         one.hlines(y, lows, highs, color=COLORS[0], linewidth=2)
         one.plot(means, y, "o", color=COLORS[0], markersize=5)
-        one.set_ylim(len(rows) - 0.5, -0.5)
-        one.set_yticks(y, [""] * len(rows) if place % n_columns else names, fontsize=8)
+        one.set_ylim(len(methods) - 0.5, -0.5)
+        one.set_yticks(np.arange(len(methods)), [""] * len(methods) if place % n_columns else methods, fontsize=8)
         one.set_title(title, fontsize=9, loc="left")
     figure.supxlabel(xlabel, fontsize=9)
     return axes[: len(panels)]

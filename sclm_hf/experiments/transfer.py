@@ -155,7 +155,7 @@ EXPERIMENT = Experiment(
         "Each setting: all methods learn from the cells of the first side, pre-training included, and label those of "
         "the second, which none of them saw. Both sides have the genes and labels that both measure and know.",
         "Zero-shot (probe): logistic regression on the frozen embedding; `untrained` = before the first step. "
-        "Fine-tuned: all weights learn the labels.",
+        "Fine-tuned: all weights learn the labels, in five times as many steps.",
         "Genes of mouse are mapped to human ones through orthologs, those of chicken by their symbols. Labels of "
         "different studies were matched by hand: endothelial, mural (pericytes, smooth muscle) and myeloid cells "
         "(microglia) of heart and brain; microglia and oligodendrocytes of a glioma (full length) and of brain "

@@ -164,6 +164,9 @@ def test_methods_have_a_row_in_each_panel_and_the_first_is_dotted_through_all():
     assert {label.get_text() for label in second.get_yticklabels()} == {""}
     assert first.lines[0].get_linestyle() == ":" and list(first.lines[0].get_xdata()) == [0.5, 0.5]
     assert first.get_ylim() == (1.5, -0.5)
+    short = plot_methods({"one": rows[1:], "two": rows}, "score")
+    assert [label.get_text() for label in short[0].get_yticklabels()] == ["PCA", "model"]
+    assert list(short[0].lines[1].get_ydata()) == [1]
     grid = plot_methods(dict.fromkeys("abcdef", rows), "score")
     assert [one.get_title(loc="left") for one in grid] == [*"abcdef"] and len(grid[0].figure.axes) == 8
     assert [one.get_yticklabels()[0].get_text() for one in grid] == ["PCA", "", "", "", "PCA", ""]
