@@ -109,8 +109,8 @@ EXPERIMENT = Experiment(
     run=run,
     report=report,
     methods=(
-        "A small scGPT is pre-trained by masking and fine-tuned (all weights, five times as many steps) on four fifths "
-        "of the cells; explained is the class that it predicts for the others, at most "
+        "A small scGPT is pre-trained by masking and fine-tuned (all weights, five times as many steps) on four "
+        "fifths of the cells; explained is the class that it predicts for the others, at most "
         f"{MOST_CELLS} cells per class (`sclm-hf explain`).",
         "Genes are deleted from a cell, or put in, in the order of their scores; `random` and `expression` are orders "
         "that need no explanation. The probability of the class should fall soon, or rise soon.",
