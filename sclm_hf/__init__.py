@@ -11,6 +11,7 @@ from typing import Any
 from ._version import __version__
 from .auto_registration import install_hook, register
 from .registry import COMPOSITES, FAMILIES, STANDALONE
+from .registry.specialists import SPECIALISTS
 from .tasks import verb_names
 
 _NAMES = {
@@ -23,6 +24,7 @@ _NAMES = {
     "CellCorpus": "sclm_hf.corpora.cell_corpus",
     "MixedCorpus": "sclm_hf.corpora.mixture",
     "mix": "sclm_hf.corpora.mixture",
+    "fit": "sclm_hf.training.specialists",
     "estimate": "sclm_hf.tasks.planning.estimate",
     "gene_embeddings": "sclm_hf.tasks.genes.gene_embeddings",
     **{name: f"sclm_hf.tasks.{name}" for name in verb_names()},
@@ -31,7 +33,7 @@ for _family in FAMILIES.values():
     _NAMES[_family.config] = _family.configuration_module
     _NAMES.update(dict.fromkeys(_family.models, _family.modeling_module))
     _NAMES.update(dict.fromkeys((_family.processor, *_family.public), _family.processor_module))
-for _composite in COMPOSITES.values():
+for _composite in (*COMPOSITES.values(), *SPECIALISTS.values()):
     _NAMES[_composite.config] = _composite.configuration_module
     _NAMES.update(dict.fromkeys(_composite.models, _composite.modeling_module))
     _NAMES[_composite.processor] = _composite.processor_module
@@ -39,7 +41,7 @@ for _model in STANDALONE.values():
     _NAMES[_model.config] = _model.configuration_module
     _NAMES.update(dict.fromkeys(_model.models, _model.modeling_module))
 
-__all__ = ["FAMILIES", "__version__", "pl", "register", *_NAMES]
+__all__ = ["FAMILIES", "SPECIALISTS", "__version__", "pl", "register", *_NAMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,9 +14,14 @@ from types import ModuleType
 
 from .peft_defaults import complete_adapters, refuse_virtual_tokens, register_target_modules
 from .registry import COMPOSITES, FAMILIES, STANDALONE, Composite, Family, Standalone
+from .registry.specialists import SPECIALISTS, Specialist
 
-_WITH_PROCESSOR: tuple[Family | Composite, ...] = (*FAMILIES.values(), *COMPOSITES.values())
-_MODEL_TYPES: tuple[Family | Composite | Standalone, ...] = (*_WITH_PROCESSOR, *STANDALONE.values())
+_WITH_PROCESSOR: tuple[Family | Composite | Specialist, ...] = (
+    *FAMILIES.values(),
+    *COMPOSITES.values(),
+    *SPECIALISTS.values(),
+)
+_MODEL_TYPES: tuple[Family | Composite | Specialist | Standalone, ...] = (*_WITH_PROCESSOR, *STANDALONE.values())
 
 _AUTO = "transformers.models.auto."
 _MODELS = _AUTO + "modeling_auto"
@@ -41,7 +46,7 @@ def _is_loading(module_name: str) -> bool:
     return getattr(getattr(sys.modules.get(module_name), "__spec__", None), "_initializing", False)
 
 
-def _config(family: Family | Composite | Standalone) -> type | None:
+def _config(family: Family | Composite | Specialist | Standalone) -> type | None:
     # transformers' own configurations, which some of ours build on, cannot be imported before that
     return None if _is_loading(_MODELS) else _load(family.configuration_module, family.config)
 

@@ -10,6 +10,9 @@ from typing import Any
 
 from .errors import ConfigurationError
 from .registry import FAMILIES, Family
+from .registry.specialists import SPECIALISTS, Specialist
+
+_ADAPTABLE: dict[str, Family | Specialist] = {**FAMILIES, **SPECIALISTS}
 
 
 def register_target_modules(constants: ModuleType) -> None:
@@ -17,11 +20,11 @@ def register_target_modules(constants: ModuleType) -> None:
     for name, table in vars(constants).items():
         # in place: peft's tuners hold these very dictionaries
         if method := re.fullmatch("TRANSFORMERS_MODELS_TO_(.+)_(?:TARGET|FEEDFORWARD)_MODULES_MAPPING", name):
-            adaptable = [family for family in FAMILIES.values() if family.lora_target_modules]
+            adaptable = [family for family in _ADAPTABLE.values() if family.lora_target_modules]
             table.update({family.name: _modules(family, method[1], name) for family in adaptable})
 
 
-def _modules(family: Family, method: str, table: str) -> list[str]:
+def _modules(family: Family | Specialist, method: str, table: str) -> list[str]:
     if table == "TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING":
         return list(family.feedforward_modules)
     if method == "IA3":
@@ -105,5 +108,5 @@ def _check_prompts(adapter: Any, model: Any) -> None:
         )
 
 
-def _family(model: Any) -> Family | None:
-    return FAMILIES.get(getattr(getattr(model, "config", None), "model_type", None))
+def _family(model: Any) -> Family | Specialist | None:
+    return _ADAPTABLE.get(getattr(getattr(model, "config", None), "model_type", None))

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
 
 def convert(
-    family: Annotated[str, typer.Argument(help="Family of the checkpoint, for example `scgpt`.")],
+    family: Annotated[
+        str, typer.Argument(help="Family of the checkpoint, for example `scgpt`, or task-specific model.")
+    ],
     source: Annotated[Path, typer.Argument(help="The original release, laid out as `sclm-hf models FAMILY` says.")],
     output: Annotated[Path, typer.Argument(help="Folder to write; it must be empty or not exist.")],
 ) -> None:
@@ -23,8 +25,9 @@ def convert(
     from ..errors import ConfigurationError, MissingFileError
     from ..hub.card import facts_of_conversion, write_card
     from ..registry import get_family
+    from ..registry.specialists import SPECIALISTS
 
-    known = get_family(family)
+    known = SPECIALISTS.get(family) or get_family(family)
     if not known.source_layout:
         raise ConfigurationError(
             f"{known.title} has no original checkpoints to convert: fit a model with "

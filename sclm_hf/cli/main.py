@@ -21,6 +21,7 @@ from .estimate import estimate
 from .experiment import experiment
 from .export import export
 from .finetune import finetune
+from .fit import fit
 from .gene_embeddings import gene_embeddings
 from .merge import merge
 from .models import models
@@ -79,7 +80,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_show_locals=False,
     )
     verbs = [getattr(importlib.import_module(f".{name}", __package__), name) for name in verb_names()]
-    others = [card, chat, convert, estimate, experiment, gene_embeddings, merge, models, push]
+    others = [card, chat, convert, estimate, experiment, fit, gene_embeddings, merge, models, push]
     for verb in sorted([*verbs, *others], key=lambda verb: verb.__name__):
         app.command()(verb)
     for verb in (align, finetune, pretrain):

@@ -9,28 +9,30 @@ from .options import Json
 
 def models(
     family: Annotated[
-        str | None, typer.Argument(help="One family, or one kind of model of cells and text; all unless given.")
+        str | None,
+        typer.Argument(help="One family, task-specific model, or kind of model of cells and text; all unless given."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """List the families: released sizes, tasks, licences, and whether converted weights may be hosted again.
 
-    The models of cells and text, which hold a cell encoder of one of the families, come last. Of one family it also
-    says what `sclm-hf convert` takes.
+    Then come the models of cells and text, which hold a cell encoder of one of the families, and the task-specific
+    models that `sclm-hf fit` trains. Of one family it also says what `sclm-hf convert` takes.
     """
     import json
 
     from ..registry import COMPOSITES, FAMILIES, get_family
+    from ..registry.specialists import SPECIALISTS
 
+    specialists = [one for one in SPECIALISTS.values() if family in (None, one.name)]
     composites = [one for one in COMPOSITES.values() if family in (None, one.name)]
     if family is None:
         chosen = [FAMILIES[name] for name in sorted(FAMILIES)]
     else:
-        chosen = [] if composites else [get_family(family)]
+        chosen = [] if composites or specialists else [get_family(family)]
     if as_json:
-        typer.echo(
-            json.dumps([*map(_facts, chosen), *map(_composite_facts, composites)], indent=2, ensure_ascii=False)
-        )
+        facts = [*map(_facts, chosen), *map(_composite_facts, composites), *map(_specialist_facts, specialists)]
+        typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
         return
     from rich.console import Console
 
@@ -42,6 +44,8 @@ def models(
         console.print(_sizes(one))
     if composites:
         console.print(_composites(composites))
+    if specialists:
+        console.print(_specialists(specialists))
     if family is not None and chosen:
         console.print(_origin(chosen[0]), soft_wrap=True)
 
@@ -78,6 +82,33 @@ def _composite_facts(composite) -> dict:
         "tasks": list(composite.verbs),
         "auto_classes": composite.auto_classes,
     }
+
+
+def _specialist_facts(specialist) -> dict:
+    return {
+        "family": specialist.name,
+        "title": specialist.title,
+        "paper": specialist.paper,
+        "repository": specialist.repository,
+        "task": specialist.task,
+        "reads": specialist.reads,
+        "tasks": list(specialist.verbs),
+        "code_license": specialist.code_license,
+        "transductive": specialist.transductive,
+        "auto_classes": specialist.auto_classes,
+    }
+
+
+def _specialists(specialists):
+    from rich.table import Table
+
+    table = Table(title="Task-specific models (`sclm-hf fit MODEL CELLS OUTPUT`)", title_justify="left")
+    for name in ("model type", "model", "what it does", "trained on", "verbs", "licence of the code", "paper"):
+        table.add_column(name, overflow="fold")
+    for one in specialists:
+        verbs = ", ".join(one.verbs)
+        table.add_row(one.name, one.title, one.task, one.reads, verbs, one.code_license, one.paper)
+    return table
 
 
 def _composites(composites):

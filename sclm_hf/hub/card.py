@@ -17,6 +17,7 @@ from ..opening.kinds import labels_cells
 from ..opening.partners import PARTNERS_FILE, SAVED
 from ..registry import COMPOSITES, Composite, Family, get_family
 from ..registry.language_model import LANGUAGE_MODEL
+from ..registry.specialists import SPECIALISTS, Specialist
 from ..tasks import get_verb, verb_names
 from ..text.closed_set import CANDIDATES_FILE, is_language_model, read_candidates, text_encoder_family
 from .evaluation_results import to_model_index, write_evaluation_results
@@ -63,8 +64,8 @@ class CardFacts:
 
     Attributes:
         title: name of the model.
-        family: its family, a key of `registry.FAMILIES`; or a key of `registry.COMPOSITES`; or `language_model`, for
-            one that reads cells as text.
+        family: its family, a key of `registry.FAMILIES`; or a key of `registry.COMPOSITES` or of
+            `registry.specialists.SPECIALISTS`; or `language_model`, for one that reads cells as text.
         license: identifier that the Hub knows (`"mit"`, `"apache-2.0"`, …), or `"other"` with `license_name`.
         summary: what the model is, in one or two sentences.
         task: the verb whose use the card shows, for example `"embed"` or `"annotate"`; `None` where
@@ -134,11 +135,13 @@ class CardFacts:
                 )
 
     def encoder(self) -> Family | None:
-        """The family of what reads cells; None of a language model that reads names of genes.
+        """The family of what reads cells; None of a language model of names of genes, and of a task-specific model.
 
         Raises:
             ConfigurationError: there is no such family.
         """
+        if self.family in SPECIALISTS:
+            return None
         name = self.cell_encoder if self.family in _JOINED else self.family
         return None if name is None else get_family(name)
 
@@ -175,6 +178,8 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
     if not folder.is_dir():
         raise ConfigurationError(f"`{folder}` is not a checkpoint folder.")
     config = read_config(str(folder))
+    if license is not None and config.get("model_type") in SPECIALISTS:
+        return _specialist_facts(folder, SPECIALISTS[config["model_type"]], config, license)
     reads_text = is_language_model(folder)
     family = LANGUAGE_MODEL if reads_text else family_of(str(folder))[0]
     if license is None:
@@ -196,6 +201,19 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
         is_adapter=is_adapter,
         label_names=list(config.get("id2label", {}).values()) if classifies else [],
         **_compared(folder),
+    )
+
+
+def _specialist_facts(folder: Path, record: Specialist, config: dict[str, Any], license: str) -> CardFacts:
+    classifies = any(map(labels_cells, config.get("architectures") or ()))
+    return CardFacts(
+        title=folder.resolve().name,
+        family=record.name,
+        license=license,
+        summary=f"A {record.title} model, which {record.task}.",
+        task=next(iter(record.verbs)),
+        label_names=list(config.get("id2label", {}).values()) if classifies else [],
+        limits=["It answers only for the cells that it was trained on."] if record.transductive else [],
     )
 
 
@@ -238,6 +256,19 @@ def _compared(folder: Path) -> dict[str, Any]:
 
 def facts_of_conversion(source: Path, report: "LoadingReport") -> CardFacts:
     """The facts of a checkpoint that was converted from the release at `source`."""
+    if report.family in SPECIALISTS:
+        record = SPECIALISTS[report.family]
+        return CardFacts(
+            title=f"{record.title} ({source.resolve().name})",
+            family=record.name,
+            license="other",
+            license_name="none-stated",
+            license_note=f"No weights were published; these are somebody's own. Code of the original: "
+            f"{record.code_license}.",
+            summary=f"Weights of the original {record.title} under our names. A processor is not among them.",
+            task=next(iter(record.verbs)),
+            settings={"converted from": ", ".join(report.source), "tensors dropped": len(report.dropped)},
+        )
     family = get_family(report.family)
     return CardFacts(
         title=f"{family.title} ({source.resolve().name})",
@@ -256,6 +287,7 @@ def render_card(facts: CardFacts) -> "ModelCard":
     from huggingface_hub import ModelCard, ModelCardData
 
     composite, family = _JOINED.get(facts.family), facts.encoder()
+    specialist = SPECIALISTS.get(facts.family)
     families = list(dict.fromkeys([facts.family, *([family.name] if family else [])]))
     data = ModelCardData(
         license=facts.license,
@@ -271,9 +303,8 @@ def render_card(facts: CardFacts) -> "ModelCard":
     examples = [get_verb(facts.task).usage] if facts.task else []
     examples += [composite.usage] if composite and composite.usage else []
     usage = (_READING + "\n\n".join(examples)).format(model=facts.model, family=facts.family)
-    return ModelCard(
-        render("model_card", card_data=data.to_yaml(), facts=facts, family=family, composite=composite, usage=usage)
-    )
+    what = {"family": family, "composite": composite, "specialist": specialist}
+    return ModelCard(render("model_card", card_data=data.to_yaml(), facts=facts, usage=usage, **what))
 
 
 def write_card(facts: CardFacts, folder: str | Path) -> Path:

@@ -8,6 +8,8 @@ from ..files import read_json_object
 from ..opening.families import encoder_family
 from ..opening.files import ADAPTED_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_headers, weight_files
 from ..opening.names import is_repo_id
+from ..opening.specialists import is_specialist
+from ..registry import Family
 from ..text.closed_set import is_language_model, text_encoder_family
 from .card import PLACEHOLDER
 
@@ -91,7 +93,7 @@ def _check_model(folder: Path, files: dict[str, Path], *, force: bool) -> list[s
         raise CheckpointError(
             f"`{folder}` holds neither a model nor an adapter: there is no `{config}`.{_hint(folder, files)}"
         )
-    family = text_encoder_family(folder) if is_language_model(folder) else encoder_family(str(folder))
+    family = None if is_specialist(folder) else _family(folder)
     if family is not None and not (family.redistributable or force):
         raise ConfigurationError(
             f"Weights of {family.title} may not be hosted again: {family.weights_license}, "
@@ -105,6 +107,10 @@ def _check_model(folder: Path, files: dict[str, Path], *, force: bool) -> list[s
         )
     read_headers([file for file in files.values() if file.suffix == ".safetensors"])
     return [str(read_json_object(files[ADAPTER_CONFIG]).get("base_model_name_or_path"))] if is_adapter else []
+
+
+def _family(folder: Path) -> Family | None:
+    return text_encoder_family(folder) if is_language_model(folder) else encoder_family(str(folder))
 
 
 def _hint(folder: Path, files: dict[str, Path]) -> str:

@@ -14,7 +14,7 @@ class PerturbationCollator:
 
     def __call__(self, batch: dict[str, np.ndarray], epoch: int | None = None) -> dict[str, torch.Tensor]:
         """The batch as tensors."""
-        return {name: torch.from_numpy(values) for name, values in batch.items()}
+        return {name: torch.as_tensor(values) for name, values in batch.items()}
 
     def forward_arguments(self, step: int) -> dict[str, Any]:
         """Nothing: the model is called in the same way at every step."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigurationError
 from ..registry import COMPOSITES, FAMILIES, Composite, Family
+from ..registry.specialists import SPECIALISTS, Specialist
 from .files import ADAPTED_CONFIG, ADAPTER_CONFIG, find_file, read_settings
 from .kinds import foreign_family
 from .processors import load_processor
@@ -82,8 +83,8 @@ def choose_class(
         ConfigurationError: the family has no such head.
     """
     model_type = read_config(name, revision).get("model_type")
-    if isinstance(model_type, str) and model_type in COMPOSITES:
-        return class_of(COMPOSITES[model_type], kind), {}
+    if isinstance(model_type, str) and (joined := (COMPOSITES | SPECIALISTS).get(model_type)) is not None:
+        return class_of(joined, kind), {}
     family, processor = family_of(name, revision)
     model_class = class_of(family, kind)
     if processor is None:
@@ -96,7 +97,7 @@ def told_by(encoding: "ExpressionFeatureExtractor", family: Family) -> dict[str,
     return {setting: getattr(encoding, parameter) for setting, parameter in family.told_by_encoding.items()}
 
 
-def class_of(family: Family | Composite, kind: "str | type[PreTrainedModel]") -> "type[PreTrainedModel]":
+def class_of(family: Family | Composite | Specialist, kind: "str | type[PreTrainedModel]") -> "type[PreTrainedModel]":
     """A class of models of a family.
 
     Args:

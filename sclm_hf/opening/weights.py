@@ -11,6 +11,7 @@ from ..errors import CheckpointError
 from ..logging import counted, get_logger, quiet_transformers
 from ..modeling.common.soundness import is_finite, number_kind, require_plausible, without_memory
 from ..registry import FAMILIES
+from ..registry.specialists import SPECIALISTS
 from .families import choose_class, read_config
 from .files import Stored, damage_is_told, read_headers, require_readable, weight_files
 from .names import resolve_name
@@ -74,7 +75,8 @@ def open_model(
                 output_loading_info=True,
                 trust_remote_code=False,
             )
-    allowed = (*may_lack, *(FAMILIES[model.config.model_type].classification_head if new_head else ()))
+    heads = (FAMILIES | SPECIALISTS)[model.config.model_type].classification_head if new_head else ()
+    allowed = (*may_lack, *heads)
     _require_whole(name, model, info, allowed, new_head=new_head)
     if new_head:
         _say_what_is_random(name, info, allowed)

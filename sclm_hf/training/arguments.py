@@ -13,6 +13,7 @@ from ..files import read_text_file
 
 PRECISIONS = ("no", "fp16", "bf16")
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
+OPTIMIZERS = ("adamw", "adam", "sgd")
 TRACKERS = ("tensorboard", "trackio", "wandb")
 
 
@@ -51,7 +52,12 @@ class TrainingConfig:
     )
     gradient_accumulation_steps: int = option(1, "Forward passes per optimizer step.")
     learning_rate: float | None = option(
-        None, "Peak learning rate (AdamW); by default 1e-4, with a LoRA on a classifier 1e-3."
+        None, "Peak learning rate; by default 1e-4, with a LoRA on a classifier 1e-3."
+    )
+    optimizer: str = option(
+        "adamw",
+        "adamw; adam, whose weight decay is part of the gradient and of all parameters; or sgd, with momentum "
+        "`adam_beta1` and such a decay.",
     )
     weight_decay: float = option(0.0, "AdamW weight decay of matrices (0 = Adam, as published for scGPT).")
     adam_beta1: float = option(0.9, "AdamW beta 1.")
@@ -118,6 +124,7 @@ class TrainingConfig:
             self._check(getattr(self, name) >= 0, name, "0 or more")
         self._check(self.learning_rate is None or self.learning_rate > 0, "learning_rate", "above 0")
         self._check(self.mixed_precision in PRECISIONS, "mixed_precision", f"one of {', '.join(PRECISIONS)}")
+        self._check(self.optimizer in OPTIMIZERS, "optimizer", f"one of {', '.join(OPTIMIZERS)}")
         self._check(self.lr_scheduler_type in SCHEDULES, "lr_scheduler_type", f"one of {', '.join(SCHEDULES)}")
         if self.max_tokens_per_batch and not self.max_steps:
             raise ConfigurationError(

@@ -8,8 +8,15 @@ from .arguments import TrainingConfig
 
 
 def create_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters; biases, norms and other vectors get no weight decay."""
+    """The optimizer over the trainable parameters; with AdamW biases, norms and other vectors get no weight decay."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if config.optimizer == "sgd":
+        settings = {"lr": config.learning_rate, "momentum": config.adam_beta1, "weight_decay": config.weight_decay}
+        return torch.optim.SGD(trainable, **settings)
+    betas = (config.adam_beta1, config.adam_beta2)
+    if config.optimizer == "adam":
+        settings = {"lr": config.learning_rate, "betas": betas, "eps": config.adam_epsilon}
+        return torch.optim.Adam(trainable, weight_decay=config.weight_decay, **settings)
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
@@ -17,7 +24,7 @@ def create_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Op
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
+        betas=betas,
         eps=config.adam_epsilon,
     )
 

@@ -1,8 +1,7 @@
 """Training models of perturbations through the one loop: what its cells are, and what it is called with."""
 
 import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,19 +9,16 @@ import numpy as np
 from ..evaluation.perturbations.screen import Condition, Screen
 from ..objectives.perturbation import PerturbationCollator, token_batch
 from .arguments import TrainingConfig
+from .examples import TrainingExamples
 from .loop import TrainingResult, train
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..modeling.cell_set.modeling_cell_set import CellSetForPerturbation
     from ..tokenization.processing_cell import CellProcessor
 
 
-class PerturbationExamples(ABC):
-    """Examples that the training loop takes as it takes a corpus.
-
-    What is drawn depends on the seed, the epoch and the example alone, not on batches or processes.
+class PerturbationExamples(TrainingExamples):
+    """Examples of perturbed cells.
 
     Args:
         screen: the cells.
@@ -31,39 +27,14 @@ class PerturbationExamples(ABC):
     """
 
     def __init__(self, screen: Screen, conditions: Sequence[Condition], seed: int) -> None:
-        self.screen, self.conditions, self.seed = screen, list(conditions), seed
+        super().__init__(seed)
+        self.screen, self.conditions = screen, list(conditions)
 
-    @abstractmethod
-    def __len__(self) -> int:
-        """Number of examples per epoch."""
-
-    @abstractmethod
-    def batch(self, examples: np.ndarray, epoch: int) -> dict[str, np.ndarray]:
-        """The inputs and `labels` of examples."""
-
-    def loader(
-        self,
-        batch_size: int,
-        *,
-        collator: Any,
-        epoch: int,
-        start: int = 0,
-        num_workers: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> Iterator[dict[str, "Tensor"]]:
-        """The batches of one process, in an order drawn for the epoch, from example `start` on."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self))
-        for first in range(start + rank * batch_size, len(order), batch_size * world_size):
-            yield collator(self.batch(order[first : first + batch_size], epoch), epoch)
-
-    def order_id(self, batch_size: int, **budget: int) -> str:
-        """What identifies the examples, so that a run does not go on with others."""
-        text = repr((batch_size, self.seed, self.conditions, self.screen.genes, len(self)))
-        digest = hashlib.sha256(text.encode())
+    def identity(self) -> str:
+        digest = hashlib.sha256(repr((self.conditions, self.screen.genes)).encode())
         for condition in self.conditions:
             digest.update(self.screen.rows(condition).tobytes())
-        return digest.hexdigest()[:16]
+        return digest.hexdigest()
 
     def _generator(self, epoch: int, example: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, epoch, int(example)])

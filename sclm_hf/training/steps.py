@@ -10,6 +10,7 @@ from accelerate.utils import get_int_from_env, send_to_device
 
 from ..corpora.pipeline.narrow import NarrowBatch
 from ..modeling.common.losses import counts
+from .examples import Batch as Sized
 
 Batch = dict[str, torch.Tensor]
 
@@ -77,6 +78,8 @@ def steps(
 
 def count_cells(batch: Batch) -> int:
     """Cells in a batch; the first axis of the mask in every family, also where tokens are cells."""
+    if isinstance(batch, Sized):
+        return batch.size
     if "attention_mask" not in batch and "position_ids" in batch:
         # several cells in a row, each of which begins at position 0
         return int((batch["position_ids"] == 0).sum())

@@ -107,7 +107,7 @@ def test_shared_options_read_the_same_in_every_verb():
     running = {*(name.replace("_", "-") for name in verb_names()), "chat", "estimate"}
     assert shared["layer"] == {*running, "corpus build", "corpus info", "gene-embeddings"}
     assert shared["device"] == running
-    assert shared["seed"] == {*running, "corpus build"}
+    assert shared["seed"] == {*running, "corpus build", "fit"}
     for name, where in shared.items():
         assert len({(verbs[verb][name].help, verbs[verb][name].default) for verb in where}) == 1, name
 

@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from sclm_hf.cli.main import app
 from sclm_hf.registry import COMPOSITES, FAMILIES
+from sclm_hf.registry.specialists import SPECIALISTS
 
 
 def run(*arguments):
@@ -21,7 +22,7 @@ def test_tables_name_every_family_and_size():
 
 def test_json_says_what_may_be_hosted_again():
     facts = {one["family"]: one for one in json.loads(run("--json").output)}
-    assert set(facts) == {*FAMILIES, *COMPOSITES}
+    assert set(facts) == {*FAMILIES, *COMPOSITES, *SPECIALISTS}
     assert facts["scgpt"]["redistributable"] is True and facts["scbert"]["redistributable"] is False
     for one in map(facts.get, FAMILIES):
         assert one["sizes"] and one["tasks"] and one["repository"] and one["weights_license"]

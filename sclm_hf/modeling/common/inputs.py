@@ -189,3 +189,23 @@ def exactly_one(**tensors: Tensor | None) -> None:
     """
     if sum(tensor is not None for tensor in tensors.values()) != 1:
         raise ConfigurationError(f"Pass exactly one of {' and '.join(f'`{name}`' for name in tensors)}.")
+
+
+def check_expression(expression_values: Tensor, num_genes: int | None, *, least: int = 1) -> None:
+    """Refuse the expression of cells that is not (cells, genes) with the genes of a model.
+
+    Args:
+        expression_values: what the model was given.
+        num_genes: how many genes it reads; None = at least `least`.
+        least: see above.
+
+    Raises:
+        ConfigurationError: it has another shape.
+    """
+    shape = tuple(expression_values.shape)
+    fits = len(shape) == 2 and (shape[1] >= least if num_genes is None else shape[1] == num_genes)
+    if not fits:
+        genes = f"at least {least}" if num_genes is None else num_genes
+        raise ConfigurationError(
+            f"`expression_values` must be (cells, {genes} genes), as the processor makes them; got {shape}."
+        )

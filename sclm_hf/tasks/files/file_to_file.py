@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...errors import ConfigurationError, CorpusError, FilesError, SclmError
 from ...files import check_apart, sole_writer
 from ...logging import get_logger
+from ...opening.specialists import is_specialist
 from ...sources.cell_source import CellSource
 from ...sources.opening import is_one_source, name_paths, open_source
 from .. import get_function
@@ -62,8 +63,8 @@ def run_files(
     resumes there when it is repeated. The copy gets its name when it is complete. The data are never all in memory;
     the results are if the model reads whole samples (each is then one block), or if the verb needs all of them.
 
-    A verb that makes an AnnData of its own, as `perturb` does, or that runs without a model, reads an `.h5ad` file
-    whole and writes what it makes.
+    A verb that makes an AnnData of its own, as `perturb` does, that runs without a model, or whose model is a
+    task-specific one, reads an `.h5ad` file whole and writes what it makes.
 
     Args:
         verb: name of the verb, for example `"embed"`.
@@ -98,7 +99,8 @@ def run_files(
     check_apart(written, [Path(source)])
     if shard is not None:
         destination = _shard_path(record, Shard.parse(shard), source, destination)
-    if record.run is not None and model is not None:
+    whole = model is None or is_specialist(model, settings.get("revision"))
+    if record.run is not None and not whole:
         with _Files.opened(source, destination, record, chosen, overwrite, shard) as files:
             return files.run(record.load(model, processor, chosen))
     destination = check_output(destination, source=source, overwrite=overwrite)

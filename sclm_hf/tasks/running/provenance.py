@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ...opening.loading import LoadedModel
     from .prepared_cells import PreparedCells
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "anndata", "peft")
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "anndata", "peft")
 
 
 def check_adata(adata: Any) -> None:
@@ -80,18 +80,18 @@ def make_record(loaded: "LoadedModel", cells: "PreparedCells", settings: dict) -
         "device": loaded.model.device.type,
         "data": cells.source.data_name,
         "settings": settings,
-        "versions": package_versions(*_PACKAGES),
+        "versions": package_versions(*PACKAGES),
         "coverage": cells.coverage.to_dict(),
     }
     if cells.samples is not None:
         entry["samples"] = cells.samples.to_dict()
-    return _writable(entry)
+    return writable(entry)
 
 
-def _writable(value: Any) -> Any:
+def writable(value: Any) -> Any:
     """`value` as numbers, strings and dictionaries, which all versions of the file format support."""
     if isinstance(value, dict):
-        return {str(key): _writable(item) for key, item in value.items()}
+        return {str(key): writable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return "; ".join(" -> ".join(item) if isinstance(item, (list, tuple)) else str(item) for item in value)
     return "" if value is None else value

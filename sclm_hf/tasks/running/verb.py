@@ -89,8 +89,13 @@ class Verb:
         copy: bool,
     ) -> "AnnData":
         """Run the cells of an AnnData, and add the results; see [`add_to_cells`]."""
+        from ...opening.specialists import is_specialist
         from .adding import add_to_cells
 
+        if is_specialist(model, given.get("revision")):
+            from .specialists import add_specialist_results
+
+            return add_specialist_results(adata, self, model, processor, given, copy=copy)
         return add_to_cells(adata, self, model, processor, given, copy=copy)
 
 

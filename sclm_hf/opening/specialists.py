@@ -1,0 +1,112 @@
+"""Task-specific models: from a name, or a model in memory, to the model and its processor."""
+
+import importlib
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckpointError, ConfigurationError, SclmError, unknown_name
+from ..registry.specialists import SPECIALISTS, Specialist
+from .families import read_config
+from .files import damage_is_told, find_file
+from .loading import as_dtype, check_device, default_device
+from .names import resolve_name
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..specialists.processing import SpecialistProcessor
+
+
+@dataclass(frozen=True)
+class LoadedSpecialist:
+    """A task-specific model, what makes its input, and what it was called.
+
+    Attributes:
+        model: in evaluation mode, on its device.
+        processor: makes its input from cells.
+        record: what the package knows about it.
+        name: folder or repository; `"in memory"` for a model that was never saved.
+        revision: commit on the Hub; empty for a folder and for a model in memory.
+    """
+
+    model: "PreTrainedModel"
+    processor: "SpecialistProcessor"
+    record: Specialist
+    name: str
+    revision: str
+
+
+def get_specialist(name: str) -> Specialist:
+    """The task-specific model called `name` (a `model_type`).
+
+    Raises:
+        ConfigurationError: there is none; the message lists those that exist.
+    """
+    if name not in SPECIALISTS:
+        raise unknown_name(name, list(SPECIALISTS), " among the task-specific models")
+    return SPECIALISTS[name]
+
+
+def load_part(record: Specialist, name: str) -> Any:
+    """A class of a task-specific model: its configuration, its processor or one of its models."""
+    modules = {record.config: record.configuration_module, record.processor: record.processor_module}
+    return getattr(importlib.import_module(modules.get(name, record.modeling_module)), name)
+
+
+def is_specialist(model: Any, revision: str | None = None) -> bool:
+    """Whether a folder, a repository or a model in memory is a task-specific model; not what cannot be read."""
+    if isinstance(model, str) or hasattr(model, "__fspath__"):
+        name = str(model)
+        # whoever opens it as another model says what is wrong, when its turn has come
+        with suppress(SclmError):
+            return read_config(name, resolve_name(name, revision)).get("model_type") in SPECIALISTS
+        return False
+    return getattr(getattr(model, "config", None), "model_type", None) in SPECIALISTS
+
+
+def load_specialist(
+    model: Any,
+    *,
+    processor: Any = None,
+    device: Any = None,
+    dtype: Any = None,
+    revision: str | None = None,
+) -> LoadedSpecialist:
+    """Load a task-specific model and its processor, or take a loaded model as it is.
+
+    Args:
+        model: folder or repository id; or a loaded model, beside its `processor`.
+        processor: the processor; by default the one saved with the model.
+        device, dtype, revision: as for `opening.loading.load_model`.
+
+    Raises:
+        CheckpointError: the folder cannot be read, lacks weights, or holds no processor.
+        ConfigurationError: a model in memory comes without its processor.
+    """
+    from .weights import open_model
+
+    check_device(device)
+    if not isinstance(model, str) and not hasattr(model, "__fspath__"):
+        record = SPECIALISTS[model.config.model_type]
+        if not isinstance(processor, load_part(record, record.processor)):
+            raise ConfigurationError(
+                f"A {record.title} model in memory needs its processor: pass the `{record.processor}` that it was "
+                "trained with, or the folder of both."
+            )
+        loaded = model if device is None else model.to(device)
+        return LoadedSpecialist(loaded.eval(), processor, record, "in memory", "")
+    name = str(model)
+    revision = resolve_name(name, revision)
+    record = SPECIALISTS[read_config(name, revision)["model_type"]]
+    if find_file(name, "processor_config.json", revision) is None and processor is None:
+        raise CheckpointError(
+            f"`{name}` has no processor, as a model converted from the original's tensors has none: train one with "
+            f"`sclm-hf fit {record.name}`, or pass a `{record.processor}`."
+        )
+    loaded = open_model(name, next(iter(record.auto_classes)), revision=revision, dtype=as_dtype(dtype))
+    if processor is None:
+        with damage_is_told(name):
+            processor = load_part(record, record.processor).from_pretrained(name, revision=revision)
+    loaded = loaded.to(device or default_device()).eval()
+    return LoadedSpecialist(loaded, processor, record, name, getattr(revision, "resolved", None) or "")

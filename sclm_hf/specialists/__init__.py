@@ -1,0 +1,1 @@
+"""The survey's task-specific systems, each whole in its folder."""

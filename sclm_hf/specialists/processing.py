@@ -1,0 +1,128 @@
+"""What processors of task-specific models share: state that travels as JSON, and what others ask of them."""
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from transformers import BatchFeature
+from transformers.utils import PushToHubMixin, cached_file
+
+from ..errors import CheckpointError
+from ..files import read_json_object, write_text
+
+PROCESSOR_FILE = "processor_config.json"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a task-specific model is trained on, in the form that the training loop takes.
+
+    Attributes:
+        size: number of examples; a whole graph is one.
+        make: (numbers of examples, epoch) -> the inputs of the model, `labels` included, as arrays or tensors. What
+            it draws depends on these alone.
+    """
+
+    size: int
+    make: Callable[[np.ndarray, int], dict[str, Any]]
+
+    @classmethod
+    def of_arrays(cls, **arrays: np.ndarray) -> "Examples":
+        """Examples that are rows of arrays of equal length."""
+        size = len(next(iter(arrays.values())))
+        return cls(size, lambda rows, epoch: {name: values[rows] for name, values in arrays.items()})
+
+    @classmethod
+    def whole(cls, batch: dict[str, Any]) -> "Examples":
+        """A single example, such as the graph of all cells."""
+        return cls(1, lambda rows, epoch: batch)
+
+
+@dataclass
+class SpecialistProcessor(PushToHubMixin):
+    """Makes the input of a task-specific model from cells.
+
+    A subclass is a dataclass whose fields are what it has learnt from the cells of training, as JSON holds it, and its
+    settings. Cells are an AnnData, or what looks like one; `cells` of several modalities are a MuData, or a mapping of
+    modality -> AnnData of the same cells.
+    """
+
+    modalities: ClassVar[tuple[str, ...]] = ()
+    """The modalities that it reads, in order; none where it reads one AnnData."""
+
+    learnt: ClassVar[tuple[str, ...]] = ()
+    """The fields that `fit` finds out, and that are no settings."""
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, cells: Any, **settings: Any) -> Self:
+        """The processor of a new model for these cells.
+
+        Args:
+            cells: the cells to train on.
+            **settings: those of the processor, and columns of `obs`, such as `label_key`.
+        """
+
+    @abstractmethod
+    def config_settings(self) -> dict[str, Any]:
+        """What the configuration of a new model takes from the processor."""
+
+    @abstractmethod
+    def examples(self, cells: Any, seed: int) -> Examples:
+        """What a model is trained on.
+
+        Args:
+            cells: the cells that the processor was fitted on.
+            seed: seed of all draws.
+        """
+
+    @abstractmethod
+    def __call__(self, cells: Any, **settings: Any) -> BatchFeature:
+        """The input of the model for cells."""
+
+    @abstractmethod
+    def results(self, verb: str, model: Any, cells: Any, **settings: Any) -> Any:
+        """What a verb adds to cells: place of an AnnData (`"obs"`, `"obsm"`, …) -> name -> value; or its table.
+
+        Args:
+            verb: one of those that the record of the model names.
+            model: the model, in evaluation mode.
+            cells: the cells.
+            **settings: those that the record names for the verb.
+        """
+
+    def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
+        """Write `processor_config.json`."""
+        state = {"processor_class": type(self).__name__, **asdict(self)}
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        write_text(Path(save_directory) / PROCESSOR_FILE, json.dumps(state, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **settings: Any) -> Self:
+        """Read a processor from a folder or a repository; of the settings, `revision` and `cache_dir` count.
+
+        Raises:
+            CheckpointError: there is none, or it is of another model.
+        """
+        name = str(pretrained_model_name_or_path)
+        where = {key: settings[key] for key in ("revision", "cache_dir") if settings.get(key) is not None}
+        try:
+            file = cached_file(name, PROCESSOR_FILE, **where)
+        except OSError as error:
+            raise CheckpointError(f"`{name}` has no `{PROCESSOR_FILE}`: {error}") from error
+        state = read_json_object(Path(file), CheckpointError)
+        if state.pop("processor_class", None) != cls.__name__:
+            raise CheckpointError(f"`{PROCESSOR_FILE}` of `{name}` is not of a `{cls.__name__}`.")
+        known = {one.name for one in fields(cls)}
+        if unknown := sorted(set(state) - known):
+            raise CheckpointError(
+                f"`{PROCESSOR_FILE}` of `{name}` holds {unknown[0]!r}, which `{cls.__name__}` has not."
+            )
+        try:
+            return cls(**state)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"`{PROCESSOR_FILE}` of `{name}` is damaged: {error}") from error

@@ -1,0 +1,80 @@
+"""Verbs whose model is a task-specific one, which makes its own input of all cells at once."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigurationError
+from ...versions import package_versions
+from .cell_run import Results
+from .provenance import PACKAGES, check_adata, check_target, record, take_target, writable
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from ...opening.specialists import LoadedSpecialist
+    from .verb import Verb
+
+_OF_LOADING = ("device", "dtype", "revision")
+
+
+def specialist_results(
+    cells: Any, verb: "Verb", model: Any, processor: Any, given: Mapping[str, Any]
+) -> tuple["LoadedSpecialist", Any]:
+    """The model, and what it makes of cells for a verb: results by place, or a table.
+
+    Args:
+        cells: as its processor takes them.
+        verb: the verb.
+        model: folder, repository id or a model in memory.
+        processor: the processor; by default the one saved with the model.
+        given: settings of the verb by name.
+
+    Raises:
+        ConfigurationError: the verb is none of the model's, or a setting means nothing for it.
+        CheckpointError: the model cannot be read.
+    """
+    from ...opening.specialists import load_specialist
+
+    # what is out of range is refused as ever
+    verb.choose(given)
+    loaded = load_specialist(
+        model, processor=processor, **{name: given[name] for name in _OF_LOADING if given.get(name) is not None}
+    )
+    known, title = loaded.record.verbs, loaded.record.title
+    if verb.name not in known:
+        raise ConfigurationError(f"{title} does not serve `{verb.name}`, but {', '.join(known)}.")
+    own = {name: value for name, value in given.items() if name not in _OF_LOADING}
+    defaults = verb.choose({})
+    meant = known[verb.name]
+    for name, value in own.items():
+        if name not in meant and value != getattr(defaults, name):
+            raise ConfigurationError(
+                f"`{name}` means nothing for {title}, whose `{verb.name}` takes {', '.join(meant) or 'no settings'}: "
+                "leave it out."
+            )
+    chosen = {name: value for name, value in own.items() if name in meant}
+    return loaded, loaded.processor.results(verb.name, loaded.model, cells, **chosen)
+
+
+def add_specialist_results(
+    adata: "AnnData", verb: "Verb", model: Any, processor: Any, given: Mapping[str, Any], *, copy: bool
+) -> "AnnData":
+    """Add what a task-specific model makes of the cells of an AnnData; arguments as for `add_to_cells`."""
+    check_adata(adata)
+    check_target(adata, copy=copy)
+    loaded, found = specialist_results(adata, verb, model, processor, given)
+    results = Results(**found)
+    target = take_target(adata, copy=copy)
+    for place, values in results.by_place():
+        for name, value in values.items():
+            getattr(target, place)[name] = value
+    key = verb.choose(dict(given)).key(loaded.record.name)
+    entry = {
+        "model": loaded.name,
+        "revision": loaded.revision,
+        "family": loaded.record.name,
+        "settings": dict(given),
+        "versions": package_versions(*PACKAGES),
+    }
+    record(target, key, writable(entry))
+    return target

@@ -1,0 +1,148 @@
+"""Training of task-specific models: cells in memory, the published recipe, the one loop."""
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub.errors import StrictDataclassError
+
+from ..corpora.training_manifest import TrainingManifest
+from ..errors import ConfigurationError, unknown_name
+from ..objectives.perturbation import PerturbationCollator
+from ..opening.specialists import get_specialist, load_part
+from ..registry.specialists import Specialist
+from ..sources.in_memory import InMemorySource
+from ..specialists.processing import Examples, SpecialistProcessor
+from .arguments import TrainingConfig
+from .checkpoints import check_output_dir
+from .examples import TrainingExamples
+from .loop import TrainingResult, train
+from .manifest import save_manifest
+
+
+def fit(
+    specialist: str,
+    cells: Any,
+    output_dir: str | Path,
+    *,
+    model_config: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> TrainingResult:
+    """Train a task-specific model on cells, as published, and save it with its processor.
+
+    The folder opens with `Auto*`, and the verbs that `sclm-hf models` names for the model take it.
+
+    Args:
+        specialist: its name, for example `"ciform"`.
+        cells: an AnnData with raw counts; for several modalities a MuData, or modality -> AnnData of the same cells.
+        output_dir: folder to write.
+        model_config: settings of the configuration, such as `{"patch_size": 256}`.
+        training: settings of [`TrainingConfig`](sclm_hf.training.arguments.TrainingConfig) that replace the published
+            ones, such as `{"num_train_epochs": 5}`.
+        seed: seed of new weights and of all draws.
+        **settings: those of the processor and its `fit`, such as `label_key`.
+
+    Returns:
+        The run.
+
+    Raises:
+        ConfigurationError: there is no such model or setting, or the cells do not fit it.
+        ExpressionError: the values are no counts.
+        SclmError: see [`train`].
+    """
+    record = get_specialist(specialist)
+    config = _training_config(record, output_dir, seed, training or {})
+    check_output_dir(config)
+    processor_class = load_part(record, record.processor)
+    _check_settings(processor_class, settings, record)
+    processor = processor_class.fit(cells, **settings)
+    model = _new_model(record, processor, model_config or {}, seed)
+    examples = SpecialistExamples(processor, processor.examples(cells, seed), seed)
+    result = train(model, examples, PerturbationCollator(), config, processor=processor)
+    if result.is_main_process:
+        save_manifest(result, _manifest(processor, cells), None)
+    return result
+
+
+class SpecialistExamples(TrainingExamples):
+    """What a processor of a task-specific model makes of cells, for the loop.
+
+    Args:
+        processor: the processor.
+        examples: what it made.
+        seed: seed of all draws.
+    """
+
+    def __init__(self, processor: SpecialistProcessor, examples: Examples, seed: int) -> None:
+        super().__init__(seed)
+        self._processor, self._examples = processor, examples
+
+    def __len__(self) -> int:
+        return self._examples.size
+
+    def batch(self, examples: np.ndarray, epoch: int) -> dict[str, Any]:
+        return self._examples.make(examples, epoch)
+
+    def identity(self) -> str:
+        return json.dumps(dataclasses.asdict(self._processor), sort_keys=True)
+
+
+def _training_config(
+    record: Specialist, output_dir: str | Path, seed: int, changes: Mapping[str, Any]
+) -> TrainingConfig:
+    known = [field.name for field in dataclasses.fields(TrainingConfig)]
+    for name in changes:
+        if name not in known:
+            raise unknown_name(name, known, " in `training`")
+        if name in ("output_dir", "seed"):
+            raise ConfigurationError(f"Say `{name}` beside `training`, not in it.")
+    return TrainingConfig(**(record.recipe | dict(changes)), output_dir=str(output_dir), seed=seed)
+
+
+def _check_settings(
+    processor_class: type[SpecialistProcessor], settings: Mapping[str, Any], record: Specialist
+) -> None:
+    names = inspect.signature(processor_class.fit).parameters
+    fields = {field.name for field in dataclasses.fields(processor_class)} - set(processor_class.learnt)
+    known = sorted(fields | {name for name, one in names.items() if one.kind is one.KEYWORD_ONLY})
+    for name in settings:
+        if name not in known:
+            raise unknown_name(name, known, f" of {record.title}")
+
+
+def _new_model(record: Specialist, processor: SpecialistProcessor, changes: Mapping[str, Any], seed: int) -> Any:
+    from accelerate.utils import set_seed
+
+    config_class = load_part(record, record.config)
+    known = [field.name for field in dataclasses.fields(config_class)]
+    for name in changes:
+        if name not in known:
+            raise unknown_name(name, known, " in `model_config`")
+    try:
+        config = config_class(**(processor.config_settings() | dict(changes)))
+        # what the sizes say of one another is looked at here, where the user can mend it
+        config.validate()
+    except StrictDataclassError as error:
+        raise ConfigurationError(f"`model_config` of {record.title}: {_reason(error)}") from error
+    set_seed(seed)
+    return load_part(record, next(iter(record.auto_classes.values())))(config)
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost message of an error of validation."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error)
+
+
+def _manifest(processor: SpecialistProcessor, cells: Any) -> TrainingManifest:
+    """The cells, by the counts of their first modality."""
+    first = cells if not processor.modalities else cells[processor.modalities[0]]
+    source = InMemorySource(first, getattr(processor, "layer", None))
+    return TrainingManifest.of_rows(source, np.arange(source.n_cells))

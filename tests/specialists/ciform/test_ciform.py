@@ -1,0 +1,80 @@
+"""CIForm: the numbers of the original, training, verbs, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+
+import sclm_hf
+from sclm_hf.errors import ConfigurationError, GeneCoverageError
+from sclm_hf.specialists.ciform.configuration_ciform import CIFormConfig
+from sclm_hf.specialists.ciform.modeling_ciform import CIFormModel
+
+from ..common import SpecialistTester, close, golden_arrays, labelled_cells, open_golden
+
+
+@pytest.mark.parametrize("case", ["case_a", "case_b"])
+def test_numbers_of_the_original(case, tmp_path):
+    recorded = golden_arrays("ciform", case)
+    model = open_golden("ciform", case, tmp_path, dtype=torch.float64)
+    expression = torch.from_numpy(recorded["expression"])
+    close(model.model.patches(expression), recorded["patches"], 1e-14)
+    output = model(expression, labels=torch.from_numpy(recorded["labels"]))
+    # the weights are kept in float32
+    close(output.logits, recorded["logits"], 1e-6)
+    assert output.loss.item() == pytest.approx(float(recorded["loss"]), rel=1e-6)
+
+
+class TestCIForm(SpecialistTester):
+    name = "ciform"
+    settings = {"label_key": "cell_type"}
+    model_config = {"patch_size": 16, "num_attention_heads": 4, "intermediate_size": 24}
+    training = {"num_train_epochs": 10, "per_device_train_batch_size": 16, "learning_rate": 1e-3}
+
+    def cells(self):
+        return labelled_cells()
+
+
+def test_it_learns_to_name_cells(tmp_path):
+    train, test = labelled_cells(120), labelled_cells(60, seed=1)
+    # both draw their genes' rates
+    test.X = labelled_cells(120).X[60:].copy()
+    sclm_hf.fit(
+        "ciform",
+        train,
+        tmp_path / "model",
+        label_key="cell_type",
+        model_config=TestCIForm.model_config,
+        training={"num_train_epochs": 60, "learning_rate": 1e-3, "per_device_train_batch_size": 32, "use_cpu": True},
+    )
+    found = sclm_hf.annotate(test, str(tmp_path / "model"))
+    assert (found.obs["sclm_prediction"].astype(str) == test.obs["cell_type"]).mean() > 0.9
+    assert np.allclose(found.obsm["sclm_probabilities"].sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_last_patch_may_be_filled_with_zeros():
+    model = CIFormModel(CIFormConfig(patch_size=4, num_attention_heads=2, overlap_last=False, scale_patches=False))
+    cut = model.patches(torch.arange(6.0)[None])
+    assert cut.tolist() == [[[0, 1, 2, 3], [4, 5, 0, 0]]]
+
+
+def test_fewer_genes_than_a_patch_are_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="does not fill one patch of 1,024"):
+        sclm_hf.fit("ciform", labelled_cells(), tmp_path / "x", label_key="cell_type")
+
+
+def test_cells_without_labels_or_with_one_are_refused(tmp_path):
+    cells = labelled_cells()
+    with pytest.raises(ConfigurationError, match="names the column of `obs`"):
+        sclm_hf.fit("ciform", cells, tmp_path / "x", label_key="absent")
+    cells.obs["cell_type"] = "one"
+    with pytest.raises(ConfigurationError, match="at least two"):
+        sclm_hf.fit("ciform", cells, tmp_path / "x", label_key="cell_type")
+
+
+def test_cells_of_other_genes_are_refused(tmp_path):
+    folder = tmp_path / "model"
+    TestCIForm().fit(folder)
+    others = labelled_cells()
+    others.var_names = [f"OTHER{number}" for number in range(others.n_vars)]
+    with pytest.raises(GeneCoverageError, match="0 of the 40 genes"):
+        sclm_hf.annotate(others, str(folder))

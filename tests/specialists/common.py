@@ -1,0 +1,207 @@
+"""The tests that every task-specific model gets. A test class names the model, tiny cells and small settings."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from anndata import AnnData
+from scipy.sparse import csr_matrix
+from torch.testing import assert_close
+from transformers import AutoConfig, AutoProcessor
+
+import sclm_hf
+from sclm_hf.errors import ConfigurationError
+from sclm_hf.hub.card import start_facts, write_card
+from sclm_hf.opening.specialists import load_specialist
+from sclm_hf.registry.specialists import SPECIALISTS
+from sclm_hf.tasks import get_function, get_verb
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "tasks"
+
+
+def golden_arrays(name: str, case: str) -> dict[str, np.ndarray]:
+    """The recorded inputs and outputs of the original."""
+    with np.load(GOLDEN / name / case / "io.npz", allow_pickle=False) as stored:
+        return dict(stored)
+
+
+def convert_golden(name: str, case: str, folder: Path) -> Path:
+    """The recorded weights of the original, converted by the converter that ships."""
+    converter = importlib.import_module(SPECIALISTS[name].conversion_module)
+    converter.convert_checkpoint(GOLDEN / name / case, folder / case)
+    return folder / case
+
+
+def open_golden(name: str, case: str, folder: Path, **settings: Any) -> Any:
+    """The converted model, opened through its Auto class, in evaluation mode."""
+    converted = convert_golden(name, case, folder)
+    auto = getattr(transformers, next(iter(SPECIALISTS[name].auto_classes)))
+    return auto.from_pretrained(converted, **settings).eval()
+
+
+def close(found: torch.Tensor, recorded: np.ndarray, scale: float = 1e-5) -> None:
+    """Equal to a recorded array, to 1e-5 of its largest number or of 1."""
+    recorded = torch.as_tensor(recorded)
+    largest = max(1.0, float(recorded.abs().max()))
+    assert_close(found.detach().to(recorded.dtype), recorded, atol=scale * largest, rtol=0)
+
+
+def labelled_cells(n_cells: int = 60, n_genes: int = 40, n_types: int = 3, seed: int = 0) -> AnnData:
+    """Counts of cells of a few types, each of which has genes of its own."""
+    random = np.random.default_rng(seed)
+    types = np.arange(n_cells) % n_types
+    rates = random.gamma(1.0, 1.0, n_genes) + 6.0 * (np.arange(n_genes) % n_types == types[:, None])
+    cells = AnnData(csr_matrix(random.poisson(rates).astype(np.float32)))
+    cells.obs_names = [f"cell{number}" for number in range(n_cells)]
+    cells.var_names = [f"GENE{number}" for number in range(n_genes)]
+    cells.obs["cell_type"] = [f"type {number}" for number in types]
+    return cells
+
+
+class SpecialistTester:
+    """Mixin: subclass it, name the model, and give its cells and settings.
+
+    Attributes:
+        name: the model.
+        settings: settings of `fit`, those of the processor included.
+        model_config: settings of a small configuration.
+        training: settings of a short training, in which the loss falls.
+    """
+
+    name: ClassVar[str]
+    settings: ClassVar[dict[str, Any]] = {}
+    model_config: ClassVar[dict[str, Any]] = {}
+    training: ClassVar[dict[str, Any]] = {"num_train_epochs": 10}
+
+    def cells(self) -> Any:
+        """What the model is trained on."""
+        raise NotImplementedError
+
+    def verb_settings(self, verb: str) -> dict[str, Any]:
+        """Settings of a verb that this model cannot do without."""
+        return {}
+
+    def fit(self, folder: Path, seed: int = 0) -> Any:
+        training = {"logging_steps": 1, "use_cpu": True} | self.training
+        return sclm_hf.fit(
+            self.name,
+            self.cells(),
+            folder,
+            model_config=self.model_config,
+            training=training,
+            seed=seed,
+            **self.settings,
+        )
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def fitted(cls, tmp_path_factory):
+        """The folder of a trained model, and the result of its training."""
+        folder = tmp_path_factory.mktemp(cls.name) / "model"
+        return folder, cls().fit(folder)
+
+    @property
+    def record(self):
+        return SPECIALISTS[self.name]
+
+    def test_the_loss_falls(self, fitted):
+        losses = [record["loss"] for record in fitted[1].history if "loss" in record]
+        tenth = max(1, len(losses) // 5)
+        assert np.mean(losses[-tenth:]) < np.mean(losses[:tenth])
+
+    def test_the_same_seed_gives_the_same_weights(self, fitted, tmp_path):
+        self.fit(tmp_path / "again")
+        files = [(folder / "model.safetensors").read_bytes() for folder in (fitted[0], tmp_path / "again")]
+        assert files[0] == files[1]
+
+    def test_auto_classes_open_it(self, fitted):
+        assert AutoConfig.from_pretrained(fitted[0]).model_type == self.name
+        assert type(AutoProcessor.from_pretrained(fitted[0])).__name__ == self.record.processor
+        for auto_class, model_class in self.record.auto_classes.items():
+            opened, info = getattr(transformers, auto_class).from_pretrained(fitted[0], output_loading_info=True)
+            assert type(opened).__name__ == model_class
+            assert not info["missing_keys"] and not info["mismatched_keys"]
+
+    def test_saved_again_it_is_the_same(self, fitted, tmp_path):
+        loaded = load_specialist(fitted[0])
+        loaded.model.save_pretrained(tmp_path)
+        loaded.processor.save_pretrained(tmp_path)
+        again = load_specialist(tmp_path)
+        assert again.processor == loaded.processor
+        for name, tensor in loaded.model.state_dict().items():
+            assert torch.equal(tensor, again.model.state_dict()[name]), name
+
+    def test_its_verbs_give_finite_results(self, fitted):
+        for name in self.record.verbs:
+            found = get_function(name)(self.cells(), str(fitted[0]), **self.verb_settings(name))
+            if get_verb(name).gives_table:
+                assert len(found)
+                continue
+            assert found.uns["sclm_hf"], name
+            for values in found.obsm.values():
+                assert np.isfinite(np.asarray(values)).all()
+
+    def test_its_verbs_say_the_same_twice(self, fitted):
+        name = next(iter(self.record.verbs))
+        one, two = (get_function(name)(self.cells(), str(fitted[0]), **self.verb_settings(name)) for _ in range(2))
+        if get_verb(name).gives_table:
+            assert one.equals(two)
+            return
+        assert one.obs.equals(two.obs)
+        for key, values in one.obsm.items():
+            assert np.array_equal(values, two.obsm[key]), key
+
+    def test_other_verbs_are_refused(self, fitted):
+        other = "impute"
+        assert other not in self.record.verbs
+        with pytest.raises(ConfigurationError, match=f"{self.record.title} does not serve"):
+            get_function(other)(labelled_cells(), str(fitted[0]))
+
+    def test_unknown_settings_are_refused(self, tmp_path):
+        with pytest.raises(ConfigurationError, match="nonsense"):
+            sclm_hf.fit(self.name, self.cells(), tmp_path / "x", **self.settings, nonsense=1)
+        with pytest.raises(ConfigurationError, match="nonsense"):
+            sclm_hf.fit(self.name, self.cells(), tmp_path / "x", **self.settings, model_config={"nonsense": 1})
+
+    def test_lora_adapts_its_layers(self, fitted, tmp_path):
+        import peft
+
+        if not self.record.lora_target_modules:
+            pytest.skip("it has no linear layer worth adapting")
+        auto = getattr(transformers, next(iter(self.record.auto_classes)))
+        adapted = peft.get_peft_model(auto.from_pretrained(fitted[0]), peft.LoraConfig(r=2))
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.1)
+        adapted.save_pretrained(tmp_path)
+        again = peft.PeftModel.from_pretrained(auto.from_pretrained(fitted[0]), tmp_path)
+        for name, tensor in adapted.state_dict().items():
+            assert torch.equal(tensor, again.state_dict()[name]), name
+
+    def test_card_says_what_it_is(self, fitted, tmp_path):
+        facts = start_facts(fitted[0], license="mit")
+        card = write_card(facts, tmp_path).read_text()
+        for said in (self.record.title, self.record.paper, self.record.code_license, self.record.repository):
+            assert said in card, said
+
+    def test_manifest_holds_the_cells(self, fitted):
+        from sclm_hf.corpora.training_manifest import read_manifest
+
+        cells = self.cells()
+        first = cells if isinstance(cells, AnnData) else next(iter(cells.values()))
+        assert len(read_manifest(str(fitted[0]))) == first.n_obs
+
+    def test_processor_of_another_model_is_refused(self, fitted, tmp_path):
+        from sclm_hf.errors import CheckpointError
+
+        file = tmp_path / "processor_config.json"
+        state = json.loads((fitted[0] / "processor_config.json").read_text())
+        file.write_text(json.dumps(state | {"processor_class": "Other"}))
+        with pytest.raises(CheckpointError, match="is not of a"):
+            type(load_specialist(fitted[0]).processor).from_pretrained(tmp_path)
