@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import sclm_hf
-from sclm_hf.errors import ConfigurationError, GeneCoverageError
+from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError
 from sclm_hf.specialists.ciform.configuration_ciform import CIFormConfig
 from sclm_hf.specialists.ciform.modeling_ciform import CIFormModel
 
@@ -78,3 +78,12 @@ def test_cells_of_other_genes_are_refused(tmp_path):
     others.var_names = [f"OTHER{number}" for number in range(others.n_vars)]
     with pytest.raises(GeneCoverageError, match="0 of the 40 genes"):
         sclm_hf.annotate(others, str(folder))
+
+
+def test_no_cells_and_empty_cells_are_refused(tmp_path):
+    with pytest.raises(ExpressionError, match="There are no cells"):
+        sclm_hf.fit("ciform", labelled_cells()[:0].copy(), tmp_path / "x", label_key="cell_type")
+    cells = labelled_cells()
+    cells.X[3] = 0
+    with pytest.raises(ExpressionError, match="1 of 60 cells have no counts, for example cell3"):
+        sclm_hf.fit("ciform", cells, tmp_path / "x", label_key="cell_type")
