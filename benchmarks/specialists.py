@@ -2,9 +2,9 @@
 
     SCLM_DATA=FOLDER python benchmarks/specialists.py --output benchmarks/results/specialists.json
 
-The models are trained as published (`sclm_hf.fit`) unless the study's name says otherwise. Every study is run with each
-seed, which is that of the model; a run that was stopped goes on there. The table gives means over seeds, and half of
-the distance between the lowest and the highest where there are several.
+The models are trained as published (`sclm_hf.fit`) unless the study's name says otherwise. Every study is run with
+each seed, which is that of the model; a run that was stopped goes on there. The table gives means over seeds, and half
+of the distance between the lowest and the highest where there are several.
 """
 
 import argparse

@@ -14,7 +14,6 @@ import numpy as np
 
 import sclm_hf
 from sclm_hf.evaluation.baselines.linear import PCALogisticRegression, ZScoredLogisticRegression
-from sclm_hf.evaluation.metrics import Predictions
 
 DATA = Path(os.environ.get("SCLM_DATA", "../shared/data")) / "h5ad"
 
