@@ -9,10 +9,8 @@ import os
 import random
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -26,18 +24,8 @@ from tests.training.killed_runs import count_file_events, forked
 
 batches.BLOCK_SIZE = 4
 N_CELLS = 47
-
-
-class Undisturbed(NamedTuple):
-    """What a step takes when nothing happens to it.
-
-    Attributes:
-        events: how often it touches files.
-        seconds: how long it takes.
-    """
-
-    events: int
-    seconds: float
+LONGEST = 2.0
+"""Seconds after which a process that the clock kills is killed at the latest; it may have ended before."""
 
 
 def main(folder: Path, verb: str, n_shards: int, kills: int, seed: int) -> None:
@@ -53,7 +41,7 @@ def main(folder: Path, verb: str, n_shards: int, kills: int, seed: int) -> None:
     shard, *_ = [undisturbed(whole, shard_of(folder, verb, whole, f"{n + 1}/{n_shards}")) for n in range(n_shards)]
     merging = undisturbed(whole, merge(folder, merged, parts))
     assert same(stored(merged), expected), "merged shards differ"
-    while counts["kills"] < kills:
+    while counts["kills"] < kills or not counts["merging"]:
         output = folder / f"round-{counts['compared']}"
         output.mkdir()
         steps = [shard_of(folder, verb, output, f"{n + 1}/{n_shards}") for n in range(n_shards)]
@@ -76,8 +64,8 @@ def merge(folder: Path, merged: Path, parts: list[Path]) -> Callable[[], object]
     return lambda: merge_shards(merged, parts, folder / "in.h5ad")
 
 
-def undisturbed(output: Path, step: Callable[[], object]) -> Undisturbed:
-    """Perform a step to its end."""
+def undisturbed(output: Path, step: Callable[[], object]) -> int:
+    """Perform a step to its end; how often it touches files."""
     output.mkdir(exist_ok=True)
     events, log = output.with_suffix(".json"), output.with_suffix(".txt")
 
@@ -86,16 +74,15 @@ def undisturbed(output: Path, step: Callable[[], object]) -> Undisturbed:
         step()
         events.write_text(json.dumps(count))
 
-    start = time.perf_counter()
     assert os.waitpid(forked(action, log), 0)[1] == 0, log.read_text()
-    return Undisturbed(json.loads(events.read_text())[0], time.perf_counter() - start)
+    return json.loads(events.read_text())[0]
 
 
-def finish(steps: list[Callable[[], object]], output: Path, generator: random.Random, takes: Undisturbed) -> int:
+def finish(steps: list[Callable[[], object]], output: Path, generator: random.Random, n_events: int) -> int:
     """Perform steps side by side, most of them to be killed, until each has ended well; how many were killed."""
     n_killed = 0
     while steps:
-        running = [(step, start(step, output, generator, takes)) for step in steps]
+        running = [(step, start(step, output, generator, n_events)) for step in steps]
         steps = []
         for step, process in running:
             status = os.waitpid(process, 0)[1]
@@ -107,10 +94,10 @@ def finish(steps: list[Callable[[], object]], output: Path, generator: random.Ra
     return n_killed
 
 
-def start(step: Callable[[], object], output: Path, generator: random.Random, takes: Undisturbed) -> int:
+def start(step: Callable[[], object], output: Path, generator: random.Random, n_events: int) -> int:
     """Start a step that is killed when it touches a file for the nth time, after some time, or not at all."""
     doom = generator.choice(("file", "file", "time", "none"))
-    die_at, delay = generator.randint(1, takes.events), generator.uniform(0, takes.seconds)
+    die_at, delay = generator.randint(1, n_events), generator.uniform(0, LONGEST)
 
     def action() -> None:
         count_file_events(output, die_at if doom == "file" else None)
