@@ -8,7 +8,17 @@ from ..errors import ConfigurationError
 if TYPE_CHECKING:
     from .experiment import Experiment
 
-EXPERIMENTS = ("annotation", "ablation", "scaling", "transfer", "performer", "explanation", "objectives")
+EXPERIMENTS = (
+    "annotation",
+    "integration",
+    "ablation",
+    "masked",
+    "scaling",
+    "transfer",
+    "performer",
+    "explanation",
+    "objectives",
+)
 """Names of the experiments, in the order of the survey; each is a file of this folder."""
 
 
