@@ -25,6 +25,7 @@ _MODEL_TYPES: tuple[Family | Composite | Specialist | Standalone, ...] = (*_WITH
 
 _AUTO = "transformers.models.auto."
 _MODELS = _AUTO + "modeling_auto"
+_PIPELINES = "transformers.pipelines"
 _LAYERS = "transformers.modeling_layers"
 """Imports the Auto models before it has what our models need of it."""
 _COMMON = "sclm_hf.modeling.common."
@@ -91,6 +92,11 @@ def _register_processors(auto: ModuleType) -> None:
             auto.AutoProcessor.register(config, processor, exist_ok=True)
 
 
+def _register_pipelines(pipelines: ModuleType) -> None:
+    # a room of a higher floor, which stands ready only where pipelines are asked for
+    importlib.import_module("sclm_hf.tasks.engines.pipelines").register_pipelines(pipelines)
+
+
 _PEFT: dict[str, Callable[[ModuleType], None]] = {
     "peft.utils.constants": register_target_modules,
     "peft.tuners.tuners_utils": complete_adapters,
@@ -102,9 +108,12 @@ _REGISTRARS: dict[str, Callable[[ModuleType], None]] = {
     _AUTO + "feature_extraction_auto": _register_feature_extractors,
     _AUTO + "processing_auto": _register_processors,
     _MODELS: _register_models,
+    _PIPELINES: _register_pipelines,
     **_PEFT,
 }
-_KINDS_WITHOUT_MODELS = tuple(name for name in _REGISTRARS if name != _MODELS and name not in _PEFT)
+_ON_DEMAND = (*_PEFT, _PIPELINES)
+"""Those that are registered only once somebody has imported their module."""
+_KINDS_WITHOUT_MODELS = tuple(name for name in _REGISTRARS if name != _MODELS and name not in _ON_DEMAND)
 
 # our modules import parts of transformers that import an Auto module in turn: whichever is done last registers
 _WAITING_FOR = {
@@ -123,7 +132,7 @@ def register() -> None:
     Calling it again changes nothing.
     """
     for name, registrar in _REGISTRARS.items():
-        if name not in _PEFT or name in sys.modules:
+        if name not in _ON_DEMAND or name in sys.modules:
             registrar(importlib.import_module(name))
 
 
