@@ -53,7 +53,11 @@ _TOLD = ("kind", "features", "method", "scores", "per_feature", "neighbour_agree
 
 
 def _show(record: dict[str, Any], column: Any) -> None:
-    print(f"Predicted {len(record['features']):,} features, by ridge regression on {_READ[record['method']]}.")
+    n_features, method = len(record["features"]), record["method"]
+    if method not in _READ:
+        print(f"Predicted {n_features:,} features with {method}.")
+        return
+    print(f"Predicted {n_features:,} features, by ridge regression on {_READ[method]}.")
     if "scores" not in record:
         return
     from rich.console import Console

@@ -71,8 +71,14 @@ def read_counts(cells: Any, layer: str | None = None, *, what: str = "the cells"
     return Counts(counts, names, totals)
 
 
-def of_genes(counts: Counts, genes: Sequence[str], title: str) -> Counts:
+def of_genes(counts: Counts, genes: Sequence[str], title: str, what: str = "genes") -> Counts:
     """The counts of a model's genes, in its order; a gene that was not measured has zeros.
+
+    Args:
+        counts: the cells.
+        genes: the names of the genes.
+        title: what to call the model in messages.
+        what: what to call the genes there, where they are peaks.
 
     Raises:
         GeneCoverageError: fewer than half of them were measured.
@@ -82,11 +88,12 @@ def of_genes(counts: Counts, genes: Sequence[str], title: str) -> Counts:
     absent = [name for name, column in zip(genes, columns, strict=True) if column < 0]
     if len(absent) > (1 - FEWEST_GENES) * len(genes):
         raise GeneCoverageError(
-            f"The cells measure {len(genes) - len(absent):,} of the {len(genes):,} genes of this {title}, for example "
-            f"not {', '.join(absent[:3])}: give cells whose genes are named as those of its training, or train one."
+            f"The cells measure {len(genes) - len(absent):,} of the {len(genes):,} {what} of this {title}, for "
+            f"example not {', '.join(absent[:3])}: give cells whose {what} are named as those of its training, or "
+            "train one."
         )
     if absent:
-        warn(f"{len(absent):,} of {len(genes):,} genes are not measured, and count as 0: {', '.join(absent[:5])} …")
+        warn(f"{len(absent):,} of {len(genes):,} {what} are not measured, and count as 0: {', '.join(absent[:5])} …")
     known = np.flatnonzero(columns >= 0)
     # a column of a matrix of ones at the place of each gene that is there
     places = sparse.csr_matrix(

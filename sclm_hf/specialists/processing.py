@@ -88,6 +88,8 @@ class SpecialistProcessor(PushToHubMixin):
     def results(self, verb: str, model: Any, cells: Any, **settings: Any) -> Any:
         """What a verb adds to cells: place of an AnnData (`"obs"`, `"obsm"`, …) -> name -> value; or its table.
 
+        What the record in `uns["sclm_hf"]` shall say beside is under `"facts"`.
+
         Args:
             verb: one of those that the record of the model names.
             model: the model, in evaluation mode.

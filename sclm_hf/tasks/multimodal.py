@@ -28,7 +28,7 @@ class MultimodalSettings(AddingSettings):
     """Settings of [`multimodal`].
 
     Raises:
-        ConfigurationError: a value is out of range, or there is neither another modality nor a head.
+        ConfigurationError: a value is out of range.
     """
 
     other: "str | Path | AnnData | None" = setting(
@@ -65,14 +65,26 @@ class MultimodalSettings(AddingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.kind not in (None, "protein", "atac"):
+            raise self._unknown_kind()
+
+    def _unknown_kind(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"Say with `kind` (`--kind`) what the other modality is, 'protein' or 'atac', got {self.kind!r}."
+        )
+
+    def check_named(self) -> None:
+        """Refuse what is not enough for a model of RNA.
+
+        Raises:
+            ConfigurationError: there is neither another modality nor a head, or it is not said what the first is.
+        """
         if self.other is None and self.head is None:
             raise ConfigurationError(
                 "Give the other modality as `other` (the file OTHER), or a saved `head` (`--head`) to predict it."
             )
-        if self.kind not in ("protein", "atac") and (self.other is not None or self.kind is not None):
-            raise ConfigurationError(
-                f"Say with `kind` (`--kind`) what the other modality is, 'protein' or 'atac', got {self.kind!r}."
-            )
+        if self.kind is None and self.other is not None:
+            raise self._unknown_kind()
 
     def key(self, family: str) -> str:
         """Name of the record, and start of the names in `obsm`."""
@@ -96,6 +108,7 @@ class MultimodalSettings(AddingSettings):
         """What the results depend on, by name."""
         from .files.fingerprint import hash_of
 
+        self.check_named()
         if self.modality is not None:
             return super().to_record() | {"other": self.modality.hash}
         return super().to_record() | {"head": hash_of([self.saved.facts, self.saved.ridge.weights.tolist()])}
@@ -266,6 +279,10 @@ def multimodal(
     often that of the components, which are hard to beat, and does not need the model. Read the scores before you rely
     on it.
 
+    A task-specific model that was trained on two modalities (`sclm-hf models` names those that serve `multimodal`)
+    does instead what it was trained for: its joint embedding and its predictions have the same names, and the record
+    holds no scores, as no cells are held out.
+
     Args:
         adata: cells with raw counts of RNA; or a MuData of both modalities, to whose RNA the results are added.
         model: folder or repository id of a checkpoint or an adapter; or a loaded model.
@@ -296,11 +313,18 @@ def multimodal(
     """
     if model is None:
         raise ConfigurationError("Name a `model` (`--model`) that embeds RNA.")
+    from ..opening.specialists import is_specialist
+
+    if is_specialist(model, settings.get("revision")):
+        from .multimodality.specialists import add_by_specialist
+
+        return add_by_specialist(MULTIMODAL, adata, other, model, processor, settings, copy=copy)
     if not hasattr(adata, "mod"):
         return MULTIMODAL.add_to(adata, model, processor, {"other": other, **settings}, copy=copy)
     from .multimodality.modality import in_mudata
 
     chosen = MULTIMODAL.choose({"other": adata, **settings})
+    chosen.check_named()
     rna, given = in_mudata(adata, other, chosen, copy=copy)
     result = adata.copy() if copy else adata
     MULTIMODAL.add_to(result.mod[rna], model, processor, {**settings, "other": given}, copy=False)

@@ -63,6 +63,17 @@ def labelled_cells(n_cells: int = 60, n_genes: int = 40, n_types: int = 3, seed:
     return cells
 
 
+def paired_cells(n_cells: int = 60, n_genes: int = 40, n_peaks: int = 60, seed: int = 0) -> dict[str, AnnData]:
+    """RNA and open peaks of cells of three types, each of which has genes and peaks of its own."""
+    rna = labelled_cells(n_cells, n_genes, seed=seed)
+    random = np.random.default_rng([seed, 1])
+    types = np.arange(n_cells) % 3
+    share = 0.05 + 0.3 * (np.arange(n_peaks) % 3 == types[:, None])
+    atac = AnnData(csr_matrix((random.random((n_cells, n_peaks)) < share).astype(np.float32)))
+    atac.obs_names, atac.var_names = rna.obs_names, [f"chr1-{number}000-{number}500" for number in range(n_peaks)]
+    return {"rna": rna, "atac": atac}
+
+
 class SpecialistTester:
     """Mixin: subclass it, name the model, and give its cells and settings.
 
@@ -85,6 +96,14 @@ class SpecialistTester:
     def verb_settings(self, verb: str) -> dict[str, Any]:
         """Settings of a verb that this model cannot do without."""
         return {}
+
+    def run_verb(self, verb: str, folder: Path) -> Any:
+        """What a verb makes of the cells."""
+        cells, settings = self.cells(), self.verb_settings(verb)
+        if verb == "multimodal":
+            rna, other = cells.values()
+            return sclm_hf.multimodal(rna, other, str(folder), **settings)
+        return get_function(verb)(cells, str(folder), **settings)
 
     def fit(self, folder: Path, seed: int = 0) -> Any:
         training = {"logging_steps": 1, "use_cpu": True} | self.training
@@ -138,7 +157,7 @@ class SpecialistTester:
 
     def test_its_verbs_give_finite_results(self, fitted):
         for name in self.record.verbs:
-            found = get_function(name)(self.cells(), str(fitted[0]), **self.verb_settings(name))
+            found = self.run_verb(name, fitted[0])
             if get_verb(name).gives_table:
                 assert len(found)
                 continue
@@ -148,7 +167,7 @@ class SpecialistTester:
 
     def test_its_verbs_say_the_same_twice(self, fitted):
         name = next(iter(self.record.verbs))
-        one, two = (get_function(name)(self.cells(), str(fitted[0]), **self.verb_settings(name)) for _ in range(2))
+        one, two = (self.run_verb(name, fitted[0]) for _ in range(2))
         if get_verb(name).gives_table:
             assert one.equals(two)
             return

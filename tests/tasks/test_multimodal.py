@@ -21,8 +21,9 @@ from sclm_hf.errors import (
 )
 from sclm_hf.evaluation.baselines.baseline import log1p_cp10k
 from sclm_hf.evaluation.baselines.linear import PCALogisticRegression
+from sclm_hf.specialists.pairing import centred_log_ratios
 from sclm_hf.tasks.multimodality.joint import joint_embedding
-from sclm_hf.tasks.multimodality.modality import clr, read_modality
+from sclm_hf.tasks.multimodality.modality import read_modality
 from sclm_hf.tasks.multimodality.predictors import METHODS, RIDGES, Projection, Ridge, folds_of
 from sclm_hf.tasks.multimodality.scores import score_predictions
 
@@ -63,7 +64,7 @@ def test_pairs_give_held_out_predictions_scores_and_a_joint_embedding(model):
 
 def test_a_cell_is_predicted_by_what_was_fitted_without_its_fold(model, monkeypatch):
     monkeypatch.setattr("sclm_hf.tasks.multimodality.scores.best_ridge", lambda scores: "embedding")
-    rna, values = make_cells(40), clr(make_other().X)
+    rna, values = make_cells(40), centred_log_ratios(make_other().X)
     embedding = embed(rna, model).obsm["X_scgpt"].astype(float)
     folds = folds_of(rna.obs_names, 5, 0)
     held = folds == 2
@@ -142,7 +143,7 @@ def test_a_saved_head_predicts_cells_with_rna_alone(model, tmp_path, monkeypatch
     cells = make_cells(30, seed=3)
     alone = multimodal(cells[:, ::-1].copy(), None, model, head=tmp_path / "head")
     fitted, asked = read_by(method, model, [make_cells(40), cells])
-    expected = Ridge.fit(fitted, clr(make_other().X)).predict(asked)
+    expected = Ridge.fit(fitted, centred_log_ratios(make_other().X)).predict(asked)
     np.testing.assert_allclose(alone.obsm[f"{KEY}_predicted"], expected, atol=1e-4)
     record = alone.uns["sclm_hf"][KEY]
     assert list(record["features"]) == list(make_other().var_names) and record["method"] == method

@@ -6,8 +6,8 @@ SPECIALIST = Specialist(
     name="scmvp",
     title="scMVP",
     paper=(
-        "Li, Fu, Wang, Wu, Huang, Wu, Liu. A deep generative model for multi-view profiling of single-cell RNA-seq and "
-        "ATAC-seq data. Genome Biology 23, 20 (2022). doi:10.1186/s13059-021-02595-6"
+        "Li, Fu, Wang et al. A deep generative model for multi-view profiling of single-cell RNA-seq and ATAC-seq "
+        "data. Genome Biology 23, 20 (2022). doi:10.1186/s13059-021-02595-6"
     ),
     repository="https://github.com/bm2-lab/scMVP",
     code_license="MIT",
@@ -32,7 +32,7 @@ SPECIALIST = Specialist(
         "The tutorial trains 10 epochs on thousands of cells, the paper's notebooks 10 to 30, after training encoders "
         "of the single modalities, and 5 % of the cells choose when to stop."
     ),
-    lora_target_modules=("q_proj", "k_proj", "v_proj"),
+    lora_target_modules=("q_proj", "k_proj", "v_proj", "linear"),
     key_value_modules=("k_proj", "v_proj"),
     tiny={"num_genes": 20, "num_peaks": 30, "hidden_size": 16, "latent_size": 4, "num_attention_heads": 4},
 )

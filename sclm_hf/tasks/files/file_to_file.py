@@ -105,7 +105,7 @@ def run_files(
             return files.run(record.load(model, processor, chosen))
     destination = check_output(destination, source=source, overwrite=overwrite)
     with sole_writer(destination):
-        write_h5ad(function(read_h5ad(source), model, processor, **settings), destination)
+        write_h5ad(function(read_h5ad(source), model=model, processor=processor, **settings), destination)
     return [Written(destination, verb if record.run is None else chosen.key(""))]
 
 

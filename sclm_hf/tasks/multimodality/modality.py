@@ -9,6 +9,7 @@ import scipy.sparse
 
 from ...errors import ConfigurationError, ExpressionError
 from ...logging import counted
+from ...specialists.pairing import centred_log_ratios
 from ..files.fingerprint import hash_of
 from ..files.h5ad import read_h5ad
 from ..running.provenance import check_adata
@@ -110,19 +111,9 @@ def read_modality(other: "str | Path | AnnData", kind: str, n_features: int) -> 
         raise ConfigurationError("`other` has features of the same name: `other.var_names_make_unique()`.")
     counts = _counts(adata.X, features, kind)
     if kind == "protein":
-        return Modality(kind, names, features, clr(counts.toarray()))
+        return Modality(kind, names, features, centred_log_ratios(counts.toarray()))
     chosen = _most_variable_peaks(counts, n_features)
     return Modality(kind, names, features[chosen], tf_idf(counts)[:, chosen].toarray())
-
-
-def clr(counts: np.ndarray) -> np.ndarray:
-    """(n_cells, n_proteins) logarithms of 1 + counts, minus the mean of the cell: the centred log ratio.
-
-    Each cell is normalised by itself, so that held-out cells tell nothing to others. As Stoeckius et al., Nature
-    Methods 14, 865-868 (2017), with a pseudocount.
-    """
-    logarithms = np.log1p(counts)
-    return logarithms - logarithms.mean(axis=1, keepdims=True)
 
 
 def tf_idf(counts: scipy.sparse.csr_matrix) -> scipy.sparse.csr_matrix:

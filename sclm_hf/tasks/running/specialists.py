@@ -17,13 +17,12 @@ if TYPE_CHECKING:
 _OF_LOADING = ("device", "dtype", "revision")
 
 
-def specialist_results(
-    cells: Any, verb: "Verb", model: Any, processor: Any, given: Mapping[str, Any]
-) -> tuple["LoadedSpecialist", Any]:
-    """The model, and what it makes of cells for a verb: results by place, or a table.
+def open_specialist(
+    verb: "Verb", model: Any, processor: Any, given: Mapping[str, Any]
+) -> tuple["LoadedSpecialist", dict[str, Any]]:
+    """The model, and those settings of a verb that mean something for it.
 
     Args:
-        cells: as its processor takes them.
         verb: the verb.
         model: folder, repository id or a model in memory.
         processor: the processor; by default the one saved with the model.
@@ -52,7 +51,19 @@ def specialist_results(
                 f"`{name}` means nothing for {title}, whose `{verb.name}` takes {', '.join(meant) or 'no settings'}: "
                 "leave it out."
             )
-    chosen = {name: value for name, value in own.items() if name in meant}
+    return loaded, {name: value for name, value in own.items() if name in meant}
+
+
+def specialist_results(
+    cells: Any, verb: "Verb", model: Any, processor: Any, given: Mapping[str, Any]
+) -> tuple["LoadedSpecialist", Any]:
+    """The model, and what it makes of cells for a verb: results by place, or a table.
+
+    Args:
+        cells: as its processor takes them.
+        verb, model, processor, given: as for [`open_specialist`], which see for errors.
+    """
+    loaded, chosen = open_specialist(verb, model, processor, given)
     return loaded, loaded.processor.results(verb.name, loaded.model, cells, **chosen)
 
 
@@ -63,8 +74,24 @@ def add_specialist_results(
     check_adata(adata)
     check_target(adata, copy=copy)
     loaded, found = specialist_results(adata, verb, model, processor, given)
-    results = Results(**found)
     target = take_target(adata, copy=copy)
+    add_found(target, verb, loaded, given, found)
+    return target
+
+
+def add_found(
+    target: "AnnData", verb: "Verb", loaded: "LoadedSpecialist", given: Mapping[str, Any], found: Mapping[str, Any]
+) -> None:
+    """Add what a task-specific model found to cells, and how it was made.
+
+    Args:
+        target: the cells, which are changed.
+        verb: the verb.
+        loaded: the model.
+        given: settings of the verb by name.
+        found: place -> name -> value; and under `"facts"` what the record says beside.
+    """
+    results = Results(**{place: values for place, values in found.items() if place != "facts"})
     for place, values in results.by_place():
         for name, value in values.items():
             getattr(target, place)[name] = value
@@ -75,6 +102,6 @@ def add_specialist_results(
         "family": loaded.record.name,
         "settings": dict(given),
         "versions": package_versions(*PACKAGES),
+        **found.get("facts", {}),
     }
     record(target, key, writable(entry))
-    return target
