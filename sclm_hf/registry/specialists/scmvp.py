@@ -32,7 +32,7 @@ SPECIALIST = Specialist(
         "The tutorial trains 10 epochs on thousands of cells, the paper's notebooks 10 to 30, after training encoders "
         "of the single modalities, and 5 % of the cells choose when to stop."
     ),
-    lora_target_modules=("q_proj", "k_proj", "v_proj", "linear"),
+    lora_target_modules=("q_proj", "k_proj", "v_proj", "dense"),
     key_value_modules=("k_proj", "v_proj"),
     tiny={"num_genes": 20, "num_peaks": 30, "hidden_size": 16, "latent_size": 4, "num_attention_heads": 4},
 )

@@ -19,7 +19,7 @@ def _linear(original: str, ours: str) -> WeightMap:
 def _layer(original: str, ours: str) -> WeightMap:
     original = f"{original}.fc_layers.Layer 0"
     norms = {f"{original}.3.{kind}": f"{ours}.batch_norm.{kind}" for kind in (*KINDS, *STATISTICS)}
-    return _linear(f"{original}.0", f"{ours}.linear") | _linear(f"{original}.1", f"{ours}.norm") | norms
+    return _linear(f"{original}.0", f"{ours}.dense") | _linear(f"{original}.1", f"{ours}.norm") | norms
 
 
 def _attention(original: str, ours: str) -> WeightMap:
@@ -73,7 +73,7 @@ WEIGHT_MAP: WeightMap = {
     **_linear(f"{DECODER}.rna_dropout_decoder", "decoder.rna_dropout"),
     **_linear(f"{DECODER}.rna_r_decoder", "decoder.rna_dispersion"),
     **_linear(f"{DECODER}.atac_r_decoder", "decoder.atac_dispersion"),
-    **_linear("l_encoder.encoder.fc_layers.Layer 0.0", "library_encoder.linear"),
+    **_linear("l_encoder.encoder.fc_layers.Layer 0.0", "library_encoder.dense"),
     **_linear("l_encoder.encoder.fc_layers.Layer 0.1", "library_encoder.norm"),
     **_head("l_encoder", "library_encoder.head"),
     "pi": "mixture.weight",

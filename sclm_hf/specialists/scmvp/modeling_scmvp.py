@@ -110,14 +110,14 @@ class HiddenLayer(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, dropout: float = 0.0, *, is_rectified_twice: bool = False):
         super().__init__()
-        self.linear = nn.Linear(n_in, n_out)
+        self.dense = nn.Linear(n_in, n_out)
         self.norm = nn.LayerNorm(n_out, eps=1e-4)
         self.batch_norm = BatchNorm(n_out, eps=1e-4, momentum=0.01)
         self.dropout = nn.Dropout(dropout)
         self.is_rectified_twice = is_rectified_twice
 
     def forward(self, cells: Tensor) -> Tensor:
-        hidden = self.norm(self.linear(cells))
+        hidden = self.norm(self.dense(cells))
         if self.is_rectified_twice:
             hidden = F.leaky_relu(hidden)
         return self.dropout(F.leaky_relu(self.batch_norm(hidden)))
@@ -264,12 +264,12 @@ class LibraryEncoder(nn.Module):
 
     def __init__(self, config: ScMVPConfig):
         super().__init__()
-        self.linear = nn.Linear(config.num_genes, config.hidden_size)
+        self.dense = nn.Linear(config.num_genes, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=1e-4)
         self.head = PosteriorHead(config.hidden_size, 1)
 
     def forward(self, rna: Tensor) -> Posterior:
-        return self.head(F.relu(self.norm(self.linear(rna))))
+        return self.head(F.relu(self.norm(self.dense(rna))))
 
 
 @auto_docstring
