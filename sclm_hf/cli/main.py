@@ -17,6 +17,7 @@ from .card import card
 from .chat import chat
 from .convert import convert
 from .corpus import corpus
+from .doctor import doctor
 from .estimate import estimate
 from .experiment import experiment
 from .export import export
@@ -80,7 +81,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_show_locals=False,
     )
     verbs = [getattr(importlib.import_module(f".{name}", __package__), name) for name in verb_names()]
-    others = [card, chat, convert, estimate, experiment, fit, gene_embeddings, merge, models, push]
+    others = [card, chat, convert, doctor, estimate, experiment, fit, gene_embeddings, merge, models, push]
     for verb in sorted([*verbs, *others], key=lambda verb: verb.__name__):
         app.command()(verb)
     for verb in (align, finetune, pretrain):

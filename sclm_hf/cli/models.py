@@ -52,7 +52,8 @@ def models(
 
 def _origin(family) -> str:
     if family.source_layout:
-        return f"`sclm-hf convert {family.name}` takes {family.source_layout}."
+        where = f"The weights are {family.weights_from}. " if family.weights_from else ""
+        return f"{where}`sclm-hf convert {family.name} SOURCE OUTPUT` takes {family.source_layout}."
     return f"There is nothing to convert: `sclm-hf finetune --model_name_or_path {family.name}` fits a model."
 
 
@@ -65,6 +66,7 @@ def _facts(family) -> dict:
         "tasks": _verbs(family),
         "sizes": family.sizes,
         "source_layout": family.source_layout,
+        "weights_from": family.weights_from,
         "code_license": family.code_license,
         "weights_license": _license(family),
         "weights_license_note": family.weights_license_note,

@@ -23,6 +23,7 @@ FAMILY = Family(
         "`<prefix>.config.json` beside `<prefix>.best.ckpt`, or a folder with one such pair; also of a fine-tuned "
         "model"
     ),
+    weights_from=("linked in the README of `OmicsML/CellPLM`, two files each (`*.config.json`, `*.best.ckpt`)"),
     encoding={
         "encoding": "continuous",
         "expects": "counts",

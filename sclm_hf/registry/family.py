@@ -39,6 +39,7 @@ class Family(ModelFolder):
         sizes: released checkpoint -> what it is.
         source_layout: what `sclm-hf convert` takes, as the end of a sentence; empty for a family without original
             checkpoints, whose models `finetune` fits.
+        weights_from: where the authors give the weights, as the end of a sentence that begins "The weights are".
         encoding: what the published pipeline does to a cell, as parameters of `ExpressionFeatureExtractor`.
         published_input: what that pipeline takes, in sentences for the card.
         published_tokens: what it makes of a cell.
@@ -120,6 +121,7 @@ class Family(ModelFolder):
     masking: dict[str, dict[str, object]] = field(default_factory=dict)
     tiny: dict[str, object] = field(default_factory=dict)
     source_layout: str = ""
+    weights_from: str = ""
 
     @property
     def conversion_module(self) -> str:

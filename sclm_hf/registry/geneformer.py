@@ -28,6 +28,9 @@ FAMILY = Family(
         "the pickled dictionaries `token_dictionary*.pkl` and `gene_median_dictionary*.pkl` (and "
         "`ensembl_mapping_dict*.pkl`) in it, or in `geneformer/` in it, beside it or above"
     ),
+    weights_from=(
+        "in `ctheodoris/Geneformer` on the Hub, a folder for each model and the dictionaries in `geneformer/`"
+    ),
     encoding={
         "encoding": "rank",
         "expects": "counts",

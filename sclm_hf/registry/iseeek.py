@@ -19,6 +19,7 @@ FAMILY = Family(
         "a folder with `config.json`, `model.safetensors` or `pytorch_model.bin`, and `tokenizer.json` or "
         "`iSEEEK_vocab.pkl`; not the TorchScript export"
     ),
+    weights_from=("linked in the README of `lixiangchun/iSEEEK`"),
     encoding={
         "encoding": "rank",
         "expects": "any",

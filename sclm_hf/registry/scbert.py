@@ -20,6 +20,9 @@ FAMILY = Family(
         "a folder with one `.pth` file and `genes.txt`, the `var_names` of the release's `panglao_10000.h5ad`, "
         "one per line; for a fine-tuned model also `labels.txt`"
     ),
+    weights_from=(
+        "linked in the README of `TencentAILabHealthcare/scBERT`, with `panglao_10000.h5ad`, which names the genes"
+    ),
     encoding={
         "encoding": "log_bins",
         "expects": "counts",

@@ -26,6 +26,9 @@ FAMILY = Family(
     source_layout=(
         "a folder with `models.ckpt` and `OS_scRNA_gene_index.19264.tsv`; gives three models, `cell`, `gene` and `rde`"
     ),
+    weights_from=(
+        "linked in the README of `biomap-research/scFoundation` (`models.ckpt`); the table of genes is in its `model/`"
+    ),
     encoding={
         "encoding": "depth",
         "expects": "counts",

@@ -19,6 +19,10 @@ FAMILY = Family(
         "brain, blood, heart, lung, kidney, pan-cancer, continual": "the same architecture, other cells",
     },
     source_layout="a folder with `best_model.pt`, `args.json` and `vocab.json`",
+    weights_from=(
+        "in the folders that the model zoo of the README of `bowang-lab/scGPT` links to (`args.json`, "
+        "`best_model.pt`, `vocab.json` each), and in `tdc/scGPT` on the Hub, which others uploaded"
+    ),
     encoding={
         "encoding": "bins",
         "expects": "counts",

@@ -24,6 +24,7 @@ FAMILY = Family(
         "`pytorch_model.bin`; or, of the authors' training, `model_{epoch}.pth` or `checkpoint.pth`; or the path "
         "of such a file"
     ),
+    weights_from=("in `lixiangchun/transcriptome-gpt-1024-8-16-64` on the Hub"),
     encoding={
         "encoding": "rank",
         "expects": "any",

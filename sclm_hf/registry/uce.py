@@ -23,6 +23,7 @@ FAMILY = Family(
         "a folder with one file of weights, such as `4layer_model.torch`, `species_chrom.csv`, "
         "`species_offsets.pkl` and the protein embeddings of the species wanted (`*_to_embedding_ESM2.pt`)"
     ),
+    weights_from=("linked in the README of `snap-stanford/UCE`, with the tables that its script downloads"),
     encoding={
         "encoding": "chromosomes",
         "expects": "counts",

@@ -38,7 +38,10 @@ def test_a_family_without_checkpoints_says_how_its_models_are_made(tmp_path):
 
 
 def test_unknown_family_and_missing_folder_are_one_line(tmp_path):
-    for arguments, message in [(["scgtp", "a"], "There is no family `scgtp`"), (["scgpt", "nowhere"], "is missing")]:
+    for arguments, message in [
+        (["scgtp", "a"], "There is no family `scgtp`"),
+        (["scgpt", "nowhere"], "does not exist"),
+    ]:
         result = CliRunner().invoke(app, ["convert", *arguments, str(tmp_path / "out")])
         assert result.exit_code == 1
         assert message in result.output
@@ -68,3 +71,25 @@ def test_a_conversion_that_fails_leaves_nothing_and_one_at_a_time_writes(tmp_pat
     assert failed.exit_code == 1 and "No space left" in failed.output
     assert [entry.name for entry in tmp_path.iterdir()] == ["source"]
     assert CliRunner().invoke(app, arguments).exit_code == 0
+
+
+def test_a_repository_of_the_hub_is_fetched_and_converted(tmp_path, monkeypatch):
+    asked = {}
+
+    def fetch(repository, *, revision, allow_patterns):
+        asked.update(repository=repository, revision=revision, patterns=allow_patterns)
+        shutil.copytree(GOLDEN / "case_a", tmp_path / "cache" / "inner")
+        return tmp_path / "cache"
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    arguments = ["convert", "scgpt", "somebody/scGPT/inner", str(tmp_path / "out"), "--revision", "abc"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert (asked["repository"], asked["revision"]) == ("somebody/scGPT", "abc")
+    assert "inner/*.pt" in asked["patterns"] and "*.pkl" in asked["patterns"]
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_what_is_neither_a_path_nor_a_repository_is_said(tmp_path):
+    result = CliRunner().invoke(app, ["convert", "scgpt", "../no/where/at/all", str(tmp_path / "out")])
+    assert result.exit_code == 1 and "or a repository on the Hub" in result.output.replace("\n", " ")

@@ -32,7 +32,10 @@ def test_json_says_what_may_be_hosted_again():
 def test_one_family_and_unknown_ones():
     shown = run("scgpt").output
     assert "bowang-lab/scGPT" in shown and "Geneformer" not in shown
-    assert "`sclm-hf convert scgpt` takes a folder with `best_model.pt`, `args.json` and `vocab.json`." in shown
+    assert (
+        "`sclm-hf convert scgpt SOURCE OUTPUT` takes a folder with `best_model.pt`, `args.json` and `vocab.json`."
+        in shown
+    )
     assert "model_{epoch}.pth" in run("tgpt").output
     wrong = run("scgtp")
     assert wrong.exit_code == 1 and "There is no family `scgtp`" in wrong.output
