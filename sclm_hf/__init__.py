@@ -1,8 +1,8 @@
 """Single-cell language models as citizens of the Hugging Face ecosystem.
 
 Importing this package is cheap: names are resolved when they are first used (PEP 562), and transformers' Auto classes
-learn about our families when transformers loads them. `register()` does the latter at once. `sclm_hf.pl` are the
-plots.
+learn about our families when transformers loads them. `register()` does the latter at once. `sclm_hf.pp`,
+`sclm_hf.tl` and `sclm_hf.pl` are for those who know scanpy.
 """
 
 import importlib
@@ -29,6 +29,11 @@ _NAMES = {
     "gene_embeddings": "sclm_hf.tasks.genes.gene_embeddings",
     **{name: f"sclm_hf.tasks.{name}" for name in verb_names()},
 }
+_MODULES = {
+    "pl": "sclm_hf.evaluation.plots",
+    "pp": "sclm_hf.tasks.scanpy_style.pp",
+    "tl": "sclm_hf.tasks.scanpy_style.tl",
+}
 for _family in FAMILIES.values():
     _NAMES[_family.config] = _family.configuration_module
     _NAMES.update(dict.fromkeys(_family.models, _family.modeling_module))
@@ -41,12 +46,12 @@ for _model in STANDALONE.values():
     _NAMES[_model.config] = _model.configuration_module
     _NAMES.update(dict.fromkeys(_model.models, _model.modeling_module))
 
-__all__ = ["FAMILIES", "SPECIALISTS", "__version__", "pl", "register", *_NAMES]
+__all__ = ["FAMILIES", "SPECIALISTS", "__version__", "register", *_MODULES, *_NAMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "pl":
-        return importlib.import_module("sclm_hf.evaluation.plots")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _NAMES:
         raise AttributeError(f"module `sclm_hf` has no attribute `{name}`")
     value = getattr(importlib.import_module(_NAMES[name]), name)

@@ -28,6 +28,7 @@ from .merge import merge
 from .models import models
 from .pretrain import pretrain
 from .push import push
+from .skill import skill
 
 
 @contextmanager
@@ -81,7 +82,7 @@ def make_app() -> typer.Typer:
         pretty_exceptions_show_locals=False,
     )
     verbs = [getattr(importlib.import_module(f".{name}", __package__), name) for name in verb_names()]
-    others = [card, chat, convert, doctor, estimate, experiment, fit, gene_embeddings, merge, models, push]
+    others = [card, chat, convert, doctor, estimate, experiment, fit, gene_embeddings, merge, models, push, skill]
     for verb in sorted([*verbs, *others], key=lambda verb: verb.__name__):
         app.command()(verb)
     for verb in (align, finetune, pretrain):

@@ -1,0 +1,43 @@
+"""`sclm_hf.pp` and `sclm_hf.tl`: the verbs in scanpy's manner."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+import sclm_hf
+from sclm_hf import ScGPTModel
+
+from .tiny import make_cells, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("models") / "encoder", ScGPTModel)
+
+
+def test_a_verb_adds_in_place_and_gives_nothing(model):
+    cells = make_cells(9)
+    assert sclm_hf.tl.embed(cells, model=model) is None
+    assert np.array_equal(cells.obsm["X_scgpt"], sclm_hf.embed(make_cells(9), model).obsm["X_scgpt"])
+
+
+def test_with_copy_it_gives_a_copy(model):
+    cells = make_cells(9)
+    assert "X_scgpt" in sclm_hf.tl.embed(cells, model, copy=True).obsm and "X_scgpt" not in cells.obsm
+
+
+def test_all_verbs_are_there_and_say_what_their_default_is():
+    assert set(dir(sclm_hf.tl)) == set(sclm_hf.tasks.verb_names())
+    assert inspect.signature(sclm_hf.tl.embed).parameters["copy"].default is False
+    assert sclm_hf.tl.grn is sclm_hf.grn
+    with pytest.raises(AttributeError, match="has no `nonsense`"):
+        _ = sclm_hf.tl.nonsense
+
+
+def test_coverage_marks_the_genes_that_a_model_knows(model):
+    cells = make_cells(9)
+    report = sclm_hf.pp.coverage(cells, model)
+    assert cells.var["sclm_known"].sum() == report.to_dict()["n_matched"]
+    assert not cells.var["sclm_known"].all()
+    assert "known" in sclm_hf.pp.coverage(make_cells(9), model, key_added="known", copy=True).var
