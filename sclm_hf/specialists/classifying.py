@@ -30,6 +30,9 @@ class ExpressionProcessor(SpecialistProcessor):
 
     learnt: ClassVar[tuple[str, ...]] = ("genes", "labels")
 
+    input_name: ClassVar[str] = "expression_values"
+    """What the model calls its input."""
+
     genes: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     label_key: str = ""
@@ -75,7 +78,7 @@ class ExpressionProcessor(SpecialistProcessor):
             raise ConfigurationError(f"The label {new[0]!r} is not among those of the processor: fit a new one.")
         place = {name: number for number, name in enumerate(self.labels)}
         numbers = np.array([place[name] for name in names])[numbers]
-        return Examples.of_arrays(expression_values=self(cells)["expression_values"], labels=numbers)
+        return Examples.of_arrays(**{self.input_name: self(cells)[self.input_name]}, labels=numbers)
 
     def results(self, verb: str, model: Any, cells: Any, **settings: Any) -> dict[str, dict[str, Any]]:
         batch = self(cells)
