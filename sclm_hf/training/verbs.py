@@ -3,7 +3,9 @@
 Flags are read, and files and models looked for, before torch is imported: what is wrong with them is told at once.
 """
 
+import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError, require
@@ -15,6 +17,7 @@ from .settings.data import DataArguments, check_files
 from .settings.finetune import LINEAR, FinetuneArguments
 from .settings.pretrain import PretrainArguments
 from .settings.text import SMALL, TextArguments
+from .settings_help import print_help
 
 if TYPE_CHECKING:
     from .loop import TrainingResult
@@ -25,6 +28,20 @@ SETTINGS: dict[str, tuple[type, ...]] = {
     "pretrain": (DataArguments, PretrainArguments, TrainingConfig),
 }
 """Verb -> the dataclasses whose fields are its flags."""
+
+
+FIRST = {
+    "align": ("train_files", "label_column", "model_name_or_path", "text_model", "output_dir"),
+    "finetune": ("train_files", "label_column", "model_name_or_path", "output_dir", "eval_share"),
+    "pretrain": ("train_files", "family", "objective", "output_dir", "max_steps"),
+}
+"""Verb -> the flags that most runs need, which its help shows first."""
+
+ABOUT = {
+    "align": "Train an encoder of cells and one of texts to share a space.",
+    "finetune": "Fine-tune a model to annotate cells, with LoRA by default.",
+    "pretrain": "Pre-train a model on files of cells.",
+}
 
 
 def align(argv: Sequence[str] | None = None) -> None:
@@ -89,6 +106,11 @@ def pretrain(argv: Sequence[str] | None = None) -> None:
 
 
 def _read(verb: str, argv: Sequence[str] | None) -> tuple:
+    given = sys.argv[1:] if argv is None else argv
+    # without rich, which draws the panels, argparse helps
+    if {"-h", "--help"} & set(given) and find_spec("rich") is not None:
+        print_help(verb, ABOUT[verb], SETTINGS[verb], FIRST[verb])
+        raise SystemExit(0)
     usage = "%(prog)s [--config RECIPE.yaml] [--setting value ...]"
     return parse_arguments(SETTINGS[verb], argv, prog=f"sclm-hf {verb}", usage=usage)
 
