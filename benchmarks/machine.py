@@ -5,13 +5,13 @@ import platform
 
 import torch
 
-from sclm_hf.modeling.common.cpu import has_bfloat16
+from sclm_hf.modeling.common.cpu import has_fast_bfloat16
 
 
 def describe_machine() -> dict:
     """The processor, what it can, and how busy it is."""
     return {
         "processor": torch.cpu.get_capabilities().get("cpu_name", platform.machine()),
-        "bfloat16_instructions": has_bfloat16(),
+        "fast_bfloat16": has_fast_bfloat16(),
         "load_before": os.getloadavg()[0],
     }

@@ -58,7 +58,7 @@ def load_model(
             is moved there and stays there, as with transformers' pipelines.
         dtype: of the weights; float32 by default on every device, because a cell's result is then the same to 1e-5
             whatever it shares a batch with. `"bfloat16"` halves the memory and is good to about two digits; it is
-            faster on GPUs and on CPUs with instructions for it. A loaded model keeps its own.
+            faster on GPUs and on CPUs with fast instructions for it. A loaded model keeps its own.
         revision: branch, tag or commit on the Hub.
 
     Raises:

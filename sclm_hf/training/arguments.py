@@ -67,7 +67,7 @@ class TrainingConfig:
     lr_scheduler_type: str = option("cosine", f"After the warm-up: {', '.join(SCHEDULES)}.")
     warmup_steps: float = option(0.0, "Steps of linear warm-up; below 1: share of all steps.")
     mixed_precision: str = option(
-        "no", "no, fp16 or bf16; on a CPU without instructions for bfloat16, bf16 trains in float32, which is faster."
+        "no", "no, fp16 or bf16; on a CPU that multiplies bfloat16 no faster than float32, bf16 trains in float32."
     )
     gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass to save memory.")
     ddp_find_unused_parameters: bool = option(False, "For models in which some parameters get no gradient.")

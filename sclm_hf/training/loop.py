@@ -23,7 +23,7 @@ from ..corpora.fingerprint import Fingerprint, fingerprint
 from ..errors import ConfigurationError, SclmError
 from ..files import sole_writer
 from ..logging import get_logger, progress_bar, warn
-from ..modeling.common.cpu import has_bfloat16
+from ..modeling.common.cpu import has_fast_bfloat16
 from ..opening.kinds import inner_model
 from ..opening.loading import default_device
 from .arguments import TrainingConfig
@@ -497,12 +497,12 @@ def save_start(model: nn.Module, directory: Path, processor: Any, config: Traini
 
 
 def _precision(config: TrainingConfig) -> str:
-    """`mixed_precision`, except bf16 on a CPU without instructions for it, where it would only be slower."""
+    """`mixed_precision`, except bf16 on a CPU that multiplies it no faster than float32."""
     on_cpu = config.use_cpu or default_device() == "cpu"
-    if config.mixed_precision != "bf16" or not on_cpu or has_bfloat16():
+    if config.mixed_precision != "bf16" or not on_cpu or has_fast_bfloat16():
         return config.mixed_precision
     warn(
-        "This CPU has no instructions for bfloat16: training in float32, which is faster here and more exact. Set "
+        "This CPU multiplies bfloat16 no faster than float32: training in float32, which is more exact. Set "
         "`mixed_precision` to `no` (`--mixed_precision no`) to train without this warning."
     )
     return "no"

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from sclm_hf.modeling.common import cpu
-from sclm_hf.modeling.common.cpu import cell_by_cell_attention, fast_on_cpu, has_bfloat16
+from sclm_hf.modeling.common.cpu import cell_by_cell_attention, fast_on_cpu, has_fast_bfloat16
 
 
 def tensors(*shape, dtype=torch.float32):
@@ -72,7 +72,7 @@ class Products(nn.Module):
 @pytest.mark.parametrize("native", [False, True])
 @torch.no_grad()
 def test_products_of_bfloat16_are_rounded_products_of_float32(monkeypatch, native):
-    monkeypatch.setattr(cpu, "has_bfloat16", lambda: native)
+    monkeypatch.setattr(cpu, "has_fast_bfloat16", lambda: native)
     model = Products().to(torch.bfloat16)
     x = torch.randn(6, 7).bfloat16()
     expected = model(x)
@@ -90,7 +90,7 @@ def test_products_of_bfloat16_are_rounded_products_of_float32(monkeypatch, nativ
 
 @torch.no_grad()
 def test_products_of_other_types_are_left_alone(monkeypatch):
-    monkeypatch.setattr(cpu, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(cpu, "has_fast_bfloat16", lambda: False)
     model = Products()
     x = torch.randn(6, 7)
     with fast_on_cpu(model):
@@ -108,6 +108,11 @@ def test_compiled_models_and_training_are_left_alone():
 
 def test_what_the_processor_can_is_asked_of_torch(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": False})
-    assert has_bfloat16()
+    assert has_fast_bfloat16()
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
-    assert not has_bfloat16()
+    assert not has_fast_bfloat16()
+    intel = {"avx512_bf16": True, "cpu_name": "Intel Xeon"}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: intel)
+    assert not has_fast_bfloat16()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: intel | {"amx_bf16": True})
+    assert has_fast_bfloat16()

@@ -119,7 +119,7 @@ def test_accumulation_does_not_change_the_run(tmp_path):
 
 
 def test_bfloat16_and_checkpointed_activations_train(tmp_path, monkeypatch):
-    monkeypatch.setattr("sclm_hf.training.loop.has_bfloat16", lambda: True)
+    monkeypatch.setattr("sclm_hf.training.loop.has_fast_bfloat16", lambda: True)
     settings = config(tmp_path, max_steps=30, mixed_precision="bf16", gradient_checkpointing=True)
     model = masked_model()
     result = train(model, CellsInMemory(), MaskedExpressionCollator(**SPECIAL), settings)
@@ -130,7 +130,7 @@ def test_bfloat16_and_checkpointed_activations_train(tmp_path, monkeypatch):
 
 
 def test_a_lora_trains_in_bfloat16_with_checkpointed_activations(tmp_path, monkeypatch):
-    monkeypatch.setattr("sclm_hf.training.loop.has_bfloat16", lambda: True)
+    monkeypatch.setattr("sclm_hf.training.loop.has_fast_bfloat16", lambda: True)
     classifier().save_pretrained(tmp_path / "base")
     model = add_lora(ScGPTForSequenceClassification.from_pretrained(tmp_path / "base"), lora_dropout=0.1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -144,7 +144,7 @@ def test_a_lora_trains_in_bfloat16_with_checkpointed_activations(tmp_path, monke
 
 
 def test_bfloat16_is_float32_on_a_processor_that_lacks_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("sclm_hf.training.loop.has_bfloat16", lambda: False)
+    monkeypatch.setattr("sclm_hf.training.loop.has_fast_bfloat16", lambda: False)
     runs = []
     for precision, warning in (
         ("no", contextlib.nullcontext()),

@@ -19,25 +19,44 @@ QUERIES_PER_CHUNK = 256
 """Queries of bfloat16 attention that are computed together, so that their weights stay in the cache."""
 
 _PRODUCTS = {F.linear, torch.addmm, torch.bmm, torch.matmul, torch.einsum, Tensor.matmul, Tensor.__matmul__}
-_BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "arm_bf16")
+_FAST_INSTRUCTIONS = ("amx_bf16", "bf16", "arm_bf16")
+_VECTOR_INSTRUCTIONS = ("avx512_bf16", "avx_ne_convert")
+
+CACHED_BYTES = 2**23
+"""Largest activation of a batch: those that fit in the caches, and that the allocator need not fetch anew from the
+system each time, make inference 1.5 times faster than those of 64 cells at once (`benchmarks/tasks.py`)."""
 
 
-def has_bfloat16() -> bool:
-    """Whether the CPU has instructions for bfloat16; without them torch emulates it, about four times slower."""
+def has_fast_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 faster than float32.
+
+    Without instructions for it torch emulates it, about four times slower. Vector instructions make it twice as fast
+    on AMD's; on Intel's without AMX they reach half of what float32 does.
+    """
     capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in _BFLOAT16_INSTRUCTIONS)
+    is_intel = "intel" in str(capabilities.get("cpu_name", "")).lower()
+    fast = _FAST_INSTRUCTIONS if is_intel else (*_FAST_INSTRUCTIONS, *_VECTOR_INSTRUCTIONS)
+    return any(capabilities.get(name, False) for name in fast)
+
+
+def tokens_at_a_time(model: nn.Module) -> int:
+    """How many tokens a batch should have on a CPU, so that its activations stay in the caches."""
+    widths = [getattr(model.config, name, None) for name in ("hidden_size", "intermediate_size")]
+    widest = max((width for width in widths if isinstance(width, int)), default=512)
+    return max(1, CACHED_BYTES // (4 * widest))
 
 
 @contextlib.contextmanager
 def fast_on_cpu(model: nn.Module) -> Iterator[None]:
     """Speed up inference with `model` inside this context, if it is on a CPU and not compiled.
 
-    Attention is computed one cell at a time, without the keys that its mask hides. Where the CPU has no instructions
-    for bfloat16, products of bfloat16 tensors are computed in float32 and rounded. Quantised layers stay as they are.
+    Attention is computed one cell at a time, without the keys that its mask hides. Where the CPU multiplies bfloat16
+    no faster than float32, products of bfloat16 tensors are computed in float32 and rounded. Quantised layers stay as
+    they are.
     """
     compiled = getattr(model, "_compiled_call_impl", None) is not None or hasattr(model, "_orig_mod")
     on_cpu = next(model.parameters()).device.type == "cpu"
-    with _FastFunctions(widen=not has_bfloat16()) if on_cpu and not compiled else contextlib.nullcontext():
+    with _FastFunctions(widen=not has_fast_bfloat16()) if on_cpu and not compiled else contextlib.nullcontext():
         yield
 
 

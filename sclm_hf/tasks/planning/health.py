@@ -102,10 +102,10 @@ def _machine() -> list[Finding]:
 def _devices() -> Finding:
     import torch
 
-    from ...modeling.common.cpu import has_bfloat16
+    from ...modeling.common.cpu import has_fast_bfloat16
 
     says = f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads of torch, "
-    says += "bfloat16 instructions" if has_bfloat16() else "no bfloat16 instructions"
+    says += "bfloat16 is faster than float32" if has_fast_bfloat16() else "bfloat16 is no faster"
     if torch.cuda.is_available():
         gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
         return Finding("devices", f"{', '.join(gpus)}; {says}")

@@ -16,7 +16,8 @@ BLOCK_SIZE = 4096
 """Cells that are run one block after the other."""
 
 MAX_TOKENS = 2**17
-"""Tokens per batch, unless a single cell has more: batches of long cells get smaller, results stay the same."""
+"""Tokens per batch, unless a single cell has more, and fewer on a CPU: batches of long cells get smaller, results stay
+the same."""
 
 MAX_TOKENS_ENCODED = 2**23
 """Tokens that are encoded at a time, unless a single batch has more; they take 8 bytes each."""
@@ -79,8 +80,8 @@ def run_blocks(
         loaded: the model and its processor.
         cells: the cells.
         forward: model and inputs of a batch -> (batch, …) tensor. It runs in inference mode.
-        batch_size: cells per batch to begin with; fewer where they have more than `MAX_TOKENS` tokens together. Has
-            no effect on samples.
+        batch_size: cells per batch to begin with; fewer where they have more than `MAX_TOKENS` tokens together, or
+            on a CPU more than its caches hold. Has no effect on samples.
         seed: seed of what is random about a cell.
         description: what the progress bar says.
         pieces: keeps the results of blocks; those that it has are not computed again.
@@ -152,11 +153,14 @@ def _run_rows(
 ) -> tuple[np.ndarray, int]:
     """Results of cells, and the batch size that memory allowed."""
     order = np.argsort(-cells.lengths[rows], kind="stable")
+    from ...modeling.common.cpu import tokens_at_a_time
+
+    most = tokens_at_a_time(loaded.model) if loaded.model.device.type == "cpu" else MAX_TOKENS
     results: np.ndarray | None = None
     done = n_encoded = 0
     while done < len(order):
         longest = int(cells.lengths[rows[order[done]]])
-        places = order[done : done + min(batch_size, max(1, MAX_TOKENS // longest))]
+        places = order[done : done + min(batch_size, max(1, min(most, MAX_TOKENS) // longest))]
         if done + len(places) > n_encoded:
             first, n_encoded = done, done + max(len(places), MAX_TOKENS_ENCODED // longest)
             tokens = cells.tokens(loaded.processor, rows[order[first:n_encoded]], seed)
