@@ -39,11 +39,13 @@ def has_fast_bfloat16() -> bool:
     return any(capabilities.get(name, False) for name in fast)
 
 
-def tokens_at_a_time(model: nn.Module) -> int:
-    """How many tokens a batch should have on a CPU, so that its activations stay in the caches."""
+def tokens_at_a_time(model: nn.Module, most: int) -> int:
+    """Most tokens of a batch: on a CPU so few that its activations stay in the caches, elsewhere `most`."""
+    if model.device.type != "cpu":
+        return most
     widths = [getattr(model.config, name, None) for name in ("hidden_size", "intermediate_size")]
     widest = max((width for width in widths if isinstance(width, int)), default=512)
-    return max(1, CACHED_BYTES // (4 * widest))
+    return min(most, CACHED_BYTES // (4 * widest))
 
 
 @contextlib.contextmanager

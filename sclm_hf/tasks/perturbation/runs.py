@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..running.batches import halved, is_out_of_memory, refuse_not_finite
+from ..running.batches import MAX_TOKENS, halved, is_out_of_memory, refuse_not_finite
 from .cells import TokenCells
 from .tokens import PerturbedCell, TokenCell, perturb_cell, ragged
 
@@ -208,13 +208,16 @@ class PerturbationRunner:
 
     def _encode(self, cells: list[TokenCell], numbers: list[int]) -> _Encoded:
         """Encode cells, of which `numbers` are the numbers of those that they were made from."""
+        from ...modeling.common.cpu import tokens_at_a_time
+
         parts: list[_Encoded] = []
-        done = 0
+        done, most = 0, tokens_at_a_time(self.loaded.model, MAX_TOKENS)
         # the longest first, so that a batch that does not fit in memory fails at once
         order = sorted(range(len(cells)), key=lambda i: -cells[i].ids.size)
         lengths = np.array([cells[i].ids.size for i in order])
         while done < len(cells):
-            places = order[done : done + _first_of_one_length(lengths[done : done + self.batch_size])]
+            size = min(self.batch_size, max(1, most // lengths[done]))
+            places = order[done : done + _first_of_one_length(lengths[done : done + size])]
             chosen = [cells[i] for i in places]
             found = self._try(chosen, [numbers[i] for i in places])
             if found is None:

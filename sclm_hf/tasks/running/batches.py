@@ -155,12 +155,12 @@ def _run_rows(
     order = np.argsort(-cells.lengths[rows], kind="stable")
     from ...modeling.common.cpu import tokens_at_a_time
 
-    most = tokens_at_a_time(loaded.model) if loaded.model.device.type == "cpu" else MAX_TOKENS
+    most = tokens_at_a_time(loaded.model, MAX_TOKENS)
     results: np.ndarray | None = None
     done = n_encoded = 0
     while done < len(order):
         longest = int(cells.lengths[rows[order[done]]])
-        places = order[done : done + min(batch_size, max(1, min(most, MAX_TOKENS) // longest))]
+        places = order[done : done + min(batch_size, max(1, most // longest))]
         if done + len(places) > n_encoded:
             first, n_encoded = done, done + max(len(places), MAX_TOKENS_ENCODED // longest)
             tokens = cells.tokens(loaded.processor, rows[order[first:n_encoded]], seed)
