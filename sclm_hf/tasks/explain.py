@@ -103,6 +103,10 @@ def explain(adata: "AnnData", model: Any, processor: "CellProcessor | None" = No
     - `attention` (Abnar and Zuidema, ACL 2020): shares of the attention, rolled out through all layers, of the
       tokens that the class is read from. They are nearly the same whatever the class.
 
+    A task-specific model that reads numbers instead of tokens is explained by these: `integrated_gradients` begin at
+    the mean of the cells that are given, a deleted gene has the value 0, and only T-GEM has `attention`, whose entropy
+    `attrs["explain"]["attention_entropy"]` then says by layer and head, 1 being that of even attention.
+
     Args:
         adata: cells with raw counts.
         model: folder or repository id of a checkpoint with a classification head, or of an adapter; or a loaded model.
@@ -134,6 +138,12 @@ def explain(adata: "AnnData", model: Any, processor: "CellProcessor | None" = No
         GeneCoverageError: the model knows too few of the genes.
         ExpressionError: the data are not what the model's encoding expects.
     """
+    from ..opening.specialists import is_specialist
+
+    if is_specialist(model, settings.get("revision")):
+        from .explanation.specialists import explain_by_specialist
+
+        return explain_by_specialist(adata, EXPLAIN, model, processor, settings)
     from .explanation.explaining import explain_classes
 
     return explain_classes(adata, EXPLAIN, model, processor, EXPLAIN.choose(settings))

@@ -14,7 +14,11 @@ SPECIALIST = Specialist(
     code_license="none stated",
     task="names the types of cells, by attention among genes",
     reads="Cells with raw counts of RNA and their types.",
-    verbs={"annotate": ("key_added", "unassigned_threshold"), "embed": ("key_added",)},
+    verbs={
+        "annotate": ("key_added", "unassigned_threshold"),
+        "embed": ("key_added",),
+        "explain": ("methods", "label", "genes", "max_cells", "n_steps", "per_cell", "batch_size", "seed"),
+    },
     config="TGEMConfig",
     auto_classes={
         "AutoModelForSequenceClassification": "TGEMForSequenceClassification",

@@ -46,7 +46,7 @@ def explain_classes(
     """A table of genes; arguments, results and errors are those of [`explain`]."""
     check_adata(adata)
     if settings.per_cell is not None:
-        _check_new(Path(settings.per_cell))
+        check_new(Path(settings.per_cell))
     wanted = read_names(settings.gene_names, "`genes` (`--genes`)")
     loaded = verb.load(model, processor, settings)
     given = check_classifier(loaded, verb, settings)
@@ -112,7 +112,12 @@ def check_classifier(loaded: "LoadedModel", verb: "Verb", settings: "ExplainSett
     return None if settings.label is None else names.index(settings.label)
 
 
-def _check_new(path: Path) -> None:
+def check_new(path: Path) -> None:
+    """Refuse a file of scores that is there, or has another name than `….h5ad`.
+
+    Raises:
+        ConfigurationError: so it is.
+    """
     if path.suffix != ".h5ad":
         raise ConfigurationError(
             f"`per_cell` (`--per-cell`) `{path}` must be named `….h5ad`: that is what is written."
@@ -282,7 +287,7 @@ class _Explanation:
                 for line, row in zip(values, rows, strict=True):
                     cell = self._cells[row]
                     line[genes.places(cell.tokens.ids[cell.genes])] = scores[row]
-                part = _summary(pandas, values, genes.names, self._settings.seed)
+                part = summary(pandas, values, genes.names, self._settings.seed)
                 part.insert(0, "method", method)
                 part.insert(0, "label", names[label])
                 parts.append(part)
@@ -314,8 +319,15 @@ def _expression(cell: ClassCell) -> np.ndarray:
     return -cell.genes if cell.tokens.values is None else cell.tokens.values[cell.genes]
 
 
-def _summary(pandas: Any, values: np.ndarray, names: np.ndarray, seed: int) -> "DataFrame":
-    """Means over cells of the genes that any of them has, the highest first."""
+def summary(pandas: Any, values: np.ndarray, names: np.ndarray, seed: int) -> "DataFrame":
+    """Means over cells of the genes that any of them has, the highest first; a row of the table for each.
+
+    Args:
+        pandas: the module.
+        values: (cells, genes) scores; NaN = not scored.
+        names: (genes,) names.
+        seed: seed of the intervals.
+    """
     counts = np.isfinite(values).sum(axis=0)
     found = np.flatnonzero(counts)
     means = np.nansum(values[:, found], axis=0) / counts[found]
