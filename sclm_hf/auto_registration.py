@@ -30,6 +30,8 @@ _LAYERS = "transformers.modeling_layers"
 """Imports the Auto models before it has what our models need of it."""
 _COMMON = "sclm_hf.modeling.common."
 """What our models need may be what brings transformers in."""
+_PLANS = _COMMON + "plans"
+"""What configurations need of it, which brings nothing in."""
 _BUILT_ON = tuple(
     f"transformers.models.{name}.modeling_{name}"
     for name in dict.fromkeys(family.built_on for family in FAMILIES.values() if family.built_on)
@@ -166,7 +168,8 @@ class _AutoModuleFinder(importlib.abc.MetaPathFinder):
     """Steps in when a module to register with, or one of ours, is imported for the first time."""
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname not in _REGISTRARS and fullname not in _WAITING_FOR and not fullname.startswith(_COMMON):
+        is_common = fullname.startswith(_COMMON) and fullname != _PLANS
+        if fullname not in _REGISTRARS and fullname not in _WAITING_FOR and not is_common:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:

@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
 
 from sclm_hf.errors import ConfigurationError
+from sclm_hf.modeling.common.plans import SHARDED
 
 UNSUPPORTED = {
     "cat_pe": "positions beside expression",
@@ -109,6 +110,7 @@ class CellPLMConfig(PreTrainedConfig):
     """
 
     model_type = "cellplm"
+    base_model_fsdp_plan = SHARDED | {"norm": "keep_full_weight"}
     keys_to_ignore_at_inference = [
         "cell_embedding",
         "gene_embeddings",

@@ -6,6 +6,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
 from transformers.utils import auto_docstring
 
+from sclm_hf.modeling.common.plans import SHARDED_BERT, SPLIT_BERT
+
 V1_VOCAB_SIZE = 25426
 """Entries of the dictionary that all released V1 models share; it has no `<cls>` and no `<eos>`."""
 
@@ -48,6 +50,8 @@ class GeneformerConfig(BertConfig):
     """
 
     model_type = "geneformer"
+    base_model_fsdp_plan = SHARDED_BERT
+    base_model_tp_plan = SPLIT_BERT
     keys_to_ignore_at_inference = ["cell_embedding", "gene_embeddings", "losses"]
 
     vocab_size: int = 20275

@@ -4,6 +4,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
 from transformers.utils import auto_docstring
 
+from sclm_hf.modeling.common.plans import SHARDED_BERT, SPLIT_BERT
+
 
 @auto_docstring(
     custom_intro="""
@@ -21,6 +23,8 @@ class ISEEEKConfig(BertConfig):
     """
 
     model_type = "iseeek"
+    base_model_fsdp_plan = SHARDED_BERT
+    base_model_tp_plan = SPLIT_BERT
     keys_to_ignore_at_inference = ["cell_embedding", "gene_embeddings"]
 
     hidden_size: int = 576

@@ -7,6 +7,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
 
+from sclm_hf.modeling.common.plans import SHARDED
+
 
 @auto_docstring(
     custom_intro="""
@@ -59,6 +61,7 @@ class ScBERTConfig(PreTrainedConfig):
     """
 
     model_type = "scbert"
+    base_model_fsdp_plan = SHARDED | {"norm": "keep_full_weight"}
     keys_to_ignore_at_inference = ["cell_embedding", "gene_embeddings"]
 
     vocab_size: int = 16908

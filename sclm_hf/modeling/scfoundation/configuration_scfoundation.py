@@ -7,6 +7,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
 
+from sclm_hf.modeling.common.plans import SHARDED, SPLIT
+
 
 @auto_docstring(
     custom_intro="""
@@ -77,6 +79,8 @@ class ScFoundationConfig(PreTrainedConfig):
     """
 
     model_type = "scfoundation"
+    base_model_fsdp_plan = SHARDED | {"norm": "keep_full_weight"}
+    base_model_tp_plan = SPLIT
     keys_to_ignore_at_inference = ["cell_embedding", "gene_hidden_state"]
 
     vocab_size: int = 19267

@@ -6,6 +6,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
 
+from sclm_hf.modeling.common.plans import SHARDED, SPLIT
+
 
 @auto_docstring(
     custom_intro="""
@@ -103,6 +105,8 @@ class ScGPTConfig(PreTrainedConfig):
     """
 
     model_type = "scgpt"
+    base_model_fsdp_plan = SHARDED
+    base_model_tp_plan = SPLIT
     keys_to_ignore_at_inference = [
         "cell_embedding",
         "gene_embeddings",

@@ -4,6 +4,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import GPT2Config
 from transformers.utils import auto_docstring
 
+from sclm_hf.modeling.common.plans import SHARDED_GPT2
+
 
 @auto_docstring(
     custom_intro="""
@@ -41,6 +43,7 @@ class TGPTConfig(GPT2Config):
     """
 
     model_type = "tgpt"
+    base_model_fsdp_plan = SHARDED_GPT2
     keys_to_ignore_at_inference = ["past_key_values", "cell_embedding", "gene_embeddings"]
 
     vocab_size: int = 21150

@@ -4,6 +4,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
 
+from sclm_hf.modeling.common.plans import SPLIT
+
 
 @auto_docstring(
     custom_intro="""
@@ -43,6 +45,8 @@ class UCEConfig(PreTrainedConfig):
     """
 
     model_type = "uce"
+    base_model_fsdp_plan = {"embeddings.projection": "free_full_weight", "layers.*": "free_full_weight"}
+    base_model_tp_plan = SPLIT
     keys_to_ignore_at_inference = ["cell_embedding"]
 
     vocab_size: int = 145469
