@@ -54,15 +54,20 @@ def load_part(record: Specialist, name: str) -> Any:
     return getattr(importlib.import_module(modules.get(name, record.modeling_module)), name)
 
 
-def is_specialist(model: Any, revision: str | None = None) -> bool:
-    """Whether a folder, a repository or a model in memory is a task-specific model; not what cannot be read."""
+def specialist_of(model: Any, revision: str | None = None) -> Specialist | None:
+    """The record of a task-specific model: a folder, a repository or one in memory; None for what is none."""
     if isinstance(model, str) or hasattr(model, "__fspath__"):
         name = str(model)
         # whoever opens it as another model says what is wrong, when its turn has come
         with suppress(SclmError):
-            return read_config(name, resolve_name(name, revision)).get("model_type") in SPECIALISTS
-        return False
-    return getattr(getattr(model, "config", None), "model_type", None) in SPECIALISTS
+            return SPECIALISTS.get(read_config(name, resolve_name(name, revision)).get("model_type"))
+        return None
+    return SPECIALISTS.get(getattr(getattr(model, "config", None), "model_type", None))
+
+
+def is_specialist(model: Any, revision: str | None = None) -> bool:
+    """Whether a folder, a repository or a model in memory is a task-specific model; not what cannot be read."""
+    return specialist_of(model, revision) is not None
 
 
 def load_specialist(

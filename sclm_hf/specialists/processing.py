@@ -2,7 +2,7 @@
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -88,7 +88,9 @@ class SpecialistProcessor(PushToHubMixin):
     def results(self, verb: str, model: Any, cells: Any, **settings: Any) -> Any:
         """What a verb adds to cells: place of an AnnData (`"obs"`, `"obsm"`, …) -> name -> value; or its table.
 
-        What the record in `uns["sclm_hf"]` shall say beside is under `"facts"`.
+        What the record in `uns["sclm_hf"]` shall say beside is under `"facts"`. For `grn`, which names `regulators`
+        and `targets`, it is a (regulators, targets) array, higher = more likely an edge, NaN = not known; or a data
+        frame with the columns `regulator`, `target` and `score`.
 
         Args:
             verb: one of those that the record of the model names.
@@ -96,6 +98,14 @@ class SpecialistProcessor(PushToHubMixin):
             cells: the cells.
             **settings: those that the record names for the verb.
         """
+
+    def seen_pairs(self, regulators: Sequence[str], targets: Sequence[str]) -> np.ndarray:
+        """(regulators, targets) bool, pairs of genes that the model was told of in training: no test of what it knows.
+
+        Args:
+            regulators, targets: names of genes.
+        """
+        return np.zeros((len(regulators), len(targets)), bool)
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
         """Write `processor_config.json`."""

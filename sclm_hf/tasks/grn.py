@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..tokenization.processing_cell import CellProcessor
 
 OF_A_MODEL = ("embeddings", "context", "attention", "perturbation")
+BY_DEFAULT = "embeddings"
 OF_CELLS = ("pearson", "spearman", "trees", "random")
 
 
@@ -29,13 +30,14 @@ class GrnSettings(RunSettings):
     """
 
     evidence: str = setting(
-        "embeddings",
+        BY_DEFAULT,
         "what speaks for an edge. `embeddings`: the cosine of the embeddings that the model starts from; `context`: "
         "that of the means, over cells, of what its last layer says of each gene; `attention`: how much the target "
         "attends to the regulator, in ranks, as with scGPT; `perturbation`: how far its last layer moves the target "
         "when the regulator is deleted (a run per regulator and cell: name few, set `max_cells`). Without a model: "
         "`pearson` or `spearman`, the absolute correlation over cells; `trees`, gradient boosting (one ensemble per "
-        "target, so it takes long); `random`.",
+        "target, so it takes long); `random`. A task-specific model of networks is evidence of its own, under its "
+        "name (`stgrns`), and asks no other.",
     )
     genes: "str | Sequence[str] | None" = setting(
         None, "names of the targets, in the command separated by commas; by default the most variable genes."
@@ -73,7 +75,7 @@ class GrnSettings(RunSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = (*OF_A_MODEL, *OF_CELLS)
+        known = (*OF_A_MODEL, *OF_CELLS, *_specialists())
         if self.evidence not in known:
             raise ConfigurationError(
                 f"`evidence` (`--evidence`) must be one of {', '.join(known)}, got {self.evidence!r}."
@@ -119,6 +121,13 @@ class GrnSettings(RunSettings):
         return {**super().to_record(), **{name: value and str(value) for name, value in joined.items()}}
 
 
+def _specialists() -> list[str]:
+    """Names of the task-specific models that make networks."""
+    from ..registry.specialists import SPECIALISTS
+
+    return [name for name, record in SPECIALISTS.items() if "grn" in record.verbs]
+
+
 GRN = Verb(
     name="grn",
     auto_class="AutoModel",
@@ -155,7 +164,8 @@ def grn(adata: "AnnData", model: Any = None, processor: "CellProcessor | None" =
         `attrs["grn"]` says how it was made; with `network`, `attrs["scores"]` has one record per method and condition,
         baselines first: `method`, `condition`, `n_edges` known among `n_pairs`, and with `_low` and `_high`, their
         95 % intervals over regulators, `auprc_ratio` and `early_precision_ratio` (1 = chance) and `auroc`. These
-        are made from all pairs, not only from the edges that were kept.
+        are made from all pairs, not only from the edges that were kept, but without those that a task-specific
+        model was told of in training.
         [`gene_programs`](sclm_hf.tasks.networks.edges.gene_programs) makes communities of genes of the table, and
         [`plot_network`](sclm_hf.evaluation.plots.plot_network) draws it.
 
@@ -167,9 +177,10 @@ def grn(adata: "AnnData", model: Any = None, processor: "CellProcessor | None" =
         ExpressionError: the data are no counts.
     """
     from .networks.inferring import infer_network
+    from .networks.specialists import with_evidence
 
-    chosen = GRN.choose(settings)
-    if model is None and chosen.evidence in OF_A_MODEL:
+    chosen = GRN.choose(with_evidence(model, settings, BY_DEFAULT))
+    if model is None and chosen.evidence not in OF_CELLS:
         raise ConfigurationError(
             f"`evidence={chosen.evidence!r}` asks a model: name one with `model` (`--model`), or take evidence of "
             f"cells (`--evidence`): {', '.join(OF_CELLS)}."

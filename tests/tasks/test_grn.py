@@ -12,6 +12,7 @@ import sclm_hf
 from sclm_hf.cli.main import make_app
 from sclm_hf.errors import ConfigurationError, ExpressionError, SclmWarning
 from sclm_hf.files import sole_writer
+from sclm_hf.registry.specialists import SPECIALISTS
 from sclm_hf.tasks.files.file_to_file import run_files
 from sclm_hf.tasks.grn import OF_A_MODEL, OF_CELLS
 from sclm_hf.tasks.networks.evidence import EVIDENCE
@@ -40,7 +41,8 @@ def known(tmp_path_factory):
 
 
 def test_every_kind_of_evidence_has_a_name_that_says_whether_it_needs_a_model():
-    assert {name for name, one in EVIDENCE.items() if one.needs_model} == set(OF_A_MODEL)
+    specialists = {name for name, record in SPECIALISTS.items() if "grn" in record.verbs}
+    assert {name for name, one in EVIDENCE.items() if one.needs_model} == {*OF_A_MODEL, *specialists}
     assert {name for name, one in EVIDENCE.items() if not one.needs_model} == set(OF_CELLS)
 
 

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ...evaluation.baselines.networks import boosted_trees, correlations
+from ...registry.specialists import SPECIALISTS
 from ..genes.gene_embeddings import gene_embeddings
 from ..perturb import PERTURB
 from ..perturbation.perturbing import check_model
 from .attention import attention_between, check_attention
 from .deletions import shifts_by_deletion
 from .genes import NetworkGenes
+from .specialists import score_by_specialist
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from ...opening.loading import LoadedModel
+    from ...opening.specialists import LoadedSpecialist
     from ..grn import GrnSettings
 
 
@@ -30,7 +33,7 @@ class NetworkCells:
         expression: (cells, genes) float32 log-normalised expression of the genes of the network.
         genes: these genes.
         tokens: (genes,) their ids in the vocabulary; None without a model.
-        loaded: the model; None without one.
+        loaded: the model, also a task-specific one; None without one.
         settings: the settings.
     """
 
@@ -38,7 +41,7 @@ class NetworkCells:
     expression: np.ndarray
     genes: NetworkGenes
     tokens: np.ndarray | None
-    loaded: "LoadedModel | None"
+    loaded: "LoadedModel | LoadedSpecialist | None"
     settings: "GrnSettings"
 
     @property
@@ -136,4 +139,9 @@ EVIDENCE = {
     "spearman": Evidence(lambda cells: np.abs(cells.correlations(ranks=True)), needs_model=False),
     "trees": Evidence(_trees, needs_model=False, is_directed=True),
     "random": Evidence(_random, needs_model=False, needs_cells=False, is_directed=True),
+    **{
+        name: Evidence(score_by_specialist, is_directed=True)
+        for name, record in SPECIALISTS.items()
+        if "grn" in record.verbs
+    },
 }

@@ -7,6 +7,8 @@ import numpy as np
 from ...errors import ConfigurationError, require
 from ...evaluation.baselines.baseline import log1p_cp10k
 from ...evaluation.networks import METRICS, KnownPairs, interval, known_pairs, read_network, score_with_intervals
+from ...opening.specialists import LoadedSpecialist
+from ...registry.specialists import SPECIALISTS
 from ...sources.in_memory import InMemorySource
 from ...sources.survey import look_at, row_blocks
 from ...tokenization.genes.gene_columns import kind_of
@@ -18,6 +20,7 @@ from ..running.provenance import check_adata, make_record
 from .edges import edge_table, signs_of
 from .evidence import EVIDENCE, NetworkCells
 from .genes import FEWEST_CELLS, NetworkGenes, choose_genes
+from .specialists import load_specialist_for, without_seen
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -40,12 +43,15 @@ def infer_network(
     rows_of = _conditions(adata, settings)
     used = np.unique(np.concatenate(list(rows_of.values())))
     evidence = EVIDENCE[settings.evidence]
-    # evidence of cells is then about the genes that the model reads
-    loaded = None if model is None else verb.load(model, processor, settings)
+    if settings.evidence in SPECIALISTS:
+        loaded, settings = load_specialist_for(verb, model, processor, settings)
+    else:
+        # evidence of cells is then about the genes that the model reads
+        loaded = None if model is None else verb.load(model, processor, settings)
     if loaded is not None:
         evidence.check(loaded, settings)
     cells, record = prepare_network(adata[used], loaded, settings, wanted, regulators)
-    known = None if network is None else _known(network, cells.genes, settings)
+    known = None if network is None else without_seen(_known(network, cells.genes, settings), cells)
     groups = {name: cells.take(np.searchsorted(used, rows)) for name, rows in rows_of.items()}
     scores = {name: evidence.score(group) for name, group in groups.items()}
     edges = _table(groups, scores, settings)
@@ -96,7 +102,7 @@ def _rows_by_condition(adata: "AnnData", key: str, reference: str | None) -> dic
 
 def prepare_network(
     adata: "AnnData",
-    loaded: "LoadedModel | None",
+    loaded: "LoadedModel | LoadedSpecialist | None",
     settings: "GrnSettings",
     wanted: list[str] | None,
     regulators: list[str] | None,
@@ -105,7 +111,7 @@ def prepare_network(
 
     Args:
         adata: the cells.
-        loaded: the model; None where evidence of cells is enough.
+        loaded: the model; None where evidence of cells is enough. A task-specific one reads cells by itself.
         settings: the settings.
         wanted: names of the targets; None = the most variable genes.
         regulators: names of the regulators; None = the targets.
@@ -113,10 +119,13 @@ def prepare_network(
     Raises:
         ConfigurationError, ExpressionError, GeneCoverageError: as for [`grn`].
     """
-    if loaded is None:
+    reads_itself = loaded is None or isinstance(loaded, LoadedSpecialist)
+    if reads_itself:
         source = InMemorySource(adata, settings.layer)
         look_at(source, row_blocks(source.n_cells), "any")
         record = {"settings": settings.to_record(), "data": source.data_name, "versions": package_versions("numpy")}
+        if loaded is not None:
+            record |= {"model": loaded.name, "revision": loaded.revision, "family": loaded.record.name}
         are_genes = [kind_of(name) is None for name in map(str, source.genes()[0])]
         gene_ids = np.where(are_genes, np.arange(source.n_genes), -1)
     else:
@@ -136,7 +145,7 @@ def prepare_network(
         regulators=regulators,
     )
     dense = expression[:, genes.columns].toarray().astype(np.float32)
-    tokens = None if loaded is None else gene_ids[genes.columns]
+    tokens = None if reads_itself else gene_ids[genes.columns]
     return NetworkCells(adata, dense, genes, tokens, loaded, settings), record
 
 
