@@ -32,34 +32,32 @@ def _between(a, b, t, single):
 
 
 @part
-def _count_small(values, n, whole, tables):
-    """Histogram of whole numbers below 4096, in four parts; returns the largest, or -1 when there are others.
-
-    Four tables, because an increment must wait for the last one of the same entry, and most counts of a cell are 1.
-    """
+def _count_small(values, n, whole, table):
+    """Histogram of whole numbers below 4096; returns the largest, or -1 when there are others."""
     values, whole = values[:n], whole[:n]
     fits = True
     for i in range(n):
         fits &= values[i] < _SMALL
     if not fits:
         return -1
-    top = np.uint16(0)
+    top = np.int32(0)
     for i in range(n):
-        whole[i] = np.uint16(values[i])
-        fits &= whole[i] == values[i]
-        top = max(top, whole[i])
+        number = np.int32(values[i])
+        fits &= number == values[i]
+        top = max(top, number)
+        whole[i] = number
     if not fits:
         return -1
-    first, second, third, fourth = tables[0], tables[1], tables[2], tables[3]
-    fours = n - n % 4
-    for i in range(0, fours, 4):
-        a, b, c, d = whole[i], whole[i + 1], whole[i + 2], whole[i + 3]
-        first[a] += 1
-        second[b] += 1
-        third[c] += 1
-        fourth[d] += 1
-    for i in range(fours, n):
-        first[whole[i]] += 1
+    # most counts of a cell are among the smallest, and an increment would wait for the last one of the same entry
+    ones = twos = threes = np.int32(0)
+    for i in range(n):
+        ones = np.int32(ones + (whole[i] == 1))
+        twos = np.int32(twos + (whole[i] == 2))
+        threes = np.int32(threes + (whole[i] == 3))
+    table[1], table[2], table[3] = ones, twos, threes
+    for i in range(n):
+        if whole[i] > 3:
+            table[whole[i]] += 1
     return np.int64(top)
 
 
@@ -81,12 +79,9 @@ def _edges_of_counts(table, n, quantiles, single, edges):
 
 
 @part
-def _spread_counts(top, n, quantiles, single, tables, edges, spreads):
+def _spread_counts(top, n, quantiles, single, table, edges, spreads):
     """The spread of each value up to `top`, given the histogram of `n` whole numbers, which is cleared."""
-    for value in range(top + 1):
-        tables[0, value] += tables[1, value] + tables[2, value] + tables[3, value]
-        tables[1, value] = tables[2, value] = tables[3, value] = 0
-    _edges_of_counts(tables[0], n, quantiles, single, edges)
+    _edges_of_counts(table, n, quantiles, single, edges)
     left = right = 0
     for value in range(top + 1):
         while left < edges.size and edges[left] <= value:
@@ -95,7 +90,7 @@ def _spread_counts(top, n, quantiles, single, tables, edges, spreads):
             right += 1
         span = left - right if left - right > 1 else 0
         spreads[value] = left << 16 | span
-        tables[0, value] = 0
+        table[value] = 0
 
 
 @part
@@ -105,11 +100,11 @@ def _spread_small(values, n, quantiles, single, scratch):
     Returns False when there are other numbers, or too many bins. Looked up apart from what is made of them, because
     then the compiler does the latter for several at a time.
     """
-    whole, tables, spreads, of_values, edges = scratch[:5]
-    top = _count_small(values, n, whole, tables) if edges.size < _MOST_EDGES else -1
+    whole, table, spreads, of_values, edges = scratch[:5]
+    top = _count_small(values, n, whole, table) if edges.size < _MOST_EDGES else -1
     if top < 0:
         return False
-    _spread_counts(top, n, quantiles, single, tables, edges, spreads)
+    _spread_counts(top, n, quantiles, single, table, edges, spreads)
     for i in range(n):
         of_values[i] = spreads[whole[i]]
     return True
@@ -184,7 +179,7 @@ def bin_scratch(size: int, n_edges: int) -> tuple:
     """What [`bin_cell`] works in, for cells of at most `size` genes."""
     return (
         np.empty(size, np.uint16),
-        np.zeros((4, _SMALL), np.int32),
+        np.zeros(_SMALL, np.int32),
         np.empty(_SMALL, np.int32),
         np.empty(size, np.int32),
         np.empty(n_edges, np.float64),

@@ -142,14 +142,14 @@ def _look_at(cells, i, values, fractional, problems):
     """Fill in what a survey says of the values of cell `i`."""
     start, stop = cells.indptr[cells.rows[i]], cells.indptr[cells.rows[i] + 1]
     data = cells.data[start:stop]
-    # narrow counters let the processor look at twice as many values at a time
+    # narrow counters let the processor look at twice as many values at a time; sums of them are wide
     n_values = n_fractional = n_negative = n_infinite = np.int32(0)
     for j in range(data.size):
         value = data[j]
-        n_values += np.int32(value != 0)
-        n_fractional += np.int32(value != np.floor(value))
-        n_negative += np.int32(value < 0)
-        n_infinite += np.int32(value - value != 0)
+        n_values = np.int32(n_values + (value != 0))
+        n_fractional = np.int32(n_fractional + (value != np.floor(value)))
+        n_negative = np.int32(n_negative + (value < 0))
+        n_infinite = np.int32(n_infinite + (value - value != 0))
     values[i], fractional[i] = n_values, n_fractional
     problems[i] = _indices_problems(cells.indices[start:stop], cells.tokens.size)
     problems[i] += (NEGATIVE if n_negative else 0) + (NOT_FINITE if n_infinite else 0)

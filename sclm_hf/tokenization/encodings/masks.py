@@ -45,7 +45,7 @@ def _copy_inside(words, n, low, high, inside):
     """Copy those of the first `n` words from `low` to below `high`; returns how many lie below and how many in."""
     below, n_inside = np.int32(0), np.uint32(0)
     for i in range(n):
-        below += np.int32(words[i] < low)
+        below = np.int32(below + (words[i] < low))
     for i in range(n):
         word = words[i]
         inside[n_inside] = word
@@ -111,13 +111,13 @@ def _choose_smallest(words, n_smallest, n_words, chosen):
     n_chosen = np.int32(0)
     for j in range(words.size):
         chosen[j] = words[j] < bound
-        n_chosen += np.int32(words[j] < bound)
+        n_chosen = np.int32(n_chosen + (words[j] < bound))
     for j in range(words.size):
         if n_chosen == n_smallest:
             break
         if words[j] == bound:
             chosen[j] = True
-            n_chosen += np.int32(1)
+            n_chosen = np.int32(n_chosen + 1)
 
 
 @part
@@ -134,8 +134,8 @@ def _words(ids, where, stream_key, given, words):
         # that of 2**11 words makes the same uniform; `where - 1` has all bits where it is False
         words[j] = (words[j] & _BITS_OF_UNIFORMS) | (np.uint64(where[j]) - np.uint64(1))
     for j in range(words.size):
-        n += np.int32(where[j])
-    return n
+        n = np.int32(n + where[j])
+    return np.int64(n)
 
 
 @kernel
@@ -215,7 +215,10 @@ def _genes_of(ids, mask, special_ids, found):
 def genes_of(ids: np.ndarray, mask: np.ndarray, special_ids: tuple[int, ...]) -> np.ndarray:
     """bool: real positions that hold none of `special_ids`."""
     found = np.empty(ids.shape, np.bool_)
-    _genes_of(ids, mask, np.array(special_ids, np.int64), found)
+    limits = np.iinfo(ids.dtype)
+    # of their type, so that as many are compared at a time as can be
+    special = np.array([one for one in special_ids if limits.min <= one <= limits.max], ids.dtype)
+    _genes_of(ids, mask, special, found)
     return found
 
 
@@ -351,9 +354,9 @@ def _longest_parts(mask, generated):
     for i in range(mask.shape[0]):
         known = moved = np.int32(0)
         for j in range(mask.shape[1]):
-            known += np.int32(mask[i, j] != 0) - np.int32(generated[i, j])
-            moved += np.int32(generated[i, j])
-        n_known, n_generated = max(n_known, known), max(n_generated, moved)
+            known = np.int32(known + (mask[i, j] != 0) - generated[i, j])
+            moved = np.int32(moved + generated[i, j])
+        n_known, n_generated = max(n_known, np.int64(known)), max(n_generated, np.int64(moved))
     return n_known, n_generated
 
 
