@@ -91,9 +91,7 @@ class DeepMAPSModel(DeepMAPSPreTrainedModel):
         sizes = {name: [size, *config.encoder_sizes] for name, size in inputs.items()}
         self.encoder = nn.ModuleDict({name: _stack(one) for name, one in sizes.items()})
         self.decoder = nn.ModuleDict({name: _stack(one[::-1]) for name, one in sizes.items() if config.decodes_inputs})
-        self.input_proj = nn.ModuleDict(
-            {name: nn.Linear(one[-1], config.hidden_size) for name, one in sizes.items()}
-        )
+        self.input_proj = nn.ModuleDict({name: nn.Linear(one[-1], config.hidden_size) for name, one in sizes.items()})
         self.layers = nn.ModuleList(
             [HeterogeneousGraphLayer(config, NODE_TYPES) for _ in range(config.num_hidden_layers)]
         )

@@ -1,1 +1,2 @@
-class DeepMAPSProcessor: pass
+class DeepMAPSProcessor:
+    pass
