@@ -4,6 +4,7 @@ Ma, Wang, Wang, Li, Wang, Liu, Su, Gao, Fu, … Ma. Single-cell biological netwo
 transformer. Nature Communications 14, 964 (2023). doi:10.1038/s41467-023-36559-0
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,15 +31,15 @@ class DeepMAPSOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor`, *optional*):
             Scalar, when labels were given.
-        cell_embedding (`torch.FloatTensor`):
-            `(cells, hidden)`.
-        gene_embedding (`torch.FloatTensor`):
+        cell_embedding (`torch.FloatTensor`, *optional*):
+            `(cells, hidden)`; not where the decoders alone were asked for.
+        gene_embedding (`torch.FloatTensor`, *optional*):
             `(genes, hidden)`.
         decoded_genes (`torch.FloatTensor`, *optional*):
             `(genes, gene_input_size)`, the inputs made from the codes again.
         decoded_cells (`torch.FloatTensor`, *optional*):
             `(cells, cell_input_size)`.
-        attentions (`tuple[torch.FloatTensor]`):
+        attentions (`tuple[torch.FloatTensor]`, *optional*):
             One `(edges, heads)` per layer: logits, before the softmax over the edges that arrive at a node.
     """
 
@@ -74,7 +75,7 @@ class DeepMAPSPreTrainedModel(SclmPreTrainedModel):
 
 def _stack(sizes: Sequence[int]) -> nn.ModuleList:
     """Linear layers from each size to the next."""
-    return nn.ModuleList([nn.Linear(one, other) for one, other in zip(sizes[:-1], sizes[1:], strict=True)])
+    return nn.ModuleList([nn.Linear(one, other) for one, other in itertools.pairwise(sizes)])
 
 
 def _through(layers: nn.ModuleList, values: Tensor) -> Tensor:
@@ -121,20 +122,18 @@ class DeepMAPSModel(DeepMAPSPreTrainedModel):
         labels (`torch.Tensor` of shape `(genes, cells)`, *optional*):
             The values of the genes in the cells, whose distribution over the cells the embeddings are to show.
         decode (`bool`, *optional*):
-            Whether the loss is that of the decoders, instead of that of the labels.
+            Whether the loss is that of the decoders alone, which do without the graph.
         """
         inputs = {"gene": gene_inputs.to(self.dtype), "cell": cell_inputs.to(self.dtype)}
         self._check(inputs, edge_index, edge_type)
         codes = {name: _through(self.encoder[name], values) for name, values in inputs.items()}
         decoded = {name: _through(layers, codes[name]) for name, layers in self.decoder.items()}
-        genes, cells, logits = self._embed(codes, edge_index, edge_type)
-        loss = None
-        if bool(decode):
+        if decode:
             loss = self._decoding_loss(decoded, inputs)
-        elif labels is not None:
-            loss = distribution_loss(genes @ cells.T, labels)
+            return DeepMAPSOutput(loss=loss, decoded_genes=decoded["gene"], decoded_cells=decoded["cell"])
+        genes, cells, logits = self._embed(codes, edge_index, edge_type)
         return DeepMAPSOutput(
-            loss=loss,
+            loss=None if labels is None else distribution_loss(genes @ cells.T, labels),
             cell_embedding=cells,
             gene_embedding=genes,
             decoded_genes=decoded.get("gene"),
