@@ -18,8 +18,8 @@ FARTHEST = 15
 
 _PEAK = re.compile(r"(.+?)[:-](\d+)-(\d+)")
 _HINT = (
-    "`gene_positions` (`--set gene_positions=FILE`) must be a table, or a `.csv` or `.tsv` file, with the columns gene, "
-    "chrom and tss: where each gene starts, in the assembly that the peaks are named by"
+    "`gene_positions` (`--set gene_positions=FILE`) must be a table, or a `.csv` or `.tsv` file, with the columns "
+    "gene, chrom and tss: where each gene starts, in the assembly that the peaks are named by"
 )
 
 
@@ -45,8 +45,8 @@ def read_gene_positions(given: Any, genes: Sequence[str]) -> dict[str, list]:
             found[str(gene)] = [str(chromosome), _number(start, gene)]
     if not found:
         raise ConfigurationError(
-            f"None of the {len(wanted):,} genes is in `gene_positions`: they are named like {genes[0]!r}, those of the "
-            f"table like {str(next(iter(table['gene']), 'nothing'))!r}."
+            f"None of the {len(wanted):,} genes is in `gene_positions`: they are named like {genes[0]!r}, those of "
+            f"the table like {str(next(iter(table['gene']), 'nothing'))!r}."
         )
     if missing := len(wanted) - len(found):
         warn(f"{missing:,} of {len(wanted):,} genes have no position, and no peaks are joined to them.")
@@ -71,7 +71,9 @@ def _number(start: Any, gene: Any) -> int:
     try:
         return int(start)
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"The `tss` of {str(gene)!r} in `gene_positions` is no number, but {start!r}.") from error
+        raise ConfigurationError(
+            f"The `tss` of {str(gene)!r} in `gene_positions` is no number, but {start!r}."
+        ) from error
 
 
 def read_peaks(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

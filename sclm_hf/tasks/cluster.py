@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ExpressionError, require
+from ..errors import ConfigurationError, ExpressionError, require
 from ..logging import warn
 from .clustering.settings import SweepSettings
 from .running.cell_run import CellRun, Results
@@ -38,6 +38,12 @@ class ClusterSettings(SweepSettings):
         "how many marker genes to list for each cluster; 0 reads no counts. Their p values are too small, because the "
         "clusters were made from the same genes.",
         least=0,
+    )
+    other: "str | Path | AnnData | None" = setting(
+        None,
+        "for a task-specific model of two modalities: the other one of the same cells, an AnnData or an `.h5ad` file, "
+        "beside that of RNA.",
+        recorded=False,
     )
     key_added: str | None = setting(
         None, f"name of the clusters in `obs`; default `{CLUSTER_KEY}`.", flag="--key", recorded=False
@@ -147,7 +153,7 @@ def cluster(
     are compared with those of subsamples of 80 % of the cells, by the adjusted Rand index.
 
     Args:
-        adata: cells with raw counts.
+        adata: cells with raw counts; for a task-specific model of two modalities, RNA or a MuData of both.
         model: folder or repository id of a checkpoint or an adapter; or a loaded model; None with `use_rep`.
         processor: the processor; by default the one saved with the model.
         **settings: the fields of [`ClusterSettings`].
@@ -170,6 +176,10 @@ def cluster(
     """
     chosen = CLUSTER.choose(settings)
     chosen.check_embedding_named(model)
+    if model is None and chosen.other is not None:
+        raise ConfigurationError("`other` (`--other`) is read by a `model` (`--model`) alone: leave it out.")
+    if model is not None and (chosen.other is not None or hasattr(adata, "mod")):
+        return _cluster_pair(adata, model, processor, settings, copy=copy)
     if model is not None:
         return CLUSTER.add_to(adata, model, processor, settings, copy=copy)
     from .clustering.without_model import add_by_embedding
@@ -180,6 +190,20 @@ def cluster(
         return Results(obs={chosen.key(""): labels}), facts
 
     return add_by_embedding(adata, chosen, results_of, copy=copy)
+
+
+def _cluster_pair(adata: Any, model: Any, processor: Any, settings: dict[str, Any], *, copy: bool) -> Any:
+    """Two modalities, which only task-specific models read; arguments as for [`cluster`]."""
+    from ..opening.specialists import is_specialist
+    from .multimodality.specialists import add_by_specialist
+
+    if not is_specialist(model, settings.get("revision")):
+        raise ConfigurationError(
+            "Two modalities are for task-specific models that were trained on both: give RNA alone, or join both by "
+            "`multimodal` and cluster with `use_rep` (`--use-rep`)."
+        )
+    given = {name: value for name, value in settings.items() if name != "other"}
+    return add_by_specialist(CLUSTER, adata, settings.get("other"), model, processor, given, copy=copy)
 
 
 def _check_without_model(source: "CellSource", settings: ClusterSettings) -> None:

@@ -15,6 +15,9 @@ from transformers import initialization as init
 from .conversion import WeightMap
 from .graphs import edges_by_relation, scatter_sum, segment_softmax
 
+EDGES_AT_ONCE = 500_000
+"""Where no gradient is wanted, edges are looked at in groups of about so many."""
+
 
 class HeterogeneousGraphLayer(nn.Module):
     """Every node attends to the nodes from which edges lead to it, all relations together.
@@ -63,35 +66,44 @@ class HeterogeneousGraphLayer(nn.Module):
             (nodes, hidden), and the logits of attention (edges, heads), before the softmax over the edges that arrive
             at a node; 0 for edges without a relation.
         """
-        edges, own_logits, messages = self._messages(hidden_states, sizes, edge_index, edge_type)
-        targets, n_nodes = edge_index[1], len(hidden_states)
-        logits = scatter_sum(own_logits, edges, len(edge_type))
+        nodes = self._of_nodes(hidden_states, sizes)
+        logits = hidden_states.new_zeros(len(edge_type), self.n_heads)
+        arrived = torch.zeros_like(hidden_states)
+        for group in _groups(edge_index[1], len(hidden_states)):
+            own = self._attend(nodes, edge_index[:, group], edge_type[group])
+            logits, arrived = logits.index_copy(0, group, own[0]), arrived + own[1]
+        change = self._projected(self.o_proj, F.gelu(arrived), sizes)
+        return self._updated(hidden_states, F.dropout(change, self.dropout_prob, training=dropout), sizes), logits
+
+    def _of_nodes(self, hidden_states: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (nodes, heads, head_dim); keys and values (relations, nodes, heads, head_dim)."""
+        queries, keys, values = (
+            self._projected(projection, hidden_states, sizes).unflatten(1, (self.n_heads, self.head_dim))
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        scaled = self.relation_prior[:, :, None, None] * self.head_dim**-0.5
+        # nodes are fewer than edges, so they are multiplied before they are gathered
+        keys = torch.einsum("nhi,rhij->rnhj", keys, self.relation_attention * scaled)
+        return queries, keys, torch.einsum("nhi,rhij->rnhj", values, self.relation_message)
+
+    def _attend(
+        self, nodes: tuple[Tensor, Tensor, Tensor], edge_index: Tensor, edge_type: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (edges, heads), and what arrives at the nodes (nodes, hidden)."""
+        queries, keys, values = nodes
+        places = edges_by_relation(edge_type, self.n_relations)
+        edges, targets, n_nodes = torch.cat(places), edge_index[1], len(queries)
+        sources = [edge_index[0, own] for own in places]
+        of_sources = torch.cat([key[own] for key, own in zip(keys, sources, strict=True)])
+        matched = (queries[targets[edges]] * of_sources).sum(dim=-1)
+        logits = scatter_sum(matched, edges, len(edge_type))
         if self.keeps_unmatched:
             attention = segment_softmax(logits, targets, n_nodes)[edges]
         else:
-            attention = segment_softmax(own_logits, targets[edges], n_nodes)
-        arrived = scatter_sum(messages * attention.unsqueeze(-1), targets[edges], n_nodes)
-        change = self._projected(self.o_proj, F.gelu(arrived.flatten(1)), sizes)
-        return self._updated(hidden_states, F.dropout(change, self.dropout_prob, training=dropout), sizes), logits
-
-    def _messages(
-        self, hidden_states: Tensor, sizes: Sequence[int], edge_index: Tensor, edge_type: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Numbers of the edges that have a relation, their logits (…, heads), and messages (…, heads, head_dim)."""
-        heads = (self.n_heads, self.head_dim)
-        queries, keys, values = (
-            self._projected(projection, hidden_states, sizes).unflatten(1, heads)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        logits, messages, places = [], [], edges_by_relation(edge_type, self.n_relations)
-        for relation, edges in enumerate(places):
-            sources, targets = edge_index[:, edges]
-            # nodes are fewer than edges, so they are multiplied before they are gathered
-            of_sources = torch.einsum("nhi,hij->nhj", keys, self.relation_attention[relation])
-            products = (queries[targets] * of_sources[sources]).sum(dim=-1)
-            logits.append(products * self.relation_prior[relation] * self.head_dim**-0.5)
-            messages.append(torch.einsum("nhi,hij->nhj", values, self.relation_message[relation])[sources])
-        return torch.cat(places), torch.cat(logits), torch.cat(messages)
+            attention = segment_softmax(matched, targets[edges], n_nodes)
+        messages = torch.cat([value[own] for value, own in zip(values, sources, strict=True)])
+        weighted = (messages * attention.unsqueeze(-1)).flatten(1)
+        return logits, scatter_sum(weighted, targets[edges], n_nodes)
 
     def _projected(self, projection: nn.ModuleDict, states: Tensor, sizes: Sequence[int]) -> Tensor:
         """(nodes, hidden), each type by its own layer."""
@@ -103,6 +115,15 @@ class HeterogeneousGraphLayer(nn.Module):
         share = self.skip.sigmoid().repeat_interleave(torch.tensor(list(sizes), device=old.device)).unsqueeze(1)
         mixed = change * share + old * (1 - share)
         return self._projected(self.norm, mixed, sizes) if self.norm else mixed
+
+
+def _groups(targets: Tensor, n_nodes: int) -> list[Tensor]:
+    """Numbers of the edges, those of a target together; several groups only where no gradient keeps them all."""
+    if torch.is_grad_enabled() or len(targets) <= EDGES_AT_ONCE:
+        return [torch.arange(len(targets), device=targets.device)]
+    group_of_node = torch.bincount(targets, minlength=n_nodes).cumsum(0) // EDGES_AT_ONCE
+    group = group_of_node[targets]
+    return [(group == number).nonzero().flatten() for number in group.unique()]
 
 
 def init_relations(layer: HeterogeneousGraphLayer) -> None:

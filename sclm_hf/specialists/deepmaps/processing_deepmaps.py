@@ -15,8 +15,10 @@ from ..cells import Counts, highly_variable, of_genes, read_counts
 from ..pairing import paired
 from ..potential import HALF_DISTANCE, read_gene_positions, regulatory_potential
 from ..processing import Examples, SpecialistProcessor
+from ..transductive import names_of, rows_of
 from .sampling_deepmaps import BudgetSampler
 
+TITLE = "DeepMAPS"
 GENE_TO_CELL, CELL_TO_GENE, SELF = range(3)
 OTHERS = ("protein", "atac")
 PREFIX = {"protein": "p_"}
@@ -89,7 +91,7 @@ class DeepMAPSProcessor(SpecialistProcessor):
         processor = cls(**settings)
         processor.other = _other(cells)
         read = processor._counts(cells)
-        processor.cells = _names_of(cells if processor.other is None else _rna(cells))
+        processor.cells = names_of(cells if processor.other is None else _rna(cells), TITLE)
         genes = processor._often(read[0])
         if processor.other == "protein":
             processor.genes = [*highly_variable(genes, processor.n_top_genes), *_prefixed(processor._often(read[1]))]
@@ -128,7 +130,7 @@ class DeepMAPSProcessor(SpecialistProcessor):
     def values(self, cells: Any) -> sparse.csr_matrix:
         """(genes, cells) float32, in the order of training."""
         given = cells if self.other is None else _rna(cells)
-        order = self._places(_names_of(given))
+        order = rows_of(self.cells, names_of(given, TITLE), TITLE)
         read = self._counts(cells)
         if self.other == "protein":
             values = _centred(self._joined(*read))
@@ -172,7 +174,7 @@ class DeepMAPSProcessor(SpecialistProcessor):
 
     def results(self, verb: str, model: Any, cells: Any, *, key_added: str | None = None) -> dict[str, Any]:
         embedding = self._run(model, cells).cell_embedding.float().cpu().numpy()
-        given = _names_of(cells if self.other is None else _rna(cells))
+        given = names_of(cells if self.other is None else _rna(cells), TITLE)
         place = {name: row for row, name in enumerate(self.cells)}
         embedding = embedding[[place[name] for name in given]]
         key = f"{key_added}_joint" if verb == "multimodal" else key_added or "X_deepmaps"
@@ -212,7 +214,7 @@ class DeepMAPSProcessor(SpecialistProcessor):
             raise ConfigurationError(
                 f"`obs` has no column {label_key!r}: the types must be one of {', '.join(map(str, rna.obs.columns))}."
             )
-        labels = dict(zip(_names_of(rna), rna.obs[label_key].astype(str), strict=True))
+        labels = dict(zip(names_of(rna, TITLE), rna.obs[label_key].astype(str), strict=True))
         types, codes = np.unique([labels[name] for name in self.cells], return_inverse=True)
         output, batch = self._run(model, cells, also_batch=True)
         chosen = batch["edge_type"] == GENE_TO_CELL
@@ -250,7 +252,7 @@ class DeepMAPSProcessor(SpecialistProcessor):
             if isinstance(getattr(cells, "mod", cells), Mapping):
                 raise ConfigurationError("This DeepMAPS was trained on RNA alone: give the AnnData of RNA.")
             return (read_counts(cells, self.layer),)
-        rna, other = paired(cells, self.modalities, "DeepMAPS")
+        rna, other = paired(cells, self.modalities, TITLE)
         return read_counts(rna, self.layer, what="RNA"), read_counts(other, self.layer, what=self.other)
 
     def _often(self, counts: Counts) -> Counts:
@@ -263,23 +265,6 @@ class DeepMAPSProcessor(SpecialistProcessor):
                 "`least_share`."
             )
         return Counts(counts.matrix[:, kept], [counts.genes[number] for number in kept], counts.totals)
-
-    def _places(self, names: list[str]) -> list[int]:
-        """Rows of the cells of training, in their order.
-
-        Raises:
-            ConfigurationError: cells are missing, or there are others.
-        """
-        row_of = {name: row for row, name in enumerate(names)}
-        missing = [name for name in self.cells if name not in row_of]
-        if missing or len(names) != len(self.cells):
-            others = [name for name in names if name not in set(self.cells)]
-            raise ConfigurationError(
-                f"DeepMAPS answers for the {len(self.cells):,} cells that it was trained on, all of them together; of "
-                f"these {len(missing):,} are missing, and there are {len(others):,} others"
-                f"{f', such as {others[0]!r}' if others else ''}. Give the cells of training, or train a model."
-            )
-        return [row_of[name] for name in self.cells]
 
     def _joined(self, rna: Counts, proteins: Counts) -> sparse.csr_matrix:
         """(cells, genes and proteins) counts."""
@@ -344,18 +329,6 @@ def _other(cells: Any) -> str | None:
 
 def _rna(cells: Any) -> Any:
     return getattr(cells, "mod", cells)["rna"]
-
-
-def _names_of(cells: Any) -> list[str]:
-    """Names of cells, which must differ."""
-    if not hasattr(cells, "obs_names"):
-        raise ConfigurationError(f"Cells must be an AnnData, got {type(cells).__name__}.")
-    names = [str(name) for name in cells.obs_names]
-    if len(set(names)) < len(names):
-        raise ConfigurationError(
-            "Cells have the same name, and DeepMAPS knows them by it: `adata.obs_names_make_unique()`."
-        )
-    return names
 
 
 def _prefixed(proteins: Counts) -> list[str]:

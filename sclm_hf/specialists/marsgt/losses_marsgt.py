@@ -23,17 +23,19 @@ def distribution_loss(logits: Tensor, values: Tensor) -> Tensor:
         logits: (genes or peaks, cells).
         values: (genes or peaks, cells), counts.
     """
-    return divergence(logits, values.to(logits.dtype).softmax(dim=1))
+    return divergence(logits, values.to(logits.dtype))
 
 
 def divergence(logits: Tensor, target: Tensor) -> Tensor:
-    """The mean, over all entries, of what distributions contribute to the Kullback-Leibler divergence.
+    """The mean, over all entries, of what rows contribute to the Kullback-Leibler divergence.
 
     Args:
         logits: (rows, entries).
-        target: (rows, entries), distributions.
+        target: (rows, entries), logits as well.
     """
-    return F.kl_div(logits.log_softmax(dim=1), target, reduction="none").mean()
+    # of logarithms, as shares that are too small for a float would have no gradient
+    shares = logits.log_softmax(dim=1), target.log_softmax(dim=1)
+    return F.kl_div(*shares, reduction="none", log_target=True).mean()
 
 
 def pair_weights(

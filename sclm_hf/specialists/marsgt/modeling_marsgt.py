@@ -194,7 +194,7 @@ class MarsGTModel(MarsGTPreTrainedModel):
         weights = pair_weights(
             expression, accessibility, potential, pairs, aligned=self.config.pair_target == "aligned"
         )
-        target = (weights.to(cells.dtype) @ cells).softmax(dim=1)
+        target = weights.to(cells.dtype) @ cells
         return divergence(self.pair_states(genes, peaks, pairs), target)
 
     def _check(self, inputs: dict[str, Tensor], edge_index: Tensor, edge_type: Tensor) -> None:

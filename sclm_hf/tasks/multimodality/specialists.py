@@ -1,4 +1,4 @@
-"""`multimodal` by a model that was trained on two modalities."""
+"""Verbs by a model that was trained on two modalities."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +29,7 @@ def add_by_specialist(
     """Add what a task-specific model makes of RNA and another modality to the RNA.
 
     Args:
-        verb: `multimodal`.
+        verb: the verb, such as `multimodal`.
         cells: RNA; or a MuData of both.
         other: the other modality, an AnnData or an `.h5ad` file; None where it is in the MuData, or where the model
             predicts it.
@@ -49,12 +49,15 @@ def add_by_specialist(
         raise ConfigurationError("Nothing can be added to a part of a MuData: pass `copy=True`.")
     settings = verb.choose(given)
     modality = _other_name(loaded, chosen.pop("kind", None))
+    rna_key, other_key = (
+        getattr(settings, name, default) for name, default in (("rna_key", "rna"), ("other_key", None))
+    )
     if in_mudata:
-        named = {settings.rna_key: "rna", **({settings.other_key: modality} if settings.other_key else {})}
+        named = {rna_key: "rna", **({other_key: modality} if other_key else {})}
         pair = {named.get(name, name): one for name, one in cells.mod.items()}
         if "rna" not in pair:
             raise ConfigurationError(
-                f"The MuData has no modality {settings.rna_key!r}, it has {list(cells.mod)}: name it with `rna_key`."
+                f"The MuData has no modality {rna_key!r}, it has {list(cells.mod)}: name it with `rna_key`."
             )
     else:
         check_adata(cells)
@@ -67,7 +70,7 @@ def add_by_specialist(
     found = loaded.processor.results(verb.name, loaded.model, pair, **chosen)
     if in_mudata:
         result = cells.copy() if copy else cells
-        target = result.mod[settings.rna_key]
+        target = result.mod[rna_key]
     else:
         result = target = take_target(cells, copy=copy)
     facts = {"kind": modality, "method": loaded.record.title, **found.get("facts", {})}
@@ -82,6 +85,8 @@ def _other_name(loaded: Any, kind: str | None) -> str:
         ConfigurationError: `kind` is none that the model reads.
     """
     others = [name for name in loaded.processor.modalities if name != "rna"]
+    if not others:
+        raise ConfigurationError(f"This {loaded.record.title} was trained on RNA alone: leave the other modality out.")
     if kind is not None and kind not in others:
         raise ConfigurationError(
             f"{loaded.record.title} was trained on rna and {' and '.join(others)}, and `kind` (`--kind`) says "
