@@ -15,6 +15,13 @@ import numpy as np
 import sclm_hf
 from sclm_hf.evaluation.baselines.linear import PCALogisticRegression, ZScoredLogisticRegression
 
+ANNOTATIONS = {
+    "annotation, pbmc_3tech_symphony, 10x 5' held out": ("pbmc_3tech_symphony_1200", "platform", "10x 5'"),
+    "annotation, pancreas, batch 4 held out": ("pancreas_3batch_cepo_528", "batch", "batch 4"),
+    "annotation, covid_balf, donor C146 held out": ("covid_balf_liao", "batch", "C146"),
+}
+"""Study of naming cells -> data set, column of `obs` and the batch that is held out."""
+
 DATA = Path(os.environ.get("SCLM_DATA", "../shared/data")) / "h5ad"
 
 

@@ -2,14 +2,12 @@
 
 from functools import partial
 
-from . import annotation
+from . import ANNOTATIONS, annotation
+
+# the pancreas has 1,403 genes, of which fewer than a patch of 1,024 may be left
+SMALLER = {"model_config": {"patch_size": 512}}
 
 STUDIES = {
-    "annotation, pbmc_3tech_symphony, 10x 5' held out": partial(
-        annotation, "ciform", "pbmc_3tech_symphony_1200", "platform", "10x 5'"
-    ),
-    "annotation, covid_balf, donor C146 held out": partial(annotation, "ciform", "covid_balf_liao", "batch", "C146"),
-    "annotation, pancreas, batch 4 held out": partial(
-        annotation, "ciform", "pancreas_3batch_cepo_528", "batch", "batch 4", model_config={"patch_size": 512}
-    ),
+    title: partial(annotation, "ciform", *data, **(SMALLER if "pancreas" in title else {}))
+    for title, data in ANNOTATIONS.items()
 }

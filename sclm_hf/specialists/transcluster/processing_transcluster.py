@@ -29,9 +29,9 @@ class TransClusterProcessor(ExpressionProcessor):
         vocab_size: ids, padding included.
         n_top_genes: how many of the most variable genes a new model reads; None = all.
         target_sum: counts per cell before the logarithm; None = counts as they are.
-        shrinkage: how far the covariance of genes is drawn to a diagonal one, 0 to 1, or "auto" (Ledoit and Wolf);
-            None = not at all, as published. Where there are fewer cells than genes, types of training cells are told
-            apart without error unless it is drawn, and those of others badly.
+        shrinkage: how far the covariance of genes is drawn to a diagonal one: 0 to 1, or "auto" (Ledoit and Wolf);
+            None = not at all, as published. Where there are fewer cells than genes, scores that are not drawn tell
+            the types of training cells apart better than those of others.
     """
 
     learnt: ClassVar[tuple[str, ...]] = ("genes", "labels", "means", "projection", "lowest")
@@ -44,7 +44,7 @@ class TransClusterProcessor(ExpressionProcessor):
     vocab_size: int = 200
     n_top_genes: int | None = 2000
     target_sum: float | None = 1e4
-    shrinkage: float | str | None = None
+    shrinkage: float | str | None = "auto"
 
     @classmethod
     def fit(cls, cells: Any, *, label_key: str | None = None, layer: str | None = None, **settings: Any) -> Self:
