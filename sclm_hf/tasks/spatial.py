@@ -111,12 +111,15 @@ class TissueCells:
         self._labels = read_labels(source, settings.label_key) if settings.label_key else None
         self._simple = baseline_domains(source, self._tissue, self._labels, settings) if self._labels else {}
 
-    def results(self, embedding: "np.ndarray", name: str) -> tuple[Results, dict[str, Any]]:
+    def results(
+        self, embedding: "np.ndarray", name: str, *, is_smooth: bool = False
+    ) -> tuple[Results, dict[str, Any]]:
         """The domains and the smoothed embedding, and what the record says of them.
 
         Args:
             embedding: (cells, size).
             name: what it is called among the scores.
+            is_smooth: whether the embedding knows the neighbours already, and is taken as it is.
         """
         import numpy as np
 
@@ -124,13 +127,13 @@ class TissueCells:
 
         pandas = require("pandas", extra="anndata")
         settings, key = self._settings, self._settings.key("")
-        smoothed = (self._tissue.smoothing() @ embedding).astype(np.float32)
+        smoothed = embedding if is_smooth else (self._tissue.smoothing() @ embedding).astype(np.float32)
         found = find_domains(smoothed, settings)
         codes, n_domains = found.codes[found.chosen], int(found.n_clusters[found.chosen])
         if n_domains == 1:
             warn("No resolution finds more than one domain: ask for higher `resolutions` (`--resolutions`).")
         names = pandas.Categorical(codes.astype(str), categories=[str(code) for code in range(n_domains)])
-        facts = {**self._facts(found), **self._scores(embedding, codes, name)}
+        facts = {**self._facts(found), **self._scores(embedding, codes, name, is_smooth)}
         return Results(obs={key: names}, obsm={f"X_{key}": smoothed}), facts
 
     def _facts(self, found: "Sweep") -> dict[str, Any]:
@@ -148,13 +151,16 @@ class TissueCells:
             "slices": {"name": np.array(tissue.slices, object), "n_cells": np.bincount(tissue.numbers)},
         }
 
-    def _scores(self, embedding: "np.ndarray", codes: "np.ndarray", name: str) -> dict[str, Any]:
+    def _scores(self, embedding: "np.ndarray", codes: "np.ndarray", name: str, is_smooth: bool) -> dict[str, Any]:
         from .tissue.domains import leiden_domains, score_domains
 
         if self._labels is None:
             return {}
-        alone = leiden_domains({f"{name} + Leiden": embedding}, self._settings)
-        domains = {**self._simple, **alone, f"smoothed {name} + Leiden": codes}
+        if is_smooth:
+            domains = {**self._simple, f"{name} + Leiden": codes}
+        else:
+            alone = leiden_domains({f"{name} + Leiden": embedding}, self._settings)
+            domains = {**self._simple, **alone, f"smoothed {name} + Leiden": codes}
         return {
             "scores": score_domains(domains, self._tissue, self._labels),
             "label_coherence": self._tissue.coherence(self._labels.numbers),
@@ -185,10 +191,11 @@ def spatial(
 
     The embedding is one that `model` makes, or one that the cells have (`use_rep`). That of each cell is replaced by
     the mean over itself and its nearest neighbours in the same slice, near ones weighing more, whatever the family: no
-    model that the package knows uses coordinates. CellPLM's published code has a place for them but switches it off;
-    its cells see those of their slice by expression alone. The means are then clustered with Leiden, all slices
-    together; slices are not corrected for batch effects. With `label_key`, principal components treated alike come
-    first in the table of scores: they are hard to beat.
+    foundation model that the package knows uses coordinates. CellPLM's published code has a place for them but
+    switches it off; its cells see those of their slice by expression alone. A task-specific model that does use them,
+    such as TransformerST, gives an embedding that is taken as it is. The means are then clustered with Leiden, all
+    slices together; slices are not corrected for batch effects. With `label_key`, principal components treated alike
+    come first in the table of scores: they are hard to beat.
 
     Args:
         adata: cells or spots with raw counts, and coordinates in `obsm["spatial"]`.
@@ -223,6 +230,12 @@ def spatial(
     """
     chosen = SPATIAL.choose(settings)
     chosen.check_embedding_named(model)
+    from ..opening.specialists import is_specialist
+
+    if is_specialist(model, settings.get("revision")):
+        from .tissue.specialists import add_by_specialist
+
+        return add_by_specialist(SPATIAL, adata, model, processor, settings, copy=copy)
     if model is not None:
         return SPATIAL.add_to(adata, model, processor, settings, copy=copy)
     from .clustering.without_model import add_by_embedding
