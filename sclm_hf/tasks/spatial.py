@@ -235,7 +235,7 @@ def spatial(
     if is_specialist(model, settings.get("revision")):
         from .tissue.specialists import add_by_specialist
 
-        return add_by_specialist(SPATIAL, adata, model, processor, settings, copy=copy)
+        return add_by_specialist(SPATIAL, adata, model, processor, settings, _of_smooth, copy=copy)
     if model is not None:
         return SPATIAL.add_to(adata, model, processor, settings, copy=copy)
     from .clustering.without_model import add_by_embedding
@@ -244,3 +244,10 @@ def spatial(
         return TissueCells(source, chosen).results(embedding, chosen.use_rep)
 
     return add_by_embedding(adata, chosen, results_of, copy=copy)
+
+
+def _of_smooth(
+    source: "CellSource", settings: SpatialSettings, embedding: "np.ndarray", name: str
+) -> tuple[Results, dict[str, Any]]:
+    """The domains by an embedding that knows the neighbours already, and what the record says of them."""
+    return TissueCells(source, settings).results(embedding, name, is_smooth=True)

@@ -1,11 +1,12 @@
 """`spatial` by a model that was trained on graphs of spots."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...errors import require
 from ...sources.in_memory import InMemorySource
 from ..clustering.sweep import check_embedding
+from ..running.cell_run import Results
 from ..running.provenance import check_adata, check_target, take_target
 from ..running.specialists import add_found, open_specialist
 
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
 
 
 def add_by_specialist(
-    verb: "Verb", adata: "AnnData", model: Any, processor: Any, given: Mapping[str, Any], *, copy: bool
+    verb: "Verb",
+    adata: "AnnData",
+    model: Any,
+    processor: Any,
+    given: Mapping[str, Any],
+    results_of: Callable[..., tuple[Results, dict[str, Any]]],
+    *,
+    copy: bool,
 ) -> "AnnData":
     """Add the domains that Leiden finds in a task-specific model's embedding, which is smooth already.
 
@@ -25,14 +33,14 @@ def add_by_specialist(
         adata: the spots.
         model, processor: as for the verb.
         given: settings of the verb by name.
+        results_of: makes the results, and what the record says of them, from the cells, the settings, (cells, size)
+            an embedding and what it is called.
         copy: as for the verb.
 
     Raises:
         ConfigurationError: as for the verb, and of the model's processor.
         Others as for `open_specialist`.
     """
-    from ..spatial import TissueCells
-
     check_adata(adata)
     check_target(adata, copy=copy)
     require("scanpy", extra="evaluation")
@@ -45,8 +53,8 @@ def add_by_specialist(
     found = own.results(verb.name, loaded.model, adata, **{**chosen, **names, "key_added": key})
     embedding = found["obsm"][f"X_{key}"]
     check_embedding(embedding, "The embedding")
-    tissue = TissueCells(InMemorySource(adata, settings.layer or own.layer), settings)
-    results, facts = tissue.results(embedding, loaded.record.title, is_smooth=True)
+    source = InMemorySource(adata, settings.layer or own.layer)
+    results, facts = results_of(source, settings, embedding, loaded.record.title)
     target = take_target(adata, copy=copy)
     obs = {**found.get("obs", {}), **results.obs}
     add_found(target, verb, loaded, given, {**found, "obs": obs, "facts": facts})
