@@ -4,6 +4,17 @@ from importlib import import_module
 
 from .specialist import Specialist
 
-_NAMES = ("ciform", "deepmaps", "marsgt", "scmvp", "sctranssort", "stgrns", "tgem", "transcluster", "transformerst")
+_NAMES = (
+    "ciform",
+    "deepmaps",
+    "marsgt",
+    "scmoformer",
+    "scmvp",
+    "sctranssort",
+    "stgrns",
+    "tgem",
+    "transcluster",
+    "transformerst",
+)
 
 SPECIALISTS: dict[str, Specialist] = {name: import_module(f".{name}", __name__).SPECIALIST for name in _NAMES}

@@ -6,7 +6,7 @@ SPECIALIST = Specialist(
     name="transformerst",
     title="TransformerST",
     paper=(
-        "Zhao, Wang, Hu et al. Innovative super-resolution in spatial transcriptomics: a transformer model exploiting "
+        "Zhao, Xu, Wang et al. Innovative super-resolution in spatial transcriptomics: a transformer model exploiting "
         "histology images and spatial gene expression. Briefings in Bioinformatics 25, bbae052 (2024). "
         "doi:10.1093/bib/bbae052"
     ),

@@ -1,6 +1,6 @@
 """TransformerST: an autoencoder of spots whose layers attend along graphs of their neighbours.
 
-Zhao, Wang, Hu et al. Innovative super-resolution in spatial transcriptomics: a transformer model exploiting histology
+Zhao, Xu, Wang et al. Innovative super-resolution in spatial transcriptomics: a transformer model exploiting histology
 images and spatial gene expression. Briefings in Bioinformatics 25, bbae052 (2024). doi:10.1093/bib/bbae052
 """
 
