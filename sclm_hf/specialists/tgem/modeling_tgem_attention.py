@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 _MOST_WEIGHTS = 2**20
-"""Weights in memory at a time."""
+"""Weights in memory at a time on a CPU, whose caches hold them."""
+
+_MOST_ELSEWHERE = 2**26
+"""The same on a GPU."""
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, *, mask_self: bool) -> Tensor:
@@ -47,7 +50,7 @@ class _GeneAttention(torch.autograd.Function):
         columns = torch.stack([values, keys * values, keys, torch.ones_like(keys)], dim=-1)
         ends = [queries * end(dim=-1, keepdim=True) for end in (keys.amin, keys.amax)]
         largest = torch.maximum(*ends)
-        sums = [_weights(queries, keys, largest, rows) @ columns for rows in _blocks(keys.numel(), keys.shape[-1])]
+        sums = [_weights(queries, keys, largest, rows) @ columns for rows in _blocks(keys)]
         sums = torch.cat(sums, dim=-2)
         total = sums[..., 3]
         mean, mean_product, mean_key = (sums[..., column] / total for column in range(3))
@@ -61,7 +64,7 @@ class _GeneAttention(torch.autograd.Function):
         queries, keys, values, log_sum, mean, mean_product, mean_key = ctx.saved_tensors
         columns = torch.stack([of_mean, of_mean * queries, (of_log_sum - of_mean * mean) * queries], dim=-1)
         sums = torch.zeros_like(columns)
-        for rows in _blocks(keys.numel(), keys.shape[-1]):
+        for rows in _blocks(keys):
             sums += _weights(queries, keys, log_sum, rows).transpose(-1, -2) @ columns[..., rows, :]
         of_values, of_products, of_scores = sums.unbind(-1)
         of_queries = of_mean * (mean_product - mean * mean_key) + of_log_sum * mean_key
@@ -74,8 +77,9 @@ def _weights(queries: Tensor, keys: Tensor, shift: Tensor, rows: slice) -> Tenso
     return torch.addcmul(start, queries[..., rows].unsqueeze(-1), keys.unsqueeze(-2)).exp_()
 
 
-def _blocks(n_keys: int, n_genes: int) -> Iterator[slice]:
-    """Genes that are looked at together; `n_keys` is the number of keys in the batch."""
-    size = max(1, _MOST_WEIGHTS // n_keys)
-    for start in range(0, n_genes, size):
+def _blocks(keys: Tensor) -> Iterator[slice]:
+    """Genes that are looked at together; `keys` are (batch, heads, genes)."""
+    most = _MOST_WEIGHTS if keys.device.type == "cpu" else _MOST_ELSEWHERE
+    size = max(1, most // keys.numel())
+    for start in range(0, keys.shape[-1], size):
         yield slice(start, start + size)

@@ -4,10 +4,13 @@ import json
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import sclm_hf
+from sclm_hf.cli.main import make_app
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.opening.specialists import load_specialist
 from sclm_hf.tasks.explanation.values import ValueReader
@@ -113,6 +116,17 @@ def test_chosen_genes_cells_and_classes(folder, cells, tmp_path):
     assert np.allclose(
         scores.layers["integrated_gradients"].sum(axis=0).max(), (found["attribution"] * found["n_cells"]).max()
     )
+
+
+def test_command_writes_the_table(folder, cells, tmp_path):
+    source, output = tmp_path / "cells.h5ad", tmp_path / "genes.tsv"
+    cells.write_h5ad(source)
+    arguments = ["explain", str(source), str(output), "--model", str(folder), "--methods", "attention"]
+    done = CliRunner().invoke(make_app(), arguments)
+    assert done.exit_code == 0, done.output
+    expected = sclm_hf.explain(cells, str(folder), methods="attention")
+    assert pd.read_csv(output, sep="\t")["gene"].tolist() == expected["gene"].tolist()
+    assert len(json.loads((tmp_path / "genes.json").read_text())["explain"]["attention_entropy"]) == 2
 
 
 def test_what_does_not_fit_is_refused(folder, cells, tmp_path):
