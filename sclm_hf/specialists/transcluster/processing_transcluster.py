@@ -102,11 +102,20 @@ class TransClusterProcessor(ExpressionProcessor):
             )
         if self.vocab_size < 3:
             raise ConfigurationError(f"`vocab_size` must be at least 3, got {self.vocab_size}.")
+        amount = self.shrinkage
+        if not (amount in (None, "auto") or (isinstance(amount, int | float) and 0 <= amount <= 1)):
+            raise ConfigurationError(f"`shrinkage` must be 0 to 1, 'auto' or None, got {amount!r}.")
 
     def _fit_projection(self, expression: np.ndarray, labels: np.ndarray) -> None:
         analysis = require("sklearn.discriminant_analysis", extra="evaluation").LinearDiscriminantAnalysis
         given = {} if self.shrinkage is None else {"solver": "eigen", "shrinkage": self.shrinkage}
-        fitted = analysis(n_components=self.n_components, **given).fit(expression, labels)
+        try:
+            fitted = analysis(n_components=self.n_components, **given).fit(expression, labels)
+        except np.linalg.LinAlgError as error:
+            raise ConfigurationError(
+                f"With a `shrinkage` of {self.shrinkage} the covariance of {len(self.genes):,} genes cannot be "
+                "inverted: take more, or 'auto'."
+            ) from error
         # only one of the solvers centres what it projects, which makes no difference to ids
         centre = expression.mean(axis=0)
         n_scores = fitted.transform(expression[:1]).shape[1]

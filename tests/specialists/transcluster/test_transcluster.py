@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
 import sclm_hf
 from sclm_hf.errors import ConfigurationError, SclmWarning
@@ -95,6 +96,17 @@ def test_counts_as_they_are_of_all_genes():
     assert np.array_equal(processor.expression(_counts(cells)), cells.X.toarray())
 
 
+def test_a_type_of_one_cell_and_genes_of_no_other_are_taken():
+    cells = labelled_cells()
+    counts = cells.X.toarray()
+    counts[:, :2] = 0
+    counts[0, 1] = 5
+    cells.X = csr_matrix(counts)
+    cells.obs["cell_type"] = ["rare", *cells.obs["cell_type"][1:]]
+    processor = TransClusterProcessor.fit(cells, label_key="cell_type", n_top_genes=None)
+    assert processor(cells)["input_ids"].shape == (60, 3) and np.isfinite(processor.projection).all()
+
+
 def test_dropout_may_stay_on():
     ids = torch.ones(2, 5, dtype=torch.long)
     for stays in (False, True):
@@ -124,6 +136,10 @@ def test_what_does_not_fit_is_refused(tmp_path):
     cells, folder = labelled_cells(), tmp_path / "x"
     with pytest.raises(ConfigurationError, match="`n_components` must be 1 to 2"):
         sclm_hf.fit("transcluster", cells, folder, label_key="cell_type", n_components=3)
+    with pytest.raises(ConfigurationError, match="`shrinkage` must be 0 to 1, 'auto' or None, got 2"):
+        sclm_hf.fit("transcluster", cells, folder, label_key="cell_type", shrinkage=2)
+    with pytest.raises(ConfigurationError, match="covariance of 40 genes cannot be inverted"):
+        sclm_hf.fit("transcluster", cells[:20].copy(), folder, label_key="cell_type", shrinkage=0)
     with pytest.raises(ConfigurationError, match="`vocab_size` must be at least 3"):
         sclm_hf.fit("transcluster", cells, folder, label_key="cell_type", vocab_size=2)
     with pytest.raises(ConfigurationError, match=r"`hidden_size` \(41\) must be a multiple"):
