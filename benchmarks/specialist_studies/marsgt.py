@@ -1,7 +1,7 @@
 """MarsGT looks for rare cells in two views of the same cells.
 
 The only pairs of RNA and ATAC at hand are of one cell line. So real blood cells stand in, whose genes are drawn into
-two halves: one is RNA; the other plays the peaks, open in a cell that has counts of the gene, at the start of the gene.
+two halves: one is RNA; the other plays the peaks, at the start of each gene, open in a cell that has counts of it.
 Both views are measured, but no peak is a peak. A type is found as well as its best cluster finds it.
 """
 
@@ -44,7 +44,9 @@ def scores_of(types: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
     for name in np.unique(types):
         own = types == name
         if own.mean() < RARE:
-            shared = [(own & (clusters == one)).sum() * 2 / (own.sum() + (clusters == one).sum()) for one in set(clusters)]
+            shared = [
+                (own & (clusters == one)).sum() * 2 / (own.sum() + (clusters == one).sum()) for one in set(clusters)
+            ]
             best.append(max(shared))
     return {"F1 of rare types": float(np.mean(best)), "ARI": float(adjusted_rand_score(types, clusters))}
 

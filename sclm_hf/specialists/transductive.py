@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import ConfigurationError
+import numpy as np
+from scipy import sparse
+
+from ..errors import ConfigurationError, require
 
 
 def names_of(cells: Any, title: str) -> list[str]:
@@ -47,6 +50,31 @@ def rows_of(known: Sequence[str], names: Sequence[str], title: str) -> list[int]
             f"others{_example(others)}. Give the cells of training, or train a model on these."
         )
     return [row_of[name] for name in known]
+
+
+def inputs_of(values: sparse.csr_matrix, n_components: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """What describes the rows and the columns of a matrix, both float32: its values, or its components.
+
+    Args:
+        values: (rows, columns).
+        n_components: None = the values, (rows, columns) and (columns, rows); else (rows, n_components) and
+            (columns, n_components), singular vectors times the roots of their singular values.
+
+    Raises:
+        ConfigurationError: there are fewer rows or columns than components.
+    """
+    if n_components is None:
+        dense = values.toarray()
+        return dense, dense.T.copy()
+    if not 0 < n_components < min(values.shape):
+        raise ConfigurationError(
+            f"`n_components` must be 1 to {min(values.shape) - 1}, below the numbers of cells and of genes or peaks; "
+            f"got {n_components}."
+        )
+    extmath = require("sklearn.utils.extmath", extra="evaluation")
+    left, sizes, right = extmath.randomized_svd(values, n_components, random_state=0)
+    roots = np.sqrt(sizes)
+    return (left * roots).astype(np.float32), (right.T * roots).astype(np.float32)
 
 
 def _example(names: Sequence[str]) -> str:

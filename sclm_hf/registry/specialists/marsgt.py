@@ -36,5 +36,5 @@ SPECIALIST = Specialist(
     lora_target_modules=tuple(f"{part}.{name}" for part in ("q_proj", "v_proj") for name in ("cell", "gene", "peak")),
     key_value_modules=tuple(f"{part}.{name}" for part in ("k_proj", "v_proj") for name in ("cell", "gene", "peak")),
     feedforward_modules=tuple(f"o_proj.{name}" for name in ("cell", "gene", "peak")),
-    tiny={"num_genes": 8, "num_cells": 6, "hidden_size": 16, "num_attention_heads": 4},
+    tiny={"cell_input_size": 8, "feature_input_size": 6, "hidden_size": 16, "num_attention_heads": 4},
 )

@@ -15,12 +15,13 @@ from ..cells import Counts, highly_variable, of_genes, read_counts
 from ..pairing import paired
 from ..potential import HALF_DISTANCE, read_gene_positions, regulatory_potential
 from ..processing import Examples, SpecialistProcessor
-from ..transductive import names_of, rows_of
+from ..transductive import inputs_of, names_of, rows_of
 from .sampling_deepmaps import BudgetSampler
 
 TITLE = "DeepMAPS"
 GENE_TO_CELL, CELL_TO_GENE, SELF = range(3)
 OTHERS = ("protein", "atac")
+MOST_AT_ONCE, N_PARTS = 500_000, 64
 PREFIX = {"protein": "p_"}
 
 
@@ -42,12 +43,16 @@ class DeepMAPSProcessor(SpecialistProcessor):
         n_top_genes: how many of the most variable genes a new model reads, at most.
         least_share: least share of the cells that a gene or a protein is seen in.
         half_distance: bases over which the regulatory potential of a peak halves.
-        n_parts: how many parts of the graph an epoch goes through, drawn once; 0 = the whole graph as one.
+        n_parts: how many parts of the graph an epoch goes through, drawn once, published are 50 to 80; 0 = the whole
+            graph as one. By default the whole graph, if it has up to 500,000 values, else 64.
         n_seeds: genes that a part starts from.
         depth: how many times nodes are drawn for a part.
         width: how many of each type each time.
-        decoding: when the decoders are trained: in every other epoch (`"alternate"`), or in the first `n_decoding`
-            epochs, after which the encoders stay as they are (`"before"`).
+        n_components: describe cells and genes by so many components of the values, whatever the numbers of cells and
+            genes; None = by the values themselves, as published, whose number is bound to the cells of training.
+        decoding: when the decoders are trained: in the first `n_decoding` epochs, after which the encoders stay as
+            they are (`"before"`), or in every other epoch (`"alternate"`). Published are both, with 2,000 epochs
+            before.
         n_decoding: see there.
         self_edges: whether training has edges from each node to itself, as the original, in which they mean nothing
             and still take their share of the attention (with `unmatched_edges="zero_logit"` of the configuration).
@@ -66,11 +71,12 @@ class DeepMAPSProcessor(SpecialistProcessor):
     n_top_genes: int = 2000
     least_share: float = 0.1
     half_distance: float = HALF_DISTANCE
-    n_parts: int = 0
+    n_parts: int | None = None
     n_seeds: int = 64
     depth: int = 4
     width: int = 8
-    decoding: str = "alternate"
+    n_components: int | None = None
+    decoding: str = "before"
     n_decoding: int = 50
     self_edges: bool = False
     one_way_results: bool = False
@@ -79,7 +85,7 @@ class DeepMAPSProcessor(SpecialistProcessor):
         if self.decoding not in ("alternate", "before"):
             raise ConfigurationError(f'`decoding` must be "alternate" or "before", got {self.decoding!r}.')
         for name, least in {"n_top_genes": 2, "n_parts": 0, "n_seeds": 1, "depth": 1, "width": 1}.items():
-            if getattr(self, name) < least:
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ConfigurationError(f"`{name}` must be {least} or more, got {getattr(self, name)}.")
 
     @property
@@ -107,8 +113,8 @@ class DeepMAPSProcessor(SpecialistProcessor):
 
     def config_settings(self) -> dict[str, Any]:
         return {
-            "gene_input_size": len(self.cells),
-            "cell_input_size": len(self.genes),
+            "gene_input_size": self.n_components or len(self.cells),
+            "cell_input_size": self.n_components or len(self.genes),
             "detaches_codes": self.decoding == "before",
         }
 
@@ -123,8 +129,8 @@ class DeepMAPSProcessor(SpecialistProcessor):
         values = self.values(cells)
         relations = (GENE_TO_CELL,) if self.one_way_results else (GENE_TO_CELL, CELL_TO_GENE)
         edge_index, edge_type = graph_of(values, relations)
-        dense = values.toarray()
-        batch = {"cell_inputs": dense.T.copy(), "gene_inputs": dense, "edge_index": edge_index, "edge_type": edge_type}
+        genes, own = inputs_of(values, self.n_components)
+        batch = {"cell_inputs": own, "gene_inputs": genes, "edge_index": edge_index, "edge_type": edge_type}
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def values(self, cells: Any) -> sparse.csr_matrix:
@@ -150,7 +156,7 @@ class DeepMAPSProcessor(SpecialistProcessor):
     def examples(self, cells: Any, seed: int) -> Examples:
         values = self.values(cells)
         relations = (GENE_TO_CELL, CELL_TO_GENE, *((SELF,) if self.self_edges else ()))
-        dense = values.toarray()
+        gene_inputs, cell_inputs = inputs_of(values, self.n_components)
         parts = self._parts(values, seed)
 
         def make(rows: np.ndarray, epoch: int) -> dict[str, Any]:
@@ -162,8 +168,8 @@ class DeepMAPSProcessor(SpecialistProcessor):
             part = values[genes][:, own]
             edge_index, edge_type = graph_of(part, relations)
             return {
-                "cell_inputs": dense[:, own].T.copy(),
-                "gene_inputs": dense[genes],
+                "cell_inputs": cell_inputs[own],
+                "gene_inputs": gene_inputs[genes],
                 "edge_index": edge_index,
                 "edge_type": edge_type,
                 "labels": part.toarray(),
@@ -238,10 +244,13 @@ class DeepMAPSProcessor(SpecialistProcessor):
 
     def _parts(self, values: sparse.csr_matrix, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Numbers of the genes and of the cells of each part."""
-        if not self.n_parts:
+        n_parts = self.n_parts
+        if n_parts is None:
+            n_parts = 0 if values.nnz <= MOST_AT_ONCE else N_PARTS
+        if not n_parts:
             return [tuple(np.arange(size) for size in values.shape)]
         sampler = BudgetSampler(values, self.depth, self.width)
-        draws = [np.random.default_rng([seed, part]) for part in range(self.n_parts)]
+        draws = [np.random.default_rng([seed, part]) for part in range(n_parts)]
         return [sampler.draw(self.n_seeds, rng) for rng in draws]
 
     def _decodes(self, epoch: int) -> bool:

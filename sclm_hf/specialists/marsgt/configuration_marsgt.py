@@ -16,10 +16,10 @@ from transformers.utils import auto_docstring
 @strict
 class MarsGTConfig(PreTrainedConfig):
     r"""
-    num_genes (`int`, *optional*, defaults to 2000):
-        Genes, the numbers that describe a cell.
-    num_cells (`int`, *optional*, defaults to 1000):
-        Cells of training, the numbers that describe a gene or a peak.
+    cell_input_size (`int`, *optional*, defaults to 2000):
+        Numbers that describe a cell: its counts of the genes.
+    feature_input_size (`int`, *optional*, defaults to 1000):
+        Numbers that describe a gene or a peak: its counts in the cells of training.
     encoder_size (`int`, *optional*, defaults to 256):
         Width of the encoder of each type of nodes.
     hidden_size (`int`, *optional*, defaults to 104):
@@ -54,8 +54,8 @@ class MarsGTConfig(PreTrainedConfig):
     model_type = "marsgt"
     keys_to_ignore_at_inference = ["attentions", "gene_embedding", "peak_embedding"]
 
-    num_genes: int = 2000
-    num_cells: int = 1000
+    cell_input_size: int = 2000
+    feature_input_size: int = 1000
     encoder_size: int = 256
     hidden_size: int = 104
     num_hidden_layers: int = 3

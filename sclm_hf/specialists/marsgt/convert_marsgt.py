@@ -24,8 +24,8 @@ WEIGHT_MAP: WeightMap = {
 def read_config(settings: dict[str, Any]) -> MarsGTConfig:
     """The configuration of `num_genes`, `num_cells`, `n_hid`, `n_heads`, `n_layers` and so on, as published."""
     return MarsGTConfig(
-        num_genes=settings["num_genes"],
-        num_cells=settings["num_cells"],
+        cell_input_size=settings["num_genes"],
+        feature_input_size=settings["num_cells"],
         hidden_size=settings["n_hid"],
         num_hidden_layers=settings["n_layers"],
         num_attention_heads=settings["n_heads"],

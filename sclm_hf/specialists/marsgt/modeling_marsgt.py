@@ -77,7 +77,11 @@ class MarsGTPreTrainedModel(SclmPreTrainedModel):
 class MarsGTModel(MarsGTPreTrainedModel):
     def __init__(self, config: MarsGTConfig):
         super().__init__(config)
-        inputs = dict(zip(NODE_TYPES, (config.num_genes, config.num_cells, config.num_cells), strict=True))
+        inputs = dict(
+            zip(
+                NODE_TYPES, (config.cell_input_size, config.feature_input_size, config.feature_input_size), strict=True
+            )
+        )
         self.encoder = nn.ModuleDict({name: nn.Linear(size, config.encoder_size) for name, size in inputs.items()})
         self.input_proj = nn.ModuleDict({name: nn.Linear(config.encoder_size, config.hidden_size) for name in inputs})
         self.layers = nn.ModuleList(
@@ -102,11 +106,11 @@ class MarsGTModel(MarsGTPreTrainedModel):
         **kwargs,
     ) -> MarsGTOutput:
         r"""
-        cell_inputs (`torch.FloatTensor` of shape `(cells, num_genes)`):
+        cell_inputs (`torch.FloatTensor` of shape `(cells, cell_input_size)`):
             Counts of all genes in these cells.
-        gene_inputs (`torch.FloatTensor` of shape `(genes, num_cells)`):
+        gene_inputs (`torch.FloatTensor` of shape `(genes, feature_input_size)`):
             Counts of these genes in all cells.
-        peak_inputs (`torch.FloatTensor` of shape `(peaks, num_cells)`):
+        peak_inputs (`torch.FloatTensor` of shape `(peaks, feature_input_size)`):
             Counts of these peaks in all cells.
         edge_index (`torch.LongTensor` of shape `(2, edges)`):
             Sources and targets; nodes are the cells, then the genes, then the peaks.

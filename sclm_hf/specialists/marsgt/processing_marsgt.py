@@ -15,7 +15,7 @@ from ..cells import Counts, of_genes, read_counts
 from ..pairing import paired
 from ..potential import HALF_DISTANCE, read_gene_positions, regulatory_potential
 from ..processing import Examples, SpecialistProcessor
-from ..transductive import names_of, rows_of
+from ..transductive import inputs_of, names_of, rows_of
 from .clusters_marsgt import initial_clusters, numbered_by_size
 from .sampling_marsgt import draw_features
 
@@ -38,6 +38,9 @@ class MarsGTProcessor(SpecialistProcessor):
         half_distance: bases over which the regulatory potential of a peak halves.
         n_neighbours: neighbours of each cell for the initial clusters; by default as published, by their number.
         resolution: of Leiden for them; by default as published.
+        n_components: describe cells, genes and peaks by so many components of the counts, whatever the numbers of
+            cells and genes; None = by the counts themselves, as published, whose number is bound to the cells of
+            training.
         n_first_epochs: epochs of the first stage, in which cells of an initial cluster are drawn together; then genes,
             peaks and their pairs are learnt too.
         n_drawn: how many genes and how many peaks are drawn for each cell of a step, at most.
@@ -62,6 +65,7 @@ class MarsGTProcessor(SpecialistProcessor):
     half_distance: float = HALF_DISTANCE
     n_neighbours: int | None = None
     resolution: float | None = None
+    n_components: int | None = None
     n_first_epochs: int = 100
     n_drawn: int = 20
     least_count: int = 5
@@ -83,7 +87,10 @@ class MarsGTProcessor(SpecialistProcessor):
         return processor
 
     def config_settings(self) -> dict[str, Any]:
-        return {"num_genes": len(self.genes), "num_cells": len(self.cells)}
+        return {
+            "cell_input_size": self.n_components or len(self.genes),
+            "feature_input_size": self.n_components or len(self.cells),
+        }
 
     def __call__(self, cells: Any, *, return_tensors: str | None = None) -> BatchFeature:
         """`cell_inputs`, `gene_inputs`, `peak_inputs`, `edge_index` and `edge_type` of the whole graph.
@@ -94,17 +101,13 @@ class MarsGTProcessor(SpecialistProcessor):
             ExpressionError: the values are no counts, or a cell has none of the genes or none of the peaks.
         """
         rna, atac = self._read(cells)
-        batch = _graph(rna, atac, self.one_way_results) | {
-            "cell_inputs": rna.T.toarray(),
-            "gene_inputs": rna.toarray(),
-            "peak_inputs": atac.toarray(),
-        }
+        batch = _graph(rna, atac, self.one_way_results) | self._inputs(rna, atac)
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def examples(self, cells: Any, seed: int) -> Examples:
         rna, atac = self._read(cells)
         potential, clusters = self._potential(), np.array(self.clusters, np.int64)
-        by_cell = rna.T.tocsr(), atac.T.tocsr()
+        by_cell, inputs = (rna.T.tocsr(), atac.T.tocsr()), self._inputs(rna, atac)
 
         def make(rows: np.ndarray, epoch: int) -> dict[str, Any]:
             draws = [[np.random.default_rng([seed, epoch, row, kind]) for row in rows] for kind in range(2)]
@@ -112,12 +115,11 @@ class MarsGTProcessor(SpecialistProcessor):
                 draw_features(one, rows, rng, self.n_drawn, least, self.leaves_out_own_number)
                 for one, rng, least in zip(by_cell, draws, (self.least_count, 0), strict=True)
             )
-            of_genes, of_peaks = rna[genes], atac[peaks]
-            own_rna, own_atac = of_genes[:, rows], of_peaks[:, rows]
+            own_rna, own_atac = rna[genes][:, rows], atac[peaks][:, rows]
             batch = _graph(own_rna, own_atac) | {
-                "cell_inputs": by_cell[0][rows].toarray(),
-                "gene_inputs": of_genes.toarray(),
-                "peak_inputs": of_peaks.toarray(),
+                "cell_inputs": inputs["cell_inputs"][rows],
+                "gene_inputs": inputs["gene_inputs"][genes],
+                "peak_inputs": inputs["peak_inputs"][peaks],
                 "labels": clusters[rows],
             }
             if epoch >= self.n_first_epochs:
@@ -179,6 +181,11 @@ class MarsGTProcessor(SpecialistProcessor):
             torch.manual_seed(0)
             embedding = model(**batch).cell_embedding.float().cpu().numpy()
         return embedding, numbered_by_size(embedding.argmax(axis=1))
+
+    def _inputs(self, rna: sparse.csr_matrix, atac: sparse.csr_matrix) -> dict[str, np.ndarray]:
+        """What describes all cells, genes and peaks."""
+        genes, cells = inputs_of(rna, self.n_components)
+        return {"cell_inputs": cells, "gene_inputs": genes, "peak_inputs": inputs_of(atac, self.n_components)[0]}
 
     def _potential(self) -> sparse.csr_matrix:
         return regulatory_potential(self.genes, self.positions, self.peaks, self.half_distance)

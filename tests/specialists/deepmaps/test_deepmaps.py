@@ -101,8 +101,20 @@ def test_graph_holds_every_value_both_ways():
     assert set(processor(labelled_cells())["edge_type"]) == {0}
 
 
+def test_inputs_may_be_of_a_size_of_their_own():
+    processor = DeepMAPSProcessor.fit(labelled_cells(), n_components=5)
+    batch = processor(labelled_cells())
+    assert batch["cell_inputs"].shape == (60, 5) and batch["gene_inputs"].shape == (40, 5)
+    sizes = {name: processor.config_settings()[name] for name in ("cell_input_size", "gene_input_size")}
+    assert set(sizes.values()) == {5}
+    with pytest.raises(ConfigurationError, match="`n_components` must be 1 to 39"):
+        DeepMAPSProcessor.fit(labelled_cells(), n_components=40)(labelled_cells())
+
+
 def test_parts_are_drawn_once_and_are_connected():
-    processor = DeepMAPSProcessor.fit(labelled_cells(), n_parts=3, n_seeds=4, depth=2, width=3, self_edges=True)
+    processor = DeepMAPSProcessor.fit(
+        labelled_cells(), n_parts=3, n_seeds=4, depth=2, width=3, self_edges=True, decoding="alternate"
+    )
     examples = processor.examples(labelled_cells(), 0)
     one, two = (examples.make(np.array([1]), epoch) for epoch in (0, 2))
     assert all(np.array_equal(one[name], two[name]) for name in one)

@@ -136,6 +136,18 @@ def test_stages_and_draws():
     assert set(second["edge_type"]) == {0, 1, 2, 3}
 
 
+def test_inputs_may_be_of_a_size_of_their_own(tmp_path):
+    cells = paired_cells()
+    processor = MarsGTProcessor.fit(cells, **TestMarsGT.settings | {"n_components": 5})
+    assert processor.config_settings() == {"cell_input_size": 5, "feature_input_size": 5}
+    batch, again = processor(cells), processor(cells)
+    assert [batch[f"{name}_inputs"].shape for name in ("cell", "gene", "peak")] == [(60, 5), (40, 5), (60, 5)]
+    assert np.array_equal(batch["cell_inputs"], again["cell_inputs"])
+    processor.n_components = 40
+    with pytest.raises(ConfigurationError, match="`n_components` must be 1 to 39"):
+        processor(cells)
+
+
 def test_features_are_drawn_by_their_counts():
     counts = csr_matrix(np.array([[0, 9, 99, 2, 4]], np.float32))
     rows = np.zeros(1, np.int64)
