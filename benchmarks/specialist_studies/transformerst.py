@@ -1,0 +1,44 @@
+"""TransformerST divides tissue into domains, beside principal components with and without smoothing.
+
+Of the bulb the five layers are known, and all methods are told that there are five. The slices of the tumour have no
+labels: agreement with the slice should be low, as slices of one tumour have the same regions.
+"""
+
+from functools import partial
+
+import sclm_hf
+
+from . import fitted, read
+
+
+def domains(dataset: str, label_key: str, seed: int, sample_key: str | None = None, **settings) -> dict[str, dict]:
+    """Agreement of five domains with labels, and how well domains hang together.
+
+    Args:
+        dataset: the data set.
+        label_key: column of `obs` with the labels.
+        seed: of the model and of Leiden.
+        sample_key: column of `obs` that tells slices apart.
+        **settings: of `fit`.
+    """
+    cells = read(dataset)
+    folder = fitted("transformerst", cells, seed, sample_key=sample_key, **settings)
+    found = sclm_hf.spatial(cells, folder, domains=5, label_key=label_key, seed=seed)
+    scores = found.uns["sclm_hf"]["sclm_domain"]["scores"]
+    names = ("ari", "nmi", "coherence")
+    rows = zip(*(scores[name] for name in names), strict=True)
+    return {
+        method: dict(zip(names, map(float, row), strict=True))
+        for method, row in zip(scores["method"], rows, strict=True)
+    }
+
+
+STUDIES = {
+    "domains, spatial_mob_260, five layers": partial(domains, "spatial_mob_260", "cell_type"),
+    "domains, spatial_mob_260, five layers, graphs without pruning": partial(
+        domains, "spatial_mob_260", "cell_type", pruning="none"
+    ),
+    "domains, spatial_st_breast_4slices, against the slice": partial(
+        domains, "spatial_st_breast_4slices", "batch", sample_key="batch"
+    ),
+}
