@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import sclm_hf
+from sclm_hf.cli.main import app
 from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError
 from sclm_hf.opening.specialists import load_specialist
 from sclm_hf.specialists.scmvp.losses_scmvp import unclear_components
@@ -116,6 +118,22 @@ def test_files(folder, tmp_path):
     expected = sclm_hf.multimodal(cells["rna"], cells["atac"], folder)
     found = anndata.read_h5ad(tmp_path / "out.h5ad")
     assert np.array_equal(found.obsm["sclm_multimodal_joint"], expected.obsm["sclm_multimodal_joint"])
+
+
+def test_commands(tmp_path):
+    files = {name: str(tmp_path / f"{name}.h5ad") for name in ("rna", "atac")}
+    for name, cells in paired_cells().items():
+        cells.write_h5ad(files[name])
+    model, out = str(tmp_path / "model"), str(tmp_path / "out.h5ad")
+    sizes = [f"{name}={value}" for name, value in TestScMVP.model_config.items()]
+    options = [part for size in sizes for part in ("--model-config", size)]
+    pair = [f"{name}={file}" for name, file in files.items()]
+    more = ["--set", "most_open=0.5", "--epochs", "1", "--training", "use_cpu=true"]
+    fitted = CliRunner().invoke(app, ["fit", "scmvp", *pair, "--output", model, *options, *more])
+    assert fitted.exit_code == 0, fitted.output
+    found = CliRunner().invoke(app, ["multimodal", files["rna"], files["atac"], out, "--model", model])
+    assert found.exit_code == 0, found.output
+    assert "features with scMVP" in found.output
 
 
 def test_draws_are_those_of_the_generator(folder):

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import sclm_hf
+from sclm_hf.cli.main import app
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.opening.specialists import load_specialist
 from sclm_hf.specialists.transformerst.clusters_transformerst import k_means, sharpened
@@ -96,6 +98,14 @@ def test_domains_and_clusters_are_those_of_the_tissue(folder):
     methods = ["PCA + Leiden", "smoothed PCA + Leiden", "smoothed PCA + k-means", "TransformerST + Leiden"]
     assert list(record["scores"]["method"]) == methods
     assert found.obsm["X_sclm_domain"].shape == (64, 16)
+
+
+def test_command(folder, tmp_path):
+    spots().write_h5ad(tmp_path / "spots.h5ad")
+    arguments = [str(tmp_path / "spots.h5ad"), str(tmp_path / "out.h5ad"), "--model", folder, "--n-subsamples", "1"]
+    found = CliRunner().invoke(app, ["spatial", *arguments, "--label-key", "cell_type"])
+    assert found.exit_code == 0, found.output
+    assert "TransformerST + Leiden" in found.output
 
 
 def test_spots_of_another_tissue_are_embedded_too(folder):
