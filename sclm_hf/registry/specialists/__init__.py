@@ -8,6 +8,7 @@ _NAMES = (
     "ciform",
     "deepmaps",
     "marsgt",
+    "protrait",
     "scmoformer",
     "scmvp",
     "sctranssort",
