@@ -129,7 +129,7 @@ class CellEncoder:
         keys = self._keys(found, cell_ids, seed, epoch, check)
         if totals is not None:
             _check_totals(totals, found.rows.size)
-        setting = self._model_setting()
+        setting = self.model_setting()
         unfit = encoding.is_unfit(setting, genes, totals)
         if unfit is not None:
             refuse_rows(unfit, found.rows, encoding.unfit, "leave them out.")
@@ -171,7 +171,7 @@ class CellEncoder:
         Raises:
             ExpressionError: lengths do not match, or values are negative or not finite.
         """
-        encoding, setting = self.feature_extractor.value_encoding, self._model_setting()
+        encoding, setting = self.feature_extractor.value_encoding, self.model_setting()
         genes, found, _ = read_genes(matrix, self._columns(gene_ids), rows)
         unfit = encoding.is_unfit(setting, genes, None)
         sound = (found.genes > 0) & ~(False if unfit is None else unfit)
@@ -180,11 +180,17 @@ class CellEncoder:
             counts = np.minimum(counts, self.feature_extractor.max_length)
         return np.where(sound, counts, 0)
 
-    def stored_room(self, stored: StoredRows, rows: np.ndarray, gene_ids: np.ndarray) -> np.ndarray | None:
-        """How many tokens rows have at most, (cells,) int64; None where [`encode_stored`] is not for them."""
+    def stored_room(
+        self, stored: StoredRows, rows: np.ndarray, gene_ids: np.ndarray, setting: Setting | None = None
+    ) -> np.ndarray | None:
+        """How many tokens rows have at most, (cells,) int64; None where [`encode_stored`] is not for them.
+
+        Arguments are those of [`encode_stored`].
+        """
         if not self.feature_extractor.value_encoding.reads_files or self.feature_extractor.keeps_largest:
             return None
-        return most_tokens(stored, rows, self._layout(), self._columns(gene_ids).known.size)
+        setting = setting or self.model_setting()
+        return most_tokens(stored, rows, setting.layout, self._columns(gene_ids, setting.vocabulary).known.size)
 
     def encode_stored(
         self,
@@ -197,6 +203,7 @@ class CellEncoder:
         seed: int = 0,
         epoch: int = 0,
         scratch: Scratch | None = None,
+        setting: Setting | None = None,
     ) -> bool:
         """What [`tokens`] does with `check=False`, for rows of a file that are read as they are encoded.
 
@@ -208,13 +215,15 @@ class CellEncoder:
                 [`stored_room`] says.
             cell_ids, seed, epoch: as for [`encode`].
             scratch: memory to work in.
+            setting: from [`model_setting`], for callers of many parts: asking a tokenizer takes a while.
 
         Returns:
             False when [`tokens`] would refuse a row, a row is not sorted or cannot be read, or most of its values are
             fractional where the encoding expects counts.
         """
-        columns, keys = self._columns(gene_ids), cell_keys(as_cell_ids(cell_ids), seed, epoch)
-        encoding, setting = self.feature_extractor.value_encoding, self._model_setting()
+        setting = setting or self.model_setting()
+        columns, keys = self._columns(gene_ids, setting.vocabulary), cell_keys(as_cell_ids(cell_ids), seed, epoch)
+        encoding = self.feature_extractor.value_encoding
         return encoding.write_stored(setting, stored, rows, columns, keys, out, scratch or Scratch())
 
     @property
@@ -261,9 +270,9 @@ class CellEncoder:
                     f"`{name}` is for the encoding `{users}`, not for `{encoding.name}`: leave it out."
                 )
 
-    def _columns(self, gene_ids) -> Columns:
+    def _columns(self, gene_ids, vocabulary: GeneVocabulary | None = None) -> Columns:
         """The columns that gene ids stand for, checked; those of arrays that nobody can change are kept for later."""
-        vocabulary = self.tokenizer.gene_vocabulary
+        vocabulary = self.tokenizer.gene_vocabulary if vocabulary is None else vocabulary
         made_for, columns = self._made_columns.get(id(gene_ids), (None, None))
         if made_for is not None and made_for[0] is gene_ids and made_for[1] is vocabulary:
             return columns
@@ -283,7 +292,7 @@ class CellEncoder:
             )
         return tokens
 
-    def _model_setting(self) -> Setting:
+    def model_setting(self) -> Setting:
         """What encodings are told of the model; their tables are made once for the same tokenizer and parameters."""
         extractor, vocabulary = self.feature_extractor, self.tokenizer.gene_vocabulary
         setting = Setting(extractor, self._layout(), self._special_ids(), vocabulary)

@@ -23,13 +23,14 @@ from .augmenter import Augmenter
 from .token_buffer import TokenBuffer
 
 if TYPE_CHECKING:
+    from ...tokenization.encodings.encoding import Setting
     from ...tokenization.processing_cell import CellProcessor
     from ..contents import Contents
 
 Batch = dict[str, np.ndarray]
 
-# cells that are read and encoded together: few enough that what is read is still in the cache when it is encoded
-_CELLS_AT_ONCE = 256
+# cells that are read and encoded together: many enough for what is done once for them, few enough for two threads
+_CELLS_AT_ONCE = 512
 
 _THREADS = 2
 
@@ -163,8 +164,9 @@ class WindowReader:
         ids = np.empty(sum(map(len, rows.values())), np.uint64)
         # a process that was forked has the threads of its parent by name only
         if self._workplace is None or self._workplace.process != os.getpid():
-            types = self._corpus.processor.token_types
-            self._workplace = _Workplace([TokenBuffer(types, self._empty) for _ in range(self._n_buffers)])
+            processor = self._corpus.processor
+            buffers = [TokenBuffer(processor.token_types, self._empty) for _ in range(self._n_buffers)]
+            self._workplace = _Workplace(buffers, processor.model_setting())
         buffer, submit = self._workplace.next_buffer(len(ids) * self._n_views), self._workplace.threads.submit
         parts = [submit(self._encode, number, part, ids, buffer) for part in _parts(rows, used)]
         return _Begun(number, used, rows, ids, buffer, parts)
@@ -265,16 +267,17 @@ class WindowReader:
             False where they are compressed, or not sound.
         """
         corpus, processor = self._corpus, self._corpus.processor
+        scratch, setting = self._workplace.scratch, self._workplace.setting
         with ExitStack() as stack:
             with self._workplace.reading:
                 stored = stack.enter_context(corpus.opened(part.source).stored_rows())
-            room = None if stored is None else processor.stored_room(stored, part.rows, gene_ids)
+            room = None if stored is None else processor.stored_room(stored, part.rows, gene_ids, setting)
             if room is None:
                 return False
             with_values = "expression_values" in processor.model_input_names
             out = stack.enter_context(buffer.room(room, part.places, with_values=with_values))
             return processor.encode_stored(
-                stored, part.rows, gene_ids, out, cell_ids=ids, **self._keys, scratch=self._workplace.scratch
+                stored, part.rows, gene_ids, out, cell_ids=ids, **self._keys, scratch=scratch, setting=setting
             )
 
     def _tokens(
@@ -320,8 +323,8 @@ class WindowReader:
 class _Workplace:
     """What the threads of one process work with."""
 
-    def __init__(self, buffers: Iterable[TokenBuffer]) -> None:
-        self.process = os.getpid()
+    def __init__(self, buffers: Iterable[TokenBuffer], setting: "Setting") -> None:
+        self.process, self.setting = os.getpid(), setting
         self.threads = ThreadPoolExecutor(_THREADS, "sclm-read")
         self.reading = threading.Lock()
         self._own = threading.local()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import CorpusError
-from ...tokenization.encodings.keys import hash_names
+from ...tokenization.encodings.keys import hash_joined, hash_names
 from ..cell_source import CategoricalColumn
 from ..containment import refuse_stored_elsewhere
 from ..stored_arrays import (
@@ -173,7 +173,14 @@ def hash_index(frame: Any) -> np.ndarray:
 
 def hash_texts(values: np.ndarray) -> np.ndarray:
     """(entries,) uint64, what `hash_names` gives of entries of an array of text."""
-    return hash_names(_texts(values.tolist()))
+    items = values.tolist()
+    if set(map(type, items)) == {bytes}:
+        # as in `_as_strings`, and nobody needs the names themselves
+        text = b"\0".join(items)
+        if text.count(0) == len(items) - 1:
+            text.decode()
+            return hash_joined(text, len(items))
+    return hash_names(list(map(_text, items)))
 
 
 def index_values(frame: Any) -> Any:
@@ -361,15 +368,6 @@ def _decoded(names: bytes) -> np.ndarray:
     decoded = np.array(names.decode().split("\0"), dtype=object)
     decoded.flags.writeable = False
     return decoded
-
-
-def _texts(items: list) -> list[str]:
-    if set(map(type, items)) == {bytes}:
-        # as in `_as_strings`
-        texts = b"\0".join(items).decode().split("\0")
-        if len(texts) == len(items):
-            return texts
-    return list(map(_text, items))
 
 
 def _text(value: Any) -> str:

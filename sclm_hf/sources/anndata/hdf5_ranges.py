@@ -16,7 +16,7 @@ from ..stored_arrays import is_of_h5py
 _KERNEL_TYPES = [np.dtype(kind) for kind in (np.float32, np.float64, np.int32, np.int64)]
 
 # finding out where all chunks lie costs about as much as some reads through h5py: not worth it for a file among many
-_READS_BEFORE_LOOKING = 16
+_READS_BEFORE_LOOKING = 4
 
 
 def memory_type(stored: np.dtype) -> np.dtype:
@@ -121,9 +121,9 @@ def _plain_chunks(dataset: Any) -> tuple[np.ndarray, int] | None:
     size, chunks = dataset.chunks[0], []
     dataset.id.chunk_iter(chunks.append)
     offsets = np.full(-(-dataset.size // size), -1, np.int64)
-    for chunk in chunks:
-        if chunk.chunk_offset[0] // size < offsets.size:
-            offsets[chunk.chunk_offset[0] // size] = chunk.byte_offset
+    numbers = np.array([chunk.chunk_offset[0] for chunk in chunks], np.int64) // size
+    inside = numbers < offsets.size
+    offsets[numbers[inside]] = np.array([chunk.byte_offset for chunk in chunks], np.int64)[inside]
     return (offsets, size) if (offsets >= 0).all() else None
 
 

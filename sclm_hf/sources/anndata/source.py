@@ -36,6 +36,9 @@ from .hdf5_ranges import RangeReader, memory_type
 # a matrix stored by columns has to be turned around in memory: values and indices of that many entries take 2 GB
 _MAX_CSC_ENTRIES = 2**28
 
+# a name among others costs as much as so many when all are read
+_NAMES_FOR_ONE = 32
+
 
 class AnnDataSource:
     """An AnnData on disk whose rows are read when they are asked for; sub-classes open it.
@@ -308,10 +311,10 @@ class _OpenStore:
     def some_cell_ids(self, rows: np.ndarray, spans_of: Callable) -> np.ndarray:
         """(cells,) uint64 made from the names of the cells `rows`.
 
-        Of many files a few cells each are read; so only when an eighth of the names was asked for, all are read.
+        Of many files a few cells each are read; so all names are read only when a share of them was asked for.
         """
         self._n_named += len(rows)
-        if "cell_ids" in vars(self) or 8 * self._n_named > self._shape[0] or not is_of_h5py(self._names):
+        if "cell_ids" in vars(self) or _NAMES_FOR_ONE * self._n_named > self._shape[0] or not is_of_h5py(self._names):
             return self.cell_ids[rows]
         spans = spans_of(rows)
         parts = [self._names[start:stop] for start, stop in spans]

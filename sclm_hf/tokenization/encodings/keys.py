@@ -216,11 +216,16 @@ def hash_names(names: Sequence[str]) -> np.ndarray:
         ExpressionError: a name contains the character NUL.
     """
     names = [str(name) for name in names]
-    text = np.frombuffer(("\0".join(names) + "\0").encode(), np.uint8)
-    if np.count_nonzero(text == 0) != max(len(names), 1):
+    text = "\0".join(names).encode()
+    if text.count(0) != max(len(names) - 1, 0):
         name = next(name for name in names if "\0" in name)
         raise ExpressionError(f"The name {name!r} contains the character NUL: rename the cell.")
-    hashes = np.empty(len(names), np.uint64)
-    if names:
-        _hash_separated(text, hashes)
+    return hash_joined(text, len(names))
+
+
+def hash_joined(text: bytes, n_names: int) -> np.ndarray:
+    """What [`hash_names`] gives of names in UTF-8 that stand in one text, parted by the character NUL."""
+    hashes = np.empty(n_names, np.uint64)
+    if n_names:
+        _hash_separated(np.frombuffer(text + b"\0", np.uint8), hashes)
     return hashes
