@@ -16,7 +16,7 @@ from ..stored_arrays import is_of_h5py
 _KERNEL_TYPES = [np.dtype(kind) for kind in (np.float32, np.float64, np.int32, np.int64)]
 
 # finding out where all chunks lie costs about as much as some reads through h5py: not worth it for a file among many
-_READS_BEFORE_LOOKING = 4
+_READS_BEFORE_LOOKING = 10
 
 
 def memory_type(stored: np.dtype) -> np.dtype:

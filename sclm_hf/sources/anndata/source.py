@@ -37,7 +37,7 @@ from .hdf5_ranges import RangeReader, memory_type
 _MAX_CSC_ENTRIES = 2**28
 
 # a name among others costs as much as so many when all are read
-_NAMES_FOR_ONE = 32
+_NAMES_FOR_ONE = 16
 
 
 class AnnDataSource:
