@@ -33,9 +33,9 @@ def halves(seed: int = 0) -> dict[str, anndata.AnnData]:
     rna, peaks = cells[:, ~is_peak].copy(), cells[:, is_peak].copy()
     starts = table.loc[peaks.var_names]
     peaks.X = csr_matrix((peaks.X > 0).astype(np.float32))
-    peaks.var_names = [f"{one.chrom}:{one.tss}-{one.tss + 500}" for one in starts.itertuples()]
-    peaks.var_names_make_unique()
-    return {"rna": rna, "atac": peaks[:, ~peaks.var_names.str.contains(r"-\d+-\d+$")].copy()}
+    names = pandas.Index([f"{one.chrom}:{one.tss}-{one.tss + 500}" for one in starts.itertuples()])
+    peaks.var_names = names
+    return {"rna": rna, "atac": peaks[:, ~names.duplicated()].copy()}
 
 
 def scores_of(types: np.ndarray, clusters: np.ndarray) -> dict[str, float]:

@@ -10,6 +10,7 @@ from scipy import sparse
 from transformers import BatchFeature
 
 from sclm_hf.errors import ConfigurationError, ExpressionError, require
+from sclm_hf.logging import warn
 
 from ..cells import Counts, of_genes, read_counts
 from ..pairing import paired
@@ -84,6 +85,11 @@ class MarsGTProcessor(SpecialistProcessor):
         processor._potential()
         found = initial_clusters(rna, processor.n_neighbours, processor.resolution)
         processor.clusters = found.tolist()
+        if found.max() == 0:
+            warn(
+                "All cells are in one initial cluster, so that MarsGT will find one: raise `resolution` (`--set "
+                "resolution=1`) if there are several kinds of cells."
+            )
         return processor
 
     def config_settings(self) -> dict[str, Any]:

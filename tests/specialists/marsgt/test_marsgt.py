@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from anndata import AnnData
+from anndata import AnnData, read_h5ad
 from scipy.sparse import csr_matrix
 from sklearn.metrics import adjusted_rand_score
 from torch.nn import functional as F
 
 import sclm_hf
-from sclm_hf.errors import ConfigurationError, ExpressionError
+from sclm_hf.errors import ConfigurationError, ExpressionError, SclmWarning
 from sclm_hf.opening.specialists import load_specialist
 from sclm_hf.registry.specialists import SPECIALISTS
 from sclm_hf.specialists.marsgt.clusters_marsgt import numbered_by_size
@@ -18,6 +18,7 @@ from sclm_hf.specialists.marsgt.losses_marsgt import distribution_loss, pair_wei
 from sclm_hf.specialists.marsgt.modeling_marsgt import MarsGTModel
 from sclm_hf.specialists.marsgt.processing_marsgt import MarsGTProcessor
 from sclm_hf.specialists.marsgt.sampling_marsgt import draw_features
+from sclm_hf.tasks.files.file_to_file import run_files
 
 from ..common import SpecialistTester, close, gene_positions, golden_arrays, open_golden, paired_cells
 
@@ -106,6 +107,22 @@ def test_what_the_verb_adds(folder):
     assert found.obs["sclm_cluster_is_rare"].dtype == bool and found.obsm["X_marsgt"].shape == (60, 16)
     record = found.uns["sclm_hf"]["sclm_cluster"]
     assert record["shares"].sum() == pytest.approx(1) and record["method"] == "MarsGT"
+
+
+def test_files(folder, tmp_path):
+    cells = paired_cells()
+    for name, one in cells.items():
+        one.write_h5ad(tmp_path / f"{name}.h5ad")
+    run_files("cluster", tmp_path / "rna.h5ad", tmp_path / "out.h5ad", folder, other=tmp_path / "atac.h5ad")
+    found = read_h5ad(tmp_path / "out.h5ad").obs["sclm_cluster"].astype(str)
+    expected = sclm_hf.cluster(cells["rna"], model=folder, other=cells["atac"]).obs["sclm_cluster"]
+    assert (found == expected.astype(str)).all()
+
+
+def test_a_single_initial_cluster_is_told():
+    cells = paired_cells()
+    with pytest.warns(SclmWarning, match="in one initial cluster"):
+        MarsGTProcessor.fit(cells, **TestMarsGT.settings | {"resolution": 1e-4, "n_neighbours": 59})
 
 
 def test_it_learns_the_initial_clusters(tmp_path):
