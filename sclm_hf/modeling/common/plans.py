@@ -13,7 +13,7 @@ SPLIT = {
     "layers.*.linear2": "rowwise",
 }
 """The same models: heads and the feed-forward width are divided over processes. scBERT and CellPLM have no such plan:
-their attention sums over heads that a process would not have."""
+the features of scBERT's attention are drawn for all heads together, and CellPLM was not equal."""
 
 SHARDED_BERT = {"embeddings.word_embeddings": "free_full_weight", "encoder.layer.*": "free_full_weight"}
 SPLIT_BERT = {
