@@ -12,6 +12,7 @@ from ...errors import ConfigurationError, require
 from ..cells import read_counts
 from ..classifying import named
 from ..processing import Examples, SpecialistProcessor
+from ..transductive import names_of
 from .genome_protrait import read_peaks, read_windows
 
 
@@ -149,11 +150,7 @@ class PROTRAITProcessor(SpecialistProcessor):
 
     def _read_cells(self, cells: Any) -> None:
         """Read names of cells, and labels where there are some."""
-        if not hasattr(cells, "obs_names"):
-            raise ConfigurationError(f"The cells must be an AnnData, got {type(cells).__name__}.")
-        if not cells.obs_names.is_unique:
-            raise ConfigurationError("Cells have the same name: PROTRAIT knows them by it; tell them apart before.")
-        self.cell_names = [str(name) for name in cells.obs_names]
+        self.cell_names = names_of(cells, "PROTRAIT")
         if self.label_key is None:
             return
         if self.label_key not in cells.obs:

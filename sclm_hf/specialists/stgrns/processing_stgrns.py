@@ -136,7 +136,7 @@ class STGRNSProcessor(SpecialistProcessor):
         return BatchFeature(inputs, tensor_type=return_tensors)
 
     def examples(self, cells: Any, seed: int) -> Examples:
-        chosen, labels = self._pairs_to_learn(np.random.default_rng([seed, 1]))
+        chosen, labels = self.pairs_to_learn(np.random.default_rng([seed, 1]))
         rows, columns = np.divmod(chosen, len(self.genes))
         of_regulators, of_targets = self.values(cells, self.regulators), self.values(cells, self.genes)
 
@@ -173,6 +173,17 @@ class STGRNSProcessor(SpecialistProcessor):
             for place, names in ((row_of, regulators), (column_of, targets))
         )
         return learnt[np.ix_(rows, columns)] & (rows >= 0)[:, None] & (columns >= 0)
+
+    def pairs_to_learn(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of the pairs to learn from, row by row of (regulators, genes), and 1 for those that are edges."""
+        pairs = np.setdiff1d(self._candidates(), self.held_out)
+        is_edge = np.isin(pairs, self.edges)
+        if is_edge.all():
+            raise ConfigurationError("Every pair is a known edge: there is nothing to tell them from.")
+        if self.pairs == "balanced":
+            chosen = np.concatenate([np.flatnonzero(is_edge), self._balance(pairs, is_edge, rng)])
+            pairs, is_edge = pairs[chosen], is_edge[chosen]
+        return pairs, is_edge.astype(np.int64)
 
     def _logarithms(self, counts: Counts) -> np.ndarray:
         """(cells, genes) float32."""
@@ -263,17 +274,6 @@ class STGRNSProcessor(SpecialistProcessor):
                 f"Of {len(self.edges):,} known edges of {len(self.regulators):,} regulators, `split={self.split!r}` "
                 f"leaves {len(left):,} to learn from: give a larger network, or another `test_share`."
             )
-
-    def _pairs_to_learn(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of pairs, and 1 for those that are edges."""
-        pairs = np.setdiff1d(self._candidates(), self.held_out)
-        is_edge = np.isin(pairs, self.edges)
-        if is_edge.all():
-            raise ConfigurationError("Every pair is a known edge: there is nothing to tell them from.")
-        if self.pairs == "balanced":
-            chosen = np.concatenate([np.flatnonzero(is_edge), self._balance(pairs, is_edge, rng)])
-            pairs, is_edge = pairs[chosen], is_edge[chosen]
-        return pairs, is_edge.astype(np.int64)
 
     def _balance(self, pairs: np.ndarray, is_edge: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Places of pairs without an edge, as many as there are edges, of the same regulators as far as there are."""

@@ -71,16 +71,19 @@ def score_by_specialist(cells: "NetworkCells") -> np.ndarray:
 def without_seen(known: KnownPairs, cells: "NetworkCells") -> KnownPairs:
     """The pairs to compare scores with, without those that the model was told of in training.
 
+    As everywhere, they are of regulators with an edge among them.
+
     Raises:
         ConfigurationError: none is left.
     """
     if not isinstance(cells.loaded, LoadedSpecialist):
         return known
-    tested = known.tested & ~cells.loaded.processor.seen_pairs(*_names(cells))
-    edges = known.edges & tested
+    unseen = known.tested & ~cells.loaded.processor.seen_pairs(*_names(cells))
+    edges = known.edges & unseen
+    tested = unseen & edges.any(axis=1, keepdims=True)
     if not edges.any() or edges[tested].all():
         raise ConfigurationError(
-            f"{cells.loaded.record.title} was told of all but {int(tested.sum()):,} of {int(known.tested.sum()):,} "
+            f"{cells.loaded.record.title} was told of all but {int(unseen.sum()):,} of {int(known.tested.sum()):,} "
             "pairs in training, which leaves nothing to compare: hold regulators out then (`split`, `--set "
             "split=regulators`), or leave out `network` (`--network`)."
         )

@@ -5,8 +5,10 @@ import pandas
 import pytest
 import torch
 from anndata import AnnData
+from typer.testing import CliRunner
 
 import sclm_hf
+from sclm_hf.cli.main import make_app
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.specialists.stgrns.processing_stgrns import STGRNSProcessor
 
@@ -108,7 +110,7 @@ def test_pairs_are_balanced_within_regulators_or_all(network_file):
     cells = labelled_cells()
     balanced = STGRNSProcessor.fit(cells, network=str(network_file), **SMALL)
     assert balanced.regulators == [f"GENE{number}" for number in range(4)]
-    chosen, labels = balanced._pairs_to_learn(np.random.default_rng(0))
+    chosen, labels = balanced.pairs_to_learn(np.random.default_rng(0))
     rows = chosen // len(balanced.genes)
     assert labels.sum() == len(NETWORK) and len(labels) == 2 * len(NETWORK)
     assert np.array_equal(np.bincount(rows[labels == 1]), np.bincount(rows[labels == 0]))
@@ -125,7 +127,7 @@ def test_what_is_held_out_is_not_learnt(split):
     processor = STGRNSProcessor.fit(
         labelled_cells(), network=NETWORK, split=split, test_share=0.25, pairs="all", **SMALL
     )
-    chosen, labels = processor._pairs_to_learn(np.random.default_rng(0))
+    chosen, labels = processor.pairs_to_learn(np.random.default_rng(0))
     assert not set(chosen) & set(processor.held_out)
     assert labels.sum() == 12
     seen = processor.seen_pairs(["ELSEWHERE", *processor.regulators], processor.genes)
@@ -147,6 +149,20 @@ def test_cells_stand_in_the_order_of_a_column(tmp_path):
         ordered(cells, **pair)
     with pytest.raises(ConfigurationError, match="'age' is no column"):
         fit(tmp_path / "x", order_key="age")
+
+
+def test_files_to_network(tmp_path, network_file):
+    cells, known = tmp_path / "cells.h5ad", str(network_file)
+    labelled_cells().write_h5ad(cells)
+    settings = ["--set", f"network={known}", "--set", "window_size=10", "--set", "min_share=0", "--set", "split=pairs"]
+    model, edges = str(tmp_path / "model"), str(tmp_path / "edges.tsv")
+    run = CliRunner().invoke(make_app(), ["fit", "stgrns", str(cells), "-o", model, "--epochs", "1", *settings])
+    assert run.exit_code == 0, run.output
+    given = ["grn", str(cells), edges, "--model", model, "--network", known, "--regulators", "GENE0,GENE1,GENE2"]
+    run = CliRunner().invoke(make_app(), given)
+    assert run.exit_code == 0, run.output
+    assert "stgrns: AUPRC ratio" in run.output
+    assert set(pandas.read_csv(edges, sep="\t")["evidence"]) == {"stgrns"}
 
 
 def test_what_cannot_be_learnt_from_is_refused(tmp_path):
