@@ -1,16 +1,16 @@
-"""`sclm-hf export sentence-transformers MODEL OUTPUT`."""
+"""`sclm-hf export sentence-transformers MODEL OUTPUT` and `sclm-hf export with-code FOLDER OUTPUT`."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-export = typer.Typer(help="Models in the forms of other libraries.", no_args_is_help=True)
+export = typer.Typer(help="Models for where this package is not.", no_args_is_help=True)
 
 
 @export.callback()
 def _about() -> None:
-    """Models in the forms of other libraries."""
+    """Models for where this package is not."""
 
 
 @export.command("sentence-transformers")
@@ -29,4 +29,19 @@ def sentence_transformers(
         f"Wrote {folder}. Open it with `sclm_hf.hub.sentence_transformers.open_sentence_transformer`, or with "
         f"`SentenceTransformer({str(folder)!r}, trust_remote_code=True)`: the library asks for this of any class that "
         "is not its own, and the folder holds no code."
+    )
+
+
+@export.command("with-code")
+def with_code(
+    folder: Annotated[Path, typer.Argument(help="Folder of a model with its processor.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write; it must be empty or not exist.")],
+) -> None:
+    """Write a copy of a model that brings its code, for transformers where this package is not installed."""
+    from ..hub.remote_code import export_with_code
+
+    exported = export_with_code(folder, output)
+    typer.echo(
+        f"Wrote {exported}. Without this package it opens with `AutoModel.from_pretrained({str(exported)!r}, "
+        "trust_remote_code=True)`, and so do its processor and tokenizer."
     )

@@ -16,6 +16,10 @@ def push(
     revision: Annotated[str | None, typer.Option(help="Branch, created if there is none.")] = None,
     message: Annotated[str | None, typer.Option(help="Title of the commit.")] = None,
     pull_request: Annotated[bool, typer.Option("--pull-request", help="Open a pull request instead.")] = False,
+    with_code: Annotated[
+        bool,
+        typer.Option("--with-code", help="Add the code that opens the model where this package is not."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Push weights that may not be hosted again.")] = False,
 ) -> None:
     """Push FOLDER to the Hugging Face Hub in one commit; log in with `hf auth login`, or set HF_TOKEN."""
@@ -29,6 +33,7 @@ def push(
         revision=revision,
         commit_message=message,
         create_pr=pull_request,
+        with_code=with_code,
         force=force,
     )
     typer.echo(f"Pushed {folder}: {commit.pr_url or commit.commit_url}")

@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._version import __version__
 from ..adapters.settings import read_adapter_settings
 from ..cards import render
 from ..errors import CheckpointError, ConfigurationError
@@ -90,6 +92,7 @@ class CardFacts:
         cell_encoder: family of the cell encoder, of a model of cells and text that has one.
         text_model: what its text model is.
         text_license: the licence of that text model, as far as known.
+        brings_code: whether the folder holds the code that opens it (`hub.remote_code`).
     """
 
     title: str
@@ -117,6 +120,7 @@ class CardFacts:
     cell_encoder: str | None = None
     text_model: str | None = None
     text_license: str | None = None
+    brings_code: bool = False
 
     def __post_init__(self) -> None:
         has_encoder = self.cell_encoder or self.family == LANGUAGE_MODEL.name
@@ -147,7 +151,11 @@ class CardFacts:
 
     def save(self, path: str | Path) -> None:
         """Write the facts as JSON."""
-        write_text(path, json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
+        write_text(path, self.to_json())
+
+    def to_json(self) -> str:
+        """The facts as JSON."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def load(cls, path: str | Path) -> "CardFacts":
@@ -200,6 +208,7 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
         base_model=read_adapter_settings(str(folder)).get("base_model_name_or_path") if is_adapter else None,
         is_adapter=is_adapter,
         label_names=list(config.get("id2label", {}).values()) if classifies else [],
+        brings_code="auto_map" in config,
         **_compared(folder),
     )
 
@@ -304,7 +313,17 @@ def render_card(facts: CardFacts) -> "ModelCard":
     examples += [composite.usage] if composite and composite.usage else []
     usage = (_READING + "\n\n".join(examples)).format(model=facts.model, family=facts.family)
     what = {"family": family, "composite": composite, "specialist": specialist}
-    return ModelCard(render("model_card", card_data=data.to_yaml(), facts=facts, usage=usage, **what))
+    code = code_section(facts.model) if facts.brings_code else ""
+    return ModelCard(render("model_card", card_data=data.to_yaml(), facts=facts, usage=usage, code=code, **what))
+
+
+def code_section(model: str) -> str:
+    """What a card says of code that its folder brings.
+
+    Args:
+        model: what users load.
+    """
+    return render("code", model=model, sclm_version=__version__, transformers_version=version("transformers")).rstrip()
 
 
 def write_card(facts: CardFacts, folder: str | Path) -> Path:

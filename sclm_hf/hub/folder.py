@@ -23,12 +23,12 @@ class PushFolder:
     """The files of a folder that a push sends.
 
     Attributes:
-        files: path in the repository -> file here.
+        files: path in the repository -> file here, or its content.
         left_out: paths of the folder that stay here.
         base_models: repositories that the adapter and the card name as base.
     """
 
-    files: dict[str, Path]
+    files: dict[str, Path | bytes]
     left_out: tuple[str, ...]
     base_models: tuple[str, ...]
 
@@ -53,7 +53,7 @@ def read_folder(folder: str | Path, repo_id: str, *, repo_type: str = "model", f
         raise ConfigurationError(f"`repo_type` must be 'model' or 'dataset', got {repo_type!r}.")
     if not folder.is_dir():
         raise ConfigurationError(f"`{folder}` is not a folder: give the one that training or converting wrote.")
-    files, left_out = _list_files(folder)
+    files, left_out = list_files(folder)
     error_class = CheckpointError if repo_type == "model" else CorpusError
     if pickles := [path for path, file in files.items() if file.suffix in _PICKLES]:
         raise error_class(
@@ -68,7 +68,8 @@ def read_folder(folder: str | Path, repo_id: str, *, repo_type: str = "model", f
     return PushFolder(files, left_out, tuple(dict.fromkeys(base_models)))
 
 
-def _list_files(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+def list_files(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Path in the repository -> file, of all that goes to others; and the paths of what stays here."""
     files, left_out = {}, []
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         path = file.relative_to(folder)

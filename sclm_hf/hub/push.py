@@ -1,5 +1,6 @@
 """Pushing a folder to the Hub in one commit, so that the repository is never anything between the old and the new."""
 
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from ..logging import get_logger
 from ..opening.files import ADAPTED_CONFIG, ADAPTER_CONFIG
 from ..opening.partners import PARTNERS_FILE
 from .folder import PushFolder, read_folder, unusable_base
+from .remote_code import CODE_FILES, files_with_code
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
@@ -25,6 +27,7 @@ _REPLACED = (
     ADAPTER_CONFIG,
     ADAPTED_CONFIG,
     PARTNERS_FILE,
+    CODE_FILES,
 )
 
 
@@ -38,6 +41,7 @@ def push_to_hub(
     token: str | None = None,
     commit_message: str | None = None,
     create_pr: bool = False,
+    with_code: bool = False,
     force: bool = False,
 ) -> "CommitInfo":
     """Push a folder with a model, an adapter or dataset shards, and its card, in one commit.
@@ -59,6 +63,8 @@ def push_to_hub(
         token: access token; otherwise the one that `hf auth login` keeps.
         commit_message: title of the commit.
         create_pr: open a pull request instead of changing the branch. Repeated, it opens another one.
+        with_code: add the code that opens the model where this package is not installed, as
+            `remote_code.export_with_code` does; the folder here stays as it is.
         force: push a family whose weights may not be hosted again.
 
     Returns:
@@ -73,6 +79,8 @@ def push_to_hub(
             the new state.
     """
     content = read_folder(folder, repo_id, repo_type=repo_type, force=force)
+    if with_code:
+        content = _with_code(folder, content, repo_type)
     if content.left_out:
         logger.warning("%d files stay here, for example %s.", len(content.left_out), content.left_out[0])
     message = commit_message or f"Upload with sclm_hf {__version__}"
@@ -100,6 +108,13 @@ def push_to_hub(
             f"Pushing to `{repo_id}` failed: {error}\nThe repository holds either what it held before or all of the "
             "folder; log in if need be (`hf auth login`, or HF_TOKEN), and push again."
         ) from error
+
+
+def _with_code(folder: str | Path, content: PushFolder, repo_type: str) -> PushFolder:
+    if repo_type != "model":
+        raise ConfigurationError("`with_code` (`--with-code`) is for models: leave it out.")
+    added = {path: text.encode() for path, text in files_with_code(folder).items()}
+    return replace(content, files=content.files | added)
 
 
 def _check_bases_exist(api: "HfApi", folder: str | Path, content: PushFolder) -> None:

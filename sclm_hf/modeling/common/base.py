@@ -38,6 +38,9 @@ class SclmModelMixin:
     def __init__(self, config: PreTrainedConfig, *args, **kwargs):
         # what is changed at loading, or by hand, was not looked at
         config.validate()
+        if self._auto_class is None:
+            # the folder that it came from brought code; what is saved will not
+            vars(config).pop("auto_map", None)
         super().__init__(config, *args, **kwargs)
 
     @classmethod

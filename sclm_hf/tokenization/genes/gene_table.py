@@ -5,7 +5,8 @@ import gzip
 import re
 from dataclasses import dataclass
 from enum import IntEnum
-from importlib import resources
+
+from .table_files import packed_table
 
 AMBIGUOUS = -1
 
@@ -103,5 +104,4 @@ def mouse_orthologs() -> dict[str, tuple[Step, tuple[str, ...]]]:
 
 
 def _rows(name: str) -> list[str]:
-    packed = resources.files(__package__).joinpath("data", name).read_bytes()
-    return gzip.decompress(packed).decode("utf-8").split("\n")[1:-1]
+    return gzip.decompress(packed_table(name)).decode("utf-8").split("\n")[1:-1]

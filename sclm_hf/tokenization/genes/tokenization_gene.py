@@ -155,7 +155,11 @@ class GeneTokenizer(TokenizersBackend):
         settings = resolved_vocab_files.get("tokenizer_config_file")
         if settings is not None and read_json_object(Path(settings)).get("truncation_side") == _NOTICE:
             kwargs.setdefault("truncation_side", cls.truncation_side)
-        return super()._from_pretrained(resolved_vocab_files, name, init_configuration, *args, **kwargs)
+        tokenizer = super()._from_pretrained(resolved_vocab_files, name, init_configuration, *args, **kwargs)
+        if cls._auto_class is None:
+            # the folder that it came from brought code; what is saved will not
+            tokenizer.init_kwargs.pop("auto_map", None)
+        return tokenizer
 
     def _add_tokens(self, new_tokens, special_tokens: bool = False) -> int:
         # the backend numbers new tokens by the count of tokens, an id that may be taken where ids have gaps, and finds

@@ -1,0 +1,253 @@
+"""Folders that bring their code: `AutoModel.from_pretrained(folder, trust_remote_code=True)` opens them without us."""
+
+import base64
+import dataclasses
+import functools
+import json
+import shutil
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from .._version import __version__
+from ..errors import CheckpointError, ConfigurationError
+from ..files import new_folder, read_json_object, read_text_file, write_text
+from ..opening.families import read_config
+from ..opening.files import ADAPTER_CONFIG, require_readable, weight_files
+from ..registry import FAMILIES, Family
+from ..tokenization.genes.table_files import packed_table
+from .card import FACTS_FILE, CardFacts, code_section, render_card
+from .flat_modules import PREFIX, flat_name, flatten, third_party
+from .folder import list_files
+
+ENTRY = f"{PREFIX}code"
+"""The module that holds the classes that `auto_map` names."""
+
+CODE_FILES = f"{PREFIX}*.py"
+"""Pattern of the names of all files of code."""
+
+_TOKENIZER = "sclm_hf.tokenization.genes.tokenization_gene"
+_EXTRACTOR = "sclm_hf.tokenization.feature_extraction_expression"
+_REGISTRY = "sclm_hf.registry"
+_TABLE_FILES = "sclm_hf.tokenization.genes.table_files"
+_TABLES = ("human_genes.tsv.gz", "mouse_orthologs.tsv.gz")
+
+_NOTICE = f"""\
+# {{what}}
+# Written by `sclm-hf export with-code` of sclm_hf {__version__}.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+
+
+def export_with_code(folder: str | Path, output: str | Path) -> Path:
+    """Write a copy of a model that transformers opens where this package is not installed.
+
+    It holds the classes of the model's family and all that they need as files of Python, and says in `auto_map` where
+    they are. Results are the same to the last bit. What stays here: verbs, training, adapters' defaults, converters.
+
+    Args:
+        folder: folder of a model with its processor.
+        output: folder to write; it must be empty or not exist.
+
+    Returns:
+        `output`.
+
+    Raises:
+        CheckpointError: `folder` holds no model of a family with its processor, or no weights as safetensors.
+        ConfigurationError: something is at `output` already.
+    """
+    folder, output = Path(folder), Path(output)
+    written = files_with_code(folder)
+    files, _ = list_files(folder)
+    with new_folder(output) as unfinished:
+        for path, file in files.items():
+            # the code of an earlier export makes room for that of this one
+            if path not in written and not fnmatch(path, CODE_FILES):
+                (unfinished / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, unfinished / path)
+        for path, text in written.items():
+            write_text(unfinished / path, text)
+    return output
+
+
+def files_with_code(folder: str | Path) -> dict[str, str]:
+    """What a copy of a model needs beside its other files to bring its code.
+
+    Args:
+        folder: folder of a model with its processor.
+
+    Returns:
+        File name -> text: the modules, and the configurations and the card that name them.
+
+    Raises:
+        CheckpointError: it holds no model of a family with its processor, or no weights as safetensors.
+    """
+    folder = Path(folder)
+    family = _family(folder)
+    return _code(family.name) | _settings(folder, family) | _card(folder)
+
+
+def _family(folder: Path) -> Family:
+    if not folder.is_dir():
+        raise ConfigurationError(f"`{folder}` is not a folder: give the one that training or converting wrote.")
+    require_readable(str(folder))
+    if (folder / ADAPTER_CONFIG).exists():
+        raise CheckpointError(f"`{folder}` holds an adapter: export the model with the adapter merged into it.")
+    model_type = read_config(str(folder)).get("model_type")
+    if model_type not in FAMILIES:
+        raise CheckpointError(
+            f"`{folder}` holds a `{model_type}` model, whose code cannot be exported: expected one of "
+            f"{', '.join(sorted(FAMILIES))}. A stock model beside our processor becomes one when its family's class "
+            "opens and saves it."
+        )
+    weight_files(str(folder))
+    for name in ("processor_config.json", "tokenizer_config.json"):
+        if not (folder / name).exists():
+            raise CheckpointError(f"`{folder}` holds no `{name}`: save the model's processor there.")
+    return FAMILIES[model_type]
+
+
+@functools.cache
+def _code(name: str) -> dict[str, str]:
+    """File name -> text of every module that a family needs."""
+    family = FAMILIES[name]
+    modules = [
+        family.configuration_module,
+        family.modeling_module,
+        _TOKENIZER,
+        _EXTRACTOR,
+        family.processor_module,
+    ]
+    texts = flatten(modules, {_REGISTRY: _registry(family), _TABLE_FILES: _table_files()})
+    files = {
+        f"{flat_name(module)}.py": _NOTICE.format(what=f"`{module}`, its imports changed to fit one folder.") + text
+        for module, text in texts.items()
+    }
+    entry = _entry(family, third_party(texts.values()))
+    return files | {f"{ENTRY}.py": _NOTICE.format(what="The way into the modules beside it.") + entry}
+
+
+def _entry(family: Family, packages: list[str]) -> str:
+    models = sorted({*family.models, *family.auto_classes.values()})
+    homes = {
+        family.configuration_module: [family.config],
+        family.modeling_module: models,
+        _TOKENIZER: [family.tokenizer],
+        _EXTRACTOR: [family.feature_extractor],
+        family.processor_module: [family.processor],
+    }
+    imports = [f"import {package}" for package in packages]
+    imports += ["", *(f"from .{flat_name(home)} import (\n    {_listed(names)}\n)" for home, names in homes.items())]
+    others = [name for names in homes.values() for name in names if name not in models]
+    return _ENTRY.format(imports="\n".join(imports), models=_listed(models), others=_listed(others))
+
+
+def _listed(names: list[str]) -> str:
+    return ",\n    ".join(names) + ","
+
+
+_ENTRY = '''\
+"""The classes that `auto_map` names.
+
+All come from here, so that configuration, model, tokenizer and processor share one copy of the modules. The packages
+are named first, so that transformers says which of them are not installed.
+"""
+
+{imports}
+
+_MODELS = (
+    {models}
+)
+for _model in _MODELS:
+    # transformers looks for an attention in the file that the class says it is from, and remembers the answer
+    _model._can_set_attn_implementation()
+_OTHERS = (
+    {others}
+)
+for _class in (*_MODELS, *_OTHERS):
+    # `save_pretrained` takes along that file and all that it imports, which is everything
+    _class.__module__ = __name__
+'''
+
+
+def _registry(family: Family) -> str:
+    home = f"{_REGISTRY}.{family.name}"
+    return f'''\
+"""The one family whose code is here."""
+
+from sclm_hf.errors import ConfigurationError
+from {home} import FAMILY
+
+
+def get_family(name):
+    if name != FAMILY.name:
+        raise ConfigurationError(f"Here is the code of `{{FAMILY.name}}` alone: for `{{name}}` install sclm_hf.")
+    return FAMILY
+'''
+
+
+def _table_files() -> str:
+    """The gene tables as a module: transformers' loader takes along nothing but Python."""
+    tables = {name: base64.b85encode(packed_table(name)).decode() for name in _TABLES}
+    literals = "\n".join(f'    "{name}": """\n{_in_lines(text)}\n""",' for name, text in tables.items())
+    return f'''\
+"""The gene tables: HGNC (CC0), GENCODE and Ensembl (free to use), as packed files in letters."""
+
+import base64
+
+_TABLES = {{
+{literals}
+}}
+
+
+def packed_table(name):
+    return base64.b85decode(_TABLES[name].replace("\\n", ""))
+'''
+
+
+def _in_lines(text: str, width: int = 116) -> str:
+    return "\n".join(text[start : start + width] for start in range(0, len(text), width))
+
+
+def _settings(folder: Path, family: Family) -> dict[str, str]:
+    """The configurations, which say where the classes are."""
+    config, tokenizer, processor = (
+        read_json_object(folder / name) for name in ("config.json", "tokenizer_config.json", "processor_config.json")
+    )
+    named = {"AutoConfig": family.config, **family.auto_classes}
+    config["auto_map"] = {auto: f"{ENTRY}.{name}" for auto, name in named.items()}
+    # the slow one and the fast one
+    tokenizer["auto_map"] = {"AutoTokenizer": [f"{ENTRY}.{family.tokenizer}", None]}
+    processor["auto_map"] = {"AutoProcessor": f"{ENTRY}.{family.processor}"}
+    processor["feature_extractor"]["auto_map"] = {"AutoFeatureExtractor": f"{ENTRY}.{family.feature_extractor}"}
+    return {
+        "config.json": _json(config),
+        "tokenizer_config.json": _json(tokenizer),
+        "processor_config.json": _json(processor),
+    }
+
+
+def _json(settings: dict[str, Any]) -> str:
+    return json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _card(folder: Path) -> dict[str, str]:
+    """The card, which says that the folder brings code; none where there is none yet."""
+    if (folder / FACTS_FILE).exists():
+        facts = dataclasses.replace(CardFacts.load(folder / FACTS_FILE), brings_code=True)
+        return {FACTS_FILE: facts.to_json(), "README.md": str(render_card(facts))}
+    if not (folder / "README.md").exists():
+        return {}
+    text, section = read_text_file(folder / "README.md").rstrip(), code_section("this/repository")
+    return {"README.md": f"{text}\n" if section in text else f"{text}\n\n{section}\n"}
