@@ -33,20 +33,20 @@ _TABLE_FILES = "sclm_hf.tokenization.genes.table_files"
 _TABLES = ("human_genes.tsv.gz", "mouse_orthologs.tsv.gz")
 
 _NOTICE = f"""\
-# {{what}}
-# Written by `sclm-hf export with-code` of sclm_hf {__version__}.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+{{what}}
+Written by `sclm-hf export with-code` of sclm_hf {__version__}.
+
+Licensed under the Apache License, Version 2.0 (the "License");
+you may not use this file except in compliance with the License.
+You may obtain a copy of the License at
+
+    http://www.apache.org/licenses/LICENSE-2.0
+
+Unless required by applicable law or agreed to in writing, software
+distributed under the License is distributed on an "AS IS" BASIS,
+WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+See the License for the specific language governing permissions and
+limitations under the License.
 """
 
 
@@ -131,11 +131,17 @@ def _code(name: str) -> dict[str, str]:
     ]
     texts = flatten(modules, {_REGISTRY: _registry(family), _TABLE_FILES: _table_files()})
     files = {
-        f"{flat_name(module)}.py": _NOTICE.format(what=f"`{module}`, its imports changed to fit one folder.") + text
+        f"{flat_name(module)}.py": _noticed(f"`{module}`, its imports changed to fit one folder.", text)
         for module, text in texts.items()
     }
     entry = _entry(family, third_party(texts.values()))
-    return files | {f"{ENTRY}.py": _NOTICE.format(what="The way into the modules beside it.") + entry}
+    return files | {f"{ENTRY}.py": _noticed("The way into the modules beside it.", entry)}
+
+
+def _noticed(what: str, text: str) -> str:
+    """A module with the notice of its licence above it."""
+    lines = _NOTICE.format(what=what).splitlines()
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines) + text
 
 
 def _entry(family: Family, packages: list[str]) -> str:
