@@ -46,9 +46,13 @@ def add_by_specialist(
     require("scanpy", extra="evaluation")
     require("igraph", extra="evaluation")
     loaded, chosen = open_specialist(verb, model, processor, given)
-    own = loaded.processor
-    settings = verb.choose({"sample_key": own.sample_key, "spatial_key": own.spatial_key, **given})
-    names = {"sample_key": settings.sample_key, "spatial_key": settings.spatial_key}
+    own, defaults = loaded.processor, verb.choose({})
+    # the command names all settings, those that nobody chose too
+    names = {
+        name: getattr(own, name) if given.get(name) in (None, getattr(defaults, name)) else given[name]
+        for name in ("sample_key", "spatial_key")
+    }
+    settings = verb.choose({**given, **names})
     key = settings.key(loaded.record.name)
     found = own.results(verb.name, loaded.model, adata, **{**chosen, **names, "key_added": key})
     embedding = found["obsm"][f"X_{key}"]

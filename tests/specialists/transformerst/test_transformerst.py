@@ -1,5 +1,7 @@
 """TransformerST: the numbers of the original, its graphs, training, the verbs, and what it refuses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -106,6 +108,19 @@ def test_command(folder, tmp_path):
     found = CliRunner().invoke(app, ["spatial", *arguments, "--label-key", "cell_type"])
     assert found.exit_code == 0, found.output
     assert "TransformerST + Leiden" in found.output
+
+
+def test_columns_are_called_as_in_training_unless_others_are_named(folder):
+    loaded = load_specialist(folder)
+    cells = spots()
+    cells.obsm["places"] = cells.obsm.pop("spatial")
+    processor = replace(loaded.processor, spatial_key="places")
+    few = {"resolutions": "0.5", "n_subsamples": 1}
+    found = sclm_hf.spatial(cells, loaded.model, processor, sample_key=None, spatial_key="spatial", **few)
+    expected = sclm_hf.spatial(spots(), folder, **few)
+    assert np.array_equal(found.obsm["X_sclm_domain"], expected.obsm["X_sclm_domain"])
+    found = sclm_hf.spatial(cells, folder, spatial_key="places", **few)
+    assert np.array_equal(found.obsm["X_sclm_domain"], expected.obsm["X_sclm_domain"])
 
 
 def test_spots_of_another_tissue_are_embedded_too(folder):
