@@ -7,7 +7,7 @@ from transformers.utils import auto_docstring
 
 @auto_docstring(
     custom_intro="""
-    Configuration of scMVP; the defaults are those of the published tutorial, but for the last six, whose other value
+    Configuration of scMVP; the defaults are those of the published tutorial, but for the last seven, whose other value
     is what the published code does.
     """
 )
@@ -51,6 +51,9 @@ class ScMVPConfig(PreTrainedConfig):
         reconstruction are compared.
     prefer_few_components (`bool`, *optional*, defaults to `False`):
         Whether the loss falls when cells crowd in one component, and not when they spread over all.
+    has_density_floor (`bool`, *optional*, defaults to `False`):
+        Whether 1e-10 is added to the density of each component, which in a wide latent is more than that itself, so
+        that all components look alike.
     has_unused_parts (`bool`, *optional*, defaults to `False`):
         Whether there are the layers that the loss never reads: the encoder of library sizes, the dispersion of each
         cell, and the dropout of RNA.
@@ -76,6 +79,7 @@ class ScMVPConfig(PreTrainedConfig):
     normalize_mixture: bool = True
     softmax_of_components: bool = False
     prefer_few_components: bool = False
+    has_density_floor: bool = False
     has_unused_parts: bool = False
 
     @property

@@ -106,6 +106,7 @@ def read_config(settings: dict[str, Any]) -> ScMVPConfig:
         normalize_mixture=False,
         softmax_of_components=True,
         prefer_few_components=True,
+        has_density_floor=True,
         has_unused_parts=True,
     )
 

@@ -241,7 +241,7 @@ class Mixture(nn.Module):
         shape = (config.latent_size, config.num_components)
         self.weight = nn.Parameter(torch.full(shape[1:], 1 / shape[1]))
         self.mean, self.variance = nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.ones(shape))
-        self.is_normalized = config.normalize_mixture
+        self.is_normalized, self.has_floor = config.normalize_mixture, config.has_density_floor
 
     def parts(self) -> tuple[Tensor, Tensor, Tensor]:
         """(components,) weights, and (latent, components) means and variances."""
@@ -255,6 +255,9 @@ class Mixture(nn.Module):
         weight, mean, variance = self.parts()
         squares = (latent.unsqueeze(-1) - mean).square() / (2 * variance)
         logs = weight.log() - (0.5 * (2 * math.pi * variance).log() + squares).sum(dim=1)
+        if not self.has_floor:
+            # a loss takes their logarithms
+            return logs.softmax(dim=1).clamp(min=1e-10)
         probability = logs.exp() + 1e-10
         return probability / probability.sum(dim=1, keepdim=True)
 

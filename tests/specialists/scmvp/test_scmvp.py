@@ -11,7 +11,9 @@ import sclm_hf
 from sclm_hf.cli.main import app
 from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError
 from sclm_hf.opening.specialists import load_specialist
+from sclm_hf.specialists.scmvp.configuration_scmvp import ScMVPConfig
 from sclm_hf.specialists.scmvp.losses_scmvp import unclear_components
+from sclm_hf.specialists.scmvp.modeling_scmvp import Mixture
 from sclm_hf.specialists.scmvp.processing_scmvp import ScMVPProcessor
 
 from ..common import SpecialistTester, close, golden_arrays, labelled_cells, open_golden, paired_cells
@@ -152,6 +154,20 @@ def test_warm_up_is_there_unless_it_is_switched_off():
         processor = ScMVPProcessor.fit(cells, most_open=0.5, warmup_epochs=epochs)
         make = processor.examples(cells, 0).make
         assert [float(make(np.arange(2), epoch)["kl_weight"]) for epoch in (0, 1, 9)] == expected
+
+
+def test_components_differ_in_a_wide_latent_but_for_the_published_floor():
+    centres = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    latent = centres.T + 0.7
+    for has_floor, least in ((False, 0.9), (True, None)):
+        mixture = Mixture(ScMVPConfig(num_components=3, has_density_floor=has_floor))
+        mixture.mean.data.copy_(centres)
+        components = mixture(latent)
+        assert torch.isfinite(components.log()).all()
+        if least is None:
+            assert components.diagonal().max() < 0.5
+        else:
+            assert components.diagonal().min() > least
 
 
 def test_cells_that_crowd_are_preferred_only_on_request():
