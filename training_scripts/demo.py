@@ -30,7 +30,6 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
-import scanpy
 import scipy.sparse
 import yaml
 from rich.console import Console
@@ -39,6 +38,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoProc
 from transformers.utils import logging
 
 from sclm_hf import CellCorpus, annotate, embed
+from sclm_hf.app.cells import built_in_cells
 from sclm_hf.corpora.training_manifest import TrainingManifest, read_manifest
 from sclm_hf.evaluation.baselines.baseline import predict_splits
 from sclm_hf.evaluation.baselines.linear import (
@@ -104,12 +104,7 @@ QUICK = Extent((100, 101), 4, "python training_scripts/demo.py --quick")
 def write_cells(folder: Path) -> dict[str, Path]:
     """Write the two data sets as raw counts."""
     folder.mkdir(parents=True)
-    reduced = scanpy.datasets.pbmc68k_reduced()
-    # raw.X is log1p of counts scaled to 10,000 per cell; undoing that gives whole numbers to within 0.1 %
-    scaled = np.expm1(reduced.raw.X.toarray().astype("float64"))
-    counts = np.rint(scaled * reduced.obs["n_counts"].to_numpy()[:, None] / 1e4)
-    labels = pd.DataFrame({"cell_type": reduced.obs["bulk_labels"].astype(str), "batch": "pbmc68k"})
-    pbmc = anndata.AnnData(scipy.sparse.csr_matrix(counts.astype("float32")), labels, reduced.raw.var[[]])
+    pbmc = built_in_cells()
     pbmc.write_h5ad(folder / "pbmc68k.h5ad")
 
     # found without importing celltypist, which would set up logging for the whole process

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from ..errors import SclmError
 from ..tasks import verb_names
 from .align import align
+from .app import app as app_verb
 from .card import card
 from .chat import chat
 from .convert import convert
@@ -82,7 +83,21 @@ def make_app() -> typer.Typer:
         pretty_exceptions_show_locals=False,
     )
     verbs = [getattr(importlib.import_module(f".{name}", __package__), name) for name in verb_names()]
-    others = [card, chat, convert, doctor, estimate, experiment, fit, gene_embeddings, merge, models, push, skill]
+    others = [
+        app_verb,
+        card,
+        chat,
+        convert,
+        doctor,
+        estimate,
+        experiment,
+        fit,
+        gene_embeddings,
+        merge,
+        models,
+        push,
+        skill,
+    ]
     for verb in sorted([*verbs, *others], key=lambda verb: verb.__name__):
         app.command()(verb)
     for verb in (align, finetune, pretrain):

@@ -133,21 +133,24 @@ def order_of_labels(matrix: np.ndarray) -> np.ndarray:
 def plot_cells(
     points: np.ndarray,
     labels: Sequence[str],
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     title: str,
     marked: np.ndarray | None = None,
     mark: str = "training cells",
-) -> None:
+) -> "Axes":
     """Cells on a plane, coloured by label.
 
     Args:
         points: (n_cells, 2) places, for example of `umap_layout`.
         labels: (n_cells,) label of every cell.
-        path: image to write.
+        path: image to write; None writes none.
         title: title of the plot.
         marked: (n_cells,) bool, cells to draw with a black edge, such as those that a model was trained on.
         mark: what these are.
+
+    Returns:
+        The axes that were drawn on.
     """
     labels = np.asarray(labels, dtype=str)
     marked = np.zeros(len(labels), bool) if marked is None else np.asarray(marked)
@@ -164,7 +167,35 @@ def plot_cells(
         axes.scatter([], [], s=28, color="none", edgecolors="black", label=f"black edge: {mark} ({marked.sum()})")
     axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), ncols=legend_columns, frameon=False, fontsize=8)
-    save_figure(figure, path)
+    if path is not None:
+        save_figure(figure, path)
+    return axes
+
+
+def plot_cell_values(
+    points: np.ndarray, values: np.ndarray, path: str | Path | None = None, *, title: str, scale: str
+) -> "Axes":
+    """Cells on a plane, coloured by a value from 0 to 1, the highest drawn last.
+
+    Args:
+        points: (n_cells, 2) places, for example of `umap_layout`.
+        values: (n_cells,) probabilities or shares.
+        path: image to write; None writes none.
+        title: title of the plot.
+        scale: what the colours mean.
+
+    Returns:
+        The axes that were drawn on.
+    """
+    figure, (axes,) = _figure(6.6, 4.2, title)
+    order = np.argsort(values, kind="stable")
+    drawn = axes.scatter(*points[order].T, s=16, c=np.asarray(values)[order], cmap="viridis", vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=[], xlabel="UMAP 1", ylabel="UMAP 2")
+    bar = figure.colorbar(drawn, ax=axes, label=scale, shrink=0.8)
+    bar.outline.set_visible(False)
+    if path is not None:
+        save_figure(figure, path)
+    return axes
 
 
 def plot_volcano(

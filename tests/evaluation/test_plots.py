@@ -7,6 +7,7 @@ from sclm_hf.errors import ConfigurationError
 from sclm_hf.evaluation.plots import (
     check_image,
     order_of_labels,
+    plot_cell_values,
     plot_cells,
     plot_confusion,
     plot_explanation,
@@ -111,6 +112,12 @@ def test_training_cells_are_marked_and_axes_are_named(saved):
     legend = [text.get_text() for text in axes.get_legend().texts]
     assert legend == ["B (10)", "T (10)", "black edge: training cells (5)"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("UMAP 1", "UMAP 2")
+
+
+def test_cells_are_coloured_by_a_value_on_a_whole_scale():
+    axes = plot_cell_values(np.eye(3, 2), np.array([0.2, 0.9, 0.4]), title="Confidence", scale="probability")
+    (drawn,) = axes.collections
+    assert drawn.get_array().tolist() == [0.2, 0.4, 0.9] and drawn.get_clim() == (0, 1)
 
 
 def test_a_hundred_labels_have_marks_of_their_own(saved):
