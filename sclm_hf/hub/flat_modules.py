@@ -53,10 +53,10 @@ def flatten(modules: Iterable[str], instead: Mapping[str, str] | None = None) ->
         `flat_name(name) + ".py"`.
 
     Raises:
-        ConfigurationError: a module finds others, or files, in a way that does not survive the move; or two would get
-            the same file name.
+        ConfigurationError: a module finds others, or files, in a way that does not survive the move, or a name that is
+            not there; or two would get the same file name.
     """
-    instead, texts, waiting = dict(instead or {}), {}, list(modules)
+    instead, texts, waiting, named = dict(instead or {}), {}, list(modules), []
     while waiting:
         module = waiting.pop()
         if module not in texts:
@@ -65,6 +65,13 @@ def flatten(modules: Iterable[str], instead: Mapping[str, str] | None = None) ->
             if missing := [one for one in imported if one not in instead and not _source(one).exists()]:
                 raise ConfigurationError(f"`{module}` cannot be exported: there is no module `{missing[0]}`.")
             waiting += imported
+            named += [(module, target, name) for target, names in imported.items() for name in names]
+    there = {module: _names_of(text) for module, text in texts.items()}
+    for module, target, name in named:
+        if name not in there[target]:
+            raise ConfigurationError(
+                f"`{module}` cannot be exported: it imports `{name}` of `{target}`, which defines no such name."
+            )
     names: dict[str, str] = {}
     for module in sorted(texts):
         if (other := names.setdefault(flat_name(module), module)) != module:
@@ -95,9 +102,17 @@ def _source(module: str) -> Path:
     return file if file.exists() else path / "__init__.py"
 
 
-def _rewrite(module: str, text: str) -> tuple[str, list[str]]:
-    """The text with its imports rewritten, and the modules that it imports."""
-    lines, imported = text.splitlines(keepends=True), []
+def _names_of(text: str) -> set[str]:
+    """Every name that a module gives to something."""
+    nodes = list(ast.walk(ast.parse(text)))
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    names |= {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    return names | {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
+
+
+def _rewrite(module: str, text: str) -> tuple[str, dict[str, list[str]]]:
+    """The text with its imports rewritten, and module that it imports -> the names that it takes of it."""
+    lines, imported = text.split("\n"), {}
     for node in ast.walk(ast.parse(text)):
         _refuse_lookups(module, node)
         if isinstance(node, ast.Import):
@@ -112,8 +127,8 @@ def _rewrite(module: str, text: str) -> tuple[str, list[str]]:
             _refuse_modules(module, node, target)
             line = lines[node.lineno - 1]
             lines[node.lineno - 1] = _FROM.sub(f"from .{flat_name(target)} import", line, count=1)
-            imported.append(target)
-    rewritten = "".join(lines)
+            imported.setdefault(target, []).extend(alias.name for alias in node.names)
+    rewritten = "\n".join(lines)
     _check_seen(module, rewritten, imported)
     return rewritten, imported
 
@@ -159,7 +174,7 @@ def _refuse_modules(module: str, node: ast.ImportFrom, target: str) -> None:
             )
 
 
-def _check_seen(module: str, rewritten: str, imported: list[str]) -> None:
+def _check_seen(module: str, rewritten: str, imported: Iterable[str]) -> None:
     """Make sure that transformers, which looks for imports by a pattern, sees what is there and nothing else."""
     seen = set(re.findall(r"^\s*from\s+\.(\S+)\s+import", rewritten, flags=re.MULTILINE))
     seen |= set(re.findall(r"^\s*import\s+\.(\S+)\s*$", rewritten, flags=re.MULTILINE))

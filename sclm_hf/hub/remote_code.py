@@ -95,7 +95,7 @@ def files_with_code(folder: str | Path) -> dict[str, str]:
     """
     folder = Path(folder)
     family = _family(folder)
-    return _code(family.name) | _settings(folder, family) | _card(folder)
+    return code_of(family.name) | _settings(folder, family) | _card(folder)
 
 
 def _family(folder: Path) -> Family:
@@ -103,7 +103,10 @@ def _family(folder: Path) -> Family:
         raise ConfigurationError(f"`{folder}` is not a folder: give the one that training or converting wrote.")
     require_readable(str(folder))
     if (folder / ADAPTER_CONFIG).exists():
-        raise CheckpointError(f"`{folder}` holds an adapter: export the model with the adapter merged into it.")
+        raise CheckpointError(
+            f"`{folder}` holds an adapter: export the whole model, which training writes around `adapter/`, or save "
+            "`merge_adapter(load_adapter(...))` of `sclm_hf.adapters.lora` with its processor."
+        )
     model_type = read_config(str(folder)).get("model_type")
     if model_type not in FAMILIES:
         raise CheckpointError(
@@ -119,8 +122,12 @@ def _family(folder: Path) -> Family:
 
 
 @functools.cache
-def _code(name: str) -> dict[str, str]:
-    """File name -> text of every module that a family needs."""
+def code_of(name: str) -> dict[str, str]:
+    """File name -> text of every module that a family needs, and of `ENTRY`, which leads to all of them.
+
+    Raises:
+        ConfigurationError: a module cannot be moved.
+    """
     family = FAMILIES[name]
     modules = [
         family.configuration_module,

@@ -2,13 +2,15 @@
 
 import ast
 import re
+from pathlib import Path
 
 import pytest
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
 from sclm_hf import FAMILIES
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.hub.flat_modules import THIRD_PARTY, flat_name, flatten, third_party
+from sclm_hf.hub.flat_modules import THIRD_PARTY, flatten, third_party
+from sclm_hf.hub.remote_code import ENTRY, code_of
 
 ATTENTION = "sclm_hf.modeling.common.attention"
 
@@ -47,17 +49,16 @@ def test_imports_of_a_package_are_relative_to_itself():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_transformers_finds_the_files_of_a_family_and_python_can_read_them(family, tmp_path):
-    known = FAMILIES[family]
-    texts = flatten([known.configuration_module, known.modeling_module])
-    for module, text in texts.items():
-        (tmp_path / f"{flat_name(module)}.py").write_text(text)
+def test_transformers_finds_all_files_of_a_family_and_python_can_read_them(family, tmp_path):
+    code = code_of(family)
+    for name, text in code.items():
+        (tmp_path / name).write_text(text)
         relative = [node.module for node in ast.walk(ast.parse(text)) if getattr(node, "level", 0)]
-        assert sorted(set(relative)) == sorted(get_relative_imports(tmp_path / f"{flat_name(module)}.py"))
-        assert not re.search(r"^\s*(from|import) (sclm_hf|\.\.)", text, flags=re.MULTILINE)
-    reached = get_relative_import_files(tmp_path / f"{flat_name(known.modeling_module)}.py")
-    assert set(reached) <= set(map(str, tmp_path.iterdir()))
-    assert set(third_party(texts.values())) <= THIRD_PARTY
+        assert sorted(set(relative)) == sorted(get_relative_imports(tmp_path / name))
+        assert not re.search(r"^\s*(from|import) (sclm_hf|\.\.)", text, flags=re.MULTILINE), name
+    reached = {Path(file).name for file in get_relative_import_files(tmp_path / f"{ENTRY}.py")}
+    assert reached | {f"{ENTRY}.py"} == set(code)
+    assert set(third_party(code.values())) <= THIRD_PARTY
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,7 @@ def test_transformers_finds_the_files_of_a_family_and_python_can_read_them(famil
         "from . import names": "`from sclm_hf.opening import names` names no class",
         "from .names import *": r"`from sclm_hf.opening.names import \*`",
         "from .nowhere import a": "there is no module `sclm_hf.opening.nowhere`",
+        "from .names import a": "imports `a` of `sclm_hf.opening.names`, which defines no such name",
         "import anndata": "imports `anndata`.*expected some of .*torch",
         "def late():\n    from scanpy.pp import pca": "imports `scanpy`",
         "from importlib import resources": "`importlib.resources` finds files",

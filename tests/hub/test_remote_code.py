@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from sclm_hf import FAMILIES, __version__, annotate
 from sclm_hf.cli.main import make_app
 from sclm_hf.errors import CheckpointError, ConfigurationError
-from sclm_hf.hub.card import CardFacts, code_section
+from sclm_hf.hub.card import CardFacts, code_section, write_card
 from sclm_hf.hub.push import push_to_hub
 from sclm_hf.hub.remote_code import ENTRY, export_with_code
 from sclm_hf.opening.tiny import make_tiny_checkpoint
@@ -184,7 +184,7 @@ def test_what_has_no_code_to_bring_is_refused(model, adapter, shards, tmp_path):
             export_with_code(folder, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
-    refuses(adapter, "holds an adapter: export the model with the adapter merged")
+    refuses(adapter, "holds an adapter: export the whole model")
     refuses(tmp_path / "none", "is not a folder", ConfigurationError)
     refuses(shards, "holds no `config.json`")
     stock = shutil.copytree(model, tmp_path / "stock")
@@ -202,7 +202,9 @@ def test_what_has_no_code_to_bring_is_refused(model, adapter, shards, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_pushed_model_opens_without_the_package(hub, model, site, tmp_path):
+def test_a_pushed_model_opens_without_the_package(hub, site, tmp_path):
+    model = make_tiny_checkpoint("geneformer", tmp_path / "model", task="annotate")
+    write_card(CardFacts("Tiny", "geneformer", "mit", "A tiny model.", model="me/model"), model)
     push_to_hub(model, "me/model", with_code=True)
     home = client_environment(hub, tmp_path / "home")
     found = run("me/model", tmp_path / "without", site=site, **home)
