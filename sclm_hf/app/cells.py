@@ -31,7 +31,7 @@ def read_upload(path: str | Path, settings: AppSettings) -> "AnnData":
     """Read an uploaded `.h5ad` file, no larger than the settings allow; links in it are refused.
 
     Raises:
-        CorpusError: it is no readable `.h5ad`, is too large, or has too many or too few cells.
+        CorpusError: it is no readable `.h5ad`, is too large, has too many or too few cells, or some of the same name.
     """
     from ..tasks.files.h5ad import read_h5ad
 
@@ -49,7 +49,8 @@ def read_upload(path: str | Path, settings: AppSettings) -> "AnnData":
             f"`{path.name}` has {cells.n_obs:,} cells; the app takes {FEWEST_CELLS} to {settings.max_cells:,}: draw "
             "some with `scanpy.pp.sample`, or use `sclm-hf annotate` for large files."
         )
-    cells.obs_names_make_unique()
+    if not cells.obs_names.is_unique:
+        raise CorpusError(f"`{path.name}` has cells of the same name: mend it with `adata.obs_names_make_unique()`.")
     return cells
 
 

@@ -4,12 +4,14 @@ import functools
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, SclmError, require
+from ..tasks.annotate import ANNOTATE, AnnotateSettings
 from .analysis import CONFIDENCE, PREDICTION, Analysis, analyse, ask, row_of, top_genes, write_result
 from .cells import read_upload, unseen_cells
 from .pictures import clicked, draw_maps
@@ -38,15 +40,36 @@ def launch(settings: AppSettings, *, host: str = "127.0.0.1", port: int | None =
         mcp: whether it is an MCP server too.
 
     Raises:
+        CheckpointError: a model cannot be read, or is no classifier.
+        ConfigurationError: the port is taken.
         MissingDependencyError: gradio is not installed.
     """
-    page = make_page(settings)
+    page, ended = make_page(settings), threading.Event()
     try:
-        page.launch(server_name=host, server_port=port, mcp_server=mcp, **launch_options(settings))
+        for model in settings.models:
+            ANNOTATE.load(model, None, AnnotateSettings())
+        threading.Thread(target=_keep_tidy, args=(settings, ended), daemon=True).start()
+        _serve(page, host, port, mcp_server=mcp, **launch_options(settings))
     finally:
-        shutil.rmtree(page.sclm_results, ignore_errors=True)
-        if Path(settings.folder).name.startswith("sclm-app-"):
-            shutil.rmtree(settings.folder, ignore_errors=True)
+        ended.set()
+        page.close()
+        shutil.rmtree(settings.folder if settings.is_temporary else page.sclm_results, ignore_errors=True)
+
+
+def _serve(page: "Blocks", host: str, port: int | None, **options: Any) -> None:
+    try:
+        page.launch(server_name=host, server_port=port, **options)
+    except OSError as error:
+        where = f"port {port}" if port else "any port from 7860"
+        raise ConfigurationError(
+            f"Cannot listen on {host}, {where}, which may be taken: name another (`--port`)."
+        ) from error
+
+
+def _keep_tidy(settings: AppSettings, ended: threading.Event) -> None:
+    """Remove old files every ten minutes, until the app has ended."""
+    while not ended.wait(600):
+        settings.remove_old_files(KEPT)
 
 
 def launch_options(settings: AppSettings) -> dict[str, Any]:

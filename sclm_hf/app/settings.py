@@ -1,10 +1,14 @@
 """What the app is started with."""
 
 import tempfile
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigurationError
+
+_PREFIX = "sclm-app-"
 
 _CHECKPOINT = Path(__file__).parents[2] / "model_cards" / "checkpoints" / "scgpt-blood-small"
 
@@ -45,6 +49,18 @@ class AppSettings:
                 raise ConfigurationError("Name with `models` (`--model`) the folder or repository of a classifier.")
             object.__setattr__(self, "models", (str(_CHECKPOINT),))
         if self.folder is None:
-            object.__setattr__(self, "folder", Path(tempfile.mkdtemp(prefix="sclm-app-")))
+            object.__setattr__(self, "folder", Path(tempfile.mkdtemp(prefix=_PREFIX)))
         elif not Path(self.folder).is_dir():
             raise ConfigurationError(f"`folder` (`--folder`): there is no folder `{self.folder}`.")
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the folder is the app's own, which goes when the app ends."""
+        return Path(self.folder).parent == Path(tempfile.gettempdir()) and Path(self.folder).name.startswith(_PREFIX)
+
+    def remove_old_files(self, age: float) -> None:
+        """Remove files older than `age` seconds from the app's own folder; any other is left alone."""
+        for path in Path(self.folder).rglob("*") if self.is_temporary else ():
+            with suppress(OSError):
+                if path.is_file() and path.stat().st_mtime < time.time() - age:
+                    path.unlink()

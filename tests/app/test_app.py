@@ -1,13 +1,16 @@
 """The demo app without a browser: limits, what it finds, pictures, and tools that stay in their folder."""
 
 import os
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata
 import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from sclm_hf import ScGPTForSequenceClassification
 from sclm_hf.app import analysis as analysis_module
@@ -63,6 +66,27 @@ def test_links_in_uploads_are_refused(settings):
         file["uns/elsewhere"] = h5py.ExternalLink("other.h5", "/x")
     with pytest.raises(CorpusError, match="external link"):
         read_upload(path, settings)
+
+
+def test_cells_of_the_same_name_are_refused(settings):
+    cells = make_cells()
+    cells.obs_names = ["cell"] * cells.n_obs
+    cells.write_h5ad(settings.folder / "cells.h5ad")
+    with pytest.raises(CorpusError, match="of the same name"):
+        read_upload(settings.folder / "cells.h5ad", settings)
+
+
+def test_old_files_go_from_the_folder_of_the_app_alone(settings, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    own = AppSettings(models=(model,))
+    for folder in (own.folder, settings.folder):
+        for name, modified in (("old", 0), ("new", 2**33)):
+            (folder / name).touch()
+            os.utime(folder / name, (modified, modified))
+    own.remove_old_files(60)
+    settings.remove_old_files(60)
+    assert {path.name for path in own.folder.iterdir()} == {"new"}
+    assert {path.name for path in settings.folder.iterdir()} == {"old", "new"}
 
 
 def test_settings_out_of_range(model, tmp_path):
@@ -146,6 +170,31 @@ def test_tools_read_nothing_outside_the_folder(settings, tmp_path):
     for file in ("../secret.h5ad", str(tmp_path / "secret.h5ad"), "link.h5ad", "absent.h5ad", "a\0b", ""):
         with pytest.raises(ConfigurationError, match="in the upload folder"):
             inside(file, settings.folder)
+
+
+def test_questions_are_answered_about_the_cell(found, monkeypatch):
+    asked = []
+
+    class FakeChat:
+        def __init__(self, cells, model):
+            asked.append((cells.n_obs, model))
+
+        def ask(self, question, cells):
+            asked.append((question, cells))
+            return SimpleNamespace(text="A B cell.")
+
+    monkeypatch.setattr("sclm_hf.text.chat.Chat", FakeChat)
+    assert ask(found, "cell 4", "Which cell type is it?", "text_model", time_limit=300) == "A B cell."
+    assert asked == [(23, "text_model"), ("Which cell type is it?", ["cell 4"])]
+    with pytest.raises(ConfigurationError, match="empty"):
+        ask(found, "cell 4", " ", "text_model", time_limit=300)
+
+
+def test_the_space_needs_what_the_package_needs():
+    space = Path(CHECKPOINT).parents[1] / "space"
+    facts = yaml.safe_load((space / "README.md").read_text().split("---")[1])
+    assert (space / facts["app_file"]).is_file() and facts["sdk_version"].startswith("6.")
+    assert {"AppSettings", "launch"} <= set(runpy.run_path(str(space / "app.py"), run_name="space"))
 
 
 def test_tools_open_only_the_models_of_the_app(settings, model):

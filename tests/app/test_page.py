@@ -37,7 +37,8 @@ def test_upload_run_click_and_download_in_a_browser(page, tmp_path):
     chromium = shutil.which("chromium") or pytest.skip("chromium is not installed")
     from sclm_hf.app.cells import built_in_cells
 
-    upload = tmp_path / "some.h5ad"
+    upload, damaged = tmp_path / "some.h5ad", tmp_path / "damaged.h5ad"
+    damaged.write_text("no cells")
     built_in_cells()[:150].copy().write_h5ad(upload)
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, **launch_options(page.sclm_settings))
     with playwright.sync_playwright() as driver:
@@ -45,6 +46,10 @@ def test_upload_run_click_and_download_in_a_browser(page, tmp_path):
         view = browser.new_page(viewport={"width": 1280, "height": 1500})
         view.set_default_timeout(300_000)
         view.goto(address)
+        view.set_input_files("#upload input[type=file]", damaged)
+        assert "damaged.h5ad" in view.wait_for_selector(".toast-body").inner_text()
+        view.click(".toast-close")
+        view.click("[aria-label='Clear']")
         view.set_input_files("#upload input[type=file]", upload)
         view.wait_for_selector("#upload >> text=some.h5ad")
         view.click("#run")
@@ -56,6 +61,10 @@ def test_upload_run_click_and_download_in_a_browser(page, tmp_path):
             view.click("#download")
         saved = tmp_path / "downloaded.h5ad"
         download.value.save_as(saved)
+        other = browser.new_context().new_page()
+        other.goto(address)
+        other.wait_for_selector("#run")
+        assert other.query_selector("#labels img") is None
         view.screenshot(path=tmp_path / "page.png", full_page=True)
         browser.close()
     cells = anndata.read_h5ad(saved)
