@@ -44,16 +44,17 @@ def launch(settings: AppSettings, *, host: str = "127.0.0.1", port: int | None =
         ConfigurationError: the port is taken.
         MissingDependencyError: gradio is not installed.
     """
-    page, ended = make_page(settings), threading.Event()
+    ended = threading.Event()
     try:
+        page = make_page(settings)
         for model in settings.models:
             ANNOTATE.load(model, None, AnnotateSettings())
         threading.Thread(target=_keep_tidy, args=(settings, ended), daemon=True).start()
         _serve(page, host, port, mcp_server=mcp, **launch_options(settings))
     finally:
         ended.set()
-        page.close()
-        shutil.rmtree(settings.folder if settings.is_temporary else page.sclm_results, ignore_errors=True)
+        if settings.is_temporary:
+            shutil.rmtree(settings.folder, ignore_errors=True)
 
 
 def _serve(page: "Blocks", host: str, port: int | None, **options: Any) -> None:
@@ -87,11 +88,12 @@ def make_page(settings: AppSettings) -> "Blocks":
     os.environ["GRADIO_TEMP_DIR"] = str(settings.folder)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     gr = require("gradio", extra="app")
-    results = Path(tempfile.mkdtemp(prefix="results-", dir=settings.folder))
+    results = tempfile.TemporaryDirectory(prefix="results-", dir=settings.folder, ignore_cleanup_errors=True)
     with gr.Blocks(title="sclm_hf", delete_cache=(600, KEPT)) as page:
+        # it goes with the page
         page.sclm_results = results
         parts = _lay_out(gr, settings)
-        _connect(gr, parts, settings, results)
+        _connect(gr, parts, settings, Path(results.name))
         for tool in make_tools(settings):
             gr.api(_in_one_message(gr, tool), api_name=tool.__name__, concurrency_id="model")
     # one run at a time, the others wait
@@ -101,22 +103,18 @@ def make_page(settings: AppSettings) -> "Blocks":
 def _lay_out(gr: Any, settings: AppSettings) -> SimpleNamespace:
     """The parts of the page, and what a session keeps."""
     parts, names = SimpleNamespace(), list(model_names(settings))
-    gr.Markdown(INTRODUCTION)
+    limits = f"An `.h5ad` file of raw counts, at most {settings.max_cells:,} cells and {settings.max_megabytes:,} MB."
+    gr.Markdown(f"{INTRODUCTION}\n\n{limits}")
     parts.uploaded, parts.analysis, parts.maps = (gr.State(None, time_to_live=KEPT) for _ in range(3))
     parts.result = gr.State(None, time_to_live=KEPT, delete_callback=remove_result)
     with gr.Row():
         with gr.Column(scale=2):
-            limits = f"at most {settings.max_cells:,} cells and {settings.max_megabytes:,} MB"
-            parts.file = gr.File(
-                label=f"Raw counts as .h5ad, {limits}; empty = the built-in PBMCs",
-                file_types=[".h5ad"],
-                height=170,
-                elem_id="upload",
-            )
+            label = "Your cells; none = built-in PBMCs"
+            parts.file = gr.File(label=label, file_types=[".h5ad"], height=170, elem_id="upload")
         with gr.Column(scale=1):
             parts.model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
             parts.run = gr.Button("Run", variant="primary", elem_id="run")
-    parts.summary = gr.Markdown(elem_id="summary")
+    parts.summary = gr.Markdown("Press *Run*.", min_height=100, elem_id="summary")
     with gr.Row():
         parts.images = [
             gr.Image(show_label=False, interactive=False, buttons=[], visible=False, elem_id=name)
@@ -136,6 +134,7 @@ def _lay_out_cell(gr: Any, settings: AppSettings, parts: SimpleNamespace) -> Non
         label="Genes that speak most for the label: integrated gradients, in log-odds (sclm_hf.explain)",
         headers=["gene", "attribution", "counts"],
         interactive=False,
+        visible=False,
         elem_id="genes",
     )
     if settings.text_model is None:
@@ -148,8 +147,9 @@ def _lay_out_cell(gr: Any, settings: AppSettings, parts: SimpleNamespace) -> Non
 def _connect(gr: Any, parts: SimpleNamespace, settings: AppSettings, results: Path) -> None:
     """What happens on each event; runs of models wait for one another."""
 
-    def on(event: Any, function: Callable, inputs: list, outputs: Any) -> None:
-        event(_in_one_message(gr, function), inputs, outputs, concurrency_id="model", api_visibility="private")
+    def on(event: Any, function: Callable, inputs: list, outputs: Any, **options: Any) -> None:
+        step = _in_one_message(gr, function)
+        event(step, inputs, outputs, concurrency_id="model", api_visibility="private", **options)
 
     def take(path):
         return read_upload(path, settings)
@@ -173,9 +173,10 @@ def _connect(gr: Any, parts: SimpleNamespace, settings: AppSettings, results: Pa
 
     def show_cell(found, name):
         if found is None or not name:
-            return "", None, *(gr.skip() for _ in parts.images)
+            return "", gr.update(visible=False), *(gr.skip() for _ in parts.images)
         row, table = row_of(found, name), top_genes(found, name, time_limit=settings.time_limit)
-        return told_of(found, row), table.round(3), *(one.pixels for one in draw_maps(found, row))
+        genes = gr.update(value=table.round(3), visible=True)
+        return told_of(found, row), genes, *(one.pixels for one in draw_maps(found, row))
 
     def answer(found, name, question):
         if found is None or not name:
@@ -185,7 +186,8 @@ def _connect(gr: Any, parts: SimpleNamespace, settings: AppSettings, results: Pa
     shown = [parts.analysis, parts.maps, parts.result, parts.summary, *parts.images, parts.download]
     on(parts.file.upload, take, [parts.file], parts.uploaded)
     on(parts.file.clear, lambda: None, [], parts.uploaded)
-    on(parts.run.click, run, [parts.uploaded, parts.model, parts.result], [*shown, parts.cell, parts.about])
+    given, outputs = [parts.uploaded, parts.model, parts.result], [*shown, parts.cell, parts.about]
+    on(parts.run.click, run, given, outputs, show_progress_on=parts.summary)
     for which, image in enumerate(parts.images):
         on(image.select, choosing(which), [parts.maps, parts.analysis], parts.cell)
     on(parts.cell.change, show_cell, [parts.analysis, parts.cell], [parts.told, parts.genes, *parts.images])
@@ -200,9 +202,10 @@ def remove_result(path: Path | None) -> None:
 
 
 def told_of(analysis: Analysis, row: int) -> str:
-    """The label of a cell and its probability, in Markdown."""
+    """The label of a cell, its probability, and what `obs["cell_type"]` of the file says, in Markdown."""
     obs = analysis.cells.obs.iloc[row]
-    return f"**{obs.name}**: {obs[PREDICTION]}, with probability {obs[CONFIDENCE]:.2f}"
+    told = f"**{obs.name}**: {obs[PREDICTION]}, with probability {obs[CONFIDENCE]:.2f}"
+    return f"{told}; the file calls it {obs['cell_type']}" if "cell_type" in obs else told
 
 
 def _in_one_message(gr: Any, function: Callable) -> Callable:
