@@ -54,12 +54,15 @@ def read_upload(path: str | Path, settings: AppSettings) -> "AnnData":
     return cells
 
 
-def count_seen(cells: "AnnData", model: str) -> int | None:
-    """How many of the cells a model was trained on or chosen by; None where it has no manifest that says so."""
+def count_seen(cells: "AnnData", model: str, name: str = "AnnData") -> int | None:
+    """How many of the cells a model was trained on or chosen by; None where it has no manifest that says so.
+
+    Cells are known by their counts, or by their names in the data set `name`.
+    """
     from ..sources.in_memory import InMemorySource
     from ..tasks.running.seen import seen_by
 
-    source = InMemorySource(cells, name="pbmc68k")
+    source = InMemorySource(cells, name=name)
     seen = seen_by(model, "", source, source.cell_ids(np.arange(source.n_cells)))
     return int((seen.trained | seen.chose).sum()) if seen.has_manifest else None
 
@@ -71,7 +74,7 @@ def unseen_cells(model: str) -> "AnnData":
         ConfigurationError: the model was trained on some of them, and would show nothing here.
     """
     cells = built_in_cells()
-    if n_seen := count_seen(cells, model):
+    if n_seen := count_seen(cells, model, "pbmc68k"):
         raise ConfigurationError(
             f"`{Path(model).name}` was trained on {n_seen:,} of the built-in cells, which show nothing: upload others."
         )

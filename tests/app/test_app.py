@@ -102,7 +102,7 @@ def test_the_default_checkpoint_has_seen_no_built_in_cell():
 
 
 def test_built_in_cells_are_refused_where_the_model_was_trained_on_them(monkeypatch):
-    monkeypatch.setattr("sclm_hf.app.cells.count_seen", lambda cells, model: 7)
+    monkeypatch.setattr("sclm_hf.app.cells.count_seen", lambda cells, model, name: 7)
     with pytest.raises(ConfigurationError, match="trained on 7 of the built-in cells"):
         unseen_cells(CHECKPOINT)
     assert set(built_in_cells().obs) == {"cell_type", "batch"}
