@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigurationError, SclmError, unknown_name
+from ..modeling.common.soundness import out_of_range
 from ..registry.specialists import SPECIALISTS, Specialist
 from .families import read_config
 from .files import damage_is_told, find_file
@@ -99,11 +100,16 @@ def load_specialist(
                 f"A {record.title} model in memory needs its processor: pass the `{record.processor}` that it was "
                 "trained with, or the folder of both."
             )
+        if wrong := _contradiction(processor, model.config):
+            raise ConfigurationError(f"The processor does not fit the {record.title} model: {wrong}")
         loaded = model if device is None else model.to(device)
         return LoadedSpecialist(loaded.eval(), processor, record, "in memory", "")
     name = str(model)
     revision = resolve_name(name, revision)
-    record = SPECIALISTS[read_config(name, revision)["model_type"]]
+    settings = read_config(name, revision)
+    record = SPECIALISTS[settings["model_type"]]
+    if wrong := out_of_range(settings):
+        raise CheckpointError(f"`{name}`: {wrong}")
     if find_file(name, "processor_config.json", revision) is None and processor is None:
         raise CheckpointError(
             f"`{name}` has no processor, as a model converted from the original's tensors has none: train one with "
@@ -113,5 +119,20 @@ def load_specialist(
     if processor is None:
         with damage_is_told(name):
             processor = load_part(record, record.processor).from_pretrained(name, revision=revision)
+    if wrong := _contradiction(processor, loaded.config):
+        raise CheckpointError(f"The processor does not fit the model `{name}`: {wrong}")
     loaded = loaded.to(device or default_device()).eval()
     return LoadedSpecialist(loaded, processor, record, name, getattr(revision, "resolved", None) or "")
+
+
+def _contradiction(processor: "SpecialistProcessor", config: Any) -> str | None:
+    """In which size a processor and a configuration differ; None if in none."""
+    for name, expected in processor.config_settings().items():
+        found = getattr(config, name)
+        if isinstance(expected, dict):
+            expected, found = len(expected), len(found)
+        elif type(expected) is not int or found is None:
+            continue
+        if found != expected:
+            return f"`{name}` of the configuration has {found:,} where the processor has {expected:,}."
+    return None

@@ -1,11 +1,13 @@
 """What processors of task-specific models share: state that travels as JSON, and what others ask of them."""
 
 import json
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from types import UnionType
+from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 from transformers import BatchFeature
@@ -15,6 +17,7 @@ from ..errors import CheckpointError
 from ..files import read_json_object, write_text
 
 PROCESSOR_FILE = "processor_config.json"
+_ABOVE_ZERO = ("n_top_genes", "n_neighbours", "target_sum", "sequence_length", "half_distance")
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,13 @@ class SpecialistProcessor(PushToHubMixin):
         """
         return np.zeros((len(regulators), len(targets)), bool)
 
+    def check_learnt(self) -> None:
+        """Refuse learnt fields that contradict one another, as those of an edited file may.
+
+        Raises:
+            ValueError: says which.
+        """
+
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
         """Write `processor_config.json`."""
         state = {"processor_class": type(self).__name__, **asdict(self)}
@@ -134,7 +144,52 @@ class SpecialistProcessor(PushToHubMixin):
             raise CheckpointError(
                 f"`{PROCESSOR_FILE}` of `{name}` holds {unknown[0]!r}, which `{cls.__name__}` has not."
             )
+        if wrong := wrong_state(cls, state):
+            raise CheckpointError(f"`{PROCESSOR_FILE}` of `{name}` is damaged: {wrong}")
         try:
-            return cls(**state)
+            processor = cls(**state)
+            processor.check_learnt()
+            return processor
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"`{PROCESSOR_FILE}` of `{name}` is damaged: {error}") from error
+
+
+def wrong_state(processor_class: type[SpecialistProcessor], state: Mapping[str, Any]) -> str | None:
+    """What is wrong with values for fields of a processor; None if nothing is.
+
+    Args:
+        processor_class: the processor.
+        state: field -> value; fields that the processor has not are not looked at.
+    """
+    kinds = get_type_hints(processor_class)
+    for field in fields(processor_class):
+        if field.name not in state:
+            continue
+        value, kind = state[field.name], kinds[field.name]
+        if not _is_of(value, kind):
+            shown = getattr(kind, "__name__", None) if get_origin(kind) is None else str(kind)
+            return f"`{field.name}` must be {shown}, got {_shortened(value)}."
+        if kind == list[str] and len(set(value)) < len(value):
+            return f"`{field.name}` names {next(one for one in value if value.count(one) > 1)!r} twice."
+        if isinstance(value, int | float) and field.name in _ABOVE_ZERO and value <= 0:
+            return f"`{field.name}` must be above 0, got {value}."
+    return None
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is what an annotation says, and numbers in it finite."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return any(_is_of(value, one) for one in parts)
+    if origin is list:
+        return isinstance(value, list) and all(_is_of(one, parts[0]) for one in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_is_of(key, parts[0]) and _is_of(value[key], parts[1]) for key in value)
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is kind
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + " …"

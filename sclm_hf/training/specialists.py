@@ -12,11 +12,12 @@ from huggingface_hub.errors import StrictDataclassError
 
 from ..corpora.training_manifest import TrainingManifest
 from ..errors import ConfigurationError, unknown_name
+from ..modeling.common.soundness import out_of_range
 from ..objectives.perturbation import PerturbationCollator
 from ..opening.specialists import get_specialist, load_part
 from ..registry.specialists import Specialist
 from ..sources.in_memory import InMemorySource
-from ..specialists.processing import Examples, SpecialistProcessor
+from ..specialists.processing import Examples, SpecialistProcessor, wrong_state
 from .arguments import TrainingConfig
 from .checkpoints import check_output_dir
 from .examples import TrainingExamples
@@ -114,6 +115,10 @@ def _check_settings(
     for name in settings:
         if name not in known:
             raise unknown_name(name, known, f" of {record.title}")
+    # None where that is the default is left to `fit`, which says what it needs
+    given = {name: value for name, value in settings.items() if value is not None or name not in names}
+    if wrong := wrong_state(processor_class, given):
+        raise ConfigurationError(f"{record.title}: {wrong}")
 
 
 def _new_model(record: Specialist, processor: SpecialistProcessor, changes: Mapping[str, Any], seed: int) -> Any:
@@ -124,6 +129,8 @@ def _new_model(record: Specialist, processor: SpecialistProcessor, changes: Mapp
     for name in changes:
         if name not in known:
             raise unknown_name(name, known, " in `model_config`")
+    if wrong := out_of_range(changes):
+        raise ConfigurationError(f"`model_config` of {record.title}: {wrong}")
     try:
         config = config_class(**(processor.config_settings() | dict(changes)))
         # what the sizes say of one another is looked at here, where the user can mend it

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoProcessor
 
 import sclm_hf
-from sclm_hf.errors import ConfigurationError
+from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.hub.card import start_facts, write_card
 from sclm_hf.opening.specialists import load_specialist
 from sclm_hf.registry.specialists import SPECIALISTS
@@ -231,10 +232,36 @@ class SpecialistTester:
         assert len(read_manifest(str(fitted[0]))) == first.n_obs
 
     def test_processor_of_another_model_is_refused(self, fitted, tmp_path):
-        from sclm_hf.errors import CheckpointError
-
         file = tmp_path / "processor_config.json"
         state = json.loads((fitted[0] / "processor_config.json").read_text())
         file.write_text(json.dumps(state | {"processor_class": "Other"}))
         with pytest.raises(CheckpointError, match="is not of a"):
             type(load_specialist(fitted[0]).processor).from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize("value", [5, "x", [None], [["x"]], {"x": 1}])
+    def test_learnt_fields_of_another_kind_are_refused(self, fitted, value, tmp_path):
+        processor_class = type(load_specialist(fitted[0]).processor)
+        state = json.loads((fitted[0] / "processor_config.json").read_text())
+        for name in processor_class.learnt:
+            if isinstance(state[name], float | dict) and isinstance(value, int | dict):
+                continue
+            (tmp_path / "processor_config.json").write_text(json.dumps(state | {name: value}))
+            with pytest.raises(CheckpointError, match="damaged"):
+                processor_class.from_pretrained(tmp_path)
+
+    def test_processor_of_other_sizes_is_refused(self, fitted):
+        loaded = load_specialist(fitted[0])
+        for name, size in loaded.processor.config_settings().items():
+            if type(size) is int:
+                setattr(loaded.model.config, name, size + 1)
+                with pytest.raises(ConfigurationError, match=f"does not fit .*`{name}`"):
+                    load_specialist(loaded.model, processor=loaded.processor)
+                setattr(loaded.model.config, name, size)
+
+    @pytest.mark.parametrize("changes", [{"hidden_dropout_prob": -1.0}, {"num_attention_heads": 0}])
+    def test_numbers_that_no_model_has_are_refused(self, fitted, changes, tmp_path):
+        edited = shutil.copytree(fitted[0], tmp_path / "edited")
+        settings = json.loads((edited / "config.json").read_text())
+        (edited / "config.json").write_text(json.dumps(settings | changes))
+        with pytest.raises(CheckpointError, match=next(iter(changes))):
+            load_specialist(edited)

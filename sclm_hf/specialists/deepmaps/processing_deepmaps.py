@@ -111,6 +111,10 @@ class DeepMAPSProcessor(SpecialistProcessor):
             processor.genes = highly_variable(genes, processor.n_top_genes)
         return processor
 
+    def check_learnt(self) -> None:
+        if self.other not in (None, *OTHERS):
+            raise ValueError(f"`other` must be one of {', '.join(map(repr, OTHERS))}, or null; got {self.other!r}.")
+
     def config_settings(self) -> dict[str, Any]:
         return {
             "gene_input_size": self.n_components or len(self.cells),

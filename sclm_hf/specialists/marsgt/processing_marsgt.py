@@ -92,6 +92,10 @@ class MarsGTProcessor(SpecialistProcessor):
             )
         return processor
 
+    def check_learnt(self) -> None:
+        if len(self.clusters) != len(self.cells):
+            raise ValueError("`clusters` must be as many as `cells`.")
+
     def config_settings(self) -> dict[str, Any]:
         return {
             "cell_input_size": self.n_components or len(self.genes),

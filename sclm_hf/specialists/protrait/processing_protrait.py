@@ -86,6 +86,12 @@ class PROTRAITProcessor(SpecialistProcessor):
         processor._open = is_open[:, kept].T.tocsr()
         return processor
 
+    def check_learnt(self) -> None:
+        if self.labels and len(self.label_of) != len(self.cell_names):
+            raise ValueError("`label_of` must be as many as `cell_names`.")
+        if not all(-1 <= one < len(self.labels) for one in self.label_of):
+            raise ValueError("`label_of` must be numbers of `labels`, or -1.")
+
     def config_settings(self) -> dict[str, Any]:
         return {"num_cells": len(self.cell_names), "sequence_length": self.sequence_length}
 

@@ -115,6 +115,19 @@ class ScMoFormerProcessor(SpecialistProcessor):
         processor.coding = processor._coding(protein_genes or {})
         return processor
 
+    def check_learnt(self) -> None:
+        if len(base64.b64decode(self.components)) != 4 * len(self.genes) * len(self.scales):
+            raise ValueError("`components` must be a float32 number for each of `genes` and of `scales`.")
+        if not np.isfinite(self._loadings()).all() or len(self.typical) != 2 or min(self.typical) <= 0:
+            raise ValueError("`components` must be finite, and `typical` two numbers above 0.")
+        for name, most in (("gene_edges", len(self.genes)), ("protein_edges", len(self.proteins))):
+            for edge in getattr(self, name):
+                if len(edge) != 3 or not all(0 <= end < most and end == int(end) for end in edge[:2]):
+                    raise ValueError(f"`{name}` must be source, target and weight, the first two below {most:,}.")
+        for pair in self.coding:
+            if len(pair) != 2 or not 0 <= pair[0] < len(self.genes) or not 0 <= pair[1] < len(self.proteins):
+                raise ValueError("`coding` must be numbers of a gene and a protein.")
+
     def config_settings(self) -> dict[str, Any]:
         return {
             "num_genes": len(self.genes),

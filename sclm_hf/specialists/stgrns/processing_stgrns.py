@@ -100,6 +100,12 @@ class STGRNSProcessor(SpecialistProcessor):
         processor._hold_out()
         return processor
 
+    def check_learnt(self) -> None:
+        most = len(self.regulators) * len(self.genes)
+        if not all(0 <= pair < most for pair in (*self.edges, *self.held_out)):
+            raise ValueError(f"`edges` and `held_out` must be numbers of pairs, from 0 to below {most:,}.")
+        self._check_settings()
+
     def config_settings(self) -> dict[str, Any]:
         names = {0: "no edge", 1: "edge"}
         labels = {name: number for number, name in names.items()}

@@ -85,6 +85,11 @@ class TransClusterProcessor(ExpressionProcessor):
         ids = self._rounded(self.expression(read_counts(cells, self.layer)))
         return BatchFeature({"input_ids": np.clip(ids, 1, self.vocab_size - 1)}, tensor_type=return_tensors)
 
+    def check_learnt(self) -> None:
+        widths = {len(row) for row in self.projection}
+        if not len(self.genes) == len(self.means) == len(self.projection) or len(widths) != 1 or 0 in widths:
+            raise ValueError("`genes`, `means` and the rows of `projection` must be as many, and the rows as long.")
+
     def config_settings(self) -> dict[str, Any]:
         settings = super().config_settings()
         del settings["num_genes"]

@@ -87,3 +87,18 @@ def test_no_cells_and_empty_cells_are_refused(tmp_path):
     cells.X[3] = 0
     with pytest.raises(ExpressionError, match="1 of 60 cells have no counts, for example cell3"):
         sclm_hf.fit("ciform", cells, tmp_path / "x", label_key="cell_type")
+
+
+@pytest.mark.parametrize("setting", [{"n_top_genes": -1}, {"n_top_genes": "many"}, {"target_sum": 0}, {"layer": []}])
+def test_settings_of_another_kind_are_refused(setting, tmp_path):
+    with pytest.raises(ConfigurationError, match=next(iter(setting))):
+        sclm_hf.fit("ciform", labelled_cells(), tmp_path / "x", label_key="cell_type", **setting)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("setting", [{"hidden_dropout_prob": -1.0}, {"num_attention_heads": 0}])
+def test_numbers_that_no_model_has_are_refused_before_training(setting, tmp_path):
+    given = {"patch_size": 16} | setting
+    with pytest.raises(ConfigurationError, match=next(iter(setting))):
+        sclm_hf.fit("ciform", labelled_cells(), tmp_path / "x", label_key="cell_type", model_config=given)
+    assert not (tmp_path / "x").exists()
