@@ -55,6 +55,9 @@ def modality_of(cells: Any, name: str, modalities: Sequence[str], title: str) ->
 
 
 def _check_same(names: Any, other: Any, first: str, second: str) -> None:
+    for modality, one in ((first, names), (second, other)):
+        if not len(one):
+            raise ConfigurationError(f"There are no cells in {modality!r}: was a filter too strict?")
     only_first, only_second = names.difference(other), other.difference(names)
     if len(only_first) == len(names):
         raise ConfigurationError(

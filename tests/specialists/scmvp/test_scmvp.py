@@ -218,3 +218,11 @@ def test_other_peaks_and_closed_cells_are_refused(folder, tmp_path):
         sclm_hf.multimodal(cells["rna"], closed, folder)
     with pytest.raises(ConfigurationError, match="set `least_open` and `most_open`"):
         sclm_hf.fit("scmvp", cells, tmp_path / "x", most_open=0.001)
+
+
+def test_a_modality_without_cells_is_refused(tmp_path):
+    cells = paired_cells()
+    for name in cells:
+        with pytest.raises(ConfigurationError, match=f"no cells in '{name}'"):
+            sclm_hf.fit("scmvp", cells | {name: cells[name][:0].copy()}, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
