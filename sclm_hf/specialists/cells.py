@@ -59,7 +59,14 @@ def read_counts(cells: Any, layer: str | None = None, *, what: str = "the cells"
     if matrix.shape[0] == 0:
         raise ExpressionError(f"There are no cells in {what}: was a filter too strict?")
     read, found = read_cells(matrix, columns_of(np.full(matrix.shape[1], -1, np.int32)))
-    check_kind(found, "counts", source)
+    try:
+        check_kind(found, "counts", source)
+    except ExpressionError as error:
+        # what it advises, a setting of tokenizers, these models have not
+        raise ExpressionError(
+            f"{what[:1].upper()}{what[1:]} must have raw counts, and many values in {source} are fractional: put "
+            'counts into `layers["counts"]`, or name their layer when training (`layer`, `--set layer=NAME`).'
+        ) from error
     counts = sparse.csr_matrix((read.data, read.indices, read.indptr), shape=matrix.shape, dtype=np.float32)
     totals = np.asarray(counts.sum(axis=1, dtype=np.float64)).ravel()
     if not totals.all():

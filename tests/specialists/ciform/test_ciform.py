@@ -102,3 +102,11 @@ def test_numbers_that_no_model_has_are_refused_before_training(setting, tmp_path
     with pytest.raises(ConfigurationError, match=next(iter(setting))):
         sclm_hf.fit("ciform", labelled_cells(), tmp_path / "x", label_key="cell_type", model_config=given)
     assert not (tmp_path / "x").exists()
+
+
+def test_values_that_are_no_counts_are_refused_with_advice_that_helps(tmp_path):
+    cells = labelled_cells()
+    cells.X = cells.X.log1p()
+    with pytest.raises(ExpressionError, match=r"raw counts.*--set layer=NAME") as told:
+        sclm_hf.fit("ciform", cells, tmp_path / "x", label_key="cell_type")
+    assert "expects" not in str(told.value)
