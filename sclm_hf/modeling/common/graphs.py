@@ -72,8 +72,8 @@ def segment_softmax(logits: Tensor, targets: Tensor, n_targets: int) -> Tensor:
     spread = targets.view(-1, *(1,) * (logits.ndim - 1)).expand_as(logits)
     highest = logits.new_full((n_targets, *logits.shape[1:]), -torch.inf)
     highest = highest.scatter_reduce(0, spread, logits.detach(), "amax")
-    raised = (logits - highest[targets]).exp()
-    return raised / scatter_sum(raised, targets, n_targets)[targets]
+    raised = (logits - highest.index_select(0, targets)).exp()
+    return raised / scatter_sum(raised, targets, n_targets).index_select(0, targets)
 
 
 def edges_by_relation(edge_type: Tensor, n_relations: int) -> list[Tensor]:

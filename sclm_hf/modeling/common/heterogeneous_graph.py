@@ -94,14 +94,14 @@ class HeterogeneousGraphLayer(nn.Module):
         places = edges_by_relation(edge_type, self.n_relations)
         edges, targets, n_nodes = torch.cat(places), edge_index[1], len(queries)
         sources = [edge_index[0, own] for own in places]
-        of_sources = torch.cat([key[own] for key, own in zip(keys, sources, strict=True)])
-        matched = (queries[targets[edges]] * of_sources).sum(dim=-1)
+        of_sources = torch.cat([key.index_select(0, own) for key, own in zip(keys, sources, strict=True)])
+        matched = (queries.index_select(0, targets[edges]) * of_sources).sum(dim=-1)
         logits = scatter_sum(matched, edges, len(edge_type))
         if self.keeps_unmatched:
-            attention = segment_softmax(logits, targets, n_nodes)[edges]
+            attention = segment_softmax(logits, targets, n_nodes).index_select(0, edges)
         else:
             attention = segment_softmax(matched, targets[edges], n_nodes)
-        messages = torch.cat([value[own] for value, own in zip(values, sources, strict=True)])
+        messages = torch.cat([value.index_select(0, own) for value, own in zip(values, sources, strict=True)])
         weighted = (messages * attention.unsqueeze(-1)).flatten(1)
         return logits, scatter_sum(weighted, targets[edges], n_nodes)
 

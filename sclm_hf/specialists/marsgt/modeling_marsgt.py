@@ -176,7 +176,11 @@ class MarsGTModel(MarsGTPreTrainedModel):
         """
         of_gene, of_peak = self.pair_proj.weight.chunk(2, dim=1)
         # each node is multiplied once, not once for every pair
-        return F.relu((genes @ of_gene.T)[pairs[0]] + (peaks @ of_peak.T)[pairs[1]] + self.pair_proj.bias)
+        return F.relu(
+            (genes @ of_gene.T).index_select(0, pairs[0])
+            + (peaks @ of_peak.T).index_select(0, pairs[1])
+            + self.pair_proj.bias
+        )
 
     def pair_loss(
         self,

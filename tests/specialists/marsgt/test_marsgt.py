@@ -255,3 +255,14 @@ def test_pairs_that_are_linked_are_learnt_from(recorded):
     assert model.pair_loss(*states, rna, atac, torch.ones(8, 7)).item() == pytest.approx(every)
     with pytest.raises(Exception, match="all pairs are learnt from"):
         MarsGTConfig(pair_target="misaligned").validate()
+
+
+def test_gradients_are_the_same_in_every_run(original, recorded):
+    gradients = []
+    for _ in range(4):
+        original.zero_grad()
+        output = run(original, recorded, "train", labels=recorded["labels"])
+        output.loss.backward()
+        gradients.append([one.grad.clone() for one in original.parameters() if one.grad is not None])
+    for others in gradients[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(gradients[0], others, strict=True))
