@@ -66,7 +66,7 @@ class Aggregate(nn.Module):
     def along_edges(self, nodes: Tensor, edge_index: Tensor, weights: Tensor) -> Tensor:
         """As `forward`, along a list of edges between the same nodes, with (edges,) weights."""
         sources, targets = edge_index
-        messages = weights.unsqueeze(1) * self.dropout(nodes)[sources]
+        messages = weights.unsqueeze(1) * self.dropout(nodes).index_select(0, sources)
         return self(nodes, scatter_sum(messages, targets, len(nodes)), degrees(targets, len(nodes)))
 
 

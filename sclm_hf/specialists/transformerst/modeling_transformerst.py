@@ -77,10 +77,10 @@ class EdgeAttention(nn.Module):
     def forward(self, nodes: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
         """(nodes, n_out) what is gathered, and (edges,) the weights."""
         sources, targets = edge_index
-        query, key = self.q_proj(nodes)[targets], self.k_proj(nodes)[sources]
+        query, key = self.q_proj(nodes).index_select(0, targets), self.k_proj(nodes).index_select(0, sources)
         logits = (query * key).sum(dim=1) * query.shape[1] ** -0.5
         weights = segment_softmax(logits, targets, len(nodes))
-        messages = self.dropout(weights).unsqueeze(1) * self.v_proj(nodes)[sources]
+        messages = self.dropout(weights).unsqueeze(1) * self.v_proj(nodes).index_select(0, sources)
         return scatter_sum(messages, targets, len(nodes)) + self.skip_proj(nodes), weights
 
 
@@ -107,7 +107,7 @@ class GraphLayer(nn.Module):
 
     def _spread(self, nodes: Tensor, edge_index: Tensor, weights: Tensor) -> Tensor:
         start, end = edge_index if self.along_edges else edge_index.flip(0)
-        return scatter_sum(weights.unsqueeze(1) * nodes[start], end, len(nodes))
+        return scatter_sum(weights.unsqueeze(1) * nodes.index_select(0, start), end, len(nodes))
 
 
 class Codebook(nn.Module):
@@ -120,7 +120,7 @@ class Codebook(nn.Module):
     def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The nearest codes, with the gradient of the vectors; their numbers; and a loss that draws both together."""
         numbers = torch.cdist(vectors, self.weight).argmin(dim=1)
-        nearest = self.weight[numbers]
+        nearest = self.weight.index_select(0, numbers)
         loss = F.mse_loss(nearest, vectors.detach()) + COMMITMENT * F.mse_loss(vectors, nearest.detach())
         return vectors + (nearest - vectors).detach(), numbers, loss
 
