@@ -27,9 +27,10 @@ nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
+nb_output_stderr = "remove"
 autodoc_typehints = "description"
 # lines of types that only type checkers see
-suppress_warnings = ["ref.class", "mystnb.unknown_mime_type", "myst.xref_missing"]
+suppress_warnings = ["docutils", "ref.class", "mystnb.unknown_mime_type", "myst.xref_missing"]
 nitpicky = False
 
 
