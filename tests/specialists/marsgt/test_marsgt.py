@@ -125,6 +125,7 @@ def test_a_single_initial_cluster_is_told():
         MarsGTProcessor.fit(cells, **TestMarsGT.settings | {"resolution": 1e-4, "n_neighbours": 59})
 
 
+@pytest.mark.slow
 def test_it_learns_the_initial_clusters(tmp_path):
     cells = paired_cells()
     training = TestMarsGT.training | {"num_train_epochs": 12, "learning_rate": 1e-2, "use_cpu": True}

@@ -71,7 +71,7 @@ def genome(tmp_path_factory):
 class TestPROTRAIT(SpecialistTester):
     name = "protrait"
     model_config = SMALL
-    training = {"num_train_epochs": 6, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
+    training = {"num_train_epochs": 3, "per_device_train_batch_size": 16, "learning_rate": 3e-3}
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
@@ -83,6 +83,7 @@ class TestPROTRAIT(SpecialistTester):
         return planted(self.folder)[0]
 
 
+@pytest.mark.slow
 def test_it_learns_the_types_of_cells_that_have_no_label(tmp_path):
     cells, file = planted(tmp_path)
     truth = cells.obs["cell_type"].to_numpy()

@@ -77,6 +77,7 @@ def regulated_cells(n_cells: int = 100, n_regulators: int = 60, n_each: int = 6)
     return cells, pandas.DataFrame(pairs, columns=["regulator", "target"])
 
 
+@pytest.mark.slow
 def test_it_learns_what_regulates_and_is_scored_on_held_out_regulators_alone(tmp_path):
     cells, network = regulated_cells()
     network.to_csv(tmp_path / "known.csv", index=False)

@@ -86,6 +86,7 @@ class TestTGEM(SpecialistTester):
         return labelled_cells()
 
 
+@pytest.mark.slow
 def test_it_learns_to_name_cells(tmp_path):
     cells = labelled_cells(120)
     train, test = cells[:60].copy(), cells[60:].copy()

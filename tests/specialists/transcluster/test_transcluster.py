@@ -40,6 +40,7 @@ class TestTransCluster(SpecialistTester):
         return labelled_cells()
 
 
+@pytest.mark.slow
 def test_it_learns_to_name_cells(tmp_path):
     cells = labelled_cells(240)
     train, test = cells[:180].copy(), cells[180:].copy()
