@@ -57,7 +57,8 @@ def read_counts(cells: Any, layer: str | None = None, *, what: str = "the cells"
         twice = next(name for name in names if names.count(name) > 1)
         raise ExpressionError(f"The gene {twice!r} occurs twice: make names unique (`adata.var_names_make_unique()`).")
     if matrix.shape[0] == 0:
-        raise ExpressionError(f"There are no cells in {what}: was a filter too strict?")
+        where = "" if what == "the cells" else f" in {what}"
+        raise ExpressionError(f"There are no cells{where}: was a filter too strict?")
     read, found = read_cells(matrix, columns_of(np.full(matrix.shape[1], -1, np.int32)))
     try:
         check_kind(found, "counts", source)
