@@ -1,24 +1,10 @@
 """Perturbations: from control cells to cells that were perturbed, which are other cells."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import torch
 
 IGNORE = -100.0
-
-
-class PerturbationCollator:
-    """Makes tensors of batches that are complete already; draws nothing."""
-
-    def __call__(self, batch: dict[str, np.ndarray], epoch: int | None = None) -> dict[str, torch.Tensor]:
-        """The batch as tensors."""
-        return {name: torch.as_tensor(values) for name, values in batch.items()}
-
-    def forward_arguments(self, step: int) -> dict[str, Any]:
-        """Nothing: the model is called in the same way at every step."""
-        return {}
 
 
 def token_batch(

@@ -12,8 +12,6 @@ from ..errors import ConfigurationError
 from .cells import of_genes, read_counts, read_labels
 from .processing import Examples, SpecialistProcessor
 
-UNASSIGNED = "unassigned"
-
 
 @dataclass
 class ExpressionProcessor(SpecialistProcessor):
@@ -80,14 +78,13 @@ class ExpressionProcessor(SpecialistProcessor):
         numbers = np.array([place[name] for name in names])[numbers]
         return Examples.of_arrays(**{self.input_name: self(cells)[self.input_name]}, labels=numbers)
 
-    def results(self, verb: str, model: Any, cells: Any, **settings: Any) -> dict[str, dict[str, Any]]:
-        batch = self(cells)
-        key = settings.get("key_added")
+    def results(self, verb: str, model: Any, cells: Any, **settings: Any) -> dict[str, Any]:
+        outputs = list(run(model, self(cells)))
         if verb == "embed":
-            embedded = np.concatenate([output.cell_embedding.float().cpu().numpy() for output in run(model, batch)])
-            return {"obsm": {key or f"X_{model.config.model_type}": embedded}}
-        probabilities = np.concatenate([o.logits.float().softmax(-1).cpu().numpy() for o in run(model, batch)])
-        return named(probabilities, self.labels, key, settings.get("unassigned_threshold") or 0.0)
+            embedded = np.concatenate([one.cell_embedding.float().cpu().numpy() for one in outputs])
+            return {"obsm": {settings.get("key_added") or f"X_{model.config.model_type}": embedded}}
+        probabilities = np.concatenate([one.logits.float().softmax(-1).cpu().numpy() for one in outputs])
+        return {"probabilities": probabilities, "labels": self.labels}
 
 
 @torch.no_grad()
@@ -97,20 +94,3 @@ def run(model: Any, batch: BatchFeature, size: int = 64) -> Iterator[Any]:
     for start in range(0, n_cells, size):
         part = {name: torch.as_tensor(values[start : start + size]).to(model.device) for name, values in batch.items()}
         yield model(**part)
-
-
-def named(
-    probabilities: np.ndarray, labels: list[str], key: str | None, threshold: float
-) -> dict[str, dict[str, Any]]:
-    """The columns that `annotate` adds."""
-    import pandas
-
-    stem = "sclm" if key in (None, "sclm_prediction") else key
-    confidence = probabilities.max(axis=1)
-    codes = np.where(confidence < threshold, len(labels), probabilities.argmax(axis=1))
-    categories = [*labels, *([UNASSIGNED] if threshold > 0 else [])]
-    names = pandas.Categorical(np.array([*labels, UNASSIGNED], dtype=object)[codes], categories=categories)
-    return {
-        "obs": {key or "sclm_prediction": names, f"{stem}_confidence": confidence},
-        "obsm": {f"{stem}_probabilities": probabilities},
-    }

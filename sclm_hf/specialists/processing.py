@@ -91,9 +91,10 @@ class SpecialistProcessor(PushToHubMixin):
     def results(self, verb: str, model: Any, cells: Any, **settings: Any) -> Any:
         """What a verb adds to cells: place of an AnnData (`"obs"`, `"obsm"`, …) -> name -> value; or its table.
 
-        What the record in `uns["sclm_hf"]` shall say beside is under `"facts"`. For `grn`, which names `regulators`
-        and `targets`, it is a (regulators, targets) array, higher = more likely an edge, NaN = not known; or a data
-        frame with the columns `regulator`, `target` and `score`.
+        What the record in `uns["sclm_hf"]` shall say beside is under `"facts"`. For `annotate` it is
+        `"probabilities"`, (cells, labels), and `"labels"`, their names, of which the verb makes columns. For `grn`,
+        which names `regulators` and `targets`, it is a (regulators, targets) array, higher = more likely an edge, NaN
+        = not known; or a data frame with the columns `regulator`, `target` and `score`.
 
         Args:
             verb: one of those that the record of the model names.

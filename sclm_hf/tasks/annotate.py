@@ -171,6 +171,20 @@ class AnnotateVerb(Verb):
             )
         return loaded
 
+    def of_specialist(
+        self, found: "Mapping[str, Any]", settings: AnnotateSettings, family: str, names: "Sequence[str]"
+    ) -> "Mapping[str, Any]":
+        """Labels and their probabilities, of `found["probabilities"]` (cells, labels) and `found["labels"]`."""
+        import numpy as np
+
+        keys, values, label_names = settings.keys, found["probabilities"], list(found["labels"])
+        labels, confidence = predictions(values, label_names, settings.unassigned_threshold)
+        return {
+            "obs": {keys.prediction: labels, keys.confidence: confidence},
+            "obsm": {keys.probabilities: values},
+            "facts": {"label_names": np.array(label_names, dtype=object)},
+        }
+
     def _loaded(self, model: Any, processor: "CellProcessor | None", settings: AnnotateSettings) -> "LoadedModel":
         from ..opening.partners import with_partners
         from ..text.annotator import is_text_annotator, load_text_annotator

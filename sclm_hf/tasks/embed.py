@@ -73,7 +73,25 @@ class Embedding(CellRun[EmbedSettings]):
         return {"collapse": meter.measure().to_dict()}
 
 
-EMBED = Verb(
+class EmbedVerb(Verb):
+    """The verb, which also says how similar the embeddings of a task-specific model are."""
+
+    def of_specialist(
+        self, found: "Mapping[str, Any]", settings: EmbedSettings, family: str, names: "Sequence[str]"
+    ) -> "Mapping[str, Any]":
+        """The embeddings, and how similar they are; warns if they look like those of a collapsed model."""
+        from ..evaluation.collapse import CollapseMeter
+        from ..tokenization.encodings.keys import hash_names
+
+        key, meter = settings.key(family), CollapseMeter(hash_names(names))
+        meter.add(slice(None), found["obsm"][key])
+        collapse = meter.measure()
+        if collapse.is_likely:
+            _warn_of_collapse(collapse, f'obsm["{key}"]')
+        return {**found, "facts": {**found.get("facts", {}), "collapse": collapse.to_dict()}}
+
+
+EMBED = EmbedVerb(
     name="embed",
     auto_class="AutoModel",
     settings=EmbedSettings,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..evaluation.perturbations.screen import Condition, Screen
-from ..objectives.perturbation import PerturbationCollator, token_batch
+from ..objectives.complete import CompleteCollator
+from ..objectives.perturbation import token_batch
 from .arguments import TrainingConfig
 from .examples import TrainingExamples
 from .loop import TrainingResult, train
@@ -167,7 +168,7 @@ def train_perturbation_model(
     return train(
         model,
         examples,
-        PerturbationCollator(),
+        CompleteCollator(),
         config,
         eval_corpus=chosen_by,
         processor=processor,

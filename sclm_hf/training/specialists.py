@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from ..corpora.training_manifest import TrainingManifest
 from ..errors import ConfigurationError, unknown_name
 from ..modeling.common.soundness import out_of_range
-from ..objectives.perturbation import PerturbationCollator
+from ..objectives.complete import CompleteCollator
 from ..opening.specialists import get_specialist, load_part
 from ..registry.specialists import Specialist
 from ..sources.in_memory import InMemorySource
@@ -65,7 +65,7 @@ def fit(
     processor = processor_class.fit(cells, **settings)
     model = _new_model(record, processor, model_config or {}, seed)
     examples = SpecialistExamples(processor, processor.examples(cells, seed), seed)
-    result = train(model, examples, PerturbationCollator(), config, processor=processor)
+    result = train(model, examples, CompleteCollator(), config, processor=processor)
     if result.is_main_process:
         save_manifest(result, _manifest(processor, cells), None)
     return result

@@ -14,8 +14,10 @@ from anndata import AnnData
 from scipy.sparse import csr_matrix
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoProcessor
+from typer.testing import CliRunner
 
 import sclm_hf
+from sclm_hf.cli.main import app
 from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.hub.card import start_facts, write_card
 from sclm_hf.opening.specialists import load_specialist
@@ -179,6 +181,20 @@ class SpecialistTester:
             assert found.uns["sclm_hf"], name
             for values in found.obsm.values():
                 assert np.isfinite(np.asarray(values)).all()
+
+    def test_verbs_of_single_cells_work_on_files(self, fitted, tmp_path):
+        cells = self.cells()
+        if not isinstance(cells, AnnData):
+            pytest.skip("cells of two modalities are two files")
+        cells.write_h5ad(tmp_path / "cells.h5ad")
+        for verb in {"embed", "annotate"} & set(self.record.verbs):
+            arguments = [verb, str(tmp_path / "cells.h5ad"), str(tmp_path / f"{verb}.h5ad"), "--model", str(fitted[0])]
+            done = CliRunner().invoke(app, arguments)
+            assert done.exit_code == 0, (done.output, done.exception)
+            refused = CliRunner().invoke(
+                app, [*arguments[:2], str(tmp_path / "x.h5ad"), *arguments[3:], "--shard", "1/2"]
+            )
+            assert refused.exit_code == 1 and "reads all cells" in refused.output
 
     def test_its_verbs_say_the_same_twice(self, fitted):
         name = self.verbs[0]

@@ -2,7 +2,8 @@ import numpy as np
 import torch
 
 from sclm_hf.evaluation.perturbations.screen import Condition, Screen
-from sclm_hf.objectives.perturbation import IGNORE, PerturbationCollator, token_batch
+from sclm_hf.objectives.complete import CompleteCollator
+from sclm_hf.objectives.perturbation import IGNORE, token_batch
 from sclm_hf.opening.perturbation import new_perturbation_model, new_set_model
 from sclm_hf.training.perturbation import CellPairs, CellSets
 
@@ -33,7 +34,7 @@ def sets():
 
 
 def batches(examples, size=4, **share):
-    return list(examples.loader(size, collator=PerturbationCollator(), epoch=share.pop("epoch", 1), **share))
+    return list(examples.loader(size, collator=CompleteCollator(), epoch=share.pop("epoch", 1), **share))
 
 
 def test_perturbed_genes_come_first_whatever_the_length():

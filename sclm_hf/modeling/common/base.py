@@ -169,6 +169,16 @@ class SclmPreTrainedModel(SclmModelMixin, PreTrainedModel):
         return loaded
 
 
+class PlainPreTrainedModel(SclmPreTrainedModel):
+    """Base class of models without attention that transformers could replace, and without layers to recompute."""
+
+    supports_gradient_checkpointing = False
+    _supports_sdpa = False
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+    _supports_attention_backend = False
+
+
 def _random_modules(model: nn.Module, absent: set[str]) -> tuple[str, ...]:
     """The largest modules that hold nothing but `absent` tensors, where these were drawn at random."""
     tensors = model.state_dict(keep_vars=True)

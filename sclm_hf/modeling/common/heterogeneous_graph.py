@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from .base import PlainPreTrainedModel
 from .conversion import WeightMap
 from .graphs import edges_by_relation, scatter_sum, segment_softmax
+from .initialization import draw_linear
 
 EDGES_AT_ONCE = 500_000
 """Where no gradient is wanted, edges are looked at in groups of about so many."""
@@ -133,6 +135,23 @@ def init_relations(layer: HeterogeneousGraphLayer) -> None:
         init.uniform_(weight, -bound, bound)
     init.ones_(layer.relation_prior)
     init.ones_(layer.skip)
+
+
+class HeterogeneousGraphPreTrainedModel(PlainPreTrainedModel):
+    """Base class of models with these layers."""
+
+    _no_split_modules = ["HeterogeneousGraphLayer"]
+    # losses are means over a graph
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            draw_linear(module)
+        elif isinstance(module, HeterogeneousGraphLayer):
+            init_relations(module)
+        else:
+            super()._init_weights(module)
 
 
 def original_names(node_types: Sequence[str], ours: str = "model.layers", theirs: str = "gcs") -> WeightMap:

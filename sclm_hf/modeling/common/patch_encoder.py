@@ -13,8 +13,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .attention import eager_attention_forward
+from .base import SclmPreTrainedModel
 from .conversion import WeightMap
-from .initialization import attention_projection
+from .initialization import attention_projection, draw_linear
 
 
 def sinusoidal_positions(n_positions: int, size: int, like: Tensor) -> Tensor:
@@ -82,6 +83,19 @@ class PatchEncoder(nn.Module):
         for layer in self.layers:
             hidden_states = layer(hidden_states)
         return hidden_states
+
+
+class PatchPreTrainedModel(SclmPreTrainedModel):
+    """Base class of models with this encoder."""
+
+    _no_split_modules = ["PatchLayer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            draw_linear(module)
+        else:
+            super()._init_weights(module)
 
 
 def original_names() -> WeightMap:

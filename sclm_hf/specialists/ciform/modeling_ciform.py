@@ -9,28 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils import auto_docstring, can_return_tuple
 
-from sclm_hf.modeling.common.base import SclmPreTrainedModel
-from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.inputs import check_expression
 from sclm_hf.modeling.common.losses import classification_loss
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
-from sclm_hf.modeling.common.patch_encoder import PatchEncoder
+from sclm_hf.modeling.common.patch_encoder import PatchEncoder, PatchPreTrainedModel
 
 from .configuration_ciform import CIFormConfig
 
 
 @auto_docstring
-class CIFormPreTrainedModel(SclmPreTrainedModel):
+class CIFormPreTrainedModel(PatchPreTrainedModel):
     config: CIFormConfig
     main_input_name = "expression_values"
-    _no_split_modules = ["PatchLayer"]
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            draw_linear(module)
-        else:
-            super()._init_weights(module)
 
 
 @auto_docstring(custom_intro="The encoder: expression in, one vector per patch and per cell out.")

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput, auto_docstring, can_return_tuple
 
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.modeling.common.base import SclmPreTrainedModel
 from sclm_hf.modeling.common.graphs import check_edges
-from sclm_hf.modeling.common.heterogeneous_graph import HeterogeneousGraphLayer, init_relations
-from sclm_hf.modeling.common.initialization import draw_linear
+from sclm_hf.modeling.common.heterogeneous_graph import (
+    HeterogeneousGraphLayer,
+    HeterogeneousGraphPreTrainedModel,
+)
 
 from .configuration_deepmaps import DeepMAPSConfig
 
@@ -52,25 +53,9 @@ class DeepMAPSOutput(ModelOutput):
 
 
 @auto_docstring
-class DeepMAPSPreTrainedModel(SclmPreTrainedModel):
+class DeepMAPSPreTrainedModel(HeterogeneousGraphPreTrainedModel):
     config: DeepMAPSConfig
     main_input_name = "cell_inputs"
-    _no_split_modules = ["HeterogeneousGraphLayer"]
-    supports_gradient_checkpointing = False
-    _supports_sdpa = False
-    _supports_flash_attn = False
-    _supports_flex_attn = False
-    _supports_attention_backend = False
-    accepts_loss_kwargs = False
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            draw_linear(module)
-        elif isinstance(module, HeterogeneousGraphLayer):
-            init_relations(module)
-        else:
-            super()._init_weights(module)
 
 
 def _stack(sizes: Sequence[int]) -> nn.ModuleList:

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput, auto_docstring, can_return_tuple
 
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.modeling.common.base import SclmPreTrainedModel
 from sclm_hf.modeling.common.graphs import check_edges
-from sclm_hf.modeling.common.heterogeneous_graph import HeterogeneousGraphLayer, init_relations
-from sclm_hf.modeling.common.initialization import draw_linear
+from sclm_hf.modeling.common.heterogeneous_graph import (
+    HeterogeneousGraphLayer,
+    HeterogeneousGraphPreTrainedModel,
+)
 from sclm_hf.modeling.common.losses import class_numbers
 
 from .configuration_marsgt import MarsGTConfig
@@ -52,25 +53,9 @@ class MarsGTOutput(ModelOutput):
 
 
 @auto_docstring
-class MarsGTPreTrainedModel(SclmPreTrainedModel):
+class MarsGTPreTrainedModel(HeterogeneousGraphPreTrainedModel):
     config: MarsGTConfig
     main_input_name = "cell_inputs"
-    _no_split_modules = ["HeterogeneousGraphLayer"]
-    supports_gradient_checkpointing = False
-    _supports_sdpa = False
-    _supports_flash_attn = False
-    _supports_flex_attn = False
-    _supports_attention_backend = False
-    accepts_loss_kwargs = False
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            draw_linear(module)
-        elif isinstance(module, HeterogeneousGraphLayer):
-            init_relations(module)
-        else:
-            super()._init_weights(module)
 
 
 @auto_docstring(custom_intro="MarsGT: cells, genes, peaks and the edges between them in, a vector for each out.")

@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput, auto_docstring, can_return_tuple
 
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.modeling.common.base import SclmPreTrainedModel
+from sclm_hf.modeling.common.base import PlainPreTrainedModel
 from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.patch_encoder import sinusoidal_positions
 
@@ -178,16 +178,12 @@ class BaseEmbedding(nn.Module):
 
 
 @auto_docstring
-class PROTRAITPreTrainedModel(SclmPreTrainedModel):
+class PROTRAITPreTrainedModel(PlainPreTrainedModel):
     config: PROTRAITConfig
     main_input_name = "input_ids"
     # its loss is a mean over a batch
     accepts_loss_kwargs = False
     _no_split_modules = ["SparseLayer"]
-    _supports_sdpa = False
-    _supports_flash_attn = False
-    _supports_flex_attn = False
-    _supports_attention_backend = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -10,7 +10,6 @@ from transformers import BatchFeature
 
 from ...errors import ConfigurationError, require
 from ..cells import read_counts
-from ..classifying import named
 from ..processing import Examples, SpecialistProcessor
 from ..transductive import names_of
 from .genome_protrait import read_peaks, read_windows
@@ -110,20 +109,13 @@ class PROTRAITProcessor(SpecialistProcessor):
         return Examples(len(windows), make)
 
     def results(
-        self,
-        verb: str,
-        model: Any,
-        cells: Any,
-        *,
-        key_added: str | None = None,
-        unassigned_threshold: float = 0.0,
-        **settings: Any,
-    ) -> dict[str, dict[str, Any]]:
+        self, verb: str, model: Any, cells: Any, *, key_added: str | None = None, **settings: Any
+    ) -> dict[str, Any]:
         rows = self._rows(cells)
         embedded = model.cell_embeddings().float().cpu().numpy()
         if verb == "embed":
             return {"obsm": {key_added or "X_protrait": embedded[rows]}}
-        return named(self._probabilities(embedded)[rows], self.labels, key_added, unassigned_threshold)
+        return {"probabilities": self._probabilities(embedded)[rows], "labels": self.labels}
 
     def _rows(self, cells: Any) -> list[int]:
         """Numbers of the cells among those of training.

@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput, auto_docstring, can_return_tuple
 
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.common.attention.performer import PerformerFeatures, orthogonal_random_features
-from sclm_hf.modeling.common.base import SclmPreTrainedModel
+from sclm_hf.modeling.common.base import PlainPreTrainedModel
 from sclm_hf.modeling.common.graphs import check_edges, degrees, scatter_sum
 from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.losses import masked_mse
@@ -195,11 +195,9 @@ class Proteins(nn.Module):
 
 
 @auto_docstring
-class ScMoFormerPreTrainedModel(SclmPreTrainedModel):
+class ScMoFormerPreTrainedModel(PlainPreTrainedModel):
     config: ScMoFormerConfig
     main_input_name = "expression"
-    supports_gradient_checkpointing = False
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -15,7 +15,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, auto_docstring, can_return_tuple
 
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.modeling.common.base import SclmPreTrainedModel
+from sclm_hf.modeling.common.base import PlainPreTrainedModel
 from sclm_hf.modeling.common.initialization import draw_linear
 
 from .configuration_scmvp import ScMVPConfig
@@ -276,11 +276,9 @@ class LibraryEncoder(nn.Module):
 
 
 @auto_docstring
-class ScMVPPreTrainedModel(SclmPreTrainedModel):
+class ScMVPPreTrainedModel(PlainPreTrainedModel):
     config: ScMVPConfig
     main_input_name = "rna"
-    supports_gradient_checkpointing = False
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

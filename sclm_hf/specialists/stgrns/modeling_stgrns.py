@@ -12,10 +12,8 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput, auto_docstring, can_return_tuple
 
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.modeling.common.base import SclmPreTrainedModel
-from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.losses import classification_loss
-from sclm_hf.modeling.common.patch_encoder import PatchEncoder
+from sclm_hf.modeling.common.patch_encoder import PatchEncoder, PatchPreTrainedModel
 
 from .configuration_stgrns import STGRNSConfig
 
@@ -54,17 +52,9 @@ class PairClassifierOutput(ModelOutput):
 
 
 @auto_docstring
-class STGRNSPreTrainedModel(SclmPreTrainedModel):
+class STGRNSPreTrainedModel(PatchPreTrainedModel):
     config: STGRNSConfig
     main_input_name = "regulator_values"
-    _no_split_modules = ["PatchLayer"]
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            draw_linear(module)
-        else:
-            super()._init_weights(module)
 
 
 @auto_docstring(custom_intro="The encoder: two genes over cells in, one vector per window of cells and per pair out.")

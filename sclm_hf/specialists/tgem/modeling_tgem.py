@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.utils import auto_docstring, can_return_tuple
 
-from sclm_hf.modeling.common.base import SclmPreTrainedModel
+from sclm_hf.modeling.common.base import PlainPreTrainedModel
 from sclm_hf.modeling.common.inputs import check_expression
 from sclm_hf.modeling.common.losses import classification_loss
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
@@ -65,14 +65,9 @@ class TGEMAttention(nn.Module):
 
 
 @auto_docstring
-class TGEMPreTrainedModel(SclmPreTrainedModel):
+class TGEMPreTrainedModel(PlainPreTrainedModel):
     config: TGEMConfig
     main_input_name = "expression_values"
-    supports_gradient_checkpointing = False
-    _supports_sdpa = False
-    _supports_flash_attn = False
-    _supports_flex_attn = False
-    _supports_attention_backend = False
     _can_compile_fullgraph = False
 
     @torch.no_grad()

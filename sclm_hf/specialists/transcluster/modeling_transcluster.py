@@ -11,7 +11,7 @@ from transformers import initialization as init
 from transformers.utils import auto_docstring, can_return_tuple
 
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.modeling.common.base import SclmPreTrainedModel
+from sclm_hf.modeling.common.base import PlainPreTrainedModel
 from sclm_hf.modeling.common.inputs import check_cells
 from sclm_hf.modeling.common.losses import classification_loss
 from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
@@ -94,13 +94,8 @@ class TransClusterStack(nn.Module):
 
 
 @auto_docstring
-class TransClusterPreTrainedModel(SclmPreTrainedModel):
+class TransClusterPreTrainedModel(PlainPreTrainedModel):
     config: TransClusterConfig
-    supports_gradient_checkpointing = False
-    _supports_sdpa = False
-    _supports_flash_attn = False
-    _supports_flex_attn = False
-    _supports_attention_backend = False
     _no_split_modules = ["TransClusterLayer"]
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, auto_docstring, can_return_tuple
 
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.modeling.common.base import SclmPreTrainedModel
+from sclm_hf.modeling.common.base import PlainPreTrainedModel
 from sclm_hf.modeling.common.graphs import check_edges, scatter_sum, segment_softmax
 from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.inputs import check_expression
@@ -137,11 +137,9 @@ class Clusters(nn.Module):
 
 
 @auto_docstring
-class TransformerSTPreTrainedModel(SclmPreTrainedModel):
+class TransformerSTPreTrainedModel(PlainPreTrainedModel):
     config: TransformerSTConfig
     main_input_name = "expression_values"
-    supports_gradient_checkpointing = False
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

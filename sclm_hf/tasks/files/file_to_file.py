@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...errors import ConfigurationError, CorpusError, FilesError, SclmError
 from ...files import check_apart, sole_writer
 from ...logging import get_logger
-from ...opening.specialists import is_specialist
+from ...opening.specialists import specialist_of
 from ...sources.cell_source import CellSource
 from ...sources.opening import is_one_source, name_paths, open_source
 from .. import get_function
@@ -97,16 +97,20 @@ def run_files(
     read, written = chosen.files(written=False), chosen.files(written=True)
     check_apart([Path(destination)], [*read, *written])
     check_apart(written, [Path(source)])
+    specialist = None if model is None else specialist_of(model, settings.get("revision"))
+    if shard is not None and specialist is not None:
+        raise ConfigurationError(
+            f"{specialist.title} reads all cells of a file together: leave out `shard` (`--shard`)."
+        )
     if shard is not None:
         destination = _shard_path(record, Shard.parse(shard), source, destination)
-    whole = model is None or is_specialist(model, settings.get("revision"))
-    if record.run is not None and not whole:
+    if record.run is not None and model is not None and specialist is None:
         with _Files.opened(source, destination, record, chosen, overwrite, shard) as files:
             return files.run(record.load(model, processor, chosen))
     destination = check_output(destination, source=source, overwrite=overwrite)
     with sole_writer(destination):
         write_h5ad(function(read_h5ad(source), model=model, processor=processor, **settings), destination)
-    return [Written(destination, verb if record.run is None else chosen.key(""))]
+    return [Written(destination, verb if record.run is None else chosen.key(specialist.name if specialist else ""))]
 
 
 def _shard_path(verb: Verb, shard: Shard, source: str | Path, destination: str | Path) -> Path:

@@ -43,7 +43,7 @@ def add_to_cells(
     check_adata(adata)
     check_target(adata, copy=copy)
     settings = verb.choose(given)
-    _check_columns(adata, settings.columns())
+    check_columns(adata, settings.columns())
     loaded = verb.load(model, processor, settings)
     result = take_target(adata, copy=copy)
     cells = prepare_cells(
@@ -61,7 +61,7 @@ def add_to_cells(
     return result
 
 
-def _check_columns(adata: "AnnData", columns: tuple[str, ...]) -> None:
+def check_columns(adata: "AnnData", columns: tuple[str, ...]) -> None:
     """Raise if a new column would have the name under which the names of the cells are stored."""
     if clash := {adata.obs.index.name, "_index"} & set(columns):
         raise ConfigurationError(

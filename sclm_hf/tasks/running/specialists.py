@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError
 from ...versions import package_versions
+from .adding import check_columns
 from .cell_run import Results
 from .provenance import PACKAGES, check_adata, check_target, record, take_target, writable
 
@@ -73,6 +74,7 @@ def add_specialist_results(
     """Add what a task-specific model makes of the cells of an AnnData; arguments as for `add_to_cells`."""
     check_adata(adata)
     check_target(adata, copy=copy)
+    check_columns(adata, verb.choose(dict(given)).columns())
     loaded, found = specialist_results(adata, verb, model, processor, given)
     target = take_target(adata, copy=copy)
     add_found(target, verb, loaded, given, found)
@@ -89,13 +91,14 @@ def add_found(
         verb: the verb.
         loaded: the model.
         given: settings of the verb by name.
-        found: place -> name -> value; and under `"facts"` what the record says beside.
+        found: what the processor gave, see `Verb.of_specialist`.
     """
+    settings = verb.choose(dict(given))
+    found = verb.of_specialist(found, settings, loaded.record.name, target.obs_names)
     results = Results(**{place: values for place, values in found.items() if place != "facts"})
     for place, values in results.by_place():
         for name, value in values.items():
             getattr(target, place)[name] = value
-    key = verb.choose(dict(given)).key(loaded.record.name)
     entry = {
         "model": loaded.name,
         "revision": loaded.revision,
@@ -104,4 +107,4 @@ def add_found(
         "versions": package_versions(*PACKAGES),
         **found.get("facts", {}),
     }
-    record(target, key, writable(entry))
+    record(target, settings.key(loaded.record.name), writable(entry))

@@ -1,7 +1,7 @@
 """What a verb is: one record, from which its function, file-to-file, its command and the card's example follow."""
 
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,19 @@ class Verb:
     def start(self, loaded: "LoadedModel", cells: "PreparedCells", settings: RunSettings) -> CellRun:
         """A run over cells."""
         return self.run(self, loaded, cells, settings)
+
+    def of_specialist(
+        self, found: Mapping[str, Any], settings: Any, family: str, names: Sequence[str]
+    ) -> Mapping[str, Any]:
+        """What a task-specific model found, in the places of an AnnData; `"facts"` are for the record.
+
+        Args:
+            found: what its processor gave for the verb.
+            settings: of the verb.
+            family: name of the model.
+            names: (cells,) names of the cells.
+        """
+        return found
 
     def add_to(
         self,
