@@ -105,6 +105,16 @@ def check_output_file(path: str | Path) -> None:
         raise ConfigurationError(f"`{path}` cannot be written: its folder is missing or not writable.")
 
 
+def check_replaced(path: str | Path, *, overwrite: bool) -> None:
+    """Refuse, before the work, to replace a file that the user did not say may be replaced.
+
+    Raises:
+        ConfigurationError: it exists, and `overwrite` is False.
+    """
+    if Path(path).exists() and not overwrite:
+        raise ConfigurationError(f"`{path}` exists: choose another name, or pass `overwrite` (`--overwrite`).")
+
+
 def check_apart(written: Iterable[Path | None], others: Iterable[Path | None] = ()) -> None:
     """Refuse, before the work, to write over what is read, or two things into one file.
 

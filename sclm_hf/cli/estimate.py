@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..tasks.integrate import IntegrateSettings
 from ..tasks.running.settings import RunSettings
-from .options import Input, Json, Model, with_settings
+from .options import Genes, Input, Json, Model, with_settings
 
 if TYPE_CHECKING:
     from ..tasks.planning.estimate import Estimate
 
 
 @with_settings(RunSettings)
-def estimate(input: Input, model: Model, as_json: Json = False, **settings: Any) -> None:
+def estimate(input: Input, model: Model, genes: Genes = None, as_json: Json = False, **settings: Any) -> None:
     """Say what verbs and fine-tuning will take on the cells of a file; nothing is written."""
     from rich.console import Console
     from rich.table import Table
@@ -21,7 +21,7 @@ def estimate(input: Input, model: Model, as_json: Json = False, **settings: Any)
     from ..tasks.planning.estimate import BYTES
     from ..tasks.planning.estimate import estimate as estimated
 
-    found = estimated(input, model, **settings)
+    found = estimated(input, model, genes=genes, **settings)
     if as_json:
         print(json.dumps(_told(found)))
         return

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ..tasks.running.settings import RunSettings, flag_of, own_fields_first, with_keywords
+from ..tasks.running.settings import AddingSettings, flag_of, own_fields_first, with_keywords
 
 Input = Annotated[
     Path, typer.Argument(help="`.h5ad` file with raw counts, zarr or Parquet corpus, or a folder of .h5ad files.")
 ]
 Output = Annotated[Path, typer.Argument(help="`.h5ad` file to write; for a folder, a folder.")]
 Model = Annotated[str, typer.Option(help="Folder or repository id of a checkpoint or an adapter.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT, and what is written beside it, if it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 ShardOption = Annotated[
@@ -50,7 +50,7 @@ def with_settings(settings: type) -> Callable[[Callable], Callable]:
     return complete
 
 
-_FIELDS = {field.name: field for field in dataclasses.fields(RunSettings)}
-Layer, Species = option(_FIELDS["layer"]), option(_FIELDS["species"])
+_FIELDS = {field.name: field for field in dataclasses.fields(AddingSettings)}
+Genes, Layer, Species = option(_FIELDS["genes"]), option(_FIELDS["layer"]), option(_FIELDS["species"])
 Device, Dtype = option(_FIELDS["device"]), option(_FIELDS["dtype"])
 Seed, Revision = option(_FIELDS["seed"]), option(_FIELDS["revision"])

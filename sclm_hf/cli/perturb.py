@@ -47,7 +47,7 @@ def perturb(
 
     genes = _genes(gene or [], group or [])
     states = _states(state_key, start_state, goal_state, other_state or [])
-    _check_files(table, volcano, states, [input, output])
+    _check_files(table, volcano, states, [input, output], overwrite)
     print_files(
         lambda: run_files(
             "perturb", input, output, model, overwrite=overwrite, genes=genes, states=states, **settings
@@ -77,7 +77,9 @@ def perturb(
         typer.echo(f"{n_untested:,} of {counted(result.n_vars, 'perturbation')} {have} no p value: it takes {needs}.")
 
 
-def _check_files(table: Path | None, volcano: Path | None, states: Any, others: list[Path]) -> None:
+def _check_files(
+    table: Path | None, volcano: Path | None, states: Any, others: list[Path], overwrite: bool
+) -> None:
     from ..errors import ConfigurationError
     from ..evaluation.plots import check_image
     from .results import check_written
@@ -86,7 +88,7 @@ def _check_files(table: Path | None, volcano: Path | None, states: Any, others: 
         check_image(volcano)
     if volcano is not None and states is None:
         raise ConfigurationError("`--volcano` draws shifts towards a state: give `--state-key`, `--goal-state`, ….")
-    check_written(table, volcano, read=others, overwrite=True)
+    check_written(table, volcano, read=others, overwrite=overwrite)
 
 
 def _genes(genes: list[str], groups: list[str]):

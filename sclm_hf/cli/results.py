@@ -150,14 +150,12 @@ def check_written(*written: Path | None, read: "Sequence[Path | None]", overwrit
         ConfigurationError: one is also read, or written twice; or it cannot be written, or is there and not to be
             replaced.
     """
-    from ..errors import ConfigurationError
-    from ..files import check_apart, check_output_file
+    from ..files import check_apart, check_output_file, check_replaced
 
     check_apart(written, read)
     for path in filter(None, written):
         check_output_file(path)
-        if path.exists() and not overwrite:
-            raise ConfigurationError(f"`{path}` exists: choose another name, or pass `--overwrite`.")
+        check_replaced(path, overwrite=overwrite)
 
 
 def write_table(table: Any, output: Path) -> None:

@@ -36,21 +36,21 @@ def spatial(
         return run_files("spatial", input, output, model, overwrite=overwrite, **settings)
 
     if plot is not None:
-        _check_plot(plot, input, output)
+        _check_plot(plot, input, output, overwrite)
     told = ("resolution", "sweep", "slices", "scores", "label_coherence")
     print_files(run, _show, as_json=as_json, told=told)
     if plot is not None:
         _draw(output, plot, SpatialSettings(**settings))
 
 
-def _check_plot(plot: Path, input: Path, output: Path) -> None:
+def _check_plot(plot: Path, input: Path, output: Path, overwrite: bool) -> None:
     from ..errors import ConfigurationError
     from ..evaluation.plots import check_image
     from .results import check_written
 
     if input.suffix != ".h5ad":
         raise ConfigurationError("`--plot` draws the tissue of one .h5ad file: leave it out, or give such a file.")
-    check_written(plot, read=[input, output], overwrite=True)
+    check_written(plot, read=[input, output], overwrite=overwrite)
     check_image(plot)
 
 

@@ -107,6 +107,17 @@ def test_the_source_is_never_written_over(files, tmp_path, link):
     assert Path(source).read_bytes() == before
 
 
+@pytest.mark.parametrize("flag", ["--table", "--volcano"])
+def test_a_second_output_is_replaced_only_on_request(files, tmp_path, flag):
+    source, target, _ = files
+    second = tmp_path / "second.png"
+    second.write_text("kept")
+    states = ["--state-key", "state", "--start-state", "ill", "--goal-state", "well"]
+    arguments = ["perturb", source, target, "--model", "never looked at", *states, flag, str(second)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1 and "--overwrite" in result.stderr and second.read_text() == "kept"
+
+
 @pytest.mark.parametrize("place", ["in.h5ad", "out.h5ad"])
 def test_a_second_output_is_neither_the_cells_nor_the_first(files, place):
     source, target, _ = files

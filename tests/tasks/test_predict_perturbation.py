@@ -155,6 +155,8 @@ def test_the_command_writes_the_prediction_the_truth_and_the_split(tmp_path):
     assert list(predicted.var_names) == list(truth.var_names)
     controls = truth.obs_names[truth.obs["perturbation"] == "control"]
     assert (predicted[controls].X != truth[controls].X).nnz == 0
+    refused = CliRunner().invoke(make_app(), [*arguments[:2], str(tmp_path / "other.h5ad"), *arguments[3:]])
+    assert refused.exit_code == 1 and "truth.h5ad` exists" in refused.output.replace("\n", "")
     again = [*arguments[:3], "--split", str(tmp_path / "split.toml"), "--json", "--overwrite", *arguments[5:9]]
     shown = CliRunner().invoke(make_app(), again)
     assert json.loads(shown.stdout.splitlines()[-1])["n_predicted"] == 3

@@ -87,6 +87,9 @@ def test_the_command_gives_the_same_and_prints_json(cells, model, tmp_path):
     flags = ["--model", model, "--sample-key", "slice", "--resolutions", "0.3,1", "--n-subsamples", "1"]
     done = CliRunner().invoke(make_app(), ["spatial", *files, *flags, "--plot", str(tmp_path / "tissue.png")])
     assert done.exit_code == 0 and "coherence" in done.output, done.output
+    again = ["spatial", files[0], str(tmp_path / "new.h5ad"), *flags, "--plot", str(tmp_path / "tissue.png")]
+    refused = CliRunner().invoke(make_app(), again)
+    assert refused.exit_code == 1 and "--overwrite" in refused.output
     written = anndata.read_h5ad(files[1])
     assert (tmp_path / "tissue.png").read_bytes()[1:4] == b"PNG"
     assert written.obs["sclm_domain"].tolist() == in_memory.obs["sclm_domain"].tolist()

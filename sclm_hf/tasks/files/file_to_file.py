@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import ConfigurationError, CorpusError, FilesError, SclmError
-from ...files import check_apart, sole_writer
+from ...files import check_apart, check_replaced, sole_writer
 from ...logging import get_logger
 from ...opening.specialists import specialist_of
 from ...sources.cell_source import CellSource
@@ -97,6 +97,8 @@ def run_files(
     read, written = chosen.files(written=False), chosen.files(written=True)
     check_apart([Path(destination)], [*read, *written])
     check_apart(written, [Path(source)])
+    for path in written:
+        check_replaced(path, overwrite=overwrite)
     specialist = None if model is None else specialist_of(model, settings.get("revision"))
     if shard is not None and specialist is not None:
         raise ConfigurationError(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import ConfigurationError, CorpusError, require
-from ...files import check_output_file, written_whole
+from ...files import check_output_file, check_replaced, written_whole
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -40,8 +40,7 @@ def check_output(path: str | Path, *, source: str | Path, overwrite: bool) -> Pa
     if path.exists() and Path(source).exists() and path.samefile(source):
         raise ConfigurationError(f"`{path}` is the source itself: name another file to write.")
     check_output_file(path)
-    if path.exists() and not overwrite:
-        raise ConfigurationError(f"`{path}` exists: choose another name, or pass `overwrite` (`--overwrite`).")
+    check_replaced(path, overwrite=overwrite)
     return path
 
 

@@ -1,5 +1,7 @@
 """A file in shards, and its parts joined again."""
 
+import json
+
 import anndata
 import h5py
 import numpy as np
@@ -194,3 +196,5 @@ def test_the_commands_run_shards_and_merge_them(source, model, tmp_path):
     parts = [tmp_path / f"out.{number}-of-2.h5ad" for number in (1, 2)]
     output = run("merge", tmp_path / "merged.h5ad", *parts, "--input", source)
     assert f"Wrote {tmp_path / 'merged.h5ad'} with 23 cells of 2 shards." in output
+    told = json.loads(run("merge", tmp_path / "merged.h5ad", *parts, "--input", source, "--json"))
+    assert told["file"] == str(tmp_path / "merged.h5ad") and told["n_cells"] == 23

@@ -89,3 +89,5 @@ def test_the_command_says_what_it_measured(model, tmp_path):
         assert text in result.output
     told = json.loads(CliRunner().invoke(make_app(), [*arguments, "--json"]).stdout)
     assert told["n_cells"] == 23 and told["costs"]["embed"]["bytes"]["float32"] > told["n_parameters"] * 4
+    few = CliRunner().invoke(make_app(), [*arguments, "--genes", ",".join(make_cells().var_names[:4]), "--json"])
+    assert json.loads(few.stdout)["longest"] <= 5 < told["longest"]
