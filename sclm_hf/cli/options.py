@@ -15,7 +15,7 @@ Input = Annotated[
 ]
 Output = Annotated[Path, typer.Argument(help="`.h5ad` file to write; for a folder, a folder.")]
 Model = Annotated[str, typer.Option(help="Folder or repository id of a checkpoint or an adapter.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT, and what is written beside it, if it exists.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUTPUT and files beside it that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 ShardOption = Annotated[

@@ -77,9 +77,7 @@ def perturb(
         typer.echo(f"{n_untested:,} of {counted(result.n_vars, 'perturbation')} {have} no p value: it takes {needs}.")
 
 
-def _check_files(
-    table: Path | None, volcano: Path | None, states: Any, others: list[Path], overwrite: bool
-) -> None:
+def _check_files(table: Path | None, volcano: Path | None, states: Any, others: list[Path], overwrite: bool) -> None:
     from ..errors import ConfigurationError
     from ..evaluation.plots import check_image
     from .results import check_written
