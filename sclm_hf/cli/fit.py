@@ -16,7 +16,8 @@ def fit(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="`.h5ad` file with raw counts; one per modality for a model of several, `rna=FILE atac=FILE`.",
+            help="`.h5ad` file with raw counts; for a model of several modalities one each, "
+            "`rna=FILE atac=FILE`, or one `.h5mu` file.",
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")],
@@ -37,7 +38,7 @@ def fit(
     ] = None,
 ) -> None:
     """Train a task-specific model on cells, as published; the verbs that `sclm-hf models` names then take it."""
-    from ..tasks.files.h5ad import read_h5ad
+    from ..tasks.files.h5ad import read_h5ad, read_modalities
     from ..training.specialists import fit as fit_cells
 
     chosen = _read_settings("--set", settings)
@@ -47,7 +48,7 @@ def fit(
     if epochs is not None:
         changes["num_train_epochs"] = epochs
     files = _read_files(cells)
-    read: Any = read_h5ad(files[""]) if "" in files else {name: read_h5ad(file) for name, file in files.items()}
+    read: Any = read_modalities(files[""]) if "" in files else {name: read_h5ad(file) for name, file in files.items()}
     result = fit_cells(
         specialist,
         read,

@@ -11,13 +11,13 @@ from .options import Json, Model, Overwrite, with_settings
 
 @with_settings(MultimodalSettings)
 def multimodal(
-    rna: Annotated[Path, typer.Argument(help="`.h5ad` file with raw counts of RNA.")],
+    rna: Annotated[Path, typer.Argument(help="`.h5ad` file with raw counts of RNA; or `.h5mu` file of both.")],
     files: Annotated[
         list[Path],
         typer.Argument(
             metavar="[OTHER] OUTPUT",
-            help="`.h5ad` file with the other modality of the same cells, left out to apply `--head`; and the one to "
-            "write.",
+            help="`.h5ad` file with the other modality of the same cells, left out to apply `--head` and with "
+            "`.h5mu`; and the one to write.",
         ),
     ],
     model: Model,
@@ -28,7 +28,7 @@ def multimodal(
 ) -> None:
     """Predict proteins or open chromatin from RNA, beside simple predictors, and join both in one embedding.
 
-    A run that was stopped goes on where it was when it is repeated.
+    A run of `.h5ad` files that was stopped goes on where it was when it is repeated.
     """
     from ..errors import ConfigurationError
     from ..tasks.files.file_to_file import run_files
@@ -37,6 +37,8 @@ def multimodal(
     if len(files) > 2:
         raise ConfigurationError(f"Expected RNA, OTHER and OUTPUT, got {1 + len(files)} files.")
     other, output = (None, *files)[-2:]
+    if rna.suffix != ".h5mu" and (settings["rna_key"] != MultimodalSettings.rna_key or settings["other_key"]):
+        raise ConfigurationError("`--rna-key` and `--other-key` name modalities of an `.h5mu` file: leave them out.")
 
     def run() -> Any:
         return run_files("multimodal", rna, output, model, overwrite=overwrite, other=other, **settings)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ConfigurationError, CorpusError
-from .anndata.h5ad import H5adSource
+from .anndata.h5ad import H5adSource, refuse_h5mu
 from .anndata.zarr_folder import AnnDataZarrSource, is_zarr, parts_of
 from .cell_source import CellSource
 from .shards.parquet import ParquetSource, datasets_of, is_dataset
@@ -37,6 +37,7 @@ def open_source(name: str, path: str | Path | CellSource, **options: Any) -> Cel
         return ParquetSource(path, name, **options)
     if path.suffix.lower() == ".parquet":
         raise CorpusError(f"`{path}` is one shard: name the folder that holds `manifest.json`.")
+    refuse_h5mu(path)
     raise CorpusError(f"`{path}` is no .h5ad file: write it with `adata.write_h5ad(...)` first.")
 
 

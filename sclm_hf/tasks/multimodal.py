@@ -52,11 +52,10 @@ class MultimodalSettings(AddingSettings):
     label_key: str | None = setting(
         None, "column of `obs` with labels, to see how many neighbours share them in each embedding."
     )
-    rna_key: str = setting("rna", "name of RNA in a MuData.", flag=None, recorded=False)
+    rna_key: str = setting("rna", "name of RNA in a MuData.", recorded=False)
     other_key: str | None = setting(
         None,
         "name of the other modality in a MuData; by default `prot` or `atac`, as `kind` says.",
-        flag=None,
         recorded=False,
     )
     key_added: str | None = setting(

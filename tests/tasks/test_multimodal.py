@@ -22,6 +22,7 @@ from sclm_hf.errors import (
 from sclm_hf.evaluation.baselines.baseline import log1p_cp10k
 from sclm_hf.evaluation.baselines.linear import PCALogisticRegression
 from sclm_hf.specialists.pairing import centred_log_ratios
+from sclm_hf.tasks.files.file_to_file import run_files
 from sclm_hf.tasks.multimodality.joint import joint_embedding
 from sclm_hf.tasks.multimodality.modality import read_modality
 from sclm_hf.tasks.multimodality.predictors import METHODS, RIDGES, Projection, Ridge, folds_of
@@ -123,6 +124,36 @@ def test_a_mudata_stands_for_both_modalities_and_comes_back(model):
 def test_a_mudata_without_a_modality_is_refused(model, names, settings, told):
     with pytest.raises(ConfigurationError, match=told):
         multimodal(pair(**names), model=model, **{"kind": "protein", **settings})
+
+
+def test_the_command_reads_and_writes_a_mudata(model, tmp_path):
+    mudata = pytest.importorskip("mudata")
+    mudata.write_h5mu(tmp_path / "in.h5mu", pair(other="adt"))
+    arguments = ["multimodal", str(tmp_path / "in.h5mu"), str(tmp_path / "out.h5mu"), "--model", model]
+    arguments += ["--kind", "protein"]
+    refused = CliRunner().invoke(make_app(), arguments)
+    assert refused.exit_code == 1 and "--other-key" in refused.output
+    shown = CliRunner().invoke(make_app(), [*arguments, "--other-key", "adt"])
+    assert shown.exit_code == 0 and "Predicted 6 features" in shown.output, shown.output
+    found = mudata.read_h5mu(tmp_path / "out.h5mu")
+    np.testing.assert_array_equal(found["rna"].obsm[f"{KEY}_joint"], run(model).obsm[f"{KEY}_joint"])
+    again = CliRunner().invoke(make_app(), [*arguments, "--other-key", "adt"])
+    assert again.exit_code == 1 and "--overwrite" in again.output
+    wrong = CliRunner().invoke(make_app(), [*arguments[:2], str(tmp_path / "out.h5ad"), *arguments[3:]])
+    assert wrong.exit_code == 1 and "….h5mu" in wrong.output
+
+
+def test_where_one_modality_is_read_a_mudata_is_refused_with_the_way_to_mend_it(model, tmp_path):
+    (tmp_path / "in.h5mu").write_bytes(b"never read")
+    for verb in ("embed", "impute"):
+        with pytest.raises(CorpusError, match=r"read_h5mu\('in.h5mu'\)\['rna'\]"):
+            run_files(verb, tmp_path / "in.h5mu", tmp_path / "out.h5ad", model)
+    with pytest.raises(CorpusError, match=r"read_h5mu\('in.h5mu'\)\['rna'\]"):
+        multimodal(make_cells(40), tmp_path / "in.h5mu", model, kind="protein")
+    with pytest.raises(ConfigurationError, match=r"such as `mdata\['rna'\]`"):
+        embed(pair(), model)
+    told = CliRunner().invoke(make_app(), ["multimodal", "rna.h5ad", "out.h5ad", "--model", model, "--rna-key", "gex"])
+    assert told.exit_code == 1 and "`.h5mu` file" in told.output
 
 
 def read_by(method, model, fitted):

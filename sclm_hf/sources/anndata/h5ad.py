@@ -32,6 +32,19 @@ def open_h5ad(path: Path, mode: str = "r", *, whole: bool = False) -> Any:
     return _open(path, mode, [refuse_links, refuse_datasets_elsewhere, *([refuse_unbounded] if whole else [])])
 
 
+def refuse_h5mu(path: Path) -> None:
+    """Raise for a file of several modalities, where cells of one are read.
+
+    Raises:
+        CorpusError: its name ends in `.h5mu`.
+    """
+    if path.suffix.lower() == ".h5mu":
+        raise CorpusError(
+            f"`{path}` holds several modalities: write the one to read, "
+            f"`mudata.read_h5mu({path.name!r})['rna'].write_h5ad('rna.h5ad')`, and give that."
+        )
+
+
 def _open(path: Path, mode: str, checks: Sequence[_Check]) -> Any:
     """The file, if it passes the checks."""
     h5py = require("h5py", extra="anndata")

@@ -10,6 +10,7 @@ from ...errors import ConfigurationError, CorpusError, FilesError, SclmError
 from ...files import check_apart, check_replaced, sole_writer
 from ...logging import get_logger
 from ...opening.specialists import specialist_of
+from ...sources.anndata.h5ad import refuse_h5mu
 from ...sources.cell_source import CellSource
 from ...sources.opening import is_one_source, name_paths, open_source
 from .. import get_function
@@ -19,7 +20,7 @@ from ..running.provenance import make_record
 from ..running.settings import AddingSettings
 from ..running.verb import Verb
 from .fingerprint import hash_of, make_fingerprint
-from .h5ad import check_output, read_h5ad, write_h5ad
+from .h5ad import PAIRED, check_output, read_modalities, write_modalities
 from .pieces import Pieces, remove_left_over
 from .results import (
     add_record,
@@ -64,7 +65,7 @@ def run_files(
     the results are if the model reads whole samples (each is then one block), or if the verb needs all of them.
 
     A verb that makes an AnnData of its own, as `perturb` does, that runs without a model, or whose model is a
-    task-specific one, reads an `.h5ad` file whole and writes what it makes.
+    task-specific one, reads an `.h5ad` file whole and writes what it makes; so does `multimodal` with an `.h5mu` file.
 
     Args:
         verb: name of the verb, for example `"embed"`.
@@ -106,12 +107,16 @@ def run_files(
         )
     if shard is not None:
         destination = _shard_path(record, Shard.parse(shard), source, destination)
-    if record.run is not None and model is not None and specialist is None:
+    is_paired = Path(source).suffix == PAIRED
+    if is_paired:
+        _check_paired(record, Path(source), Path(destination), specialist)
+    if record.run is not None and model is not None and specialist is None and not is_paired:
         with _Files.opened(source, destination, record, chosen, overwrite, shard) as files:
             return files.run(record.load(model, processor, chosen))
     destination = check_output(destination, source=source, overwrite=overwrite)
     with sole_writer(destination):
-        write_h5ad(function(read_h5ad(source), model=model, processor=processor, **settings), destination)
+        found = function(read_modalities(source), model=model, processor=processor, **settings)
+        write_modalities(found, destination)
     return [Written(destination, verb if record.run is None else chosen.key(specialist.name if specialist else ""))]
 
 
@@ -124,6 +129,14 @@ def _shard_path(verb: Verb, shard: Shard, source: str | Path, destination: str |
             f"`{source}` is a folder of files: run each file by itself, or leave out `shard` (`--shard`)."
         )
     return shard.path(destination)
+
+
+def _check_paired(verb: Verb, source: Path, destination: Path, specialist: Any) -> None:
+    """Raise if a file of several modalities is not read by the verb, or would be written under another ending."""
+    if verb.name != "multimodal" and specialist is None:
+        refuse_h5mu(source)
+    if destination.suffix != PAIRED:
+        raise ConfigurationError(f"`{destination}` must be named `….h5mu`, as `{source}`: all modalities are written.")
 
 
 def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path]]:

@@ -1,14 +1,19 @@
-"""Reading and writing `.h5ad` files: problems are reported before the work, and no file is left half written."""
+"""Reading and writing `.h5ad` and `.h5mu` files: problems are told before the work, no file is left half written."""
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError, CorpusError, require
 from ...files import check_output_file, check_replaced, written_whole
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from mudata import MuData
+
+PAIRED = ".h5mu"
+"""How files of several modalities end."""
 
 
 def read_h5ad(path: str | Path) -> "AnnData":
@@ -17,16 +22,33 @@ def read_h5ad(path: str | Path) -> "AnnData":
     Raises:
         CorpusError: there is no such file, it is not a readable `.h5ad`, or links in it lead to other files.
     """
+    from ...sources.anndata.h5ad import refuse_h5mu
+
+    refuse_h5mu(Path(path))
+    return _read_whole(Path(path), require("anndata", extra="anndata").read_h5ad)
+
+
+def read_modalities(path: str | Path) -> "AnnData | MuData":
+    """Read an `.h5mu` file; or an `.h5ad` file, as [`read_h5ad`] does.
+
+    Raises:
+        CorpusError: as for [`read_h5ad`].
+        MissingDependencyError: `mudata` is not installed.
+    """
+    if Path(path).suffix != PAIRED:
+        return read_h5ad(path)
+    return _read_whole(Path(path), require("mudata", extra="mudata").read_h5mu)
+
+
+def _read_whole(path: Path, read: Callable[[Path], Any]) -> Any:
     from ...sources.anndata.h5ad import open_h5ad
     from ...sources.reading_errors import reading_errors_named
 
-    anndata = require("anndata", extra="anndata")
-    path = Path(path)
     if not path.exists():
         raise CorpusError(f"There is no file `{path}`.")
     open_h5ad(path, whole=True).close()
-    with reading_errors_named(path, "`.h5ad` file"):
-        return anndata.read_h5ad(path)
+    with reading_errors_named(path, f"`{path.suffix}` file"):
+        return read(path)
 
 
 def check_output(path: str | Path, *, source: str | Path, overwrite: bool) -> Path:
@@ -42,6 +64,19 @@ def check_output(path: str | Path, *, source: str | Path, overwrite: bool) -> Pa
     check_output_file(path)
     check_replaced(path, overwrite=overwrite)
     return path
+
+
+def write_modalities(cells: "AnnData | MuData", path: str | Path) -> None:
+    """Write an `.h5mu` file; or an `.h5ad` file, as [`write_h5ad`] does.
+
+    Raises:
+        SclmError: it cannot be written.
+    """
+    if not hasattr(cells, "mod"):
+        write_h5ad(cells, path)
+        return
+    with written_whole(Path(path)) as unfinished:
+        require("mudata", extra="mudata").write_h5mu(unfinished, cells)
 
 
 def write_h5ad(adata: "AnnData", path: str | Path) -> None:

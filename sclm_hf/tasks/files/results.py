@@ -35,9 +35,16 @@ def read_record(path: str | Path, key: str) -> "tuple[dict[str, Any], int, Categ
     """
     io = require("anndata", extra="anndata").io
     with open_h5ad(Path(path)) as file:
-        obs = file["obs"]
+        cells = _holding(file, key)
+        obs = cells["obs"]
         labels = io.read_elem(obs[key]) if key in obs else None
-        return io.read_elem(file[f"uns/sclm_hf/{key}"]), len(read_index(obs)), labels
+        return io.read_elem(cells[f"uns/sclm_hf/{key}"]), len(read_index(obs)), labels
+
+
+def _holding(file: Any, key: str) -> Any:
+    """Where a file holds a record: at its top, or in a modality."""
+    parts = [file, *(file["mod"].values() if "mod" in file else ())]
+    return next((part for part in parts if f"uns/sclm_hf/{key}" in part), file)
 
 
 def read_fingerprints(path: Path) -> dict[str, str]:

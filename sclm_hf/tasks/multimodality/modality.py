@@ -87,7 +87,8 @@ def in_mudata(mdata: "MuData", other: Any, settings: "MultimodalSettings", *, co
     for setting, name in wanted.items():
         if name not in mdata.mod:
             raise ConfigurationError(
-                f"The MuData has no modality {name!r}, it has {list(mdata.mod)}: name it with `{setting}`."
+                f"The MuData has no modality {name!r}, it has {list(mdata.mod)}: name it with `{setting}` "
+                f"(`--{setting.replace('_', '-')}`)."
             )
     return wanted["rna_key"], mdata.mod[wanted["other_key"]]
 

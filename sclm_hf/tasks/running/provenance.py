@@ -22,6 +22,8 @@ def check_adata(adata: Any) -> None:
     Raises:
         ConfigurationError: it is something else, for example the path of a file.
     """
+    if hasattr(adata, "mod"):
+        raise ConfigurationError("A MuData holds several modalities: give the one to read, such as `mdata['rna']`.")
     if not isinstance(adata, require("anndata", extra="anndata").AnnData):
         raise ConfigurationError(
             f"The cells must be an AnnData, got {type(adata).__name__}: read a file with `anndata.read_h5ad(path)`; "
