@@ -132,6 +132,7 @@ class Multimodal(CellRun[MultimodalSettings]):
     def _prepare_pairs(self) -> None:
         """Match cells and check what would fail after the work."""
         from ..sources.survey import refuse_alike
+        from .integration.batches import read_labels
 
         settings, names = self.settings, self.cells.names
         self._values = settings.modality.of(names)
@@ -145,7 +146,7 @@ class Multimodal(CellRun[MultimodalSettings]):
         if head is not None and head.exists() and (not head.is_dir() or any(head.iterdir())):
             raise ConfigurationError(f"`{head}` exists: name another folder with `head` (`--head`), or remove it.")
         if settings.label_key is not None:
-            self._labels = self.cells.source.column(settings.label_key).codes
+            self._labels = read_labels(self.cells.source, settings.label_key).numbers
 
     def _check_model(self) -> None:
         """Raise if the head was fitted on another model."""

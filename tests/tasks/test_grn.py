@@ -166,6 +166,12 @@ def test_a_network_of_other_names_and_unsound_cells_are_refused(model, cells, tm
         sclm_hf.grn(doubled, evidence="pearson", genes=["GENE1", "GENE2"])
     with pytest.raises(ConfigurationError, match="needs at least 10"):
         sclm_hf.grn(cells[:5], evidence="pearson")
+    alike = cells.copy()
+    alike.X = alike.X[np.zeros(60, int)]
+    with pytest.raises(ExpressionError, match="All 60 cells have the same expression"):
+        sclm_hf.grn(alike, evidence="pearson")
+    with pytest.raises(ExpressionError, match="Of the condition 'ill' all 40"):
+        sclm_hf.grn(alike, evidence="pearson", condition_key="state")
 
 
 @pytest.mark.parametrize("suffix", [".tsv", ".parquet"])

@@ -161,6 +161,12 @@ def test_groups_and_names_that_do_not_fit_are_refused(model):
     settings = {"reference": reference, "label_key": "cell_type"}
     with pytest.raises(ConfigurationError, match="against the 0 reference cells of other groups"):
         map_cells(make_cells(), model, group_key="one", **settings)
+    with pytest.raises(ConfigurationError, match="holds one label only, 'a'"):
+        map_cells(make_cells(), model, reference=reference, label_key="one")
+    alike = make_reference()
+    alike.X = alike.X[np.zeros(40, int)]
+    with pytest.raises(ExpressionError, match="all 40 cells have the same values"):
+        map_cells(make_cells(), model, reference=alike, label_key="cell_type")
     reference.obs_names = ["same"] * 40
     with pytest.raises(ConfigurationError, match="cells of the same name"):
         map_cells(make_cells(), model, **settings)

@@ -300,6 +300,7 @@ def set_to(rows, columns, value):
         (set_to(0, 0, -1), ExpressionError, "missing, negative or no whole"),
         (set_to(slice(None), 2, 0), ExpressionError, "1 protein of `other` is 0 in all cells, such as 'protein 2'"),
         (set_to(3, slice(None), 0), ExpressionError, "Cell 3 of `other`"),
+        (set_to(slice(None), slice(None), 2), ExpressionError, "same shares of all proteins"),
         ("nowhere.h5ad", CorpusError, "no file"),
     ],
 )
@@ -328,6 +329,10 @@ def test_settings_and_too_few_cells_are_refused(model):
         run(model, n_folds=30)
     with pytest.raises(CorpusError, match="absent"):
         run(model, label_key="absent")
+    rna = make_cells(40)
+    rna.obs["one"] = "a"
+    with pytest.raises(ConfigurationError, match="no two labels of two cells"):
+        run(model, rna=rna, label_key="one")
 
 
 def test_peaks_are_the_most_variable_ones_and_weighted_by_tf_idf():

@@ -18,7 +18,7 @@ from ...sources.categories import labelled_column
 from ...sources.cell_source import CellSource
 from ...sources.in_memory import InMemorySource
 from ...sources.opening import open_source
-from ...sources.survey import row_blocks
+from ...sources.survey import refuse_alike, row_blocks
 from ..files.fingerprint import hash_of, loaded_hash
 from ..running.batches import run_cells
 from ..running.prepared_cells import prepare_cells
@@ -118,7 +118,13 @@ def _of_cells(loaded: "LoadedModel", settings: "MapSettings", folder: Path | Non
     }
     if folder is not None and (folder / FACTS).exists():
         return _read(folder, settings, facts)
+    if len(kinds := set(labels)) < 2:
+        raise ConfigurationError(
+            f"`obs[{settings.label_key!r}]` of the reference holds one label only, {kinds.pop()!r}, which all cells "
+            "would get: name another column with `label_key` (`--label-key`)."
+        )
     _check_size(source.n_cells, groups, settings)
+    refuse_alike(source)
     names = np.asarray(source.obs_names(), object)
     if len(set(names)) < len(names):
         raise ConfigurationError(

@@ -112,7 +112,12 @@ def read_modality(other: "str | Path | AnnData", kind: str, n_features: int) -> 
         raise ConfigurationError("`other` has features of the same name: `other.var_names_make_unique()`.")
     counts = _counts(adata.X, features, kind)
     if kind == "protein":
-        return Modality(kind, names, features, centred_log_ratios(counts.toarray()))
+        values = centred_log_ratios(counts.toarray())
+        if np.allclose(values, values[0]):
+            raise ExpressionError(
+                f"All {len(values):,} cells of `other` have the same shares of all proteins, which tell none apart."
+            )
+        return Modality(kind, names, features, values)
     chosen = _most_variable_peaks(counts, n_features)
     return Modality(kind, names, features[chosen], tf_idf(counts)[:, chosen].toarray())
 

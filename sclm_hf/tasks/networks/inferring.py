@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import ConfigurationError, require
+from ...errors import ConfigurationError, ExpressionError, require
 from ...evaluation.baselines.baseline import log1p_cp10k
 from ...evaluation.networks import METRICS, KnownPairs, interval, known_pairs, read_network, score_with_intervals
 from ...opening.specialists import LoadedSpecialist
@@ -53,12 +53,24 @@ def infer_network(
     cells, record = prepare_network(adata[used], loaded, settings, wanted, regulators)
     known = None if network is None else without_seen(_known(network, cells.genes, settings), cells)
     groups = {name: cells.take(np.searchsorted(used, rows)) for name, rows in rows_of.items()}
+    _refuse_alike(groups)
     scores = {name: evidence.score(group) for name, group in groups.items()}
     edges = _table(groups, scores, settings)
     edges.attrs["grn"] = {**record, "n_cells": {str(name): len(rows) for name, rows in rows_of.items()}}
     if known is not None:
         edges.attrs["scores"] = _compared(groups, scores, known, settings)
     return edges
+
+
+def _refuse_alike(groups: dict[str | None, NetworkCells]) -> None:
+    """Refuse cells that say nothing of which genes go together."""
+    for name, group in groups.items():
+        if not np.ptp(group.expression, axis=0).any():
+            where = "All" if name is None else f"Of the condition {name!r} all"
+            raise ExpressionError(
+                f"{where} {len(group.expression):,} cells have the same expression of the genes "
+                "of the network: give cells that differ, or other genes."
+            )
 
 
 def _conditions(adata: "AnnData", settings: "GrnSettings") -> dict[str | None, np.ndarray]:
