@@ -15,7 +15,7 @@ from .errors import CheckpointError, ConfigurationError, require, unknown_name
 from .files import read_json_object, require_regular_file, write_text
 from .tokenization.expression_matrix import match_length
 
-BACKENDS = ("exact", "faiss")
+BACKENDS = ("exact", "faiss", "approximate")
 FACTS = "index.json"
 _QUERIES, _CELLS, _PAIRS = 1024, 2**14, 2**13
 """How many queries are compared with how many cells at a time, so that the cosines take 64 MB; and how many pairs."""
@@ -29,6 +29,9 @@ _ERROR = 4e-6
 _MORE = 64
 """So many more cells than asked for are taken from faiss, to see those as near as the last."""
 
+_LISTED, _PROBED, _ROUNDS, _TAUGHT = 2**14, 8, 10, 64
+"""From so many cells on lists pay; so many of them are looked at; rounds and cells per list to find their centres."""
+
 
 @dataclass
 class CellIndex:
@@ -40,7 +43,8 @@ class CellIndex:
         cells: (cells,) their names.
         groups: (cells,) the donor or data set of each, or None.
         backend: `"exact"`; `"faiss"` finds the same with faiss, which is faster where no few coordinates rule out most
-            cells.
+            cells; `"approximate"` looks only at the cells in the lists whose centres are nearest to a query (faiss'
+            inverted lists, made at the first query), which is much faster among many cells and may miss some.
 
     Raises:
         ConfigurationError: there is no such `backend`.
@@ -103,8 +107,19 @@ class CellIndex:
     def _search(self, queries: np.ndarray, k: int, group: str | None) -> tuple[np.ndarray, np.ndarray]:
         """Rows and cosines of the nearest cells that are not of a group."""
         allowed = None if group is None else np.asarray(self.groups != group, bool)
-        n_allowed = len(self.cells) if allowed is None else int(allowed.sum())
-        return _BY_BACKEND[self.backend](self.embeddings, self._fronts, queries, min(k, n_allowed), allowed)
+        k = min(k, len(self.cells) if allowed is None else int(allowed.sum()))
+        if self.backend != "approximate" or len(self.cells) < _LISTED or not k or not len(queries):
+            search = _faiss if self.backend == "faiss" else _exact
+            return search(self.embeddings, self._fronts, queries, k, allowed)
+        rows, cosines = _listed(self._lists, self.embeddings, queries, k, allowed)
+        # lists may hold fewer cells
+        few = cosines[:, -1] == -np.inf
+        rows[few], cosines[few] = _exact(self.embeddings, self._fronts, queries[few], k, allowed)
+        return rows, cosines
+
+    @cached_property
+    def _lists(self) -> Any:
+        return _make_lists(self.embeddings)
 
     @cached_property
     def _fronts(self) -> "_Fronts":
@@ -349,4 +364,25 @@ def _faiss(
     return rows, cosines
 
 
-_BY_BACKEND = {"exact": _exact, "faiss": _faiss}
+def _make_lists(cells: np.ndarray) -> Any:
+    """A faiss index of cells, each in the list of the nearest of about as many centres as a list has cells."""
+    faiss = require("faiss", extra="text")
+    n_lists = int(np.sqrt(len(cells)))
+    lists = faiss.IndexIVFFlat(faiss.IndexFlatIP(cells.shape[1]), cells.shape[1], n_lists, faiss.METRIC_INNER_PRODUCT)
+    lists.cp.niter = _ROUNDS
+    # cells of a file are seldom in random order
+    lists.train(cells[:: max(1, len(cells) // (_TAUGHT * n_lists))])
+    lists.add(cells)
+    return lists
+
+
+def _listed(
+    lists: Any, cells: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest cells of the lists nearest to each query; a cosine of `-inf` where they hold fewer."""
+    faiss = require("faiss", extra="text")
+    chosen = None if allowed is None else faiss.IDSelectorBatch(np.flatnonzero(allowed))
+    _, found = lists.search(queries, k, params=faiss.SearchParametersIVF(nprobe=_PROBED, sel=chosen))
+    asked, rows = np.repeat(np.arange(len(queries)), k), found.ravel()
+    cosines = np.where(rows < 0, -np.inf, _cosines(cells, queries, asked, rows)).astype(np.float32)
+    return _best(asked, rows, cosines, len(queries), k)

@@ -95,6 +95,29 @@ def test_cells_are_ruled_out_by_few_axes_without_changing_what_is_found(monkeypa
         np.testing.assert_allclose(np.take_along_axis(expected, rows, axis=1), cosines, atol=1e-6)
 
 
+def test_lists_hold_most_of_the_nearest_cells_and_those_of_other_groups_alone(monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(cell_index, "_LISTED", 100)
+    monkeypatch.setattr(cell_index, "_PROBED", 5)
+    generator = np.random.default_rng(0)
+    kinds = np.repeat(generator.normal(size=(20, 8)), 50, axis=0)
+    cells = directions((kinds + 0.3 * generator.normal(size=kinds.shape)).astype(np.float32))
+    names, groups = np.arange(1000).astype(str), (np.arange(1000) % 3).astype(str).astype(object)
+    exact, lists = (CellIndex(cells, names, names, groups, backend) for backend in ("exact", "approximate"))
+    for asked in (None, groups[::7]):
+        expected, found = (one.nearest(cells[::7], 9, asked) for one in (exact, lists))
+        same = [
+            np.isin(one, other).mean() for one, other in zip(*(rows for rows, _ in (found, expected)), strict=True)
+        ]
+        assert np.mean(same) > 0.9
+        assert asked is None or (groups[found[0]] != asked[:, None]).all()
+        np.testing.assert_allclose(found[1][found[0] == expected[0]], expected[1][found[0] == expected[0]], atol=1e-6)
+    # more than the lists hold
+    rows, cosines = lists.nearest(cells[:2], 900)
+    np.testing.assert_array_equal(rows, exact.nearest(cells[:2], 900)[0])
+    assert np.isfinite(cosines).all()
+
+
 def _fewer(index, folder):
     cell_index.write_table(folder / "cells.parquet", cell=["a"] * 51, label=["b"] * 51)
 

@@ -66,10 +66,10 @@ class MapSettings(AddingSettings):
         "what to do with cells that have the name of a reference cell: `refuse`; `leave_out` that cell from their "
         "neighbours; or `keep` it, where they are others with the same barcode.",
     )
-    backend: Literal["exact", "faiss"] = setting(
+    backend: Literal["exact", "faiss", "approximate"] = setting(
         "exact",
-        "what searches: `exact`, or `faiss`, which finds the same, faster where embeddings differ along many axes.",
-        recorded=False,
+        "what searches: `exact`; `faiss`, which finds the same, faster where embeddings differ along many axes; or "
+        "`approximate`, which is much faster among a million cells, and may miss some neighbours.",
     )
     key_added: str | None = setting(
         None, f"name of the labels in `obs`; default `{MAP_KEY}`.", flag="--key", recorded=False

@@ -112,7 +112,8 @@ class Index(CellIndex):
             markers: see [`~rules.marker_sets`].
             definitions: see [`~sclm_hf.corpora.labels.cell_ontology.definitions`].
             n_genes: how many genes of a cell are shown.
-            backend: `"exact"` compares with every cell in numpy; `"faiss"` does the same in faiss, which is faster.
+            backend: `"exact"` compares with every cell in numpy; `"faiss"` does the same in faiss, which is faster;
+                `"approximate"` is faster still, and may miss some.
 
         Raises:
             ConfigurationError: an embedding is zero, not finite or not a vector, or there is no such `backend`.
