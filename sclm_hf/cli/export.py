@@ -1,4 +1,4 @@
-"""`sclm-hf export sentence-transformers MODEL OUTPUT` and `sclm-hf export with-code FOLDER OUTPUT`."""
+"""`sclm-hf export`: `with-code`, `torch-export`, `onnx` and `sentence-transformers`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -44,4 +44,31 @@ def with_code(
     typer.echo(
         f"Wrote {exported}. Without this package it opens with `AutoModel.from_pretrained({str(exported)!r}, "
         "trust_remote_code=True)`, and so do its processor and tokenizer."
+    )
+
+
+_Model = Annotated[str, typer.Argument(help="Folder or repository of a model of one of the families.")]
+_Output = Annotated[Path, typer.Argument(help="Folder to write; it must be empty or not exist.")]
+_Task = Annotated[str, typer.Option(help="What it is for: `embed`, or `annotate` for a classifier of cells.")]
+
+
+@export.command("torch-export")
+def torch_export(model: _Model, output: _Output, task: _Task = "embed") -> None:
+    """Write a model as a program of `torch.export`, which runs without its code."""
+    _export_program(model, output, "torch-export", task)
+
+
+@export.command("onnx")
+def onnx(model: _Model, output: _Output, task: _Task = "embed") -> None:
+    """Write a model as ONNX, for ONNX Runtime and other engines."""
+    _export_program(model, output, "onnx", task)
+
+
+def _export_program(model: str, output: Path, format: str, task: str) -> None:
+    from ..hub.programs import export_program
+
+    folder = export_program(model, output, format=format, task=task)
+    typer.echo(
+        f"Wrote {folder}: the program, whose results were compared with the model's, and the processor. Open it with "
+        f"`transformers.exporters.ExportedModel.from_pretrained({str(folder)!r})`."
     )

@@ -51,4 +51,18 @@ class GeneBag(nn.Module):
         values = CELL_NORM * F.normalize(values, dim=-1)
         if input_ids is None or input_ids.ndim == 1:
             return values @ (self.weight if input_ids is None else self.weight[input_ids]).float()
-        return F.embedding_bag(input_ids, self.weight.float(), per_sample_weights=values, mode="sum")
+        return weighted_rows(self.weight.float(), input_ids, values)
+
+
+def weighted_rows(table: Tensor, ids: Tensor, values: Tensor) -> Tensor:
+    """(cells, columns) sums of rows of a table, each times its value.
+
+    Args:
+        table: `(rows, columns)`.
+        ids: `(cells, genes)`, rows of the table.
+        values: `(cells, genes)`, of the table's dtype.
+    """
+    if torch.compiler.is_exporting():
+        # in a program, a bag refuses a single cell
+        return (values.unsqueeze(1) @ F.embedding(ids, table)).squeeze(1)
+    return F.embedding_bag(ids, table, per_sample_weights=values, mode="sum")

@@ -6,13 +6,13 @@ principal components, where it holds its loadings. Made from fitted ones by `scl
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
 
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.common.base import SclmPreTrainedModel
+from sclm_hf.modeling.common.gene_bag import weighted_rows
 from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.inputs import check_cells, exactly_one, refuse_keywords
 from sclm_hf.modeling.common.losses import classification_loss
@@ -79,7 +79,7 @@ class LinearModel(LinearPreTrainedModel):
         wants_genes = kwargs.get("output_hidden_states", self.config.output_hidden_states)
         if inputs_embeds is None and not wants_genes:
             # a whole transcriptome, one vector per gene and cell, would fill the memory
-            summed = F.embedding_bag(input_ids.long(), self.genes.weight, per_sample_weights=values, mode="sum")
+            summed = weighted_rows(self.genes.weight, input_ids.long(), values)
             return CellModelOutput(cell_embedding=summed)
         embeddings = self.genes(input_ids) if inputs_embeds is None else inputs_embeds
         hidden_states = embeddings * values.unsqueeze(-1)
