@@ -313,17 +313,19 @@ def render_card(facts: CardFacts) -> "ModelCard":
     examples += [composite.usage] if composite and composite.usage else []
     usage = (_READING + "\n\n".join(examples)).format(model=facts.model, family=facts.family)
     what = {"family": family, "composite": composite, "specialist": specialist}
-    code = code_section(facts.model) if facts.brings_code else ""
+    code = code_section(facts.model, specialist) if facts.brings_code else ""
     return ModelCard(render("model_card", card_data=data.to_yaml(), facts=facts, usage=usage, code=code, **what))
 
 
-def code_section(model: str) -> str:
+def code_section(model: str, specialist: Specialist | None = None) -> str:
     """What a card says of code that its folder brings.
 
     Args:
         model: what users load.
+        specialist: the record of a task-specific model.
     """
-    return render("code", model=model, sclm_version=__version__, transformers_version=version("transformers")).rstrip()
+    versions = {"sclm_version": __version__, "transformers_version": version("transformers")}
+    return render("code", model=model, specialist=specialist, **versions).rstrip()
 
 
 def write_card(facts: CardFacts, folder: str | Path) -> Path:

@@ -23,6 +23,7 @@ THIRD_PARTY = frozenset(
         "huggingface_hub",
         "numba",
         "numpy",
+        "pandas",
         "safetensors",
         "scipy",
         "tokenizers",

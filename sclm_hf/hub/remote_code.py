@@ -15,6 +15,7 @@ from ..files import new_folder, read_json_object, read_text_file, write_text
 from ..opening.families import read_config
 from ..opening.files import ADAPTER_CONFIG, require_readable, weight_files
 from ..registry import FAMILIES, Family
+from ..registry.specialists import SPECIALISTS, Specialist
 from ..tokenization.genes.table_files import packed_table
 from .card import FACTS_FILE, CardFacts, code_section, render_card
 from .flat_modules import PREFIX, flat_name, flatten, third_party
@@ -53,18 +54,18 @@ limitations under the License.
 def export_with_code(folder: str | Path, output: str | Path) -> Path:
     """Write a copy of a model that transformers opens where this package is not installed.
 
-    It holds the classes of the model's family and all that they need as files of Python, and says in `auto_map` where
-    they are. Results are the same to the last bit. What stays here: verbs, training, adapters' defaults, converters.
+    It holds the model's classes and all that they need as files of Python, and says in `auto_map` where they are.
+    Results are the same to the last bit. What stays here: verbs, training, adapters' defaults, converters.
 
     Args:
-        folder: folder of a model with its processor.
+        folder: folder of a model of a family, or of a task-specific model, with its processor.
         output: folder to write; it must be empty or not exist.
 
     Returns:
         `output`.
 
     Raises:
-        CheckpointError: `folder` holds no model of a family with its processor, or no weights as safetensors.
+        CheckpointError: `folder` holds no such model with its processor, or no weights as safetensors.
         ConfigurationError: something is at `output` already.
     """
     folder, output = Path(folder), Path(output)
@@ -91,14 +92,14 @@ def files_with_code(folder: str | Path) -> dict[str, str]:
         File name -> text: the modules, and the configurations and the card that name them.
 
     Raises:
-        CheckpointError: it holds no model of a family with its processor, or no weights as safetensors.
+        CheckpointError: it holds no such model with its processor, or no weights as safetensors.
     """
     folder = Path(folder)
-    family = _family(folder)
-    return code_of(family.name) | _settings(folder, family) | _card(folder)
+    record = _record(folder)
+    return code_of(record.name) | _settings(folder, record) | _card(folder, record)
 
 
-def _family(folder: Path) -> Family:
+def _record(folder: Path) -> Family | Specialist:
     if not folder.is_dir():
         raise ConfigurationError(f"`{folder}` is not a folder: give the one that training or converting wrote.")
     require_readable(str(folder))
@@ -107,42 +108,53 @@ def _family(folder: Path) -> Family:
             f"`{folder}` holds an adapter: export the whole model, which training writes around `adapter/`, or save "
             "`merge_adapter(load_adapter(...))` of `sclm_hf.adapters.lora` with its processor."
         )
-    model_type = read_config(str(folder)).get("model_type")
-    if model_type not in FAMILIES:
+    model_type, known = read_config(str(folder)).get("model_type"), FAMILIES | SPECIALISTS
+    if model_type not in known:
         raise CheckpointError(
             f"`{folder}` holds a `{model_type}` model, whose code cannot be exported: expected one of "
-            f"{', '.join(sorted(FAMILIES))}. A stock model beside our processor becomes one when its family's class "
+            f"{', '.join(sorted(known))}. A stock model beside our processor becomes one when its family's class "
             "opens and saves it."
         )
     weight_files(str(folder))
-    for name in ("processor_config.json", "tokenizer_config.json"):
+    for name in ("processor_config.json", *(("tokenizer_config.json",) if model_type in FAMILIES else ())):
         if not (folder / name).exists():
             raise CheckpointError(f"`{folder}` holds no `{name}`: save the model's processor there.")
-    return FAMILIES[model_type]
+    return known[model_type]
 
 
 @functools.cache
 def code_of(name: str) -> dict[str, str]:
-    """File name -> text of every module that a family needs, and of `ENTRY`, which leads to all of them.
+    """File name -> text of every module that a model needs, and of `ENTRY`, which leads to all of them.
+
+    Args:
+        name: family or task-specific model.
 
     Raises:
         ConfigurationError: a module cannot be moved.
     """
-    family = FAMILIES[name]
-    modules = [
-        family.configuration_module,
-        family.modeling_module,
-        _TOKENIZER,
-        _EXTRACTOR,
-        family.processor_module,
-    ]
-    texts = flatten(modules, {_REGISTRY: _registry(family), _TABLE_FILES: _table_files()})
+    record = (FAMILIES | SPECIALISTS)[name]
+    instead = {_TABLE_FILES: _table_files()}
+    if isinstance(record, Family):
+        instead[_REGISTRY] = _registry(record)
+    texts = flatten(_homes(record), instead)
     files = {
         f"{flat_name(module)}.py": _noticed(f"`{module}`, its imports changed to fit one folder.", text)
         for module, text in texts.items()
     }
-    entry = _entry(family, third_party(texts.values()))
+    entry = _entry(record, third_party(texts.values()))
     return files | {f"{ENTRY}.py": _noticed("The way into the modules beside it.", entry)}
+
+
+def _homes(record: Family | Specialist) -> dict[str, list[str]]:
+    """Module -> its classes that `auto_map` names, and the other models."""
+    homes = {record.configuration_module: [record.config], record.modeling_module: _models(record)}
+    if isinstance(record, Family):
+        homes |= {_TOKENIZER: [record.tokenizer], _EXTRACTOR: [record.feature_extractor]}
+    return homes | {record.processor_module: [record.processor]}
+
+
+def _models(record: Family | Specialist) -> list[str]:
+    return sorted({*record.models, *record.auto_classes.values()})
 
 
 def _noticed(what: str, text: str) -> str:
@@ -151,15 +163,8 @@ def _noticed(what: str, text: str) -> str:
     return "".join(f"# {line}".rstrip() + "\n" for line in lines) + text
 
 
-def _entry(family: Family, packages: list[str]) -> str:
-    models = sorted({*family.models, *family.auto_classes.values()})
-    homes = {
-        family.configuration_module: [family.config],
-        family.modeling_module: models,
-        _TOKENIZER: [family.tokenizer],
-        _EXTRACTOR: [family.feature_extractor],
-        family.processor_module: [family.processor],
-    }
+def _entry(record: Family | Specialist, packages: list[str]) -> str:
+    homes, models = _homes(record), _models(record)
     imports = [f"import {package}" for package in packages]
     imports += ["", *(f"from .{flat_name(home)} import (\n    {_listed(names)}\n)" for home, names in homes.items())]
     others = [name for names in homes.values() for name in names if name not in models]
@@ -233,34 +238,32 @@ def _in_lines(text: str, width: int = 116) -> str:
     return "\n".join(text[start : start + width] for start in range(0, len(text), width))
 
 
-def _settings(folder: Path, family: Family) -> dict[str, str]:
+def _settings(folder: Path, record: Family | Specialist) -> dict[str, str]:
     """The configurations, which say where the classes are."""
-    config, tokenizer, processor = (
-        read_json_object(folder / name) for name in ("config.json", "tokenizer_config.json", "processor_config.json")
-    )
-    named = {"AutoConfig": family.config, **family.auto_classes}
+    config, processor = (read_json_object(folder / f"{name}config.json") for name in ("", "processor_"))
+    named = {"AutoConfig": record.config, **record.auto_classes}
     config["auto_map"] = {auto: f"{ENTRY}.{name}" for auto, name in named.items()}
-    # the slow one and the fast one
-    tokenizer["auto_map"] = {"AutoTokenizer": [f"{ENTRY}.{family.tokenizer}", None]}
-    processor["auto_map"] = {"AutoProcessor": f"{ENTRY}.{family.processor}"}
-    processor["feature_extractor"]["auto_map"] = {"AutoFeatureExtractor": f"{ENTRY}.{family.feature_extractor}"}
-    return {
-        "config.json": _json(config),
-        "tokenizer_config.json": _json(tokenizer),
-        "processor_config.json": _json(processor),
-    }
+    processor["auto_map"] = {"AutoProcessor": f"{ENTRY}.{record.processor}"}
+    written = {"config.json": config, "processor_config.json": processor}
+    if isinstance(record, Family):
+        processor["feature_extractor"]["auto_map"] = {"AutoFeatureExtractor": f"{ENTRY}.{record.feature_extractor}"}
+        # the slow one and the fast one
+        tokenizer = {"AutoTokenizer": [f"{ENTRY}.{record.tokenizer}", None]}
+        written["tokenizer_config.json"] = read_json_object(folder / "tokenizer_config.json") | {"auto_map": tokenizer}
+    return {name: _json(settings) for name, settings in written.items()}
 
 
 def _json(settings: dict[str, Any]) -> str:
     return json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _card(folder: Path) -> dict[str, str]:
+def _card(folder: Path, record: Family | Specialist) -> dict[str, str]:
     """The card, which says that the folder brings code; none where there is none yet."""
     if (folder / FACTS_FILE).exists():
         facts = dataclasses.replace(CardFacts.load(folder / FACTS_FILE), brings_code=True)
         return {FACTS_FILE: facts.to_json(), "README.md": str(render_card(facts))}
     if not (folder / "README.md").exists():
         return {}
-    text, section = read_text_file(folder / "README.md").rstrip(), code_section("this/repository")
+    specialist = record if isinstance(record, Specialist) else None
+    text, section = read_text_file(folder / "README.md").rstrip(), code_section("this/repository", specialist)
     return {"README.md": f"{text}\n" if section in text else f"{text}\n\n{section}\n"}

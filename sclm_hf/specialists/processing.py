@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 from transformers import BatchFeature
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import PushToHubMixin, cached_file
 
 from ..errors import CheckpointError
@@ -59,6 +60,8 @@ class SpecialistProcessor(PushToHubMixin):
 
     learnt: ClassVar[tuple[str, ...]] = ()
     """The fields that `fit` finds out, and that are no settings."""
+
+    _auto_class: ClassVar[str | None] = None
 
     @classmethod
     @abstractmethod
@@ -118,10 +121,17 @@ class SpecialistProcessor(PushToHubMixin):
             ValueError: says which.
         """
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
+        """Say that the class came with a folder, whose code it takes along; transformers calls this."""
+        cls._auto_class = auto_class
+
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
-        """Write `processor_config.json`."""
+        """Write `processor_config.json`, and the code that came with the folder it was read from."""
         state = {"processor_class": type(self).__name__, **asdict(self)}
         Path(save_directory).mkdir(parents=True, exist_ok=True)
+        if self._auto_class is not None:
+            custom_object_save(self, save_directory, config=state)
         write_text(Path(save_directory) / PROCESSOR_FILE, json.dumps(state, ensure_ascii=False) + "\n")
 
     @classmethod
@@ -140,6 +150,8 @@ class SpecialistProcessor(PushToHubMixin):
         state = read_json_object(Path(file), CheckpointError)
         if state.pop("processor_class", None) != cls.__name__:
             raise CheckpointError(f"`{PROCESSOR_FILE}` of `{name}` is not of a `{cls.__name__}`.")
+        # where the code is, of a folder that brings it
+        state.pop("auto_map", None)
         known = {one.name for one in fields(cls)}
         if unknown := sorted(set(state) - known):
             raise CheckpointError(

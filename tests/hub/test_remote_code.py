@@ -2,17 +2,11 @@
 
 import ast
 import json
-import os
-import shlex
 import shutil
-import subprocess
-import sys
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
 import pytest
-from packaging.requirements import Requirement
 from transformers import AutoModelForSequenceClassification, AutoProcessor
 from transformers.dynamic_module_utils import get_relative_import_files
 from typer.testing import CliRunner
@@ -20,61 +14,31 @@ from typer.testing import CliRunner
 from sclm_hf import FAMILIES, __version__, annotate
 from sclm_hf.cli.main import make_app
 from sclm_hf.errors import CheckpointError, ConfigurationError
-from sclm_hf.hub.card import CardFacts, code_section, write_card
+from sclm_hf.hub.card import CardFacts, write_card
 from sclm_hf.hub.push import push_to_hub
 from sclm_hf.hub.remote_code import ENTRY, export_with_code
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.tokenization.genes.table_files import packed_table
 
+from ..bare_site import make_site, run_script
 from ..tasks.tiny import make_cells
 from . import auto_outputs
 from .hub_folders import client_environment, contents
 from .round_trip import logits
 
-ROOT = Path(__file__).parents[2]
-
-
-def required(roots: list[str]) -> set[str]:
-    """The installed distributions that `pip install` of `roots` brings, these included."""
-    found, waiting = set(), list(roots)
-    while waiting:
-        name = waiting.pop().lower().replace("_", "-")
-        if name not in found:
-            try:
-                requirements = map(Requirement, distribution(name).requires or ())
-            except PackageNotFoundError:
-                continue
-            found.add(name)
-            waiting += [one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
-    return found
-
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """A folder of the packages that a card says to install, and of nothing else."""
-    command = next(line for line in code_section("x").splitlines() if line.startswith("pip install"))
-    names = required([Requirement(one).name for one in shlex.split(command)[2:]])
-    folder = tmp_path_factory.mktemp("site")
-    for name in names:
-        for file in distribution(name).files or ():
-            top = file.parts[0]
-            if top not in ("..", "__pycache__") and not (folder / top).exists():
-                (folder / top).symlink_to(Path(distribution(name).locate_file(top)))
-    return folder
+    return make_site(tmp_path_factory.mktemp("site"))
 
 
 def run(name: str, output: Path, *, site: Path | None = None, **environment: str) -> dict[str, np.ndarray]:
     """What `auto_outputs` says, in a process of its own; with `site`, without this package."""
-    start = [sys.executable, "-I", "-S"] if site else [sys.executable]
     # code of the same name and content is the same module, whose kernels are compiled once
     saved = output.with_name(f"{output.name}_saved") / Path(name).name
-    command = [*start, auto_outputs.__file__, name, f"{output}.npz", str(saved), *([str(site)] if site else [])]
-    inherited = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
-    threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        command, env=inherited | threads | environment, cwd=output.parent, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+    arguments = (name, f"{output}.npz", str(saved))
+    run_script(auto_outputs.__file__, *arguments, folder=output.parent, site=site, **environment)
     return dict(np.load(f"{output}.npz"))
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,9 +21,13 @@ import sclm_hf
 from sclm_hf.cli.main import app
 from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.hub.card import start_facts, write_card
+from sclm_hf.hub.remote_code import export_with_code
 from sclm_hf.opening.specialists import load_specialist
 from sclm_hf.registry.specialists import SPECIALISTS
 from sclm_hf.tasks import get_function, get_verb
+
+from ..bare_site import make_site, run_script
+from . import bare_outputs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tasks"
 
@@ -246,6 +251,26 @@ class SpecialistTester:
         cells = self.cells()
         first = cells if isinstance(cells, AnnData) else next(iter(cells.values()))
         assert len(read_manifest(str(fitted[0]))) == first.n_obs
+
+    def processor_arguments(self) -> tuple[Any, dict[str, Any]]:
+        """What its processor is called with: cells, and settings that it cannot do without."""
+        return self.cells(), {}
+
+    @pytest.mark.slow
+    def test_it_opens_without_the_package_and_gives_the_same_to_the_last_bit(self, fitted, tmp_path):
+        exported = export_with_code(fitted[0], tmp_path / "exported")
+        (tmp_path / "site").mkdir()
+        (tmp_path / "input.pickle").write_bytes(pickle.dumps(self.processor_arguments()))
+        environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_MODULES_CACHE": str(tmp_path / "code")}
+        found = {}
+        for folder, site in ((fitted[0], None), (exported, make_site(tmp_path / "site"))):
+            output = tmp_path / f"{site is None}.npz"
+            arguments = (folder, tmp_path / "input.pickle", output, tmp_path / f"{output.stem}_saved")
+            run_script(bare_outputs.__file__, *map(str, arguments), folder=tmp_path, site=site, **environment)
+            found[site is None] = dict(np.load(output))
+        assert found[True].keys() == found[False].keys() and len(found[True]) > 1
+        for name, value in found[True].items():
+            np.testing.assert_array_equal(found[False][name], value, name)
 
     def test_processor_of_another_model_is_refused(self, fitted, tmp_path):
         file = tmp_path / "processor_config.json"

@@ -82,6 +82,9 @@ class TestPROTRAIT(SpecialistTester):
     def cells(self):
         return planted(self.folder)[0]
 
+    def processor_arguments(self):
+        return list(self.cells().var_names), {"genome": self.settings["genome"]}
+
 
 @pytest.mark.slow
 def test_it_learns_the_types_of_cells_that_have_no_label(tmp_path):

@@ -63,6 +63,9 @@ class TestSTGRNS(SpecialistTester):
     def cells(self):
         return labelled_cells()
 
+    def processor_arguments(self):
+        return self.cells(), {"regulators": ["GENE0", "GENE1"], "targets": ["GENE3", "GENE4"]}
+
 
 def regulated_cells(n_cells: int = 100, n_regulators: int = 60, n_each: int = 6) -> tuple[AnnData, pandas.DataFrame]:
     """Counts where each regulator and its targets rise together over the cells, and what regulates what."""
