@@ -32,7 +32,8 @@ def grn(
 ) -> None:
     """Infer a network of genes from a model or from the cells of an .h5ad file, and compare it with known edges."""
     from ..errors import ConfigurationError
-    from ..evaluation.plots import check_image, plot_network, save_figure
+    from ..evaluation.drawing import check_image, save_figure
+    from ..evaluation.plots import plot_network
     from ..files import sole_writer, written_whole
     from ..tasks.files.h5ad import read_h5ad
     from ..tasks.grn import grn as infer

@@ -45,7 +45,7 @@ def spatial(
 
 def _check_plot(plot: Path, input: Path, output: Path, overwrite: bool) -> None:
     from ..errors import ConfigurationError
-    from ..evaluation.plots import check_image
+    from ..evaluation.drawing import check_image
     from .results import check_written
 
     if input.suffix != ".h5ad":
@@ -55,7 +55,8 @@ def _check_plot(plot: Path, input: Path, output: Path, overwrite: bool) -> None:
 
 
 def _draw(output: Path, plot: Path, settings: SpatialSettings) -> None:
-    from ..evaluation.plots import plot_tissue, save_figure
+    from ..evaluation.drawing import save_figure
+    from ..evaluation.plots import plot_tissue
     from ..tasks.files.h5ad import read_h5ad
 
     cells = read_h5ad(output)
