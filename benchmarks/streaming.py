@@ -6,10 +6,11 @@ Any folder of .h5ad files with raw counts will do; the goals are meant for 40,00
 cores, the page cache warm. Larger corpora are the same files under more names: ten times as many cells for the rates
 and the memory, 1,000 files for the first batch and for resuming. What is measured (`--parts`):
 
-- batches: shuffled, tokenised, padded, without workers and from one worker. Rates are the best of `--repeats` and
-  count from the first batch on, because starting a process takes as long as 10,000 cells; `cpu` rates are per second
-  of CPU time of this process and its workers, their start included, which a busy machine disturbs less. The consumer
-  does nothing with the batches.
+- batches: shuffled, tokenised, padded, without workers and from one worker, in narrow types, as the training loop
+  takes them and widens them on its device; `wide` rates are those of batches that are widened on the CPU. Rates are
+  the best of `--repeats` and count from the first batch on, because starting a process takes as long as 10,000 cells;
+  `cpu` rates are per second of CPU time of this process and its workers, their start included, which a busy machine
+  disturbs less. The consumer does nothing with the batches.
 - objectives: the same with the collators that training streams through.
 - peers: shuffled batches of raw rows as CSR, ours and those of annbatch and scDataset, by turns, over the folder as it
   is and in one process each. The peers run in environments of their own, whose interpreters are options
@@ -33,7 +34,6 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse as sp
 from machine import describe_machine
 
 from sclm_hf import CellCorpus, CellProcessor, ExpressionFeatureExtractor, GeneTokenizer
@@ -97,24 +97,10 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def raw_batches(corpus: CellCorpus, epoch: int, batch_size: int) -> Iterable[sp.csr_matrix]:
-    """The rows of every window of the corpus's plan as CSR, shuffled."""
-    plan, generator = corpus.plan(corpus.window_size, epoch), np.random.default_rng(epoch)
-    for window in range(plan.n_windows):
-        rows: dict[int, list[np.ndarray]] = {}
-        for source, start, stop in plan.window(window):
-            rows.setdefault(source, []).append(np.arange(start, stop))
-        parts = [corpus.opened(source).read(np.concatenate(wanted)) for source, wanted in rows.items()]
-        matrix = sp.vstack(parts, format="csr") if len(parts) > 1 else parts[0]
-        order = generator.permutation(matrix.shape[0])
-        for start in range(0, len(order), batch_size):
-            yield matrix[order[start : start + batch_size]]
-
-
 def raw_rate(corpus: CellCorpus, epoch: int, batch_size: int) -> float:
-    """Cells per second of an epoch of raw batches."""
+    """Cells per second of an epoch of rows as they are stored."""
     begin = time.perf_counter()
-    n_cells = sum(batch.shape[0] for batch in raw_batches(corpus, epoch, batch_size))
+    n_cells = sum(len(batch.rows) for batch in corpus.matrix_batches(batch_size, epoch=epoch))
     return n_cells / (time.perf_counter() - begin)
 
 
@@ -159,16 +145,17 @@ def memory_results(arguments: argparse.Namespace) -> dict[str, int]:
 
 
 def loader_results(name: str, corpus: CellCorpus, collator, arguments: argparse.Namespace) -> dict[str, int]:
-    """The best rates of a corpus with a collator, for every number of workers."""
+    """The best rates of a corpus with a collator, for every number of workers, in both kinds of types."""
     results: dict[str, int] = {}
     for workers in arguments.workers:
-        loaders = (
-            corpus.loader(arguments.batch_size, collator=collator, num_workers=workers, epoch=epoch)
-            for epoch in range(arguments.repeats)
-        )
-        found = [rates(loader) for loader in loaders]
-        results[f"{name}_{workers}_worker_cells_per_s"] = round(max(wall for wall, _ in found))
-        results[f"{name}_{workers}_worker_cpu_cells_per_s"] = round(max(cpu for _, cpu in found))
+        found: dict[str, list[tuple[float, float]]] = {"": [], "wide_": []}
+        for epoch in range(arguments.repeats):
+            loader = corpus.loader(arguments.batch_size, collator=collator, num_workers=workers, epoch=epoch)
+            found[""].append(rates(loader.narrow()))
+            found["wide_"].append(rates(loader))
+        for kind, pairs in found.items():
+            results[f"{name}_{workers}_worker_{kind}cells_per_s"] = round(max(wall for wall, _ in pairs))
+            results[f"{name}_{workers}_worker_{kind}cpu_cells_per_s"] = round(max(cpu for _, cpu in pairs))
     return results
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
 
     from .pipeline.loader import CellLoader
+    from .pipeline.matrix_reader import MatrixBatch
 
 _KEYS = "cells by name"
 """What the draws about cells are keyed by: an epoch that began with other keys is not resumed."""
@@ -99,6 +100,32 @@ class CellStream(Contents):
         share = {"start": start, "rank": rank, "world_size": world_size}
         schedule = self.schedule(batch_size, max_tokens_per_batch=max_tokens_per_batch, epoch=epoch, **share)
         return CellLoader(self, schedule, epoch, collator=collator, num_workers=num_workers)
+
+    def matrix_batches(
+        self, batch_size: int, *, epoch: int = 0, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> "Iterator[MatrixBatch]":
+        """Stream an epoch, or the rest of it, as rows of a CSR matrix, shuffled like cells and with nothing done to
+        them: for models and baselines that take matrices.
+
+        Args:
+            batch_size, epoch, start, rank, world_size: as for [`batches`].
+
+        Returns:
+            An iterator over [`~corpora.pipeline.matrix_reader.MatrixBatch`]: `matrix` (batch, genes), the values as
+            stored, in the columns of the files; `sources` and `rows` say which cells these are. Its arrays may be
+            kept.
+
+        Raises:
+            ConfigurationError: `start`, `rank` or a size is impossible, sources have other genes or in another order,
+                or cells come in samples.
+            CorpusError: a file vanished, changed or is damaged.
+        """
+        if self.samples:
+            raise ConfigurationError("Cells of samples come sample by sample: use `batches`.")
+        from .pipeline.matrix_reader import MatrixReader
+
+        share = {"start": start, "rank": rank, "world_size": world_size}
+        return MatrixReader(self, self.schedule(batch_size, epoch=epoch, **share), epoch).batches()
 
     def to_dataset(self, epoch: int = 0) -> "IterableDataset":
         """The epoch as a `datasets.IterableDataset` of single cells, in the order of `batches(group_size)`.

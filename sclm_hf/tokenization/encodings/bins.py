@@ -12,16 +12,17 @@ sorted.
 
 import numpy as np
 
-from .cells import CellGenes, CellTokens, Layout, run, widest, write_cell
+from .cells import CellGenes, CellTokens, Layout, keep_genes, run, widest, write_cell, write_special_values
 from .encoding import N_BINS, Encoding, Setting
 from .kernels import kernel, part
-from .keys import Stream, substream, uniform
+from .keys import Stream, draw, substream, uniform
 from .scratch import Scratch
 from .sorting import sort_scratch, stable_sort
 from .stored import StoredRows, open_tile, read_tile, written
 
 _SMALL = 4096
 _MOST_EDGES = 2**15
+_U11, _U53 = np.uint64(11), np.uint64(53)
 
 
 @part
@@ -32,7 +33,7 @@ def _between(a, b, t, single):
 
 
 @part
-def _count_small(values, n, whole, table):
+def _count_small(values, n, whole, table, lanes):
     """Histogram of whole numbers below 4096; returns the largest, or -1 when there are others."""
     values, whole = values[:n], whole[:n]
     fits = True
@@ -48,16 +49,19 @@ def _count_small(values, n, whole, table):
         whole[i] = number
     if not fits:
         return -1
-    # most counts of a cell are among the smallest, and an increment would wait for the last one of the same entry
-    ones = twos = threes = np.int32(0)
-    for i in range(n):
-        ones = np.int32(ones + (whole[i] == 1))
-        twos = np.int32(twos + (whole[i] == 2))
-        threes = np.int32(threes + (whole[i] == 3))
-    table[1], table[2], table[3] = ones, twos, threes
-    for i in range(n):
-        if whole[i] > 3:
-            table[whole[i]] += 1
+    # most counts of a cell are alike, and an increment would wait for the last one of the same entry
+    even = n - n % 4
+    for i in range(0, even, 4):
+        lanes[whole[i], 0] += np.int32(1)
+        lanes[whole[i + 1], 1] += np.int32(1)
+        lanes[whole[i + 2], 2] += np.int32(1)
+        lanes[whole[i + 3], 3] += np.int32(1)
+    for i in range(even, n):
+        lanes[whole[i], 0] += np.int32(1)
+    for value in range(top + 1):
+        lane = lanes[value]
+        table[value] = lane[0] + lane[1] + lane[2] + lane[3]
+        lane[0] = lane[1] = lane[2] = lane[3] = 0
     return np.int64(top)
 
 
@@ -80,7 +84,7 @@ def _edges_of_counts(table, n, quantiles, single, edges):
 
 @part
 def _spread_counts(top, n, quantiles, single, table, edges, spreads):
-    """The spread of each value up to `top`, given the histogram of `n` whole numbers, which is cleared."""
+    """The spread of each value up to `top`, given the histogram of `n` whole numbers."""
     _edges_of_counts(table, n, quantiles, single, edges)
     left = right = 0
     for value in range(top + 1):
@@ -90,7 +94,6 @@ def _spread_counts(top, n, quantiles, single, table, edges, spreads):
             right += 1
         span = left - right if left - right > 1 else 0
         spreads[value] = left << 16 | span
-        table[value] = 0
 
 
 @part
@@ -100,8 +103,8 @@ def _spread_small(values, n, quantiles, single, scratch):
     Returns False when there are other numbers, or too many bins. Looked up apart from what is made of them, because
     then the compiler does the latter for several at a time.
     """
-    whole, table, spreads, of_values, edges = scratch[:5]
-    top = _count_small(values, n, whole, table) if edges.size < _MOST_EDGES else -1
+    whole, table, lanes, spreads, of_values, edges = scratch[:6]
+    top = _count_small(values, n, whole, table, lanes) if edges.size < _MOST_EDGES else -1
     if top < 0:
         return False
     _spread_counts(top, n, quantiles, single, table, edges, spreads)
@@ -146,7 +149,7 @@ def _bin_sorted(ordered, order, n, ties, edges, out):
 
 @part
 def _bin_others(values, n, ties, quantiles, single, scratch, out):
-    edges, wide, ordered, order, sorting = scratch[4:]
+    edges, wide, ordered, order, sorting = scratch[5:]
     for i in range(n):
         wide[i] = values[i]
     stable_sort(wide.view(np.uint64), n, ordered, order, sorting)
@@ -168,7 +171,7 @@ def bin_cell(values, n, ties, quantiles, single, scratch, out):
         out: (>= n,) receives the bins.
     """
     if _spread_small(values, n, quantiles, single, scratch):
-        spreads = scratch[3]
+        spreads = scratch[4]
         for i in range(n):
             out[i] = _bin_of(spreads[i], ties[i])
     else:
@@ -179,7 +182,8 @@ def bin_scratch(size: int, n_edges: int) -> tuple:
     """What [`bin_cell`] works in, for cells of at most `size` genes."""
     return (
         np.empty(size, np.uint16),
-        np.zeros(_SMALL, np.int32),
+        np.empty(_SMALL, np.int32),
+        np.zeros((_SMALL, 4), np.int32),
         np.empty(_SMALL, np.int32),
         np.empty(size, np.int32),
         np.empty(n_edges, np.float64),
@@ -191,36 +195,41 @@ def bin_scratch(size: int, n_edges: int) -> tuple:
 
 
 @part
-def _bin_keyed(ids, values, n, stream_key, quantiles, single, scratch, ties, out):
-    """[`bin_cell`] with the ties that a key gives; drawn where they are used, they need no memory."""
-    if _spread_small(values, n, quantiles, single, scratch):
-        spreads = scratch[3]
-        for j in range(n):
-            out[j] = _bin_of(spreads[j], uniform(stream_key, ids[j]))
-    else:
-        for j in range(n):
-            ties[j] = uniform(stream_key, ids[j])
-        _bin_others(values, n, ties, quantiles, single, scratch, out)
+def _bin_drawn(spread, word):
+    """[`_bin_of`] with the uniform number that `word` makes, in whole numbers."""
+    span = np.uint64(spread & np.int32(0xFFFF))
+    return np.int32(spread >> np.int32(16)) - np.int32(((word >> _U11) * span) >> _U53)
 
 
-def bins_scratch(size: int, n_edges: int) -> tuple:
-    """What [`bin_cells`] works in, for cells of at most `size` genes."""
-    return np.empty(size, np.float64), np.empty(size, np.float32), bin_scratch(size, n_edges)
+def bins_scratch(size: int, n_edges: int, n_columns: int) -> tuple:
+    """What [`bin_cells`] works in, for cells of at most `size` genes, or tokens of `n_columns` with zeros."""
+    # one more for `<cls>`
+    spreads = np.empty(max(size, n_columns) + 1, np.int32)
+    return np.empty(size, np.float64), np.empty(size, np.float32), spreads, bin_scratch(size, n_edges)
 
 
 @kernel
 def bin_cells(genes, keys, uniforms, quantiles, single, layout, scratch, out, start, stop):
     """Bin the cells `start:stop` and write them as tokens."""
-    ties, bins, binning = scratch
+    ties, bins, spreads, binning = scratch
     for i in range(start, stop):
         first, last = genes.indptr[i], genes.indptr[i + 1]
         ids, values, n = genes.ids[first:last], genes.values[first:last], last - first
+        row = slice(out.starts[i], out.starts[i] + out.lengths[i])
+        out_ids, out_values, stream_key = out.ids[row], out.values[row], substream(keys[i], Stream.TIES)
+        if n and not uniforms.size and _spread_small(values, n, quantiles, single, binning):
+            begin, kept = keep_genes(layout, genes, keys[i], ids, binning[4], n, out_ids, spreads)
+            for j in range(begin, begin + kept):
+                out_values[j] = _bin_drawn(spreads[j], draw(stream_key, out_ids[j]))
+            write_special_values(layout, begin, kept, out_values)
+            continue
         if n and uniforms.size:
             bin_cell(values, n, uniforms[first:last], quantiles, single, binning, bins)
         elif n:
-            _bin_keyed(ids, values, n, substream(keys[i], Stream.TIES), quantiles, single, binning, ties, bins)
-        row = slice(out.starts[i], out.starts[i] + out.lengths[i])
-        write_cell(layout, genes, keys[i], ids, bins, n, out.ids[row], out.values[row])
+            for j in range(n):
+                ties[j] = uniform(stream_key, ids[j])
+            _bin_others(values, n, ties, quantiles, single, binning, bins)
+        write_cell(layout, genes, keys[i], ids, bins, n, out_ids, out_values)
 
 
 def encode_bins(
@@ -249,7 +258,7 @@ def encode_bins(
     quantiles, single = np.linspace(0, 1, n_bins - 1), genes.values.dtype == np.float32
 
     def piece(start: int, stop: int) -> None:
-        scratch = bins_scratch(widest(genes, start, stop), quantiles.size)
+        scratch = bins_scratch(widest(genes, start, stop), quantiles.size, genes.columns.size)
         bin_cells(genes, keys, given, quantiles, single, layout, scratch, out, start, stop)
 
     run(piece, keys.size, num_threads)
@@ -285,7 +294,7 @@ class Bins(Encoding):
         work, tile = open_tile(stored, rows, columns, counts=counts, scratch=scratch)
         quantiles = np.linspace(0, 1, setting.parameters.n_bins - 1)
         single = tile.genes.values.dtype == np.float32
-        room = bins_scratch(tile.genes.ids.size, quantiles.size)
+        room = bins_scratch(tile.genes.ids.size, quantiles.size, tile.genes.columns.size)
         return _encode_stored(work, tile, keys, np.empty(0), quantiles, single, setting.layout, room, out)
 
 

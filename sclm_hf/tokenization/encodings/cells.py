@@ -403,25 +403,44 @@ def _with_zeros(columns, ids, values, n):
 
 
 @part
-def write_cell(layout, genes, key, ids, values, n, out_ids, out_values):
-    """Write a cell's tokens: at most `layout.max_genes` of its genes, in their order.
+def keep_genes(layout, genes, key, ids, values, n, out_ids, out_values):
+    """Write a cell's ids, and the values of those of its genes that are kept, each at the place of its gene.
 
-    `ids` and `values` are those of its `n` expressed genes, `genes` the [`CellGenes`] that it is one of.
+    Arguments as for [`write_cell`].
+
+    Returns:
+        Where the genes begin, and how many are kept.
     """
     if layout.zeros:
         ids, values, n = genes.columns, _with_zeros(genes.columns, ids, values, n), genes.columns.size
     kept = min(n, layout.max_genes)
     first = write_ids(layout, kept, out_ids)
-    if layout.cls_id >= 0:
-        out_values[0] = layout.cls_value
-    if layout.eos_id >= 0:
-        out_values[first + kept] = layout.pad_value
     if kept < n and layout.sample:
         _copy_subset(substream(key, Stream.SUBSET), ids, values, n, kept, out_ids[first:], out_values[first:])
     else:
         for j in range(kept):
             out_ids[first + j] = ids[j]
             out_values[first + j] = values[j]
+    return first, kept
+
+
+@part
+def write_special_values(layout, first, kept, out_values):
+    """Write the values that go with what surrounds the genes of a cell."""
+    if layout.cls_id >= 0:
+        out_values[0] = layout.cls_value
+    if layout.eos_id >= 0:
+        out_values[first + kept] = layout.pad_value
+
+
+@part
+def write_cell(layout, genes, key, ids, values, n, out_ids, out_values):
+    """Write a cell's tokens: at most `layout.max_genes` of its genes, in their order.
+
+    `ids` and `values` are those of its `n` expressed genes, `genes` the [`CellGenes`] that it is one of.
+    """
+    first, kept = keep_genes(layout, genes, key, ids, values, n, out_ids, out_values)
+    write_special_values(layout, first, kept, out_values)
 
 
 @kernel

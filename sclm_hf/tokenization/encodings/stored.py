@@ -10,14 +10,17 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from .cells import CellGenes, Cells, CellTokens, Columns, Layout, Survey, take
-from .kernels import part
+from .cells import OUT_OF_RANGE, CellGenes, Cells, CellTokens, Columns, Layout, Survey, take
+from .kernels import kernel, part
 from .scratch import Scratch
 
 pread = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
 
 _CELLS, _ENTRIES = 16, 2**15
 """Cells and stored entries that are read at a time."""
+
+OUT_OF_FILE = 16
+"""The file does not hold what it promises; beside what `survey` may find wrong."""
 
 
 class StoredEntries(NamedTuple):
@@ -99,6 +102,53 @@ def _read(file, offsets, chunk_size, start, out):
             return False
         done += n
     return True
+
+
+@part
+def _inside(indices, n_columns):
+    inside = True
+    for j in range(indices.size):
+        inside &= (indices[j] >= 0) & (indices[j] < n_columns)
+    return inside
+
+
+@kernel
+def gather_rows(
+    file, index_offsets, index_chunk, data_offsets, data_chunk, starts, lengths, places, n_columns, indices, data
+):
+    """Read rows of a file to where they stand in the arrays of a matrix of the same types.
+
+    Args:
+        file, index_offsets, index_chunk, data_offsets, data_chunk: as in [`Work`].
+        starts, lengths: (rows,) int64, the first entry of each row and how many it has.
+        places: (rows,) int64, where its entries begin in `indices` and `data`.
+        n_columns: columns of the matrix.
+        indices, data: what is filled in.
+
+    Returns:
+        0, `OUT_OF_FILE` or `OUT_OF_RANGE`.
+    """
+    for i in range(starts.size):
+        entries = slice(places[i], places[i] + lengths[i])
+        if not _read(file, index_offsets, index_chunk, starts[i], indices[entries]):
+            return OUT_OF_FILE
+        if not _read(file, data_offsets, data_chunk, starts[i], data[entries]):
+            return OUT_OF_FILE
+        if not _inside(indices[entries], n_columns):
+            return OUT_OF_RANGE
+    return 0
+
+
+@kernel
+def copy_rows(from_indices, from_data, starts, lengths, places, n_columns, indices, data):
+    """[`gather_rows`] from arrays in memory."""
+    for i in range(starts.size):
+        for j in range(lengths[i]):
+            indices[places[i] + j] = from_indices[starts[i] + j]
+            data[places[i] + j] = from_data[starts[i] + j]
+        if not _inside(indices[places[i] : places[i] + lengths[i]], n_columns):
+            return OUT_OF_RANGE
+    return 0
 
 
 @part
