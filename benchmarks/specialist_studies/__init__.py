@@ -1,11 +1,13 @@
 """One file per task-specific model: what it is worth on real data, simple methods first.
 
 Each has `STUDIES`: name of the study -> a function of the seed that returns method -> score -> value, the simple
-methods first and the model last. All train with the defaults of `sclm_hf.fit`, unless the name says otherwise.
+methods first and the model last; a score may have an interval, under its name with `_low` and `_high`. All train with
+the defaults of `sclm_hf.fit`, unless the name says otherwise.
 """
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 
 import sclm_hf
 from sclm_hf.evaluation.baselines.linear import PCALogisticRegression, ZScoredLogisticRegression
+from sclm_hf.evaluation.networks import interval
 
 ANNOTATIONS = {
     "annotation, pbmc_3tech_symphony, 10x 5' held out": ("pbmc_3tech_symphony_1200", "platform", "10x 5'"),
@@ -23,6 +26,9 @@ ANNOTATIONS = {
 """Study of naming cells -> data set, column of `obs` and the batch that is held out."""
 
 DATA = Path(os.environ.get("SCLM_DATA", "../shared/data")) / "h5ad"
+
+N_DRAWS = 500
+"""Draws of a bootstrap."""
 
 
 def read(name: str) -> anndata.AnnData:
@@ -69,10 +75,29 @@ def annotation(
 
 
 def scores_of(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Accuracy and macro-F1 over the labels that occur."""
+    """Accuracy and macro-F1 over the labels that occur, with intervals."""
     from sklearn.metrics import accuracy_score, f1_score
 
-    return {
-        "accuracy": float(accuracy_score(truth, predicted)),
-        "macro_f1": float(f1_score(truth, predicted, average="macro", labels=np.unique(truth))),
-    }
+    def score(cells: np.ndarray) -> dict[str, float]:
+        true, found = truth[cells], predicted[cells]
+        return {
+            "accuracy": float(accuracy_score(true, found)),
+            "macro_f1": float(f1_score(true, found, average="macro", labels=np.unique(true))),
+        }
+
+    return with_intervals(score, len(truth))
+
+
+def with_intervals(score: Callable[[np.ndarray], dict[str, float]], n_cells: int) -> dict[str, float]:
+    """The scores of all cells, and with `_low` and `_high` the ends of their 95 % bootstrap intervals over cells.
+
+    Args:
+        score: numbers of cells -> name of a score -> its value.
+        n_cells: how many there are.
+    """
+    rng = np.random.default_rng(0)
+    found = score(np.arange(n_cells))
+    draws = [score(rng.integers(n_cells, size=n_cells)) for _ in range(N_DRAWS)]
+    for name in list(found):
+        found[f"{name}_low"], found[f"{name}_high"] = map(float, interval(np.array([draw[name] for draw in draws])))
+    return found

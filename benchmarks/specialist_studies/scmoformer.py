@@ -1,4 +1,8 @@
-"""scMoFormer predicts proteins of the cells of a run that it was not trained on, from their RNA."""
+"""scMoFormer predicts proteins of the cells of a run that it was not trained on, from their RNA.
+
+It reads 500 genes instead of 2,000, and is trained for 100 epochs instead of the 200 of `fit` and the original's up to
+5,000: with 2,000 genes an epoch takes a core five seconds.
+"""
 
 from functools import partial
 
@@ -7,7 +11,7 @@ from anndata import AnnData
 
 import sclm_hf
 
-from . import fitted, read
+from . import fitted, read, with_intervals
 
 N_COMPONENTS = 30
 
@@ -65,11 +69,16 @@ def centred(counts: np.ndarray) -> np.ndarray:
 
 def scores_of(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Correlations within proteins over cells and within cells over proteins, and the root mean squared error."""
-    return {
-        "pearson_of_proteins": correlation(truth.T, predicted.T),
-        "pearson_of_cells": correlation(truth, predicted),
-        "rmse": float(np.sqrt(np.square(truth - predicted).mean())),
-    }
+
+    def score(cells: np.ndarray) -> dict[str, float]:
+        true, found = truth[cells], predicted[cells]
+        return {
+            "pearson_of_proteins": correlation(true.T, found.T),
+            "pearson_of_cells": correlation(true, found),
+            "rmse": float(np.sqrt(np.square(true - found).mean())),
+        }
+
+    return with_intervals(score, len(truth))
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
@@ -79,11 +88,9 @@ def correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float(((one * other).sum(axis=1) / np.maximum(norms, 1e-12))[norms > 1e-9].sum() / len(norms))
 
 
+SMALL = {"n_top_genes": 500, "training": {"num_train_epochs": 100}}
 STUDIES = {
-    "proteins, pbmc_citeseq_400, run pbmc_5k held out": partial(
-        proteins_of_another_run, "pbmc_citeseq_400", "pbmc_5k_protein_v3"
-    ),
-    "proteins, pbmc_eccite_citefuse_500, lane HTO30_5P held out": partial(
-        proteins_of_another_run, "pbmc_eccite_citefuse_500", "HTO30_5P"
-    ),
+    "proteins, pbmc_citeseq_400, run pbmc_5k held out, 500 genes, 100 epochs": partial(
+        proteins_of_another_run, "pbmc_citeseq_400", "pbmc_5k_protein_v3", **SMALL
+    )
 }

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigurationError, SclmError, unknown_name
-from ..modeling.common.soundness import out_of_range
 from ..registry.specialists import SPECIALISTS, Specialist
 from .families import read_config
 from .files import damage_is_told, find_file
@@ -108,8 +107,6 @@ def load_specialist(
     revision = resolve_name(name, revision)
     settings = read_config(name, revision)
     record = SPECIALISTS[settings["model_type"]]
-    if wrong := out_of_range(settings):
-        raise CheckpointError(f"`{name}`: {wrong}")
     if find_file(name, "processor_config.json", revision) is None and processor is None:
         raise CheckpointError(
             f"`{name}` has no processor, as a model converted from the original's tensors has none: train one with "

@@ -12,7 +12,6 @@ from huggingface_hub.errors import StrictDataclassError
 
 from ..corpora.training_manifest import TrainingManifest
 from ..errors import ConfigurationError, unknown_name
-from ..modeling.common.soundness import out_of_range
 from ..objectives.complete import CompleteCollator
 from ..opening.specialists import get_specialist, load_part
 from ..registry.specialists import Specialist
@@ -129,8 +128,6 @@ def _new_model(record: Specialist, processor: SpecialistProcessor, changes: Mapp
     for name in changes:
         if name not in known:
             raise unknown_name(name, known, " in `model_config`")
-    if wrong := out_of_range(changes):
-        raise ConfigurationError(f"`model_config` of {record.title}: {wrong}")
     try:
         config = config_class(**(processor.config_settings() | dict(changes)))
         # what the sizes say of one another is looked at here, where the user can mend it

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from anndata import AnnData
+from huggingface_hub.errors import StrictDataclassError
 from scipy.sparse import csr_matrix
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoProcessor
@@ -304,5 +305,9 @@ class SpecialistTester:
         edited = shutil.copytree(fitted[0], tmp_path / "edited")
         settings = json.loads((edited / "config.json").read_text())
         (edited / "config.json").write_text(json.dumps(settings | changes))
-        with pytest.raises(CheckpointError, match=next(iter(changes))):
+        (name,) = changes
+        with pytest.raises(CheckpointError, match=name):
             load_specialist(edited)
+        for auto_class in ("AutoConfig", *self.record.auto_classes):
+            with pytest.raises(StrictDataclassError, match=name):
+                getattr(transformers, auto_class).from_pretrained(edited)

@@ -1,8 +1,9 @@
 """Configuration of CIForm."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
+
+from sclm_hf.modeling.common.configuration import CheckedConfig
 
 
 @auto_docstring(
@@ -11,7 +12,7 @@ from transformers.utils import auto_docstring
     """
 )
 @strict
-class CIFormConfig(PreTrainedConfig):
+class CIFormConfig(CheckedConfig):
     r"""
     num_genes (`int`, *optional*):
         Genes of a cell, in the order of the processor; None = any number, at least `patch_size`.

@@ -3,8 +3,9 @@
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
+
+from sclm_hf.modeling.common.configuration import CheckedConfig
 
 
 @auto_docstring(
@@ -13,7 +14,7 @@ from transformers.utils import auto_docstring
     """
 )
 @strict
-class DeepMAPSConfig(PreTrainedConfig):
+class DeepMAPSConfig(CheckedConfig):
     r"""
     gene_input_size (`int`, *optional*, defaults to 256):
         Numbers that describe a gene (or protein): its values over the cells of training.

@@ -3,8 +3,9 @@
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
+
+from sclm_hf.modeling.common.configuration import CheckedConfig
 
 
 @auto_docstring(
@@ -14,7 +15,7 @@ from transformers.utils import auto_docstring
     """
 )
 @strict
-class MarsGTConfig(PreTrainedConfig):
+class MarsGTConfig(CheckedConfig):
     r"""
     cell_input_size (`int`, *optional*, defaults to 2000):
         Numbers that describe a cell: its counts of the genes.

@@ -1,8 +1,9 @@
 """Configuration of PROTRAIT."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
+
+from sclm_hf.modeling.common.configuration import CheckedConfig
 
 STEM_POOLS = (2, 4, 4, 4)
 """How many positions become one in each layer of the stem."""
@@ -14,7 +15,7 @@ STEM_POOLS = (2, 4, 4, 4)
     """
 )
 @strict
-class PROTRAITConfig(PreTrainedConfig):
+class PROTRAITConfig(CheckedConfig):
     r"""
     num_cells (`int`, *optional*, defaults to 2034):
         Cells of the data set, which are the outputs.

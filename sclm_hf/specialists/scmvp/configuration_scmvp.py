@@ -1,8 +1,9 @@
 """Configuration of scMVP."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
+
+from sclm_hf.modeling.common.configuration import CheckedConfig
 
 
 @auto_docstring(
@@ -12,7 +13,7 @@ from transformers.utils import auto_docstring
     """
 )
 @strict
-class ScMVPConfig(PreTrainedConfig):
+class ScMVPConfig(CheckedConfig):
     r"""
     num_genes (`int`, *optional*, defaults to 2000):
         Genes of a cell, in the order of the processor.

@@ -3,8 +3,9 @@
 import math
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
+
+from sclm_hf.modeling.common.configuration import CheckedConfig
 
 
 @auto_docstring(
@@ -16,7 +17,7 @@ from transformers.utils import auto_docstring
     """
 )
 @strict
-class ScTransSortConfig(PreTrainedConfig):
+class ScTransSortConfig(CheckedConfig):
     r"""
     num_genes (`int`, *optional*):
         Genes of a cell, in the order of the processor; None = as many as fit in the image.

@@ -1,8 +1,9 @@
 """Configuration of STGRNS."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
+
+from sclm_hf.modeling.common.configuration import CheckedConfig
 
 
 @auto_docstring(
@@ -11,7 +12,7 @@ from transformers.utils import auto_docstring
     """
 )
 @strict
-class STGRNSConfig(PreTrainedConfig):
+class STGRNSConfig(CheckedConfig):
     r"""
     window_size (`int`, *optional*, defaults to 100):
         Cells per token, which holds them for both genes; the width of the model is twice as much.

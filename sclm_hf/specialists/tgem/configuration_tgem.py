@@ -1,8 +1,9 @@
 """Configuration of T-GEM."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
+
+from sclm_hf.modeling.common.configuration import CheckedConfig
 
 ACTIVATIONS = ("none", "relu", "leaky_relu", "gelu")
 
@@ -13,7 +14,7 @@ ACTIVATIONS = ("none", "relu", "leaky_relu", "gelu")
     """
 )
 @strict
-class TGEMConfig(PreTrainedConfig):
+class TGEMConfig(CheckedConfig):
     r"""
     num_genes (`int`, *optional*, defaults to 1000):
         Genes of a cell, in the order of the processor; each has weights of its own.

@@ -1,8 +1,9 @@
 """Configuration of transCluster."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
+
+from sclm_hf.modeling.common.configuration import CheckedConfig
 
 
 @auto_docstring(
@@ -11,7 +12,7 @@ from transformers.utils import auto_docstring
     """
 )
 @strict
-class TransClusterConfig(PreTrainedConfig):
+class TransClusterConfig(CheckedConfig):
     r"""
     vocab_size (`int`, *optional*, defaults to 200):
         Ids of a score, 0 (padding) included.

@@ -1,8 +1,9 @@
 """Configuration of TransformerST."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
+
+from sclm_hf.modeling.common.configuration import CheckedConfig
 
 
 @auto_docstring(
@@ -12,7 +13,7 @@ from transformers.utils import auto_docstring
     """
 )
 @strict
-class TransformerSTConfig(PreTrainedConfig):
+class TransformerSTConfig(CheckedConfig):
     r"""
     num_genes (`int`, *optional*, defaults to 3000):
         Genes of a spot, in the order of the processor.
