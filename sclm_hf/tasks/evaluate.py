@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import ConfigurationError, CorpusError, require
-from ..logging import counted, warn
+from ..errors import ConfigurationError
 from .annotate import UNASSIGNED, AnnotateSettings, AnnotateVerb, Annotation
 from .running.cell_run import Results
 from .running.settings import GENES, setting
 from .running.verb import documented_by
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 SEEN = "sclm_seen_in_training"
 SCORES = "sclm_integration"
-_SPLIT = "cells"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,43 +78,14 @@ class Evaluation(Annotation):
     def __init__(self, *run: Any) -> None:
         import numpy as np
 
-        from .running.seen import seen_by
+        from .running.true_labels import TrueLabels
 
         super().__init__(*run)
-        source = self.cells.source
-        column = source.column(self.settings.label_key)
-        source.close()
-        self.true = np.array([*column.categories, ""], dtype=object)[column.codes]
-        self.predicted = np.full(len(self.true), "", dtype=object)
-        self._check_labels()
-        model = None if self.loaded.name == "in memory" else self.loaded.name
-        self.trained, self.chose, self.has_manifest = seen_by(model, self.loaded.revision, source, self.cells.cell_ids)
-        if self.settings.seen == "refuse" and self.seen.any():
-            raise ConfigurationError(
-                f"{self.seen.sum():,} of the {counted(len(self.seen), 'cell')} of `{source.location}` stand in the "
-                f"training manifest of `{self.loaded.name}` ({self.trained.sum():,} trained on, {self.chose.sum():,} "
-                "held out to choose the checkpoint or weights): scores on them say nothing about new cells. Give "
-                "others, or say `seen='leave_out'` (`--seen leave_out`)."
-            )
-
-    @property
-    def seen(self) -> "np.ndarray":
-        """(cells,) which the model was trained on or chosen by."""
-        return self.trained | self.chose
-
-    def _check_labels(self) -> None:
-        found = set(self.true) - {""}
-        if not found & set(self.label_names):
-            raise ConfigurationError(
-                f"`obs[{self.settings.label_key!r}]` holds none of the {len(self.label_names)} labels of the model, "
-                f"{self.label_names[:5]}; it holds {sorted(found)[:5]}: name another `label_key` (`--label-key`), or "
-                "rename the labels."
-            )
-        if unknown := sorted(found - set(self.label_names)):
-            warn(
-                f"The model does not know {counted(len(unknown), 'label')} of `obs[{self.settings.label_key!r}]`, "
-                f"{unknown[:5]}: cells with them count as errors."
-            )
+        cells, loaded = self.cells, self.loaded
+        self.true = TrueLabels(
+            cells.source, cells.cell_ids, self.settings, self.label_names, loaded.name, loaded.revision, UNASSIGNED
+        )
+        self.predicted = np.full(len(cells.cell_ids), "", dtype=object)
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """What [`annotate`] adds, and which cells the model was trained on."""
@@ -124,46 +93,45 @@ class Evaluation(Annotation):
 
         added = super().results(cells, values)
         self.predicted[cells] = np.asarray(added.obs[self.settings.keys.prediction], dtype=object)
-        return Results(obs={**added.obs, SEEN: self.seen[cells]}, obsm=added.obsm)
+        return Results(obs={**added.obs, SEEN: self.true.seen[cells]}, obsm=added.obsm)
 
     def facts(self, file: "Path | None") -> dict[str, Any]:
         """The scores, over all scored cells and per label."""
-        scored = self.true != ""
-        if self.settings.seen == "leave_out":
-            scored &= ~self.seen
-        if not scored.any():
-            raise CorpusError(f"No cell of `{self.cells.source.location}` is left to score.")
-        return {
-            **super().facts(file),
-            "n_scored": int(scored.sum()),
-            "n_seen": int(self.seen.sum()),
-            "n_chose": int(self.chose.sum()),
-            "has_manifest": self.has_manifest,
-            "scores": self._scores(scored),
-            "per_label": self._per_label(scored),
-        }
+        return {**super().facts(file), **self.true.facts(self.predicted)}
 
-    def _scores(self, scored: "np.ndarray") -> dict[str, dict[str, float]]:
+
+class EvaluateVerb(AnnotateVerb):
+    """The verb, whose model may be a task-specific one."""
+
+    def add_to(
+        self, adata: "AnnData", model: Any, processor: Any, given: "Mapping[str, Any]", *, copy: bool
+    ) -> "AnnData":
+        """Annotate, and score; a task-specific model makes its input of all cells by itself."""
+        from ..opening.specialists import is_specialist
+
+        if not is_specialist(model, given.get("revision")):
+            return super().add_to(adata, model, processor, given, copy=copy)
         import numpy as np
 
-        from ..evaluation.metrics import METRICS, Predictions, estimate
+        from ..sources.in_memory import InMemorySource
+        from .running.provenance import check_adata, writable
+        from .running.specialists import open_specialist
+        from .running.true_labels import TrueLabels
 
-        tested = [Predictions(_SPLIT, np.flatnonzero(scored), self.true[scored], self.predicted[scored])]
-        estimates = {metric: estimate(tested, metric) for metric in METRICS}
-        return {metric: {"mean": one.mean, "low": one.low, "high": one.high} for metric, one in estimates.items()}
-
-    def _per_label(self, scored: "np.ndarray") -> "dict[str, np.ndarray]":
-        import numpy as np
-
-        metrics = require("sklearn.metrics", extra="evaluation")
-        true, predicted = self.true[scored].astype(str), self.predicted[scored].astype(str)
-        names = sorted(set(true) | (set(predicted) - {UNASSIGNED}))
-        values = metrics.precision_recall_fscore_support(true, predicted, labels=names, zero_division=0)
-        columns = dict(zip(("precision", "recall", "f1", "n_cells"), values, strict=True))
-        return {"label": np.array(names, dtype=object), **columns}
+        check_adata(adata)
+        settings = self.choose(given)
+        # what cannot be compared is said before anything is run
+        loaded, _ = open_specialist(self, model, processor, given)
+        source, labels = InMemorySource(adata, loaded.processor.layer), loaded.processor.labels
+        true = TrueLabels(source, source.cell_ids(), settings, labels, loaded.name, loaded.revision, UNASSIGNED)
+        target = super().add_to(adata, model, processor, given, copy=copy)
+        predicted = np.asarray(target.obs[settings.keys.prediction], dtype=object)
+        target.obs[SEEN] = true.seen
+        target.uns["sclm_hf"][settings.key(loaded.record.name)] |= writable(true.facts(predicted))
+        return target
 
 
-EVALUATE = AnnotateVerb(
+EVALUATE = EvaluateVerb(
     name="evaluate",
     auto_class="AutoModelForSequenceClassification",
     settings=EvaluateSettings,

@@ -37,7 +37,7 @@ class GrnSettings(RunSettings):
         "when the regulator is deleted (a run per regulator and cell: name few, set `max_cells`). Without a model: "
         "`pearson` or `spearman`, the absolute correlation over cells; `trees`, gradient boosting (one ensemble per "
         "target, so it takes long); `random`. A task-specific model of networks is evidence of its own, under its "
-        "name (`stgrns`), and asks no other.",
+        "name (`stgrns`, `deepmaps`), and asks no other.",
     )
     genes: "str | Sequence[str] | None" = setting(
         None, "names of the targets, in the command separated by commas; by default the most variable genes."

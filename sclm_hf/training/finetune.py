@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +26,7 @@ from .callbacks import watched_metric
 from .checkpoints import check_output_dir
 from .data import gene_names, open_corpora, store_statistics
 from .depth import at_depth
+from .label_columns import check_label_column
 from .linear import new_processor, train_linear
 from .loop import TrainingResult, steps_per_epoch, train
 from .manifest import write_manifest
@@ -41,12 +41,6 @@ from .validation import ComputeMetrics, classification_metrics
 
 logger = get_logger(__name__)
 
-
-FEWEST_CELLS_A_LABEL, FEWEST_CELLS_A_NUMBER = 2, 10
-"""Fewest cells per label, on average; more where all labels are numbers, which may be measurements."""
-
-FEWEST_CELLS = 20
-"""With fewer cells to train on, any column may hold labels."""
 
 LEAST_STEPS, LORA_RATE = 300, 1e-3
 """Steps, where one pass takes fewer, and learning rate of a LoRA, unless told otherwise. One pass over the few hundred
@@ -254,23 +248,11 @@ def _check_column(corpus: CellCorpus, column: str, field: str, names: Sequence[s
             f"All {len(corpus)} cells to train on have the same label in `obs[{column!r}]`, {present[0]!r}: a "
             "classifier needs at least two; give cells with others, or another `label_column`."
         )
-    _check_number(column, present, len(corpus))
+    check_label_column(column, present, len(corpus), "`label_column` (`task_columns`)")
     if absent := sorted(set(names) - set(present)):
         warn(
             f"No cell to train on has the label {', '.join(map(repr, absent[:10]))} of `obs[{column!r}]`: all such "
             "cells are held out for evaluation, and the model cannot learn them."
-        )
-
-
-def _check_number(column: str, present: Sequence[str], n_cells: int) -> None:
-    """Refuse a column of names of cells or of measurements."""
-    numeric = all(re.fullmatch(r"[+-]?\d*\.?\d+(e[+-]?\d+)?", value, re.ASCII) for value in present)
-    needed = FEWEST_CELLS_A_NUMBER if numeric else FEWEST_CELLS_A_LABEL
-    if n_cells >= FEWEST_CELLS and n_cells < needed * len(present):
-        raise ConfigurationError(
-            f"`obs[{column!r}]` holds {len(present):,} different {'numbers' if numeric else 'values'} in {n_cells:,} "
-            f"cells, for example {', '.join(map(repr, present[:3]))}: a label must name at least {needed} cells on "
-            "average. Name with `label_column` (`task_columns`) a column of classes, such as cell types."
         )
 
 

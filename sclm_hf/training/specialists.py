@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from ..corpora.training_manifest import TrainingManifest
 from ..errors import ConfigurationError, unknown_name
+from ..logging import warn
 from ..objectives.complete import CompleteCollator
 from ..opening.specialists import get_specialist, load_part
 from ..registry.specialists import Specialist
@@ -20,6 +21,7 @@ from ..specialists.processing import Examples, SpecialistProcessor, wrong_state
 from .arguments import TrainingConfig
 from .checkpoints import check_output_dir
 from .examples import TrainingExamples
+from .label_columns import check_label_column
 from .loop import TrainingResult, train
 from .manifest import save_manifest
 
@@ -61,6 +63,8 @@ def fit(
     check_output_dir(config)
     processor_class = load_part(record, record.processor)
     _check_settings(processor_class, settings, record)
+    if settings.get("label_key") is not None:
+        _check_labels(cells, settings["label_key"])
     processor = processor_class.fit(cells, **settings)
     model = _new_model(record, processor, model_config or {}, seed)
     examples = SpecialistExamples(processor, processor.examples(cells, seed), seed)
@@ -118,6 +122,19 @@ def _check_settings(
     given = {name: value for name, value in settings.items() if value is not None or name not in names}
     if wrong := wrong_state(processor_class, given):
         raise ConfigurationError(f"{record.title}: {wrong}")
+
+
+def _check_labels(cells: Any, column: str) -> None:
+    """Refuse names of cells and measurements as labels, and warn of labels that a single cell has."""
+    if column not in getattr(cells, "obs", ()):
+        return  # what there is instead is said by the processor
+    counts = cells.obs[column].dropna().astype(str).value_counts()
+    check_label_column(column, sorted(counts.index), int(counts.sum()), "`label_key` (`--label-key`)")
+    if single := sorted(counts.index[counts == 1]):
+        warn(
+            f"A single cell has the label {', '.join(map(repr, single[:10]))} of `obs[{column!r}]`: little can be "
+            "learnt from one. Give more cells of the kind, or leave it out."
+        )
 
 
 def _new_model(record: Specialist, processor: SpecialistProcessor, changes: Mapping[str, Any], seed: int) -> Any:

@@ -30,6 +30,7 @@ import torch
 from sclm_hf.versions import package_versions
 
 from .damage import Damage
+from .damage_genome import GENOMES
 from .damage_hdf5 import HDF5
 from .damage_shards import SHARDS
 from .damage_weights import ADAPTERS, WEIGHTS
@@ -49,6 +50,7 @@ _DAMAGES = {
     "checkpoint": WEIGHTS,
     "release": WEIGHTS,
     "adapter": ADAPTERS,
+    "genome": GENOMES,
 }
 
 GOOD = ("clear", "accepted")

@@ -1,6 +1,7 @@
 """Sound inputs of every kind, and the journeys that read them."""
 
 import contextlib
+import gzip
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from sclm_hf.corpora.building.check import check_corpus
 from sclm_hf.errors import CorpusError
 from sclm_hf.opening.tiny import LABELS, make_processor, make_tiny_checkpoint
 from sclm_hf.registry import FAMILIES, get_family
+from sclm_hf.specialists.protrait.processing_protrait import PROTRAITProcessor
 from sclm_hf.tasks.files.file_to_file import run_files
+from sclm_hf.training.specialists import fit
 
 from ..modeling.cellplm import golden_cellplm
 from ..modeling.geneformer import golden_geneformer
@@ -33,6 +36,8 @@ from ..modeling.uce import golden_uce
 GENES = ["B2M", "CD14", "CD19", "CD3D", "CD3E", "CD4", "CD74", "CST3", "FCN1", "FTH1", "FTL", "GNLY", "HLA-A", "HLA-B"]
 GENES += ["LYZ", "MALAT1", "MS4A1", "NKG7", "S100A8", "S100A9"]
 N_CELLS = 24
+SPECIALISTS = ("ciform", "deepmaps")
+"""The task-specific models whose folders are damaged: one that labels cells, and one that knows cells by name."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Target:
 
     Attributes:
         name: its name in the table.
-        kind: what it is: `h5ad`, `zarr`, `shards`, `checkpoint`, `adapter` or `release`.
+        kind: what it is: `h5ad`, `zarr`, `shards`, `checkpoint`, `adapter`, `release` or `genome`.
         content: the file or folder below the folder of sound inputs that is copied and damaged.
         run: (copy, folder for what is written) -> the result as an array, the same for the same input.
     """
@@ -91,6 +96,8 @@ def make_sound_inputs(folder: Path) -> None:
     make_tiny_checkpoint("scgpt", folder / "annotator", task="annotate", genes=GENES)
     _make_adapter(folder)
     _make_releases(folder / "releases")
+    _make_specialists(folder)
+    _make_genomes(folder)
     victim = folder / "victim"
     victim.mkdir()
     make_cells(seed=1).write_h5ad(victim / "victim.h5ad")
@@ -132,6 +139,31 @@ def _make_releases(folder: Path) -> None:
     golden_uce.original_folder("case_a", folder / "uce")
 
 
+def _make_specialists(folder: Path) -> None:
+    """Task-specific models, hardly trained."""
+    small = {"num_attention_heads": 2}
+    config = {"ciform": small | {"patch_size": 8}, "deepmaps": small | {"hidden_size": 16, "encoder_sizes": [8]}}
+    labels = {"ciform": {"label_key": "cell_type"}, "deepmaps": {}}
+    for name in SPECIALISTS:
+        training = {"num_train_epochs": 1, "use_cpu": True}
+        fit(name, make_cells(), folder / name, model_config=config[name], training=training, **labels[name])
+
+
+def _make_genomes(folder: Path) -> None:
+    """A genome of two chromosomes, plain and packed."""
+    generator = np.random.default_rng(0)
+    chromosomes = ["".join(generator.choice(list("ACGTacgtN"), 600)) for _ in range(2)]
+    lines = [line for number, one in enumerate(chromosomes) for line in (f">chr{number}", one[:300], one[300:])]
+    text = "\n".join([*lines, ""]).encode()
+    (folder / "genome.fa").write_bytes(text)
+    (folder / "genome.fa.gz").write_bytes(gzip.compress(text, mtime=0))
+
+
+def _windows(path: Path, output: Path) -> np.ndarray:
+    """The DNA of two peaks."""
+    return PROTRAITProcessor(sequence_length=64)(["chr0:100-200", "chr1:300-400"], genome=path)["input_ids"]
+
+
 def _read_result(path: Path, key: str) -> np.ndarray:
     """The result in a file, which must open and be finite."""
     with h5py.File(path) as file:
@@ -149,7 +181,7 @@ def _embed(path: Path, output: Path, model: Path) -> np.ndarray:
 
 
 def _family_of(model: Path) -> str:
-    return model.name if model.name in FAMILIES else "scgpt"
+    return model.name if model.name in (*FAMILIES, *SPECIALISTS) else "scgpt"
 
 
 def _build(path: Path, output: Path) -> np.ndarray:
@@ -224,6 +256,10 @@ def targets(sound: Path) -> list[Target]:
         found.append(Target(f"load {family}", "checkpoint", family, embed_from))
         if FAMILIES[family].source_layout:
             found.append(Target(f"convert {family}", "release", f"releases/{family}", _convert(family)))
+    for name, run in zip(SPECIALISTS, (annotate_from, embed_from), strict=True):
+        found.append(Target(f"load {name}", "checkpoint", name, run))
+    for name in ("genome.fa", "genome.fa.gz"):
+        found.append(Target(f"read {name}", "genome", name, _windows))
     found.append(Target("load annotator", "checkpoint", "annotator", annotate_from))
     found.append(Target("load adapter", "adapter", "adapter", annotate_from))
     return found

@@ -26,6 +26,7 @@ from sclm_hf.hub.remote_code import export_with_code
 from sclm_hf.opening.specialists import load_specialist
 from sclm_hf.registry.specialists import SPECIALISTS
 from sclm_hf.tasks import get_function, get_verb
+from sclm_hf.tasks.planning.estimate import estimate
 
 from ..bare_site import make_site, run_script
 from . import bare_outputs
@@ -118,6 +119,8 @@ class SpecialistTester:
     def run_verb(self, verb: str, folder: Path) -> Any:
         """What a verb makes of the cells."""
         cells, settings = self.cells(), self.verb_settings(verb)
+        if verb == "evaluate":
+            settings = settings | {"label_key": "cell_type", "seen": "score"}
         if not isinstance(cells, AnnData):
             rna, other = cells.values()
             return get_function(verb)(rna, model=str(folder), other=other, **settings)
@@ -217,6 +220,30 @@ class SpecialistTester:
         assert other not in self.record.verbs
         with pytest.raises(ConfigurationError, match=f"{self.record.title} does not serve"):
             get_function(other)(labelled_cells(), str(fitted[0]))
+
+    def test_there_is_no_estimate(self, fitted):
+        with pytest.raises(ConfigurationError, match=f"{self.record.title} is a task-specific model"):
+            estimate(labelled_cells(), str(fitted[0]))
+
+    def test_predictions_are_scored(self, fitted, tmp_path):
+        cells = self.cells()
+        if "evaluate" not in self.record.verbs:
+            if "annotate" in self.record.verbs:
+                with pytest.raises(ConfigurationError, match="does not serve `evaluate`"):
+                    sclm_hf.evaluate(cells, str(fitted[0]), label_key="cell_type")
+            return
+        with pytest.raises(ConfigurationError, match=r"60 of the 60 cells .* stand in the training manifest"):
+            sclm_hf.evaluate(cells, str(fitted[0]), label_key="cell_type")
+        found = sclm_hf.evaluate(cells, str(fitted[0]), label_key="cell_type", seen="score")
+        facts = found.uns["sclm_hf"]["sclm_prediction"]
+        right = found.obs["sclm_prediction"].astype(str) == cells.obs["cell_type"]
+        assert facts["scores"]["accuracy"]["mean"] == pytest.approx(right.mean())
+        assert facts["n_seen"] == 60 and found.obs["sclm_seen_in_training"].all()
+        cells.write_h5ad(tmp_path / "cells.h5ad")
+        arguments = ["evaluate", str(tmp_path / "cells.h5ad"), str(tmp_path / "scored.h5ad"), "--model"]
+        arguments += [str(fitted[0]), "--label-key", "cell_type", "--seen", "score"]
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0 and "accuracy" in done.output, (done.output, done.exception)
 
     def test_unknown_settings_are_refused(self, tmp_path):
         with pytest.raises(ConfigurationError, match="nonsense"):

@@ -13,7 +13,12 @@ SPECIALIST = Specialist(
     code_license="none stated",
     task="embeds cells and genes together, and says which genes are active in which cells",
     reads="Cells with raw counts of RNA, alone or with proteins or open chromatin of the same cells.",
-    verbs={"embed": ("key_added",), "multimodal": ("kind", "rna_key", "other_key", "key_added")},
+    verbs={
+        "embed": ("key_added",),
+        "multimodal": ("kind", "rna_key", "other_key", "key_added"),
+        "grn": ("evidence", "genes", "n_genes", "regulators", "n_edges", "network", "baselines", "seed"),
+    },
+    directed=False,
     config="DeepMAPSConfig",
     auto_classes={"AutoModel": "DeepMAPSModel"},
     models=("DeepMAPSModel",),

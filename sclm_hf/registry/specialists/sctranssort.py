@@ -15,6 +15,7 @@ SPECIALIST = Specialist(
     reads="Cells with raw counts of RNA and their types.",
     verbs={
         "annotate": ("key_added", "unassigned_threshold"),
+        "evaluate": ("key_added", "unassigned_threshold", "label_key", "seen"),
         "embed": ("key_added",),
         "explain": ("methods", "label", "genes", "max_cells", "n_steps", "per_cell", "batch_size", "seed"),
     },

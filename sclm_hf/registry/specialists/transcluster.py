@@ -14,7 +14,11 @@ SPECIALIST = Specialist(
     code_license="GPL-3.0",
     task="names the types of cells, by linear discriminant scores",
     reads="Cells with raw counts of RNA and their types.",
-    verbs={"annotate": ("key_added", "unassigned_threshold"), "embed": ("key_added",)},
+    verbs={
+        "annotate": ("key_added", "unassigned_threshold"),
+        "evaluate": ("key_added", "unassigned_threshold", "label_key", "seen"),
+        "embed": ("key_added",),
+    },
     config="TransClusterConfig",
     auto_classes={
         "AutoModelForSequenceClassification": "TransClusterForSequenceClassification",

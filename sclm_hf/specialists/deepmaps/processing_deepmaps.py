@@ -1,6 +1,6 @@
 """What DeepMAPS reads: a graph of cells and genes, joined where a gene has a value in a cell."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -182,13 +182,32 @@ class DeepMAPSProcessor(SpecialistProcessor):
 
         return Examples(len(parts), make)
 
-    def results(self, verb: str, model: Any, cells: Any, *, key_added: str | None = None) -> dict[str, Any]:
+    def results(self, verb: str, model: Any, cells: Any, *, key_added: str | None = None, **settings: Any) -> Any:
+        if verb == "grn":
+            return self._network(model, cells, settings["regulators"], settings["targets"])
         embedding = self._run(model, cells).cell_embedding.float().cpu().numpy()
         given = names_of(cells if self.other is None else _rna(cells), TITLE)
         place = {name: row for row, name in enumerate(self.cells)}
         embedding = embedding[[place[name] for name in given]]
         key = f"{key_added}_joint" if verb == "multimodal" else key_added or "X_deepmaps"
         return {"obsm": {key: embedding}}
+
+    def _network(self, model: Any, cells: Any, regulators: Sequence[str], targets: Sequence[str]) -> np.ndarray:
+        """(regulators, targets) float32, how alike two genes are embedded: the weights of edges in its networks.
+
+        They are absolute correlations of the embeddings; NaN where the model does not read a gene.
+        """
+        if self.other is not None:
+            raise ConfigurationError(
+                f"This DeepMAPS was trained on {' and '.join(self.modalities)}, and `grn` reads RNA alone: train one "
+                "on RNA, or ask this one in Python (`processor.gene_embedding`, `processor.active_genes`)."
+            )
+        table = self.gene_embedding(model, cells)
+        centred = table.to_numpy(np.float64)
+        centred = centred - centred.mean(axis=1, keepdims=True)
+        table[:] = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+        one, other = (table.reindex(list(names)).to_numpy(np.float64) for names in (regulators, targets))
+        return np.abs(one @ other.T).astype(np.float32)
 
     def gene_embedding(self, model: Any, cells: Any) -> Any:
         """The embeddings of the genes and proteins, a DataFrame with their names as the index."""

@@ -1,11 +1,14 @@
-"""DNA of peaks: their names, and a FASTA file of the genome that is read once, chromosome by chromosome."""
+"""DNA of peaks: their names, and a FASTA file of the genome that is read once, chromosome by chromosome.
+
+Libraries that index FASTA files want to write beside the genome, and refuse the gzip files that genomes come in.
+"""
 
 import gzip
 import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -15,6 +18,12 @@ UNKNOWN = 4
 """The number of a base that is not known; A, C, G and T are 0 to 3."""
 
 NO_BASE = 5
+
+PIECE = 2**20
+"""Bytes of a line that are read at a time."""
+
+MOST_UNPACKED = 100
+"""Times its size that a packed genome may have unpacked; DNA has about four."""
 
 PEAK = re.compile(r"(.+?)[:_-](\d+)[-_](\d+)")
 
@@ -73,19 +82,20 @@ def read_windows(genome: str | Path, peaks: Sequence[Peak], length: int) -> np.n
     of_chromosome: dict[str, list[int]] = {}
     for number, peak in enumerate(peaks):
         of_chromosome.setdefault(peak.chromosome, []).append(number)
-    windows, names = np.full((len(peaks), length), UNKNOWN, np.uint8), []
+    windows = np.full((len(peaks), length), UNKNOWN, np.uint8)
+    names: dict[str, None] = {}
     for name, bases in _chromosomes(Path(genome), of_chromosome):
         if name in names:
             raise ConfigurationError(f"The genome `{genome}` holds {name!r} twice.")
-        names.append(name)
+        names[name] = None
         for number in of_chromosome.get(name, ()):
             windows[number] = _window(bases, peaks[number], length, genome)
     if missing := sorted(set(of_chromosome) - set(names)):
         peak = peaks[of_chromosome[missing[0]][0]]
         raise ConfigurationError(
             f"The genome `{genome}` lacks {len(missing):,} of the {len(of_chromosome):,} chromosomes of the peaks, "
-            f"such as {missing[0]!r} of {peak.chromosome}:{peak.start}-{peak.end}; it has {', '.join(names[:5])}: "
-            "give the genome that the peaks were called in, or leave these peaks out."
+            f"such as {missing[0]!r} of {peak.chromosome}:{peak.start}-{peak.end}; it has "
+            f"{', '.join(list(names)[:5])}: give the genome that the peaks were called in, or leave these peaks out."
         )
     return windows
 
@@ -111,7 +121,7 @@ def _chromosomes(path: Path, wanted: dict[str, list[int]]) -> Iterator[tuple[str
     name, lines = None, []
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for line in file:
+            for line in _pieces(file, path):
                 if line.startswith(b">"):
                     if name is not None:
                         yield name, _bases(lines, name, path)
@@ -126,6 +136,19 @@ def _chromosomes(path: Path, wanted: dict[str, list[int]]) -> Iterator[tuple[str
     if name is None:
         raise ConfigurationError(f"The genome `{path}` is empty.")
     yield name, _bases(lines, name, path)
+
+
+def _pieces(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """The lines of a file, long ones in pieces."""
+    left = path.stat().st_size * MOST_UNPACKED
+    while piece := file.readline(PIECE):
+        left -= len(piece)
+        if left < 0:
+            raise ConfigurationError(
+                f"The genome `{path}` unpacks to more than {MOST_UNPACKED} times its size, as no DNA does: take the "
+                "file that you have it from anew."
+            )
+        yield piece
 
 
 def _bases(lines: list[bytes], name: str, path: Path) -> np.ndarray:

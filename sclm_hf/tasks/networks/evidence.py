@@ -140,7 +140,7 @@ EVIDENCE = {
     "trees": Evidence(_trees, needs_model=False, is_directed=True),
     "random": Evidence(_random, needs_model=False, needs_cells=False, is_directed=True),
     **{
-        name: Evidence(score_by_specialist, is_directed=True)
+        name: Evidence(score_by_specialist, is_directed=record.directed)
         for name, record in SPECIALISTS.items()
         if "grn" in record.verbs
     },

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ConfigurationError
+from ...opening.specialists import specialist_of
 from ...sources.opening import open_source
 from ..embed import EMBED
 from ..files.results import check_source
@@ -105,7 +106,8 @@ def estimate(
         **settings: the fields of [`EmbedSettings`], for example `batch_size`, `device` or `dtype`.
 
     Raises:
-        ConfigurationError: the model reads whole samples of cells, for which there is no estimate.
+        ConfigurationError: the model reads whole samples of cells, or is a task-specific one, for which there is no
+            estimate.
         Others as for [`embed`].
     """
     chosen = EMBED.choose(settings)
@@ -115,6 +117,11 @@ def estimate(
             check_source(Path(cells), EMBED.writes)
     else:
         check_adata(cells)
+    if (specialist := specialist_of(model, chosen.revision)) is not None:
+        raise ConfigurationError(
+            f"{specialist.title} is a task-specific model, which reads cells by itself: there is no estimate "
+            f"for it. `sclm-hf fit {specialist.name}` shows while it trains how long it will take."
+        )
     loaded = EMBED.load(model, processor, chosen)
     if loaded.processor.context == "sample":
         raise ConfigurationError(

@@ -58,7 +58,7 @@ class TestDeepMAPS(SpecialistTester):
     settings = {"n_parts": 2, "n_seeds": 20, "decoding": "before", "n_decoding": 0}
     model_config = {"encoder_sizes": [12, 8], "hidden_size": 8, "num_attention_heads": 2}
     training = {"num_train_epochs": 8, "learning_rate": 3e-3}
-    verbs = ("embed",)
+    verbs = ("embed", "grn")
 
     def cells(self):
         return labelled_cells()
@@ -161,6 +161,27 @@ def test_active_genes_of_types(folder):
     with pytest.raises(ConfigurationError, match="no column 'absent'"):
         loaded.processor.active_genes(loaded.model, labelled_cells(), "absent")
     assert loaded.processor.gene_embedding(loaded.model, labelled_cells()).shape == (40, 8)
+
+
+def test_networks_are_of_genes_that_are_embedded_alike(folder):
+    cells = labelled_cells()
+    edges = sclm_hf.grn(cells, folder, regulators=["GENE0", "GENE1"], genes=["GENE1", "GENE2"])
+    assert set(zip(edges["regulator"], edges["target"], strict=True)) == {
+        ("GENE0", "GENE1"),
+        ("GENE0", "GENE2"),
+        ("GENE1", "GENE2"),
+    }
+    loaded = load_specialist(folder)
+    vectors = loaded.processor.gene_embedding(loaded.model, cells).loc[["GENE0", "GENE1"]].to_numpy()
+    score = edges.set_index(["regulator", "target"])["score"][("GENE0", "GENE1")]
+    assert score == pytest.approx(abs(np.corrcoef(vectors)[0, 1]), abs=1e-5)
+
+
+def test_networks_by_a_model_of_two_modalities_are_refused(tmp_path):
+    cells = TestOfProteins().cells()
+    TestOfProteins().fit(tmp_path / "model")
+    with pytest.raises(ConfigurationError, match="trained on rna and protein, and `grn` reads RNA alone"):
+        sclm_hf.grn(cells["rna"], str(tmp_path / "model"))
 
 
 def test_open_chromatin_adds_to_the_genes_it_is_near():
