@@ -9,7 +9,7 @@ import torch
 from transformers import BatchFeature
 
 from ..errors import ConfigurationError
-from .cells import of_genes, read_counts, read_labels
+from .cells import Counts, highly_variable, of_genes, read_counts, read_labels
 from .processing import Examples, SpecialistProcessor
 
 
@@ -85,6 +85,25 @@ class ExpressionProcessor(SpecialistProcessor):
             return {"obsm": {settings.get("key_added") or f"X_{model.config.model_type}": embedded}}
         probabilities = np.concatenate([one.logits.float().softmax(-1).cpu().numpy() for one in outputs])
         return {"probabilities": probabilities, "labels": self.labels}
+
+
+@dataclass
+class LogExpressionProcessor(ExpressionProcessor):
+    """Log-normalised expression of the most variable genes, (cells, genes).
+
+    Attributes:
+        n_top_genes: how many genes a new model reads, at most.
+        target_sum: counts per cell before the logarithm.
+    """
+
+    n_top_genes: int = 2000
+    target_sum: float = 1e4
+
+    def choose_genes(self, counts: Counts) -> list[str]:
+        return highly_variable(counts, self.n_top_genes, self.target_sum)
+
+    def values(self, counts: Counts) -> np.ndarray:
+        return counts.log_normalized(self.target_sum).toarray()
 
 
 @torch.no_grad()

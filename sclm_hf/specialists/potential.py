@@ -1,6 +1,5 @@
 """Which peaks may regulate which genes, by their distance."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,13 @@ from scipy import sparse
 
 from ..errors import ConfigurationError, require
 from ..logging import warn
+from .peaks import read_peaks
 
 COLUMNS = ("gene", "chrom", "tss")
 HALF_DISTANCE = 10_000
 FARTHEST = 15
 """Half distances beyond which a peak says nothing."""
 
-_PEAK = re.compile(r"(.+?)[:-](\d+)-(\d+)")
 _HINT = (
     "`gene_positions` (`--set gene_positions=FILE`) must be a table, or a `.csv` or `.tsv` file, with the columns "
     "gene, chrom and tss: where each gene starts, in the assembly that the peaks are named by"
@@ -76,22 +75,6 @@ def _number(start: Any, gene: Any) -> int:
         ) from error
 
 
-def read_peaks(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Chromosomes of peaks, (peaks,) text, and their middles, (peaks,) float64.
-
-    Raises:
-        ConfigurationError: a name is not like `chr1:1000-2000` or `chr1-1000-2000`.
-    """
-    found = [_PEAK.fullmatch(name) for name in names]
-    if None in found:
-        raise ConfigurationError(
-            f"The peak {names[found.index(None)]!r} is not named by its place, as chr1:1000-2000: rename the peaks "
-            "(`adata.var_names`)."
-        )
-    middles = [(int(one[2]) + int(one[3])) / 2 for one in found]
-    return np.array([one[1] for one in found], dtype=object), np.array(middles, dtype=np.float64)
-
-
 def regulatory_potential(
     genes: Sequence[str],
     positions: Mapping[str, Sequence],
@@ -112,7 +95,9 @@ def regulatory_potential(
     Raises:
         ConfigurationError: a peak is not named by its place, or no peak is near any gene.
     """
-    chromosomes, middles = read_peaks(peaks)
+    read = read_peaks(peaks)
+    chromosomes = np.array([peak.chromosome for peak in read], dtype=object)
+    middles = np.array([(peak.start + peak.end) / 2 for peak in read])
     peaks_of = {}
     for chromosome in np.unique(chromosomes.astype(str)):
         own = np.flatnonzero(chromosomes == chromosome)

@@ -5,13 +5,11 @@ import torch
 
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.common.graphs import (
-    both_ways,
     check_edges,
     degrees,
     edges_by_relation,
     scatter_sum,
     segment_softmax,
-    with_self_edges,
 )
 
 TARGETS = torch.tensor([2, 0, 2, 2, 0])
@@ -44,12 +42,9 @@ def test_no_edges_give_nothing():
     assert scatter_sum(torch.empty(0, 2), none, 3).tolist() == [[0, 0]] * 3
 
 
-def test_edges_are_grouped_turned_and_closed():
+def test_edges_are_grouped_by_relation():
     numbers = edges_by_relation(torch.tensor([1, 0, 2, 1]), 2)
     assert [one.tolist() for one in numbers] == [[1], [0, 3]]
-    edges = torch.tensor([[0, 1], [2, 0]])
-    assert both_ways(edges).tolist() == [[0, 1, 2, 0], [2, 0, 0, 1]]
-    assert with_self_edges(edges, 3).tolist() == [[0, 1, 0, 1, 2], [2, 0, 0, 1, 2]]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import pandas
 import pytest
 
 from sclm_hf.errors import ConfigurationError, SclmWarning
-from sclm_hf.specialists.potential import read_gene_positions, read_peaks, regulatory_potential
+from sclm_hf.specialists.peaks import read_peaks
+from sclm_hf.specialists.potential import read_gene_positions, regulatory_potential
 
 TABLE = pandas.DataFrame(
     {"gene": ["A", "B", "A", "C"], "chrom": ["chr1", "chr2", "chr9", "chrX"], "tss": [1000, 5, 7, 9]}
@@ -20,9 +21,13 @@ def test_potential_halves_with_distance():
     assert not found[1].any()
 
 
-def test_peaks_of_both_ways_of_writing():
-    chromosomes, middles = read_peaks(["chr1:10-20", "chrUn_KI270-5-7"])
-    assert chromosomes.tolist() == ["chr1", "chrUn_KI270"] and middles.tolist() == [15, 6]
+def test_names_of_peaks():
+    peaks = read_peaks(["chr1:5-9", "chr1-5-9", "chr1_5_9", "chrUn_KI270742v1-5-9", "HLA-A:5-9"])
+    assert [peak.chromosome for peak in peaks] == ["chr1", "chr1", "chr1", "chrUn_KI270742v1", "HLA-A"]
+    assert {peak[1:] for peak in peaks} == {(5, 9)}
+    for name in ("GENE1", "chr1:9-5", "chr1-5"):
+        with pytest.raises(ConfigurationError, match=f"{name!r} names no peak"):
+            read_peaks([name])
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
@@ -54,7 +59,7 @@ def test_other_tables_are_refused(given, message):
 
 
 def test_other_peaks_are_refused():
-    with pytest.raises(ConfigurationError, match="'peak 7' is not named by its place"):
+    with pytest.raises(ConfigurationError, match="'peak 7' names no peak"):
         read_peaks(["chr1:1-2", "peak 7"])
     with pytest.raises(ConfigurationError, match="named like '1', those of `gene_positions` like 'chr1'"):
         regulatory_potential(["A"], {"A": ["chr1", 5]}, ["1:1-9"])

@@ -84,14 +84,3 @@ def edges_by_relation(edge_type: Tensor, n_relations: int) -> list[Tensor]:
         n_relations: how many relations there are.
     """
     return [(edge_type == relation).nonzero().flatten() for relation in range(n_relations)]
-
-
-def both_ways(edge_index: Tensor) -> Tensor:
-    """(2, 2 · edges), the edges and then the same from target to source."""
-    return torch.cat([edge_index, edge_index.flip(0)], dim=1)
-
-
-def with_self_edges(edge_index: Tensor, n_nodes: int) -> Tensor:
-    """(2, edges + n_nodes), the edges and then one from each node to itself."""
-    nodes = torch.arange(n_nodes, device=edge_index.device)
-    return torch.cat([edge_index, nodes.expand(2, -1)], dim=1)

@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from ..cells import Counts, highly_variable
-from ..classifying import ExpressionProcessor
+from ..classifying import LogExpressionProcessor
 
 
 @dataclass
-class CIFormProcessor(ExpressionProcessor):
+class CIFormProcessor(LogExpressionProcessor):
     """Log-normalised expression of the most variable genes, (cells, genes).
 
     The original chose them over training cells and those to annotate together; here those to annotate are not seen.
@@ -18,12 +15,3 @@ class CIFormProcessor(ExpressionProcessor):
         n_top_genes: how many genes a new model reads, at most.
         target_sum: counts per cell before the logarithm.
     """
-
-    n_top_genes: int = 2000
-    target_sum: float = 1e4
-
-    def choose_genes(self, counts: Counts) -> list[str]:
-        return highly_variable(counts, self.n_top_genes, self.target_sum)
-
-    def values(self, counts: Counts) -> np.ndarray:
-        return counts.log_normalized(self.target_sum).toarray()

@@ -1,18 +1,18 @@
-"""DNA of peaks: their names, and a FASTA file of the genome that is read once, chromosome by chromosome.
+"""DNA of peaks, from a FASTA file of the genome that is read once, chromosome by chromosome.
 
 Libraries that index FASTA files want to write beside the genome, and refuse the gzip files that genomes come in.
 """
 
 import gzip
-import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
 from ...errors import ConfigurationError
+from ..peaks import Peak
 
 UNKNOWN = 4
 """The number of a base that is not known; A, C, G and T are 0 to 3."""
@@ -25,16 +25,6 @@ PIECE = 2**20
 MOST_UNPACKED = 100
 """Times its size that a packed genome may have unpacked; DNA has about four."""
 
-PEAK = re.compile(r"(.+?)[:_-](\d+)[-_](\d+)")
-
-
-class Peak(NamedTuple):
-    """A peak: the name of its chromosome, its first base, counted from 0, and the one after its last."""
-
-    chromosome: str
-    start: int
-    end: int
-
 
 def _table() -> np.ndarray:
     """(256,) byte -> number of the base; what the alphabet of FASTA has beside the four is not known."""
@@ -45,24 +35,6 @@ def _table() -> np.ndarray:
 
 
 _NUMBER_OF = _table()
-
-
-def read_peaks(names: Sequence[str]) -> list[Peak]:
-    """Peaks from their names, such as `chr1:100-600`, `chr1-100-600` or `chr1_100_600`.
-
-    Raises:
-        ConfigurationError: a name is none of a peak.
-    """
-    peaks = []
-    for name in map(str, names):
-        match = PEAK.fullmatch(name)
-        if match is None or int(match[2]) >= int(match[3]):
-            raise ConfigurationError(
-                f"{name!r} names no peak: names of `var` must be like `chr1:100-600`, `chr1-100-600` or "
-                "`chr1_100_600`, the chromosome with the first base and the one after the last."
-            )
-        peaks.append(Peak(match[1], int(match[2]), int(match[3])))
-    return peaks
 
 
 def read_windows(genome: str | Path, peaks: Sequence[Peak], length: int) -> np.ndarray:

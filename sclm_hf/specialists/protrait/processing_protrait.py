@@ -10,9 +10,10 @@ from transformers import BatchFeature
 
 from ...errors import ConfigurationError, require
 from ..cells import read_counts
+from ..peaks import read_peaks
 from ..processing import Examples, SpecialistProcessor
 from ..transductive import names_of
-from .genome_protrait import read_peaks, read_windows
+from .genome_protrait import read_windows
 
 
 @dataclass

@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from ..cells import Counts, highly_variable
-from ..classifying import ExpressionProcessor
+from ..classifying import LogExpressionProcessor
 
 
 @dataclass
-class TGEMProcessor(ExpressionProcessor):
+class TGEMProcessor(LogExpressionProcessor):
     """Log-normalised expression of the most variable genes, (cells, genes).
 
     Time and memory grow with the square of the number of genes.
@@ -20,10 +17,3 @@ class TGEMProcessor(ExpressionProcessor):
     """
 
     n_top_genes: int = 1000
-    target_sum: float = 1e4
-
-    def choose_genes(self, counts: Counts) -> list[str]:
-        return highly_variable(counts, self.n_top_genes, self.target_sum)
-
-    def values(self, counts: Counts) -> np.ndarray:
-        return counts.log_normalized(self.target_sum).toarray()

@@ -224,7 +224,7 @@ def test_other_inputs_are_refused(folder):
         MarsGTProcessor.fit(cells, gene_positions=positions, least_share=1.5)
     renamed = cells["atac"].copy()
     renamed.var_names = [f"peak{number}" for number in range(renamed.n_vars)]
-    with pytest.raises(ConfigurationError, match="'peak0' is not named by its place"):
+    with pytest.raises(ConfigurationError, match="'peak0' names no peak"):
         MarsGTProcessor.fit({"rna": cells["rna"], "atac": renamed}, gene_positions=positions)
 
 

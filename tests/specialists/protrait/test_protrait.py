@@ -11,8 +11,9 @@ from torch.testing import assert_close
 
 import sclm_hf
 from sclm_hf.errors import ConfigurationError
+from sclm_hf.specialists.peaks import Peak
 from sclm_hf.specialists.protrait.configuration_protrait import PROTRAITConfig
-from sclm_hf.specialists.protrait.genome_protrait import Peak, read_peaks, read_windows
+from sclm_hf.specialists.protrait.genome_protrait import read_windows
 from sclm_hf.specialists.protrait.modeling_protrait import PROTRAITModel
 
 from ..common import SpecialistTester, close, golden_arrays, open_golden
@@ -144,13 +145,11 @@ def test_bases_around_the_middle_of_peaks(tmp_path, is_zipped):
     assert windows.tolist() == [[2, 3, 0, 1], [4, 2, 2, 2], [1, 2, 3, 4]]
 
 
-def test_names_of_peaks():
-    peaks = read_peaks(["chr1:5-9", "chr1-5-9", "chr1_5_9", "chrUn_KI270742v1-5-9", "HLA-A:5-9"])
-    assert [peak.chromosome for peak in peaks] == ["chr1", "chr1", "chr1", "chrUn_KI270742v1", "HLA-A"]
-    assert {peak[1:] for peak in peaks} == {(5, 9)}
-    for name in ("GENE1", "chr1:9-5", "chr1-5"):
-        with pytest.raises(ConfigurationError, match=f"{name!r} names no peak"):
-            read_peaks([name])
+def test_packed_genomes_that_unpack_to_far_more_are_refused(tmp_path):
+    file = tmp_path / "genome.fa.gz"
+    file.write_bytes(gzip.compress(b">chr1\n" + b"A" * 2**22))
+    with pytest.raises(ConfigurationError, match="more than 100 times its size"):
+        read_windows(file, [Peak("chr1", 0, 2)], 4)
 
 
 def test_genomes_that_do_not_fit_are_refused(tmp_path):
