@@ -30,8 +30,8 @@ _LAYERS = "transformers.modeling_layers"
 """Imports the Auto models before it has what our models need of it."""
 _COMMON = "sclm_hf.modeling.common."
 """What our models need may be what brings transformers in."""
-_PLANS = _COMMON + "plans"
-"""What configurations need of it, which brings nothing in."""
+_OF_CONFIGURATIONS = (_COMMON + "plans", _COMMON + "configuration")
+"""What configurations need of it, which brings in nothing that they have not."""
 _BUILT_ON = tuple(
     f"transformers.models.{name}.modeling_{name}"
     for name in dict.fromkeys(family.built_on for family in FAMILIES.values() if family.built_on)
@@ -168,7 +168,7 @@ class _AutoModuleFinder(importlib.abc.MetaPathFinder):
     """Steps in when a module to register with, or one of ours, is imported for the first time."""
 
     def find_spec(self, fullname, path=None, target=None):
-        is_common = fullname.startswith(_COMMON) and fullname != _PLANS
+        is_common = fullname.startswith(_COMMON) and fullname not in _OF_CONFIGURATIONS
         if fullname not in _REGISTRARS and fullname not in _WAITING_FOR and not is_common:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)

@@ -1,8 +1,9 @@
 """Base class of configurations that look at their numbers."""
 
-from transformers import PreTrainedConfig
+from collections.abc import Mapping
+from typing import Any
 
-from .soundness import out_of_range
+from transformers import PreTrainedConfig
 
 
 class CheckedConfig(PreTrainedConfig):
@@ -13,6 +14,23 @@ class CheckedConfig(PreTrainedConfig):
         # validators run in the order of their names: `validate_architecture` divides by these
         if wrong := out_of_range(vars(self)):
             raise ValueError(wrong)
+
+
+def out_of_range(settings: Mapping[str, Any]) -> str | None:
+    """What is wrong with a number in settings that no model can have; None if nothing is.
+
+    Args:
+        settings: a configuration.
+    """
+    for key, value in settings.items():
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        if "dropout" in key and not 0 <= value <= 1:
+            return f"`{key}` must be from 0 to 1, got {value}."
+        least = 1 if key in ("num_hidden_layers", "num_attention_heads") else 0
+        if (key.startswith("num_") or key.endswith("_size")) and value < least:
+            return f"`{key}` must be at least {least}, got {value}."
+    return None
 
 
 __all__ = ["CheckedConfig"]

@@ -51,23 +51,6 @@ def require_plausible(name: Any, settings: Mapping[str, Any], shapes: Mapping[st
             )
 
 
-def out_of_range(settings: Mapping[str, Any]) -> str | None:
-    """What is wrong with a number in settings that no model can have; None if nothing is.
-
-    Args:
-        settings: a configuration.
-    """
-    for key, value in settings.items():
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            continue
-        if "dropout" in key and not 0 <= value <= 1:
-            return f"`{key}` must be from 0 to 1, got {value}."
-        least = 1 if key in ("num_hidden_layers", "num_attention_heads") else 0
-        if (key.startswith("num_") or key.endswith("_size")) and value < least:
-            return f"`{key}` must be at least {least}, got {value}."
-    return None
-
-
 def without_memory(model_class: type[nn.Module], config: Any) -> nn.Module:
     """A model that knows the shapes of its tensors and holds none; no random number is drawn."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]):

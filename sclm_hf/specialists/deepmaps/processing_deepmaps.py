@@ -203,9 +203,8 @@ class DeepMAPSProcessor(SpecialistProcessor):
                 "on RNA, or ask this one in Python (`processor.gene_embedding`, `processor.active_genes`)."
             )
         table = self.gene_embedding(model, cells)
-        centred = table.to_numpy(np.float64)
-        centred = centred - centred.mean(axis=1, keepdims=True)
-        table[:] = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+        table = table.sub(table.mean(axis=1), axis=0)
+        table = table.div(np.maximum(np.linalg.norm(table, axis=1), 1e-12), axis=0)
         one, other = (table.reindex(list(names)).to_numpy(np.float64) for names in (regulators, targets))
         return np.abs(one @ other.T).astype(np.float32)
 

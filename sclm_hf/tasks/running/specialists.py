@@ -1,5 +1,6 @@
 """Verbs whose model is a task-specific one, which makes its own input of all cells at once."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +45,10 @@ def open_specialist(
     if verb.name not in known:
         raise ConfigurationError(f"{title} does not serve `{verb.name}`, but {', '.join(known)}.")
     own = {name: value for name, value in given.items() if name not in _OF_LOADING}
-    defaults = verb.choose({})
+    defaults = {field.name: field.default for field in dataclasses.fields(verb.settings)}
     meant = known[verb.name]
     for name, value in own.items():
-        if name not in meant and value != getattr(defaults, name):
+        if name not in meant and value != defaults[name]:
             raise ConfigurationError(
                 f"`{name}` means nothing for {title}, whose `{verb.name}` takes {', '.join(meant) or 'no settings'}: "
                 "leave it out."
