@@ -35,7 +35,8 @@ def test_sharded_models_are_equal_and_free_what_they_gathered(tmp_path):
 @pytest.mark.slow
 def test_models_with_divided_heads_are_equal(tmp_path):
     found = spread(tmp_path, SPLIT, "tp_size")
-    assert {"scgpt", "geneformer", "uce", "scfoundation", "iseeek"} <= set(found)
+    # the fused projections of GPT-2 are divided by no plan
+    assert set(found) == set(SHARDED) - {"tgpt"}
     for family, (_, _, difference) in found.items():
         assert difference < 1e-5, family
 

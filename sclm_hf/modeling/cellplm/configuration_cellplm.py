@@ -7,7 +7,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
 
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.modeling.common.plans import SHARDED
+from sclm_hf.modeling.common.plans import SHARDED, SPLIT
 
 UNSUPPORTED = {
     "cat_pe": "positions beside expression",
@@ -111,6 +111,7 @@ class CellPLMConfig(PreTrainedConfig):
 
     model_type = "cellplm"
     base_model_fsdp_plan = SHARDED | {"norm": "keep_full_weight"}
+    base_model_tp_plan = SPLIT
     keys_to_ignore_at_inference = [
         "cell_embedding",
         "gene_embeddings",

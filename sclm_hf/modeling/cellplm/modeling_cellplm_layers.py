@@ -157,14 +157,15 @@ class CellAttention(nn.Module):
 
     def __init__(self, config: CellPLMConfig):
         super().__init__()
-        self.config = config
-        self.heads, size = config.num_attention_heads, config.hidden_size
+        self.config, size = config, config.hidden_size
+        self.head_dim = size // config.num_attention_heads
         self.q_proj, self.k_proj = nn.Linear(size, size), nn.Linear(size, size)
         self.v_proj, self.o_proj = nn.Linear(size, size), nn.Linear(size, size)
 
     def forward(self, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
         query, key, value = (
-            project(hidden_states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            # not by the number of heads, which are divided where a plan spreads them over processes
+            project(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         return self.o_proj(self.attend(query, key, value, mask).transpose(1, 2).flatten(2))

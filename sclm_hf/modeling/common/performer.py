@@ -34,7 +34,7 @@ class PerformerAttention(nn.Module):
 
     def __init__(self, hidden_size: int, num_heads: int, head_dim: int, num_features: int, bias: bool):
         super().__init__()
-        self.num_heads = num_heads
+        self.head_dim = head_dim
         self.q_proj = nn.Linear(hidden_size, num_heads * head_dim, bias=bias)
         self.k_proj = nn.Linear(hidden_size, num_heads * head_dim, bias=bias)
         self.v_proj = nn.Linear(hidden_size, num_heads * head_dim, bias=bias)
@@ -43,7 +43,8 @@ class PerformerAttention(nn.Module):
 
     def heads(self, projected: Tensor) -> Tensor:
         """`(batch, tokens, heads · head_dim)` as `(batch, heads, tokens, head_dim)`."""
-        return projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        # not by the number of heads, which are divided where a plan spreads them over processes
+        return projected.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def forward(
         self,
@@ -57,11 +58,13 @@ class PerformerAttention(nn.Module):
         Weights are `(batch, heads, tokens, tokens)`, so they are for short sequences only.
         """
         batch, tokens, _ = hidden_states.shape
-        chunk_size = default_chunk_size(batch, self.num_heads, self.features.projection.shape[0])
+        # those of this process
+        n_heads = self.k_proj(hidden_states[:, :1]).shape[-1] // self.head_dim
+        chunk_size = default_chunk_size(batch, n_heads, self.features.projection.shape[0])
         call = recomputed if tokens > chunk_size else run_directly
         chunks = hidden_states.split(chunk_size, dim=1)
         masks = [None] * len(chunks) if key_mask is None else key_mask.split(chunk_size, dim=1)
-        summary = empty_summary(batch, self.num_heads, self.features.projection, key_maximum)
+        summary = empty_summary(batch, n_heads, self.features.projection, key_maximum)
         for chunk, mask in zip(chunks, masks, strict=True):
             summary = call(self.add, summary, chunk, mask)
         table = attention_table(summary)

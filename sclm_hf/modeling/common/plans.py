@@ -12,8 +12,8 @@ SPLIT = {
     "layers.*.linear1": "colwise",
     "layers.*.linear2": "rowwise",
 }
-"""The same models: heads and the feed-forward width are divided over processes. scBERT and CellPLM have no such plan:
-the features of scBERT's attention are drawn for all heads together, and CellPLM was not equal."""
+"""The same models: heads and the feed-forward width are divided over processes. scBERT with
+`key_maximum="batch"` shifts its features by the largest of the heads of a process: equal but for their `eps`."""
 
 SHARDED_BERT = {"embeddings.word_embeddings": "free_full_weight", "encoder.layer.*": "free_full_weight"}
 SPLIT_BERT = {

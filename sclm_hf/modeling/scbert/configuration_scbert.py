@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.utils import auto_docstring
 
-from sclm_hf.modeling.common.plans import SHARDED
+from sclm_hf.modeling.common.plans import SHARDED, SPLIT
 
 
 @auto_docstring(
@@ -62,6 +62,7 @@ class ScBERTConfig(PreTrainedConfig):
 
     model_type = "scbert"
     base_model_fsdp_plan = SHARDED | {"norm": "keep_full_weight"}
+    base_model_tp_plan = SPLIT
     keys_to_ignore_at_inference = ["cell_embedding", "gene_embeddings"]
 
     vocab_size: int = 16908
