@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow lint format wheels clean
 
 demo: $(STAMP)
 	$(BIN)/python training_scripts/demo.py
@@ -19,6 +19,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+# builds wheel and sdist, and tries them in new environments of these Pythons
+PYTHONS ?= $(PYTHON)
+wheels: $(STAMP)
+	$(BIN)/python -m tests.wheels --python $(PYTHONS)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

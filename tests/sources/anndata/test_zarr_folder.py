@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 import shutil
@@ -215,3 +216,27 @@ def test_a_chunk_stored_as_more_than_it_holds_is_refused(cells, tmp_path):
     (path / "X/data/c/0").write_bytes(bytes(2**20))
     with pytest.raises(CorpusError, match=r"a chunk of `/X/data` is stored as 1,048,576 bytes and holds [\d,]+: it"):
         AnnDataZarrSource(path).read(ROWS)
+
+
+@pytest.mark.parametrize("place", ["filters", "compressor"])
+@pytest.mark.parametrize("array", ["X", "obs/_index"])
+def test_pickled_chunks_are_refused_and_never_opened(cells, tmp_path, place, array):
+    """numcodecs before 0.16.6 under zarr before 3.1 runs whatever a chunk holds: setup.cfg asks for later ones."""
+
+    class Harmful:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "ran"),))
+
+    cells.X = cells.X.toarray()
+    folder = write(cells, tmp_path / "cells.zarr", 2) / array
+    codec = {"id": "pickle", "protocol": 4}
+    edited = {"filters": None, "compressor": None, place: [codec] if place == "filters" else codec}
+    metadata = json.loads((folder / ".zarray").read_text())
+    (folder / ".zarray").write_text(json.dumps(metadata | edited))
+    for chunk in folder.glob("[0-9]*"):
+        chunk.write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(CorpusError, match="is damaged"):
+        source = AnnDataZarrSource(tmp_path / "cells.zarr")
+        source.obs_names()
+        source.read(ROWS)
+    assert not (tmp_path / "ran").exists()
