@@ -125,14 +125,13 @@ def _words(ids, where, stream_key, given, words):
     """Words of a cell, in the order of its uniforms; the largest where not asked for. Returns how many are."""
     n = np.int32(0)
     for j in range(words.size):
-        words[j] = draw(stream_key, ids[j])
+        # that of 2**11 words makes the same uniform; `where - 1` has all bits where it is False
+        words[j] = (draw(stream_key, ids[j]) & _BITS_OF_UNIFORMS) | (np.uint64(where[j]) - np.uint64(1))
     if given.size:
         for j in range(words.size):
             # rounded up: a given draw that equals a rate is not below it
-            words[j] = np.uint64(np.ceil(min(given[j], _BELOW_1) * 2.0**53)) << np.uint64(11)
-    for j in range(words.size):
-        # that of 2**11 words makes the same uniform; `where - 1` has all bits where it is False
-        words[j] = (words[j] & _BITS_OF_UNIFORMS) | (np.uint64(where[j]) - np.uint64(1))
+            word = np.uint64(np.ceil(min(given[j], _BELOW_1) * 2.0**53)) << np.uint64(11)
+            words[j] = word | (np.uint64(where[j]) - np.uint64(1))
     for j in range(words.size):
         n = np.int32(n + where[j])
     return np.int64(n)
@@ -364,26 +363,33 @@ def _longest_parts(mask, generated):
 
 
 @part
-def _part(ids, values, mask, generated, known_ids, known_values, moved_ids, moved_values):
-    """Copy the tokens of a cell to one of two places each; returns how many went to either.
+def _part(ids, values, mask, generated, room_ids, room_values):
+    """Copy the tokens of a cell to either end of a room, those to generate backwards; returns how many are at either.
 
     What does not stay is overwritten, so that nothing depends on which way a token goes.
     """
-    known = moved = np.uint32(0)
+    known, moved = np.uint32(0), np.uint32(room_ids.size - 1)
     for j in range(ids.size):
-        token, value = ids[j], values[j]
-        known_ids[known], known_values[known] = token, value
-        moved_ids[moved], moved_values[moved] = token, value
         is_moved = np.uint32(generated[j])
+        place = moved if is_moved else known
+        room_ids[place], room_values[place] = ids[j], values[j]
         known += np.uint32(mask[j] != 0) - is_moved
-        moved += is_moved
-    return known, moved
+        moved -= is_moved
+    return known, np.uint32(room_ids.size - 1) - moved
 
 
 @part
 def _fill_row(tokens, n, fill, row):
     for j in range(n):
         row[j] = tokens[j]
+    row[n:] = fill
+
+
+@part
+def _fill_backwards(tokens, n, fill, row):
+    last = tokens.size - 1
+    for j in range(n):
+        row[j] = tokens[last - j]
     row[n:] = fill
 
 
@@ -396,18 +402,16 @@ def _fill_mask(n, row):
 @kernel
 def _split(ids, values, mask, generated, pad_id, pad_value, out):
     width, n_known = ids.shape[1] + 1, out.known_ids.shape[1]
-    known_ids, moved_ids = np.empty(width, ids.dtype), np.empty(width, ids.dtype)
-    known_values, moved_values = np.empty(width, values.dtype), np.empty(width, values.dtype)
+    room_ids, room_values = np.empty(width, ids.dtype), np.empty(width, values.dtype)
     for i in range(ids.shape[0]):
-        places = known_ids, known_values, moved_ids, moved_values
-        known, moved = _part(ids[i], values[i], mask[i], generated[i], *places)
-        _fill_row(known_ids, known, pad_id, out.known_ids[i])
-        _fill_row(known_values, known, pad_value, out.known_values[i])
+        known, moved = _part(ids[i], values[i], mask[i], generated[i], room_ids, room_values)
+        _fill_row(room_ids, known, pad_id, out.known_ids[i])
+        _fill_row(room_values, known, pad_value, out.known_values[i])
         _fill_mask(known, out.known_mask[i])
-        _fill_row(moved_ids, moved, pad_id, out.generated_ids[i])
+        _fill_backwards(room_ids, moved, pad_id, out.generated_ids[i])
         _fill_mask(moved, out.generated_mask[i])
         out.labels[i, :n_known] = IGNORED
-        _fill_row(moved_values, moved, IGNORED, out.labels[i, n_known:])
+        _fill_backwards(room_values, moved, IGNORED, out.labels[i, n_known:])
 
 
 def split(
