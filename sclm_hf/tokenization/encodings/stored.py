@@ -1,7 +1,7 @@
 """Rows of a file, read and encoded a few cells at a time, while what was read is still in the core's cache.
 
 Memory is slow beside the encodings: reading all cells, then taking their genes, then encoding these takes 1.6 times as
-long as the three for sixteen cells at a time. An encoding that reads files calls [`open_tile`], then in its kernel
+long as the three for eight cells at a time. An encoding that reads files calls [`open_tile`], then in its kernel
 [`read_tile`] and [`written`] by turns (see `bins`).
 """
 
@@ -16,7 +16,7 @@ from .scratch import Scratch
 
 pread = types.ExternalFunction("pread", types.int64(types.int32, types.uintp, types.uint64, types.int64))
 
-_CELLS, _ENTRIES = 16, 2**15
+_CELLS, _ENTRIES = 8, 2**14
 """Cells and stored entries that are read at a time."""
 
 OUT_OF_FILE = 16
