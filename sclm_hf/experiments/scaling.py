@@ -20,7 +20,7 @@ from .tables import annotation_page
 
 DATASET = "covid_balf_liao"
 GENES = (500, 1000, 2000, 3000)
-TOKENS = 600_000
+TOKENS = 240_000
 """Gene values that each model is trained on, whatever the number of genes."""
 
 MODELS = {
