@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint format wheels clean
+.PHONY: demo test test-slow lint format types wheels clean
 
 demo: $(STAMP)
 	$(BIN)/python training_scripts/demo.py
@@ -24,6 +24,10 @@ lint: $(STAMP)
 PYTHONS ?= $(PYTHON)
 wheels: $(STAMP)
 	$(BIN)/python -m tests.wheels --python $(PYTHONS)
+
+types: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt mypy
+	$(BIN)/python -m mypy
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

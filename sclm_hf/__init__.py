@@ -6,13 +6,43 @@ learn about our families when transformers loads them. `register()` does the lat
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .auto_registration import install_hook, register
 from .registry import COMPOSITES, FAMILIES, STANDALONE
 from .registry.specialists import SPECIALISTS
 from .tasks import verb_names
+
+if TYPE_CHECKING:
+    # the same as below, for those who check types
+    from .corpora.cell_corpus import CellCorpus as CellCorpus
+    from .corpora.mixture import MixedCorpus as MixedCorpus
+    from .corpora.mixture import mix as mix
+    from .tasks.annotate import annotate as annotate
+    from .tasks.cluster import cluster as cluster
+    from .tasks.embed import embed as embed
+    from .tasks.engines.cell_embedder import CellEmbedder as CellEmbedder
+    from .tasks.evaluate import evaluate as evaluate
+    from .tasks.explain import explain as explain
+    from .tasks.genes.gene_embeddings import gene_embeddings as gene_embeddings
+    from .tasks.grn import grn as grn
+    from .tasks.impute import impute as impute
+    from .tasks.integrate import integrate as integrate
+    from .tasks.map import map as map
+    from .tasks.multimodal import multimodal as multimodal
+    from .tasks.perturb import perturb as perturb
+    from .tasks.planning.estimate import estimate as estimate
+    from .tasks.predict_perturbation import predict_perturbation as predict_perturbation
+    from .tasks.search import search as search
+    from .tasks.spatial import spatial as spatial
+    from .tokenization.feature_extraction_expression import ExpressionFeatureExtractor as ExpressionFeatureExtractor
+    from .tokenization.genes.gene_vocabulary import GeneCoverage as GeneCoverage
+    from .tokenization.genes.gene_vocabulary import GeneVocabulary as GeneVocabulary
+    from .tokenization.genes.tokenization_gene import GeneTokenizer as GeneTokenizer
+    from .tokenization.processing_cell import CellProcessor as CellProcessor
+    from .tokenization.processing_sample import SampleProcessor as SampleProcessor
+    from .training.specialists import fit as fit
 
 _NAMES = {
     "GeneVocabulary": "sclm_hf.tokenization.genes.gene_vocabulary",
@@ -38,6 +68,7 @@ for _family in FAMILIES.values():
     _NAMES[_family.config] = _family.configuration_module
     _NAMES.update(dict.fromkeys(_family.models, _family.modeling_module))
     _NAMES.update(dict.fromkeys((_family.processor, *_family.public), _family.processor_module))
+_composite: Any
 for _composite in (*COMPOSITES.values(), *SPECIALISTS.values()):
     _NAMES[_composite.config] = _composite.configuration_module
     _NAMES.update(dict.fromkeys(_composite.models, _composite.modeling_module))

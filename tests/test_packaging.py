@@ -136,3 +136,12 @@ def test_the_recipe_for_conda_says_what_setup_says(setup):
     assert recipe["build"]["python"]["entry_points"] == [entry]
     assert recipe["about"]["license"] == setup["metadata"]["license"]
     assert recipe["about"]["summary"].strip() == setup["metadata"]["description"]
+
+
+def test_those_who_check_types_see_the_public_names():
+    """Names are found when they are used, which no checker follows: `__init__` imports them under TYPE_CHECKING."""
+    tree = ast.parse((ROOT / "sclm_hf" / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If) and node.test.id == "TYPE_CHECKING")
+    seen = {alias.name: f"sclm_hf.{node.module}" for node in block.body for alias in node.names}
+    models = ("sclm_hf.modeling.", "sclm_hf.specialists.")
+    assert seen == {name: home for name, home in sclm_hf._NAMES.items() if not home.startswith(models)}

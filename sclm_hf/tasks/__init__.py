@@ -32,4 +32,4 @@ def get_function(name: str) -> "Callable[..., AnnData]":
 
 def get_verb(name: str) -> "Verb":
     """The record of a verb; errors are those of [`get_function`]."""
-    return get_function(name).verb
+    return getattr(get_function(name), "verb")  # noqa: B009

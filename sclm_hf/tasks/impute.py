@@ -79,7 +79,8 @@ class Imputation(CellRun[ImputeSettings]):
         known = np.flatnonzero(self.cells.gene_ids >= 0)
         if names is None:
             return known
-        place = {str(self.cells.source.genes()[0][column]): column for column in known}
+        names_there = self.cells.source.genes()[0]
+        place = {str(names_there[column]): column for column in known.tolist()}
         if unknown := [name for name in names if name not in place]:
             raise ConfigurationError(
                 f"{', '.join(map(repr, unknown[:10]))}: no such gene is both among the names of the data and known to "
@@ -128,7 +129,7 @@ class Imputation(CellRun[ImputeSettings]):
             rows = np.arange(len(cells.lengths))
         scores = hidden_scores(
             self.cells.source.read(rows),
-            lambda left: self._run_on(left, cells, self.cells.names[rows]),
+            lambda left: self._run_on(left, cells, np.asarray(self.cells.names)[rows]),
             seed,
             cell_ids=cells.cell_ids,
             genes=cells.source.genes()[0],

@@ -109,7 +109,7 @@ class Integration(Embedding):
     """An embedding in which batches mix."""
 
     needs_all = True
-    settings: IntegrateSettings
+    settings: IntegrateSettings  # type: ignore[assignment]
 
     def __init__(self, *run: Any) -> None:
         from ..evaluation.integration.harmony import check_harmony

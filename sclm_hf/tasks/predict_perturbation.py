@@ -117,7 +117,7 @@ class PredictPerturbationSettings(RunSettings):
     def names(self) -> list[str]:
         """The perturbations one by one."""
         given = self.perturbations.split(",") if isinstance(self.perturbations, str) else self.perturbations
-        return [name.strip() for name in given]
+        return [name.strip() for name in given or ()]
 
     def to_record(self) -> dict[str, Any]:
         """What the results depend on, by name."""

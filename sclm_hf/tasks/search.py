@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from transformers.utils import ModelOutput
 
     from ..opening.loading import LoadedModel
-    from ..tokenization.processing_cell import CellProcessor
 
 SEARCH_KEY = "sclm_search"
 
@@ -67,13 +66,14 @@ class Search(CellRun[SearchSettings]):
 
     def read(self, output: "ModelOutput") -> "torch.Tensor":
         """(batch, projection_dim) directions of cells."""
-        return output.cell_embedding
+        return output["cell_embedding"]
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """The cosines, (cells, queries)."""
         import numpy as np
 
-        texts = self.loaded.model.directions.float().cpu().numpy()
+        model: Any = self.loaded.model
+        texts = model.directions.float().cpu().numpy()
         similarities = values @ texts.T
         order = np.argsort(-similarities, axis=0, kind="stable")[: self.settings.top]
         self._best = {"best_cells": np.asarray(self.cells.names, dtype=object)[order.T]}
@@ -104,7 +104,7 @@ def _by_group(column: Any, values: "np.ndarray", texts: "np.ndarray") -> dict[st
 class SearchVerb(Verb):
     """The verb, whose model is a dual encoder that is told the queries."""
 
-    def load(self, model: Any, processor: "CellProcessor | None", settings: SearchSettings) -> "LoadedModel":
+    def load(self, model: Any, processor: Any, settings: SearchSettings) -> "LoadedModel":
         """Load the dual encoder, and encode the queries."""
         from .running.descriptions import load_queries
 

@@ -29,7 +29,7 @@ def check_harmony(n_cells: int) -> None:
         )
 
 
-def harmony(embedding: np.ndarray, batches: Sequence[str], *, seed: int = 0) -> np.ndarray:
+def harmony(embedding: np.ndarray, batches: Sequence[str] | np.ndarray, *, seed: int = 0) -> np.ndarray:
     """(n_cells, size) float32: an embedding corrected by Harmony, with its default settings.
 
     Args:

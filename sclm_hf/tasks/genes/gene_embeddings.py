@@ -100,7 +100,7 @@ def _not_there(names: Sequence[str], one: str, several: str) -> ConfigurationErr
 
 
 def _static(loaded: LoadedModel, ids: np.ndarray) -> np.ndarray:
-    model = loaded.model.base_model
+    model: Any = loaded.model.base_model
     with torch.inference_mode():
         parts = [
             model.embed_genes(torch.from_numpy(ids[start : start + _GENES_AT_A_TIME]).to(model.device))
@@ -140,6 +140,7 @@ class _Means:
 
     def of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(genes, hidden) means, and whether each gene was seen."""
+        assert self._sums is not None, "no batch was added"
         counts = self._counts[ids]
         means = self._sums[ids] / counts.clamp(min=1)[:, None]
         return means.float().numpy(), (counts > 0).numpy()

@@ -60,7 +60,7 @@ class Verb:
                 raise unknown_name(name, known, f" of `{self.name}`")
         return self.settings(**given)
 
-    def load(self, model: Any, processor: "CellProcessor | None", settings: RunSettings) -> "LoadedModel":
+    def load(self, model: Any, processor: Any, settings: Any) -> "LoadedModel":
         """Load the model; see `opening.loading.load_model`. Settings that have `partners` say whether it gets them."""
         from ...opening.loading import load_model
         from ...opening.partners import with_partners

@@ -203,7 +203,7 @@ def uniforms_for(keys: np.ndarray, stream: Stream, counters: int | np.ndarray) -
     return _uniforms(np.asarray(keys, np.uint64), np.uint64(stream), np.ascontiguousarray(counters, dtype=np.int64))
 
 
-def hash_names(names: Sequence[str]) -> np.ndarray:
+def hash_names(names: Sequence[str] | np.ndarray) -> np.ndarray:
     """Stable 64-bit ids of names, the same in every process and on every machine: FNV-1a over UTF-8, then `mix`.
 
     Among a million different names a collision has probability 3e-8; two cells with one id would merely share their
