@@ -122,7 +122,9 @@ class EvaluateVerb(AnnotateVerb):
         settings = self.choose(given)
         # what cannot be compared is said before anything is run
         loaded, _ = open_specialist(self, model, processor, given)
-        source, labels = InMemorySource(adata, loaded.processor.layer), loaded.processor.labels
+        # one that annotates, which not all do
+        annotator: Any = loaded.processor
+        source, labels = InMemorySource(adata, annotator.layer), annotator.labels
         true = TrueLabels(source, source.cell_ids(), settings, labels, loaded.name, loaded.revision, UNASSIGNED)
         target = super().add_to(adata, model, processor, given, copy=copy)
         predicted = np.asarray(target.obs[settings.keys.prediction], dtype=object)
