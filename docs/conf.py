@@ -38,7 +38,8 @@ def _write_reference(_app: object) -> None:
     """A page with every public name."""
     import sclm_hf
 
-    modules = {"pl": "sclm_hf.evaluation.plots", "pp": "sclm_hf.tasks.scanpy_style.pp"}
+    style = "sclm_hf.tasks.scanpy_style"
+    modules = {"pl": f"{style}.pl", "plots": "sclm_hf.evaluation.plots", "pp": f"{style}.pp"}
     lines = ["# Reference", "", "Every name is imported from `sclm_hf`.", ""]
     for title, names in _groups(sclm_hf).items():
         lines += [f"## {title}", ""]
@@ -47,7 +48,8 @@ def _write_reference(_app: object) -> None:
             kind = "autofunction" if name[0].islower() else "autoclass"
             lines += [f"```{{eval-rst}}\n.. {kind}:: {module}.{name}\n```", ""]
     for name, module in modules.items():
-        lines += [f"## sclm_hf.{name}", "", f"```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```", ""]
+        title = "What `pl` draws from arrays and tables" if name == "plots" else f"sclm_hf.{name}"
+        lines += [f"## {title}", "", f"```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```", ""]
     (HERE / "reference.md").write_text("\n".join(lines), encoding="utf-8")
 
 

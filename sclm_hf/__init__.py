@@ -60,7 +60,7 @@ _NAMES = {
     **{name: f"sclm_hf.tasks.{name}" for name in verb_names()},
 }
 _MODULES = {
-    "pl": "sclm_hf.evaluation.plots",
+    "pl": "sclm_hf.tasks.scanpy_style.pl",
     "pp": "sclm_hf.tasks.scanpy_style.pp",
     "tl": "sclm_hf.tasks.scanpy_style.tl",
 }

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from ..tasks.evaluate import EvaluateSettings
-from .options import Input, Json, Output, Overwrite, with_settings
+from .options import Input, Json, Output, Overwrite, refuse_missing, with_settings
 
 
 @with_settings(EvaluateSettings)
@@ -25,6 +25,7 @@ def evaluate(
     With --embedding, score embeddings that the file holds, for integration, beside principal components and Harmony.
     A run that was stopped goes on where it was when it is repeated.
     """
+    refuse_missing(input)
     from ..tasks.files.file_to_file import run_files
     from .results import print_files
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..tasks import get_verb
-from .options import Input, Json, Model, Output, Overwrite, ShardOption, with_settings
+from .options import Input, Json, Model, Output, Overwrite, ShardOption, refuse_missing, with_settings
 
 
 def file_verb(show: Callable[[dict[str, Any], Any], None]) -> Callable:
@@ -26,6 +26,7 @@ def file_verb(show: Callable[[dict[str, Any], Any], None]) -> Callable:
         overwrite: Overwrite = False,
         **settings: Any,
     ) -> None:
+        refuse_missing(input)
         from ..tasks.files.file_to_file import run_files
         from .results import print_files
 

@@ -83,34 +83,32 @@ def make_app() -> typer.Typer:
         pretty_exceptions_show_locals=False,
     )
     verbs = [getattr(importlib.import_module(f".{name}", __package__), name) for name in verb_names()]
-    others = [
-        app_verb,
-        card,
-        chat,
-        convert,
-        doctor,
-        estimate,
-        experiment,
-        fit,
-        gene_embeddings,
-        merge,
-        models,
-        push,
-        skill,
-    ]
-    for verb in sorted([*verbs, *others], key=lambda verb: verb.__name__):
-        app.command()(verb)
-    for verb in (align, finetune, pretrain):
+    panels = {
+        "Look first": [models, doctor, estimate],
+        "Ask about cells": sorted([*verbs, gene_embeddings, chat], key=lambda verb: verb.__name__),
+        "Train and share models": [convert, fit, card, push],
+        "More": [app_verb, merge, skill, experiment],
+    }
+    for panel, commands in panels.items():
+        for command in commands:
+            app.command(rich_help_panel=panel)(command)
+    for verb in (finetune, pretrain, align):
         # their flags are the fields of the settings' dataclasses
         settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-        app.command(context_settings=settings)(verb)
-    app.add_typer(corpus, name="corpus")
-    app.add_typer(export, name="export")
+        app.command(context_settings=settings, rich_help_panel="Train and share models")(verb)
+    app.add_typer(corpus, name="corpus", rich_help_panel="Train and share models")
+    app.add_typer(export, name="export", rich_help_panel="Train and share models")
     return app
 
 
 def _about() -> None:
-    """Single-cell language models: convert, embed, annotate, train, push."""
+    """Single-cell language models: convert, embed, annotate, train, push.
+
+    To begin: `sclm-hf embed cells.h5ad embedded.h5ad --model MODEL`; MODEL is a folder or a repository of the Hub.
+
+    No weights yet? `sclm-hf models FAMILY` says where they are; a small scGPT for immune cells lies in the repository
+    of the package, in `model_cards/checkpoints/scgpt-blood-small`.
+    """
 
 
 app = make_app()

@@ -17,7 +17,7 @@ def models(
     """List the families: released sizes, tasks, licences, and whether converted weights may be hosted again.
 
     Then come the models of cells and text, which hold a cell encoder of one of the families, and the task-specific
-    models that `sclm-hf fit` trains. Of one family it also says what `sclm-hf convert` takes.
+    models that `sclm-hf fit` trains. Of one family it also says where weights are and what `sclm-hf convert` takes.
     """
     import json
 
@@ -105,11 +105,15 @@ def _specialists(specialists):
     from rich.table import Table
 
     table = Table(title="Task-specific models (`sclm-hf fit MODEL CELLS OUTPUT`)", title_justify="left")
-    for name in ("model type", "model", "what it does", "trained on", "verbs", "licence of the code", "paper"):
+    alone = len(specialists) == 1
+    names = ("model type", "model", "what it does", "trained on", "verbs", "licence of the code")
+    for name in (*names, "paper") if alone else names:
         table.add_column(name, overflow="fold")
     for one in specialists:
-        verbs = ", ".join(one.verbs)
-        table.add_row(one.name, one.title, one.task, one.reads, verbs, one.code_license, one.paper)
+        row = (one.name, one.title, one.task, one.reads, ", ".join(one.verbs), one.code_license)
+        table.add_row(*row, *([one.paper] if alone else []))
+    if not alone:
+        table.caption, table.caption_justify = "Papers: `sclm-hf models MODEL`.", "left"
     return table
 
 

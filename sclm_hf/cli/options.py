@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import CorpusError
 from ..tasks.running.settings import AddingSettings, flag_of, own_fields_first, with_keywords
 
 Input = Annotated[
@@ -27,6 +28,16 @@ ShardOption = Annotated[
         "`.I-of-N` in it; `sclm-hf merge` joins them.",
     ),
 ]
+
+
+def refuse_missing(path: Path) -> None:
+    """Refuse at once what would be refused after seconds of imports.
+
+    Raises:
+        CorpusError: there is no such file or folder.
+    """
+    if not path.exists():
+        raise CorpusError(f"`{path}` does not exist.")
 
 
 def option(field: Field) -> Any:

@@ -81,46 +81,64 @@ def plot_training(
 
 
 def plot_confusion(
-    matrix: np.ndarray, label_names: Sequence[str], path: str | Path | None = None, *, title: str, note: str = ""
+    matrix: np.ndarray,
+    label_names: Sequence[str],
+    path: str | Path | None = None,
+    *,
+    title: str,
+    note: str = "",
+    predicted_names: Sequence[str] | None = None,
 ) -> "Axes":
     """Share of each true label (rows) that was predicted as each label (columns), with the counts written in.
 
     Labels that are taken for one another stand side by side. On the right: how many cells were tested, and the recall.
 
     Args:
-        matrix: (n_labels, n_labels) counts as `metrics.confusion_matrix` gives them.
+        matrix: (n_labels, n_labels) counts as `metrics.confusion_matrix` gives them; with `predicted_names`, as many
+            columns as there are of these.
         label_names: names of the labels, in order.
         path: image to write; None writes none.
         title: title of the plot.
         note: a line under the title, such as how often each cell was tested.
+        predicted_names: names of the columns where they are others than the labels; then there is no recall.
 
     Returns:
         The axes that were drawn on.
     """
-    order = order_of_labels(matrix)
-    matrix, names = matrix[np.ix_(order, order)], [str(label_names[place]) for place in order]
-    longest = 0.07 * max(map(len, names))
-    side = 1.4 + 0.4 * len(names) + longest
-    figure, (axes,) = new_figure(side + 1.6, side + 0.3 * bool(note), title)
+    if predicted_names is None:
+        rows = columns = order_of_labels(matrix)
+        predicted_names = label_names
+    else:
+        rows = np.arange(len(matrix))
+        columns = np.argsort((matrix / np.maximum(matrix.sum(axis=0), 1)).argmax(axis=0), kind="stable")
+    is_square = rows is columns
+    matrix, names = matrix[np.ix_(rows, columns)], [str(label_names[place]) for place in rows]
+    predicted = [str(predicted_names[place]) for place in columns]
+    longest = 0.07 * max(map(len, [*names, *predicted]))
+    height = 1.4 + 0.4 * len(names) + longest + 0.3 * bool(note)
+    figure, (axes,) = new_figure(3.0 + 0.4 * len(predicted) + longest, height, title)
     totals = matrix.sum(axis=1)
     shares = matrix / np.maximum(totals[:, None], 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in zip(*np.nonzero(matrix), strict=True):
         color = "white" if shares[row, column] > 0.55 else "black"
         axes.text(column, row, _short(int(matrix[row, column])), ha="center", va="center", color=color, fontsize=7)
-        if row == column:
+        if is_square and row == column:
             axes.plot(*_SQUARE.T + row, color=COLORS[8], linewidth=0.6)
-    tilt = {} if max(map(len, names)) <= 3 else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(range(len(names)), names, **tilt)
+    tilt = {} if max(map(len, predicted)) <= 3 else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(predicted)), predicted, **tilt)
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted", ylabel="true")
     axes.spines[:].set_visible(False)
-    recalls = [f"{shares[row, row]:.2f}" if total else "–" for row, total in enumerate(totals)]
-    for right, heading, column in ((40, "tested", [f"{int(total):,}" for total in totals]), (76, "recall", recalls)):
+    written = [(40, "tested", [f"{int(total):,}" for total in totals])]
+    if is_square:
+        recalls = [f"{shares[row, row]:.2f}" if total else "–" for row, total in enumerate(totals)]
+        written.append((76, "recall", recalls))
+    for right, heading, column in written:
         style = {"textcoords": "offset points", "ha": "right", "annotation_clip": False, "fontsize": 7}
-        axes.annotate(heading, (len(names) - 0.5, -0.5), xytext=(right, 6), va="bottom", weight="bold", **style)
+        axes.annotate(heading, (len(predicted) - 0.5, -0.5), xytext=(right, 6), va="bottom", weight="bold", **style)
         for row, text in enumerate(column):
-            axes.annotate(text, (len(names) - 0.5, row), xytext=(right, 0), va="center", **style)
+            axes.annotate(text, (len(predicted) - 0.5, row), xytext=(right, 0), va="center", **style)
     if note:
         figure.supxlabel(note, x=0.01, ha="left", fontsize=8)
     if path is not None:

@@ -34,6 +34,7 @@ class CellSource(Protocol):
         n_cells: number of rows.
         n_genes: number of columns of the matrices that `read` returns.
         data_name: where in the store they lie, as `select_counts` says it.
+        data_places: where the store has data, as `layer` names it.
         stamp: (size, time) of the files, which change when the cells do.
     """
 
@@ -42,6 +43,7 @@ class CellSource(Protocol):
     n_cells: int
     n_genes: int
     data_name: str
+    data_places: tuple[str, ...]
     stamp: list[tuple[int, int]]
 
     def genes(self) -> tuple[Sequence[str], Sequence[str] | None]:

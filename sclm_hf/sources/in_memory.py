@@ -10,7 +10,7 @@ from scipy.sparse import csr_matrix
 from ..errors import CorpusError, require
 from ..tokenization.encodings.keys import hash_names
 from ..tokenization.encodings.scratch import Scratch
-from ..tokenization.expression_matrix import as_csr, select_counts
+from ..tokenization.expression_matrix import as_csr, data_places, select_counts
 from .cell_source import CategoricalColumn, csr_from_arrays
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class InMemorySource:
     ) -> None:
         matrix, self._names, self._ensembl_ids, self.data_name = select_counts(adata, layer, expects=expects)
         self.name = self.location = name
+        self.data_places = data_places(adata)
         self._adata, self._is_stored = adata, _is_stored_by_rows(matrix)
         self._matrix = matrix if self._is_stored else _wrapped(as_csr(matrix))
         self.n_cells, self.n_genes = self._matrix.shape

@@ -63,7 +63,7 @@ def check_rows(matrix: csr_matrix, source: CellSource, rows: np.ndarray, expects
     found = survey_rows(matrix, rows)
     refuse_unsound(found, source)
     with source_named(source):
-        refuse_mostly_fractional(found, expects, source.data_name)
+        refuse_mostly_fractional(found, expects, source.data_name, places=source.data_places)
 
 
 def refuse_unsound(found: Survey, source: CellSource) -> None:

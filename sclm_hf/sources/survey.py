@@ -109,7 +109,7 @@ def look_at(
     found = Survey(*map(np.concatenate, zip(*surveys, strict=True)))
     refuse_unsound(found, source)
     with source_named(source):
-        check_kind(found, expects, source.data_name, within)
+        check_kind(found, expects, source.data_name, within, source.data_places)
     return counts, measured
 
 

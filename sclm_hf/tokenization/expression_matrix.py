@@ -60,11 +60,16 @@ def select_counts(
     elif layer == "raw" and raw is not None:
         matrix, var, names, source = raw.X, raw.var, raw.var_names, "raw"
     else:
-        there = ", ".join([*map(str, adata.layers), "X", *(["raw"] if raw is not None else [])])
-        raise ExpressionError(f"The AnnData has no layer `{layer}`: expected one of {there}.")
+        raise ExpressionError(f"The AnnData has no layer `{layer}`: expected one of {', '.join(data_places(adata))}.")
     if matrix is None:
         raise ExpressionError(f"`{source}` of the AnnData is empty: say with `layer` where the data are.")
     return matrix, *gene_names(var, names), source
+
+
+def data_places(adata) -> tuple[str, ...]:
+    """Where an AnnData, or what looks like one, has data, as `layer` names it."""
+    raw = ["raw"] if getattr(adata, "raw", None) is not None else []
+    return (*map(str, adata.layers), "X", *raw)
 
 
 def as_csr(matrix):
@@ -177,7 +182,9 @@ def read_genes(
     return genes, found._replace(rows=numbers), uniforms
 
 
-def check_kind(found: Survey, expects: str, source: str = "the matrix", within: str = "") -> None:
+def check_kind(
+    found: Survey, expects: str, source: str = "the matrix", within: str = "", places: Sequence[str] | None = None
+) -> None:
     """Refuse fractional values where counts are expected, and counts where normalised data are.
 
     Cells most of whose values are fractional are no counts either, however few they are among the others.
@@ -187,6 +194,7 @@ def check_kind(found: Survey, expects: str, source: str = "the matrix", within: 
         expects: `"counts"`, `"normalized"` or `"any"`.
         source: where the data were found, as [`select_counts`] says it.
         within: what to add to that, for the message.
+        places: where there are data at all, as [`data_places`] says it; None = unknown.
 
     Raises:
         ExpressionError: the data are of the other kind.
@@ -196,9 +204,9 @@ def check_kind(found: Survey, expects: str, source: str = "the matrix", within: 
     if expects == "counts" and share > FRACTIONAL_SHARE:
         raise ExpressionError(
             f"The encoding expects counts, but {share:.0%} of the values in {source}{within} are fractional: "
-            f"{_counts_elsewhere(source)}."
+            f"{_counts_elsewhere(source, places)}."
         )
-    refuse_mostly_fractional(found, expects, source, within)
+    refuse_mostly_fractional(found, expects, source, within, places)
     if expects == "normalized" and n_values and share <= FRACTIONAL_SHARE:
         raise ExpressionError(
             f"The encoding expects normalised data, but {source}{within} holds whole numbers ({share:.1%} "
@@ -207,19 +215,26 @@ def check_kind(found: Survey, expects: str, source: str = "the matrix", within: 
         )
 
 
-def refuse_mostly_fractional(found: Survey, expects: str, source: str = "the matrix", within: str = "") -> None:
+def refuse_mostly_fractional(
+    found: Survey, expects: str, source: str = "the matrix", within: str = "", places: Sequence[str] | None = None
+) -> None:
     """Refuse cells most of whose values are fractional where counts are expected; arguments as for [`check_kind`]."""
     if expects == "counts":
         what = f"mostly fractional values in {source}{within}, where the encoding expects counts"
-        refuse_rows(2 * found.fractional > found.values, found.rows, what, f"{_counts_elsewhere(source)}.")
+        refuse_rows(2 * found.fractional > found.values, found.rows, what, f"{_counts_elsewhere(source, places)}.")
 
 
-def _counts_elsewhere(source: str) -> str:
+def _counts_elsewhere(source: str, places: Sequence[str] | None) -> str:
     """Where counts may be, if not where the data were found."""
-    places = {"counts": 'layers["counts"]', "raw": "raw", "X": "X"}
-    others = ", ".join(f'"{name}"' for name, place in places.items() if place != source)
+    names = ("counts", "raw", "X") if places is None else places
+    others = [f'"{name}"' for name in names if source not in (name, f'layers["{name}"]')]
+    if others:
+        more = ", …" if places is None else ""
+        remedy = f"name with `layer` (`--layer`) where raw counts are ({', '.join(others)}{more})"
+    else:
+        remedy = "there are no other data in it: take the file from before normalisation"
     return (
-        f"name with `layer` (`--layer`) where raw counts are ({others}, …); if you know better, set `expects` to "
+        f"{remedy}; if you know better, set `expects` to "
         '"any", in the `processor_config.json` of the model or, in Python, of the feature extractor'
     )
 

@@ -56,6 +56,9 @@ LOW_RATES = np.where(np.arange(60) < 12, 0.0, RANDOM.random(60))
 TROUBLE = {
     "35 classes with long names": lambda: plots.plot_confusion(matrix(35, 9), NAMES, title=LONG, note="tested once"),
     "2 classes, one empty": lambda: plots.plot_confusion(np.array([[0, 0], [12345, 3]]), ["B", LONG], title="Two"),
+    "predictions of other names": lambda: plots.plot_confusion(
+        np.arange(15).reshape(5, 3), NAMES[:5], title="Other names", predicted_names=NAMES[10:13]
+    ),
     "counts of a million": lambda: plots.plot_confusion(np.full((4, 4), 1234567), NAMES[:4], title="Many"),
     "1 class": lambda: plots.plot_confusion(np.array([[3]]), ["B"], title=LONG),
     "35 labels on cells": lambda: plots.plot_cells(POINTS, LABELS, title=LONG),

@@ -13,7 +13,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 from ...errors import CorpusError
 from ...tokenization.encodings.scratch import Scratch
 from ...tokenization.encodings.stored import StoredRows
-from ...tokenization.expression_matrix import select_counts
+from ...tokenization.expression_matrix import data_places, select_counts
 from ..cell_source import CategoricalColumn, csr_from_arrays
 from ..reading_errors import reading_errors_named
 from ..stored_arrays import is_of_h5py, read_whole_numbers
@@ -87,7 +87,8 @@ class AnnDataSource:
         with reading_errors_named(self.path, "AnnData file"):
             store = self._open_store()
             try:
-                matrix = select_counts(view(store, genes=False), layer, expects=expects)[0]
+                seen = view(store, genes=False)
+                matrix, self.data_places = select_counts(seen, layer, expects=expects)[0], data_places(seen)
                 self._key = matrix.name
                 self._storage, (self.n_cells, self.n_genes) = describe(matrix)
                 if not lazy:

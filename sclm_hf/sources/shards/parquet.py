@@ -91,6 +91,7 @@ class ParquetSource:
         self._pid = os.getpid()
 
     data_name = "counts"
+    data_places = ("counts",)
     """Where in the shards the data lie."""
 
     def genes(self) -> tuple[Sequence[str], Sequence[str] | None]:

@@ -2,9 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...opening.names import resolve_name
 from ...opening.processors import load_processor
-from ...tokenization.expression_matrix import select_counts
+from ...tokenization.expression_matrix import as_csr, select_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -38,8 +40,9 @@ def coverage(
         ExpressionError: there is no such layer.
     """
     processor = load_processor(model, resolve_name(model, revision))
-    _, names, ensembl_ids, _ = select_counts(adata, layer, expects=processor.feature_extractor.expects)
-    mapping = processor.map_genes(names, ensembl_ids=ensembl_ids, species=species)
+    matrix, names, ensembl_ids, _ = select_counts(adata, layer, expects=processor.feature_extractor.expects)
+    counts = np.asarray(as_csr(matrix).sum(axis=0), float).ravel()
+    mapping = processor.map_genes(names, ensembl_ids=ensembl_ids, species=species, counts=counts)
     known = dict(zip(map(str, names), (mapping.gene_ids >= 0).tolist(), strict=True))
     target: Any = adata.copy() if copy else adata
     # counts of `raw` may have other genes than `var`
