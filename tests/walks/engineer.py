@@ -8,12 +8,15 @@ import time
 from pathlib import Path
 from subprocess import PIPE, Popen
 
+import anndata
 from agent import MODEL, run
 
 
 def main(file: str, output: str) -> None:
     """The walk."""
-    folder, cells, model = Path(output), str(Path(file).resolve()), str(MODEL)
+    folder, cells, model = Path(output), str(Path(output) / "atlas.h5ad"), str(MODEL)
+    # a shard is made of whole blocks of 4,096 cells
+    anndata.concat([anndata.read_h5ad(file)] * 4, index_unique="-").write_h5ad(cells)
     run(["estimate", cells, "--model", model], folder)
     run(["embed", cells, "whole.h5ad", "--model", model], folder)
     for shard in ("1/2", "2/2"):
