@@ -16,7 +16,7 @@ from sclm_hf.registry import Family
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER.parent / "benchmarks" / "results"
 NOT_EVALUATED = "## Evaluation\n\nThis checkpoint has not been evaluated by `sclm_hf`.\n"
-RECIPE = "--variants model twin --recipe pretrain_{}_small.yaml --targets symphony citeseq kang"
+RECIPE = "--seeds 0 --variants model twin --recipe pretrain_{}_small.yaml --targets symphony citeseq kang"
 EVALUATED = {
     "cellplm": ("evidence", "--targets retina symphony citeseq kang balf heart"),
     "geneformer": ("evidence_geneformer", RECIPE.format("geneformer")),

@@ -601,9 +601,10 @@ def plot_tissue(
         starts[name] = left
     texts = texts_of(domains)
     kinds = list(map(str, getattr(domains, "categories", in_order(texts[texts != ""]))))
-    legend_columns = -(-len(kinds) // LEGEND_ROWS)
     longest = max(map(len, kinds), default=0)
     width, height = _figure_of_tissue(points)
+    # a legend that is taller than the figure leaves no room for anything else
+    legend_columns = -(-len(kinds) // int(height / 0.18))
     legend_width = (0.9 + 0.075 * longest) * legend_columns
     axes = new_figure(width + legend_width, height, "", 1)[1][0] if axes is None else axes
     size = float(np.clip(0.2 * 72**2 * width * height / len(points), 1.5, 36))

@@ -85,6 +85,9 @@ TROUBLE = {
     "35 domains, 4 slices": lambda: plots.plot_tissue(
         POINTS * [1, 30], LABELS, slices=[f"{LONG} {place % 4}" for place in range(400)]
     ),
+    "21 domains in a row of slices": lambda: plots.plot_tissue(
+        POINTS, LABELS[np.arange(400) % 21], slices=[f"slice number {place % 4} of a tumour" for place in range(400)]
+    ),
     "flat tissue": lambda: plots.plot_tissue(POINTS * [30, 1], pd.Categorical(["a", None] * 200, ["a", "b"])),
     "one cell": lambda: plots.plot_tissue(POINTS[:1], ["x"]),
     "many steps, some not finite": lambda: plots.plot_training(history(400), title=LONG)[0],

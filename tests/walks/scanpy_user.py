@@ -71,7 +71,7 @@ def make_mistakes(cells: anndata.AnnData) -> None:
         "a path": (lambda: sclm_hf.embed("cells.h5ad", MODEL), "anndata.read_h5ad"),
         "labels of another nomenclature": (lambda: sclm_hf.pl.calibration(labelled, "cell_type"), "rename one"),
         "a family": (lambda: sclm_hf.embed(cells, "scgpt"), "is a family, not a checkpoint"),
-        "no such folder": (lambda: sclm_hf.embed(cells, "model_cards/nothing"), "does not exist"),
+        "no such folder": (lambda: sclm_hf.embed(cells, "model_cards/checkpoints/nothing"), "does not exist"),
         "no such column": (
             lambda: sclm_hf.map(cells, MODEL, reference=cells, label_key="celltype"),
             "has no column `celltype`",
