@@ -22,15 +22,22 @@ def main(file: str, output: str) -> None:
     for shard in ("1/2", "2/2"):
         run(["embed", cells, "parts.h5ad", "--model", model, "--shard", shard], folder)
     run(["merge", "parts.h5ad", "parts.1-of-2.h5ad", "parts.2-of-2.h5ad", "--input", cells], folder)
-    assert (folder / "parts.h5ad").read_bytes() == (folder / "whole.h5ad").read_bytes()
+    assert_alike(folder / "parts.h5ad", folder / "whole.h5ad")
     lost = run(["merge", "lost.h5ad", "parts.1-of-2.h5ad", "--input", cells], folder, code=1)
     print(lost)
     kill_and_repeat(folder, cells, model)
-    assert (folder / "killed.h5ad").read_bytes() == (folder / "whole.h5ad").read_bytes()
+    assert_alike(folder / "killed.h5ad", folder / "whole.h5ad")
     run(["corpus", "build", cells, "shards", "--obs-column", "cell_type", "--license", "cc-by-4.0"], folder)
     run(["corpus", "check", "shards"], folder)
     run(["corpus", "info", "shards"], folder)
     run(["embed", "shards", "from_shards.h5ad", "--model", model], folder)
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    """The same cells, the same numbers to the last bit."""
+    one, other = anndata.read_h5ad(one), anndata.read_h5ad(other)
+    assert one.obs_names.equals(other.obs_names) and one.obs.equals(other.obs)
+    assert one.obsm["X_scgpt"].tobytes() == other.obsm["X_scgpt"].tobytes()
 
 
 def kill_and_repeat(folder: Path, cells: str, model: str) -> None:
