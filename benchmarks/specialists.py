@@ -2,6 +2,9 @@
 
     SCLM_DATA=FOLDER python benchmarks/specialists.py --output benchmarks/results/specialists.json
 
+On a busy machine set `NUMBA_NUM_THREADS` as `OMP_NUM_THREADS`: what scanpy runs by numba takes as many threads as
+there are cores, torch takes them over, and they wait for one another most of the time.
+
 The models are trained as published (`sclm_hf.fit`) unless the study's name says otherwise. Every study is run with
 each seed, which is that of the model; a run that was stopped goes on there. The table that it prints gives means over
 seeds with half of the distance between the lowest and the highest; of a single seed, the 95 % bootstrap interval over
@@ -69,18 +72,24 @@ def main() -> None:
 
 
 def table(runs: dict) -> str:
-    """A row for each study, in Markdown: the strongest simple method, and the model."""
+    """A row for each study, in Markdown: the strongest simple method, and the model; the better one is bold."""
     lines = ["| model | study | score | strongest simple method | the model |", "|---|---|---|---|---|"]
-    for model, of_model in runs.items():
-        for study, records in of_model.items():
+    for model, of_model in sorted(runs.items()):
+        for study, records in sorted(of_model.items()):
             found = [record["scores"] for record in records.values()]
             *simple, own = found[0]
             name = next(one for one in SCORES if one in found[0][own])
-            simple = [method for method in simple if name in found[0][method]]
-            best = max(simple, key=lambda method: np.mean([one[method][name] for one in found]))
-            cells = [_cell([one[method] for one in found], name) for method in (best, own)]
-            seeds = "" if len(found) == 1 else f", {len(found)} seeds"
-            lines.append(f"| {model} | {study}{seeds} | {name} | {best}: {cells[0]} | {cells[1]} |")
+
+            def mean(method: str, found: list = found, name: str = name) -> float:
+                return round(float(np.mean([one[method][name] for one in found])), 3)
+
+            best = max((method for method in simple if name in found[0][method]), key=mean)
+            shown = [_cell([one[method] for one in found], name) for method in (best, own)]
+            if mean(best) != mean(own):
+                place = int(mean(own) > mean(best))
+                shown[place] = f"**{shown[place]}**"
+            seeds = "" if len(found) == 1 else f"; {len(found)} seeds"
+            lines.append(f"| `{model}` | {study}{seeds} | {name} | {best}: {shown[0]} | {shown[1]} |")
     return "\n".join(lines)
 
 
