@@ -193,9 +193,9 @@ class DeepMAPSProcessor(SpecialistProcessor):
         return {"obsm": {key: embedding}}
 
     def _network(self, model: Any, cells: Any, regulators: Sequence[str], targets: Sequence[str]) -> np.ndarray:
-        """(regulators, targets) float32, how alike two genes are embedded: the weights of edges in its networks.
+        """(regulators, targets) float32, how alike two genes are embedded: absolute correlations.
 
-        They are absolute correlations of the embeddings; NaN where the model does not read a gene.
+        NaN where the model does not read a gene.
         """
         if self.other is not None:
             raise ConfigurationError(
