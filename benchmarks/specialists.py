@@ -27,14 +27,14 @@ from sclm_hf.errors import SclmWarning
 from sclm_hf.versions import package_versions
 
 SCORES = (
-    "macro_f1",
     "auprc_ratio",
+    "auroc",
+    "macro_f1",
     "pearson_of_proteins",
     "pearson_of_hidden_reads",
     "F1 of rare types",
     "ari",
     "ARI",
-    "auroc",
 )
 """The table shows the first of these that a study has; high is good."""
 
