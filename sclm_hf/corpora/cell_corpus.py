@@ -112,8 +112,8 @@ class CellStream(Contents):
 
         Returns:
             An iterator over [`~corpora.pipeline.matrix_reader.MatrixBatch`]: `matrix` (batch, genes), the values as
-            stored, in the columns of the files; `sources` and `rows` say which cells these are. Its arrays may be
-            kept.
+            stored, in the columns of the files; `sources` and `rows` say which cells these are. A batch that is kept
+            keeps the memory of its window: `matrix.copy()` does not.
 
         Raises:
             ConfigurationError: `start`, `rank` or a size is impossible, sources have other genes or in another order,

@@ -13,14 +13,17 @@ from ...errors import ConfigurationError, CorpusError
 from ...sources.cell_source import CellSource, csr_from_arrays
 from ...tokenization.encodings.cells import OUT_OF_RANGE
 from ...tokenization.encodings.scratch import lent
-from ...tokenization.encodings.stored import OUT_OF_FILE, StoredRows, copy_rows, gather_rows
+from ...tokenization.encodings.stored import OUT_OF_FILE, StoredRows, copy_rows, open_rows, scatter_rows
 from ..order.balance import ids_again
 from ..order.plan import Drawn, Schedule, row_ids
 
 if TYPE_CHECKING:
     from ..contents import Contents
 
-_THREADS, _AHEAD = 2, 3
+_THREADS = 2
+
+_CELLS_AT_ONCE = 512
+"""Cells that a thread reads before it takes others."""
 
 _WRONG = {
     OUT_OF_FILE: "ends before the values that its header promises",
@@ -61,19 +64,33 @@ class _Part(NamedTuple):
         """Of indices and values."""
         return self.held.indices.dtype, self.held.data.dtype
 
-    def copy(self, which: np.ndarray, places: np.ndarray, n_genes: int, indices: np.ndarray, data: np.ndarray) -> int:
-        """Copy the rows `which` to their places in the arrays of a batch; returns what is wrong with them, or 0."""
-        where = self.starts[which], self.lengths[which], places, n_genes, indices, data
-        if not isinstance(self.held, StoredRows):
-            return copy_rows(self.held.indices, self.held.data, *where)
-        files = self.held.indices, self.held.data
-        return gather_rows(self.held.file, *(part for one in files for part in (one.offsets, one.chunk_size)), *where)
+    def copy(self, some: slice, places: np.ndarray, n_genes: int, indices: np.ndarray, data: np.ndarray) -> int:
+        """Copy `some` rows to where their entries begin in the arrays of a window; returns what is wrong, or 0."""
+        starts, lengths = self.starts[some], self.lengths[some]
+        if isinstance(self.held, StoredRows):
+            return scatter_rows(
+                *open_rows(self.held, self.rows[some]), starts, lengths, places, n_genes, indices, data
+            )
+        return copy_rows(self.held.indices, self.held.data, starts, lengths, places, n_genes, indices, data)
+
+
+class _Begun(NamedTuple):
+    """A window that threads read: its batches, where each begins and its arrays, and what the threads do."""
+
+    cells: list[np.ndarray]
+    indptr: np.ndarray
+    indices: np.ndarray
+    data: np.ndarray
+    sources: np.ndarray
+    rows: np.ndarray
+    parts: list[Future]
+    files: ExitStack
 
 
 class MatrixReader:
     """Makes the batches of matrices that a rank reads.
 
-    Rows of uncompressed files are read one by one to where they stand in a batch, others window by window.
+    The rows of a window are read in the order of the files and put in that of the batches, which are views of it.
 
     Args:
         corpus: where the cells come from.
@@ -88,29 +105,62 @@ class MatrixReader:
         self._same_genes: set[int] = set()
 
     def batches(self) -> Iterator[MatrixBatch]:
-        """The rank's batches, in order; while one is used, threads read those after it."""
+        """The rank's batches, in order; while those of a window are used, threads read the next."""
+        begun: deque[_Begun] = deque()
         with ThreadPoolExecutor(_THREADS, "sclm-read") as threads:
-            for number in filter(self._schedule.reads, self._schedule.windows()):
-                # the files stay open until the last thread is done with them
-                with ExitStack() as files:
-                    yield from self._of_window(number, files, threads)
+            try:
+                for number in filter(self._schedule.reads, self._schedule.windows()):
+                    begun.append(self._begin(number, threads))
+                    if len(begun) == 2:
+                        yield from self._finish(begun.popleft())
+                while begun:
+                    yield from self._finish(begun.popleft())
+            finally:
+                for left in begun:
+                    _end(left)
 
-    def _of_window(self, number: int, files: ExitStack, threads: ThreadPoolExecutor) -> Iterator[MatrixBatch]:
-        used = self._plan.cells(number)
+    def _begin(self, number: int, threads: ThreadPoolExecutor) -> _Begun:
+        used, files = self._plan.cells(number), ExitStack()
         parts = self._parts({source: cells.positions for source, cells in used.items()}, files)
-        sizes = [len(part.rows) for part in parts.values()]
-        sources = np.repeat(np.array(list(parts), np.int64), sizes)
-        within = np.concatenate([np.arange(size) for size in sizes])
-        reading: deque[Future] = deque()
+        lengths, rows = (
+            np.concatenate([getattr(part, name) for part in parts.values()]) for name in ("lengths", "rows")
+        )
+        sources = np.repeat(np.array(list(parts), np.int64), [len(part.rows) for part in parts.values()])
+        cells = self._order(number, parts, used)
+        order = np.concatenate(cells)
+        indptr = np.concatenate([[0], lengths[order].cumsum()])
+        # cells of other ranks have no place and are not read
+        places = np.full(len(rows), -1)
+        places[order] = indptr[:-1]
+        indices, data = _arrays(int(indptr[-1]), *_common_types(parts))
+        doing, first = [], 0
+        for source, part in parts.items():
+            for start in range(0, len(part.rows), _CELLS_AT_ONCE):
+                some = slice(start, min(start + _CELLS_AT_ONCE, len(part.rows)))
+                mine = places[first + some.start : first + some.stop]
+                doing.append(threads.submit(self._copy, source, part, some, mine, indices, data))
+            first += len(part.rows)
+        return _Begun(cells, indptr, indices, data, sources[order], rows[order], doing, files)
+
+    def _copy(self, source: int, part: _Part, some: slice, places: np.ndarray, *arrays: np.ndarray) -> None:
+        if wrong := part.copy(some, places, len(self._genes), *arrays):
+            location = self._corpus.sources[source].location
+            raise CorpusError(f"`{location}` is damaged: it {_WRONG[wrong]}. Copy or download it again.")
+
+    def _finish(self, begun: _Begun) -> Iterator[MatrixBatch]:
         try:
-            for cells in self._order(number, parts, used):
-                reading.append(threads.submit(self._batch, parts, sources[cells], within[cells]))
-                if len(reading) > _AHEAD:
-                    yield reading.popleft().result()
-            while reading:
-                yield reading.popleft().result()
+            for part in begun.parts:
+                part.result()
         finally:
-            wait([future for future in reading if not future.cancel()])
+            _end(begun)
+        start = 0
+        for cells in begun.cells:
+            stop = start + len(cells)
+            first, last = begun.indptr[start], begun.indptr[stop]
+            arrays = begun.data[first:last], begun.indices[first:last], begun.indptr[start : stop + 1] - first
+            matrix = csr_from_arrays(*arrays, len(self._genes))
+            yield MatrixBatch(matrix, begun.sources[start:stop], begun.rows[start:stop])
+            start = stop
 
     def _order(self, number: int, parts: dict[int, _Part], used: dict[int, Drawn]) -> list[np.ndarray]:
         """The cells of each batch, as places among those of the window."""
@@ -147,20 +197,11 @@ class MatrixReader:
             self._same_genes.add(source)
         return opened
 
-    def _batch(self, parts: dict[int, _Part], sources: np.ndarray, within: np.ndarray) -> MatrixBatch:
-        cells = {source: np.flatnonzero(sources == source) for source in np.unique(sources).tolist()}
-        rows, indptr = np.empty(len(sources), np.int64), np.zeros(len(sources) + 1, np.int64)
-        for source, places in cells.items():
-            part, which = parts[source], within[places]
-            rows[places], indptr[1 + places] = part.rows[which], part.lengths[which]
-        indptr = indptr.cumsum()
-        indices, data = (lent(int(indptr[-1]) * kind.itemsize).view(kind) for kind in _common_types(parts))
-        for source, places in cells.items():
-            wrong = parts[source].copy(within[places], indptr[places], len(self._genes), indices, data)
-            if wrong:
-                location = self._corpus.sources[source].location
-                raise CorpusError(f"`{location}` is damaged: it {_WRONG[wrong]}. Copy or download it again.")
-        return MatrixBatch(csr_from_arrays(data, indices, indptr, len(self._genes)), sources, rows)
+
+def _end(begun: _Begun) -> None:
+    """Close the files of a window when no thread reads them any more."""
+    wait([part for part in begun.parts if not part.cancel()])
+    begun.files.close()
 
 
 def _in_file(stored: StoredRows, rows: np.ndarray) -> _Part:
@@ -174,6 +215,16 @@ def _in_memory(source: CellSource, rows: np.ndarray) -> _Part:
     matrix = source.read(once)
     starts, lengths = matrix.indptr[:-1].astype(np.int64), np.diff(matrix.indptr).astype(np.int64)
     return _Part(rows, starts[places], lengths[places], matrix)
+
+
+def _arrays(size: int, index_type: np.dtype, value_type: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and values of so many entries, side by side in memory that comes back as a whole."""
+    room = lent(size * (index_type.itemsize + value_type.itemsize))
+    # the larger type first, so that both begin where their type may
+    larger, smaller = sorted((index_type, value_type), key=lambda kind: -kind.itemsize)
+    split = size * larger.itemsize
+    first, second = room[:split].view(larger), room[split:].view(smaller)
+    return (first, second) if larger is index_type else (second, first)
 
 
 def _common_types(parts: dict[int, _Part]) -> tuple[np.dtype, ...]:

@@ -112,45 +112,6 @@ def _inside(indices, n_columns):
     return inside
 
 
-@kernel
-def gather_rows(
-    file, index_offsets, index_chunk, data_offsets, data_chunk, starts, lengths, places, n_columns, indices, data
-):
-    """Read rows of a file to where they stand in the arrays of a matrix of the same types.
-
-    Args:
-        file, index_offsets, index_chunk, data_offsets, data_chunk: as in [`Work`].
-        starts, lengths: (rows,) int64, the first entry of each row and how many it has.
-        places: (rows,) int64, where its entries begin in `indices` and `data`.
-        n_columns: columns of the matrix.
-        indices, data: what is filled in.
-
-    Returns:
-        0, `OUT_OF_FILE` or `OUT_OF_RANGE`.
-    """
-    for i in range(starts.size):
-        entries = slice(places[i], places[i] + lengths[i])
-        if not _read(file, index_offsets, index_chunk, starts[i], indices[entries]):
-            return OUT_OF_FILE
-        if not _read(file, data_offsets, data_chunk, starts[i], data[entries]):
-            return OUT_OF_FILE
-        if not _inside(indices[entries], n_columns):
-            return OUT_OF_RANGE
-    return 0
-
-
-@kernel
-def copy_rows(from_indices, from_data, starts, lengths, places, n_columns, indices, data):
-    """[`gather_rows`] from arrays in memory."""
-    for i in range(starts.size):
-        for j in range(lengths[i]):
-            indices[places[i] + j] = from_indices[starts[i] + j]
-            data[places[i] + j] = from_data[starts[i] + j]
-        if not _inside(indices[places[i] : places[i] + lengths[i]], n_columns):
-            return OUT_OF_RANGE
-    return 0
-
-
 @part
 def _tile_end(work, first):
     """The cells `first : end` stand one after the other in the file and are read at once."""
@@ -161,6 +122,61 @@ def _tile_end(work, first):
             break
         end += 1
     return end
+
+
+@kernel
+def copy_rows(from_indices, from_data, starts, lengths, places, n_columns, indices, data):
+    """[`scatter_rows`] from arrays in memory."""
+    for i in range(starts.size):
+        if places[i] < 0:
+            continue
+        to, n = places[i], lengths[i]
+        row, values = from_indices[starts[i] : starts[i] + n], from_data[starts[i] : starts[i] + n]
+        if not _inside(row, n_columns):
+            return OUT_OF_RANGE
+        for j in range(n):
+            indices[to + j] = row[j]
+        for j in range(n):
+            data[to + j] = values[j]
+    return 0
+
+
+@kernel
+def scatter_rows(work, tile_indices, tile_data, starts, lengths, places, n_columns, indices, data):
+    """Read rows of a file, those that stand side by side together, to where they belong in arrays of the same types.
+
+    Args:
+        work, tile_indices, tile_data: from [`open_rows`].
+        starts, lengths: (rows,) int64, the first entry of each row and how many it has.
+        places: (rows,) int64, where its entries begin in `indices` and `data`; -1 = nowhere.
+        n_columns: columns of the matrix.
+        indices, data: what is filled in.
+
+    Returns:
+        0, `OUT_OF_FILE` or `OUT_OF_RANGE`.
+    """
+    first = 0
+    while first < work.rows.size:
+        end = _tile_end(work, first)
+        begin, n = starts[first], starts[end - 1] + lengths[end - 1] - starts[first]
+        if not _read(work.file, work.index_offsets, work.index_chunk, begin, tile_indices[:n]):
+            return OUT_OF_FILE
+        if not _read(work.file, work.data_offsets, work.data_chunk, begin, tile_data[:n]):
+            return OUT_OF_FILE
+        wrong = copy_rows(
+            tile_indices,
+            tile_data,
+            starts[first:end] - begin,
+            lengths[first:end],
+            places[first:end],
+            n_columns,
+            indices,
+            data,
+        )
+        if wrong:
+            return wrong
+        first = end
+    return 0
 
 
 @part
@@ -204,6 +220,14 @@ def most_tokens(stored: StoredRows, rows: np.ndarray, layout: Layout, n_columns:
     """(cells,) int64, how many tokens rows have at most: as many as they have if all their genes are known."""
     n = np.full(len(rows), n_columns) if layout.zeros else stored.indptr[rows + 1] - stored.indptr[rows]
     return np.minimum(n, layout.max_genes) + (layout.cls_id >= 0) + (layout.eos_id >= 0)
+
+
+def open_rows(stored: StoredRows, rows: np.ndarray) -> tuple[Work, np.ndarray, np.ndarray]:
+    """What [`scatter_rows`] reads from, and memory to read into; `rows` (cells,) int64 ascend."""
+    places = stored.indices.offsets, stored.indices.chunk_size, stored.data.offsets, stored.data.chunk_size
+    work = Work(stored.file, stored.indptr, *places, rows, np.empty(0, np.int32), False, False)
+    size = max(_ENTRIES, int((stored.indptr[rows + 1] - stored.indptr[rows]).max(initial=0)))
+    return work, np.empty(size, stored.indices.dtype), np.empty(size, stored.data.dtype)
 
 
 def open_tile(
