@@ -120,8 +120,10 @@ class MatrixReader:
                     _end(left)
 
     def _begin(self, number: int, threads: ThreadPoolExecutor) -> _Begun:
-        used, files = self._plan.cells(number), ExitStack()
-        parts = self._parts({source: cells.positions for source, cells in used.items()}, files)
+        used = self._plan.cells(number)
+        with ExitStack() as opened:
+            parts = self._parts({source: cells.positions for source, cells in used.items()}, opened)
+            files = opened.pop_all()
         lengths, rows = (
             np.concatenate([getattr(part, name) for part in parts.values()]) for name in ("lengths", "rows")
         )
@@ -129,7 +131,7 @@ class MatrixReader:
         cells = self._order(number, parts, used)
         order = np.concatenate(cells)
         indptr = np.concatenate([[0], lengths[order].cumsum()])
-        # cells of other ranks have no place and are not read
+        # cells of other ranks have no place and are not copied
         places = np.full(len(rows), -1)
         places[order] = indptr[:-1]
         indices, data = _arrays(int(indptr[-1]), *_common_types(parts))
