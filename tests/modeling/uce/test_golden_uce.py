@@ -119,7 +119,10 @@ def test_states(model, arrays):
     first, *layers = encoded.hidden_states
     assert_close(first, tensor(arrays["b0.pos_encoder"]), **TOLERANCE)
     for number, layer in enumerate(layers):
-        assert_close(layer, tensor(arrays[f"b0.layer_{number}"]), **TOLERANCE)
+        expected = tensor(arrays[f"b0.layer_{number}"])
+        # states of layers reach 3 to 4, and what processors differ by grows with the largest number of a sum
+        scale = max(1.0, float(expected.abs().max()))
+        assert_close(layer, expected, atol=TOLERANCE["atol"] * scale, rtol=TOLERANCE["rtol"])
     assert f"b0.layer_{len(layers)}" not in arrays
     # the decoder runs on every token there, and on the first alone in `forward`
     assert_close(base.decoder(encoded.last_hidden_state), tensor(arrays["b0.gene_output"]), **TOLERANCE)
