@@ -38,7 +38,7 @@ cells.obs_names, cells.var_names = [f"cell{n}" for n in range(20)], genes
 cells.write_h5ad("cells.h5ad")
 assert sclm_hf.embed(cells, model).obsm["X_scgpt"].shape == (20, 32)
 command = str(Path(sys.executable).with_name("sclm-hf"))
-for arguments in (["--help"], ["--version"], ["models"], ["doctor"], ["doctor", "model"],
+for arguments in (["--help"], ["models"], ["doctor"], ["doctor", "model"],
                   ["embed", "cells.h5ad", "out.h5ad", "--model", "model"],
                   ["annotate", "cells.h5ad", "named.h5ad", "--model", "model"]):
     subprocess.run([command, *arguments], check=True, stdout=subprocess.DEVNULL)
