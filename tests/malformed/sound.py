@@ -176,7 +176,7 @@ def _read_result(path: Path, key: str) -> np.ndarray:
 
 
 def _embed(path: Path, output: Path, model: Path) -> np.ndarray:
-    run_files("embed", path, output / "out.h5ad", str(model), batch_size=16, device="cpu")
+    run_files("embed", path, output / "out.h5ad", str(model), device="cpu")
     return _read_result(output / "out.h5ad", f"X_{_family_of(model)}")
 
 
