@@ -22,7 +22,8 @@ def check_adata(adata: Any) -> None:
     Raises:
         ConfigurationError: it is something else, for example the path of a file.
     """
-    if hasattr(adata, "mod"):
+    # a data frame has a method of this name
+    if isinstance(getattr(adata, "mod", None), Mapping):
         raise ConfigurationError("A MuData holds several modalities: give the one to read, such as `mdata['rna']`.")
     if not isinstance(adata, require("anndata", extra="anndata").AnnData):
         raise ConfigurationError(
