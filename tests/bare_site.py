@@ -10,6 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from sclm_hf.hub.card import code_section
+from sclm_hf.registry.specialists import Specialist
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,9 +30,9 @@ def required(roots: list[str]) -> set[str]:
     return found
 
 
-def make_site(folder: Path) -> Path:
+def make_site(folder: Path, specialist: Specialist | None = None) -> Path:
     """Links to the packages that a card says to install, and to nothing else."""
-    command = next(line for line in code_section("x").splitlines() if line.startswith("pip install"))
+    command = next(line for line in code_section("x", specialist).splitlines() if line.startswith("pip install"))
     for name in required([Requirement(one).name for one in shlex.split(command)[2:]]):
         for file in distribution(name).files or ():
             top = file.parts[0]

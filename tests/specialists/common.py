@@ -291,7 +291,7 @@ class SpecialistTester:
         (tmp_path / "input.pickle").write_bytes(pickle.dumps(self.processor_arguments()))
         environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_MODULES_CACHE": str(tmp_path / "code")}
         found = {}
-        for folder, site in ((fitted[0], None), (exported, make_site(tmp_path / "site"))):
+        for folder, site in ((fitted[0], None), (exported, make_site(tmp_path / "site", self.record))):
             output = tmp_path / f"{site is None}.npz"
             arguments = (folder, tmp_path / "input.pickle", output, tmp_path / f"{output.stem}_saved")
             run_script(bare_outputs.__file__, *map(str, arguments), folder=tmp_path, site=site, **environment)

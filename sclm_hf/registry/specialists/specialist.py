@@ -29,6 +29,7 @@ class Specialist(ModelFolder):
         lora_target_modules: the linear layers that LoRA adapts unless told otherwise; without any, a LoRA is refused.
         classification_head: modules trained in full beside a LoRA for classification.
         directed: whether an edge of its networks from one gene to another may differ from the one back.
+        also_needs: packages that its processor needs beside those of a model that brings its code.
         transductive: whether it answers only for the cells that it was trained on.
         source_layout: what `sclm-hf convert` takes, as the end of a sentence.
         tiny: configuration of a model small enough for tests.
@@ -54,6 +55,7 @@ class Specialist(ModelFolder):
     norm_modules: tuple[str, ...] = ()
     classification_head: tuple[str, ...] = ("classifier",)
     directed: bool = True
+    also_needs: tuple[str, ...] = ()
     transductive: bool = False
     source_layout: str = "a folder with `config.json` and `model.safetensors`, whose tensors have the original's names"
     tiny: dict[str, object] = field(default_factory=dict)

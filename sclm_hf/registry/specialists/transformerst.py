@@ -56,4 +56,5 @@ SPECIALIST = Specialist(
         "graph_output_size": 8,
         "num_clusters": 3,
     },
+    also_needs=("scanpy", "igraph"),
 )
