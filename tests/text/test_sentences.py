@@ -54,7 +54,8 @@ def test_fit(case):
     expression = arrays["normalized_log10"]
     is_expressed = expression != 0
     ranks, values = arrays["sampled_ranks"][is_expressed], expression[is_expressed]
-    np.testing.assert_array_equal(np.sort(np.log10(1 + ranks)), np.sort(arrays["fit_x"]))
+    # the last bit of a logarithm depends on the processor
+    np.testing.assert_allclose(np.sort(np.log10(1 + ranks)), np.sort(arrays["fit_x"]), rtol=1e-15)
     np.testing.assert_array_equal(np.sort(values), np.sort(arrays["fit_y"]))
     fit = fit_ranks(ranks, values)
     recorded = facts["fit"]
