@@ -6,6 +6,7 @@ compared.
 """
 
 import sys
+from collections.abc import Callable
 
 GENES = (
     "ACTB B2M CCL5 CD14 CD19 CD2 CD27 CD3D CD3E CD4 CD74 CD79A CD79B CD8A CD8B CST3 CTSS FCER1A FCGR3A FCN1 GNLY GZMB "
@@ -64,7 +65,16 @@ def outputs(name: str, trust: bool) -> tuple[dict, list]:
     return found, [processor, classifier]
 
 
-def main(name: str, output: str, saved: str, site: str | None = None) -> None:
+def compare_saved(outputs: Callable, name: str, output: str, saved: str, site: str | None = None) -> None:
+    """Write what `outputs(name, trust)` gives, and check that what was opened is the same when saved and opened again.
+
+    Args:
+        outputs: gives arrays by name, and the objects that made them.
+        name: what is opened first.
+        output: file to write.
+        saved: folder to save to.
+        site: folder of packages of others, without this one; None where this package is installed.
+    """
     if site is not None:
         sys.path.append(site)
         try:
@@ -90,4 +100,4 @@ def main(name: str, output: str, saved: str, site: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    compare_saved(outputs, *sys.argv[1:])

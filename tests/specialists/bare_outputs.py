@@ -1,20 +1,22 @@
 """What the Auto classes make of the folder of a task-specific model, whether this package is installed or not.
 
-Run as `python bare_outputs.py FOLDER INPUT.pickle OUTPUT.npz SAVED [SITE]`; see `tests/hub/auto_outputs.py`. The
+Run as `python bare_outputs.py INPUT.pickle FOLDER OUTPUT.npz SAVED [SITE]`; see `tests/hub/auto_outputs.py`. The
 pickle holds the arguments of the processor.
 """
 
+import functools
 import pickle
 import sys
+from pathlib import Path
 
 
-def outputs(folder: str, arguments: tuple, trust: bool) -> tuple[dict, list]:
+def outputs(given: str, folder: str, trust: bool) -> tuple[dict, list]:
     """Arrays by name, and the objects that made them."""
     import torch
     from transformers import AutoModel, AutoProcessor
 
     processor, model = (one.from_pretrained(folder, trust_remote_code=trust) for one in (AutoProcessor, AutoModel))
-    cells, settings = arguments
+    cells, settings = pickle.loads(Path(given).read_bytes())
     batch = processor(cells, **settings, return_tensors="pt")
     with torch.no_grad():
         results = model.eval()(**batch)
@@ -22,26 +24,9 @@ def outputs(folder: str, arguments: tuple, trust: bool) -> tuple[dict, list]:
     return {key: value.numpy() for key, value in found.items() if torch.is_tensor(value)}, [processor, model]
 
 
-def main(folder: str, given: str, output: str, saved: str, site: str | None = None) -> None:
-    if site is not None:
-        sys.path.append(site)
-    else:
-        import sclm_hf  # noqa: F401
-    import numpy as np
-    import torch
-
-    torch.set_num_threads(1)
-    with open(given, "rb") as file:
-        arguments = pickle.load(file)
-    found, opened = outputs(folder, arguments, trust=site is not None)
-    for one in opened:
-        one.save_pretrained(saved)
-    again, _ = outputs(saved, arguments, trust=site is not None)
-    for key, value in found.items():
-        np.testing.assert_array_equal(again[key], value, key)
-    assert ("sclm_hf" in sys.modules) == (site is None)
-    np.savez(output, **found)
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    # this package, and so `tests`, may not be importable
+    sys.path.append(str(Path(__file__).parents[1] / "hub"))
+    from auto_outputs import compare_saved
+
+    compare_saved(functools.partial(outputs, sys.argv[1]), *sys.argv[2:])

@@ -293,7 +293,7 @@ class SpecialistTester:
         found = {}
         for folder, site in ((fitted[0], None), (exported, make_site(tmp_path / "site", self.record))):
             output = tmp_path / f"{site is None}.npz"
-            arguments = (folder, tmp_path / "input.pickle", output, tmp_path / f"{output.stem}_saved")
+            arguments = (tmp_path / "input.pickle", folder, output, tmp_path / f"{output.stem}_saved")
             run_script(bare_outputs.__file__, *map(str, arguments), folder=tmp_path, site=site, **environment)
             found[site is None] = dict(np.load(output))
         assert found[True].keys() == found[False].keys() and len(found[True]) > 1
