@@ -27,8 +27,8 @@ def explain(
     **settings: Any,
 ) -> None:
     """Score the genes that speak for the classes of an .h5ad file's cells, and test the scores by deleting genes."""
-    from ..evaluation.drawing import check_image, save_figure
     from ..evaluation.plots import plot_explanation
+    from ..evaluation.plots.drawing import check_image, save_figure
     from ..files import sole_writer
     from ..tasks.explain import explain as explained
     from ..tasks.files.h5ad import read_h5ad

@@ -32,8 +32,8 @@ def grn(
 ) -> None:
     """Infer a network of genes from a model or from the cells of an .h5ad file, and compare it with known edges."""
     from ..errors import ConfigurationError
-    from ..evaluation.drawing import check_image, save_figure
     from ..evaluation.plots import plot_network
+    from ..evaluation.plots.drawing import check_image, save_figure
     from ..files import sole_writer, written_whole
     from ..tasks.files.h5ad import read_h5ad
     from ..tasks.grn import grn as infer

@@ -37,8 +37,8 @@ def perturb(
     **settings: Any,
 ) -> None:
     """Delete or over-express genes in silico; write how far that moves each cell of an .h5ad file."""
-    from ..evaluation.drawing import save_figure
     from ..evaluation.plots import plot_volcano
+    from ..evaluation.plots.drawing import save_figure
     from ..files import written_whole
     from ..tasks.files.file_to_file import run_files
     from ..tasks.files.h5ad import read_h5ad
@@ -80,7 +80,7 @@ def perturb(
 
 def _check_files(table: Path | None, volcano: Path | None, states: Any, others: list[Path], overwrite: bool) -> None:
     from ..errors import ConfigurationError
-    from ..evaluation.drawing import check_image
+    from ..evaluation.plots.drawing import check_image
     from .results import check_written
 
     if volcano is not None:

@@ -45,7 +45,7 @@ def spatial(
 
 def _check_plot(plot: Path, input: Path, output: Path, overwrite: bool) -> None:
     from ..errors import ConfigurationError
-    from ..evaluation.drawing import check_image
+    from ..evaluation.plots.drawing import check_image
     from .results import check_written
 
     if input.suffix != ".h5ad":
@@ -55,8 +55,8 @@ def _check_plot(plot: Path, input: Path, output: Path, overwrite: bool) -> None:
 
 
 def _draw(output: Path, plot: Path, settings: SpatialSettings) -> None:
-    from ..evaluation.drawing import save_figure
     from ..evaluation.plots import plot_tissue
+    from ..evaluation.plots.drawing import save_figure
     from ..tasks.files.h5ad import read_h5ad
 
     cells = read_h5ad(output)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..cards import render
 from ..errors import ConfigurationError, SclmWarning, require
-from ..evaluation.drawing import save_figure
+from ..evaluation.plots.drawing import save_figure
 from ..files import read_json_object, write_text
 from ..logging import progress_bar
 from ..versions import package_versions

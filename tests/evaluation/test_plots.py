@@ -4,7 +4,6 @@ import pytest
 from matplotlib.figure import Figure
 
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.evaluation.drawing import check_image, save_figure
 from sclm_hf.evaluation.plots import (
     order_of_labels,
     plot_cell_values,
@@ -20,6 +19,7 @@ from sclm_hf.evaluation.plots import (
     plot_volcano,
     umap_layout,
 )
+from sclm_hf.evaluation.plots.drawing import check_image, save_figure
 
 
 def read_png_size(path) -> tuple[int, int]:

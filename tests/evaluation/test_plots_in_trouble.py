@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sclm_hf.errors import ConfigurationError
 from sclm_hf.evaluation import plots
-from sclm_hf.evaluation.drawing import in_order
+from sclm_hf.evaluation.plots.drawing import in_order
 from sclm_hf.tokenization.genes.gene_coverage import GeneCoverage
 
 LONG = "CD4-positive, alpha-beta memory T cell"
@@ -167,5 +168,5 @@ def test_missing_labels_are_grey_and_named():
 def test_calibration_error_is_the_mean_distance_from_the_diagonal():
     axes = plots.plot_calibration([0.95, 0.95, 0.55, 0.55], [True, True, True, False], n_bins=10)
     assert axes.get_title(loc="left") == "4 cells, calibration error 0.050"
-    with pytest.raises(plots.ConfigurationError, match="from 0 to 1"):
+    with pytest.raises(ConfigurationError, match="from 0 to 1"):
         plots.plot_calibration([], [])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ConfigurationError, require
-from ..files import written_whole
+from ...errors import ConfigurationError, require
+from ...files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
