@@ -34,7 +34,8 @@ from ..opening.files import (
 from ..opening.kinds import is_classifier, labels_cells, labels_tasks
 from ..opening.names import is_repo_id, resolve_name
 from ..opening.weights import open_model
-from ..registry import COMPOSITES, FAMILIES, get_family
+from ..registry import COMPOSITES, FAMILIES, Composite, Family, get_family
+from ..registry.specialists import SPECIALISTS, Specialist
 from .settings import REMEDY, base_of, read_adapter_settings
 
 peft = require("peft", extra="train")
@@ -89,7 +90,7 @@ def lora_config(
             modules_to_save=modules_to_save or ["projector"],
             **options,
         )
-    if model.config.model_type not in FAMILIES and model.can_generate():
+    if model.config.model_type not in FAMILIES | SPECIALISTS and model.can_generate():
         is_seq2seq = model.config.is_encoder_decoder
         return peft.LoraConfig(
             task_type=peft.TaskType.SEQ_2_SEQ_LM if is_seq2seq else peft.TaskType.CAUSAL_LM,
@@ -100,8 +101,12 @@ def lora_config(
             modules_to_save=modules_to_save,
             **options,
         )
-    family = get_family(model.config.model_type)
+    family = _record(model.config.model_type)
     if not (target_modules or family.lora_target_modules):
+        if isinstance(family, Specialist):
+            raise ConfigurationError(
+                f"{family.title} has no layer that a LoRA could adapt: train it whole (`sclm-hf fit {family.name}`)."
+            )
         raise ConfigurationError(
             f"{family.title} has no layer that a LoRA could adapt: train all of it (`head` full, `--head full`), or a "
             "probe on its embeddings (`head` probe, `--head probe`)."
@@ -110,11 +115,10 @@ def lora_config(
     classifies = is_classifier(model)
     if modules_to_save is None:
         modules_to_save = list(family.classification_head) if classifies else _task_heads(model)
-    are_weights = any(True for _ in model.get_input_embeddings().parameters())
+    are_weights = isinstance(family, Family) and any(True for _ in model.get_input_embeddings().parameters())
     if train_gene_embeddings and not are_weights:
-        raise ConfigurationError(
-            f"The gene embeddings of {family.title} are a fixed table, no weights: leave out `train_gene_embeddings`."
-        )
+        what = "are a fixed table, no weights" if isinstance(family, Family) else "are no weights of their own"
+        raise ConfigurationError(f"The gene embeddings of {family.title} {what}: leave out `train_gene_embeddings`.")
     if are_weights and (train_gene_embeddings or _has_added_genes(model)):
         modules_to_save = [*modules_to_save, model._input_embed_layer]
     # GPT-2 keeps its matrices transposed; peft finds out by itself, with a warning
@@ -140,9 +144,20 @@ def _check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
         )
 
 
+def _record(model_type: Any) -> Family | Composite | Specialist:
+    """What the registry holds of a kind of model.
+
+    Raises:
+        ConfigurationError: it holds nothing of it.
+    """
+    return (COMPOSITES | SPECIALISTS).get(model_type) or get_family(model_type)
+
+
 def _default_targets(model: PreTrainedModel) -> tuple[str, ...]:
-    """Names of the layers to adapt in a model of one of our families."""
-    family, layers = get_family(model.config.model_type), _linear_layers(model)
+    """Names of the layers to adapt in a model of one of our families, or a task-specific one."""
+    family, layers = _record(model.config.model_type), _linear_layers(model)
+    if isinstance(family, Specialist):
+        return family.lora_target_modules
     attends = any(_is_among(target, layers) for target in family.lora_target_modules)
     return family.lora_target_modules if attends else family.lora_without_attention
 
@@ -342,7 +357,7 @@ def merge_adapter(model: "peft.PeftModel") -> PreTrainedModel:
 def _card(adapter: "peft.LoraConfig", config: Any) -> str:
     """A `README.md` that says what the adapter is; how well it works is left to those who evaluate it."""
     base, layers = adapter.base_model_name_or_path, adapter.target_modules
-    known = COMPOSITES.get(config.model_type) or FAMILIES.get(config.model_type)
+    known = (COMPOSITES | SPECIALISTS | FAMILIES).get(config.model_type)
     facts = {
         "Family": known.title if known else f"language model `{config.model_type}`",
         "Class": f"`{config.architectures[0]}`",
@@ -385,7 +400,7 @@ def _adapted_class(path: str, revision: Any) -> tuple[type[PreTrainedModel], Any
     settings = read_settings(path, ADAPTED_CONFIG, revision)
     if settings is None:
         raise CheckpointError(f"`{path}` {_UNREADABLE}: it holds no `{ADAPTED_CONFIG}`.")
-    family = COMPOSITES.get(settings.get("model_type")) or get_family(settings.get("model_type"))
+    family = _record(settings.get("model_type"))
     architecture = next(iter(settings.get("architectures") or ()), None)
     if architecture not in family.models:
         raise CheckpointError(

@@ -71,7 +71,7 @@ def load_model(
         name = str(model)
         # one commit for all files, and for the record of what ran
         revision = resolve_name(name, revision)
-        loaded = _open(name, kind, as_dtype(dtype), revision)
+        loaded = open_checkpoint(name, kind, as_dtype(dtype), revision)
         device = device or default_device()
     else:
         loaded = model
@@ -126,7 +126,8 @@ def as_dtype(dtype: "str | torch.dtype | None") -> "torch.dtype":
     return resolved
 
 
-def _open(name: str, kind: str, dtype: "torch.dtype", revision: str | None) -> "PreTrainedModel":
+def open_checkpoint(name: str, kind: str, dtype: "torch.dtype", revision: str | None) -> "PreTrainedModel":
+    """The model of a folder or repository, with its adapter around it where that is one."""
     if find_file(name, ADAPTER_CONFIG, revision) is not None:
         from ..adapters.lora import load_adapter
 

@@ -9,7 +9,8 @@ from ..errors import CheckpointError, ConfigurationError, SclmError, unknown_nam
 from ..registry.specialists import SPECIALISTS, Specialist
 from .families import read_config
 from .files import damage_is_told, find_file
-from .loading import as_dtype, check_device, default_device
+from .kinds import is_adapted
+from .loading import as_dtype, check_device, default_device, open_checkpoint
 from .names import resolve_name
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def load_specialist(
     """Load a task-specific model and its processor, or take a loaded model as it is.
 
     Args:
-        model: folder or repository id; or a loaded model, beside its `processor`.
+        model: folder or repository id, of an adapter as well, which is merged; or a loaded model, beside its
+            `processor`.
         processor: the processor; by default the one saved with the model.
         device, dtype, revision: as for `opening.loading.load_model`.
 
@@ -89,8 +91,6 @@ def load_specialist(
         CheckpointError: the folder cannot be read, lacks weights, or holds no processor.
         ConfigurationError: a model in memory comes without its processor.
     """
-    from .weights import open_model
-
     check_device(device)
     if not isinstance(model, str) and not hasattr(model, "__fspath__"):
         record = SPECIALISTS[model.config.model_type]
@@ -112,7 +112,11 @@ def load_specialist(
             f"`{name}` has no processor, as a model converted from the original's tensors has none: train one with "
             f"`sclm-hf fit {record.name}`, or pass a `{record.processor}`."
         )
-    loaded = open_model(name, next(iter(record.auto_classes)), revision=revision, dtype=as_dtype(dtype))
+    loaded = open_checkpoint(name, next(iter(record.auto_classes)), as_dtype(dtype), revision)
+    if is_adapted(loaded):
+        from ..adapters.lora import merge_adapter
+
+        loaded = merge_adapter(loaded)
     if processor is None:
         with damage_is_told(name):
             processor = load_part(record, record.processor).from_pretrained(name, revision=revision)

@@ -24,6 +24,7 @@ from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.hub.card import start_facts, write_card
 from sclm_hf.hub.remote_code import export_with_code
 from sclm_hf.opening.specialists import load_specialist
+from sclm_hf.opening.weights import open_model
 from sclm_hf.registry.specialists import SPECIALISTS
 from sclm_hf.tasks import get_function, get_verb
 from sclm_hf.tasks.planning.estimate import estimate
@@ -266,6 +267,32 @@ class SpecialistTester:
         again = peft.PeftModel.from_pretrained(auto.from_pretrained(fitted[0]), tmp_path)
         for name, tensor in adapted.state_dict().items():
             assert torch.equal(tensor, again.state_dict()[name]), name
+
+    def test_adapters_are_saved_loaded_and_merged(self, fitted, tmp_path):
+        from sclm_hf.adapters.lora import add_lora, load_adapter, merge_adapter, save_adapter
+
+        model = open_model(str(fitted[0]), next(iter(self.record.auto_classes)))
+        if not self.record.lora_target_modules:
+            with pytest.raises(ConfigurationError, match=f"{self.record.title} has no layer that a LoRA could adapt"):
+                add_lora(model)
+            return
+        with pytest.raises(ConfigurationError, match="leave out `train_gene_embeddings`"):
+            add_lora(model, train_gene_embeddings=True)
+        adapted = add_lora(model, r=2)
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.1)
+        save_adapter(adapted, tmp_path, processor=load_specialist(fitted[0]).processor)
+        assert f"- Family: {self.record.title}" in (tmp_path / "README.md").read_text()
+        again = load_adapter(tmp_path)
+        for name, tensor in adapted.state_dict().items():
+            assert torch.equal(tensor, again.state_dict()[name]), name
+        merged = merge_adapter(again)
+        opened = load_specialist(tmp_path)
+        assert type(merged) is type(model) is type(opened.model) and opened.record is self.record
+        for name, tensor in merged.state_dict().items():
+            assert torch.equal(tensor, opened.model.state_dict()[name]), name
 
     def test_card_says_what_it_is(self, fitted, tmp_path):
         facts = start_facts(fitted[0], license="mit")
