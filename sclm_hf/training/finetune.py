@@ -276,10 +276,7 @@ def adapt(model: PreTrainedModel, arguments: FinetuneArguments) -> nn.Module:
     heads = get_family(model.config.model_type).classification_head
     return add_lora(
         model,
-        r=arguments.lora_r,
-        lora_alpha=arguments.lora_alpha,
-        lora_dropout=arguments.lora_dropout,
-        target_modules=arguments.lora_target_modules,
+        **arguments.lora_settings,
         modules_to_save=[*heads, "gene_bag"] if arguments.head == BESIDE else None,
         train_gene_embeddings=arguments.train_gene_embeddings,
     )

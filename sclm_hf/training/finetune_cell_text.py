@@ -143,10 +143,4 @@ def _adapted(model: "PreTrainedModel", arguments: FinetuneArguments) -> Any:
     if arguments.head == "full":
         model.cell_text.cell_model.requires_grad_(False)
         return model
-    return add_lora(
-        model,
-        r=arguments.lora_r,
-        lora_alpha=arguments.lora_alpha,
-        lora_dropout=arguments.lora_dropout,
-        target_modules=arguments.lora_target_modules,
-    )
+    return add_lora(model, **arguments.lora_settings)

@@ -193,13 +193,5 @@ def _open(
         base = Path(config.output_dir) / "base"
         save_start(model, base, tokenizer, config)
         model, tokenizer = open_language_model(str(base))
-    settings = {"trainable_token_indices": new} if new else {}
-    adapted = add_lora(
-        model,
-        r=arguments.lora_r,
-        lora_alpha=arguments.lora_alpha,
-        lora_dropout=arguments.lora_dropout,
-        target_modules=arguments.lora_target_modules,
-        **settings,
-    )
-    return adapted, tokenizer
+    trained = {"trainable_token_indices": new} if new else {}
+    return add_lora(model, **arguments.lora_settings, **trained), tokenizer

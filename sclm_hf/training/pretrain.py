@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from accelerate.utils import set_seed
+from torch import nn
 from transformers import PreTrainedModel
 
 from ..corpora.cell_corpus import CellCorpus
@@ -11,8 +12,8 @@ from ..objectives import PRETRAINING
 from ..objectives.collation import CellCollator
 from ..objectives.contrastive import Contrast, ContrastiveCollator
 from ..opening.classifiers import open_classifier
-from ..opening.families import family_of
-from ..opening.kinds import AUTO_CLASSES
+from ..opening.families import choose_class, family_of
+from ..opening.kinds import AUTO_CLASSES, is_classifier
 from ..opening.new_models import new_config, new_model, new_tokenizer, processor_class
 from ..opening.processors import load_processor
 from ..opening.weights import open_model
@@ -156,13 +157,30 @@ def _train_contrastive(
 
 def _started_model(
     arguments: PretrainArguments, corpus: CellCorpus, task: str = "pretrain", classes: Sequence[str] = ()
-) -> PreTrainedModel:
-    """The model to train, its gene embeddings where they are to start."""
+) -> nn.Module:
+    """The model to train, its gene embeddings where they are to start, in a LoRA where one is asked for."""
     n_batches = len(corpus.batch_names or ())
     model = create_model(arguments, corpus.processor, n_batches=n_batches, task=task, classes=classes)
     if arguments.gene_embeddings:
         start_gene_embeddings(model, corpus, arguments.gene_embeddings)
-    return model
+    if not arguments.lora_r:
+        return model
+    from ..adapters.lora import add_lora
+
+    # those of a classifier are known
+    heads = None if is_classifier(model) else _heads(model)
+    return add_lora(model, **arguments.lora_settings, modules_to_save=heads)
+
+
+def _heads(model: PreTrainedModel) -> list[str]:
+    """What a model has beside its encoder, but for what shares weights with it: trained in full beside a LoRA."""
+    shared = {id(parameter) for parameter in model.base_model.parameters()}
+    heads = {name: one for name, one in model.named_children() if one is not model.base_model}
+    return [
+        name
+        for name, one in heads.items()
+        if (own := list(one.parameters())) and not any(id(parameter) in shared for parameter in own)
+    ]
 
 
 def create_processor(data: DataArguments, arguments: PretrainArguments) -> CellProcessor:
@@ -205,7 +223,12 @@ def create_model(
     """
     if arguments.model_name_or_path:
         name = arguments.model_name_or_path
-        model = open_classifier(name, classes) if classes else open_model(name, AUTO_CLASSES[task], new_head=True)
+        if classes:
+            model = open_classifier(name, classes)
+        else:
+            # a head of the embeddings' weights stays as it is beside a LoRA, so it must be there
+            shares = choose_class(name, AUTO_CLASSES[task])[0]._tied_weights_keys
+            model = open_model(name, AUTO_CLASSES[task], new_head=not (arguments.lora_r and shares))
         known = getattr(model.config, "num_batches", 0)
         if 0 < known < n_batches:
             raise ConfigurationError(

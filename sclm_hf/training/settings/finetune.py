@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from ...errors import ConfigurationError
 from ...registry import FAMILIES
 from ..arguments import option
+from .lora import LoraArguments
 from .supervision import LossArguments
 
 LINEAR = next(family.name for family in FAMILIES.values() if family.is_fitted)
@@ -15,7 +16,7 @@ BESIDE = "linear_beside"
 
 
 @dataclass
-class FinetuneArguments(LossArguments):
+class FinetuneArguments(LossArguments, LoraArguments):
     """Which model is fine-tuned, on which labels, and how.
 
     Raises:
@@ -42,12 +43,6 @@ class FinetuneArguments(LossArguments):
         "What is trained: `lora` (a LoRA and the classifier), `full` (all weights), `linear_beside` (as `lora`, and a "
         "linear path from genes to labels beside the encoder), or `probe` (a logistic regression on the embeddings "
         "that the model gives as it is, which takes one pass over the cells).",
-    )
-    lora_r: int = option(8, "Rank of the LoRA.")
-    lora_alpha: int = option(16, "The update of the LoRA is scaled by lora_alpha / lora_r.")
-    lora_dropout: float = option(0.0, "Dropout on the input of the LoRA.")
-    lora_target_modules: list[str] | None = field(
-        default=None, metadata={"help": "Layers to adapt; by default those of the family."}
     )
     partners: bool = option(
         True,

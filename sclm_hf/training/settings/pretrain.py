@@ -8,6 +8,7 @@ from typing import Literal
 from ...errors import ConfigurationError
 from ...registry import FAMILIES
 from ..arguments import option
+from .lora import LoraArguments
 from .supervision import SupervisionArguments
 
 SUPERVISED, CONTRASTIVE = "supervised", "contrastive"
@@ -35,7 +36,7 @@ SUFFIXES = (".safetensors", ".npz", ".csv")
 
 
 @dataclass
-class PretrainArguments(SupervisionArguments):
+class PretrainArguments(SupervisionArguments, LoraArguments):
     """Which model is pre-trained, and on which objective.
 
     Raises:
@@ -44,6 +45,11 @@ class PretrainArguments(SupervisionArguments):
 
     model_name_or_path: str | None = option(None, "Folder or repository to go on from; by default a new model.")
     family: str = option("scgpt", "Family of a new model.")
+    lora_r: int = option(
+        0,
+        "Rank of a LoRA that is trained, beside the head, instead of all weights of `model_name_or_path`; 0 = all "
+        "weights. `adapter` in the output is the LoRA, and the model there has it merged.",
+    )
     vocabulary: str | None = option(None, "Gene vocabulary of a new model; by default the genes of `train_files`.")
     min_files: int = option(
         1, "Without `vocabulary`: leave out genes that fewer of `train_files` measure (of fewer files, all must)."
@@ -94,6 +100,7 @@ class PretrainArguments(SupervisionArguments):
                 "with `model_name_or_path`, which brings its own."
             )
         self._check_genes()
+        self._check_lora()
         if self.gene_embeddings:
             check_start(self.gene_embeddings)
 
@@ -107,6 +114,15 @@ class PretrainArguments(SupervisionArguments):
                     f"`{name}` chooses genes of `train_files` for a new vocabulary: it does not go with `vocabulary` "
                     "or `model_name_or_path`, which bring theirs."
                 )
+
+    def _check_lora(self) -> None:
+        if self.lora_r and not self.model_name_or_path:
+            raise ConfigurationError(
+                "`lora_r` adapts a pre-trained model: name it with `model_name_or_path`, or leave `lora_r` out."
+            )
+        others = [one for one in dataclasses.fields(LoraArguments) if one.name != "lora_r"]
+        if not self.lora_r and (given := [one.name for one in others if getattr(self, one.name) != one.default]):
+            raise ConfigurationError(f"`{given[0]}` belongs to a LoRA: give its rank with `lora_r`.")
 
     def _check_supervision(self) -> None:
         fields = {field.name: field for field in dataclasses.fields(self)}
