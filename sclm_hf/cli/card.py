@@ -7,7 +7,7 @@ import typer
 
 
 def card(
-    folder: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a checkpoint or of dataset shards.")],
     license: Annotated[
         str | None, typer.Option(help="Licence of the checkpoint, for a folder without `card_facts.json`.")
     ] = None,
@@ -20,11 +20,21 @@ def card(
     """Render README.md and .eval_results/ from the facts kept in FOLDER/card_facts.json.
 
     Without that file the card is started from the folder's configuration; edit card_facts.json and run the command
-    again to fill it.
+    again to fill it. The card of shards that `sclm-hf corpus build` wrote learns the name of its repository (--model).
     """
+    from ..errors import ConfigurationError
     from ..hub.base_model import name_base
     from ..hub.card import FACTS_FILE, CardFacts, start_facts, write_card
+    from ..hub.dataset_card import holds_dataset, name_dataset
 
+    if holds_dataset(folder):
+        if model is None or license or title or base_model:
+            raise ConfigurationError(
+                f"`{folder}` holds a data set: say what its repository is called (`--model`); title and licence are "
+                "settings of `sclm-hf corpus build`."
+            )
+        typer.echo(f"Wrote {name_dataset(folder, model)}.")
+        return
     if base_model is not None:
         name_base(folder, base_model)
     if (folder / FACTS_FILE).exists():

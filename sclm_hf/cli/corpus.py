@@ -1,4 +1,4 @@
-"""`sclm-hf corpus build IN... OUT_DIR`, `sclm-hf corpus info PATH...`, `sclm-hf corpus check DIR`."""
+"""`sclm-hf corpus`: `build IN... OUT_DIR`, `info PATH...`, `check DIR` and `benchmark DIR`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,10 @@ from ..logging import counted
 from .instructions import InstructionSettings, build_instructions
 from .options import Layer, Species, with_settings
 
-corpus = typer.Typer(help="Corpora of cells: build Parquet shards, look at them, check them.", no_args_is_help=True)
+corpus = typer.Typer(
+    help="Corpora of cells: build Parquet shards, look at them, check them, make them benchmarks.",
+    no_args_is_help=True,
+)
 
 _INPUTS = "`.h5ad` files, AnnData zarr folders, folders of them or of shards; NAME=PATH gives one a name."
 _MOST_VALUES = 10
@@ -113,6 +116,18 @@ def check(folder: Annotated[Path, typer.Argument(help="Folder that `sclm-hf corp
         typer.echo(f"{counted(len(problems), 'problem')}.", err=True)
         raise typer.Exit(1)
     typer.echo(f"{folder} is sound.")
+
+
+@corpus.command()
+def benchmark(
+    folder: Annotated[Path, typer.Argument(help="Folder that `sclm-hf corpus build` wrote.")],
+    label_key: Annotated[str, typer.Option(help="Column of obs with the labels that models are to predict.")],
+) -> None:
+    """Register a folder of shards as a benchmark of cell types: write `eval.yaml`, which goes to the Hub with it."""
+    from ..hub.benchmark import write_benchmark
+
+    path = write_benchmark(folder, label_column=label_key)
+    typer.echo(f"{path} is written: push the folder with `sclm-hf push {folder} ME/NAME --repo-type dataset`.")
 
 
 def _named(inputs: list[str]) -> Any:

@@ -52,7 +52,7 @@ def to_entries(tables: Sequence[ResultsTable], method: str | None) -> list["Eval
     return [
         EvalResultEntry(
             dataset_id=table.dataset_id or _slug(table.dataset),
-            task_id=f"{_slug(table.task)}_{result.metric}",
+            task_id=task_id(table.task, result.metric),
             value=result.mean,
             notes=(
                 f"{result.metric}, mean over {', '.join(result.splits)}; {result.level:.0%} bootstrap interval "
@@ -62,6 +62,11 @@ def to_entries(tables: Sequence[ResultsTable], method: str | None) -> list["Eval
         )
         for table, result in _scores(tables, method)
     ]
+
+
+def task_id(task: str, metric: str) -> str:
+    """What a task is called where the Hub gathers its scores; `eval.yaml` of a benchmark names it in the same way."""
+    return f"{_slug(task)}_{metric}"
 
 
 def write_evaluation_results(tables: Sequence[ResultsTable], method: str | None, folder: str | Path) -> None:

@@ -1,9 +1,15 @@
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+from sclm_hf import CellCorpus
 from sclm_hf.cli.main import app
+from sclm_hf.errors import ConfigurationError
+from sclm_hf.hub.evaluation_results import to_entries
+from sclm_hf.hub.folder import read_folder
 
 from ..corpora.conftest import GENES, make_cells, make_processor
+from ..hub.test_card import METHOD, make_facts, make_table
 
 
 def run(*arguments):
@@ -24,6 +30,31 @@ def test_build_info_and_check(tmp_path):
     assert told.exit_code == 0, told.output
     for part in ("second", "100", "100.0%", str(len(GENES)), "cell_type, donor", "NK"):
         assert part in told.output
+
+
+def test_a_corpus_becomes_a_benchmark_whose_tasks_are_those_of_cards(tmp_path):
+    make_cells(50).write_h5ad(tmp_path / "a.h5ad")
+    options = ["--obs-column", "cell_type", "--title", "Fifty", "--description", "Cells: made up.", "--license", "mit"]
+    assert run("build", tmp_path / "a.h5ad", tmp_path / "out", *options).exit_code == 0
+    done = run("benchmark", tmp_path / "out", "--label-key", "cell_type")
+    assert done.exit_code == 0 and "eval.yaml is written" in done.output.replace("\n", ""), done.output
+    told = yaml.safe_load((tmp_path / "out" / "eval.yaml").read_text())
+    assert (told["name"], told["evaluation_framework"]) == ("Fifty", "sclm_hf")
+    assert told["description"] == "Cells: made up. Models name the cells; the truth is in `cell_type`."
+    header = yaml.safe_load((tmp_path / "out" / "README.md").read_text().split("---")[1])
+    splits = {one["config_name"]: [file["split"] for file in one["data_files"]] for one in header["configs"]}
+    assert all(task["split"] in splits[task["config"]] for task in told["tasks"])
+    entries = to_entries(make_facts(results=[make_table()]).results, METHOD)
+    assert {one.task_id for one in entries} == {task["id"] for task in told["tasks"]}
+    with pytest.raises(ConfigurationError, match=r"say `sclm-hf card .* --model me/out`"):
+        read_folder(tmp_path / "out", "me/out", repo_type="dataset")
+    carded = CliRunner().invoke(app, ["card", str(tmp_path / "out"), "--model", "me/out"])
+    assert carded.exit_code == 0, carded.output
+    assert "eval.yaml" in read_folder(tmp_path / "out", "me/out", repo_type="dataset").files
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert 'load_dataset("me/out", "a"' in card and 'snapshot_download("me/out", repo_type="dataset")' in card
+    assert run("check", tmp_path / "out").exit_code == 0 and len(CellCorpus(tmp_path / "out", make_processor())) == 50
+    assert "--obs-column donor" in run("benchmark", tmp_path / "out", "--label-key", "donor").stderr.replace("\n", " ")
 
 
 def test_build_keeps_the_cells_asked_for(tmp_path):
