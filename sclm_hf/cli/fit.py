@@ -38,6 +38,7 @@ def fit(
     ] = None,
 ) -> None:
     """Train a task-specific model on cells, as published; the verbs that `sclm-hf models` names then take it."""
+    from ..registry.specialists import SPECIALISTS
     from ..tasks.files.h5ad import read_h5ad, read_modalities
     from ..training.specialists import fit as fit_cells
 
@@ -60,6 +61,14 @@ def fit(
     )
     if result.is_main_process:
         typer.echo(result.summary())
+        if "evaluate" in SPECIALISTS[specialist].verbs:
+            typer.echo(_COMPARE.format(folder=output, column=label_key, train=files.get("", "CELLS")))
+
+
+_COMPARE = """No cells scored it. Before you trust it, score it and what is simple beside it on others with labels:
+  sclm-hf evaluate OTHERS scored.h5ad --model {folder} --label-key {column}
+  sclm-hf finetune --model_name_or_path linear --train_files {train} --label_column {column} --output_dir simple
+  sclm-hf evaluate OTHERS scored.h5ad --model simple --label-key {column} --key simple --overwrite"""
 
 
 def _read_files(given: list[str]) -> dict[str, str]:

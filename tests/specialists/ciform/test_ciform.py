@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import sclm_hf
+from sclm_hf.cli.main import app
 from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError
 from sclm_hf.specialists.ciform.configuration_ciform import CIFormConfig
 from sclm_hf.specialists.ciform.modeling_ciform import CIFormModel
@@ -49,6 +51,27 @@ def test_it_learns_to_name_cells(tmp_path):
     found = sclm_hf.annotate(test, str(tmp_path / "model"))
     assert (found.obs["sclm_prediction"].astype(str) == test.obs["cell_type"]).mean() > 0.9
     assert np.allclose(found.obsm["sclm_probabilities"].sum(axis=1), 1, atol=1e-5)
+
+
+def test_who_has_fitted_is_told_how_to_compare(tmp_path):
+    train, test, model = tmp_path / "train.h5ad", tmp_path / "test.h5ad", tmp_path / "model"
+    labelled_cells().write_h5ad(train)
+    others = labelled_cells(seed=1)
+    others.obs_names = [f"other_{name}" for name in others.obs_names]
+    others.write_h5ad(test)
+    given = ["fit", "ciform", str(train), "-o", str(model), "--label-key", "cell_type", "--epochs", "1"]
+    for name, value in TestCIForm.model_config.items():
+        given += ["--model-config", f"{name}={value}"]
+    run = CliRunner().invoke(app, given)
+    assert run.exit_code == 0, run.output
+    commands = [line.strip() for line in run.output.splitlines() if line.startswith("  sclm-hf ")]
+    assert len(commands) == 3
+    for command in commands:
+        told = command.replace("OTHERS", str(test)).replace("scored.h5ad", str(tmp_path / "scored.h5ad"))
+        told = told.replace("--output_dir simple", f"--output_dir {tmp_path}/simple")
+        told = told.replace("--model simple", f"--model {tmp_path}/simple")
+        run = CliRunner().invoke(app, told.split()[1:])
+        assert run.exit_code == 0, (told, run.output)
 
 
 def test_a_last_patch_may_be_filled_with_zeros():
