@@ -2,13 +2,19 @@
 
     python -m tests.wheels --python python3.11 python3.12
     python -m tests.wheels --python python3.11 --lowest
+    python -m tests.wheels --extras train onnx
 
 For each Python: a new virtual environment, `pip install` of the wheel with `[anndata,cli]`, then the first steps of a
 newcomer. The sdist is tried with the first Python. `--torch` says which torch to install before, such as the file of a
-build for CPUs; `--lowest` installs the versions of `constraints-lowest.txt`.
+build for CPUs; `--lowest` installs the versions of `constraints-lowest.txt`. With `--extras` each of these extras
+(`all-of-them` = every one) is installed alone: what messages of the package say that it brings must be there, and all
+modules of the package must open, or say which other extra they need.
 """
 
 import argparse
+import configparser
+import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,6 +50,26 @@ for arguments in (["--help"], ["models"], ["doctor"], ["doctor", "model"],
     subprocess.run([command, *arguments], check=True, stdout=subprocess.DEVNULL)
 assert "sclm_prediction" in anndata.read_h5ad("named.h5ad").obs
 print("ok", sys.version.split()[0], anndata.__version__, numpy.__version__)
+"""
+
+OPENED = """
+import importlib, json, pkgutil, sys
+
+import sclm_hf
+from sclm_hf.errors import MissingDependencyError
+
+extra, modules = sys.argv[1], json.loads(sys.argv[2])
+for module in modules:
+    importlib.import_module(module)
+opened, closed = 0, set()
+for module in pkgutil.walk_packages(sclm_hf.__path__, "sclm_hf."):
+    try:
+        importlib.import_module(module.name)
+        opened += 1
+    except MissingDependencyError as error:
+        assert f"[{extra}]" not in str(error), (module.name, error)
+        closed.add(module.name)
+print("ok", extra, len(modules), "modules of others,", opened, "of ours;", len(closed), "say what they need")
 """
 
 
@@ -82,14 +108,47 @@ def try_archive(archive: Path, python: str, folder: Path, torch: str | None, low
     print(f"{archive.name} on {python}: sound, {time.monotonic() - started:.0f} s", flush=True)
 
 
+def try_extra(wheel: Path, python: str, folder: Path, torch: str | None, extra: str) -> None:
+    """Install a wheel with one extra, and open everything."""
+    from .test_packaging import required_modules
+
+    started = time.monotonic()
+    interpreter = new_environment(python, folder / "env")
+    install = (interpreter, "-m", "pip", "install", "--quiet")
+    if torch is not None:
+        run(*install, torch)
+    run(*install, f"{wheel}[{extra}]")
+    run(interpreter, "-m", "pip", "check")
+    modules = sorted({module for _, module, of in required_modules() if of == extra})
+    run(interpreter, "-I", "-c", OPENED, extra, json.dumps(modules), cwd=folder)
+    print(f"[{extra}] on {python}: sound, {time.monotonic() - started:.0f} s", flush=True)
+    shutil.rmtree(folder)
+
+
+def extras(asked: list[str]) -> list[str]:
+    """The extras to try."""
+    if asked != ["all-of-them"]:
+        return asked
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    return list(setup["options.extras_require"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--python", nargs="+", default=[sys.executable], help="the Pythons to try")
     parser.add_argument("--torch", help="what to install as torch before all else")
     parser.add_argument("--lowest", action="store_true", help="install the lowest versions that are supported")
+    parser.add_argument("--extras", nargs="+", help="try these extras alone, with the first Python")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         wheel, sdist = build(Path(folder))
+        for extra in extras(arguments.extras or []):
+            place = Path(folder) / extra
+            place.mkdir()
+            try_extra(wheel, arguments.python[0], place, arguments.torch, extra)
+        if arguments.extras:
+            return
         for number, python in enumerate(arguments.python):
             for archive in (wheel, sdist) if number == 0 and not arguments.lowest else (wheel,):
                 place = Path(folder) / f"{number}-{archive.suffix}"
