@@ -48,6 +48,7 @@ class ExplainSettings(RunSettings):
     per_cell: "str | Path | None" = setting(
         None,
         "new `.h5ad` file to write too: the score of each gene in each cell, one layer per method.",
+        written=True,
         recorded=False,
     )
 

@@ -233,6 +233,12 @@ def test_the_command_writes_what_the_function_gives(model, cells, tmp_path):
     assert (tmp_path / "curves.png").stat().st_size and (tmp_path / "cells.h5ad").stat().st_size
     again = CliRunner().invoke(make_app(), arguments)
     assert again.exit_code == 1 and "--overwrite" in again.output
+    before = (tmp_path / "cells.h5ad").stat().st_mtime_ns
+    refused = CliRunner().invoke(make_app(), [*arguments[:2], str(tmp_path / "new.tsv"), *arguments[3:], *more[2:]])
+    assert refused.exit_code == 1 and "--overwrite" in refused.output and not (tmp_path / "new.tsv").exists()
+    replaced = CliRunner().invoke(make_app(), [*arguments, "--overwrite", *more])
+    assert replaced.exit_code == 0, replaced.output
+    assert (tmp_path / "cells.h5ad").stat().st_mtime_ns > before and not list(tmp_path.glob(".*"))
     told = CliRunner().invoke(make_app(), [*arguments, "--overwrite", "--json"])
     assert json.loads(told.stdout.splitlines()[-1])["explain"]["n_cells"] == expected.attrs["explain"]["n_cells"]
     unknown = CliRunner().invoke(make_app(), [*arguments, "--overwrite", "--plot", str(tmp_path / "curves.doc")])
