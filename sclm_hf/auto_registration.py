@@ -25,7 +25,7 @@ _MODEL_TYPES: tuple[Family | Composite | Specialist | Standalone, ...] = (*_WITH
 
 _AUTO = "transformers.models.auto."
 _MODELS = _AUTO + "modeling_auto"
-_PIPELINES = "transformers.pipelines"
+_PIPELINES, _OUR_PIPELINES = "transformers.pipelines", "sclm_hf.tasks.engines.pipelines"
 _LAYERS = "transformers.modeling_layers"
 """Imports the Auto models before it has what our models need of it."""
 _COMMON = "sclm_hf.modeling.common."
@@ -96,7 +96,8 @@ def _register_processors(auto: ModuleType) -> None:
 
 def _register_pipelines(pipelines: ModuleType) -> None:
     # a room of a higher floor, which stands ready only where pipelines are asked for
-    importlib.import_module("sclm_hf.tasks.engines.pipelines").register_pipelines(pipelines)
+    if register_tasks := _load(_OUR_PIPELINES, "register_pipelines"):
+        register_tasks(pipelines)
 
 
 _PEFT: dict[str, Callable[[ModuleType], None]] = {
@@ -125,6 +126,7 @@ _WAITING_FOR = {
     **{family.processor_module: _AUTO + "processing_auto" for family in _WITH_PROCESSOR},
     **{family.configuration_module: _AUTO + "configuration_auto" for family in _MODEL_TYPES},
     **{family.modeling_module: _MODELS for family in _MODEL_TYPES},
+    _OUR_PIPELINES: _PIPELINES,
 }
 
 

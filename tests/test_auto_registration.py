@@ -130,3 +130,10 @@ def test_what_models_need_may_be_imported_first(first):
     code = f"import sclm_hf, {first}\nfrom transformers import AutoModel, AutoConfig\n"
     code += "print(type(AutoModel.from_config(AutoConfig.for_model('scgpt', num_hidden_layers=1, vocab_size=60697))))"
     assert "ScGPTModel" in run(code)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["sclm_hf.tasks.engines.pipelines", "transformers.pipelines"])
+def test_pipelines_may_be_imported_in_any_order(first):
+    code = f"import sclm_hf, {first}\nfrom transformers.pipelines import PIPELINE_REGISTRY\n"
+    assert run(f"{code}print('cell-embedding' in PIPELINE_REGISTRY.supported_tasks)").splitlines()[-1] == "True"

@@ -2,6 +2,8 @@
 
 import ast
 import configparser
+import subprocess
+import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -91,6 +93,14 @@ def test_what_a_message_says_to_install_brings_what_is_missing(setup):
         top = module.partition(".")[0]
         names = {canonicalize_name(name) for name in distributions.get(top, [NOT_INSTALLED.get(top, top)])}
         assert names & brought[extra], f"{file}: `{module}` is not brought by [{extra}]"
+
+
+@pytest.mark.parametrize(("missing", "asked"), [("accelerate", "import sclm_hf; sclm_hf.fit")])
+def test_who_lacks_an_extra_is_told_which(missing, asked):
+    code = f"import sys; sys.modules[{missing!r}] = None; {asked}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last.endswith(f"`{missing}` is needed here and not installed: run `pip install 'sclm_hf[train]'`."), last
 
 
 def test_the_lowest_versions_are_those_of_setup(setup):

@@ -3,20 +3,22 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
-
-# public constructors take examples as Python lists, which the formatters then walk number by number: with numpy or
-# torch formatting that gives 60 cells per second
-from datasets.iterable_dataset import ArrowExamplesIterable
 from torch.utils.data import get_worker_info
 
+from ..errors import require
 from .order.plan import Schedule
 from .pipeline.window_reader import Batch, WindowReader
 from .pipeline.workers import end_with_main_process
 
 if TYPE_CHECKING:
     from .contents import Contents
+
+datasets = require("datasets", extra="train")
+
+# public constructors take examples as Python lists, which the formatters then walk number by number: with numpy or
+# torch formatting that gives 60 cells per second
+ArrowExamplesIterable = datasets.iterable_dataset.ArrowExamplesIterable
 
 
 class EpochTables(ArrowExamplesIterable):

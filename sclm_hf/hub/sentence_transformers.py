@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, require
 from ..files import new_folder
 from ..opening.dual_encoders import open_dual_encoder
 from ..tokenization.encodings.keys import hash_names
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
 
     from ..modeling.cell_text_dual_encoder.modeling_cell_text_dual_encoder import CellTextDualEncoderModel
     from ..modeling.cell_text_dual_encoder.processing_cell_text_dual_encoder import CellTextDualEncoderProcessor
+
+sentence_transformers = require("sentence_transformers", extra="text")
 
 
 class Cell(dict):
@@ -37,7 +37,7 @@ class Cell(dict):
         self.name = name
 
 
-class CellTextModule(InputModule):
+class CellTextModule(sentence_transformers.base.modules.InputModule):
     """The only module of such a model: a text is a string, a cell a mapping from gene to count.
 
     Args:
@@ -114,7 +114,7 @@ class CellTextModule(InputModule):
         return cls(loaded.model, processor)
 
 
-def open_sentence_transformer(name: str | Path, **settings: Any) -> SentenceTransformer:
+def open_sentence_transformer(name: str | Path, **settings: Any) -> "sentence_transformers.SentenceTransformer":
     """A dual encoder as a model of sentence-transformers, with no need to trust code.
 
     Args:
@@ -124,7 +124,9 @@ def open_sentence_transformer(name: str | Path, **settings: Any) -> SentenceTran
     Raises:
         CheckpointError: it cannot be read, or is no dual encoder.
     """
-    return SentenceTransformer(modules=[CellTextModule.load(str(name))], similarity_fn_name="cosine", **settings)
+    return sentence_transformers.SentenceTransformer(
+        modules=[CellTextModule.load(str(name))], similarity_fn_name="cosine", **settings
+    )
 
 
 def export_sentence_transformer(model: str | Path, output: str | Path) -> Path:

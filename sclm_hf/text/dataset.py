@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import datasets
-import pyarrow as pa
 from torch.utils.data import get_worker_info
 
 from ..corpora.dataset import EpochTables
 from ..corpora.pipeline.window_reader import WindowReader
 from ..corpora.pipeline.workers import end_with_main_process
+from ..errors import require
 
 if TYPE_CHECKING:
     from .conversations import Conversations
+
+datasets = require("datasets", extra="train")
+pa = require("pyarrow", extra="train")
 
 _MESSAGES = datasets.List({"role": datasets.Value("string"), "content": datasets.Value("string")})
 

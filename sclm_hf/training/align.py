@@ -4,10 +4,8 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from accelerate.utils import set_seed
-
 from ..corpora.labels.descriptions import read_descriptions
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, require
 from ..objectives.cell_text_contrastive import CellTextContrastiveCollator
 from ..opening.dual_encoders import new_dual_encoder, small_text_encoder
 from ..opening.processors import load_processor
@@ -19,6 +17,8 @@ from .manifest import write_manifest
 from .settings.align import NEW, AlignArguments
 from .settings.data import DataArguments, check_files
 from .validation import classification_metrics
+
+accelerate = require("accelerate", extra="train")
 
 
 def align(data: DataArguments, arguments: AlignArguments, config: TrainingConfig) -> TrainingResult:
@@ -32,7 +32,7 @@ def align(data: DataArguments, arguments: AlignArguments, config: TrainingConfig
     """
     check_output_dir(config)
     check_files(data)
-    set_seed(config.seed)
+    accelerate.utils.set_seed(config.seed)
     corpus, eval_corpus = open_corpora(
         data,
         load_processor(arguments.model_name_or_path),

@@ -9,16 +9,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from accelerate import Accelerator
-from accelerate.utils import get_int_from_env, load
-from accelerate.utils.constants import RNG_STATE_NAME
 from safetensors import SafetensorError
 
 from ..corpora.fingerprint import Fingerprint, changes
-from ..errors import CheckpointError, ConfigurationError
+from ..errors import CheckpointError, ConfigurationError, require
 from ..files import flush_entry, read_json_object, replacing, sole_writer, write_text
 from ..logging import warn
 from .arguments import TrainingConfig
+
+accelerate = require("accelerate", extra="train")
 
 STATE_FILE = "training_state.json"
 MEND = "make room and resume from the last checkpoint"
@@ -161,7 +160,8 @@ def check_output_dir(config: TrainingConfig) -> None:
         ConfigurationError, CheckpointError: as `find_checkpoint`; or another run writes there.
     """
     find_checkpoint(config, CheckpointFolder(Path(config.output_dir) / "checkpoints"))
-    if get_int_from_env(["RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"], 0) == 0:
+    names = ["RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"]
+    if accelerate.utils.get_int_from_env(names, 0) == 0:
         with sole_writer(Path(config.output_dir)):
             pass
 
@@ -208,7 +208,7 @@ def _check_is_free(output_dir: Path) -> None:
         )
 
 
-def save_checkpoint(accelerator: Accelerator, folder: CheckpointFolder, state: TrainingState) -> None:
+def save_checkpoint(accelerator: accelerate.Accelerator, folder: CheckpointFolder, state: TrainingState) -> None:
     """Write the checkpoint of `state.step` and remove those that are no longer kept; called in all processes.
 
     Raises:
@@ -241,7 +241,7 @@ def update_checkpoint(folder: CheckpointFolder, state: TrainingState) -> None:
     folder.prune(state.best_step)
 
 
-def load_checkpoint(accelerator: Accelerator, directory: Path, fresh: TrainingState) -> TrainingState:
+def load_checkpoint(accelerator: accelerate.Accelerator, directory: Path, fresh: TrainingState) -> TrainingState:
     """Put model, optimizer, schedule and generators into the state of a checkpoint.
 
     Args:
@@ -283,7 +283,8 @@ def load_checkpoint(accelerator: Accelerator, directory: Path, fresh: TrainingSt
     try:
         if state.world_size == fresh.world_size:
             # accelerate would go on with other random numbers where they cannot be read
-            load(directory / f"{RNG_STATE_NAME}_{accelerator.process_index}.pkl")
+            name = f"{accelerate.utils.constants.RNG_STATE_NAME}_{accelerator.process_index}.pkl"
+            accelerate.utils.load(directory / name)
         accelerator.load_state(str(directory), load_kwargs={"weights_only": True})
     except Exception as error:
         raise CheckpointError(f"Cannot take up {directory}: {error}") from error
@@ -304,7 +305,7 @@ def _bare_weights(models: list, weights: list[dict], directory: str) -> None:
         weights[i] = kept
 
 
-def _unwrap(accelerator: Accelerator, models: list) -> None:
+def _unwrap(accelerator: accelerate.Accelerator, models: list) -> None:
     models[:] = [accelerator.unwrap_model(model) for model in models]
 
 

@@ -5,14 +5,13 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from accelerate.utils import set_seed
 from torch import nn
 from transformers import PreTrainedModel
 
 from ..adapters.lora import add_lora
 from ..corpora.cell_corpus import CellCorpus
 from ..corpora.training_manifest import CHOSEN, TRAINED
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, require
 from ..logging import get_logger, warn
 from ..objectives.cell_classification import CellClassificationCollator
 from ..objectives.collation import CellCollator
@@ -39,6 +38,8 @@ from .steps import started_processes
 from .supervision import weigh_labels
 from .validation import ComputeMetrics, classification_metrics
 
+accelerate = require("accelerate", extra="train")
+
 logger = get_logger(__name__)
 
 
@@ -57,7 +58,7 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
     check_files(data)
     if arguments.model_name_or_path == LINEAR:
         return _finetune_linear(data, arguments, config)
-    set_seed(config.seed)
+    accelerate.utils.set_seed(config.seed)
     processor = load_processor(arguments.model_name_or_path)
     if arguments.head == "probe" and data.train_weights is not None:
         raise ConfigurationError("A probe (`head=probe`) sees each cell once: leave out `train_weights`.")

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import set_seed
-
 from ..adapters.lora import add_lora
+from ..errors import require
 from ..logging import get_logger
 from ..modeling.cell_text.processing_cell_text import CellTextProcessor
 from ..objectives.cell_text import CellTextCollator
@@ -33,6 +32,8 @@ from .settings.finetune import FinetuneArguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+accelerate = require("accelerate", extra="train")
 
 logger = get_logger(__name__)
 
@@ -82,7 +83,7 @@ def finetune_cell_text(
     check_language_settings(arguments)
     check_output_dir(config)
     check_files(data)
-    set_seed(config.seed)
+    accelerate.utils.set_seed(config.seed)
     cells = load_processor(soft.cell_model)
     with_rivals = takes_rivals(data, arguments, cells)
     corpus, eval_corpus = open_corpora(
@@ -127,7 +128,7 @@ def finetune_cell_text(
         )
         train(model, corpus, collator, first, processor=saved, is_last=False)
     # the adapter begins the same, whether the projector has just been trained or lies there
-    set_seed(config.seed)
+    accelerate.utils.set_seed(config.seed)
     model = _adapted(open_model(str(folder), _KIND), arguments)
     result = train(model, corpus, collator, config, eval_corpus=eval_corpus, processor=saved)
     if eval_corpus is not None and result.is_main_process:

@@ -4,11 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accelerate.utils import set_seed
-
 from ..adapters.lora import add_lora
 from ..corpora.cell_corpus import CellCorpus
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, require
 from ..logging import get_logger
 from ..opening.kinds import inner_model
 from ..opening.language_models import open_language_model
@@ -39,6 +37,8 @@ from .settings.text import SMALL, TextArguments
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+accelerate = require("accelerate", extra="train")
+
 logger = get_logger(__name__)
 
 
@@ -57,7 +57,7 @@ def finetune_text(
     _check(arguments, text)
     check_output_dir(config)
     check_files(data)
-    set_seed(config.seed)
+    accelerate.utils.set_seed(config.seed)
     encoder = _open_encoder(text.cell_tokens, config) if text.cell_tokens else None
     cells = encoder.processor if encoder else sentence_processor(gene_names(data, "any"), text.n_genes)
     with_rivals = takes_rivals(data, arguments, cells)

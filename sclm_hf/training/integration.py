@@ -5,14 +5,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse
-from accelerate.utils import set_seed
 from torch import nn
 from transformers import PreTrainedModel
 
 from ..adapters.lora import add_lora
 from ..corpora.cell_corpus import CellCorpus
 from ..corpora.order.even_splits import hold_out_evenly
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, require
 from ..evaluation.collapse import MOST_CELLS
 from ..evaluation.integration.neighbours import BIOLOGY_WEIGHT, batch_mixing, label_purity
 from ..evaluation.integration.representations import clusters_within
@@ -26,6 +25,8 @@ from .checkpoints import TrainingState
 from .counts import rows_in_order
 from .embedding_watch import EVALUATIONS_IN_A_ROW, embed_corpus
 from .loop import TrainingResult, train
+
+accelerate = require("accelerate", extra="train")
 
 HELD_OUT = 0.2
 """Share of the cells of each batch, and of each label in it, that are not trained on."""
@@ -183,7 +184,7 @@ def fine_tune(
         ConfigurationError: the model cannot be adapted, or the cells held out tell nothing.
         SclmError: the loss or the weights are no longer finite numbers.
     """
-    set_seed(config.seed)
+    accelerate.utils.set_seed(config.seed)
     corpus, held_out = open_corpora(cells, processor, seed=config.seed)
     special = tuple(processor.tokenizer.gene_vocabulary.special_tokens.values())
     encoder = add_lora(model) if head == "lora" else model

@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, set_seed
 from safetensors.torch import load_model
 from torch import nn
 
 from ..corpora.fingerprint import Fingerprint, fingerprint
-from ..errors import ConfigurationError, SclmError
+from ..errors import ConfigurationError, SclmError, require
 from ..files import sole_writer
 from ..logging import get_logger, progress_bar, warn
 from ..modeling.common.cpu import has_fast_bfloat16
@@ -47,6 +44,8 @@ from .validation import OF_LABEL, ComputeMetrics, check_loss, evaluate
 if TYPE_CHECKING:
     from .embedding_watch import EmbeddingWatch
     from .partners import Comparison
+
+accelerate = require("accelerate", extra="train")
 
 logger = get_logger(__name__)
 
@@ -228,7 +227,7 @@ class _Run:
         return fingerprint(self.corpus) if hasattr(self.corpus, "sources") else {}
 
     def _prepare(self, model: nn.Module) -> None:
-        set_seed(self.config.seed, device_specific=True)
+        accelerate.utils.set_seed(self.config.seed, device_specific=True)
         if self.config.gradient_checkpointing:
             kept = kept_model(model)
             # its name before transformers 5.23
@@ -413,7 +412,7 @@ class _Run:
     def _watch_embedding(self) -> dict[str, float]:
         """What the cell embedding is worth now, noted in the state; the main process measures it."""
         model = self.accelerator.unwrap_model(self.model)
-        [quality] = broadcast_object_list([self.watch.measure(model) if self.is_main else None])
+        [quality] = accelerate.utils.broadcast_object_list([self.watch.measure(model) if self.is_main else None])
         quality = self.watch.note(self.state, quality)
         self.shown = {name: f"{value:.3g}" for name, value in quality.metrics.items() if name in SHOWN}
         return quality.metrics
@@ -473,17 +472,19 @@ class _Run:
         )
 
 
-def create_accelerator(config: TrainingConfig) -> Accelerator:
+def create_accelerator(config: TrainingConfig) -> accelerate.Accelerator:
     """The accelerator of a run; accumulation and the batches of each process are the loop's own business."""
     check_trackers(config)
     # a process may train several times, with other settings each time
-    AcceleratorState._reset_state()
-    return Accelerator(
+    accelerate.state.AcceleratorState._reset_state()
+    return accelerate.Accelerator(
         mixed_precision=_precision(config),
         cpu=config.use_cpu,
         log_with=config.trackers or None,
         project_dir=config.output_dir,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=config.ddp_find_unused_parameters)],
+        kwargs_handlers=[
+            accelerate.DistributedDataParallelKwargs(find_unused_parameters=config.ddp_find_unused_parameters)
+        ],
     )
 
 

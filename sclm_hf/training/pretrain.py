@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from accelerate.utils import set_seed
 from torch import nn
 from transformers import PreTrainedModel
 
 from ..corpora.cell_corpus import CellCorpus
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, require
 from ..objectives import PRETRAINING
 from ..objectives.collation import CellCollator
 from ..objectives.contrastive import Contrast, ContrastiveCollator
@@ -40,6 +39,8 @@ from .supervision import (
     supervision,
 )
 
+accelerate = require("accelerate", extra="train")
+
 
 def pretrain(data: DataArguments, arguments: PretrainArguments, config: TrainingConfig) -> TrainingResult:
     """Pre-train and save model and processor in `config.output_dir`.
@@ -47,7 +48,7 @@ def pretrain(data: DataArguments, arguments: PretrainArguments, config: Training
     Raises:
         SclmError: settings, files and checkpoints do not fit together; the subclass says what is wrong.
     """
-    set_seed(config.seed)
+    accelerate.utils.set_seed(config.seed)
     if not arguments.model_name_or_path:
         # before any file is read
         choose_objective(arguments.objective, arguments.family)

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import get_int_from_env, send_to_device
 
 from ..corpora.pipeline.narrow import NarrowBatch
+from ..errors import require
 from ..modeling.common.losses import counts
 from .examples import Batch as Sized
+
+accelerate = require("accelerate", extra="train")
 
 Batch = dict[str, torch.Tensor]
 
@@ -37,13 +38,14 @@ class Step:
 
 def started_processes() -> int:
     """How many processes the launcher has started for this run."""
-    return get_int_from_env(["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"], 1)
+    names = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+    return accelerate.utils.get_int_from_env(names, 1)
 
 
 def steps(
     batches: Iterable[Batch],
     size: int,
-    accelerator: Accelerator,
+    accelerator: accelerate.Accelerator,
     filler: Callable[[], Batch],
     is_interrupted: Callable[[], bool],
 ) -> Iterator[Step]:
@@ -98,5 +100,5 @@ def narrow_batches(loader: Iterable[Batch]) -> Iterable[Batch]:
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
     """A batch as the model takes it, moved in narrow types and widened on `device`."""
-    batch = send_to_device(batch, device)
+    batch = accelerate.utils.send_to_device(batch, device)
     return batch.widened() if isinstance(batch, NarrowBatch) else batch

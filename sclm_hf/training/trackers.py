@@ -2,13 +2,13 @@
 
 import importlib
 
-from accelerate import Accelerator
-
-from ..errors import MissingDependencyError
+from ..errors import MissingDependencyError, require
 from .arguments import TrainingConfig
 
+accelerate = require("accelerate", extra="train")
 
-def start_trackers(accelerator: Accelerator, config: TrainingConfig) -> None:
+
+def start_trackers(accelerator: accelerate.Accelerator, config: TrainingConfig) -> None:
     """Start the trackers that `config.report_to` names. Trackio writes to a local database unless told otherwise."""
     if not config.trackers:
         return

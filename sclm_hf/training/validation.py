@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import nn
 
-from ..errors import ConfigurationError, SclmError
+from ..errors import ConfigurationError, SclmError, require
 from ..evaluation.metrics import METRICS, score
 from .steps import count_items, narrow_batches, on_device
+
+accelerate = require("accelerate", extra="train")
 
 ComputeMetrics = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
@@ -24,7 +24,7 @@ def evaluate(
     model: nn.Module,
     corpus: Any,
     collator: Any,
-    accelerator: Accelerator,
+    accelerator: accelerate.Accelerator,
     *,
     batch_size: int,
     num_workers: int = 0,
@@ -69,7 +69,7 @@ def evaluate(
         raise ConfigurationError("The evaluation corpus has no labels that count: give it more cells.")
     metrics = {"loss": loss_sum / items}
     if compute_metrics is not None:
-        logits, labels = zip(*gather_object(outputs), strict=True)
+        logits, labels = zip(*accelerate.utils.gather_object(outputs), strict=True)
         metrics |= compute_metrics(_finite(np.concatenate(logits)), np.concatenate(labels))
     return metrics
 
