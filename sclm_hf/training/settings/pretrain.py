@@ -45,10 +45,13 @@ class PretrainArguments(SupervisionArguments, LoraArguments):
 
     model_name_or_path: str | None = option(None, "Folder or repository to go on from; by default a new model.")
     family: str = option("scgpt", "Family of a new model.")
-    lora_r: int = option(
-        0,
-        "Rank of a LoRA that is trained, beside the head, instead of all weights of `model_name_or_path`; 0 = all "
-        "weights. `adapter` in the output is the LoRA, and the model there has it merged.",
+    lora_r: int = field(
+        default=0,
+        kw_only=True,
+        metadata={
+            "help": "Rank of a LoRA that is trained, beside the head, instead of all weights of `model_name_or_path`; "
+            "0 = all weights. `adapter` in the output is the LoRA, and the model there has it merged."
+        },
     )
     vocabulary: str | None = option(None, "Gene vocabulary of a new model; by default the genes of `train_files`.")
     min_files: int = option(
