@@ -35,6 +35,7 @@ SCORES = (
     "F1 of rare types",
     "ari",
     "ARI",
+    "coherence",
 )
 """The table shows the first of these that a study has; high is good."""
 
@@ -89,7 +90,8 @@ def table(runs: dict) -> str:
                 place = int(mean(own) > mean(best))
                 shown[place] = f"**{shown[place]}**"
             seeds = "" if len(found) == 1 else f"; {len(found)} seeds"
-            lines.append(f"| `{model}` | {study}{seeds} | {name} | {best}: {shown[0]} | {shown[1]} |")
+            escaped = best.replace("|", "\\|")
+            lines.append(f"| `{model}` | {study}{seeds} | {name} | {escaped}: {shown[0]} | {shown[1]} |")
     return "\n".join(lines)
 
 

@@ -50,7 +50,7 @@ def networks(dataset: str, network: str, seed: int, **settings: Any) -> dict[str
         "|Pearson|": np.abs(features[rows, :, 0]),
         "degree of the target in training": np.broadcast_to(degree, (int(rows.sum()), len(genes))),
         "logistic regression of correlation and expression": regression(features, chosen, labels)[rows],
-        "the same with the degree": regression(with_degree, chosen, labels)[rows],
+        "logistic regression of these with the degree": regression(with_degree, chosen, labels)[rows],
         "stgrns": processor.results(
             "grn", loaded.model, cells, regulators=np.array(regulators)[rows].tolist(), targets=genes
         ),
