@@ -4,14 +4,16 @@ from pathlib import Path
 
 from ..errors import ConfigurationError
 from ..files import read_text_file, write_text
+from ..opening.files import ADAPTER_CONFIG
 from ..opening.names import is_repo_id
 from .card import PLACEHOLDER
 
 
 def holds_dataset(folder: str | Path) -> bool:
-    """Whether a folder holds Parquet shards and no model."""
+    """Whether a folder holds Parquet shards, and neither a model nor an adapter, whose manifest is Parquet too."""
     folder = Path(folder)
-    return not (folder / "config.json").exists() and any(folder.rglob("*.parquet"))
+    models = ("config.json", ADAPTER_CONFIG)
+    return not any((folder / name).exists() for name in models) and any(folder.rglob("*.parquet"))
 
 
 def name_dataset(folder: str | Path, repo_id: str) -> Path:

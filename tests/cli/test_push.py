@@ -8,6 +8,7 @@ from sclm_hf.adapters.lora import add_lora, save_adapter
 from sclm_hf.cli.main import app
 from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTForSequenceClassification
 
+from ..corpora.conftest import make_cells
 from ..hub.conftest import hub, model, shards  # noqa: F401
 from ..hub.hub_folders import contents
 
@@ -39,6 +40,7 @@ def test_from_a_new_adapter_to_the_hub_by_following_the_messages(hub, model, tmp
         assert result.exit_code == 1 and remedy in result.stderr, result.output
         assert hub.store.repository("me/adapter") is None
 
+    (adapter / "training_manifest.parquet").write_bytes(b"")
     push_says(f"sclm-hf card {adapter} --license …")
     assert run("card", adapter, "--license", "mit").exit_code == 0
     push_says(f"sclm-hf card {adapter} --model me/adapter")
@@ -54,6 +56,21 @@ def test_from_a_new_adapter_to_the_hub_by_following_the_messages(hub, model, tmp
     assert json.loads(there["adapter_config.json"])["base_model_name_or_path"] == "me/model"
     card = there["README.md"].decode()
     assert "base_model: me/model" in card and "A LoRA adapter of `me/model`" in card and str(base) not in card
+
+
+def test_from_cells_to_a_benchmark_on_the_hub_by_following_the_messages(hub, tmp_path):
+    make_cells(50).write_h5ad(tmp_path / "a.h5ad")
+    shards = tmp_path / "shards"
+    built = ["build", tmp_path / "a.h5ad", shards, "--obs-column", "cell_type", "--license", "mit"]
+    assert run("corpus", *built).exit_code == 0
+    assert run("corpus", "benchmark", shards, "--label-key", "cell_type").exit_code == 0
+    result = run("push", shards, "me/cells", "--repo-type", "dataset")
+    assert result.exit_code == 1 and f"sclm-hf card {shards} --model me/cells" in result.stderr
+    assert run("card", shards).exit_code == 1
+    assert run("card", shards, "--model", "me/cells").exit_code == 0
+    assert run("push", shards, "me/cells", "--repo-type", "dataset").exit_code == 0
+    there = hub.store.repository("me/cells", "dataset").contents()
+    assert there == contents(shards) and "eval.yaml" in there
 
 
 def test_a_hub_that_is_gone_is_one_message(hub, model):
