@@ -13,6 +13,7 @@ from ...opening.specialists import specialist_of
 from ...sources.anndata.h5ad import refuse_h5mu
 from ...sources.cell_source import CellSource
 from ...sources.opening import is_one_source, name_paths, open_source
+from ...sources.shards.parquet import datasets_of
 from .. import get_function
 from ..running.cell_run import CellRun, Results
 from ..running.prepared_cells import prepare_cells
@@ -149,8 +150,12 @@ def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path
             raise ConfigurationError(f"`{destination}` must be named `….h5ad`: that is what is written.")
         return [(source, destination)]
     if destination.suffix == ".h5ad":
+        held = datasets_of(source)
+        if len(held) == 1:
+            return [(path, destination) for path in held.values()]
+        one = f" for all {len(held)} data sets, or one of them (`{next(iter(held.values()))}`)" if held else ""
         raise ConfigurationError(
-            f"`{source}` is a folder of files and `{destination}` is named like one: name a folder."
+            f"`{source}` is a folder of files and `{destination}` is named like one: name a folder{one}."
         )
     if destination.is_file():
         raise ConfigurationError(f"`{source}` is a folder and `{destination}` a file: name a folder to write to.")

@@ -306,8 +306,9 @@ def test_of_a_folder_only_the_unfinished_files_are_done(source, model, tmp_path,
 def test_what_is_written_is_named_as_what_it_is(source, model, tmp_path):
     with pytest.raises(ConfigurationError, match=r"out\.csv` must be named `….h5ad`"):
         run_files("embed", source, tmp_path / "out.csv", model)
-    build_corpus(source, tmp_path / "shards")
-    with pytest.raises(ConfigurationError, match=r"shards` is a folder of files and .*out\.h5ad`.*name a folder"):
+    build_corpus({"a": source, "b": source}, tmp_path / "shards")
+    told = r"shards` is a folder of files and .*out\.h5ad`.*name a folder for all 2 data sets, or one .*data.a`"
+    with pytest.raises(ConfigurationError, match=told):
         run_files("embed", tmp_path / "shards", tmp_path / "out.h5ad", model)
     assert sorted(os.listdir(tmp_path)) == ["in.h5ad", "shards"]
 
@@ -317,7 +318,8 @@ def test_zarr_and_shards_give_results_without_the_data(source, model, tmp_path):
     expected = embed(cells, model).obsm["X_scgpt"]
     cells.write_zarr(tmp_path / "in.zarr")
     build_corpus(source, tmp_path / "shards")
-    for number, path in enumerate((tmp_path / "in.zarr", tmp_path / "shards" / "data" / "in")):
+    shards = tmp_path / "shards"
+    for number, path in enumerate((tmp_path / "in.zarr", shards / "data" / "in", shards)):
         run_files("embed", path, tmp_path / f"{number}.h5ad", model)
         written = anndata.read_h5ad(tmp_path / f"{number}.h5ad")
         assert written.X is None and list(written.obs_names) == list(cells.obs_names)
