@@ -5,10 +5,10 @@
 On a busy machine set `NUMBA_NUM_THREADS` as `OMP_NUM_THREADS`: what scanpy runs by numba takes as many threads as
 there are cores, torch takes them over, and they wait for one another most of the time.
 
-The models are trained as published (`sclm_hf.fit`) unless the study's name says otherwise. Every study is run with
-each seed, which is that of the model; a run that was stopped goes on there. The table that it prints gives means over
-seeds with half of the distance between the lowest and the highest; of a single seed, the 95 % bootstrap interval over
-cells (of STGRNS, over regulators) where the study has one. All scores of all methods are in the file.
+The models are trained as published (`sclm_hf.fit`) unless the study's name or its file says otherwise. Every study is
+run with each seed, which is that of the model; a run that was stopped goes on there. The table that it prints gives
+means over seeds with half of the distance between the lowest and the highest; of a single seed, the 95 % bootstrap
+interval over cells (of STGRNS, over regulators) where the study has one. All scores of all methods are in the file.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 Each has `STUDIES`: name of the study -> a function of the seed that returns method -> score -> value, the simple
 methods first and the model last; a score may have an interval, under its name with `_low` and `_high`. All train with
-the defaults of `sclm_hf.fit`, unless the name says otherwise.
+the defaults of `sclm_hf.fit`, unless the name or the file says otherwise.
 """
 
 import os
