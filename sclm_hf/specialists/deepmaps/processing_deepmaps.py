@@ -12,7 +12,7 @@ from transformers import BatchFeature
 from sclm_hf.errors import ConfigurationError, ExpressionError, require
 
 from ..cells import Counts, highly_variable, of_genes, read_counts
-from ..pairing import paired
+from ..pairing import modality_of, paired
 from ..potential import HALF_DISTANCE, read_gene_positions, regulatory_potential
 from ..processing import Examples, SpecialistProcessor
 from ..transductive import inputs_of, names_of, rows_of
@@ -97,10 +97,12 @@ class DeepMAPSProcessor(SpecialistProcessor):
         processor = cls(**settings)
         processor.other = _other(cells)
         read = processor._counts(cells)
-        processor.cells = names_of(cells if processor.other is None else _rna(cells), TITLE)
+        processor.cells = names_of(processor._rna(cells), TITLE)
         genes = processor._often(read[0])
         if processor.other == "protein":
-            processor.genes = [*highly_variable(genes, processor.n_top_genes), *_prefixed(processor._often(read[1]))]
+            of_rna = highly_variable(genes, processor.n_top_genes)
+            _check_unprefixed(of_rna)
+            processor.genes = [*of_rna, *_prefixed(processor._often(read[1]))]
         elif processor.other == "atac":
             processor.peaks = read[1].genes
             processor.positions = read_gene_positions(gene_positions, genes.genes)
@@ -114,6 +116,9 @@ class DeepMAPSProcessor(SpecialistProcessor):
     def check_learnt(self) -> None:
         if self.other not in (None, *OTHERS):
             raise ValueError(f"`other` must be one of {', '.join(map(repr, OTHERS))}, or null; got {self.other!r}.")
+        is_protein = [name.startswith(PREFIX["protein"]) for name in self.genes]
+        if self.other == "protein" and is_protein != sorted(is_protein):
+            raise ValueError(f"`genes` must name proteins, with the prefix {PREFIX['protein']!r}, after all genes.")
 
     def config_settings(self) -> dict[str, Any]:
         return {
@@ -139,8 +144,7 @@ class DeepMAPSProcessor(SpecialistProcessor):
 
     def values(self, cells: Any) -> sparse.csr_matrix:
         """(genes, cells) float32, in the order of training."""
-        given = cells if self.other is None else _rna(cells)
-        order = rows_of(self.cells, names_of(given, TITLE), TITLE)
+        order = rows_of(self.cells, names_of(self._rna(cells), TITLE), TITLE)
         read = self._counts(cells)
         if self.other == "protein":
             values = _centred(self._joined(*read))
@@ -185,8 +189,14 @@ class DeepMAPSProcessor(SpecialistProcessor):
     def results(self, verb: str, model: Any, cells: Any, *, key_added: str | None = None, **settings: Any) -> Any:
         if verb == "grn":
             return self._network(model, cells, settings["regulators"], settings["targets"])
+        if verb == "embed" and self.other is not None:
+            raise ConfigurationError(
+                f"This DeepMAPS was trained on {' and '.join(self.modalities)}, and `embed` reads RNA alone: use "
+                f"`multimodal` (`sclm_hf.multimodal(rna, {self.other}, model)`, or `sclm-hf multimodal RNA "
+                f"{self.other.upper()} OUTPUT --model DIR`), which gives cells their joint embedding."
+            )
         embedding = self._run(model, cells).cell_embedding.float().cpu().numpy()
-        given = names_of(cells if self.other is None else _rna(cells), TITLE)
+        given = names_of(self._rna(cells), TITLE)
         place = {name: row for row, name in enumerate(self.cells)}
         embedding = embedding[[place[name] for name in given]]
         key = f"{key_added}_joint" if verb == "multimodal" else key_added or "X_deepmaps"
@@ -237,7 +247,7 @@ class DeepMAPSProcessor(SpecialistProcessor):
             ConfigurationError: there is no such column.
         """
         pandas = require("pandas", extra="anndata")
-        rna = cells if self.other is None else _rna(cells)
+        rna = self._rna(cells)
         if label_key not in rna.obs:
             raise ConfigurationError(
                 f"`obs` has no column {label_key!r}: the types must be one of {', '.join(map(str, rna.obs.columns))}."
@@ -277,6 +287,9 @@ class DeepMAPSProcessor(SpecialistProcessor):
 
     def _decodes(self, epoch: int) -> bool:
         return epoch < self.n_decoding if self.decoding == "before" else epoch % 2 == 1
+
+    def _rna(self, cells: Any) -> Any:
+        return cells if self.other is None else modality_of(cells, "rna", self.modalities, TITLE)
 
     def _counts(self, cells: Any) -> tuple[Counts, ...]:
         if self.other is None:
@@ -358,8 +371,14 @@ def _other(cells: Any) -> str | None:
     return found[0]
 
 
-def _rna(cells: Any) -> Any:
-    return getattr(cells, "mod", cells)["rna"]
+def _check_unprefixed(genes: Sequence[str]) -> None:
+    """Refuse genes that would be taken for proteins."""
+    prefix = PREFIX["protein"]
+    if alike := [name for name in genes if name.startswith(prefix)]:
+        raise ConfigurationError(
+            f"The gene {alike[0]!r} is named like a protein, which DeepMAPS tells by the prefix {prefix!r}: rename it "
+            f"(`rna.var_names = rna.var_names.str.replace('^{prefix}', '', regex=True)`), or leave it out."
+        )
 
 
 def _prefixed(proteins: Counts) -> list[str]:

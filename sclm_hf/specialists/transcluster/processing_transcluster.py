@@ -81,8 +81,17 @@ class TransClusterProcessor(ExpressionProcessor):
         Raises:
             GeneCoverageError: fewer than half of the genes are measured.
             ExpressionError: the values are no counts.
+
+        Warns:
+            SclmWarning: scores are outside of those that have an id.
         """
         ids = self._rounded(self.expression(read_counts(cells, self.layer)))
+        if outside := int(((ids < 1) | (ids >= self.vocab_size)).sum()):
+            warn(
+                f"{outside:,} of {ids.size:,} scores of these cells ({outside / ids.size:.1%}) are outside the "
+                f"{self.vocab_size} ids of transCluster, and count as the lowest or the highest: the more there are, "
+                "the less the cells are like those of training."
+            )
         return BatchFeature({"input_ids": np.clip(ids, 1, self.vocab_size - 1)}, tensor_type=return_tensors)
 
     def check_learnt(self) -> None:
@@ -113,13 +122,19 @@ class TransClusterProcessor(ExpressionProcessor):
 
     def _fit_projection(self, expression: np.ndarray, labels: np.ndarray) -> None:
         analysis = require("sklearn.discriminant_analysis", extra="evaluation").LinearDiscriminantAnalysis
+        if len(expression) <= len(self.labels):
+            raise ConfigurationError(
+                f"{len(expression)} cells of {len(self.labels)} labels are too few: give several cells of each label, "
+                "as discriminants are found from how these differ."
+            )
         given = {} if self.shrinkage is None else {"solver": "eigen", "shrinkage": self.shrinkage}
         try:
             fitted = analysis(n_components=self.n_components, **given).fit(expression, labels)
         except np.linalg.LinAlgError as error:
+            more = "give more cells of each label" if self.shrinkage == "auto" else "take more, or 'auto'"
             raise ConfigurationError(
                 f"With a `shrinkage` of {self.shrinkage} the covariance of {len(self.genes):,} genes cannot be "
-                "inverted: take more, or 'auto'."
+                f"inverted: {more}."
             ) from error
         # only one of the solvers centres what it projects, which makes no difference to ids
         centre = expression.mean(axis=0)

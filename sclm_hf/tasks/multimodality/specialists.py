@@ -86,7 +86,10 @@ def _other_name(loaded: Any, kind: str | None) -> str:
     """
     others = [name for name in loaded.processor.modalities if name != "rna"]
     if not others:
-        raise ConfigurationError(f"This {loaded.record.title} was trained on RNA alone: leave the other modality out.")
+        raise ConfigurationError(
+            f"This {loaded.record.title} was trained on RNA alone: use `embed` (`sclm_hf.embed(rna, model)`, or "
+            "`sclm-hf embed RNA OUTPUT --model DIR`)."
+        )
     if kind is not None and kind not in others:
         raise ConfigurationError(
             f"{loaded.record.title} was trained on rna and {' and '.join(others)}, and `kind` (`--kind`) says "

@@ -177,11 +177,27 @@ def test_networks_are_of_genes_that_are_embedded_alike(folder):
     assert score == pytest.approx(abs(np.corrcoef(vectors)[0, 1]), abs=1e-5)
 
 
-def test_networks_by_a_model_of_two_modalities_are_refused(tmp_path):
+def test_networks_and_embeddings_by_a_model_of_two_modalities_are_refused(tmp_path):
     cells = TestOfProteins().cells()
     TestOfProteins().fit(tmp_path / "model")
+    with pytest.raises(ConfigurationError, match=r"trained on rna and protein, and `embed` .*: use `multimodal`"):
+        sclm_hf.embed(cells["rna"], str(tmp_path / "model"))
+    processor = load_specialist(tmp_path / "model").processor
+    with pytest.raises(ConfigurationError, match="reads rna and protein of the same cells"):
+        processor(cells["rna"])
     with pytest.raises(ConfigurationError, match="trained on rna and protein, and `grn` reads RNA alone"):
         sclm_hf.grn(cells["rna"], str(tmp_path / "model"))
+
+
+def test_genes_named_like_proteins_are_refused():
+    cells = TestOfProteins().cells()
+    cells["rna"].var_names = ["p_one", *cells["rna"].var_names[1:]]
+    with pytest.raises(ConfigurationError, match="The gene 'p_one' is named like a protein"):
+        DeepMAPSProcessor.fit(cells, least_share=0.0)
+    assert "p_one" in DeepMAPSProcessor.fit(cells["rna"], least_share=0.0).genes
+    processor = DeepMAPSProcessor(genes=["p_one", "two", "p_three"], other="protein")
+    with pytest.raises(ValueError, match="`genes` must name proteins, with the prefix 'p_', after all genes"):
+        processor.check_learnt()
 
 
 def test_open_chromatin_adds_to_the_genes_it_is_near():
@@ -208,8 +224,9 @@ def test_other_cells_are_refused(folder):
 
 def test_other_modalities_are_refused(folder):
     cells = paired_cells()
-    with pytest.raises(ConfigurationError, match="trained on RNA alone"):
-        sclm_hf.multimodal(cells["rna"], cells["atac"], folder)
+    for other in (cells["atac"], None):
+        with pytest.raises(ConfigurationError, match="trained on RNA alone: use `embed`"):
+            sclm_hf.multimodal(cells["rna"], other, folder)
     with pytest.raises(ConfigurationError, match="one of 'protein' and 'atac'"):
         DeepMAPSProcessor.fit({"rna": cells["rna"], "sound": cells["atac"]})
     other = cells["atac"].copy()

@@ -87,7 +87,8 @@ def test_no_cell_to_be_named_changes_the_ids_of_others():
 def test_a_vocabulary_that_is_too_small_is_told():
     with pytest.warns(SclmWarning, match="set `vocab_size` to"):
         processor = TransClusterProcessor.fit(labelled_cells(), label_key="cell_type", vocab_size=4)
-    assert processor(labelled_cells())["input_ids"].max() == 3
+    with pytest.warns(SclmWarning, match=r"of 120 scores of these cells \(.*%\) are outside the 4 ids"):
+        assert processor(labelled_cells())["input_ids"].max() == 3
 
 
 def test_counts_as_they_are_of_all_genes():
@@ -141,6 +142,12 @@ def test_what_does_not_fit_is_refused(tmp_path):
         sclm_hf.fit("transcluster", cells, folder, label_key="cell_type", shrinkage=2)
     with pytest.raises(ConfigurationError, match="covariance of 40 genes cannot be inverted"):
         sclm_hf.fit("transcluster", cells[:20].copy(), folder, label_key="cell_type", shrinkage=0)
+    few = cells[:8].copy()
+    few.obs["cell_type"] = list("aabbcdef")
+    with pytest.raises(ConfigurationError, match="cannot be inverted: give more cells of each label"):
+        TransClusterProcessor.fit(few, label_key="cell_type")
+    with pytest.raises(ConfigurationError, match="5 cells of 5 labels are too few"):
+        TransClusterProcessor.fit(few[[0, 2, 4, 5, 6]].copy(), label_key="cell_type")
     with pytest.raises(ConfigurationError, match="`vocab_size` must be at least 3"):
         sclm_hf.fit("transcluster", cells, folder, label_key="cell_type", vocab_size=2)
     with pytest.raises(ConfigurationError, match=r"`hidden_size` \(41\) must be a multiple"):
