@@ -67,7 +67,8 @@ def lora_config(
         lora_dropout: dropout before the update.
         target_modules: linear layers to adapt; by default the attention projections that the registry names.
         modules_to_save: modules trained in full and saved with the adapter; by default the head of a classifier, or
-            the heads of a classifier for several tasks.
+            the heads of a classifier for several tasks. Those that keep running statistics of what they have seen
+            (`BatchNorm`) are always among them, for their statistics change in training.
         train_gene_embeddings: train the gene embeddings in full too; always so when genes were added to those of the
             saved base.
         **options: passed to `peft.LoraConfig`.
@@ -114,13 +115,14 @@ def lora_config(
     _check_targets(model, target_modules or ())
     classifies = is_classifier(model)
     if modules_to_save is None:
-        modules_to_save = list(family.classification_head) if classifies else _task_heads(model)
+        modules_to_save = _trained_in_full(model, family)
     are_weights = isinstance(family, Family) and any(True for _ in model.get_input_embeddings().parameters())
     if train_gene_embeddings and not are_weights:
         what = "are a fixed table, no weights" if isinstance(family, Family) else "are no weights of their own"
         raise ConfigurationError(f"The gene embeddings of {family.title} {what}: leave out `train_gene_embeddings`.")
     if are_weights and (train_gene_embeddings or _has_added_genes(model)):
         modules_to_save = [*modules_to_save, model._input_embed_layer]
+    modules_to_save = [*modules_to_save, *_running_statistics(model, modules_to_save)]
     # GPT-2 keeps its matrices transposed; peft finds out by itself, with a warning
     options = {"fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()), **options}
     return peft.LoraConfig(
@@ -132,6 +134,18 @@ def lora_config(
         modules_to_save=modules_to_save or None,
         **options,
     )
+
+
+def _trained_in_full(model: PreTrainedModel, family: Family | Specialist) -> list[str]:
+    """What a LoRA trains in full unless told otherwise: heads, and what else the registry names."""
+    heads = list(family.classification_head) if is_classifier(model) else _task_heads(model)
+    return [*heads, *(family.trained_in_full if isinstance(family, Specialist) else ())]
+
+
+def _running_statistics(model: PreTrainedModel, saved: Sequence[str]) -> list[str]:
+    """Names of the modules with running statistics, which change in training; not of those inside `saved` ones."""
+    named = [name for name, one in model.named_modules() if getattr(one, "running_mean", None) is not None]
+    return [name for name in named if not any(f".{one}." in f".{name}." for one in saved)]
 
 
 def _check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:

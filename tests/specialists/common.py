@@ -23,6 +23,7 @@ from sclm_hf.cli.main import app
 from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.hub.card import start_facts, write_card
 from sclm_hf.hub.remote_code import export_with_code
+from sclm_hf.objectives.complete import CompleteCollator
 from sclm_hf.opening.specialists import load_specialist
 from sclm_hf.opening.weights import open_model
 from sclm_hf.registry.specialists import SPECIALISTS
@@ -293,6 +294,32 @@ class SpecialistTester:
         assert type(merged) is type(model) is type(opened.model) and opened.record is self.record
         for name, tensor in merged.state_dict().items():
             assert torch.equal(tensor, opened.model.state_dict()[name]), name
+
+    def test_trained_adapters_are_the_same_when_loaded(self, fitted, tmp_path):
+        from sclm_hf.adapters.lora import add_lora, load_adapter, save_adapter
+
+        if not self.record.lora_target_modules:
+            pytest.skip("it has no linear layer worth adapting")
+        adapted = add_lora(open_model(str(fitted[0]), next(iter(self.record.auto_classes))), r=2)
+        processor = type(load_specialist(fitted[0]).processor).fit(self.cells(), **self.settings)
+        examples = processor.examples(self.cells(), 0)
+        size = (self.record.recipe | self.training)["per_device_train_batch_size"]
+        rows = np.arange(min(8, size, examples.size))
+        batches = [CompleteCollator()(examples.make(rows, epoch)) for epoch in range(3)]
+        optimizer = torch.optim.SGD([one for one in adapted.parameters() if one.requires_grad], lr=1e-3)
+        for batch in batches:
+            adapted.train()(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        save_adapter(adapted, tmp_path, processor=processor)
+        outputs = []
+        for model in (adapted.eval(), load_adapter(tmp_path)):
+            torch.manual_seed(0)
+            with torch.no_grad():
+                outputs.append(model(**batches[0]))
+        for name, value in outputs[0].items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, outputs[1][name]), name
 
     def test_card_says_what_it_is(self, fitted, tmp_path):
         facts = start_facts(fitted[0], license="mit")

@@ -33,6 +33,8 @@ SPECIALIST = Specialist(
         "weights; it leaves the batch size and the number of epochs, which are 4 in its code, to the user."
     ),
     lora_target_modules=("q_proj", "v_proj"),
+    # the vectors of the cells are its weights, and no verb reads anything else
+    trained_in_full=("cells",),
     key_value_modules=("k_proj", "v_proj"),
     feedforward_modules=("linear2",),
     norm_modules=("norm1", "norm2"),

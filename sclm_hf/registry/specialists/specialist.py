@@ -28,6 +28,7 @@ class Specialist(ModelFolder):
         recipe_note: in which way the published training differs from these, as a sentence.
         lora_target_modules: the linear layers that LoRA adapts unless told otherwise; without any, a LoRA is refused.
         classification_head: modules trained in full beside a LoRA for classification.
+        trained_in_full: other modules trained in full beside a LoRA.
         directed: whether an edge of its networks from one gene to another may differ from the one back.
         also_needs: packages that its processor needs beside those of a model that brings its code.
         transductive: whether it answers only for the cells that it was trained on.
@@ -54,6 +55,7 @@ class Specialist(ModelFolder):
     feedforward_modules: tuple[str, ...] = ()
     norm_modules: tuple[str, ...] = ()
     classification_head: tuple[str, ...] = ("classifier",)
+    trained_in_full: tuple[str, ...] = ()
     directed: bool = True
     also_needs: tuple[str, ...] = ()
     transductive: bool = False

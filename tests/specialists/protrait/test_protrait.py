@@ -10,7 +10,10 @@ from anndata import AnnData
 from torch.testing import assert_close
 
 import sclm_hf
+from sclm_hf.adapters.lora import add_lora, save_adapter
 from sclm_hf.errors import ConfigurationError
+from sclm_hf.opening.specialists import load_specialist
+from sclm_hf.opening.weights import open_model
 from sclm_hf.specialists.peaks import Peak
 from sclm_hf.specialists.protrait.configuration_protrait import PROTRAITConfig
 from sclm_hf.specialists.protrait.genome_protrait import read_windows
@@ -85,6 +88,13 @@ class TestPROTRAIT(SpecialistTester):
 
     def processor_arguments(self):
         return list(self.cells().var_names), {"genome": self.settings["genome"]}
+
+    def test_an_adapter_moves_the_cells(self, fitted, tmp_path):
+        adapted = add_lora(open_model(str(fitted[0]), "AutoModel"), r=2)
+        adapted.get_base_model().cells.weight.data.add_(torch.linspace(0, 1, SMALL["bottleneck_size"]))
+        save_adapter(adapted, tmp_path, processor=load_specialist(fitted[0]).processor)
+        found = [sclm_hf.embed(self.cells(), str(one)).obsm["X_protrait"] for one in (fitted[0], tmp_path)]
+        np.testing.assert_allclose(found[1] - found[0], np.broadcast_to(np.linspace(0, 1, 8), (30, 8)), atol=1e-6)
 
 
 @pytest.mark.slow
