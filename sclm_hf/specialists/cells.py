@@ -10,7 +10,7 @@ from scipy import sparse
 from ..errors import ConfigurationError, ExpressionError, GeneCoverageError, require
 from ..logging import warn
 from ..tokenization.encodings.cells import columns_of
-from ..tokenization.expression_matrix import check_kind, read_cells, select_counts
+from ..tokenization.expression_matrix import check_kind, data_places, read_cells, select_counts
 
 FEWEST_GENES = 0.5
 """Least share of a model's genes that cells must measure."""
@@ -50,7 +50,16 @@ def read_counts(cells: Any, layer: str | None = None, *, what: str = "the cells"
         ConfigurationError: it is no AnnData.
     """
     if not hasattr(cells, "var_names"):
-        raise ConfigurationError(f"{what.capitalize()} must be an AnnData, got {type(cells).__name__}.")
+        raise ConfigurationError(
+            f"{what.capitalize()} must be an AnnData, got {type(cells).__name__}: the model reads a single one "
+            "(`cells['rna']`), on the command line one file without `NAME=`."
+        )
+    if layer is not None and layer not in data_places(cells):
+        raise ExpressionError(
+            f"{what[:1].upper()}{what[1:]} have no layer `{layer}`, where the model reads counts as it was told for "
+            f"training (`layer`), but {', '.join(data_places(cells))}: put the counts there "
+            f"(`adata.layers[{layer!r}] = …`), or train a model on another."
+        )
     matrix, names, _, source = select_counts(cells, layer)
     names = [str(name) for name in names]
     if len(set(names)) < len(names):
@@ -123,15 +132,20 @@ def read_labels(cells: Any, label_key: str | None) -> tuple[np.ndarray, list[str
             f"{columns or 'no columns'}."
         )
     values = cells.obs[label_key]
-    if values.isna().any():
+    if (missing := without_label(values)).any():
         raise ConfigurationError(
-            f"{int(values.isna().sum()):,} cells have no label in `obs[{label_key!r}]`: leave them out, "
-            f"`adata[adata.obs[{label_key!r}].notna()]`."
+            f"{int(missing.sum()):,} cells have no label in `obs[{label_key!r}]`: leave them out, "
+            f"`adata[adata.obs[{label_key!r}].notna() & (adata.obs[{label_key!r}] != '')]`."
         )
     names, numbers = np.unique(values.astype(str).to_numpy(), return_inverse=True)
     if len(names) < 2:
         raise ConfigurationError(f"All cells have the label {names[0]!r}: a classifier needs at least two.")
     return numbers.astype(np.int64), [str(name) for name in names]
+
+
+def without_label(values: Any) -> np.ndarray:
+    """(cells,) bool, which values of a column are missing or empty."""
+    return (values.isna() | (values.astype(str) == "")).to_numpy()
 
 
 def highly_variable(counts: Counts, n_genes: int, target_sum: float = 1e4) -> list[str]:

@@ -36,13 +36,14 @@ def modality_of(cells: Any, name: str, modalities: Sequence[str], title: str) ->
     if not isinstance(given, Mapping):
         raise ConfigurationError(
             f"{title} reads {' and '.join(modalities)} of the same cells: give a MuData, or "
-            f"{{{', '.join(f'{one!r}: …' for one in modalities)}}}, got {type(cells).__name__}."
+            f"{{{', '.join(f'{one!r}: …' for one in modalities)}}}, got {type(cells).__name__}"
+            f"{_on_the_command(modalities)}."
         )
     key = name if name in given else ALSO_CALLED.get(name, name)
     if key not in given:
         raise ConfigurationError(
             f"{title} reads {name!r}, and there is {', '.join(map(repr, given)) or 'nothing'}: give "
-            f"{' and '.join(modalities)} of the same cells."
+            f"{' and '.join(modalities)} of the same cells{_on_the_command(modalities)}."
         )
     if not hasattr(given[key], "obs_names"):
         raise ConfigurationError(f"{name!r} must be an AnnData, got {type(given[key]).__name__}.")
@@ -52,6 +53,16 @@ def modality_of(cells: Any, name: str, modalities: Sequence[str], title: str) ->
             "before."
         )
     return given[key]
+
+
+def _on_the_command(modalities: Sequence[str]) -> str:
+    """How several modalities are named on the command line."""
+    first, *others = (name.upper() for name in modalities)
+    return (
+        f"; on the command line `{' '.join(f'{name}=FILE' for name in modalities)}` or one `.h5mu` file for `fit`, "
+        f"and for a verb that file, or a second file: `multimodal {first} {' '.join(others)} OUTPUT`, "
+        f"`cluster {first} OUTPUT --other {' '.join(others)}`"
+    )
 
 
 def _check_same(names: Any, other: Any, first: str, second: str) -> None:

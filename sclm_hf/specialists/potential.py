@@ -69,7 +69,7 @@ def _table(given: Any) -> Any:
 def _number(start: Any, gene: Any) -> int:
     try:
         return int(start)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigurationError(
             f"The `tss` of {str(gene)!r} in `gene_positions` is no number, but {start!r}."
         ) from error
@@ -115,8 +115,14 @@ def regulatory_potential(
     shape = (len(genes), len(peaks))
     data = np.concatenate(values).astype(np.float32)
     if not len(data):
+        near = f"No peak is within {FARTHEST * half_distance:,.0f} bases of a gene"
+        if any(chromosome in peaks_of for chromosome, _ in positions.values()):
+            raise ConfigurationError(
+                f"{near}, though chromosomes are named alike: give `gene_positions` in the assembly of the peaks, or "
+                f"raise `half_distance` (`--set half_distance=`, {half_distance:g})."
+            )
         raise ConfigurationError(
-            f"No peak is within {FARTHEST * half_distance:,.0f} bases of a gene: chromosomes of peaks are named like "
-            f"{str(chromosomes[0])!r}, those of `gene_positions` like {str(next(iter(positions.values()))[0])!r}."
+            f"{near}: chromosomes of peaks are named like {str(chromosomes[0])!r}, those of `gene_positions` like "
+            f"{str(next(iter(positions.values()))[0])!r}."
         )
     return sparse.csr_matrix((data, (np.concatenate(rows), np.concatenate(columns))), shape=shape)

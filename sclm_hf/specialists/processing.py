@@ -121,6 +121,13 @@ class SpecialistProcessor(PushToHubMixin):
             ValueError: says which.
         """
 
+    def check_epochs(self, n_epochs: float) -> None:
+        """Refuse settings of which a training of so many epochs makes nothing.
+
+        Raises:
+            ConfigurationError: says which.
+        """
+
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
         """Say that the class came with a folder, whose code it takes along; transformers calls this."""

@@ -66,6 +66,8 @@ def fit(
     if settings.get("label_key") is not None:
         _check_labels(cells, settings["label_key"])
     processor = processor_class.fit(cells, **settings)
+    # a step takes no more than an epoch
+    processor.check_epochs(config.max_steps if config.max_steps > 0 else config.num_train_epochs)
     model = _new_model(record, processor, model_config or {}, seed)
     examples = SpecialistExamples(processor, processor.examples(cells, seed), seed)
     result = train(model, examples, CompleteCollator(), config, processor=processor)
@@ -128,7 +130,8 @@ def _check_labels(cells: Any, column: str) -> None:
     """Refuse names of cells and measurements as labels, and warn of labels that a single cell has."""
     if column not in getattr(cells, "obs", ()):
         return  # what there is instead is said by the processor
-    counts = cells.obs[column].dropna().astype(str).value_counts()
+    labels = cells.obs[column].dropna().astype(str)
+    counts = labels[labels != ""].value_counts()
     check_label_column(column, sorted(counts.index), int(counts.sum()), "`label_key` (`--label-key`)")
     if single := sorted(counts.index[counts == 1]):
         warn(

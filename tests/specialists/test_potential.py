@@ -50,6 +50,7 @@ def test_genes_without_a_position_are_told():
         ("absent.csv", "no file `absent.csv`"),
         (3, "got int"),
         (TABLE.assign(tss="here"), "no number, but 'here'"),
+        (TABLE.assign(tss=float("inf")), "no number, but inf"),
         (TABLE.assign(gene="Z"), "None of the 1 genes"),
     ],
 )
@@ -63,3 +64,5 @@ def test_other_peaks_are_refused():
         read_peaks(["chr1:1-2", "peak 7"])
     with pytest.raises(ConfigurationError, match="named like '1', those of `gene_positions` like 'chr1'"):
         regulatory_potential(["A"], {"A": ["chr1", 5]}, ["1:1-9"])
+    with pytest.raises(ConfigurationError, match=r"though chromosomes are named alike: .*raise `half_distance`"):
+        regulatory_potential(["A"], {"A": ["chr1", 10_000_000]}, ["chr1:1-9"])

@@ -65,7 +65,8 @@ class CIFormConfig(CheckedConfig):
         if self.num_genes is not None and self.num_genes < self.patch_size:
             raise ValueError(
                 f"A cell of {self.num_genes:,} genes does not fill one patch of {self.patch_size:,}: give cells with "
-                "more genes, or choose a smaller `patch_size` (a multiple of `num_attention_heads`)."
+                "more genes, take more of them (`n_top_genes`), or choose a smaller `patch_size` (a multiple of "
+                "`num_attention_heads`)."
             )
 
 

@@ -22,11 +22,13 @@ def initial_clusters(counts: Counts, n_neighbours: int | None = None, resolution
     scanpy, anndata = require("scanpy", extra="anndata"), require("anndata", extra="anndata")
     require("igraph", extra="evaluation")
     n_cells = counts.matrix.shape[0]
-    _, neighbours, own = next(one for one in BY_SIZE if n_cells <= one[0])
+    published = next(one for one in BY_SIZE if n_cells <= one[0])
+    n_neighbours = published[1] if n_neighbours is None else n_neighbours
+    resolution = published[2] if resolution is None else resolution
     values = anndata.AnnData(counts.log_normalized(1e4))
     scanpy.pp.pca(values, n_comps=min(N_COMPONENTS, *(size - 1 for size in values.shape)), random_state=0)
-    scanpy.pp.neighbors(values, n_neighbors=min(n_neighbours or neighbours, n_cells - 1), random_state=0)
-    scanpy.tl.leiden(values, resolution=resolution or own, flavor="igraph", n_iterations=2, random_state=0)
+    scanpy.pp.neighbors(values, n_neighbors=min(n_neighbours, n_cells - 1), random_state=0)
+    scanpy.tl.leiden(values, resolution=resolution, flavor="igraph", n_iterations=2, random_state=0)
     return values.obs["leiden"].to_numpy().astype(np.int64)
 
 

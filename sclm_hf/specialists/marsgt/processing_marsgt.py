@@ -74,6 +74,13 @@ class MarsGTProcessor(SpecialistProcessor):
     one_way_results: bool = False
     rare_share: float = 0.03
 
+    def __post_init__(self) -> None:
+        for name, least in {"n_neighbours": 2, "n_drawn": 1}.items():
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise ConfigurationError(f"`{name}` must be {least} or more, got {getattr(self, name)}.")
+        if self.resolution is not None and self.resolution <= 0:
+            raise ConfigurationError(f"`resolution` must be above 0, got {self.resolution}.")
+
     @classmethod
     def fit(cls, cells: Any, *, gene_positions: Any = None, **settings: Any) -> Self:
         processor = cls(**settings)

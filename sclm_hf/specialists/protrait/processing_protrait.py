@@ -9,7 +9,7 @@ import numpy as np
 from transformers import BatchFeature
 
 from ...errors import ConfigurationError, require
-from ..cells import read_counts
+from ..cells import read_counts, without_label
 from ..peaks import read_peaks
 from ..processing import Examples, SpecialistProcessor
 from ..transductive import names_of
@@ -158,7 +158,7 @@ class PROTRAITProcessor(SpecialistProcessor):
                 f"{', '.join(map(str, cells.obs.columns)) or 'none'}."
             )
         values = cells.obs[self.label_key]
-        known = values.notna().to_numpy()
+        known = ~without_label(values)
         names, numbers = np.unique(values[known].astype(str).to_numpy(), return_inverse=True)
         if len(names) < 2:
             raise ConfigurationError(

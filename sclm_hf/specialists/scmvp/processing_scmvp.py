@@ -46,6 +46,10 @@ class ScMVPProcessor(SpecialistProcessor):
     most_open: float = 0.1
     warmup_epochs: int = 10
 
+    def __post_init__(self) -> None:
+        if self.warmup_epochs < 0:
+            raise ConfigurationError(f"`warmup_epochs` must be 0 or more, got {self.warmup_epochs}.")
+
     @classmethod
     def fit(cls, cells: Any, **settings: Any) -> Self:
         processor = cls(**settings)

@@ -18,13 +18,25 @@ def read_coordinates(cells: Any, key: str) -> np.ndarray:
         raise ConfigurationError(
             f"The spots have no coordinates: `obsm` has no {key!r} (`spatial_key`), it has {sorted(cells.obsm)}."
         )
-    coordinates = np.asarray(cells.obsm[key], np.float64)
+    coordinates = read_numbers(cells, key)
     if coordinates.ndim != 2 or coordinates.shape[1] not in (2, 3):
         raise ConfigurationError(f"`obsm[{key!r}]` must be (spots, 2 or 3), got {coordinates.shape}.")
     lost = int((~np.isfinite(coordinates).all(axis=1)).sum())
     if lost:
         raise ConfigurationError(f"{lost:,} spots have no finite place in `obsm[{key!r}]`: leave them out.")
     return coordinates
+
+
+def read_numbers(cells: Any, key: str) -> np.ndarray:
+    """What `obsm` has under a name, float64.
+
+    Raises:
+        ConfigurationError: it is no table of numbers.
+    """
+    try:
+        return np.asarray(cells.obsm[key], np.float64)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"`obsm[{key!r}]` must hold numbers alone: {error}.") from error
 
 
 def with_colours(coordinates: np.ndarray, colours: np.ndarray) -> np.ndarray:
@@ -37,8 +49,13 @@ def with_colours(coordinates: np.ndarray, colours: np.ndarray) -> np.ndarray:
         colours: (spots, channels) mean colour around each spot.
 
     Raises:
-        ConfigurationError: shapes differ, or the colour is the same everywhere.
+        ConfigurationError: shapes differ, the colour is the same everywhere, or there is a third coordinate.
     """
+    if coordinates.shape[1] != 2:
+        raise ConfigurationError(
+            "The spots have three coordinates, and with `histology_key` the image is the third: give two "
+            "(`adata.obsm['spatial'] = adata.obsm['spatial'][:, :2]`), or leave `histology_key` out."
+        )
     if colours.ndim != 2 or len(colours) != len(coordinates) or not np.isfinite(colours).all():
         raise ConfigurationError(
             f"The colours of the image must be finite and (spots, channels) of {len(coordinates):,} spots, got "
@@ -49,7 +66,7 @@ def with_colours(coordinates: np.ndarray, colours: np.ndarray) -> np.ndarray:
         raise ConfigurationError("The colours of the image are the same at all spots: leave `histology_key` out.")
     depth = colours @ variances / variances.sum()
     depth = (depth - depth.mean()) / depth.std()
-    return np.column_stack([coordinates[:, :2], depth * coordinates[:, :2].std(axis=0).max()])
+    return np.column_stack([coordinates, depth * coordinates.std(axis=0).max()])
 
 
 def nearest_spots(coordinates: np.ndarray, slices: np.ndarray, n_neighbours: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,14 @@ from sclm_hf.errors import ConfigurationError, require
 
 from ..cells import highly_variable, of_genes, read_counts
 from ..processing import Examples, SpecialistProcessor
-from .neighbours_transformerst import edges_between, interpolate, nearest_spots, read_coordinates, with_colours
+from .neighbours_transformerst import (
+    edges_between,
+    interpolate,
+    nearest_spots,
+    read_coordinates,
+    read_numbers,
+    with_colours,
+)
 
 PRUNING = ("intended", "none")
 N_COMPONENTS = 50
@@ -62,6 +69,8 @@ class TransformerSTProcessor(SpecialistProcessor):
             raise ConfigurationError(f"`pruning` must be one of {', '.join(PRUNING)}, got {self.pruning!r}.")
         if self.n_neighbours < 1:
             raise ConfigurationError(f"`n_neighbours` must be at least 1, got {self.n_neighbours}.")
+        if self.leiden_resolution <= 0:
+            raise ConfigurationError(f"`leiden_resolution` must be above 0, got {self.leiden_resolution}.")
 
     @classmethod
     def fit(cls, cells: Any, **settings: Any) -> Self:
@@ -70,6 +79,14 @@ class TransformerSTProcessor(SpecialistProcessor):
         processor._neighbours(cells)
         processor.genes = highly_variable(counts, processor.n_top_genes, processor.target_sum)
         return processor
+
+    def check_epochs(self, n_epochs: float) -> None:
+        first = self.cluster_from_epoch
+        if first is not None and not 0 <= first < n_epochs:
+            raise ConfigurationError(
+                f"`cluster_from_epoch` must be from 0 to below the number of epochs, {n_epochs:g}, or no clusters are "
+                f"trained; got {first}: lower it, or train for longer (`num_train_epochs`, `--epochs`)."
+            )
 
     def config_settings(self) -> dict[str, Any]:
         return {"num_genes": len(self.genes)}
@@ -173,7 +190,7 @@ class TransformerSTProcessor(SpecialistProcessor):
                 raise ConfigurationError(
                     f"`obsm` has no {self.histology_key!r} (`histology_key`): no colours of spots."
                 )
-            coordinates = with_colours(coordinates, np.asarray(cells.obsm[self.histology_key], np.float64))
+            coordinates = with_colours(coordinates, read_numbers(cells, self.histology_key))
         return nearest_spots(coordinates, self._slices(cells, sample_key or self.sample_key), self.n_neighbours)
 
     def _slices(self, cells: Any, key: str | None) -> np.ndarray:

@@ -81,7 +81,7 @@ def test_a_last_patch_may_be_filled_with_zeros():
 
 
 def test_fewer_genes_than_a_patch_are_refused(tmp_path):
-    with pytest.raises(ConfigurationError, match="does not fill one patch of 1,024"):
+    with pytest.raises(ConfigurationError, match=r"does not fill one patch of 1,024.*`n_top_genes`"):
         sclm_hf.fit("ciform", labelled_cells(), tmp_path / "x", label_key="cell_type")
 
 

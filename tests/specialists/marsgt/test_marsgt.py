@@ -216,12 +216,20 @@ def test_other_inputs_are_refused(folder):
         MarsGTProcessor.fit(cells)
     with pytest.raises(ConfigurationError, match="reads rna and atac of the same cells"):
         MarsGTProcessor.fit(cells["rna"], gene_positions=positions)
-    with pytest.raises(ConfigurationError, match="reads rna and atac of the same cells"):
+    with pytest.raises(ConfigurationError, match=r"reads rna and atac of the same cells.*`cluster RNA OUTPUT --other"):
         sclm_hf.cluster(cells["rna"], folder)
     with pytest.raises(ConfigurationError, match="50 of these are missing"):
         sclm_hf.cluster(cells["rna"][:10].copy(), model=folder, other=cells["atac"][:10].copy())
     with pytest.raises(ConfigurationError, match="give a lower `least_share`"):
         MarsGTProcessor.fit(cells, gene_positions=positions, least_share=1.5)
+    for setting, told in (
+        ({"resolution": 0.0}, "`resolution` must be above 0, got 0.0"),
+        ({"resolution": -1.0}, "`resolution` must be above 0, got -1.0"),
+        ({"n_neighbours": 1}, "`n_neighbours` must be 2 or more, got 1"),
+        ({"n_drawn": 0}, "`n_drawn` must be 1 or more, got 0"),
+    ):
+        with pytest.raises(ConfigurationError, match=told):
+            sclm_hf.fit("marsgt", cells, "nowhere", gene_positions=positions, **setting)
     renamed = cells["atac"].copy()
     renamed.var_names = [f"peak{number}" for number in range(renamed.n_vars)]
     with pytest.raises(ConfigurationError, match="'peak0' names no peak"):

@@ -183,12 +183,14 @@ def test_other_modalities_and_settings_are_refused(folder):
     cells = paired_cells()
     with pytest.raises(ConfigurationError, match="was trained on rna and atac"):
         sclm_hf.multimodal(cells["rna"], cells["atac"], folder, kind="protein")
-    with pytest.raises(ConfigurationError, match="reads 'atac', and there is 'rna'"):
+    with pytest.raises(ConfigurationError, match=r"reads 'atac', and there is 'rna': .*`multimodal RNA ATAC OUTPUT`"):
         sclm_hf.multimodal(cells["rna"], model=folder)
     with pytest.raises(ConfigurationError, match="`n_folds` means nothing for scMVP"):
         sclm_hf.multimodal(cells["rna"], cells["atac"], folder, n_folds=3)
-    with pytest.raises(ConfigurationError, match="give a MuData"):
+    with pytest.raises(ConfigurationError, match=r"give a MuData.*`rna=FILE atac=FILE`.*`\.h5mu`.*second file"):
         sclm_hf.fit("scmvp", labelled_cells(), "nowhere")
+    with pytest.raises(ConfigurationError, match="`warmup_epochs` must be 0 or more, got -1"):
+        sclm_hf.fit("scmvp", cells, "nowhere", warmup_epochs=-1)
 
 
 def test_modalities_of_other_cells_are_refused(folder, tmp_path):

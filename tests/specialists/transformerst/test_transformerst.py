@@ -186,6 +186,9 @@ def test_the_image_is_a_third_coordinate():
         TransformerSTProcessor.fit(cells, n_neighbours=6, histology_key="image")
     cells.obsm["image"] = np.random.default_rng(0).random((64, 3))
     TransformerSTProcessor.fit(cells, n_neighbours=6, histology_key="image")
+    cells.obsm["spatial"] = np.column_stack([cells.obsm["spatial"], np.arange(64.0)])
+    with pytest.raises(ConfigurationError, match="three coordinates, and with `histology_key` the image is the third"):
+        TransformerSTProcessor.fit(cells, n_neighbours=6, histology_key="image")
 
 
 def test_between_spots_values_are_means_of_the_nearest(folder):
@@ -209,15 +212,25 @@ def test_bad_spots_and_settings_are_refused(tmp_path, folder):
     cells = spots()
     lost = cells.copy()
     lost.obsm["spatial"][3] = np.nan
+    named = cells.copy()
+    named.obsm["spatial"] = np.full((64, 2), "here", object)
     for refused, told in (
         (labelled_cells(), "The spots have no coordinates"),
         (lost, "1 spots have no finite place"),
+        (named, r"`obsm\['spatial'\]` must hold numbers alone"),
         (cells[:5].copy(), "There are 5 spots, which are too few for 6 neighbours"),
     ):
         with pytest.raises(ConfigurationError, match=told):
             sclm_hf.fit("transformerst", refused, tmp_path / "x", n_neighbours=6)
     with pytest.raises(ConfigurationError, match="`pruning` must be one of"):
         sclm_hf.fit("transformerst", cells, tmp_path / "x", pruning="some")
+    with pytest.raises(ConfigurationError, match="`leiden_resolution` must be above 0, got -1"):
+        sclm_hf.fit("transformerst", cells, tmp_path / "x", leiden_resolution=-1.0)
+    for training in ({"num_train_epochs": 5}, {"max_steps": 5}):
+        with pytest.raises(ConfigurationError, match=r"to below the number of epochs, 5, .*got 5"):
+            sclm_hf.fit(
+                "transformerst", cells, tmp_path / "x", n_neighbours=6, cluster_from_epoch=5, training=training
+            )
     with pytest.raises(ConfigurationError, match="no column 'slice'"):
         sclm_hf.fit("transformerst", cells, tmp_path / "x", n_neighbours=6, sample_key="slice")
     with pytest.raises(ConfigurationError, match="either a `model`"):
