@@ -9,6 +9,7 @@ import numpy as np
 from transformers import BatchFeature
 
 from ...errors import ConfigurationError, require
+from ...tokenization.expression_matrix import select_counts
 from ..cells import read_counts, without_label
 from ..peaks import read_peaks
 from ..processing import Examples, SpecialistProcessor
@@ -24,6 +25,7 @@ class PROTRAITProcessor(SpecialistProcessor):
 
     Attributes:
         cell_names: names of these cells, in the order of the outputs.
+        peaks: names of the peaks that were learnt from, by which cells of other data are told; none in older folders.
         labels: the labels that some or all of them have, where `label_key` was given.
         label_of: the number of each cell's label; -1 where it has none.
         label_key: the column of `obs` that they are from; cells without a label get one by `annotate`.
@@ -32,9 +34,10 @@ class PROTRAITProcessor(SpecialistProcessor):
         min_share: share of the cells that a peak must be open in to be learnt from.
     """
 
-    learnt: ClassVar[tuple[str, ...]] = ("cell_names", "labels", "label_of")
+    learnt: ClassVar[tuple[str, ...]] = ("cell_names", "peaks", "labels", "label_of")
 
     cell_names: list[str] = field(default_factory=list)
+    peaks: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     label_of: list[int] = field(default_factory=list)
     label_key: str | None = None
@@ -80,9 +83,9 @@ class PROTRAITProcessor(SpecialistProcessor):
         kept = np.flatnonzero(np.asarray(is_open.mean(axis=0)).ravel() >= processor.min_share)
         if not len(kept):
             raise ConfigurationError(f"No peak is open in {processor.min_share:.0%} of the cells: lower `min_share`.")
-        peaks = read_peaks([counts.genes[column] for column in kept])
+        processor.peaks = [counts.genes[column] for column in kept]
         # the genome and what it says of the peaks stay out of the folder
-        processor._windows = read_windows(genome, peaks, processor.sequence_length)
+        processor._windows = read_windows(genome, read_peaks(processor.peaks), processor.sequence_length)
         processor._open = is_open[:, kept].T.tocsr()
         return processor
 
@@ -122,7 +125,7 @@ class PROTRAITProcessor(SpecialistProcessor):
         """Numbers of the cells among those of training.
 
         Raises:
-            ConfigurationError: there is another.
+            ConfigurationError: there is another, or the peaks are others.
         """
         row_of = {name: row for row, name in enumerate(self.cell_names)}
         names = [str(name) for name in cells.obs_names]
@@ -131,6 +134,13 @@ class PROTRAITProcessor(SpecialistProcessor):
                 f"PROTRAIT knows only the {len(row_of):,} cells that it was trained on, and {len(others):,} of "
                 f"{len(names):,} are others, such as {others[0]!r}: leave them out, or train it on all of them, where "
                 "those to annotate have no label."
+            )
+        measured = set(map(str, select_counts(cells, self.layer)[1]))
+        if missing := [name for name in self.peaks if name not in measured]:
+            raise ConfigurationError(
+                f"Cells are named like those that PROTRAIT was trained on, but {len(missing):,} of its "
+                f"{len(self.peaks):,} peaks are not among theirs, such as {missing[0]!r}: give the data of training, "
+                "or train it on these."
             )
         return [row_of[name] for name in names]
 

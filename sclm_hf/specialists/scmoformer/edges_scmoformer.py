@@ -48,9 +48,14 @@ def read_edges(table: Any, names: list[str], what: str) -> list[list[float]]:
 
 def _read_file(file: Path, what: str) -> Any:
     pandas = require("pandas", extra="anndata")
-    if not file.exists():
-        raise ConfigurationError(f"`{what}`: `{file}` does not exist.")
-    return pandas.read_csv(file, sep="\t" if ".tsv" in file.suffixes else ",")
+    if not file.is_file():
+        raise ConfigurationError(f"`{what}`: there is no file `{file}`.")
+    try:
+        return pandas.read_csv(file, sep="\t" if ".tsv" in file.suffixes else ",")
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(
+            f"`{what}`: `{file}` cannot be read as a table with the columns `source` and `target`: {error}"
+        ) from error
 
 
 def edge_arrays(edges: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:

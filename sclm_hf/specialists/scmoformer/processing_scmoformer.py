@@ -11,6 +11,7 @@ from scipy import sparse
 from transformers import BatchFeature
 
 from sclm_hf.errors import ConfigurationError, require
+from sclm_hf.logging import warn
 
 from ..cells import Counts, highly_variable, of_genes, read_counts
 from ..pairing import centred_log_ratios, modality_of
@@ -18,6 +19,7 @@ from ..processing import Examples, SpecialistProcessor
 from .edges_scmoformer import edge_arrays, random_walk_positions, read_edges
 
 UNLABELLED = -100.0
+FEWEST_TOGETHER = 50
 SVD_SEED = 10
 """As published."""
 
@@ -28,8 +30,9 @@ class ScMoFormerProcessor(SpecialistProcessor):
 
     Cells are joined with the genes that they express, genes and proteins with those of tables that `fit` is given (the
     original takes protein interactions of STRING, which the package does not hold), and genes with the proteins that
-    they code for. Cells that are given together are one graph, in which they also attend to one another: what is
-    predicted for a cell depends a little on the others.
+    they code for. Cells that are given together are one graph, in which they also attend to one another, so that what
+    is predicted for a cell depends on the others, and by much where they are few or of other kinds: give together
+    those of a sample, and compare no predictions that were made in other company.
 
     Components of expression are those of the cells of training, and cells that come later are projected on them; so
     the model answers for cells that it has not seen. As published, cells without proteins may take part in training:
@@ -82,6 +85,11 @@ class ScMoFormerProcessor(SpecialistProcessor):
     scale_features: bool = True
     cells_per_graph: int = 3000
 
+    def __post_init__(self) -> None:
+        for name in ("n_components", "n_positions", "cells_per_graph"):
+            if getattr(self, name) < 1:
+                raise ConfigurationError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
+
     @classmethod
     def fit(
         cls,
@@ -112,7 +120,7 @@ class ScMoFormerProcessor(SpecialistProcessor):
         processor._learn_components(counts)
         processor.gene_edges = read_edges(gene_table, processor.genes, "gene_table")
         processor.protein_edges = read_edges(protein_table, processor.proteins, "protein_table")
-        processor.coding = processor._coding(protein_genes or {})
+        processor.coding = processor._coding({} if protein_genes is None else protein_genes)
         return processor
 
     def check_learnt(self) -> None:
@@ -165,8 +173,14 @@ class ScMoFormerProcessor(SpecialistProcessor):
         return Examples(n_graphs, make)
 
     def results(self, verb: str, model: Any, cells: Any, *, key_added: str | None = None) -> dict[str, dict[str, Any]]:
+        batch = self(cells, return_tensors="pt")
+        if (n_cells := len(batch["expression"])) < FEWEST_TOGETHER:
+            warn(
+                f"scMoFormer reads cells together, and what it says of one depends much on the others where they are "
+                f"few, as these {n_cells:,} are: give {FEWEST_TOGETHER} or more, as all cells of a sample."
+            )
         with torch.no_grad():
-            output = model(**self(cells, return_tensors="pt").to(model.device))
+            output = model(**batch.to(model.device))
         last = output.cell_embedding[:, -model.config.hidden_size :].float().cpu().numpy()
         if verb == "embed":
             return {"obsm": {key_added or "X_scmoformer": last}}
@@ -246,6 +260,11 @@ class ScMoFormerProcessor(SpecialistProcessor):
         }
 
     def _coding(self, protein_genes: Mapping[str, str]) -> list[list[int]]:
+        if not isinstance(protein_genes, Mapping):
+            raise ConfigurationError(
+                '`protein_genes` must be a mapping of protein -> gene, as text `--set \'protein_genes={"CD3": '
+                f'"CD3E"}}\'`; got {protein_genes!r}.'
+            )
         if unknown := sorted(set(protein_genes) - set(self.proteins)):
             raise ConfigurationError(f"`protein_genes` names {unknown[0]!r}, which is none of the proteins.")
         place = {name: number for number, name in enumerate(self.genes)}

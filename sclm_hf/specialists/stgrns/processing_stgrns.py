@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from transformers import BatchFeature
 
 from ...errors import ConfigurationError
+from ...logging import warn
 from ...tokenization.genes.known_networks import read_network
 from ..cells import Counts, of_genes, read_counts
 from ..processing import Examples, SpecialistProcessor
@@ -88,13 +90,9 @@ class STGRNSProcessor(SpecialistProcessor):
                 "STGRNS learns from known pairs: name a file with the columns `regulator` and `target` with `network` "
                 "(`--set network=FILE`)."
             )
-        known = network if hasattr(network, "columns") else read_network(network)
+        known = _known_pairs(network)
         counts = read_counts(cells, layer)
-        if len(counts.totals) < processor.window_size:
-            raise ConfigurationError(
-                f"{len(counts.totals):,} cells do not fill one window of {processor.window_size:,}: give more cells, "
-                "or choose a smaller `window_size`."
-            )
+        processor._check_windows(len(counts.totals), "choose a smaller `window_size`")
         processor._order(cells)
         processor._choose_pairs(known, counts)
         processor._hold_out()
@@ -159,6 +157,9 @@ class STGRNSProcessor(SpecialistProcessor):
         self, verb: str, model: Any, cells: Any, *, regulators: Sequence[str], targets: Sequence[str], **settings: Any
     ) -> np.ndarray:
         """(regulators, targets) float32, the probability of an edge."""
+        self._check_windows(
+            cells.n_obs, "more of these (`max_cells`, `--max-cells`), or train a model with a smaller `window_size`"
+        )
         of_regulators, of_targets = self.values(cells, regulators), self.values(cells, targets)
         scores = np.empty(len(regulators) * len(targets), np.float32)
         size = max(1, MOST_VALUES // of_targets.shape[1] // 2)
@@ -197,6 +198,18 @@ class STGRNSProcessor(SpecialistProcessor):
         if self.target_sum is not None:
             values *= (self.target_sum / counts.totals)[:, None].astype(np.float32)
         return np.log10(values + np.float32(self.pseudocount))
+
+    def _check_windows(self, n_cells: int, else_: str) -> None:
+        """Refuse cells that fill no window, and tell of those that are left over."""
+        if n_cells < self.window_size:
+            raise ConfigurationError(
+                f"{n_cells:,} cells do not fill one window of {self.window_size:,}: give more cells, or {else_}."
+            )
+        if left := n_cells % self.window_size:
+            warn(
+                f"{left:,} of {n_cells:,} cells, the last ones in their order, fill no window of {self.window_size:,} "
+                "and are left out: give a multiple of `window_size`."
+            )
 
     def _order(self, cells: Any) -> np.ndarray:
         """(cells,) their numbers in the order that counts.
@@ -305,3 +318,17 @@ class STGRNSProcessor(SpecialistProcessor):
                 "`window_size` must be at least 1, `n_top_genes` 2, and `pseudocount` above 0; got "
                 f"{self.window_size}, {self.n_top_genes} and {self.pseudocount}."
             )
+
+
+def _known_pairs(network: Any) -> Any:
+    """The data frame of known pairs of genes."""
+    if isinstance(network, str | Path):
+        return read_network(network)
+    columns = getattr(network, "columns", None)
+    if columns is None or any(name not in columns for name in ("regulator", "target")):
+        got = type(network).__name__ if columns is None else f"the columns {', '.join(map(str, columns))}"
+        raise ConfigurationError(
+            "`network` (`--set network=FILE`) must be a file, or a data frame with the columns `regulator` and "
+            f"`target`; got {got}."
+        )
+    return network

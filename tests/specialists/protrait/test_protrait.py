@@ -18,6 +18,7 @@ from sclm_hf.specialists.peaks import Peak
 from sclm_hf.specialists.protrait.configuration_protrait import PROTRAITConfig
 from sclm_hf.specialists.protrait.genome_protrait import read_windows
 from sclm_hf.specialists.protrait.modeling_protrait import PROTRAITModel
+from sclm_hf.specialists.protrait.processing_protrait import PROTRAITProcessor
 
 from ..common import SpecialistTester, close, golden_arrays, open_golden
 
@@ -197,6 +198,13 @@ def test_genomes_that_do_not_fit_are_refused(tmp_path):
         fit(sequence_length=9)
 
 
+def test_an_empty_label_is_none(tmp_path):
+    cells, file = planted(tmp_path)
+    cells.obs["cell_type"] = ["", None, *cells.obs["cell_type"][2:]]
+    processor = PROTRAITProcessor.fit(cells, genome=file, label_key="cell_type", sequence_length=96)
+    assert processor.labels == ["type 0", "type 1", "type 2"] and processor.label_of[:3] == [-1, -1, 2]
+
+
 def test_labels_are_asked_for(tmp_path):
     cells, file = planted(tmp_path)
     training = {"num_train_epochs": 1, "use_cpu": True}
@@ -204,5 +212,11 @@ def test_labels_are_asked_for(tmp_path):
     sclm_hf.fit("protrait", cells, tmp_path / "model", **settings)
     with pytest.raises(ConfigurationError, match="was trained without labels"):
         sclm_hf.annotate(cells, str(tmp_path / "model"))
+    others = cells.copy()
+    others.var_names = [*cells.var_names[:5], "chr9:1-2", *cells.var_names[6:]]
+    with pytest.raises(
+        ConfigurationError, match=f"1 of its 90 peaks are not among theirs, such as '{cells.var_names[5]}'"
+    ):
+        sclm_hf.embed(others, str(tmp_path / "model"))
     with pytest.raises(ConfigurationError, match="'absent' is no column of `obs`"):
         sclm_hf.fit("protrait", cells, tmp_path / "x", label_key="absent", **settings)

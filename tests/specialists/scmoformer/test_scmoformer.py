@@ -7,9 +7,9 @@ import torch
 from anndata import AnnData
 
 import sclm_hf
-from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError
+from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError, SclmWarning
 from sclm_hf.opening.specialists import load_specialist
-from sclm_hf.specialists.scmoformer.edges_scmoformer import edge_arrays, random_walk_positions
+from sclm_hf.specialists.scmoformer.edges_scmoformer import edge_arrays, random_walk_positions, read_edges
 from sclm_hf.specialists.scmoformer.processing_scmoformer import ScMoFormerProcessor
 
 from ..common import SpecialistTester, close, golden_arrays, labelled_cells, open_golden
@@ -153,12 +153,32 @@ def test_a_gene_without_edges_and_a_cell_without_genes_of_the_model_stay_finite(
         (pd.DataFrame({"from": ["a"], "target": ["b"]}), "it lacks 'source'"),
         (pd.DataFrame({"source": ["a"], "target": ["b"]}), "no edge between the names of the data"),
         (EDGES.assign(weight=-1.0), "finite numbers above 0"),
-        ("absent.tsv", "does not exist"),
+        ("absent.tsv", "there is no file `absent.tsv`"),
     ],
 )
 def test_tables_that_are_none_are_refused(table, told):
     with pytest.raises(ConfigurationError, match=told):
         ScMoFormerProcessor.fit(cite_cells(), n_components=8, gene_table=table)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x80"])
+def test_files_that_are_no_tables_are_refused(content, tmp_path):
+    (tmp_path / "edges.csv").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"`gene_table`: .*edges.csv` cannot be read as a table"):
+        read_edges(tmp_path / "edges.csv", ["a", "b"], "gene_table")
+    with pytest.raises(ConfigurationError, match="`gene_table`: there is no file"):
+        read_edges(tmp_path, ["a", "b"], "gene_table")
+
+
+@pytest.mark.parametrize("name", ["n_components", "n_positions", "cells_per_graph"])
+def test_sizes_of_nothing_are_refused(name, tmp_path):
+    with pytest.raises(ConfigurationError, match=f"`{name}` must be 1 or more, got 0"):
+        sclm_hf.fit("scmoformer", cite_cells(), tmp_path / "x", **{name: 0})
+
+
+def test_few_cells_are_told(folder):
+    with pytest.warns(SclmWarning, match="where they are few, as these 49 are: give 50 or more"):
+        sclm_hf.multimodal(cite_cells()["rna"][:49].copy(), model=folder)
 
 
 def test_tables_are_read_from_files(tmp_path):
@@ -176,6 +196,8 @@ def test_genes_of_proteins_may_be_named():
     assert processor.coding == [[processor.genes.index("GENE7"), 2]]
     with pytest.raises(ConfigurationError, match="'X', which is none of the proteins"):
         ScMoFormerProcessor.fit(cells, n_components=8, protein_genes={"X": "GENE7"})
+    with pytest.raises(ConfigurationError, match=r"a mapping of protein -> gene.*\{\"CD3\": .*; got 'x.csv'"):
+        ScMoFormerProcessor.fit(cells, n_components=8, protein_genes="x.csv")
 
 
 def test_bad_cells_are_refused(folder, tmp_path):

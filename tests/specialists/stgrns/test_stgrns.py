@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import sclm_hf
 from sclm_hf.cli.main import make_app
-from sclm_hf.errors import ConfigurationError
+from sclm_hf.errors import ConfigurationError, SclmWarning
 from sclm_hf.specialists.stgrns.processing_stgrns import STGRNSProcessor
 
 from ..common import SpecialistTester, close, golden_arrays, labelled_cells, open_golden
@@ -176,6 +176,10 @@ def test_what_cannot_be_learnt_from_is_refused(tmp_path):
         fit(tmp_path / "x", network=None)
     with pytest.raises(ConfigurationError, match="There is no network `absent"):
         fit(tmp_path / "x", network="absent.csv")
+    with pytest.raises(ConfigurationError, match="the columns `regulator` and `target`; got the columns a, target"):
+        fit(tmp_path / "x", network=NETWORK.rename(columns={"regulator": "a"}))
+    with pytest.raises(ConfigurationError, match="the columns `regulator` and `target`; got list"):
+        fit(tmp_path / "x", network=[("GENE0", "GENE3")])
     others = NETWORK.assign(target="UNKNOWN")
     with pytest.raises(ConfigurationError, match="None of the 16 known pairs, such as GENE0 and UNKNOWN"):
         fit(tmp_path / "x", network=others)
@@ -183,6 +187,11 @@ def test_what_cannot_be_learnt_from_is_refused(tmp_path):
         fit(tmp_path / "x", pairs="some")
     with pytest.raises(ConfigurationError, match="leaves 0 to learn from"):
         fit(tmp_path / "x", network=NETWORK[NETWORK["regulator"] == "GENE0"], split="regulators")
+
+
+def test_cells_that_fill_no_window_are_told():
+    with pytest.warns(SclmWarning, match="4 of 60 cells, .* fill no window of 8 and are left out"):
+        STGRNSProcessor.fit(labelled_cells(), network=NETWORK, **SMALL | {"window_size": 8})
 
 
 def test_networks_that_cannot_be_made_are_refused(tmp_path, network_file):
@@ -200,7 +209,8 @@ def test_networks_that_cannot_be_made_are_refused(tmp_path, network_file):
         )
     few = labelled_cells()[:12].copy()
     few.X = few.X.toarray() + 1
-    assert len(sclm_hf.grn(few, folder, genes=["GENE0", "GENE3"])) == 2
+    with pytest.warns(SclmWarning, match="2 of 12 cells, the last ones in their order, fill no window of 10"):
+        assert len(sclm_hf.grn(few, folder, genes=["GENE0", "GENE3"])) == 2
     fit(tmp_path / "wide", window_size=20, training={"num_train_epochs": 1, "use_cpu": True})
-    with pytest.raises(ConfigurationError, match="12 cells do not fill one window of 20"):
+    with pytest.raises(ConfigurationError, match=r"12 cells do not fill one window of 20: .*`max_cells`"):
         sclm_hf.grn(few, str(tmp_path / "wide"), genes=["GENE0", "GENE3"])
