@@ -50,6 +50,11 @@ def option(field: Field) -> Any:
     return Annotated[kind, typer.Option(flag_of(field), help=text, **limits)]
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether the command line says something for a parameter, be it the default."""
+    return context.get_parameter_source(name).name != "DEFAULT"
+
+
 def with_settings(settings: type) -> Callable[[Callable], Callable]:
     """Replace the `**settings` of a command's function by one option for each field of `settings` that has a flag."""
     fields = [field for field in own_fields_first(settings) if flag_of(field) is not None]

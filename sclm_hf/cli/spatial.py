@@ -6,11 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from ..tasks.spatial import SpatialSettings
-from .options import Input, Json, Output, Overwrite, with_settings
+from .options import Input, Json, Output, Overwrite, is_given, with_settings
+
+_KEYS = ("sample_key", "spatial_key")
 
 
 @with_settings(SpatialSettings)
 def spatial(
+    context: typer.Context,
     input: Input,
     output: Output,
     model: Annotated[
@@ -32,8 +35,11 @@ def spatial(
     from ..tasks.files.file_to_file import run_files
     from .results import print_files
 
+    # a task-specific model knows what they are called
+    named = {name: one for name, one in settings.items() if name not in _KEYS or is_given(context, name)}
+
     def run() -> Any:
-        return run_files("spatial", input, output, model, overwrite=overwrite, **settings)
+        return run_files("spatial", input, output, model, overwrite=overwrite, **named)
 
     if plot is not None:
         _check_plot(plot, input, output, overwrite)

@@ -103,7 +103,8 @@ class TransformerSTProcessor(SpecialistProcessor):
 
         Args:
             cells: the spots.
-            sample_key, spatial_key: those of these spots, where they are called otherwise than in training.
+            sample_key, spatial_key: those of these spots, where they are called otherwise than in training; the first
+                is empty where all spots are of one slice.
             return_tensors: `"pt"` for torch.
 
         Raises:
@@ -191,13 +192,17 @@ class TransformerSTProcessor(SpecialistProcessor):
                     f"`obsm` has no {self.histology_key!r} (`histology_key`): no colours of spots."
                 )
             coordinates = with_colours(coordinates, read_numbers(cells, self.histology_key))
-        return nearest_spots(coordinates, self._slices(cells, sample_key or self.sample_key), self.n_neighbours)
+        slices = self._slices(cells, self.sample_key if sample_key is None else sample_key)
+        return nearest_spots(coordinates, slices, self.n_neighbours)
 
     def _slices(self, cells: Any, key: str | None) -> np.ndarray:
-        if key is None:
+        if not key:
             return np.full(cells.n_obs, "")
         if key not in cells.obs:
-            raise ConfigurationError(f"`obs` has no column {key!r} (`sample_key`) that tells slices apart.")
+            raise ConfigurationError(
+                f"`obs` has no column {key!r} (`sample_key`) that tells slices apart: where all spots are of one, "
+                f"add it (`adata.obs[{key!r}] = 'one'`), or tell `spatial` so (`sample_key=None`, `--sample-key ''`)."
+            )
         if cells.obs[key].isna().any():
             raise ConfigurationError(f"{int(cells.obs[key].isna().sum()):,} spots are of no slice in `obs[{key!r}]`.")
         return cells.obs[key].astype(str).to_numpy()

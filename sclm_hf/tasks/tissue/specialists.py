@@ -46,13 +46,11 @@ def add_by_specialist(
     require("scanpy", extra="evaluation")
     require("igraph", extra="evaluation")
     loaded, chosen = open_specialist(verb, model, processor, given)
-    own, defaults = loaded.processor, verb.choose({})
-    # the command names all settings, those that nobody chose too
-    names = {
-        name: getattr(own, name) if given.get(name) in (None, getattr(defaults, name)) else given[name]
-        for name in ("sample_key", "spatial_key")
-    }
-    settings = verb.choose({**given, **names})
+    own = loaded.processor
+    names = {name: given.get(name, getattr(own, name)) for name in ("sample_key", "spatial_key")}
+    settings = verb.choose({**given, **names, "sample_key": names["sample_key"] or None})
+    # None would be that of training
+    names["sample_key"] = names["sample_key"] or ""
     key = settings.key(loaded.record.name)
     found = own.results(verb.name, loaded.model, adata, **{**chosen, **names, "key_added": key})
     embedding = found["obsm"][f"X_{key}"]

@@ -116,11 +116,32 @@ def test_columns_are_called_as_in_training_unless_others_are_named(folder):
     cells.obsm["places"] = cells.obsm.pop("spatial")
     processor = replace(loaded.processor, spatial_key="places")
     few = {"resolutions": "0.5", "n_subsamples": 1}
-    found = sclm_hf.spatial(cells, loaded.model, processor, sample_key=None, spatial_key="spatial", **few)
+    found = sclm_hf.spatial(cells, loaded.model, processor, **few)
     expected = sclm_hf.spatial(spots(), folder, **few)
     assert np.array_equal(found.obsm["X_sclm_domain"], expected.obsm["X_sclm_domain"])
     found = sclm_hf.spatial(cells, folder, spatial_key="places", **few)
     assert np.array_equal(found.obsm["X_sclm_domain"], expected.obsm["X_sclm_domain"])
+    found = sclm_hf.spatial(spots(), loaded.model, processor, spatial_key="spatial", **few)
+    assert np.array_equal(found.obsm["X_sclm_domain"], expected.obsm["X_sclm_domain"])
+
+
+def test_one_slice_needs_no_column_though_slices_were_trained_on(folder, tmp_path):
+    loaded = load_specialist(folder)
+    processor, few = replace(loaded.processor, sample_key="slice"), {"resolutions": "0.5", "n_subsamples": 1}
+    found = sclm_hf.spatial(spots(), loaded.model, processor, sample_key=None, **few)
+    expected = sclm_hf.spatial(spots(), folder, **few)
+    assert np.array_equal(found.obsm["X_sclm_domain"], expected.obsm["X_sclm_domain"])
+    with pytest.raises(ConfigurationError, match=r"no column 'slice' .*`adata\.obs\['slice'\] = 'one'`"):
+        sclm_hf.spatial(spots(), loaded.model, processor, **few)
+    loaded.model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    spots().write_h5ad(tmp_path / "spots.h5ad")
+    arguments = ["spatial", str(tmp_path / "spots.h5ad"), str(tmp_path / "out.h5ad"), "--n-subsamples", "1"]
+    arguments += ["--model", str(tmp_path / "model"), "--spatial-key", "spatial"]
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 1 and "no column 'slice'" in refused.output
+    done = CliRunner().invoke(app, [*arguments, "--sample-key", ""])
+    assert done.exit_code == 0, (done.output, done.exception)
 
 
 def test_spots_of_another_tissue_are_embedded_too(folder):
