@@ -57,7 +57,10 @@ def _show_labels(record: dict[str, Any], labels: Any) -> None:
         f"{record['n_seen']:,} of the cells stand in the training manifest of the model, of which "
         f"{record['n_chose']:,} were held out to choose its checkpoint or weights."
     )
-    print(told if record["has_manifest"] else f"The model has no training manifest: {_UNKNOWN}")
+    if record["has_manifest"] or record["n_seen"]:
+        print(told)
+    if not record["has_manifest"]:
+        print(f"The model has no training manifest{' of its own' if record['n_seen'] else ''}: {_UNKNOWN}")
 
 
 def _show_embeddings(record: dict[str, Any], column: Any) -> None:

@@ -62,7 +62,7 @@ def fit(
     if result.is_main_process:
         typer.echo(result.summary())
         if "evaluate" in SPECIALISTS[specialist].verbs:
-            typer.echo(_COMPARE.format(folder=output, column=label_key, train=files.get("", "CELLS")))
+            typer.echo(_COMPARE.format(folder=output, column=chosen["label_key"], train=files.get("", "CELLS")))
 
 
 _COMPARE = """No cells scored it. Before you trust it, score it and what is simple beside it on others with labels:
@@ -97,7 +97,8 @@ def _read_settings(flag: str, given: list[str] | None) -> dict[str, Any]:
         if not equals:
             raise ConfigurationError(f"`{flag}` takes NAME=VALUE, got {one!r}.")
         try:
-            chosen[name] = json.loads(value)
+            # as Python writes them, too
+            chosen[name] = json.loads(value.lower() if value.lower() in ("true", "false") else value)
         except ValueError:
             chosen[name] = value
     return chosen

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 import numpy as np
 
 from .contents import Contents
-from .training_manifest import hash_counts, hash_genes
+from .training_manifest import TrainingManifest, hash_counts, hash_genes
 
 CELLS_A_SOURCE = 64
 """So many cells of a source, evenly spread, are known by their counts; all are known by their names."""
 
+_PARTS = ("names", "counts", "labels")
+
 Fingerprint = dict[str, dict[str, str]]
-"""Name of a source -> `names` and `counts`, each a hash in hexadecimal digits."""
+"""Name of a source -> `names`, `counts` and, where there are some, `labels`, each a hash in hexadecimal digits."""
 
 
 def fingerprint(corpus: Contents) -> Fingerprint:
@@ -37,6 +39,19 @@ def _digest(hashes: np.ndarray) -> str:
     return hashlib.sha256(hashes.tobytes()).hexdigest()[:16]
 
 
+def fingerprint_of(manifest: TrainingManifest, labels: np.ndarray | None = None) -> Fingerprint:
+    """The fingerprint of cells whose manifest there is already.
+
+    Args:
+        manifest: of one source.
+        labels: (n_cells,) what they are to be called, or None.
+    """
+    found = {"names": _digest(manifest.cells), "counts": _digest(manifest.counts)}
+    if labels is not None:
+        found["labels"] = hashlib.sha256(repr(list(map(str, labels))).encode()).hexdigest()[:16]
+    return {str(name): found for name in dict.fromkeys(manifest.datasets)}
+
+
 def changes(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]]) -> list[str]:
     """What differs between two fingerprints, in words, source by source."""
     found = []
@@ -45,6 +60,6 @@ def changes(before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[s
             found.append(f"`{name}` is missing")
         elif name not in before:
             found.append(f"`{name}` is new")
-        elif differing := [what for what in ("names", "counts") if before[name][what] != now[name][what]]:
+        elif differing := [what for what in _PARTS if before[name].get(what) != now[name].get(what)]:
             found.append(f"the cells of `{name}` have other {' and '.join(differing)}")
     return found

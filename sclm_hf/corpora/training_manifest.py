@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from ..adapters.settings import base_of, read_adapter_settings
 from ..errors import CheckpointError, require
 from ..files import require_regular_file, written_whole
 from ..logging import progress_bar
-from ..opening.files import find_file
+from ..opening.files import ADAPTER_CONFIG, find_file
 from ..opening.names import resolve_name
 from ..sources.cell_source import CellSource
 from ..tokenization.encodings.kernels import kernel
@@ -142,13 +143,19 @@ class TrainingManifest:
 def read_manifest(name: str, revision: Any = None) -> TrainingManifest | None:
     """The manifest of a folder or repository of a model, None where there is none.
 
+    That of an adapter holds the cells of its base, too; of one that has none, that of the base is read.
+
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: it is damaged, or an adapter without one names no base.
         HubError: the Hub cannot be reached.
     """
-    path = find_file(name, MANIFEST, resolve_name(name, revision))
+    revision = resolve_name(name, revision)
+    path = find_file(name, MANIFEST, revision)
     if path is None:
-        return None
+        if find_file(name, ADAPTER_CONFIG, revision) is None:
+            return None
+        settings = read_adapter_settings(name, revision)
+        return read_manifest(base_of(name, settings), settings.get("revision"))
     parquet = require("pyarrow.parquet", extra="corpora")
     require_regular_file(path)
     try:

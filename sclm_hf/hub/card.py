@@ -17,6 +17,7 @@ from ..opening.families import encoder_family, family_of, read_config
 from ..opening.files import ADAPTER_CONFIG
 from ..opening.kinds import labels_cells
 from ..opening.partners import PARTNERS_FILE, SAVED
+from ..opening.specialists import load_part, place_of_processor
 from ..registry import COMPOSITES, Composite, Family, get_family
 from ..registry.language_model import LANGUAGE_MODEL
 from ..registry.specialists import SPECIALISTS, Specialist
@@ -186,12 +187,13 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
     if not folder.is_dir():
         raise ConfigurationError(f"`{folder}` is not a checkpoint folder.")
     config = read_config(str(folder))
-    if license is not None and config.get("model_type") in SPECIALISTS:
-        return _specialist_facts(folder, SPECIALISTS[config["model_type"]], config, license)
-    reads_text = is_language_model(folder)
-    family = LANGUAGE_MODEL if reads_text else family_of(str(folder))[0]
+    specialist = SPECIALISTS.get(config.get("model_type"))
+    reads_text = specialist is None and is_language_model(folder)
+    family = specialist or (LANGUAGE_MODEL if reads_text else family_of(str(folder))[0])
     if license is None:
         raise ConfigurationError("A new card needs the licence of the checkpoint, for example `--license mit`.")
+    if specialist is not None:
+        return _specialist_facts(folder, specialist, config, license, is_adapter=is_adapter)
     if reads_text:
         encoder, text = text_encoder_family(folder), config["model_type"]
         return _joined_facts(folder, LANGUAGE_MODEL, encoder, text, license, is_adapter=is_adapter)
@@ -213,17 +215,28 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
     )
 
 
-def _specialist_facts(folder: Path, record: Specialist, config: dict[str, Any], license: str) -> CardFacts:
+def _specialist_facts(
+    folder: Path, record: Specialist, config: dict[str, Any], license: str, *, is_adapter: bool
+) -> CardFacts:
     classifies = any(map(labels_cells, config.get("architectures") or ()))
+    joins = "multimodal" in record.verbs and _modalities(folder, record)
     return CardFacts(
         title=folder.resolve().name,
         family=record.name,
         license=license,
         summary=f"A {record.title} model, which {record.task}.",
-        task=next(iter(record.verbs)),
+        task="multimodal" if joins else next(iter(record.verbs)),
+        base_model=read_adapter_settings(str(folder)).get("base_model_name_or_path") if is_adapter else None,
+        is_adapter=is_adapter,
         label_names=list(config.get("id2label", {}).values()) if classifies else [],
         limits=["It answers only for the cells that it was trained on."] if record.transductive else [],
     )
+
+
+def _modalities(folder: Path, record: Specialist) -> tuple[str, ...]:
+    """The modalities that a model of a folder reads; none where it reads one, or has no processor."""
+    where = place_of_processor(str(folder))
+    return load_part(record, record.processor).from_pretrained(where[0], revision=where[1]).modalities if where else ()
 
 
 def _joined_facts(
@@ -309,7 +322,8 @@ def render_card(facts: CardFacts) -> "ModelCard":
         model_name=facts.title,
         eval_results=to_model_index(facts.results, facts.evaluated_method) or None,
     )
-    examples = [get_verb(facts.task).usage] if facts.task else []
+    usages = specialist.usage if specialist else {}
+    examples = [usages.get(facts.task) or get_verb(facts.task).usage] if facts.task else []
     examples += [composite.usage] if composite and composite.usage else []
     usage = (_READING + "\n\n".join(examples)).format(model=facts.model, family=facts.family)
     what = {"family": family, "composite": composite, "specialist": specialist}

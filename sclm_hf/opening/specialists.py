@@ -5,10 +5,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.settings import base_of, read_adapter_settings
 from ..errors import CheckpointError, ConfigurationError, SclmError, unknown_name
 from ..registry.specialists import SPECIALISTS, Specialist
 from .families import read_config
-from .files import damage_is_told, find_file
+from .files import ADAPTER_CONFIG, damage_is_told, find_file
 from .kinds import is_adapted
 from .loading import as_dtype, check_device, default_device, open_checkpoint
 from .names import resolve_name
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from ..specialists.processing import SpecialistProcessor
+
+
+_PROCESSOR_FILE = "processor_config.json"
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def load_specialist(
     Args:
         model: folder or repository id, of an adapter as well, which is merged; or a loaded model, beside its
             `processor`.
-        processor: the processor; by default the one saved with the model.
+        processor: the processor; by default the one saved with the model, or with the base of an adapter.
         device, dtype, revision: as for `opening.loading.load_model`.
 
     Raises:
@@ -107,7 +111,8 @@ def load_specialist(
     revision = resolve_name(name, revision)
     settings = read_config(name, revision)
     record = SPECIALISTS[settings["model_type"]]
-    if find_file(name, "processor_config.json", revision) is None and processor is None:
+    where = place_of_processor(name, revision) if processor is None else None
+    if where is None and processor is None:
         raise CheckpointError(
             f"`{name}` has no processor, as a model converted from the original's tensors has none: train one with "
             f"`sclm-hf fit {record.name}`, or pass a `{record.processor}`."
@@ -117,23 +122,46 @@ def load_specialist(
         from ..adapters.lora import merge_adapter
 
         loaded = merge_adapter(loaded)
-    if processor is None:
-        with damage_is_told(name):
-            processor = load_part(record, record.processor).from_pretrained(name, revision=revision)
+    if where is not None:
+        with damage_is_told(where[0]):
+            processor = load_part(record, record.processor).from_pretrained(where[0], revision=where[1])
     if wrong := _contradiction(processor, loaded.config):
         raise CheckpointError(f"The processor does not fit the model `{name}`: {wrong}")
     loaded = loaded.to(device or default_device()).eval()
     return LoadedSpecialist(loaded, processor, record, name, getattr(revision, "resolved", None) or "")
 
 
+def place_of_processor(name: str, revision: Any = None) -> tuple[str, Any] | None:
+    """The folder or repository that holds a model's processor, and its revision; None where there is none."""
+    if find_file(name, _PROCESSOR_FILE, revision) is not None:
+        return name, revision
+    if find_file(name, ADAPTER_CONFIG, revision) is None:
+        return None
+    settings = read_adapter_settings(name, revision)
+    base = base_of(name, settings)
+    revision = resolve_name(base, settings.get("revision"))
+    return None if find_file(base, _PROCESSOR_FILE, revision) is None else (base, revision)
+
+
 def _contradiction(processor: "SpecialistProcessor", config: Any) -> str | None:
-    """In which size a processor and a configuration differ; None if in none."""
+    """In which size, or in which names of labels, a processor and a configuration differ; None if in none."""
     for name, expected in processor.config_settings().items():
         found = getattr(config, name)
         if isinstance(expected, dict):
+            if len(expected) == len(found) and name == "id2label" and not _are_numbered(found):
+                for number, label in expected.items():
+                    if found[number] != label:
+                        return (
+                            f"label {number} is {found[number]!r} in the configuration and {label!r} in the processor."
+                        )
             expected, found = len(expected), len(found)
         elif type(expected) is not int or found is None:
             continue
         if found != expected:
             return f"`{name}` of the configuration has {found:,} where the processor has {expected:,}."
     return None
+
+
+def _are_numbered(labels: dict[int, str]) -> bool:
+    """Whether they are the names that transformers makes up for labels without any."""
+    return all(label == f"LABEL_{number}" for number, label in labels.items())

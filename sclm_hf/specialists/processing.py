@@ -174,15 +174,15 @@ class SpecialistProcessor(PushToHubMixin):
             raise CheckpointError(f"`{PROCESSOR_FILE}` of `{name}` is damaged: {error}") from error
 
 
-def wrong_state(processor_class: type[SpecialistProcessor], state: Mapping[str, Any]) -> str | None:
-    """What is wrong with values for fields of a processor; None if nothing is.
+def wrong_state(owner: type, state: Mapping[str, Any]) -> str | None:
+    """What is wrong with values for fields of a processor, or of another dataclass; None if nothing is.
 
     Args:
-        processor_class: the processor.
-        state: field -> value; fields that the processor has not are not looked at.
+        owner: the dataclass.
+        state: field -> value; fields that it has not are not looked at.
     """
-    kinds = get_type_hints(processor_class)
-    for field in fields(processor_class):
+    kinds = get_type_hints(owner)
+    for field in fields(owner):
         if field.name not in state:
             continue
         value, kind = state[field.name], kinds[field.name]

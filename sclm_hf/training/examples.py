@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..corpora.fingerprint import Fingerprint
+
 
 class Batch(dict):
     """The inputs of a model for some examples.
@@ -41,6 +43,10 @@ class TrainingExamples(ABC):
     @abstractmethod
     def identity(self) -> str:
         """What tells these examples from others, so that a run does not go on with others."""
+
+    def fingerprint(self) -> Fingerprint:
+        """Which cells they are made of, where they can say so."""
+        return {}
 
     def loader(
         self,

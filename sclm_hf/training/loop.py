@@ -224,7 +224,9 @@ class _Run:
         return identify(self.config.per_device_train_batch_size, **self.budget) if identify else ""
 
     def _fingerprint(self) -> Fingerprint:
-        return fingerprint(self.corpus) if hasattr(self.corpus, "sources") else {}
+        if hasattr(self.corpus, "sources"):
+            return fingerprint(self.corpus)
+        return self.corpus.fingerprint() if hasattr(self.corpus, "fingerprint") else {}
 
     def _prepare(self, model: nn.Module) -> None:
         accelerate.utils.set_seed(self.config.seed, device_specific=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub.errors import StrictDataclassError
 
+from ..corpora.fingerprint import Fingerprint, fingerprint_of
 from ..corpora.training_manifest import TrainingManifest
 from ..errors import ConfigurationError, unknown_name
 from ..logging import warn
@@ -69,10 +70,12 @@ def fit(
     # a step takes no more than an epoch
     processor.check_epochs(config.max_steps if config.max_steps > 0 else config.num_train_epochs)
     model = _new_model(record, processor, model_config or {}, seed)
-    examples = SpecialistExamples(processor, processor.examples(cells, seed), seed)
+    manifest = _manifest(processor, cells)
+    labels = _labels(cells, settings.get("label_key"))
+    examples = SpecialistExamples(processor, processor.examples(cells, seed), seed, fingerprint_of(manifest, labels))
     result = train(model, examples, CompleteCollator(), config, processor=processor)
     if result.is_main_process:
-        save_manifest(result, _manifest(processor, cells), None)
+        save_manifest(result, manifest, None)
     return result
 
 
@@ -83,11 +86,14 @@ class SpecialistExamples(TrainingExamples):
         processor: the processor.
         examples: what it made.
         seed: seed of all draws.
+        cells: the fingerprint of the cells.
     """
 
-    def __init__(self, processor: SpecialistProcessor, examples: Examples, seed: int) -> None:
+    def __init__(
+        self, processor: SpecialistProcessor, examples: Examples, seed: int, cells: Fingerprint | None = None
+    ) -> None:
         super().__init__(seed)
-        self._processor, self._examples = processor, examples
+        self._processor, self._examples, self._cells = processor, examples, cells or {}
 
     def __len__(self) -> int:
         return self._examples.size
@@ -96,7 +102,10 @@ class SpecialistExamples(TrainingExamples):
         return self._examples.make(examples, epoch)
 
     def identity(self) -> str:
-        return json.dumps(dataclasses.asdict(self._processor), sort_keys=True)
+        return json.dumps([dataclasses.asdict(self._processor), self._cells], sort_keys=True)
+
+    def fingerprint(self) -> Fingerprint:
+        return self._cells
 
 
 def _training_config(
@@ -108,6 +117,8 @@ def _training_config(
             raise unknown_name(name, known, " in `training`")
         if name in ("output_dir", "seed"):
             raise ConfigurationError(f"Say `{name}` beside `training`, not in it.")
+    if wrong := wrong_state(TrainingConfig, changes):
+        raise ConfigurationError(f"`training` (`--training`): {wrong}")
     return TrainingConfig(**(record.recipe | dict(changes)), output_dir=str(output_dir), seed=seed)
 
 
@@ -124,6 +135,11 @@ def _check_settings(
     given = {name: value for name, value in settings.items() if value is not None or name not in names}
     if wrong := wrong_state(processor_class, given):
         raise ConfigurationError(f"{record.title}: {wrong}")
+
+
+def _labels(cells: Any, column: str | None) -> np.ndarray | None:
+    """(n_cells,) labels to learn, None where there are none."""
+    return cells.obs[column].to_numpy() if column in getattr(cells, "obs", ()) else None
 
 
 def _check_labels(cells: Any, column: str) -> None:

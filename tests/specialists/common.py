@@ -3,6 +3,7 @@
 import importlib
 import json
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar
@@ -326,6 +327,30 @@ class SpecialistTester:
         card = write_card(facts, tmp_path).read_text()
         for said in (self.record.title, self.record.paper, self.record.code_license, self.record.repository):
             assert said in card, said
+
+    def test_the_example_of_its_card_runs(self, fitted, tmp_path, monkeypatch):
+        facts = start_facts(fitted[0], license="mit")
+        facts.model = str(fitted[0])
+        (code,) = re.findall(r"```python\n(.*?)```", write_card(facts, tmp_path).read_text(), re.DOTALL)
+        cells = self.cells()
+        first, *others = [cells] if isinstance(cells, AnnData) else cells.values()
+        first.write_h5ad(tmp_path / "cells.h5ad")
+        for other in others:
+            for name in ("other", *cells):
+                other.write_h5ad(tmp_path / f"{name}.h5ad")
+        monkeypatch.chdir(tmp_path)
+        exec(code, {})
+
+    def test_the_card_of_an_adapter_names_its_base(self, fitted, tmp_path):
+        from sclm_hf.adapters.lora import add_lora, save_adapter
+
+        if not self.record.lora_target_modules:
+            pytest.skip("it has no linear layer worth adapting")
+        model = open_model(str(fitted[0]), next(iter(self.record.auto_classes)))
+        save_adapter(add_lora(model, r=2), tmp_path)
+        facts = start_facts(tmp_path, license="mit")
+        assert facts.is_adapter and (tmp_path / facts.base_model).resolve() == fitted[0].resolve()
+        assert load_specialist(tmp_path).processor == load_specialist(fitted[0]).processor
 
     def test_manifest_holds_the_cells(self, fitted):
         from sclm_hf.corpora.training_manifest import read_manifest

@@ -19,6 +19,12 @@ SPECIALIST = Specialist(
         "grn": ("evidence", "genes", "n_genes", "regulators", "n_edges", "network", "baselines", "seed"),
     },
     directed=False,
+    usage={
+        "multimodal": 'other = anndata.read_h5ad("other.h5ad")  # the other modality of the same cells\n'
+        'cells = sclm_hf.multimodal(cells, other, "{model}")\n'
+        'cells.obsm["sclm_multimodal_joint"]',
+        "grn": 'edges = sclm_hf.grn(cells, "{model}")\nedges.head()  # regulator, target, score',
+    },
     config="DeepMAPSConfig",
     auto_classes={"AutoModel": "DeepMAPSModel"},
     models=("DeepMAPSModel",),

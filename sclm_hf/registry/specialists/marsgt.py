@@ -15,6 +15,11 @@ SPECIALIST = Specialist(
     task="finds clusters of cells, rare ones among them, and the peaks that go with genes in each",
     reads="Cells with raw counts of RNA and of open chromatin, and where the genes start.",
     verbs={"cluster": ("key_added",)},
+    usage={
+        "cluster": 'peaks = anndata.read_h5ad("atac.h5ad")  # raw counts of the same cells\n'
+        'cells = sclm_hf.cluster(cells, "{model}", other=peaks)\n'
+        'cells.obs[["sclm_cluster", "sclm_cluster_is_rare"]]'
+    },
     config="MarsGTConfig",
     auto_classes={"AutoModel": "MarsGTModel"},
     models=("MarsGTModel",),

@@ -14,6 +14,9 @@ SPECIALIST = Specialist(
     task="predicts surface proteins from RNA",
     reads="Cells with raw counts of RNA and of proteins.",
     verbs={"multimodal": ("kind", "rna_key", "other_key", "key_added"), "embed": ("key_added",)},
+    usage={
+        "multimodal": 'cells = sclm_hf.multimodal(cells, model="{model}")\ncells.obsm["sclm_multimodal_predicted"]'
+    },
     config="ScMoFormerConfig",
     auto_classes={"AutoModel": "ScMoFormerModel"},
     models=("ScMoFormerModel",),

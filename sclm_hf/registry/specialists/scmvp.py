@@ -14,6 +14,11 @@ SPECIALIST = Specialist(
     task="joins RNA and open chromatin of the same cells, and completes both",
     reads="Cells with raw counts of RNA and of peaks.",
     verbs={"multimodal": ("kind", "rna_key", "other_key", "key_added")},
+    usage={
+        "multimodal": 'peaks = anndata.read_h5ad("atac.h5ad")  # raw counts of the same cells\n'
+        'cells = sclm_hf.multimodal(cells, peaks, "{model}")\n'
+        'cells.obsm["sclm_multimodal_joint"]'
+    },
     config="ScMVPConfig",
     auto_classes={"AutoModel": "ScMVPModel"},
     models=("ScMVPModel",),

@@ -20,6 +20,8 @@ class Specialist(ModelFolder):
         task: what it answers, in a few words.
         reads: what it is trained on, as a sentence.
         verbs: verb that takes its folder -> the settings of that verb which mean something for it.
+        usage: verb -> Python that shows its use in a card, with `{model}` where the folder or repository goes; of a
+            verb that is not named here, the one that it has for all models.
         config: name of the configuration class.
         auto_classes: transformers Auto class -> our class; the first opens what `fit` trains.
         models: every public model class.
@@ -50,6 +52,7 @@ class Specialist(ModelFolder):
     processor: str
     recipe: dict[str, object]
     recipe_note: str = ""
+    usage: dict[str, str] = field(default_factory=dict)
     lora_target_modules: tuple[str, ...] = ()
     key_value_modules: tuple[str, ...] = ()
     feedforward_modules: tuple[str, ...] = ()

@@ -29,6 +29,7 @@ SPECIALIST = Specialist(
             "seed",
         )
     },
+    usage={"grn": 'edges = sclm_hf.grn(cells, "{model}")\nedges.head()  # regulator, target, score'},
     config="STGRNSConfig",
     auto_classes={
         "AutoModelForSequenceClassification": "STGRNSForPairClassification",

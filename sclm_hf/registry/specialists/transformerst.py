@@ -28,6 +28,7 @@ SPECIALIST = Specialist(
         ),
         "embed": ("key_added",),
     },
+    usage={"spatial": 'cells = sclm_hf.spatial(cells, "{model}")\ncells.obs["sclm_domain"]'},
     config="TransformerSTConfig",
     auto_classes={"AutoModel": "TransformerSTModel"},
     models=("TransformerSTModel",),

@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...corpora.training_manifest import TRAINED, hash_counts, hash_genes, read_manifest
+from ...corpora.training_manifest import MANIFEST, TRAINED, hash_counts, hash_genes, read_manifest
+from ...opening.files import find_file
+from ...opening.names import resolve_name
 from ...sources.cell_source import CellSource
 from ...sources.survey import row_blocks
 
@@ -15,7 +17,7 @@ class Seen(NamedTuple):
     Attributes:
         trained: (n_cells,) bool, which it was trained on.
         chose: (n_cells,) bool, which were held out and chose it.
-        has_manifest: whether it says so.
+        has_manifest: whether it says so; an adapter that has no manifest of its own says nothing of its own cells.
     """
 
     trained: np.ndarray
@@ -45,4 +47,5 @@ def seen_by(model: str | None, revision: str, source: CellSource, cell_ids: np.n
     source.close()
     cells = source.name, cell_ids, np.concatenate(hashes)
     trained = manifest.part(TRAINED).holds(*cells)
-    return Seen(trained, manifest.holds(*cells) & ~trained, True)
+    says_itself = find_file(model, MANIFEST, resolve_name(model, revision or None)) is not None
+    return Seen(trained, manifest.holds(*cells) & ~trained, says_itself)
