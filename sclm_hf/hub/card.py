@@ -1,6 +1,7 @@
 """Model cards that say only what is known: facts go in as data, `README.md` and `.eval_results/` come out."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .._version import __version__
 from ..adapters.settings import read_adapter_settings
 from ..cards import render
-from ..errors import CheckpointError, ConfigurationError
+from ..errors import CheckpointError, ConfigurationError, SclmError
 from ..evaluation.metrics import ClassScore
 from ..evaluation.reports import ResultsTable
 from ..files import read_json_object, write_text
@@ -17,7 +18,7 @@ from ..opening.families import encoder_family, family_of, read_config
 from ..opening.files import ADAPTER_CONFIG
 from ..opening.kinds import labels_cells
 from ..opening.partners import PARTNERS_FILE, SAVED
-from ..opening.specialists import load_part, place_of_processor
+from ..opening.specialists import load_specialist_processor
 from ..registry import COMPOSITES, Composite, Family, get_family
 from ..registry.language_model import LANGUAGE_MODEL
 from ..registry.specialists import SPECIALISTS, Specialist
@@ -235,8 +236,11 @@ def _specialist_facts(
 
 def _modalities(folder: Path, record: Specialist) -> tuple[str, ...]:
     """The modalities that a model of a folder reads; none where it reads one, or has no processor."""
-    where = place_of_processor(str(folder))
-    return load_part(record, record.processor).from_pretrained(where[0], revision=where[1]).modalities if where else ()
+    # an adapter has a card even where its base cannot be reached
+    with suppress(SclmError, OSError):
+        if processor := load_specialist_processor(record, str(folder)):
+            return processor.modalities
+    return ()
 
 
 def _joined_facts(

@@ -111,8 +111,9 @@ def load_specialist(
     revision = resolve_name(name, revision)
     settings = read_config(name, revision)
     record = SPECIALISTS[settings["model_type"]]
-    where = place_of_processor(name, revision) if processor is None else None
-    if where is None and processor is None:
+    if processor is None:
+        processor = load_specialist_processor(record, name, revision)
+    if processor is None:
         raise CheckpointError(
             f"`{name}` has no processor, as a model converted from the original's tensors has none: train one with "
             f"`sclm-hf fit {record.name}`, or pass a `{record.processor}`."
@@ -122,25 +123,26 @@ def load_specialist(
         from ..adapters.lora import merge_adapter
 
         loaded = merge_adapter(loaded)
-    if where is not None:
-        with damage_is_told(where[0]):
-            processor = load_part(record, record.processor).from_pretrained(where[0], revision=where[1])
     if wrong := _contradiction(processor, loaded.config):
         raise CheckpointError(f"The processor does not fit the model `{name}`: {wrong}")
     loaded = loaded.to(device or default_device()).eval()
     return LoadedSpecialist(loaded, processor, record, name, getattr(revision, "resolved", None) or "")
 
 
-def place_of_processor(name: str, revision: Any = None) -> tuple[str, Any] | None:
-    """The folder or repository that holds a model's processor, and its revision; None where there is none."""
+def load_specialist_processor(record: Specialist, name: str, revision: Any = None) -> "SpecialistProcessor | None":
+    """The processor saved with a model, or else with the base of an adapter; None where there is none.
+
+    Raises:
+        CheckpointError: it is damaged, or an adapter without one names no base.
+    """
     if find_file(name, _PROCESSOR_FILE, revision) is not None:
-        return name, revision
+        with damage_is_told(name):
+            return load_part(record, record.processor).from_pretrained(name, revision=revision)
     if find_file(name, ADAPTER_CONFIG, revision) is None:
         return None
     settings = read_adapter_settings(name, revision)
     base = base_of(name, settings)
-    revision = resolve_name(base, settings.get("revision"))
-    return None if find_file(base, _PROCESSOR_FILE, revision) is None else (base, revision)
+    return load_specialist_processor(record, base, resolve_name(base, settings.get("revision")))
 
 
 def _contradiction(processor: "SpecialistProcessor", config: Any) -> str | None:
@@ -148,12 +150,8 @@ def _contradiction(processor: "SpecialistProcessor", config: Any) -> str | None:
     for name, expected in processor.config_settings().items():
         found = getattr(config, name)
         if isinstance(expected, dict):
-            if len(expected) == len(found) and name == "id2label" and not _are_numbered(found):
-                for number, label in expected.items():
-                    if found[number] != label:
-                        return (
-                            f"label {number} is {found[number]!r} in the configuration and {label!r} in the processor."
-                        )
+            if name == "id2label" and (wrong := _other_label(expected, found)):
+                return wrong
             expected, found = len(expected), len(found)
         elif type(expected) is not int or found is None:
             continue
@@ -162,6 +160,16 @@ def _contradiction(processor: "SpecialistProcessor", config: Any) -> str | None:
     return None
 
 
-def _are_numbered(labels: dict[int, str]) -> bool:
-    """Whether they are the names that transformers makes up for labels without any."""
-    return all(label == f"LABEL_{number}" for number, label in labels.items())
+def _other_label(expected: dict[int, str], found: dict[int, str]) -> str | None:
+    """Which label a configuration calls otherwise; None if none, or where it has no names or other numbers of labels.
+
+    Args:
+        expected: of the processor.
+        found: of the configuration; one without names has those that transformers makes up.
+    """
+    are_names = any(label != f"LABEL_{number}" for number, label in found.items())
+    if are_names and found.keys() == expected.keys():
+        for number, label in expected.items():
+            if found[number] != label:
+                return f"label {number} is {found[number]!r} in the configuration and {label!r} in the processor."
+    return None
