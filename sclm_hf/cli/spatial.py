@@ -66,7 +66,7 @@ def _draw(output: Path, plot: Path, settings: SpatialSettings) -> None:
     from ..tasks.files.h5ad import read_h5ad
 
     cells = read_h5ad(output)
-    slices = None if settings.sample_key is None else cells.obs[settings.sample_key].to_numpy(str)
+    slices = None if not settings.sample_key else cells.obs[settings.sample_key].to_numpy(str)
     axes = plot_tissue(cells.obsm[settings.spatial_key], cells.obs[settings.key("")].array, slices=slices)
     save_figure(axes.figure, plot)
 

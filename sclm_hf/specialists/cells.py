@@ -56,7 +56,7 @@ def read_counts(cells: Any, layer: str | None = None, *, what: str = "the cells"
         )
     if layer is not None and layer not in data_places(cells):
         raise ExpressionError(
-            f"{what[:1].upper()}{what[1:]} have no layer `{layer}`, where the model reads counts as it was told for "
+            f"There is no layer `{layer}` in {what}, where the model reads counts as it was told for "
             f"training (`layer`), but {', '.join(data_places(cells))}: put the counts there "
             f"(`adata.layers[{layer!r}] = …`), or train a model on another."
         )

@@ -39,7 +39,7 @@ def test_cells_are_one_anndata_with_the_layer_of_training():
     cells = labelled_cells()
     with pytest.raises(ConfigurationError, match=r"got dict: .* one file without `NAME=`"):
         read_counts({"rna": cells})
-    with pytest.raises(ExpressionError, match=r"have no layer `mine`, .* as it was told for training .*, but X"):
+    with pytest.raises(ExpressionError, match=r"no layer `mine` in the cells, .* told for training .*, but X"):
         read_counts(cells, "mine")
 
 

@@ -140,7 +140,7 @@ def test_one_slice_needs_no_column_though_slices_were_trained_on(folder, tmp_pat
     arguments += ["--model", str(tmp_path / "model"), "--spatial-key", "spatial"]
     refused = CliRunner().invoke(app, arguments)
     assert refused.exit_code == 1 and "no column 'slice'" in refused.output
-    done = CliRunner().invoke(app, [*arguments, "--sample-key", ""])
+    done = CliRunner().invoke(app, [*arguments, "--sample-key", "", "--plot", str(tmp_path / "tissue.png")])
     assert done.exit_code == 0, (done.output, done.exception)
 
 
