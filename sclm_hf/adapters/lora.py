@@ -7,7 +7,7 @@ import copy
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..cards import render
 from ..errors import CheckpointError, ConfigurationError, SclmError, require
-from ..logging import quiet_transformers
+from ..logging import counted, quiet_transformers, warn
 from ..modeling.common.soundness import is_finite, require_plausible
 from ..opening.families import class_of, read_config
 from ..opening.files import (
@@ -142,7 +142,12 @@ def _trained_in_full(model: PreTrainedModel, family: Family | Specialist) -> lis
     return [*heads, *(family.trained_in_full if isinstance(family, Specialist) else ())]
 
 
-def _running_statistics(model: PreTrainedModel, saved: Sequence[str]) -> list[str]:
+def _saved_modules(model: "peft.PeftModel") -> set[str]:
+    """Names, or ends of names, of the modules that an adapter trains in full and brings along."""
+    return {module for config in model.peft_config.values() for module in config.modules_to_save or ()}
+
+
+def _running_statistics(model: PreTrainedModel, saved: Collection[str]) -> list[str]:
     """Names of the modules with running statistics, which change in training; not of those inside `saved` ones."""
     named = [name for name, one in model.named_modules() if getattr(one, "running_mean", None) is not None]
     return [name for name in named if not any(f".{one}." in f".{name}." for one in saved)]
@@ -231,6 +236,12 @@ def save_adapter(model: "peft.PeftModel", directory: str | Path, *, processor: A
     """
     directory = Path(directory)
     base = model.get_base_model()
+    if lost := _running_statistics(base, _saved_modules(model)):
+        warn(
+            f"The adapter leaves out the running statistics of {counted(len(lost), 'module')} of the model, such as "
+            f"`{lost[0]}`, which change in training: if they did, the loaded adapter is another model than this one. "
+            "Adapt with `add_lora`, which brings them along."
+        )
     for config in model.peft_config.values():
         config.base_model_name_or_path = base_reference(model, directory)
         _name_targets(model, config)
@@ -271,8 +282,7 @@ def base_reference(model: "peft.PeftModel", directory: Path | None = None) -> st
             "An adapter names the folder or repository of its base, and this base was never saved: save it with "
             "`save_pretrained`, load it with `from_pretrained`, and adapt that."
         )
-    saved = {module for config in model.peft_config.values() for module in config.modules_to_save or ()}
-    if base._input_embed_layer not in saved and _has_added_genes(base):
+    if base._input_embed_layer not in _saved_modules(model) and _has_added_genes(base):
         raise ConfigurationError(
             f"The model has {base.config.vocab_size} gene embeddings and its base `{name}` another number, so the "
             "adapter must bring them along: adapt with `add_lora`, or with "

@@ -3,14 +3,17 @@
 from types import SimpleNamespace
 
 import numpy as np
+import peft
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import sclm_hf
+from sclm_hf.adapters.lora import save_adapter
 from sclm_hf.cli.main import app
-from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError
+from sclm_hf.errors import ConfigurationError, ExpressionError, GeneCoverageError, SclmWarning
 from sclm_hf.opening.specialists import load_specialist
+from sclm_hf.opening.weights import open_model
 from sclm_hf.specialists.scmvp.configuration_scmvp import ScMVPConfig
 from sclm_hf.specialists.scmvp.losses_scmvp import unclear_components
 from sclm_hf.specialists.scmvp.modeling_scmvp import Mixture
@@ -69,6 +72,12 @@ class TestScMVP(SpecialistTester):
 
     def cells(self):
         return paired_cells()
+
+
+def test_an_adapter_that_leaves_out_running_statistics_says_so(folder, tmp_path):
+    adapted = peft.get_peft_model(open_model(str(folder), "AutoModel"), peft.LoraConfig(r=2))
+    with pytest.warns(SclmWarning, match=r"running statistics of \d+ modules .*`add_lora`, which brings them along"):
+        save_adapter(adapted, tmp_path)
 
 
 @pytest.fixture(scope="module")
