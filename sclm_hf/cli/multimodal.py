@@ -55,7 +55,11 @@ _TOLD = ("kind", "features", "method", "scores", "per_feature", "neighbour_agree
 
 
 def _show(record: dict[str, Any], column: Any) -> None:
-    n_features, method = len(record["features"]), record["method"]
+    method = record["method"]
+    if "features" not in record:
+        print(f"Joined both modalities with {method}, which predicts no features.")
+        return
+    n_features = len(record["features"])
     if method not in _READ:
         print(f"Predicted {n_features:,} features with {method}.")
         return

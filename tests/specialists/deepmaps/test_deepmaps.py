@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from anndata import AnnData
+from anndata import AnnData, read_h5ad
 from scipy.sparse import csr_matrix
+from typer.testing import CliRunner
 
 import sclm_hf
+from sclm_hf.cli.main import app
 from sclm_hf.errors import ConfigurationError, ExpressionError
 from sclm_hf.modeling.common import heterogeneous_graph
 from sclm_hf.opening.specialists import load_specialist
@@ -187,6 +189,16 @@ def test_networks_and_embeddings_by_a_model_of_two_modalities_are_refused(tmp_pa
         processor(cells["rna"])
     with pytest.raises(ConfigurationError, match="trained on rna and protein, and `grn` reads RNA alone"):
         sclm_hf.grn(cells["rna"], str(tmp_path / "model"))
+
+
+def test_two_modalities_are_joined_by_the_command(tmp_path):
+    TestOfProteins().fit(tmp_path / "model")
+    for name, cells in TestOfProteins().cells().items():
+        cells.write_h5ad(tmp_path / f"{name}.h5ad")
+    files = [str(tmp_path / f"{name}.h5ad") for name in ("rna", "protein", "out")]
+    done = CliRunner().invoke(app, ["multimodal", *files, "--model", str(tmp_path / "model")])
+    assert done.exit_code == 0 and "Joined both modalities with DeepMAPS" in done.output, done.output
+    assert read_h5ad(files[2]).obsm["sclm_multimodal_joint"].shape == (60, 8)
 
 
 def test_genes_named_like_proteins_are_refused():

@@ -7,8 +7,10 @@ from anndata import AnnData, read_h5ad
 from scipy.sparse import csr_matrix
 from sklearn.metrics import adjusted_rand_score
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 import sclm_hf
+from sclm_hf.cli.main import app
 from sclm_hf.errors import ConfigurationError, ExpressionError, SclmWarning
 from sclm_hf.opening.specialists import load_specialist
 from sclm_hf.registry.specialists import SPECIALISTS
@@ -117,6 +119,19 @@ def test_files(folder, tmp_path):
     found = read_h5ad(tmp_path / "out.h5ad").obs["sclm_cluster"].astype(str)
     expected = sclm_hf.cluster(cells["rna"], model=folder, other=cells["atac"]).obs["sclm_cluster"]
     assert (found == expected.astype(str)).all()
+
+
+def test_command(folder, tmp_path):
+    files = {name: str(tmp_path / f"{name}.h5ad") for name in ("rna", "atac", "out")}
+    for name, cells in paired_cells().items():
+        cells.write_h5ad(files[name])
+    arguments = ["cluster", files["rna"], files["out"], "--model", folder, "--other", files["atac"]]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, (done.output, done.exception)
+    sizes = read_h5ad(files["out"]).obs["sclm_cluster"].value_counts()
+    assert f"{sizes.iloc[0]}  0" in done.output and "of the clusters are rare" in done.output
+    done = CliRunner().invoke(app, [*arguments, "--json", "--overwrite"])
+    assert done.exit_code == 0 and '"n_rare"' in done.output
 
 
 def test_a_single_initial_cluster_is_told():
