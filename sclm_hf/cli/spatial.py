@@ -66,8 +66,13 @@ def _draw(output: Path, plot: Path, settings: SpatialSettings) -> None:
     from ..tasks.files.h5ad import read_h5ad
 
     cells = read_h5ad(output)
-    slices = None if not settings.sample_key else cells.obs[settings.sample_key].to_numpy(str)
-    axes = plot_tissue(cells.obsm[settings.spatial_key], cells.obs[settings.key("")].array, slices=slices)
+    # a task-specific model knows what they are called
+    used = cells.uns["sclm_hf"][settings.key("")]
+    sample_key = used.get("sample_key", settings.sample_key)
+    slices = cells.obs[sample_key].to_numpy(str) if sample_key else None
+    axes = plot_tissue(
+        cells.obsm[used.get("spatial_key", settings.spatial_key)], cells.obs[settings.key("")].array, slices=slices
+    )
     save_figure(axes.figure, plot)
 
 

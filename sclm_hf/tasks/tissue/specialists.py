@@ -59,5 +59,5 @@ def add_by_specialist(
     results, facts = results_of(source, settings, embedding, loaded.record.title)
     target = take_target(adata, copy=copy)
     obs = {**found.get("obs", {}), **results.obs}
-    add_found(target, verb, loaded, given, {**found, "obs": obs, "facts": facts})
+    add_found(target, verb, loaded, given, {**found, "obs": obs, "facts": {**facts, **names}})
     return target

@@ -125,6 +125,18 @@ def test_columns_are_called_as_in_training_unless_others_are_named(folder):
     assert np.array_equal(found.obsm["X_sclm_domain"], expected.obsm["X_sclm_domain"])
 
 
+def test_the_command_draws_what_the_model_calls_its_columns(folder, tmp_path):
+    loaded, cells = load_specialist(folder), spots()
+    cells.obsm["places"], cells.obs["slice"] = cells.obsm.pop("spatial"), "one"
+    cells.write_h5ad(tmp_path / "spots.h5ad")
+    loaded.model.save_pretrained(tmp_path / "model")
+    replace(loaded.processor, spatial_key="places", sample_key="slice").save_pretrained(tmp_path / "model")
+    arguments = ["spatial", str(tmp_path / "spots.h5ad"), str(tmp_path / "out.h5ad"), "--n-subsamples", "1"]
+    arguments += ["--model", str(tmp_path / "model"), "--plot", str(tmp_path / "tissue.png")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0 and (tmp_path / "tissue.png").stat().st_size, (done.output, done.exception)
+
+
 def test_one_slice_needs_no_column_though_slices_were_trained_on(folder, tmp_path):
     loaded = load_specialist(folder)
     processor, few = replace(loaded.processor, sample_key="slice"), {"resolutions": "0.5", "n_subsamples": 1}
