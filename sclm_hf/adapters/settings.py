@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..opening.files import ADAPTER_CONFIG, read_settings
+from ..opening.files import ADAPTER_CONFIG, find_file, read_settings
+from ..opening.names import resolve_name
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]*")
 _LIBRARIES = ("sclm_hf.", "transformers.")
@@ -90,3 +91,19 @@ REMEDY = (
     f"Name the place of the base as `base_model_name_or_path` in its `{ADAPTER_CONFIG}`, or in Python as "
     "`load_adapter(…, base=…)`."
 )
+
+
+def find_base(path: str, revision: Any = None) -> tuple[str, Any] | None:
+    """The base that an adapter names, and its revision; None for what is no adapter.
+
+    Raises:
+        CheckpointError: the adapter cannot be read, names no base, or one that is an adapter too.
+    """
+    if find_file(path, ADAPTER_CONFIG, revision) is None:
+        return None
+    settings = read_adapter_settings(path, revision)
+    base = base_of(path, settings)
+    revision = resolve_name(base, settings.get("revision"))
+    if find_file(base, ADAPTER_CONFIG, revision) is not None:
+        raise CheckpointError(f"`{ADAPTER_CONFIG}` of `{path}` names the base `{base}`, which is an adapter too.")
+    return base, revision

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ..adapters.settings import base_of, read_adapter_settings
+from ..adapters.settings import find_base
 from ..errors import CheckpointError, require
 from ..files import require_regular_file, written_whole
 from ..logging import progress_bar
-from ..opening.files import ADAPTER_CONFIG, find_file
+from ..opening.files import find_file
 from ..opening.names import resolve_name
 from ..sources.cell_source import CellSource
 from ..tokenization.encodings.kernels import kernel
@@ -151,11 +151,10 @@ def read_manifest(name: str, revision: Any = None) -> TrainingManifest | None:
     """
     revision = resolve_name(name, revision)
     path = find_file(name, MANIFEST, revision)
+    if path is None and (base := find_base(name, revision)):
+        path = find_file(base[0], MANIFEST, base[1])
     if path is None:
-        if find_file(name, ADAPTER_CONFIG, revision) is None:
-            return None
-        settings = read_adapter_settings(name, revision)
-        return read_manifest(base_of(name, settings), settings.get("revision"))
+        return None
     parquet = require("pyarrow.parquet", extra="corpora")
     require_regular_file(path)
     try:

@@ -5,11 +5,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.settings import base_of, read_adapter_settings
+from ..adapters.settings import find_base
 from ..errors import CheckpointError, ConfigurationError, SclmError, unknown_name
 from ..registry.specialists import SPECIALISTS, Specialist
 from .families import read_config
-from .files import ADAPTER_CONFIG, damage_is_told, find_file
+from .files import damage_is_told, find_file
 from .kinds import is_adapted
 from .loading import as_dtype, check_device, default_device, open_checkpoint
 from .names import resolve_name
@@ -135,14 +135,12 @@ def load_specialist_processor(record: Specialist, name: str, revision: Any = Non
     Raises:
         CheckpointError: it is damaged, or an adapter without one names no base.
     """
-    if find_file(name, _PROCESSOR_FILE, revision) is not None:
-        with damage_is_told(name):
-            return load_part(record, record.processor).from_pretrained(name, revision=revision)
-    if find_file(name, ADAPTER_CONFIG, revision) is None:
+    if find_file(name, _PROCESSOR_FILE, revision) is None and (base := find_base(name, revision)):
+        name, revision = base
+    if find_file(name, _PROCESSOR_FILE, revision) is None:
         return None
-    settings = read_adapter_settings(name, revision)
-    base = base_of(name, settings)
-    return load_specialist_processor(record, base, resolve_name(base, settings.get("revision")))
+    with damage_is_told(name):
+        return load_part(record, record.processor).from_pretrained(name, revision=revision)
 
 
 def _contradiction(processor: "SpecialistProcessor", config: Any) -> str | None:

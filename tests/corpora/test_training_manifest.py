@@ -85,3 +85,16 @@ def test_a_damaged_manifest_is_refused(tmp_path):
     (tmp_path / MANIFEST).write_bytes(b"PAR1 and nothing else")
     with pytest.raises(CheckpointError, match="cannot be read as a training manifest"):
         read_manifest(str(tmp_path))
+
+
+def test_the_manifest_of_an_adapter_is_that_of_its_base_and_not_of_another_adapter(manifest, tmp_path):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    base.mkdir()
+    adapter.mkdir()
+    manifest.save(base)
+    settings = adapter / "adapter_config.json"
+    settings.write_text('{"peft_type": "LORA", "base_model_name_or_path": "../base"}')
+    assert np.array_equal(read_manifest(str(adapter)).cells, manifest.cells)
+    settings.write_text('{"peft_type": "LORA", "base_model_name_or_path": "./."}')
+    with pytest.raises(CheckpointError, match=r"names the base `.*adapter`, which is an adapter too"):
+        read_manifest(str(adapter))
