@@ -138,7 +138,9 @@ def lora_config(
 
 def _trained_in_full(model: PreTrainedModel, family: Family | Specialist) -> list[str]:
     """What a LoRA trains in full unless told otherwise: heads, and what else the registry names."""
-    heads = list(family.classification_head) if is_classifier(model) else _task_heads(model)
+    heads = list(family.classification_head) if is_classifier(model) else []
+    if labels_tasks(type(model).__name__):
+        heads = heads_of(model)
     return [*heads, *(family.trained_in_full if isinstance(family, Specialist) else ())]
 
 
@@ -394,16 +396,16 @@ def _card(adapter: "peft.LoraConfig", config: Any) -> str:
     return render("adapter_card", base=base, on_the_hub=is_repo_id(base), facts=facts) + "\n"
 
 
-def _task_heads(model: PreTrainedModel) -> list[str]:
-    """What a classifier for several tasks has beside its encoder; none for other models."""
-    if not labels_tasks(type(model).__name__):
-        return []
-    added = {name: module for name, module in model.named_children() if name != model.base_model_prefix}
+def heads_of(model: PreTrainedModel) -> list[str]:
+    """Names of the modules that a model has beside its encoder, but for those that share weights with it."""
+    shared = {id(parameter) for parameter in model.base_model.parameters()}
     names = []
-    for name, module in added.items():
-        # peft takes no lists of modules
-        names += [f"{name}.{i}" for i in range(len(module))] if isinstance(module, nn.ModuleList) else [name]
-    return [name for name in names if any(True for _ in model.get_submodule(name).parameters())]
+    for name, module in model.named_children():
+        if module is not model.base_model:
+            # peft takes no lists of modules
+            names += [f"{name}.{i}" for i in range(len(module))] if isinstance(module, nn.ModuleList) else [name]
+    owned = {name: [id(parameter) for parameter in model.get_submodule(name).parameters()] for name in names}
+    return [name for name, own in owned.items() if own and shared.isdisjoint(own)]
 
 
 def _has_added_genes(model: PreTrainedModel) -> bool:

@@ -1,9 +1,6 @@
 """`sclm-hf explain INPUT OUTPUT --model DIR`."""
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +40,7 @@ def explain(
     check_written(output, record, plot, per_cell, read=read, overwrite=overwrite)
     if plot is not None:
         check_image(plot)
-    with sole_writer(output), _replaced(per_cell) as settings["per_cell"]:
+    with sole_writer(output):
         genes = explained(read_h5ad(input), model, **settings)
         write_table(genes, output)
         if plot is not None:
@@ -54,22 +51,6 @@ def explain(
         return
     _show(genes)
     typer.echo(f"Wrote {output} with {len(genes):,} rows, and {record.name} beside it.")
-
-
-@contextmanager
-def _replaced(path: Path | None) -> Iterator[Path | None]:
-    """Where the function, which writes no file over another, writes what then takes the place of `path`."""
-    # its errors name the file that was asked for
-    if path is None or not path.exists():
-        yield path
-        return
-    unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
-    unfinished.unlink(missing_ok=True)
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _show(genes: Any) -> None:

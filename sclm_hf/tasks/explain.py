@@ -47,7 +47,7 @@ class ExplainSettings(RunSettings):
     n_steps: int = setting(32, "steps of `integrated_gradients`.", least=1)
     per_cell: "str | Path | None" = setting(
         None,
-        "new `.h5ad` file to write too: the score of each gene in each cell, one layer per method.",
+        "`.h5ad` file to write too: the score of each gene in each cell, one layer per method.",
         written=True,
         recorded=False,
     )

@@ -166,22 +166,11 @@ def _started_model(
         start_gene_embeddings(model, corpus, arguments.gene_embeddings)
     if not arguments.lora_r:
         return model
-    from ..adapters.lora import add_lora
+    from ..adapters.lora import add_lora, heads_of
 
     # those of a classifier are known
-    heads = None if is_classifier(model) else _heads(model)
+    heads = None if is_classifier(model) else heads_of(model)
     return add_lora(model, **arguments.lora_settings, modules_to_save=heads)
-
-
-def _heads(model: PreTrainedModel) -> list[str]:
-    """What a model has beside its encoder, but for what shares weights with it: trained in full beside a LoRA."""
-    shared = {id(parameter) for parameter in model.base_model.parameters()}
-    heads = {name: one for name, one in model.named_children() if one is not model.base_model}
-    return [
-        name
-        for name, one in heads.items()
-        if (own := list(one.parameters())) and not any(id(parameter) in shared for parameter in own)
-    ]
 
 
 def create_processor(data: DataArguments, arguments: PretrainArguments) -> CellProcessor:

@@ -16,6 +16,7 @@ def outputs(given: str, folder: str, trust: bool) -> tuple[dict, list]:
     from transformers import AutoModel, AutoProcessor
 
     processor, model = (one.from_pretrained(folder, trust_remote_code=trust) for one in (AutoProcessor, AutoModel))
+    # the test has just written it
     cells, settings = pickle.loads(Path(given).read_bytes())
     batch = processor(cells, **settings, return_tensors="pt")
     with torch.no_grad():

@@ -114,8 +114,8 @@ def test_scores_of_each_cell_are_written_beside(model, cells, tmp_path):
         sums = np.bincount(scores.col, scores.data, minlength=written.n_vars)
         expected = means.loc[written.var_names, "attribution"] * means.loc[written.var_names, "n_cells"]
         np.testing.assert_allclose(sums, expected, atol=1e-4)
-    with pytest.raises(ConfigurationError, match="exists: choose another name"):
-        sclm_hf.explain(cells, model, per_cell=path)
+    sclm_hf.explain(cells, model, methods="knock_out", per_cell=path)
+    assert set(anndata.read_h5ad(path).layers) == {"knock_out"}
     with pytest.raises(ConfigurationError, match=r"must be named `….h5ad`"):
         sclm_hf.explain(cells, model, per_cell=tmp_path / "cells.csv")
 

@@ -46,7 +46,7 @@ def explain_classes(
     """A table of genes; arguments, results and errors are those of [`explain`]."""
     check_adata(adata)
     if settings.per_cell is not None:
-        check_new(Path(settings.per_cell))
+        check_per_cell(Path(settings.per_cell))
     wanted = read_names(settings.gene_names, "`genes` (`--genes`)")
     loaded = verb.load(model, processor, settings)
     given = check_classifier(loaded, verb, settings)
@@ -112,8 +112,8 @@ def check_classifier(loaded: "LoadedModel", verb: "Verb", settings: "ExplainSett
     return None if settings.label is None else names.index(settings.label)
 
 
-def check_new(path: Path) -> None:
-    """Refuse a file of scores that is there, or has another name than `….h5ad`.
+def check_per_cell(path: Path) -> None:
+    """Refuse a file for scores of each cell that has another name than `….h5ad`, or cannot be written.
 
     Raises:
         ConfigurationError: so it is.
@@ -123,8 +123,6 @@ def check_new(path: Path) -> None:
             f"`per_cell` (`--per-cell`) `{path}` must be named `….h5ad`: that is what is written."
         )
     check_output_file(path)
-    if path.exists():
-        raise ConfigurationError(f"`per_cell` (`--per-cell`) `{path}` exists: choose another name, or delete it.")
 
 
 class _ScoredGenes:

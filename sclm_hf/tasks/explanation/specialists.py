@@ -17,7 +17,7 @@ from ..running.gene_names import read_names
 from ..running.provenance import PACKAGES, check_adata, writable
 from ..running.specialists import open_specialist
 from .curves import FRACTIONS, RANDOM, Curves, curve_records
-from .explaining import MOST_GAP, check_new, summary
+from .explaining import MOST_GAP, check_per_cell, summary
 from .values import ValueReader
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def explain_by_specialist(
     loaded, _ = open_specialist(verb, model, processor, given)
     settings = verb.choose(given)
     if settings.per_cell is not None:
-        check_new(Path(settings.per_cell))
+        check_per_cell(Path(settings.per_cell))
     names = label_names(loaded.model.config)
     if settings.label is not None and settings.label not in names:
         raise ConfigurationError(
