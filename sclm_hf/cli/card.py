@@ -26,6 +26,7 @@ def card(
     from ..hub.base_model import name_base
     from ..hub.card import FACTS_FILE, CardFacts, start_facts, write_card
     from ..hub.dataset_card import holds_dataset, name_dataset
+    from ..hub.emissions import read_emissions
 
     if holds_dataset(folder):
         if model is None or license or title or base_model:
@@ -39,6 +40,7 @@ def card(
         name_base(folder, base_model)
     if (folder / FACTS_FILE).exists():
         facts = CardFacts.load(folder / FACTS_FILE)
+        facts.energy = read_emissions(folder) or facts.energy
     else:
         facts = start_facts(folder, license=license)
     for name, value in {"title": title, "model": model, "base_model": base_model, "license": license}.items():

@@ -24,6 +24,7 @@ from ..registry.language_model import LANGUAGE_MODEL
 from ..registry.specialists import SPECIALISTS, Specialist
 from ..tasks import get_verb, verb_names
 from ..text.closed_set import CANDIDATES_FILE, is_language_model, read_candidates, text_encoder_family
+from .emissions import read_emissions
 from .evaluation_results import to_model_index, write_evaluation_results
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class CardFacts:
         cell_encoder: family of the cell encoder, of a model of cells and text that has one.
         text_model: what its text model is.
         text_license: the licence of that text model, as far as known.
+        energy: what training used, from `emissions.read_emissions`; empty where nobody measured it.
         brings_code: whether the folder holds the code that opens it (`hub.remote_code`).
     """
 
@@ -122,6 +124,7 @@ class CardFacts:
     cell_encoder: str | None = None
     text_model: str | None = None
     text_license: str | None = None
+    energy: dict[str, Any] = field(default_factory=dict)
     brings_code: bool = False
 
     def __post_init__(self) -> None:
@@ -212,6 +215,7 @@ def start_facts(folder: str | Path, *, license: str | None) -> CardFacts:
         is_adapter=is_adapter,
         label_names=list(config.get("id2label", {}).values()) if classifies else [],
         brings_code="auto_map" in config,
+        energy=read_emissions(folder),
         **_compared(folder),
     )
 
@@ -231,6 +235,7 @@ def _specialist_facts(
         is_adapter=is_adapter,
         label_names=list(config.get("id2label", {}).values()) if classifies else [],
         limits=["It answers only for the cells that it was trained on."] if record.transductive else [],
+        energy=read_emissions(folder),
     )
 
 
@@ -265,6 +270,7 @@ def _joined_facts(
         label_names=read_candidates(candidates).labels if has_answers else [],
         cell_encoder=None if encoder is None else encoder.name,
         text_model=f"`{text}` of transformers",
+        energy=read_emissions(folder),
         **_compared(folder),
     )
 
@@ -325,6 +331,7 @@ def render_card(facts: CardFacts) -> "ModelCard":
         tags=[*_TAGS, *families, *(["peft", "lora"] if facts.is_adapter else [])],
         model_name=facts.title,
         eval_results=to_model_index(facts.results, facts.evaluated_method) or None,
+        **_emissions(facts.energy),
     )
     usages = specialist.usage if specialist else {}
     examples = [usages.get(facts.task) or get_verb(facts.task).usage] if facts.task else []
@@ -333,6 +340,15 @@ def render_card(facts: CardFacts) -> "ModelCard":
     what = {"family": family, "composite": composite, "specialist": specialist}
     code = code_section(facts.model, specialist) if facts.brings_code else ""
     return ModelCard(render("model_card", card_data=data.to_yaml(), facts=facts, usage=usage, code=code, **what))
+
+
+def _emissions(energy: dict[str, Any]) -> dict[str, Any]:
+    """The energy of training in the words of the Hub, whose emissions are in grams."""
+    if not energy:
+        return {}
+    hardware = ", ".join(filter(None, [energy["processor"], energy["gpu"]]))
+    found = {"emissions": round(1000 * energy["co2_kg"], 4), "source": "codecarbon", "hardware_used": hardware}
+    return {"co2_eq_emissions": found | {"geographical_location": energy["country"]}}
 
 
 def code_section(model: str, specialist: Specialist | None = None) -> str:

@@ -14,7 +14,7 @@ from ..files import read_text_file
 PRECISIONS = ("no", "fp16", "bf16")
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
 OPTIMIZERS = ("adamw", "adam", "sgd")
-TRACKERS = ("tensorboard", "trackio", "wandb")
+TRACKERS = ("tensorboard", "trackio", "wandb", "codecarbon")
 
 
 def option(default: Any, help: str) -> Any:

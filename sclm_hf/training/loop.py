@@ -38,7 +38,7 @@ from .checkpoints import (
 from .optimization import create_optimizer, create_schedule
 from .saving import check_model, kept_model, note_batches, save_trained
 from .steps import Step, narrow_batches, on_device, steps
-from .trackers import check_trackers, start_trackers
+from .trackers import check_trackers, start_trackers, trackers_of
 from .validation import OF_LABEL, ComputeMetrics, check_loss, evaluate
 
 if TYPE_CHECKING:
@@ -482,7 +482,7 @@ def create_accelerator(config: TrainingConfig) -> accelerate.Accelerator:
     return accelerate.Accelerator(
         mixed_precision=_precision(config),
         cpu=config.use_cpu,
-        log_with=config.trackers or None,
+        log_with=trackers_of(config) or None,
         project_dir=config.output_dir,
         kwargs_handlers=[
             accelerate.DistributedDataParallelKwargs(find_unused_parameters=config.ddp_find_unused_parameters)

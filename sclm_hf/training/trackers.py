@@ -1,9 +1,12 @@
-"""Trackers (TensorBoard, Trackio, Weights & Biases) through Accelerate; the log file is written in any case."""
+"""Trackers (TensorBoard, Trackio, Weights & Biases, codecarbon) through Accelerate; the log file is written anyway."""
 
 import importlib
+from pathlib import Path
+from typing import Any
 
 from ..errors import MissingDependencyError, require
 from .arguments import TrainingConfig
+from .energy import EnergyTracker, check_country
 
 accelerate = require("accelerate", extra="train")
 
@@ -20,11 +23,17 @@ def start_trackers(accelerator: accelerate.Accelerator, config: TrainingConfig) 
     accelerator.init_trackers(config.project_name, config=settings)
 
 
+def trackers_of(config: TrainingConfig) -> list[Any]:
+    """The trackers that `config.report_to` names, as Accelerate takes them."""
+    return [EnergyTracker(Path(config.output_dir)) if one == "codecarbon" else one for one in config.trackers]
+
+
 def check_trackers(config: TrainingConfig) -> None:
     """Refuse to train when a tracker is not there, which Accelerate would only warn about.
 
     Raises:
         MissingDependencyError: it is not installed.
+        ConfigurationError: codecarbon is not told the country.
     """
     for name in config.trackers:
         try:
@@ -33,3 +42,5 @@ def check_trackers(config: TrainingConfig) -> None:
             raise MissingDependencyError(
                 f"`report_to` names {name}, which is not installed: run `pip install {name}`, or leave it out."
             ) from error
+    if "codecarbon" in config.trackers:
+        check_country()

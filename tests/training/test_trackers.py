@@ -1,10 +1,13 @@
 import socket
 import sys
+from types import ModuleType
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sclm_hf.errors import MissingDependencyError
+from sclm_hf.errors import CheckpointError, ConfigurationError, MissingDependencyError
+from sclm_hf.hub.card import render_card, start_facts
+from sclm_hf.hub.emissions import read_emissions
 from sclm_hf.objectives.masked_expression import MaskedExpressionCollator
 from sclm_hf.training.arguments import TrainingConfig
 from sclm_hf.training.loop import train
@@ -12,7 +15,7 @@ from sclm_hf.training.loop import train
 from .training_cells import CLS, PAD, CellsInMemory, masked_model
 
 
-def run(folder, report_to):
+def run(folder, report_to, resume=None):
     config = TrainingConfig(
         output_dir=str(folder),
         max_steps=6,
@@ -20,6 +23,7 @@ def run(folder, report_to):
         logging_steps=2,
         eval_steps=3,
         report_to=report_to,
+        resume_from_checkpoint=resume,
         project_name="tracked",
         use_cpu=True,
     )
@@ -59,3 +63,74 @@ def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MissingDependencyError, match="`pip install wandb`"):
         run(tmp_path, ["wandb"])
+
+
+class Meter:
+    """As much of codecarbon's tracker as we call: every run writes a line."""
+
+    def __init__(self, *, country_iso_code, output_dir, output_file, **settings):
+        self.file = f"{output_dir}/{output_file}"
+        self.line = f"0.002,0.0007,90,{country_iso_code},some processor,,3.3.2\n"
+
+    def start(self):
+        pass
+
+    def stop(self):
+        header = "energy_consumed,emissions,duration,country_name,cpu_model,gpu_model,codecarbon_version\n"
+        with open(self.file, "a") as file:
+            file.write(self.line if file.tell() else header + self.line)
+
+
+@pytest.fixture
+def codecarbon(monkeypatch):
+    module = ModuleType("codecarbon")
+    module.OfflineEmissionsTracker = Meter
+    monkeypatch.setitem(sys.modules, "codecarbon", module)
+    monkeypatch.setenv("CODECARBON_COUNTRY_ISO_CODE", "DEU")
+
+
+def test_energy_is_measured_and_stands_in_the_card(tmp_path, codecarbon):
+    run(tmp_path, ["codecarbon"])
+    run(tmp_path, ["codecarbon"], resume="last")
+    found = read_emissions(tmp_path)
+    assert found["kwh"] == pytest.approx(0.004) and found["runs"] == 2 and found["country"] == "DEU"
+    card = render_card(start_facts(tmp_path, license="mit"))
+    assert "Energy of training: 4 Wh and 1.4 g of CO2 in 3 minutes" in str(card)
+    assert card.data.co2_eq_emissions["emissions"] == pytest.approx(1.4)
+
+
+def test_a_card_says_that_nobody_measured_energy(tmp_path):
+    run(tmp_path, [])
+    assert read_emissions(tmp_path) == {}
+    card = render_card(start_facts(tmp_path, license="mit"))
+    assert "Energy of training: not measured." in str(card) and "co2_eq_emissions" not in str(card)
+
+
+def test_energy_needs_a_country(tmp_path, codecarbon, monkeypatch):
+    monkeypatch.delenv("CODECARBON_COUNTRY_ISO_CODE")
+    with pytest.raises(ConfigurationError, match="CODECARBON_COUNTRY_ISO_CODE=DEU"):
+        run(tmp_path, ["codecarbon"])
+
+
+@pytest.mark.parametrize("content", ["", "energy_consumed\n1\n", "\x00", "a,b\n1,2\n"])
+def test_another_file_of_that_name_is_refused(tmp_path, content):
+    (tmp_path / "emissions.csv").write_text(content)
+    with pytest.raises(CheckpointError, match="does not hold what codecarbon measures"):
+        read_emissions(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_energy_that_is_no_amount_is_refused(tmp_path, value):
+    header = "energy_consumed,emissions,duration,country_name,cpu_model,gpu_model,codecarbon_version\n"
+    (tmp_path / "emissions.csv").write_text(f"{header}{value},1,1,a,b,c,d\n")
+    with pytest.raises(CheckpointError, match="does not hold what codecarbon measures"):
+        read_emissions(tmp_path)
+
+
+@pytest.mark.slow
+def test_codecarbon_itself_measures_a_run(tmp_path, monkeypatch):
+    pytest.importorskip("codecarbon")
+    monkeypatch.setenv("CODECARBON_COUNTRY_ISO_CODE", "DEU")
+    run(tmp_path, ["codecarbon"])
+    found = read_emissions(tmp_path)
+    assert found["kwh"] > 0 and found["country"] == "Germany"
