@@ -4,11 +4,11 @@
 
 For each target a small model is pre-trained with the committed recipe on the labels of other data sets, the target and
 its relatives left out; it stays frozen, and a probe learns a few labels of the target. Beside it: PCA and z-scored
-logistic regression on the same few labels, the same model before its first step (`twin`), a linear map in the place of
-the encoder with the same foreign labels (`pool`), and the model weighed with the regressions by cross-validation on
-the few labels alone (`together`, what `finetune --head probe` saves). `--split` trains on four fifths of
-the cells, or leaves a platform, donor or batch out; `--thin` thins the counts of all cells of the target. Trained
-models are kept in `--folder`, and a run that was stopped goes on there.
+logistic regression on the same few labels, the same model before its first step (`twin`), a linear map of CellPLM's
+recipe in the place of an encoder with the same foreign labels (`pool`), and the model weighed with the regressions by
+cross-validation on the few labels alone (`together`, what `finetune --head probe` saves). `--split` trains on four
+fifths of the cells, or leaves a platform, donor or batch out; `--thin` thins the counts of all cells of the target.
+Trained models are kept in `--folder`, and a run that was stopped goes on there.
 
 `--variants` also names other objectives with the same encoder, corpus, steps and cells a step, for scGPT's recipe:
 
@@ -123,6 +123,9 @@ VARIANTS = {
 }
 """Name -> what it changes in the recipe."""
 
+POOL_RECIPE = "pretrain_cellplm_small.yaml"
+"""The recipe of `pool`, whatever that of the others: only CellPLM's encoder can be left out."""
+
 OF_LABELS = ("label_column", "ontology", "unknown_labels", "balance_labels")
 OF_CLASSES = ("denoising_weight", "embedding_weight", "spread_weight")
 """Settings of a recipe that mean nothing without labels, and without a classifier."""
@@ -156,12 +159,12 @@ def read_tables(arguments: argparse.Namespace) -> dict:
 def settings_of(arguments: argparse.Namespace) -> dict:
     """What changes the numbers; of the recipe also its content, which may have been edited since."""
     settings = {key: value for key, value in vars(arguments).items() if key not in ("folder", "output", "targets")}
-    return settings | {"recipe_hash": recipe_hash(arguments)}
+    return settings | {"recipe_hash": recipe_hash(arguments.recipe)}
 
 
-def recipe_hash(arguments: argparse.Namespace) -> str:
-    """The first digits of the hash of the recipe's content."""
-    return hashlib.sha256((RECIPES / arguments.recipe).read_bytes()).hexdigest()[:8]
+def recipe_hash(recipe: str) -> str:
+    """The first digits of the hash of a recipe's content."""
+    return hashlib.sha256((RECIPES / recipe).read_bytes()).hexdigest()[:8]
 
 
 def parse() -> argparse.Namespace:
@@ -216,7 +219,7 @@ def evaluate(name: str, arguments: argparse.Namespace) -> dict:
         if variant != "twin" and "twin" in methods:
             results += differences(methods, variant, "twin")
     for method in [one for one in ("model, together", "model + pool, together") if one in methods]:
-        for reference in [one for one in (*BASELINES, "twin", "pool") if one in methods]:
+        for reference in [one for one in (*BASELINES, "twin", "pool", "pool, together") if one in methods]:
             results += differences(methods, method, reference)
     table = ResultsTable(target.file, "committed recipe", "cell type annotation", results, tuple(arguments.seeds))
     table.notes += notes
@@ -258,12 +261,13 @@ def differences(methods: dict[str, list[Predictions]], method: str, reference: s
 
 def train(name: str, variant: str, seed: int, arguments: argparse.Namespace) -> Path:
     """The folder of a model that was pre-trained without the target."""
-    folder = arguments.folder / f"{Path(arguments.recipe).stem}-{recipe_hash(arguments)}-{name}-{variant}-{seed}"
+    file = POOL_RECIPE if variant == "pool" else arguments.recipe
+    folder = arguments.folder / f"{Path(file).stem}-{recipe_hash(file)}-{name}-{variant}-{seed}"
     if (folder / "training_manifest.parquet").exists():
         return folder
     left_out = {TARGETS[name].file, *TARGETS[name].relatives}
     files = [str(DATA / f"{one}.h5ad") for one in FOREIGN if one not in left_out]
-    recipe = yaml.safe_load((RECIPES / arguments.recipe).read_text())
+    recipe = yaml.safe_load((RECIPES / file).read_text())
     changes = dict(VARIANTS[variant])
     changes["model_config"] = recipe["model_config"] | changes.get("model_config", {})
     recipe |= changes
