@@ -26,9 +26,9 @@ TOKENS = 240_000
 MODELS = {
     "scGPT, dense": ("dense", 8, ("--encoding", '{"include_zero_genes": true, "max_length": 4096}')),
     "scBERT, Performer": ("performer", 8, ()),
-    "CellPLM, flow between cells": ("flow", 64, ()),
+    "CellPLM, flow between cells": ("flow", 20, ()),
 }
-"""Title -> recipe, cells per step, and flags."""
+"""Title -> recipe, cells per step, which make up the budget whatever the number of genes, and flags."""
 
 N_CELLS, HEADS, HEAD_DIM = 4, 4, 16
 
