@@ -24,7 +24,7 @@ from ..registry.language_model import LANGUAGE_MODEL
 from ..registry.specialists import SPECIALISTS, Specialist
 from ..tasks import get_verb, verb_names
 from ..text.closed_set import CANDIDATES_FILE, is_language_model, read_candidates, text_encoder_family
-from .emissions import read_emissions
+from .emissions import Energy, read_emissions
 from .evaluation_results import to_model_index, write_evaluation_results
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class CardFacts:
         cell_encoder: family of the cell encoder, of a model of cells and text that has one.
         text_model: what its text model is.
         text_license: the licence of that text model, as far as known.
-        energy: what training used, from `emissions.read_emissions`; empty where nobody measured it.
+        energy: what training used; None where nobody measured it.
         brings_code: whether the folder holds the code that opens it (`hub.remote_code`).
     """
 
@@ -124,7 +124,7 @@ class CardFacts:
     cell_encoder: str | None = None
     text_model: str | None = None
     text_license: str | None = None
-    energy: dict[str, Any] = field(default_factory=dict)
+    energy: Energy | None = None
     brings_code: bool = False
 
     def __post_init__(self) -> None:
@@ -174,6 +174,7 @@ class CardFacts:
             content["training_data"] = [TrainingData(**one) for one in content["training_data"]]
             content["results"] = [ResultsTable.from_dict(one) for one in content["results"]]
             content["class_scores"] = [ClassScore(*one) for one in content.get("class_scores", ())]
+            content["energy"] = Energy(**content["energy"]) if content.get("energy") else None
             return cls(**content)
         except (KeyError, TypeError) as error:
             raise ConfigurationError(f"`{path}` does not hold the facts of a model card: {error}") from error
@@ -331,7 +332,7 @@ def render_card(facts: CardFacts) -> "ModelCard":
         tags=[*_TAGS, *families, *(["peft", "lora"] if facts.is_adapter else [])],
         model_name=facts.title,
         eval_results=to_model_index(facts.results, facts.evaluated_method) or None,
-        **_emissions(facts.energy),
+        **({"co2_eq_emissions": facts.energy.to_metadata()} if facts.energy else {}),
     )
     usages = specialist.usage if specialist else {}
     examples = [usages.get(facts.task) or get_verb(facts.task).usage] if facts.task else []
@@ -340,15 +341,6 @@ def render_card(facts: CardFacts) -> "ModelCard":
     what = {"family": family, "composite": composite, "specialist": specialist}
     code = code_section(facts.model, specialist) if facts.brings_code else ""
     return ModelCard(render("model_card", card_data=data.to_yaml(), facts=facts, usage=usage, code=code, **what))
-
-
-def _emissions(energy: dict[str, Any]) -> dict[str, Any]:
-    """The energy of training in the words of the Hub, whose emissions are in grams."""
-    if not energy:
-        return {}
-    hardware = ", ".join(filter(None, [energy["processor"], energy["gpu"]]))
-    found = {"emissions": round(1000 * energy["co2_kg"], 4), "source": "codecarbon", "hardware_used": hardware}
-    return {"co2_eq_emissions": found | {"geographical_location": energy["country"]}}
 
 
 def code_section(model: str, specialist: Specialist | None = None) -> str:

@@ -1,11 +1,13 @@
 """The energy of a training run, measured by codecarbon into `emissions.csv` beside the model."""
 
+import logging
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError, require
+from ..logging import warn
 
 accelerate = require("accelerate", extra="train")
 
@@ -41,6 +43,8 @@ class EnergyTracker(accelerate.tracking.GeneralTracker):
 
     def start(self) -> None:
         """Start to measure."""
+        # its own setting comes too late for what it says while it starts
+        logging.getLogger("codecarbon").setLevel(logging.ERROR)
         from codecarbon import OfflineEmissionsTracker
 
         self._tracker = OfflineEmissionsTracker(
@@ -66,17 +70,23 @@ class EnergyTracker(accelerate.tracking.GeneralTracker):
     def finish(self) -> None:
         """Stop, and write the line of this run."""
         self._tracker.stop()
+        if not (self.folder / EMISSIONS_FILE).exists():
+            warn(f"codecarbon wrote no `{self.folder / EMISSIONS_FILE}`: the card will say nothing of energy.")
 
 
 def check_country() -> str:
-    """The country whose electricity the machine uses, as `COUNTRY` names it.
+    """The three letters of the country whose electricity the machine uses, as `COUNTRY` names it.
 
     Raises:
-        ConfigurationError: it is not named, and emissions could not be computed.
+        ConfigurationError: it is not named, or codecarbon does not know it, and emissions could not be computed.
     """
-    if not (country := os.environ.get(COUNTRY)):
+    from codecarbon.input import DataSource
+
+    country = os.environ.get(COUNTRY, "").strip().upper()
+    if country not in DataSource().get_global_energy_mix_data():
         raise ConfigurationError(
             "`report_to` names codecarbon, which needs the country whose electricity the machine uses: set the "
-            f"environment variable `{COUNTRY}` to its three letters, for example `{COUNTRY}=DEU`."
+            f"environment variable `{COUNTRY}` to its three letters, for example `{COUNTRY}=DEU`"
+            f"{f'; {country!r} is none that codecarbon knows' if country else ''}."
         )
     return country

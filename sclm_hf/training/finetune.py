@@ -56,6 +56,11 @@ def finetune(data: DataArguments, arguments: FinetuneArguments, config: Training
     """
     check_output_dir(config)
     check_files(data)
+    if config.trackers and (arguments.head == "probe" or arguments.model_name_or_path == LINEAR):
+        raise ConfigurationError(
+            f"`report_to` names {', '.join(config.trackers)}, which follow a training in steps; a probe "
+            "(`head=probe`) and a linear model are fitted at once: leave it out."
+        )
     if arguments.model_name_or_path == LINEAR:
         return _finetune_linear(data, arguments, config)
     accelerate.utils.set_seed(config.seed)
