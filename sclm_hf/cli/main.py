@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
@@ -65,6 +66,11 @@ def _stopped_in_good_order() -> Iterator[None]:
 class _Verbs(TyperGroup):
     """Shows our own errors as one message; anything else is a bug and keeps its traceback."""
 
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        if given.get("rich_markup_mode") == "rich":
+            _keep_brackets(self)
+
     def invoke(self, ctx):
         try:
             with _stopped_in_good_order():
@@ -72,6 +78,17 @@ class _Verbs(TyperGroup):
         except SclmError as error:
             typer.secho(f"Error: {error}", fg="red", err=True)
             raise typer.Exit(1) from error
+
+
+def _keep_brackets(command: Any) -> None:
+    """Have the help of a command and of those below it shown as written: rich takes `[extra]` for a style."""
+    from rich.markup import escape
+
+    for one in (command, *command.params):
+        if getattr(one, "help", None):
+            one.help = escape(one.help)
+    for below in getattr(command, "commands", {}).values():
+        _keep_brackets(below)
 
 
 def make_app() -> typer.Typer:

@@ -1,5 +1,6 @@
 import configparser
 import importlib
+import re
 import subprocess
 import sys
 import warnings
@@ -13,6 +14,15 @@ from sclm_hf.cli import show_warnings_as_lines
 from sclm_hf.cli.main import app
 from sclm_hf.logging import warn
 from sclm_hf.tasks import verb_names
+
+
+def commands(application):
+    """Name -> command of every verb, those of groups too."""
+    found = {}
+    for name, command in typer.main.get_command(application).commands.items():
+        inner = getattr(command, "commands", None)
+        found |= {f"{name} {verb}": one for verb, one in inner.items()} if inner else {name: command}
+    return found
 
 
 def run_without(module: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -112,10 +122,17 @@ def test_shared_options_read_the_same_in_every_verb():
         assert len({(verbs[verb][name].help, verbs[verb][name].default) for verb in where}) == 1, name
 
 
-def commands(application):
-    """Name -> command of every verb, those of groups too."""
-    found = {}
-    for name, command in typer.main.get_command(application).commands.items():
-        inner = getattr(command, "commands", None)
-        found |= {f"{name} {verb}": one for verb, one in inner.items()} if inner else {name: command}
-    return found
+@pytest.mark.parametrize("verb", sorted(commands(app)))
+def test_help_keeps_what_stands_in_brackets(verb):
+    result = CliRunner().invoke(app, [*verb.split(), "--help"], env={"COLUMNS": "10000", "TERMINAL_WIDTH": "10000"})
+    assert result.exit_code == 0 and "pip install 'sclm_hf'" not in result.output
+    command = commands(app)[verb]
+    texts = [" ".join((one.help or "").split()) for one in (command, *command.params) if hasattr(one, "help")]
+    shown = " ".join(result.output.split())
+    for extra in re.findall(r"\w+\\\[\w+\]", " ".join(texts)):
+        assert extra.replace("\\", "") in shown
+
+
+def test_the_help_of_integrate_names_its_extra():
+    result = CliRunner().invoke(app, ["integrate", "--help"], env={"TERMINAL_WIDTH": "10000"})
+    assert "pip install 'sclm_hf[integration]'" in result.output
