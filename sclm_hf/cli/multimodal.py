@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..logging import counted
 from ..tasks.multimodal import MultimodalSettings
 from .options import Json, Model, Overwrite, with_settings
 
@@ -77,12 +78,10 @@ def _show(record: dict[str, Any], column: Any) -> None:
     for row, method in enumerate(scores["method"]):
         table.add_row(str(method), *(_interval(scores, name, row) for name in ("pearson", "rmse", "gain")))
     Console().print(table)
-    print(_verdict(scores))
+    print(_verdict(scores, int(record["n_seen"])))
     for name, share in record.get("neighbour_agreement", {}).items():
         print(f"{share:.3f} of the neighbours in the embedding of {name} have the label of a cell.")
-    if record["n_seen"]:
-        print(f"{int(record['n_seen']):,} of the cells stand in the training manifest of the model.")
-    elif not record["has_manifest"]:
+    if not record["has_manifest"]:
         print("The model has no training manifest: whether it saw the cells is unknown.")
 
 
@@ -90,10 +89,19 @@ def _interval(scores: dict[str, Any], name: str, row: int) -> str:
     return f"{scores[name][row]:.3f} ({scores[f'{name}_low'][row]:.3f} to {scores[f'{name}_high'][row]:.3f})"
 
 
-def _verdict(scores: dict[str, Any]) -> str:
-    """In plain words: whether the model is worth it."""
-    pearson = dict(zip(scores["method"], scores["pearson"], strict=True))
-    best = max(("mean", "neighbours", "pca"), key=pearson.get)
-    if pearson["embedding"] > pearson[best]:
-        return f"The embedding predicts better than the best simple predictor, {best}."
-    return f"The baseline wins: {best} predicts as well as the embedding or better, without a model."
+def _verdict(scores: dict[str, Any], n_seen: int) -> str:
+    """In plain words: whether the model is worth it, and whether it saw the cells."""
+    row_of = {str(name): row for row, name in enumerate(scores["method"])}
+    best = max(("mean", "neighbours", "pca"), key=lambda name: scores["pearson"][row_of[name]])
+    own, other = row_of["embedding"], row_of[best]
+    # gains are over pca, whose own is 0 in every draw
+    if scores["gain_low"][own] > scores["gain_high"][other]:
+        verdict = f"The embedding predicts better than the best simple predictor, {best}"
+    elif scores["gain_high"][own] < scores["gain_low"][other]:
+        verdict = f"The baseline wins: {best} predicts better than the embedding, without a model"
+    else:
+        verdict = f"The embedding and the best simple predictor, {best}, are not told apart"
+    if n_seen:
+        have = "stands" if n_seen == 1 else "stand"
+        verdict += f"; but {counted(n_seen, 'cell')} {have} in the training manifest of the model, which may favour it"
+    return f"{verdict}."

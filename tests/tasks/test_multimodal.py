@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from sclm_hf import ScGPTModel, embed, multimodal
 from sclm_hf.cli.main import make_app
+from sclm_hf.cli.multimodal import _verdict
 from sclm_hf.errors import (
     CheckpointError,
     ConfigurationError,
@@ -372,3 +373,28 @@ def test_components_of_several_columns_of_one_name_are_refused():
     assert projection.of(counts, list("ABCDEF")).shape[0] == 20
     with pytest.raises(ConfigurationError, match="several columns named 'B'"):
         projection.of(counts, list("ABBDEF"))
+
+
+@pytest.mark.parametrize(
+    ("gain", "told"),
+    [
+        ((0.05, -0.01, 0.11), "are not told apart"),
+        ((0.05, 0.01, 0.11), "The embedding predicts better than the best simple predictor, pca"),
+        ((-0.05, -0.11, -0.01), "The baseline wins: pca predicts better"),
+    ],
+)
+@pytest.mark.parametrize("n_seen", [0, 40])
+def test_the_verdict_follows_the_interval_of_the_gain_and_says_what_was_seen(gain, told, n_seen):
+    gains = [(-0.4, -0.5, -0.3), (-0.2, -0.3, -0.1), (0, 0, 0), gain, (0, 0, 0)]
+    scores = {"method": METHODS, "pearson": [0.4 + one[0] for one in gains]}
+    scores |= dict(zip(("gain", "gain_low", "gain_high"), zip(*gains, strict=True), strict=True))
+    verdict = _verdict(scores, n_seen)
+    assert told in verdict and ("40 cells stand in the training manifest" in verdict) == bool(n_seen)
+    assert verdict.count(".") == 1
+
+
+def test_a_gain_over_components_is_none_over_a_better_predictor():
+    gains = [(-0.4, -0.5, -0.3), (0.1, 0, 0.2), (0, 0, 0), (0.15, 0.05, 0.25), (0, 0, 0)]
+    scores = {"method": METHODS, "pearson": [0.4 + one[0] for one in gains]}
+    scores |= dict(zip(("gain", "gain_low", "gain_high"), zip(*gains, strict=True), strict=True))
+    assert "neighbours, are not told apart" in _verdict(scores, 0)
