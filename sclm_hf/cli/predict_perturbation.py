@@ -55,18 +55,39 @@ def _show(record: dict[str, Any], column: Any) -> None:
 
 
 def _verdict(record: dict[str, Any]) -> str:
-    """In plain words: whether the method is worth it."""
+    """In plain words: whether the method is worth it, and whether the ceiling is one."""
     scores = dict(zip(record["scores"]["method"], record["scores"]["pearson_delta"], strict=True))
     for name in ("no change", "ceiling"):
         scores.pop(name, None)
     method = record["method"]
     best = max(scores, key=scores.get)
     if scores[best] <= scores[method]:
-        return f"By pearson_delta nothing here is better than {method}."
-    return (
-        f"By pearson_delta {best} ({scores[best]:.3f}) is better than {method} ({scores[method]:.3f}): use "
-        f"`--method {best}`. A choice by this table favours what is chosen; check it on other perturbations."
-    )
+        verdict = f"By pearson_delta nothing here is better than {method}."
+    else:
+        verdict = (
+            f"By pearson_delta {best} ({scores[best]:.3f}) is better than {method} ({scores[method]:.3f}): use "
+            f"`--method {best}`. A choice by this table favours what is chosen; check it on other perturbations."
+        )
+    return " ".join([verdict, *_passed(record["scores"])])
+
+
+def _passed(scores: dict[str, Any]) -> list[str]:
+    """A sentence that names the best method of each metric by which it is better than the ceiling; or none."""
+    names = [str(name) for name in scores["method"]]
+    if "ceiling" not in names:
+        return []
+    passed, ceiling = [], names.index("ceiling")
+    for metric, sign in (("pearson_delta", 1), ("mae", -1), ("discrimination", 1)):
+        values = scores[metric]
+        best = max(range(len(names)), key=lambda row, values=values, sign=sign: sign * values[row])
+        if sign * values[best] > sign * values[ceiling]:
+            passed.append(f"than {names[best]} does by {metric} ({values[ceiling]:.3f} against {values[best]:.3f})")
+    if not passed:
+        return []
+    return [
+        f"Halves of the real cells agree less with one another {', and '.join(passed)}: the ceiling is no bound "
+        "there, for too few cells."
+    ]
 
 
 def _print_columns(title: str, columns: dict[str, Any]) -> None:

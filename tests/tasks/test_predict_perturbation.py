@@ -1,4 +1,5 @@
 import json
+import re
 
 import anndata
 import numpy as np
@@ -9,11 +10,12 @@ from typer.testing import CliRunner
 
 import sclm_hf
 from sclm_hf.cli.main import make_app
+from sclm_hf.cli.predict_perturbation import _verdict
 from sclm_hf.errors import CheckpointError, ConfigurationError, ExpressionError, GeneCoverageError, SclmWarning
 from sclm_hf.sources.in_memory import InMemorySource
 from sclm_hf.tasks.running.seen import seen_by
 
-from .prediction.screens import GENES, features, make_screen
+from .prediction.screens import GENES, PERTURBED, features, make_screen
 from .tiny import save_checkpoint
 
 WANTED = ["GENE3", "GENE6", "GENE0+GENE1"]
@@ -164,11 +166,13 @@ def test_the_command_writes_the_prediction_the_truth_and_the_split(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:The predictions for 2")
 def test_by_default_a_gene_that_was_not_measured_gets_the_mean_and_is_named():
+    cells = make_screen([*PERTURBED, "NEW"])
     with pytest.warns(SclmWarning, match=r"1 of 2 perturbations are predicted by the mean.*NEW\. Give `features`"):
-        result = predict(features=None, perturbations=["GENE3", "NEW"])
+        result = predict(cells, features=None, perturbations=["GENE3", "NEW"])
     assert entry(result)["by_mean"] == "NEW" and entry(result)["method"] == "ridge"
-    by_ridge = predict(features=None, perturbations=["GENE3"], method="ridge")
-    by_mean = predict(features=None, perturbations=["GENE3", "NEW"], method="mean")
+    others = cells[cells.obs["perturbation"] != "NEW"]
+    by_ridge = predict(others, features=None, perturbations=["GENE3"], method="ridge")
+    by_mean = predict(cells, features=None, perturbations=["GENE3", "NEW"], method="mean")
     for name, alone in {"GENE3": by_ridge, "NEW": by_mean}.items():
         found, expected = (one[one.obs["perturbation"] == name].X.toarray() for one in (result, alone))
         assert_allclose(found, expected, atol=1e-6)
@@ -180,6 +184,34 @@ def test_by_default_a_screen_of_genes_that_were_not_measured_gets_the_mean():
     with pytest.warns(SclmWarning, match="2 of 2 perturbations are predicted by the mean"):
         found = entry(predict(cells, features=None, perturbations=None, hold_out=0.3))
     assert found["by_mean"].count("NEW") == 2 and list(found["scores"]["method"]).count("ridge") == 1
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "mean"}, {"features": features()}])
+def test_a_name_of_which_nothing_is_known_is_refused_with_the_closest(settings):
+    settings = {"features": None, **settings}
+    error = GeneCoverageError if settings["features"] is not None else ConfigurationError
+    told = "none of GENEX3" if error is GeneCoverageError else "'GENEX3' is neither .*Closest to 'GENEX3': GENE3"
+    with pytest.raises(error, match=told):
+        predict(perturbations="GENE0+GENEX3, GENE6", **settings)
+
+
+@pytest.mark.filterwarnings("ignore:1 of the 9 perturbations to learn from are left out")
+def test_a_gene_of_a_combination_that_was_trained_on_is_known():
+    cells = make_screen([*PERTURBED, "GENE0+NEW"])
+    result = predict(cells, features=None, perturbations=["NEW"], method="mean")
+    assert "NEW" in set(result.obs["perturbation"])
+
+
+@pytest.mark.parametrize(
+    ("ceiling", "told"),
+    [((0.6, 0.1, 0.9), None), ((0.4, 0.3, 0.9), r"than ridge does by pearson_delta .* mean does by mae \(0.3")],
+)
+def test_the_verdict_says_where_the_ceiling_is_no_bound(ceiling, told):
+    rows = {"mean": (0.1, 0.2, 0.5), "ridge": (0.5, 0.25, 0.7), "ceiling": ceiling}
+    columns = dict(zip(("pearson_delta", "mae", "discrimination"), zip(*rows.values(), strict=True), strict=True))
+    verdict = _verdict({"method": "ridge", "scores": {"method": list(rows), **columns}})
+    assert "nothing here is better than ridge" in verdict and "discrimination" not in verdict
+    assert ("no bound" in verdict) == (told is not None) and (told is None or re.search(told, verdict))
 
 
 def test_combinations_may_be_named_in_any_order_and_new_ones_are_predicted():

@@ -1,5 +1,6 @@
 """From cells and settings to predicted cells, with the table that says how far to trust them."""
 
+import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,8 @@ def predict_cells(
     fills = _fills(model, settings)
     features = choose_features(screen, plan, settings, method, fills=fills)
     check_separator(screen, [one.perturbation for one in (*plan.seen, *plan.predicted)], _known(screen, features))
+    if method != MODEL:
+        _check_known(screen, features, settings)
     _check_truth(screen, plan, settings)
     report_unknown_seen(screen, plan, features)
     plan = _with_features(screen, plan, features) if method == SET else plan
@@ -147,6 +150,22 @@ def _known(screen: Screen, features: GeneFeatures | None) -> set[str]:
     names = set(screen.perturbations.tolist())
     alone = {name for name in names if not any(separator in name for separator in SEPARATORS)}
     return {*screen.genes, *(features.names if features is not None else ()), *alone}
+
+
+def _check_known(screen: Screen, features: GeneFeatures, settings: "PredictPerturbationSettings") -> None:
+    """Refuse names of which nothing is known, so that their predictions would say nothing of them."""
+    perturbed = {part for name in set(screen.perturbations.tolist()) for part in screen.parts(name)}
+    known = _known(screen, features) | perturbed
+    unknown = list(dict.fromkeys(part for name in settings.names for part in screen.parts(name) if part not in known))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], sorted(known - {screen.control}), n=3)
+        hint = f" Closest to {unknown[0]!r}: {', '.join(close)}." if close else ""
+        raise ConfigurationError(
+            f"`perturbations` (`--perturbations`): {', '.join(map(repr, unknown[:5]))} "
+            f"{'is' if len(unknown) == 1 else 'are'} neither among the genes of the data or of `features` "
+            f"(`--features`), nor among the perturbations in `obs[{settings.perturbation_key!r}]`, such as "
+            f"{', '.join(sorted(perturbed)[:3])}.{hint} Name genes as the data do, or give `features` that have them."
+        )
 
 
 def _with_features(screen: Screen, plan: PredictionPlan, features: GeneFeatures) -> PredictionPlan:
