@@ -1,5 +1,6 @@
 """`sclm-hf perturb INPUT OUTPUT --model DIR`."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +27,8 @@ def perturb(
     goal_state: Annotated[str | None, typer.Option(help="State that they should move to.")] = None,
     other_state: Annotated[list[str] | None, typer.Option(help="State to measure against too; repeat it.")] = None,
     table: Annotated[
-        Path | None, typer.Option(help="`.tsv` file to write too: the effects, sorted, in words.")
+        Path | None,
+        typer.Option(help="`.tsv` file to write too: the effects, sorted, those without a test last, in words."),
     ] = None,
     volcano: Annotated[
         Path | None, typer.Option(help="Image to write too: shifts to the goal against false discovery rates.")
@@ -36,7 +38,11 @@ def perturb(
     overwrite: Overwrite = False,
     **settings: Any,
 ) -> None:
-    """Delete or over-express genes in silico; write how far that moves each cell of an .h5ad file."""
+    """Delete or over-express genes in silico; write how far that moves each cell of an .h5ad file.
+
+    What is printed and `--table` have the strongest effects first, after them those without a test. `--json` prints
+    one object, with all of them as the list `effects`.
+    """
     from ..evaluation.plots import plot_volcano
     from ..evaluation.plots.drawing import save_figure
     from ..files import written_whole
@@ -55,13 +61,11 @@ def perturb(
         ),
         lambda record, column: None,
         as_json=as_json,
+        more=_effects,
     )
     result = read_h5ad(output)
     effects = effect_table(result)
-    if as_json:
-        found = result.var.rename_axis("perturbation").reset_index()
-        typer.echo(found.to_json(orient="records", lines=True), nl=False)
-    else:
+    if not as_json:
         typer.echo(effects.head(10).drop(columns="genes").to_string(index=False, float_format="%.4g"))
     if table is not None:
         with written_whole(table) as unfinished:
@@ -76,6 +80,14 @@ def perturb(
         needs = result.uns["sclm_hf"]["perturb"]["test"]["needs"]
         have = "has" if n_untested == 1 else "have"
         typer.echo(f"{n_untested:,} of {counted(result.n_vars, 'perturbation')} {have} no p value: it takes {needs}.")
+
+
+def _effects(output: Path) -> dict[str, Any]:
+    """For JSON: the perturbations in the order of the table; null for what was not tested."""
+    from ..tasks.files.h5ad import read_h5ad
+    from ..tasks.perturbation.effects import sorted_effects
+
+    return {"effects": json.loads(sorted_effects(read_h5ad(output)).to_json(orient="records"))}
 
 
 def _check_files(table: Path | None, volcano: Path | None, states: Any, others: list[Path], overwrite: bool) -> None:

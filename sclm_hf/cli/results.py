@@ -1,8 +1,10 @@
 """What was written to files, for the terminal."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ..logging import counted
@@ -18,6 +20,7 @@ def print_files(
     *,
     as_json: bool = False,
     told: Sequence[str] | None = None,
+    more: Callable[[Path], dict[str, Any]] | None = None,
 ) -> None:
     """Write files, and print what was added to each; if there are several, also a table of their outcomes.
 
@@ -26,6 +29,7 @@ def print_files(
         show: see [`print_results`].
         as_json: print a line of JSON for each file instead, see [`print_json`].
         told: see [`print_json`].
+        more: what the JSON of a file says beside its record; None = nothing.
 
     Raises:
         typer.Exit: some could not be used.
@@ -41,7 +45,7 @@ def print_files(
         written, failed = error.written, error.failed
     for path, key in written:
         if as_json:
-            print_json(path, key, told)
+            print_json(path, key, told, {} if more is None else more(path))
         else:
             print_results(path, key, show)
     if as_json:
@@ -113,13 +117,16 @@ def _shorten(examples: str, limit: int = 60) -> str:
     return examples if len(examples) <= limit else examples[:limit].rsplit(";", 1)[0] + "; …"
 
 
-def print_json(path: str | Path, key: str, told: Sequence[str] | None = None) -> None:
+def print_json(
+    path: str | Path, key: str, told: Sequence[str] | None = None, more: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Print a line of JSON: the name of the file, its number of cells, and what its record says.
 
     Args:
         path: the file; its data are not read.
         key: name of the record in `uns["sclm_hf"]`.
         told: names of what is printed of the record; None = all of it, and how many cells have each label.
+        more: what is printed beside it.
     """
     from ..tasks.files.results import read_record
 
@@ -127,7 +134,7 @@ def print_json(path: str | Path, key: str, told: Sequence[str] | None = None) ->
     kept = {name: plain(value) for name, value in record.items() if told is None or name in told}
     if told is None and hasattr(column, "value_counts"):
         kept["n_labelled"] = {str(label): int(number) for label, number in column.value_counts().items() if number}
-    print(json.dumps({"file": str(path), "n_cells": n_cells, **kept}))
+    print(json.dumps({"file": str(path), "n_cells": n_cells, **kept, **more}))
 
 
 def check_table(output: Path) -> Path:
@@ -168,11 +175,14 @@ def write_table(table: Any, output: Path) -> None:
         else:
             table.to_parquet(unfinished)
     with written_whole(output.with_suffix(".json")) as unfinished:
-        unfinished.write_text(json.dumps(table.attrs, indent=2) + "\n", encoding="utf-8")
+        unfinished.write_text(json.dumps(plain(table.attrs), indent=2) + "\n", encoding="utf-8")
 
 
 def plain(value: Any) -> Any:
-    """Arrays, numbers and mappings of them as JSON holds them."""
+    """Arrays, numbers, lists and mappings of them as JSON holds them: NaN, which it does not have, as null."""
     if isinstance(value, Mapping):
         return {name: plain(one) for name, one in value.items()}
-    return value.tolist() if hasattr(value, "tolist") else value
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

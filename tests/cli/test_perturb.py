@@ -32,14 +32,17 @@ def test_perturb_writes_what_the_function_gives(files):
     assert "counts covered" in result.output and "GENE2" in result.output
 
 
-def test_json_has_a_line_for_the_file_and_one_for_each_perturbation(files):
+def test_json_is_one_object_with_the_effects_as_a_list(files):
     source, target, model = files
     genes = ["--gene", "GENE1", "--gene", "GENE2", "--mode", "overexpress"]
-    result = CliRunner().invoke(app, ["perturb", source, target, "--model", model, *genes, "--json"])
+    states = ["--state-key", "state", "--start-state", "ill", "--goal-state", "well"]
+    result = CliRunner().invoke(app, ["perturb", source, target, "--model", model, *genes, *states, "--json"])
     assert result.exit_code == 0, result.output
-    file, *lines = [json.loads(line) for line in result.stdout.splitlines()]
-    assert file["file"] == target and [line["perturbation"] for line in lines] == ["GENE1", "GENE2"]
-    assert all(0 < line["similarity"] < 1 for line in lines)
+    record = json.loads(result.stdout)
+    effects = record["effects"]
+    assert record["file"] == target and {one["perturbation"] for one in effects} == {"GENE1", "GENE2"}
+    assert all(0 < one["similarity"] < 1 and one["p_value"] is None for one in effects)
+    assert effects[0]["shift_well"] >= effects[1]["shift_well"]
 
 
 def test_states_with_a_slash_are_written_so_that_they_can_be_read(files):

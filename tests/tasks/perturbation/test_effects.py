@@ -43,6 +43,16 @@ def test_without_states_the_least_similar_come_first_and_donors_widen_intervals(
     assert cells["95 % interval, low"].notna().all() and donors["95 % interval, low"].isna().all()
 
 
+@pytest.mark.parametrize("states", [None, States("state", "ill", "well")])
+def test_what_was_not_tested_comes_last_in_the_same_order(states):
+    found = result(states=states)
+    before, column = effect_table(found), "similarity_low" if states is None else "p_value"
+    untested = before["perturbation"].iloc[[0, 3]].tolist()
+    found.var.loc[untested, column] = np.nan
+    expected = [name for name in before["perturbation"] if name not in untested] + untested
+    assert effect_table(found)["perturbation"].tolist() == expected
+
+
 def test_what_is_no_result_is_refused():
     with pytest.raises(ConfigurationError, match="no effects of perturbations"):
         effect_table(anndata.AnnData(np.zeros((2, 2))))
