@@ -38,7 +38,7 @@ def grn(
     from ..tasks.files.h5ad import read_h5ad
     from ..tasks.grn import grn as infer
     from ..tasks.networks.edges import gene_programs
-    from .results import check_table, check_written, write_table
+    from .results import check_table, check_written, plain, write_table
 
     record = check_table(output)
     if (programs or plot) and settings["condition_key"] is not None:
@@ -56,7 +56,7 @@ def grn(
         if plot is not None:
             save_figure(plot_network(edges, seed=settings["seed"]).figure, plot)
     if as_json:
-        typer.echo(json.dumps({"file": str(output), "n_edges": len(edges), **edges.attrs}))
+        typer.echo(json.dumps(plain({"file": str(output), "n_edges": len(edges), **edges.attrs})))
         return
     _show(edges)
     typer.echo(f"Wrote {output} with {len(edges):,} edges, and {record.name} beside it.")
@@ -67,13 +67,17 @@ def _show(edges: Any) -> None:
     for record in edges.attrs.get("scores", ()):
         name = " ".join(str(record[what]) for what in ("method", "condition") if what in record)
         told = ", ".join(
-            f"{label} {record[metric]:.3f} ({record[metric + '_low']:.3f} to {record[metric + '_high']:.3f})"
+            f"{label} {record[metric]:.3f} ({_interval(record[metric + '_low'], record[metric + '_high'])})"
             for metric, label in _LABELS.items()
         )
         typer.echo(f"{name}: {told}")
     if scores := edges.attrs.get("scores"):
         n_edges, n_pairs = scores[0]["n_edges"], scores[0]["n_pairs"]
         typer.echo(f"{n_edges:,} known edges among {n_pairs:,} pairs; 95 % intervals over regulators.")
+
+
+def _interval(low: float, high: float) -> str:
+    return "no interval" if low != low else f"{low:.3f} to {high:.3f}"
 
 
 _LABELS = {"auprc_ratio": "AUPRC ratio", "early_precision_ratio": "early precision ratio", "auroc": "AUROC"}

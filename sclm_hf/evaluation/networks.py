@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import ConfigurationError
+from ..logging import counted, warn
 from ..tokenization.genes.known_networks import read_network
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+FEWEST_REGULATORS, FEWEST_EDGES = 5, 20
+"""Among the pairs compared, below which scores and their intervals say little."""
 
 METRICS = ("auprc_ratio", "early_precision_ratio", "auroc")
 __all__ = ["METRICS", "KnownPairs", "interval", "known_pairs", "read_network", "score_network", "score_with_intervals"]
@@ -32,6 +36,28 @@ class KnownPairs(NamedTuple):
     tested: np.ndarray
     edges: np.ndarray
     n_edges: int
+
+    @property
+    def n_regulators(self) -> int:
+        """Regulators with pairs that are compared."""
+        return int(self.tested.any(axis=1).sum())
+
+    def warn_of_few(self, name: str) -> None:
+        """Warn where scores of few regulators or known edges say little.
+
+        Args:
+            name: what the network is called.
+        """
+        n_regulators, n_edges = self.n_regulators, int(self.edges[self.tested].sum())
+        if n_regulators >= FEWEST_REGULATORS and n_edges >= FEWEST_EDGES:
+            return
+        alone = " One regulator leaves nothing to draw: there are no intervals." if n_regulators == 1 else ""
+        warn(
+            f"The network `{name}` has {counted(n_edges, 'edge')} of {counted(n_regulators, 'regulator')} between the "
+            f"genes scored: with fewer than {FEWEST_REGULATORS} regulators or {FEWEST_EDGES} edges scores say little, "
+            f"and their intervals are too narrow.{alone} Take more genes (`n_genes`, `--n-genes`; `regulators`, "
+            "`--regulators`), or a larger network."
+        )
 
 
 def known_pairs(network: "DataFrame", regulators: Sequence[str], targets: Sequence[str], name: str) -> KnownPairs:
@@ -93,11 +119,14 @@ def score_with_intervals(
     pairs get the same draws, so that the differences of these have intervals too.
 
     Returns:
-        (3,) the `METRICS`, and (n_resamples, 3) those of each draw.
+        (3,) the `METRICS`, and (n_resamples, 3) those of each draw; NaN where there is one regulator, of which all
+        draws would be the same.
     """
     ranked, rng = _Ranked(scores, known), np.random.default_rng(seed)
     rows = np.flatnonzero(known.tested.any(axis=1))
-    draws = np.empty((n_resamples, len(METRICS)))
+    draws = np.full((n_resamples, len(METRICS)), np.nan)
+    if len(rows) < 2:
+        return ranked.metrics(np.ones(len(scores))), draws
     for draw in draws:
         weights = np.bincount(rng.choice(rows, len(rows)), minlength=len(scores)).astype(float)
         draw[:] = ranked.metrics(weights)

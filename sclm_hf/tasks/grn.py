@@ -163,9 +163,9 @@ def grn(adata: "AnnData", model: Any = None, processor: "CellProcessor | None" =
 
         `attrs["grn"]` says how it was made; with `network`, `attrs["scores"]` has one record per method and condition,
         baselines first: `method`, `condition`, `n_edges` known among `n_pairs`, and with `_low` and `_high`, their
-        95 % intervals over regulators, `auprc_ratio` and `early_precision_ratio` (1 = chance) and `auroc`. These
-        are made from all pairs, not only from the edges that were kept, but without those that a task-specific
-        model was told of in training.
+        95 % intervals over regulators, `auprc_ratio` and `early_precision_ratio` (1 = chance) and `auroc`; of one
+        regulator the ends are NaN. These are made from all pairs, not only from the edges that were kept, but without
+        those that a task-specific model was told of in training.
         [`gene_programs`](sclm_hf.tasks.networks.edges.gene_programs) makes communities of genes of the table, and
         [`plot_network`](sclm_hf.evaluation.plots.plot_network) draws it.
 

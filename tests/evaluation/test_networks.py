@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 
-from sclm_hf.errors import ConfigurationError
+from sclm_hf.errors import ConfigurationError, SclmWarning
 from sclm_hf.evaluation.networks import known_pairs, read_network, score_network, score_with_intervals
 
 REGULATORS, TARGETS = ["A", "B", "C"], ["A", "B", "D", "E", "F"]
@@ -110,3 +110,20 @@ def test_a_network_of_other_names_is_refused():
         known_pairs(network(("ENSG1", "ENSG2")), REGULATORS, TARGETS, "other.csv")
     with pytest.raises(ConfigurationError, match="nothing can be compared"):
         known_pairs(network(("A", "B")), ["A"], ["A", "B"], "all.csv")
+
+
+def test_few_regulators_or_edges_are_told_and_one_has_no_interval():
+    genes = [f"G{number}" for number in range(40)]
+    for n_regulators, n_each, told in [
+        (1, 25, "nothing to draw"),
+        (4, 10, "of 4 regulators"),
+        (6, 3, "18 edges of 6"),
+    ]:
+        pairs = [(genes[one], genes[one + 2 + other]) for one in range(n_regulators) for other in range(n_each)]
+        known = known_pairs(network(*pairs, ("X", "G39")), genes, genes, "few.csv")
+        with pytest.warns(SclmWarning, match=rf"`few\.csv` .*{told}.*`--n-genes`"):
+            known.warn_of_few("few.csv")
+        found, draws = score_with_intervals(np.random.default_rng(0).random((40, 40)), known)
+        assert np.isfinite(found).all() and np.isnan(draws).all() == (n_regulators == 1)
+    known, _ = some_known()
+    known.warn_of_few("enough")

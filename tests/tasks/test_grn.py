@@ -117,6 +117,18 @@ def test_scores_put_baselines_first_and_do_not_depend_on_how_many_edges_are_kept
     json.dumps(scores)
 
 
+def test_a_network_of_one_regulator_has_no_interval_and_json_that_can_be_read(cells, tmp_path):
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    (tmp_path / "one.csv").write_text("tf,target\nGENE1,GENE2\nGENE1,GENE3\nOTHER,GENE4\n")
+    arguments = ["grn", str(tmp_path / "in.h5ad"), str(tmp_path / "out.tsv"), "--evidence", "pearson"]
+    arguments += ["--network", str(tmp_path / "one.csv"), "--genes", ",".join(GENES[:20])]
+    with pytest.warns(SclmWarning, match="2 edges of 1 regulator "):
+        shown = CliRunner().invoke(make_app(), arguments)
+    assert shown.exit_code == 0 and "(no interval)" in shown.output, shown.output
+    written = json.loads((tmp_path / "out.json").read_text(), parse_constant=pytest.fail)
+    assert written["scores"][0]["auroc_low"] is None and written["scores"][0]["auroc"] > 0
+
+
 def test_few_cells_are_drawn_by_the_seed(cells):
     how = {"evidence": "pearson", "n_genes": 10, "max_cells": 30}
     first = sclm_hf.grn(cells, **how)

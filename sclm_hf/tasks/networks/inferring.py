@@ -52,6 +52,8 @@ def infer_network(
         evidence.check(loaded, settings)
     cells, record = prepare_network(adata[used], loaded, settings, wanted, regulators)
     known = None if network is None else without_seen(_known(network, cells.genes, settings), cells)
+    if known is not None:
+        known.warn_of_few(str(settings.network))
     groups = {name: cells.take(np.searchsorted(used, rows)) for name, rows in rows_of.items()}
     _refuse_alike(groups)
     scores = {name: evidence.score(group) for name, group in groups.items()}

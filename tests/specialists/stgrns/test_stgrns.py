@@ -155,6 +155,7 @@ def test_cells_stand_in_the_order_of_a_column(tmp_path):
         fit(tmp_path / "x", order_key="age")
 
 
+@pytest.mark.filterwarnings("ignore:The network .* has 3 edges of 2 regulators")
 def test_files_to_network(tmp_path, network_file):
     cells, known = tmp_path / "cells.h5ad", str(network_file)
     labelled_cells().write_h5ad(cells)
