@@ -1,9 +1,10 @@
-"""`sclm-hf evaluate INPUT OUTPUT --model DIR --label-key COLUMN`, or `--embedding KEY --batch-key COLUMN`."""
+"""`sclm-hf evaluate INPUT OUTPUT --model DIR --label-key COLUMN`, `--prediction COLUMN`, or `--embedding KEY`."""
 
 from typing import Annotated, Any
 
 import typer
 
+from ..logging import counted
 from ..tasks.evaluate import EvaluateSettings
 from .options import Input, Json, Output, Overwrite, refuse_missing, with_settings
 
@@ -13,7 +14,10 @@ def evaluate(
     input: Input,
     output: Output,
     model: Annotated[
-        str | None, typer.Option(help="Folder or repository id of a checkpoint or an adapter; not with --embedding.")
+        str | None,
+        typer.Option(
+            help="Folder or repository id of a checkpoint or an adapter; not with --prediction or --embedding."
+        ),
     ] = None,
     as_json: Json = False,
     *,
@@ -22,7 +26,8 @@ def evaluate(
 ) -> None:
     """Score predicted labels against those that cells have, for an .h5ad file or each in a folder.
 
-    With --embedding, score embeddings that the file holds, for integration, beside principal components and Harmony.
+    With --prediction, score labels that the file holds, such as those of `annotate`; with --embedding, embeddings that
+    it holds, for integration, beside principal components and Harmony.
     A run that was stopped goes on where it was when it is repeated.
     """
     refuse_missing(input)
@@ -36,7 +41,10 @@ def evaluate(
     print_files(run, show, as_json=as_json, told=_TOLD)
 
 
-_TOLD = ("n_scored", "n_seen", "n_chose", "has_manifest", "scores", "per_label")
+_TOLD = (
+    *("n_scored", "n_seen", "n_chose", "has_manifest", "unchecked", "n_unassigned", "never_named"),
+    *("scores", "per_label", "baselines"),
+)
 
 
 def _show_labels(record: dict[str, Any], labels: Any) -> None:
@@ -53,13 +61,22 @@ def _show_labels(record: dict[str, Any], labels: Any) -> None:
     for name, title in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
         score = scores[name]
         print(f"{title} {score['mean']:.3f} (95 % interval over cells {score['low']:.3f} to {score['high']:.3f})")
+    if n_unassigned := int(record["n_unassigned"]):
+        print(f"{counted(n_unassigned, 'scored cell')} without a predicted label, which count as errors.")
+    if len(never := list(record["never_named"])):
+        print(f"Labels that no prediction names: {', '.join(map(str, never))}.")
+    _show_seen(record)
+
+
+def _show_seen(record: dict[str, Any]) -> None:
     told = (
         f"{record['n_seen']:,} of the cells stand in the training manifest of the model, of which "
         f"{record['n_chose']:,} were held out to choose its checkpoint or weights."
     )
     if record["has_manifest"] or record["n_seen"]:
         print(told)
-    if not record["has_manifest"]:
+    # of labels that were there before, a warning has said it
+    if not record["has_manifest"] and "unchecked" not in record:
         print(f"The model has no training manifest{' of its own' if record['n_seen'] else ''}: {_UNKNOWN}")
 
 

@@ -1,12 +1,14 @@
 """`evaluate`: predicted labels scored against true ones, on cells that the model was not trained on."""
 
+import dataclasses
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ConfigurationError
 from .annotate import UNASSIGNED, AnnotateSettings, AnnotateVerb, Annotation
 from .running.cell_run import Results
-from .running.settings import GENES, setting
+from .running.settings import GENES, flag_of, setting
 from .running.verb import documented_by
 
 if TYPE_CHECKING:
@@ -36,6 +38,11 @@ class EvaluateSettings(AnnotateSettings):
         "instead of labels that a `model` predicts, score embeddings in `obsm` for integration, in the command "
         "separated by commas, beside principal components and Harmony; needs `batch_key`.",
     )
+    prediction: str | None = setting(
+        None,
+        "instead of labels that a `model` predicts, score those in this column of `obs`; cells without one, or called "
+        f"`{UNASSIGNED}`, count as errors.",
+    )
     seen: Literal["refuse", "leave_out", "score"] = setting(
         "refuse",
         "what to do when the training manifest of the model names some of the cells: `refuse`, `leave_out` of the "
@@ -52,8 +59,25 @@ class EvaluateSettings(AnnotateSettings):
             raise ConfigurationError("`embedding` (`--embedding`) names no embedding in `obsm`.")
         if self.embeddings and self.genes is not None:
             raise ConfigurationError(f"{GENES} is what a model reads: leave it out with `embedding` (`--embedding`).")
+        if self.prediction is not None:
+            self._check_prediction()
         if self.embeddings and not self.batch_key:
             raise ConfigurationError("Name with `batch_key` (`--batch-key`) the column of `obs` with the batches.")
+
+    def _check_prediction(self) -> None:
+        """Refuse what tells a model how to label, which labels that are there do not follow."""
+        if self.prediction in ("", self.label_key):
+            raise ConfigurationError(
+                f"`prediction` (`--prediction`) must name a column of `obs` with predicted labels, got "
+                f"{self.prediction!r}, and `label_key` is {self.label_key!r}."
+            )
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        for name in ("genes", *inspect.get_annotations(AnnotateSettings)):
+            if name != "key_added" and getattr(self, name) != fields[name].default:
+                raise ConfigurationError(
+                    f"`{name}` (`{flag_of(fields[name])}`) is for a model that labels cells: leave it out with "
+                    "`prediction` (`--prediction`)."
+                )
 
     @property
     def embeddings(self) -> list[str]:
@@ -62,7 +86,9 @@ class EvaluateSettings(AnnotateSettings):
         return list(dict.fromkeys(name.strip() for name in given if name.strip()))
 
     def key(self, family: str) -> str:
-        """Name of the predictions in `obs`, and of the record; or of the record of scores of embeddings."""
+        """Name of the predictions in `obs`, and of the record; or of the record of scores of what was there."""
+        if self.prediction is not None:
+            return self.key_added or f"{self.prediction}_scores"
         return super().key(family) if not self.embeddings else self.key_added or SCORES
 
     def columns(self) -> tuple[str, ...]:
@@ -153,7 +179,10 @@ def evaluate(
     copy: bool = True,
     **settings: Any,
 ) -> "AnnData":
-    """Annotate the cells of `adata`, and score the labels against those that they have; or score an embedding.
+    """Annotate the cells of `adata`, and score the labels against those that they have; or score what they hold.
+
+    `prediction` scores a column of labels that was there before, whatever made it. Which checkpoint did is read from
+    `uns["sclm_hf"]`; where it is not said, or not here, a warning says that its training cells are not known.
 
     Embeddings are scored as in scIB (Luecken et al., Nature Methods 19, 41-50 (2022)), through scib-metrics, beside
     the principal components of the same cells, and Harmony on these. PCR compares with these components.
@@ -164,7 +193,7 @@ def evaluate(
     Args:
         adata: cells with raw counts.
         model: folder or repository id of a checkpoint with a classification head, or of an adapter; or a loaded model;
-            None with `embedding`.
+            None with `embedding` or `prediction`.
         processor: the processor; by default the one saved with the model.
         **settings: the fields of [`EvaluateSettings`].
         copy: add to a copy in memory; False adds to `adata` itself (but not to the file of a backed one).
@@ -175,9 +204,16 @@ def evaluate(
         - `obs["sclm_seen_in_training"]`: (n_cells,) bool;
         - `uns["sclm_hf"]["sclm_prediction"]`: also `scores` (accuracy and macro-F1 with 95 % bootstrap intervals over
           cells), `per_label` (precision, recall, F1 and cells of each label), `n_scored`, `n_seen`, of these `n_chose`
-          (cells that were held out and chose the checkpoint or weights), `has_manifest`;
+          (cells that were held out and chose the checkpoint or weights), `has_manifest`, `n_unassigned` (scored cells
+          that got no label), `never_named` (labels of scored cells that no cell got);
 
-        and with `embedding`, instead of these,
+        with `prediction`, instead of these,
+
+        - `uns["sclm_hf"]["<prediction>_scores"]`: the same, `model`, which made the column, and `unchecked`, why cells
+          of its training could not be looked for, empty where they were;
+        - `obs["sclm_seen_in_training"]`, where they were;
+
+        and with `embedding`,
 
         - `uns["sclm_hf"]["sclm_integration"]`: `scores`, the columns `embedding` (`PCA` and `PCA + Harmony` first),
           `nmi`, `ari`, `asw_label`, `isolated_labels`, `clisi`, `asw_batch`, `graph_connectivity`, `ilisi`, `kbet`,
@@ -193,13 +229,17 @@ def evaluate(
         ExpressionError: the data are not what the model's encoding expects.
     """
     chosen = EVALUATE.choose(settings)
-    if (model is None) == (not chosen.embeddings):
+    if [model is not None, bool(chosen.embeddings), chosen.prediction is not None].count(True) != 1:
         raise ConfigurationError(
             "Name what to evaluate: either a `model` (`--model`) that labels cells, or an `embedding` "
-            "(`--embedding`) in `obsm`."
+            "(`--embedding`) in `obsm`, or a `prediction` (`--prediction`), a column of `obs` with labels."
         )
     if model is not None:
         return EVALUATE.add_to(adata, model, processor, settings, copy=copy)
+    if chosen.prediction is not None:
+        from .running.predicted_labels import score_predictions
+
+        return score_predictions(adata, chosen, SEEN, UNASSIGNED, copy=copy)
     from .integration.scoring import score_embeddings
 
     return score_embeddings(adata, chosen, SEEN, copy=copy)

@@ -1,10 +1,14 @@
 """Predicted labels against true ones."""
 
+import json
+
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score
+from sklearn.metrics import accuracy_score, f1_score
+from typer.testing import CliRunner
 
 from sclm_hf import ScGPTForSequenceClassification, annotate, evaluate
+from sclm_hf.cli.main import make_app
 from sclm_hf.corpora.training_manifest import CHOSEN, TRAINED, TrainingManifest, hash_counts, hash_genes
 from sclm_hf.errors import ConfigurationError, CorpusError, SclmWarning
 from sclm_hf.sources.in_memory import InMemorySource
@@ -85,3 +89,78 @@ def test_the_column_of_labels_must_be_named_and_there(checkpoint, cells):
         evaluate(cells, checkpoint)
     with pytest.raises(CorpusError, match="absent"):
         evaluate(cells, checkpoint, label_key="absent")
+
+
+def test_labels_that_were_there_are_scored_like_those_of_the_model(checkpoint, cells):
+    expected = evaluate(cells, checkpoint, label_key="cell_type").uns["sclm_hf"]["sclm_prediction"]
+    annotated = annotate(cells, checkpoint)
+    with pytest.warns(SclmWarning, match="could not be checked: .* has no training manifest"):
+        scored = evaluate(annotated, prediction="sclm_prediction", label_key="cell_type")
+    record = scored.uns["sclm_hf"]["sclm_prediction_scores"]
+    assert record["scores"] == expected["scores"] and record["model"] == checkpoint
+    assert record["per_label"]["f1"].tolist() == expected["per_label"]["f1"].tolist()
+    assert scored.uns["sclm_hf"]["sclm_prediction"] == annotated.uns["sclm_hf"]["sclm_prediction"]
+
+
+def test_cells_without_a_predicted_label_count_as_errors_and_labels_never_named_are_told(cells):
+    cells.obs["theirs"] = cells.obs["cell_type"].where(cells.obs["cell_type"] != "NK", "unassigned")
+    cells.obs.loc[cells.obs_names[0], "theirs"] = np.nan
+    with pytest.warns(SclmWarning, match="does not say which checkpoint made them"):
+        scored = evaluate(cells, prediction="theirs", label_key="cell_type")
+    record, right = scored.uns["sclm_hf"]["theirs_scores"], cells.obs["theirs"] == cells.obs["cell_type"]
+    assert record["scores"]["accuracy"]["mean"] == pytest.approx(accuracy_score(np.ones(23), right))
+    assert record["n_unassigned"] == (~right).sum() and record["never_named"].tolist() == ["NK"]
+    assert record["per_label"]["label"].tolist() == list(LABELS.values()) and not record["has_manifest"]
+
+
+def test_leaks_of_labels_that_were_there_are_looked_for_where_their_model_is_known(checkpoint, cells):
+    annotated = annotate(cells, checkpoint)
+    note_as_seen(checkpoint, cells[:3])
+    with pytest.raises(ConfigurationError, match=r"3 of the \d+ cells of .* stand in the training manifest"):
+        evaluate(annotated, prediction="sclm_prediction", label_key="cell_type")
+    scored = evaluate(annotated, prediction="sclm_prediction", label_key="cell_type", seen="leave_out")
+    record = scored.uns["sclm_hf"]["sclm_prediction_scores"]
+    assert (record["n_scored"], record["n_seen"], record["unchecked"]) == (cells.n_obs - 3, 3, "")
+    assert scored.obs["sclm_seen_in_training"].sum() == 3
+    annotated.uns["sclm_hf"]["sclm_prediction"]["model"] = "gone"
+    with pytest.warns(SclmWarning, match="`gone`, which made them, is not here"):
+        evaluate(annotated, prediction="sclm_prediction", label_key="cell_type")
+
+
+def test_labels_without_data_are_scored_too(cells):
+    cells.obs["theirs"] = cells.obs["cell_type"]
+    with pytest.warns(SclmWarning, match="without their counts"):
+        scored = evaluate(cells[:, :0].copy(), prediction="theirs", label_key="cell_type")
+    assert scored.shape == (23, 0)
+    assert scored.uns["sclm_hf"]["theirs_scores"]["scores"]["accuracy"]["mean"] == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"model": "somewhere"}, "either a `model`"),
+        ({"embedding": "X", "batch_key": "batch"}, "either a `model`"),
+        ({"prediction": ""}, "must name a column"),
+        ({"prediction": "cell_type"}, "must name a column"),
+        ({"unassigned_threshold": 0.5}, "--unassigned-threshold.* is for a model"),
+        ({"genes": "GENE1"}, "--genes.* is for a model"),
+        ({"label_key": "batch"}, "holds none of the 3 labels of `obs\\['cell_type2'\\]`"),
+    ],
+)
+def test_what_does_not_go_with_labels_that_were_there_is_refused(cells, settings, told):
+    cells.obs["cell_type2"] = cells.obs["cell_type"]
+    with pytest.raises(ConfigurationError, match=told):
+        evaluate(cells, **({"prediction": "cell_type2", "label_key": "cell_type"} | settings))
+
+
+def test_the_command_scores_a_column_of_a_file(cells, tmp_path):
+    cells.obs["theirs"] = cells.obs["cell_type"].to_numpy()[::-1]
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    flags = ["--prediction", "theirs", "--label-key", "cell_type"]
+    arguments = ["evaluate", str(tmp_path / "in.h5ad"), str(tmp_path / "out.h5ad"), *flags]
+    with pytest.warns(SclmWarning, match="could not be checked"):
+        done = CliRunner().invoke(make_app(), arguments)
+        as_json = CliRunner().invoke(make_app(), [*arguments, "--json", "--overwrite"])
+    assert done.exit_code == 0 and "macro-F1" in done.output, done.output
+    record = json.loads(as_json.stdout.strip().splitlines()[-1])
+    assert record["never_named"] == [] and "does not say which checkpoint" in record["unchecked"]

@@ -26,9 +26,10 @@ class TrueLabels:
         cell_ids: (n_cells,) uint64 made from their names.
         settings: of the verb.
         known: labels of the model.
-        model: folder or repository of the model, or "in memory".
+        model: folder or repository of the model, or "in memory" where there is none to ask.
         revision: commit on the Hub.
         unassigned: what a cell is called that gets no label.
+        predicted_in: where labels that no model was asked for are from, for messages.
 
     Raises:
         ConfigurationError: the column has none of the labels, or the model was trained on some of the cells.
@@ -44,12 +45,14 @@ class TrueLabels:
         model: str | Path,
         revision: str,
         unassigned: str,
+        *,
+        predicted_in: str = "",
     ) -> None:
         column = source.column(settings.label_key)
         source.close()
         self.settings, self._where, self._unassigned = settings, source.location, unassigned
         self._true = np.array([*column.categories, ""], dtype=object)[column.codes]
-        self._check(list(known))
+        self._check(list(known), predicted_in)
         self.trained, self.chose, self.has_manifest = seen_by(
             None if model == "in memory" else model, revision, source, cell_ids
         )
@@ -82,18 +85,22 @@ class TrueLabels:
             "n_seen": int(self.seen.sum()),
             "n_chose": int(self.chose.sum()),
             "has_manifest": self.has_manifest,
+            "n_unassigned": int((predicted[scored] == self._unassigned).sum()),
+            "never_named": np.array(sorted(set(self._true[scored]) - set(predicted[scored])), dtype=object),
             "scores": self._scores(predicted, scored),
             "per_label": self._per_label(predicted, scored),
         }
 
-    def _check(self, known: list[str]) -> None:
+    def _check(self, known: list[str], predicted_in: str) -> None:
         found, key = set(self._true) - {""}, self.settings.label_key
         if not found & set(known):
             raise ConfigurationError(
-                f"`obs[{key!r}]` holds none of the {len(known)} labels of the model, {known[:5]}; it holds "
-                f"{sorted(found)[:5]}: name another `label_key` (`--label-key`), or rename the labels."
+                f"`obs[{key!r}]` holds none of the {len(known)} labels of {predicted_in or 'the model'}, "
+                f"{known[:5]}; it holds {sorted(found)[:5]}: name another `label_key` (`--label-key`), or rename the "
+                "labels."
             )
-        if unknown := sorted(found - set(known)):
+        # what labels that were there could have been is not known
+        if (unknown := sorted(found - set(known))) and not predicted_in:
             warn(
                 f"The model does not know {counted(len(unknown), 'label')} of `obs[{key!r}]`, {unknown[:5]}: cells "
                 "with them count as errors."
