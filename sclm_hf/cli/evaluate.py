@@ -61,11 +61,29 @@ def _show_labels(record: dict[str, Any], labels: Any) -> None:
     for name, title in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
         score = scores[name]
         print(f"{title} {score['mean']:.3f} (95 % interval over cells {score['low']:.3f} to {score['high']:.3f})")
+    if "baselines" in record:
+        _show_baselines(**record["baselines"])
     if n_unassigned := int(record["n_unassigned"]):
         print(f"{counted(n_unassigned, 'scored cell')} without a predicted label, which count as errors.")
     if len(never := list(record["never_named"])):
         print(f"Labels that no prediction names: {', '.join(map(str, never))}.")
     _show_seen(record)
+
+
+def _show_baselines(most_frequent: dict[str, Any], logistic_regression: dict[str, Any]) -> None:
+    print(f"For comparison, {most_frequent['label']!r} for all cells: {_pair(most_frequent)}.")
+    if "left_out" in logistic_regression:
+        print(f"Logistic regression is left out: {logistic_regression['left_out'].rstrip('.')}.")
+        return
+    print(
+        f"For comparison, logistic regression on principal components: {_pair(logistic_regression)}, in "
+        f"{logistic_regression['n_folds']} folds of {counted(int(logistic_regression['n_cells']), 'scored cell')}. "
+        "It was given labels of this very file, which the predictions above need not have been."
+    )
+
+
+def _pair(scores: dict[str, Any]) -> str:
+    return f"accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}"
 
 
 def _show_seen(record: dict[str, Any]) -> None:

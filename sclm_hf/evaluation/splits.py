@@ -51,6 +51,28 @@ def stratified_splits(
     return splits
 
 
+def stratified_folds(labels: Sequence[str], n_folds: int = 5, *, seed: int = 0) -> list[Split]:
+    """As many splits as folds, each cell tested once, every label divided as evenly as it can be.
+
+    Args:
+        labels: (n_cells,) label of every cell; none may be missing.
+        n_folds: how many.
+        seed: seed of the shuffling.
+
+    Raises:
+        ConfigurationError: a label is missing, or has fewer cells than there are folds.
+    """
+    labels = _complete(labels, "label")
+    names, counts = np.unique(labels, return_counts=True)
+    if rare := names[counts < n_folds].tolist():
+        raise ConfigurationError(
+            f"{n_folds} folds need {n_folds} cells of every label, and {rare} have fewer: drop or merge these labels."
+        )
+    model_selection = require("sklearn.model_selection", extra="evaluation")
+    folds = model_selection.StratifiedKFold(n_folds, shuffle=True, random_state=seed).split(labels, labels)
+    return [Split(f"fold {number}", train, test) for number, (train, test) in enumerate(folds)]
+
+
 def group_splits(groups: Sequence[str], *, name: str = "group") -> list[Split]:
     """Leave one group (donor, batch, platform) out at a time, in alphabetical order.
 

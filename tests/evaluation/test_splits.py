@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.evaluation.splits import few_shot_splits, group_splits, stratified_splits
+from sclm_hf.evaluation.splits import few_shot_splits, group_splits, stratified_folds, stratified_splits
 
 LABELS = ["B"] * 50 + ["T"] * 30 + ["NK"] * 20
 
@@ -21,6 +21,16 @@ def test_stratified_splits_depend_on_nothing_but_labels_and_seed():
     first = stratified_splits(LABELS, seeds=(0, 1))
     second = stratified_splits(LABELS, seeds=(1, 0))[::-1]
     assert all(np.array_equal(one.test, other.test) for one, other in zip(first, second, strict=True))
+
+
+def test_folds_test_each_cell_once_and_divide_every_label():
+    folds = stratified_folds(LABELS, 5, seed=1)
+    assert np.array_equal(np.sort(np.concatenate([fold.test for fold in folds])), np.arange(100))
+    for fold in folds:
+        assert not set(fold.train) & set(fold.test) and len(fold.train) == 80
+        assert [(np.array(LABELS)[fold.test] == name).sum() for name in ("B", "T", "NK")] == [10, 6, 4]
+    with pytest.raises(ConfigurationError, match=r"5 folds need 5 cells of every label, and \['rare'\]"):
+        stratified_folds([*LABELS, *["rare"] * 4])
 
 
 def test_group_splits_leave_one_group_out():

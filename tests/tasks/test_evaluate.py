@@ -1,6 +1,7 @@
 """Predicted labels against true ones."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from sclm_hf.cli.main import make_app
 from sclm_hf.corpora.training_manifest import CHOSEN, TRAINED, TrainingManifest, hash_counts, hash_genes
 from sclm_hf.errors import ConfigurationError, CorpusError, SclmWarning
 from sclm_hf.sources.in_memory import InMemorySource
+from sclm_hf.tasks.running import label_baselines
+from sclm_hf.tokenization.encodings.keys import hash_names
 
 from .tiny import LABELS, make_cells, save_checkpoint
 
@@ -99,7 +102,7 @@ def test_labels_that_were_there_are_scored_like_those_of_the_model(checkpoint, c
     record = scored.uns["sclm_hf"]["sclm_prediction_scores"]
     assert record["scores"] == expected["scores"] and record["model"] == checkpoint
     assert record["per_label"]["f1"].tolist() == expected["per_label"]["f1"].tolist()
-    assert scored.uns["sclm_hf"]["sclm_prediction"] == annotated.uns["sclm_hf"]["sclm_prediction"]
+    assert list(scored.uns["sclm_hf"]) == ["sclm_prediction", "sclm_prediction_scores"]
 
 
 def test_cells_without_a_predicted_label_count_as_errors_and_labels_never_named_are_told(cells):
@@ -164,3 +167,50 @@ def test_the_command_scores_a_column_of_a_file(cells, tmp_path):
     assert done.exit_code == 0 and "macro-F1" in done.output, done.output
     record = json.loads(as_json.stdout.strip().splitlines()[-1])
     assert record["never_named"] == [] and "does not say which checkpoint" in record["unchecked"]
+
+
+def test_simple_methods_stand_beside_the_scores(checkpoint, cells, tmp_path):
+    counts = cells.X.toarray()
+    counts[np.arange(23), 1 + np.arange(23) % 3] = 3000
+    cells.X = counts
+    cells.obs["theirs"] = cells.obs["cell_type"].to_numpy()[::-1]
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    flags = ["--label-key", "cell_type", "--json"]
+    arguments = ["evaluate", str(tmp_path / "in.h5ad"), str(tmp_path / "out.h5ad"), "--model", checkpoint, *flags]
+    done = CliRunner().invoke(make_app(), arguments)
+    baselines = json.loads(done.stdout.strip().splitlines()[-1])["baselines"]
+    share = 8 / 23
+    expected = {"label": "B cell", "accuracy": share, "macro_f1": 2 * share / (1 + share) / 3}
+    assert baselines["most_frequent"] == pytest.approx(expected)
+    assert baselines["logistic_regression"] == {"accuracy": 1, "macro_f1": 1, "n_cells": 23, "n_folds": 5}
+    with pytest.warns(SclmWarning, match="could not be checked"):
+        scored = evaluate(cells, prediction="theirs", label_key="cell_type")
+    assert scored.uns["sclm_hf"]["theirs_scores"]["baselines"] == baselines
+    told = CliRunner().invoke(make_app(), arguments[:-1])
+    assert "It was given labels of this very file" in " ".join(told.output.split())
+    without = CliRunner().invoke(make_app(), [*arguments, "--no-baselines", "--overwrite"])
+    assert "baselines" not in json.loads(without.stdout.strip().splitlines()[-1])
+
+
+@pytest.mark.parametrize(("layer", "told"), [("X", "'NK' has 4"), ("logs", "logs.*holds no counts")])
+def test_a_simple_method_that_cannot_be_taught_says_why(cells, layer, told):
+    cells.layers["logs"] = cells.X.log1p()
+    cells.obs["theirs"] = cells.obs["cell_type"]
+    cells = cells[: 14 if layer == "X" else 23].copy()
+    with pytest.warns(SclmWarning, match="could not be checked"):
+        scored = evaluate(cells, prediction="theirs", label_key="cell_type", layer=layer)
+    baselines = scored.uns["sclm_hf"]["theirs_scores"]["baselines"]
+    assert re.search(told, baselines["logistic_regression"]["left_out"]) and "accuracy" in baselines["most_frequent"]
+
+
+def test_a_draw_of_cells_depends_on_their_names_alone_and_keeps_rare_labels(monkeypatch):
+    monkeypatch.setattr(label_baselines, "MOST_CELLS", 50)
+    ids, labels = (
+        hash_names([f"cell {number}" for number in range(1000)]),
+        np.array(["a", "b"], object)[(np.arange(1000) < 6).astype(int)],
+    )
+    drawn = label_baselines._drawn(ids, labels, np.arange(1000), 0)
+    order = np.random.default_rng(0).permutation(1000)
+    again = label_baselines._drawn(ids[order], labels[order], np.arange(1000), 0)
+    assert len(drawn) == 50 and (labels[drawn] == "b").sum() >= 5 and set(ids[drawn]) == set(ids[order][again])
+    assert set(drawn) != set(label_baselines._drawn(ids, labels, np.arange(1000), 1))

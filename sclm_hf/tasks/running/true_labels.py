@@ -10,6 +10,7 @@ from ...errors import ConfigurationError, CorpusError, require
 from ...evaluation.metrics import METRICS, Predictions, estimate
 from ...logging import counted, warn
 from ...sources.cell_source import CellSource
+from .label_baselines import label_baselines
 from .seen import seen_by
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class TrueLabels:
     ) -> None:
         column = source.column(settings.label_key)
         source.close()
+        self._source, self._cell_ids = source, cell_ids
         self.settings, self._where, self._unassigned = settings, source.location, unassigned
         self._true = np.array([*column.categories, ""], dtype=object)[column.codes]
         self._check(list(known), predicted_in)
@@ -80,7 +82,7 @@ class TrueLabels:
             scored &= ~self.seen
         if not scored.any():
             raise CorpusError(f"No cell of `{self._where}` is left to score.")
-        return {
+        facts = {
             "n_scored": int(scored.sum()),
             "n_seen": int(self.seen.sum()),
             "n_chose": int(self.chose.sum()),
@@ -90,6 +92,10 @@ class TrueLabels:
             "scores": self._scores(predicted, scored),
             "per_label": self._per_label(predicted, scored),
         }
+        if self.settings.baselines:
+            seed = self.settings.seed
+            facts["baselines"] = label_baselines(self._source, self._cell_ids, self._true, scored, seed)
+        return facts
 
     def _check(self, known: list[str], predicted_in: str) -> None:
         found, key = set(self._true) - {""}, self.settings.label_key

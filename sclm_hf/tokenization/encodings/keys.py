@@ -79,6 +79,8 @@ class Stream(IntEnum):
     """Imputation that is scored: which counts are hidden; the counter is made from the name of the gene."""
     LEAVING = 31
     """Explanations: the random order in which genes leave a cell."""
+    BASELINE_CELLS = 32
+    """Scores of labels: which cells the simple method beside them is fitted and tested on."""
 
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
