@@ -35,10 +35,11 @@ def _show(record: dict[str, Any], column: Any) -> None:
 
     scores, training = record["scores"], record.get("training")
     table = Table(title="Nearest cells", title_justify="left")
-    for name in ("", *(one.replace("_", " ") for one in scores["integrated"])):
+    for name in ("", *(one.replace("_", " ") for one in scores["zero_shot"])):
         table.add_column(name, justify="right" if name else "left")
-    for stage, values in scores.items():
-        table.add_row(stage.replace("_", " "), *(f"{value:.3f}" for value in values.values()))
+    # a file gives them by the alphabet
+    for stage in ("zero_shot", "integrated"):
+        table.add_row(stage.replace("_", " "), *(f"{value:.3f}" for value in scores[stage].values()))
     Console().print(table)
     if training is None:
         return

@@ -13,7 +13,13 @@ from ..corpora.cell_corpus import CellCorpus
 from ..corpora.order.even_splits import hold_out_evenly
 from ..errors import ConfigurationError, require
 from ..evaluation.collapse import MOST_CELLS
-from ..evaluation.integration.neighbours import BIOLOGY_WEIGHT, batch_mixing, label_purity
+from ..evaluation.integration.neighbours import (
+    BIOLOGY_WEIGHT,
+    batches_nearby,
+    labels_nearby,
+    mean_share,
+    standard_error,
+)
 from ..evaluation.integration.representations import clusters_within
 from ..modeling.common.losses import IGNORE
 from ..objectives.integration import BatchIntegration, IntegrationCollator, IntegrationWeights
@@ -34,7 +40,8 @@ HELD_OUT = 0.2
 MOST_SAMPLES = 8
 """So many samples make a step, where cells come in samples, so that it sees several batches."""
 
-METRIC = "integration_score"
+METRIC, ERROR = "integration_score", "integration_score_error"
+"""Names of the score and of its standard error over the cells held out."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +71,16 @@ class IntegrationQuality(NamedTuple):
     """What an embedding is worth for integration, by the nearest cells.
 
     Attributes:
-        batch_mixing: see [`batch_mixing`].
-        label_purity: see [`label_purity`].
+        batch_mixing: see [`sclm_hf.evaluation.integration.neighbours.batch_mixing`].
+        label_purity: see [`sclm_hf.evaluation.integration.neighbours.label_purity`].
         is_lost: the purity has fallen further than is allowed.
+        error: standard error of the score over cells, as if mixing and purity erred independently.
     """
 
     batch_mixing: float
     label_purity: float
     is_lost: bool = False
+    error: float = 0.0
 
     @property
     def score(self) -> float:
@@ -81,7 +90,12 @@ class IntegrationQuality(NamedTuple):
     @property
     def metrics(self) -> dict[str, float]:
         """The numbers, by the names that an evaluation gives them."""
-        return {"batch_mixing": self.batch_mixing, "label_purity": self.label_purity, METRIC: self.score}
+        return {
+            "batch_mixing": self.batch_mixing,
+            "label_purity": self.label_purity,
+            METRIC: self.score,
+            ERROR: self.error,
+        }
 
 
 class IntegrationWatch:
@@ -118,15 +132,17 @@ class IntegrationWatch:
         embedding, carried = embed_corpus(model, self.corpus, self.batch_size)
         batches, labels = (carried[name].astype(np.int64) for name in ("batch_labels", "labels"))
         within = batches if self.within_batches else None
-        mixing = batch_mixing(embedding, batches, None if self.within_batches else labels)
-        purity = label_purity(embedding, labels, within)
+        mixed = batches_nearby(embedding, batches, None if self.within_batches else labels)
+        pure = labels_nearby(embedding, labels, within)
+        mixing, purity = mean_share(mixed), mean_share(pure)
         if not np.isfinite([mixing, purity]).all():
             raise ConfigurationError(
                 "The cells held out do not tell whether batches mix and cell types stay apart: no label has cells of "
                 "two batches, or none but one has two cells. Give more cells, labels that batches share, or leave out "
                 "`label_key` (`--label-key`)."
             )
-        return IntegrationQuality(mixing, purity)
+        error = np.hypot((1 - BIOLOGY_WEIGHT) * standard_error(mixed), BIOLOGY_WEIGHT * standard_error(pure))
+        return IntegrationQuality(mixing, purity, error=float(error))
 
     def note(self, state: TrainingState, quality: IntegrationQuality) -> IntegrationQuality:
         """Compare a measurement with the first one, in `state`, which is changed in place; returns what is told."""

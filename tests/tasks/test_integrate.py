@@ -57,6 +57,7 @@ def test_the_command_gives_the_same(cells, model, tmp_path):
         make_app(), ["integrate", *files, "--model", model, "--batch-key", "batch", "--key", "X"]
     )
     assert done.exit_code == 0 and "batch mixing" in done.output, done.output
+    assert done.output.index("zero shot") < done.output.index("integrated")
     expected = integrate(cells, model, batch_key="batch").obsm["X_scgpt_integrated"]
     np.testing.assert_array_equal(anndata.read_h5ad(tmp_path / "out.h5ad").obsm["X"], expected)
     arguments = ["integrate", *files, "--model", model, "--batch-key", "batch", "--key", "X", "--json"]
@@ -131,9 +132,9 @@ def test_cells_that_are_all_alike_and_genes_that_nobody_knows_are_refused(cells,
 QUICK = {"batch_key": "batch", "mode": "fine_tune", "n_steps": 4, "train_batch_size": 8, "device": "cpu"}
 
 
-def measured(monkeypatch, *purities):
+def measured(monkeypatch, *purities, error=0.0):
     """Let evaluations find these purities of labels, one after the other."""
-    found = iter([IntegrationQuality(0.5, purity) for purity in purities])
+    found = iter([IntegrationQuality(0.5, purity, error=error) for purity in purities])
     monkeypatch.setattr(IntegrationWatch, "measure", lambda watch, module: next(found))
 
 
@@ -165,6 +166,22 @@ def test_the_model_as_it_was_is_kept_where_training_makes_it_worse(cells, model,
         found = integrate(cells, model, label_key="cell_type", **QUICK)
     np.testing.assert_array_equal(found.obsm["X_scgpt_integrated"], embed(cells, model).obsm["X_scgpt"])
     assert not found.obs["sclm_seen_in_training"].any()
+
+
+@pytest.mark.parametrize(("error", "is_told"), [(0.031, True), (0.029, False)])
+def test_a_gain_that_chance_gives_is_told_and_still_returned(cells, model, monkeypatch, error, is_told):
+    # 0.6 of the purity counts: a gain of 0.06
+    measured(monkeypatch, 0.5, 0.55, 0.6, 0.58, 0.57, error=error)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = integrate(cells, model, label_key="cell_type", **QUICK)
+    told = [str(one.message) for one in caught if "told from chance" in str(one.message)]
+    assert len(told) == is_told and all("from 0.500 to 0.560" in one and "--mode zero_shot" in one for one in told)
+    training = found.uns["sclm_hf"]["X_scgpt_integrated"]["training"]
+    assert (training["kept_step"], training["standard_error"]) == (2, error)
+    assert training["gain"] == pytest.approx(0.06)
+    assert found.obs["sclm_seen_in_training"].any()
+    assert not np.array_equal(found.obsm["X_scgpt_integrated"], embed(cells, model).obsm["X_scgpt"])
 
 
 def test_each_batch_has_its_own_normalisation_and_the_saved_model_embeds_alike(cells, model, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from ...objectives.integration import IntegrationWeights
 from ...opening.kinds import AUTO_CLASSES
 from ...opening.weights import open_model
 from ...training.arguments import TrainingConfig
-from ...training.integration import METRIC, MOST_SAMPLES, IntegrationCells, fine_tune
+from ...training.integration import ERROR, METRIC, MOST_SAMPLES, IntegrationCells, fine_tune
 from .batches import Column
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 EVALUATIONS = 10
 """Evaluations in a run."""
+
+CLEAR_GAIN = 2.0
+"""Standard errors of the score by which fine-tuning must better it; less is chance, the best step being chosen."""
 
 
 def fine_tuned(
@@ -76,22 +79,36 @@ def fine_tuned(
         )
     evaluations = [record for record in result.history if f"eval_{METRIC}" in record]
     first, kept = evaluations[0], next(one for one in evaluations[::-1] if one["step"] == result.best_step)
-    is_better = kept[f"eval_{METRIC}"] > first[f"eval_{METRIC}"]
-    if not is_better:
-        warn(
-            f"Fine-tuning made the embedding no better on cells held out (score {first[f'eval_{METRIC}']:.3f} before, "
-            f"{kept[f'eval_{METRIC}']:.3f} at best): the embedding is that of the model as it was."
-        )
+    score_before, score, error = first[f"eval_{METRIC}"], kept[f"eval_{METRIC}"], kept[f"eval_{ERROR}"]
+    is_better = score > score_before
+    _warn_of_no_gain(score_before, score, error)
     facts = {
         "n_steps": result.step,
         "kept_step": kept["step"] if is_better else 0,
         "biology_lost": result.watch_found is not None,
+        "gain": score - score_before if is_better else 0.0,
+        "standard_error": error,
         "step": np.array([one["step"] for one in evaluations]),
         "batch_mixing": np.array([one["eval_batch_mixing"] for one in evaluations]),
         "label_purity": np.array([one["eval_label_purity"] for one in evaluations]),
     }
     taught = np.zeros(len(trained_on), bool) if labels is None or not is_better else trained_on & (labels.numbers >= 0)
     return (replace(loaded, model=trained) if is_better else None), facts, taught
+
+
+def _warn_of_no_gain(before: float, after: float, error: float) -> None:
+    """Warn where the score of cells held out is no better than before training, or by no more than chance gives."""
+    if after <= before:
+        warn(
+            f"Fine-tuning made the embedding no better on cells held out (score {before:.3f} before, {after:.3f} at "
+            "best): the embedding is that of the model as it was."
+        )
+    elif after - before < CLEAR_GAIN * error:
+        warn(
+            f"Fine-tuning gained nothing that can be told from chance: on cells held out the score rose from "
+            f"{before:.3f} to {after:.3f}, less than {CLEAR_GAIN:g} of its standard errors ({error:.3f} each). "
+            "`mode='zero_shot'` (`--mode zero_shot`) gives as much; more cells tell smaller gains."
+        )
 
 
 def _model(loaded: "LoadedModel", batches: Column) -> "PreTrainedModel":

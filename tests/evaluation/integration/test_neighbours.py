@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from sclm_hf.evaluation.integration.neighbours import batch_mixing, label_purity, nearest
+from sclm_hf.evaluation.integration.neighbours import (
+    Nearby,
+    batch_mixing,
+    label_purity,
+    mean_share,
+    nearest,
+    standard_error,
+)
 
 LABELS, BATCHES = np.repeat([0, 1], 40), np.resize([0, 1], 80)
 
@@ -40,3 +47,15 @@ def test_what_cannot_be_told_is_nan_and_cells_without_a_label_are_left_out(gener
     assert np.isnan(batch_mixing(embedding, LABELS, LABELS))
     hidden = np.where(np.arange(80) % 4 == 0, -1, LABELS)
     assert label_purity(embedding, hidden) == label_purity(embedding[hidden >= 0], LABELS[hidden >= 0])
+
+
+def test_the_standard_error_is_how_far_means_over_other_cells_lie_apart(generator):
+    # each cell has a share of its own, so that its neighbours are no draws of one share
+    def draw():
+        shares = [generator.beta(2, 2, size=(size, 1)) for size in (40, 90)]
+        return [Nearby(generator.random((len(one), 10)) < one, 0.9) for one in shares]
+
+    draws = [draw() for _ in range(400)]
+    apart = np.std([mean_share(groups) for groups in draws])
+    assert np.mean([standard_error(groups) for groups in draws]) == pytest.approx(apart, rel=0.15)
+    assert np.isnan(standard_error([]))
