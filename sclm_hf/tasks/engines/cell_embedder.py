@@ -1,6 +1,7 @@
 """A model as one function of a batch of cells, for engines that bring it to many workers."""
 
 import functools
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,17 @@ if TYPE_CHECKING:
 
 NAME, GENE_INDEX, COUNTS, EMBEDDING = "cell_name", "gene_index", "counts", "embedding"
 
+# engines with threads, as dask by default, would open the model in each and change it under one another; both torch
+# and the kernels use the cores of one call
+_ONE_AT_A_TIME = threading.Lock()
+
 
 class CellEmbedder:
     """Gives the embeddings of [`embed`] for batches of cells as dictionaries of arrays.
 
     It is small to pickle where `model` is a folder or repository: each worker process opens that at its first batch,
-    and keeps it. The columns are those of Parquet corpora (`sclm-hf corpus build`), which engines read by themselves.
+    and keeps it; threads of a process take turns. The columns are those of Parquet corpora (`sclm-hf corpus build`),
+    which engines read by themselves.
 
     Args:
         model: folder or repository id of a checkpoint or an adapter; or a loaded model.
@@ -62,6 +68,10 @@ class CellEmbedder:
             ConfigurationError: the model reads whole samples, which a batch may divide.
             Others as for [`embed`].
         """
+        with _ONE_AT_A_TIME:
+            return self._embedded(batch)
+
+    def _embedded(self, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
         loaded = _load(self.model, self.settings)
         if loaded.processor.context == "sample":
             raise ConfigurationError(

@@ -1,6 +1,9 @@
 """One picklable function of a batch of cells, and what hands it to engines."""
 
 import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import numpy as np
@@ -68,6 +71,28 @@ def test_the_pickle_is_small_and_the_model_is_opened_once_in_a_process(embedder,
     frame = as_frame()
     results = [embed_frame(frame[start : start + 6], pickle.loads(content)) for start in (18, 0, 6, 12)]
     assert len(content) < 5000 and len(opened) == 1
+    joined = pd.concat(results)
+    check(joined["cell_name"], joined["embedding"], expected)
+
+
+def test_threads_of_a_process_take_turns(embedder, expected, monkeypatch):
+    inside, overlapped, run_rows = threading.Semaphore(1), [], cell_embedder.run_rows
+
+    def watched(*args, **kwargs):
+        is_alone = inside.acquire(blocking=False)
+        overlapped.append(not is_alone)
+        # others get time to come in
+        time.sleep(0.05)
+        found = run_rows(*args, **kwargs)
+        if is_alone:
+            inside.release()
+        return found
+
+    monkeypatch.setattr(cell_embedder, "run_rows", watched)
+    frame = as_frame()
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda start: embed_frame(frame[start : start + 6], embedder), (18, 0, 6, 12)))
+    assert overlapped == [False] * 4
     joined = pd.concat(results)
     check(joined["cell_name"], joined["embedding"], expected)
 
