@@ -71,8 +71,13 @@ def refuse_alike(source: CellSource) -> None:
     for rows in row_blocks(source.n_cells):
         if abs(source.read(rows) - first[np.zeros(len(rows), np.int64)]).nnz:
             return
+    if source.n_cells == 1:
+        raise ExpressionError(
+            f"`{source.location}` holds one cell, which is told apart from no other: give more cells."
+        )
     raise ExpressionError(
-        f"`{source.location}`: all {source.n_cells:,} cells have the same values of all genes, which tell none apart."
+        f"`{source.location}`: all {source.n_cells:,} cells have the same values of all genes, which tell none apart: "
+        "give cells that differ, or name the layer that holds their counts (`layer`, `--layer`)."
     )
 
 

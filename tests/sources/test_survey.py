@@ -68,8 +68,10 @@ def test_rows_of_any_order_are_measured_and_encoded_alike():
 def test_cells_that_are_all_alike_are_refused(monkeypatch):
     monkeypatch.setattr(survey, "CELLS_AT_ONCE", 4)
     cells = make_cells()[[5] * 10].copy()
-    with pytest.raises(ExpressionError, match="`AnnData`: all 10 cells have the same values"):
+    with pytest.raises(ExpressionError, match=r"`AnnData`: all 10 cells have the same values.*`--layer`"):
         refuse_alike(InMemorySource(cells))
+    with pytest.raises(ExpressionError, match=r"holds one cell.*give more cells"):
+        refuse_alike(InMemorySource(cells[:1].copy()))
     counts = cells.X.toarray()
     counts[9, 3] += 1
     cells.X = counts

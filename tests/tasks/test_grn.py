@@ -149,16 +149,23 @@ def test_few_cells_are_drawn_by_the_seed(cells):
         ({"evidence": "context", "condition_key": "same"}, "one condition only, 'a'"),
         ({"evidence": "context", "condition_key": "state", "reference": "cured"}, "'cured' is no condition"),
         ({"evidence": "context", "condition_key": "rare"}, "'b' with 3 cells: a network needs at least 10"),
-        ({"genes": "GENE1, NOTHING"}, r"1 of 2 genes \('NOTHING'\) are not in the data"),
-        ({"genes": ["GENE1", "UNKNOWN1"]}, r"'UNKNOWN1'"),
+        ({"genes": "GENE1, NOTHING"}, r"1 of 2 genes \('NOTHING'\) is not in the data\. Leave"),
+        (
+            {"genes": ["NOTHING", "GENE1", "GENE19"]},
+            r"`--genes`\).*'NOTHING'.*; 1 of 3 genes \('GENE19'\) is expressed in f",
+        ),
+        ({"genes": ["GENE1", "UNKNOWN1"]}, r"\('UNKNOWN1'\) is in the data but not read by the model"),
         ({"genes": []}, "names no genes"),
-        ({"regulators": ["MYC"]}, r"'MYC'\) are not in .*Names must be those of the data, such as 'GENE0'"),
+        ({"regulators": ["MYC"]}, r"'MYC'\) is not in .*Names must be those of the data, such as 'GENE0'"),
         ({"regulators": "absent.txt"}, "there is no file `absent.txt`"),
         ({"network": "absent.csv"}, "There is no network"),
     ],
 )
 def test_what_cannot_be_inferred_is_refused_before_any_work(model, cells, settings, message):
     cells = cells.copy()
+    counts = cells.X.tolil()
+    counts[3:, GENES.index("GENE19")] = 0
+    cells.X = counts.tocsr()
     cells.obs["gap"], cells.obs["same"], cells.obs["rare"] = [None, *"ab" * 29, "a"], "a", list("a" * 57 + "bbb")
     with pytest.raises(ConfigurationError, match=message):
         sclm_hf.grn(cells, **{"model": model, **settings})

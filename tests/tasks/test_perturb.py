@@ -275,9 +275,14 @@ def test_a_gene_that_is_put_back_takes_the_place_of_the_next_to_be_left_out(fami
         ({"genes": ["GENE1"], "combine": 2}, ConfigurationError, "combine=2"),
         ({"combine": 2}, ConfigurationError, "combine=2"),
         ({"similarity": "euclid"}, ConfigurationError, "similarity"),
-        ({"genes": ["NOGENE"]}, GeneCoverageError, "NOGENE"),
+        (
+            {"genes": ["NOGENE"]},
+            GeneCoverageError,
+            "`--gene`.* 'NOGENE' is neither in the data nor known to the model",
+        ),
+        ({"genes": ["UNKNOWN1"]}, GeneCoverageError, "'UNKNOWN1' is in the data but not read by the model"),
         ({"genes": ["GENE1"], "anchor": "GENE1"}, ConfigurationError, "twice"),
-        ({"genes": {"all of them": GENES}}, ConfigurationError, "nothing can be run"),
+        ({"genes": {"all of them": GENES}}, ConfigurationError, r"nothing can be run\. Name genes .*`--gene`"),
         ({"states": States("stat", "ill", "well")}, ConfigurationError, "no column 'stat'"),
         ({"states": States("state", "ill", "cured")}, ConfigurationError, "no cell of the state 'cured'"),
         ({"states": States("state", "ill", "ill")}, ConfigurationError, "must differ"),
@@ -301,6 +306,13 @@ def test_what_cannot_be_run_is_refused(settings, error, message):
         cells = stated_cells()
         cells.obs["gap"] = [None, *"a" * 22]
         perturb(cells, *geneformer(), **settings)
+
+
+def test_a_gene_that_the_model_knows_and_the_data_lack_is_told():
+    cells = stated_cells()
+    cells = cells[:, cells.var_names != "GENE1"].copy()
+    with pytest.raises(ConfigurationError, match=r"nothing can be run\. 'GENE1' is not in the data\..*overexpress"):
+        perturb(cells, *geneformer(), genes=["GENE1"])
 
 
 def test_families_that_cannot_serve_it_are_named(monkeypatch):

@@ -115,7 +115,8 @@ def read_modality(other: "str | Path | AnnData", kind: str, n_features: int) -> 
         values = centred_log_ratios(counts.toarray())
         if np.allclose(values, values[0]):
             raise ExpressionError(
-                f"All {len(values):,} cells of `other` have the same shares of all proteins, which tell none apart."
+                f"All {len(values):,} cells of `other` have the same shares of all proteins, which tell none apart: "
+                "give raw counts, in `X`, of cells that differ."
             )
         return Modality(kind, names, features, values)
     chosen = _most_variable_peaks(counts, n_features)

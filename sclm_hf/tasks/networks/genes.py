@@ -60,8 +60,10 @@ def choose_genes(
     else:
         targets, refused = _columns_of(genes, names, usable)
         if refused:
-            raise ConfigurationError(f"`genes` (`--genes`): {_told(refused, len(genes))}. Leave these out.")
-    chosen = targets if regulators is None else _regulators(regulators, names, usable)
+            raise ConfigurationError(
+                f"`genes` (`--genes`): {_told(refused, len(genes), names, readable)}. Leave these out."
+            )
+    chosen = targets if regulators is None else _regulators(regulators, names, readable, usable)
     columns = np.union1d(targets, chosen)
     if len(columns) < 2:
         raise ConfigurationError(f"A network needs at least 2 genes, got {len(columns)}: name more of them.")
@@ -77,15 +79,18 @@ def _most_variable(expression: "csr_matrix", names: Sequence[str], usable: np.nd
     return found[np.lexsort((np.asarray(names, str)[found], -variances[found]))[:n_genes]]
 
 
-def _regulators(regulators: Sequence[str], names: Sequence[str], usable: np.ndarray) -> np.ndarray:
+def _regulators(
+    regulators: Sequence[str], names: Sequence[str], readable: np.ndarray, usable: np.ndarray
+) -> np.ndarray:
     found, refused = _columns_of(regulators, names, usable)
+    told = _told(refused, len(regulators), names, readable)
     if not found.size:
         raise ConfigurationError(
-            f"`regulators` (`--regulators`): {_told(refused, len(regulators))}. Names must be those of the data, such "
-            f"as {', '.join(map(repr, map(str, names[:3])))}."
+            f"`regulators` (`--regulators`): {told}. Names must be those of the data, such as "
+            f"{', '.join(map(repr, map(str, names[:3])))}."
         )
     if refused:
-        warn(f"Regulators left out: {_told(refused, len(regulators))}.")
+        warn(f"Regulators left out: {told}.")
     return found
 
 
@@ -107,9 +112,17 @@ def _columns_of(wanted: Sequence[str], names: Sequence[str], usable: np.ndarray)
     return np.array(found, np.int64), [name for name in wanted if name not in columns]
 
 
-def _told(refused: Sequence[str], n_wanted: int) -> str:
-    shown = ", ".join(map(repr, refused[:5])) + (", …" if len(refused) > 5 else "")
-    return (
-        f"{len(refused):,} of {n_wanted:,} genes ({shown}) are not in the data, not read by the model, or expressed "
-        f"in fewer than {FEWEST_CELLS} cells"
+def _told(refused: Sequence[str], n_wanted: int, names: Sequence[str], readable: np.ndarray) -> str:
+    """Which genes cannot be used, for each of the reasons."""
+    there, read = set(map(str, names)), {str(names[column]) for column in np.flatnonzero(readable)}
+    reasons: dict[str, list[str]] = {}
+    for name in refused:
+        reason = f"expressed in fewer than {FEWEST_CELLS} cells"
+        if name not in read:
+            reason = "in the data but not read by the model, or no gene" if name in there else "not in the data"
+        reasons.setdefault(reason, []).append(name)
+    return "; ".join(
+        f"{len(some):,} of {n_wanted:,} genes ({', '.join(map(repr, some[:5]))}{', …' if len(some) > 5 else ''}) "
+        f"{'is' if len(some) == 1 else 'are'} {reason}"
+        for reason, some in reasons.items()
     )

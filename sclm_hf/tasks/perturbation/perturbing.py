@@ -14,7 +14,7 @@ from ..running.batches import run_cells
 from ..running.prepared_cells import PreparedCells, prepare_cells
 from ..running.provenance import check_adata, make_record
 from .cells import TokenCells
-from .plan import PerturbationPlan, named_perturbations
+from .plan import GENES_TO_PERTURB, PerturbationPlan, named_perturbations
 from .runs import PerturbationRunner
 from .table import PerturbationTable
 
@@ -49,7 +49,9 @@ def perturb_cells(
     named = settings.genes != "all"
     tokens = TokenCells(loaded, cells, settings.seed, wanted if named else None)
     plan = PerturbationPlan(perturbations, tokens, settings.mode, not named, loaded.processor)
-    chosen = _choose_cells(adata, plan, settings)
+    measured = set(cells.gene_ids.tolist())
+    absent = [name for name, group in perturbations if not measured.issuperset(group)]
+    chosen = _choose_cells(adata, plan, settings, absent)
     if settings.similarity is None:
         is_mean = getattr(loaded.model.config, "pooling", None) == "mean"
         settings = dataclasses.replace(settings, similarity="genes" if is_mean else "cell")
@@ -92,8 +94,10 @@ def check_model(loaded: LoadedModel, verb: "Verb") -> None:
         raise ConfigurationError(f"Cells of {family.title} cannot be perturbed token by token; those of {able} can.")
 
 
-def _choose_cells(adata: "AnnData", plan: PerturbationPlan, settings: "PerturbSettings") -> list[int]:
-    """Numbers of the cells to perturb, in order."""
+def _choose_cells(
+    adata: "AnnData", plan: PerturbationPlan, settings: "PerturbSettings", absent: list[str]
+) -> list[int]:
+    """Numbers of the cells to perturb, in order; `absent` are the perturbations of genes that the data lack."""
     states, max_cells = settings.states, settings.max_cells
     candidates = range(plan.n_cells)
     if states is not None:
@@ -101,11 +105,24 @@ def _choose_cells(adata: "AnnData", plan: PerturbationPlan, settings: "PerturbSe
     able = [cell for cell in candidates if plan.has_runs(cell)]
     if not able:
         raise ConfigurationError(
-            f"None of the {len(candidates):,} cells holds the genes to perturb among its tokens: nothing can be run."
+            f"None of the {len(candidates):,} cells holds the genes to perturb among its tokens, and others beside "
+            f"them: nothing can be run.{_how_to_run(absent, settings)}"
         )
     if max_cells is not None and max_cells < len(able):
         able = np.array(able)[np.random.default_rng(settings.seed).permutation(len(able))[:max_cells]].tolist()
     return sorted(able)
+
+
+def _how_to_run(absent: list[str], settings: "PerturbSettings") -> str:
+    """What to change where no cell can be perturbed."""
+    if settings.genes == "all":
+        return ""
+    shown = f"{', '.join(map(repr, absent[:5]))}{', …' if len(absent) > 5 else ''}"
+    why = f" {shown} {'is' if len(absent) == 1 else 'are'} not in the data." if absent else ""
+    return (
+        f"{why} Name genes ({GENES_TO_PERTURB}) that these cells express, or over-express them (`mode='overexpress'`, "
+        "`--mode overexpress`)."
+    )
 
 
 def _check_states(adata: "AnnData", states: "States | None") -> None:

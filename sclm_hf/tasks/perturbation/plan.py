@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import ConfigurationError, GeneCoverageError
+from ...logging import counted
 from ...opening.loading import LoadedModel
 from ..running.prepared_cells import PreparedCells
 from .cells import TokenCells
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from ...tokenization.processing_cell import CellProcessor
     from ..perturb import PerturbSettings
+
+
+GENES_TO_PERTURB = "`genes`, `--gene` or `--group`"
 
 
 def named_perturbations(
@@ -37,7 +41,7 @@ def named_perturbations(
     _, names, ensembl_ids, _ = select_counts(adata, settings.layer, expects=expects)
     front = () if settings.anchor is None else (settings.anchor,)
     token_of = _token_finder(loaded.processor, cells.coverage.species, names, ensembl_ids, cells.gene_ids)
-    anchored = tuple(token_of(front))
+    anchored = tuple(token_of(front, "`anchor`, `--anchor`"))
     if genes == "all":
         known = np.flatnonzero(cells.gene_ids >= 0)
         groups = [(str(names[column]), (int(cells.gene_ids[column]),)) for column in known]
@@ -64,7 +68,7 @@ def _token_finder(
     names: Sequence[str],
     ensembl_ids: Sequence[str] | None,
     gene_ids: np.ndarray,
-) -> Callable[[Sequence[str]], list[int]]:
+) -> Callable[..., list[int]]:
     """Finds tokens of genes by column name, then by Ensembl id, then as genes of data are resolved."""
     tokens = np.where(gene_ids < -1, gene_ids[np.where(gene_ids < -1, -2 - gene_ids, 0)], gene_ids)
     by_name = _columns_of(names)
@@ -80,14 +84,23 @@ def _token_finder(
             raise ConfigurationError(f"`{name}` is the name of {len(found)} genes of the data: {remedy}.")
         return found[0] if found else -1
 
-    def find(wanted: Sequence[str]) -> list[int]:
+    def find(wanted: Sequence[str], flags: str = GENES_TO_PERTURB) -> list[int]:
         found = [token_of(name) for name in wanted]
         if missing := [name for name, token in zip(wanted, found, strict=True) if token < 0]:
-            unused = [name for name in missing if name in by_name or name in by_id]
-            there = f" (columns of the data that are not used: {', '.join(unused[:5])})" if unused else ""
+            there = [name for name in missing if name in by_name or name in by_id]
+            reasons = {
+                "neither in the data nor known to the model": [name for name in missing if name not in there],
+                "in the data but not read by the model": there,
+            }
+            told = "; ".join(
+                f"{', '.join(map(repr, some[:5]))}{', …' if len(some) > 5 else ''} "
+                f"{'is' if len(some) == 1 else 'are'} {reason}"
+                for reason, some in reasons.items()
+                if some
+            )
             raise GeneCoverageError(
-                f"The model does not know {len(missing)} of the genes to perturb: {', '.join(missing[:5])}{there}. "
-                "Use names or Ensembl ids of its vocabulary."
+                f"{len(missing)} of {counted(len(wanted), 'gene')} to perturb ({flags}) cannot be used: {told}. Use "
+                "names or Ensembl ids of the model's vocabulary."
             )
         return found
 
