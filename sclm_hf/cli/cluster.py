@@ -1,5 +1,6 @@
 """`sclm-hf cluster INPUT OUTPUT --model DIR`, or `--use-rep KEY`."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,15 @@ def cluster(
     model: Annotated[
         str | None, typer.Option(help="Folder or repository id of a checkpoint or an adapter; not with --use-rep.")
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Image to write too: a UMAP of the cells, by cluster; of one .h5ad file.")
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="`.tsv`, `.csv` or `.parquet` file to write too: marker genes; beside it `.json`, how they were made."
+        ),
+    ] = None,
     as_json: Json = False,
     *,
     overwrite: Overwrite = False,
@@ -28,9 +38,68 @@ def cluster(
     from .results import print_files
 
     def run() -> Any:
-        return run_files("cluster", input, output, model, overwrite=overwrite, **settings)
+        return run_files("cluster", input, output, model, overwrite=overwrite, umap=plot is not None, **settings)
 
+    if plot is not None or table is not None:
+        _check_beside(plot, table, input, output, overwrite)
+        _check_asked(table, model, settings)
     print_files(run, _show, as_json=as_json, told=("resolution", "sweep", "markers", "shares", "n_rare"))
+    key = ClusterSettings(**settings).key("")
+    if plot is not None:
+        _draw(output, plot, key)
+    if table is not None:
+        _write_markers(output, table, key)
+
+
+def _check_beside(plot: Path | None, table: Path | None, input: Path, output: Path, overwrite: bool) -> None:
+    from ..errors import ConfigurationError
+    from ..evaluation.plots.drawing import check_image
+    from .results import check_table, check_written
+
+    if input.suffix != ".h5ad":
+        raise ConfigurationError("`--plot` and `--table` are for one .h5ad file: leave them out, or give such a file.")
+    record = None if table is None else check_table(table)
+    check_written(plot, table, record, read=[input, output], overwrite=overwrite)
+    if plot is not None:
+        check_image(plot)
+
+
+def _check_asked(table: Path | None, model: str | None, settings: dict[str, Any]) -> None:
+    from ..errors import ConfigurationError
+    from ..opening.specialists import specialist_of
+
+    specialist = None if model is None else specialist_of(model, settings["revision"])
+    if specialist is not None:
+        raise ConfigurationError(
+            f"{specialist.title} has clusters of its own, without an embedding or marker genes: leave out `--plot` "
+            "and `--table`."
+        )
+    if table is not None and not settings["n_markers"]:
+        raise ConfigurationError("`--table` is for marker genes, and `--n-markers 0` asks for none: leave one out.")
+
+
+def _draw(output: Path, plot: Path, key: str) -> None:
+    from ..evaluation.plots import plot_cells
+    from ..tasks.files.h5ad import read_h5ad
+
+    cells = read_h5ad(output)
+    record = cells.uns["sclm_hf"][key]
+    title = f"Clusters at resolution {record['resolution']:.3g}"
+    plot_cells(cells.obsm[record["umap"]], cells.obs[key].array, plot, title=title)
+
+
+def _write_markers(output: Path, path: Path, key: str) -> None:
+    from ..errors import require
+    from ..tasks.clustering.markers import COLUMNS
+    from ..tasks.files.results import read_record
+    from .results import plain, write_table
+
+    record = read_record(output, key)[0]
+    # where all cells are one cluster there are none
+    markers = record.pop("markers") or {name: [] for name in COLUMNS}
+    table = require("pandas", extra="anndata").DataFrame(markers, columns=list(COLUMNS))
+    table.attrs["cluster"] = plain(record)
+    write_table(table, path)
 
 
 def _show(record: dict[str, Any], clusters: Any) -> None:

@@ -15,7 +15,9 @@ def explain(
     input: Annotated[Path, typer.Argument(help="`.h5ad` file with raw counts.")],
     output: Annotated[
         Path,
-        typer.Argument(help="`.tsv` or `.parquet` file of genes to write; beside it `.json`, with the curves."),
+        typer.Argument(
+            help="`.tsv`, `.csv` or `.parquet` file of genes to write; beside it `.json`, with the curves."
+        ),
     ],
     model: Model,
     plot: Annotated[

@@ -15,7 +15,9 @@ def grn(
     input: Annotated[Path, typer.Argument(help="`.h5ad` file with raw counts.")],
     output: Annotated[
         Path,
-        typer.Argument(help="`.tsv` or `.parquet` file of edges to write; beside it `.json`, how they were made."),
+        typer.Argument(
+            help="`.tsv`, `.csv` or `.parquet` file of edges to write; beside it `.json`, how they were made."
+        ),
     ],
     model: Annotated[
         str | None,

@@ -137,6 +137,9 @@ def print_json(
     print(json.dumps({"file": str(path), "n_cells": n_cells, **kept, **more}))
 
 
+_SEPARATORS = {".tsv": "\t", ".csv": ","}
+
+
 def check_table(output: Path) -> Path:
     """Where the record of a table will stand.
 
@@ -145,8 +148,8 @@ def check_table(output: Path) -> Path:
     """
     from ..errors import ConfigurationError
 
-    if output.suffix not in (".tsv", ".parquet"):
-        raise ConfigurationError(f"`{output}` must be named `….tsv` or `….parquet`: that is what is written.")
+    if output.suffix not in (*_SEPARATORS, ".parquet"):
+        raise ConfigurationError(f"`{output}` must be named `….tsv`, `….csv` or `….parquet`: that is what is written.")
     return output.with_suffix(".json")
 
 
@@ -170,8 +173,8 @@ def write_table(table: Any, output: Path) -> None:
     from ..files import written_whole
 
     with written_whole(output) as unfinished:
-        if output.suffix == ".tsv":
-            table.to_csv(unfinished, sep="\t", index=False)
+        if output.suffix in _SEPARATORS:
+            table.to_csv(unfinished, sep=_SEPARATORS[output.suffix], index=False)
         else:
             table.to_parquet(unfinished)
     with written_whole(output.with_suffix(".json")) as unfinished:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .clustering.sweep import Sweep
 
 CLUSTER_KEY = "sclm_cluster"
+UMAP = "X_umap"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,12 @@ class ClusterSettings(SweepSettings):
         "how many marker genes to list for each cluster; 0 reads no counts. Their p values are too small, because the "
         "clusters were made from the same genes.",
         least=0,
+    )
+    umap: bool = setting(
+        False,
+        "also add a UMAP of the embedding, for pictures: `obsm['X_umap']`, or `obsm['<key>_umap']` where that is "
+        "taken.",
+        flag=None,
     )
     other: "str | Path | AnnData | None" = setting(
         None,
@@ -76,12 +83,26 @@ class Clustering(CellRun[ClusterSettings]):
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """The clusters."""
-        labels, self._found = clusters_of(values, "The embedding", self.cells.source, self.settings)
-        return Results(obs={self.key: labels})
+        found, self._found = results_of(values, "The embedding", self.cells.source, self.settings)
+        return found
 
     def facts(self, file: "Path | None") -> dict[str, Any]:
         """The resolutions, and marker genes."""
         return self._found
+
+
+def results_of(
+    embedding: "np.ndarray", what: str, source: "CellSource", settings: ClusterSettings
+) -> tuple[Results, dict[str, Any]]:
+    """The clusters of cells and, where it is asked for, the UMAP; arguments as for [`clusters_of`]."""
+    key = settings.key("")
+    labels, facts = clusters_of(embedding, what, source, settings)
+    if not settings.umap:
+        return Results(obs={key: labels}), facts
+    from ..evaluation.plots import umap_layout
+
+    name = f"{key}_umap" if UMAP in source.obsm_names() else UMAP
+    return Results(obs={key: labels}, obsm={name: umap_layout(embedding, seed=settings.seed)}), {**facts, "umap": name}
 
 
 def clusters_of(
@@ -131,7 +152,7 @@ CLUSTER = Verb(
     name="cluster",
     auto_class="AutoModel",
     settings=ClusterSettings,
-    writes=("obs",),
+    writes=("obs", "obsm"),
     run=Clustering,
     usage='cells = sclm_hf.cluster(cells, "{model}")\n'
     'cells.obs["sclm_cluster"], cells.uns["sclm_hf"]["sclm_cluster"]["markers"]',
@@ -165,7 +186,8 @@ def cluster(
         - `obs["sclm_cluster"]`: the clusters, categorical, `"0"` being the largest;
         - `uns["sclm_hf"]["sclm_cluster"]`: `resolution`, the one chosen; `sweep`, the columns `resolution`,
           `n_clusters` and `stability` (mean adjusted Rand index, 1 = the same clusters every time); `markers`, the
-          columns `cluster`, `gene`, `score`, `log2_fold_change` and `p_adjusted`; and how they were made.
+          columns `cluster`, `gene`, `score`, `log2_fold_change` and `p_adjusted`; and how they were made;
+        - with `umap`, `obsm["X_umap"]`: (n_cells, 2), and its name as `umap` in the record.
 
     Raises:
         ConfigurationError: there are too few cells for the neighbours or clusters asked for, or no or two embeddings
@@ -184,12 +206,11 @@ def cluster(
         return CLUSTER.add_to(adata, model, processor, settings, copy=copy)
     from .clustering.without_model import add_by_embedding
 
-    def results_of(embedding: "np.ndarray", what: str, source: "CellSource") -> tuple[Results, dict[str, Any]]:
+    def checked(embedding: "np.ndarray", what: str, source: "CellSource") -> tuple[Results, dict[str, Any]]:
         _check_without_model(source, chosen)
-        labels, facts = clusters_of(embedding, what, source, chosen)
-        return Results(obs={chosen.key(""): labels}), facts
+        return results_of(embedding, what, source, chosen)
 
-    return add_by_embedding(adata, chosen, results_of, copy=copy)
+    return add_by_embedding(adata, chosen, checked, copy=copy)
 
 
 def _cluster_pair(adata: Any, model: Any, processor: Any, settings: dict[str, Any], *, copy: bool) -> Any:

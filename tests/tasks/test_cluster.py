@@ -4,6 +4,7 @@ import json
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import adjusted_rand_score
 from typer.testing import CliRunner
@@ -117,3 +118,51 @@ def test_refused(cells, settings, error, told):
 def test_a_model_on_too_few_cells_is_refused_before_it_runs(tmp_path):
     with pytest.raises(ConfigurationError, match="too few for `n_neighbours=15`"):
         cluster(make_cells(18), save_checkpoint(tmp_path))
+
+
+def test_the_command_draws_a_umap_and_writes_the_markers(cells, tmp_path, monkeypatch):
+    monkeypatch.setattr("sclm_hf.evaluation.plots.umap_layout", lambda embedding, seed: embedding[:, :2].copy())
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    plot, table = tmp_path / "cells.png", tmp_path / "markers.csv"
+    flags = ["--use-rep", "X_three", "--resolutions", "0.3", "--n-subsamples", "1", "--n-neighbours", "5"]
+    beside = ["--plot", str(plot), "--table", str(table)]
+    arguments = ["cluster", str(tmp_path / "in.h5ad"), str(tmp_path / "out.h5ad"), *flags, *beside]
+    done = CliRunner().invoke(make_app(), arguments)
+    assert done.exit_code == 0, (done.output, done.exception)
+    found, markers = anndata.read_h5ad(tmp_path / "out.h5ad"), pd.read_csv(table)
+    np.testing.assert_array_equal(found.obsm["X_umap"], cells.obsm["X_three"][:, :2])
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert list(markers) == ["cluster", "gene", "score", "log2_fold_change", "p_adjusted"] and len(markers) == 30
+    assert markers["cluster"].tolist() == [number // 10 for number in range(30)]
+    record = json.loads((tmp_path / "markers.json").read_text())["cluster"]
+    assert record["settings"]["use_rep"] == "X_three" and record["resolution"] == 0.3 and "versions" in record
+    again = CliRunner().invoke(make_app(), [*arguments[:2], str(tmp_path / "new.h5ad"), *flags, *beside])
+    assert again.exit_code == 1 and "--overwrite" in again.output and not (tmp_path / "new.h5ad").exists()
+
+
+def test_a_umap_that_was_there_stays(cells, monkeypatch):
+    monkeypatch.setattr("sclm_hf.evaluation.plots.umap_layout", lambda embedding, seed: embedding[:, :2].copy())
+    cells.obsm["X_umap"] = np.zeros((90, 2))
+    found = cluster(cells, use_rep="X_three", umap=True, n_markers=0, **QUICK)
+    assert not found.obsm["X_umap"].any() and found.obsm["sclm_cluster_umap"].any()
+    assert found.uns["sclm_hf"]["sclm_cluster"]["umap"] == "sclm_cluster_umap"
+    assert set(cluster(cells, use_rep="X_three", n_markers=0, **QUICK).obsm) == {"X_three", "X_umap"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--plot", "{}/a.txt"], "as an image is"),
+        (["--table", "{}/a.txt"], "`….csv`"),
+        (["--table", "{}/in.h5ad"], "`….csv`"),
+        (["--table", "{}/a.tsv", "--n-markers", "0"], "asks for none"),
+        (["--plot", "{}/in.h5ad"], "named for something else"),
+    ],
+)
+def test_what_could_not_be_written_beside_is_refused_before_the_work(cells, tmp_path, flags, told):
+    cells.write_h5ad(tmp_path / "in.h5ad")
+    files = [str(tmp_path / "in.h5ad"), str(tmp_path / "out.h5ad")]
+    done = CliRunner().invoke(
+        make_app(), ["cluster", *files, "--use-rep", "X_three", *(one.format(tmp_path) for one in flags)]
+    )
+    assert done.exit_code == 1 and told in " ".join(done.output.split()), done.output
