@@ -68,3 +68,8 @@ def test_pictures_take_cells_and_leave_out_those_without_a_label():
         sclm_hf.pl.confusion(cells, "lable")
     with pytest.raises(ConfigurationError, match=r"scanpy\.tl\.umap"):
         sclm_hf.pl.umap(cells, "label", basis="X_tsne")
+
+
+def test_what_is_listed_is_for_users():
+    assert dir(sclm_hf.pp) == ["coverage"]
+    assert {"np", "Any", "TYPE_CHECKING"}.isdisjoint(dir(sclm_hf.pl)) and "umap" in dir(sclm_hf.pl)

@@ -54,6 +54,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def umap(
     adata: "AnnData", color: str = "sclm_prediction", *, basis: str = "X_umap", title: str | None = None
 ) -> "Axes":

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 
     from ...tokenization.genes.gene_vocabulary import GeneCoverage
 
+__all__ = ["coverage"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 def coverage(
     adata: "AnnData",
