@@ -140,6 +140,9 @@ def print_json(
 _SEPARATORS = {".tsv": "\t", ".csv": ","}
 
 
+_SEPARATORS = {".tsv": "\t", ".csv": ","}
+
+
 def check_table(output: Path) -> Path:
     """Where the record of a table will stand.
 
