@@ -10,7 +10,12 @@ from .options import Json, Layer, Model, Overwrite, Species
 
 
 def gene_embeddings(
-    output: Annotated[Path, typer.Argument(help="`.csv` or `.parquet` file to write, one row per gene.")],
+    output: Annotated[
+        Path,
+        typer.Argument(
+            help="`.csv` or `.parquet` file to write, one row per gene; beside it `.json`, how they were made."
+        ),
+    ],
     model: Model,
     genes: Annotated[
         str | None, typer.Option(help="Names of genes, separated by commas; all that the model knows unless given.")
@@ -30,11 +35,12 @@ def gene_embeddings(
     from ..files import sole_writer
     from ..sources.opening import open_source
     from ..tasks.genes.gene_embeddings import gene_embeddings as table_of
-    from .results import check_written
+    from .results import check_written, write_attrs
 
     if output.suffix not in (".csv", ".parquet"):
         raise ConfigurationError(f"`{output}` must be named `….csv` or `….parquet`: that is what is written.")
-    check_written(output, read=[cells], overwrite=overwrite)
+    record = output.with_suffix(".json")
+    check_written(output, record, read=[cells], overwrite=overwrite)
     names = None if genes is None else [name.strip() for name in genes.split(",")]
     source = None if cells is None else open_source(cells.stem, cells, layer=layer)
     with sole_writer(output):
@@ -42,10 +48,14 @@ def gene_embeddings(
         # names of columns are text in Parquet
         table.columns = [str(column) for column in table.columns]
         _write(table, output)
+        write_attrs(table, output)
     if as_json:
-        typer.echo(json.dumps({"file": str(output), "n_genes": len(table), "size": table.shape[1]}))
+        typer.echo(json.dumps({"file": str(output), "n_genes": len(table), "size": table.shape[1], **table.attrs}))
     else:
-        typer.echo(f"Wrote {output} with {len(table):,} genes and {table.shape[1]} numbers for each.")
+        size = table.shape[1]
+        typer.echo(
+            f"Wrote {output} with {len(table):,} genes and {size} numbers for each, and {record.name} beside it."
+        )
 
 
 def _write(table: Any, output: Path) -> None:

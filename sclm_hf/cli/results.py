@@ -180,6 +180,13 @@ def write_table(table: Any, output: Path) -> None:
             table.to_csv(unfinished, sep=_SEPARATORS[output.suffix], index=False)
         else:
             table.to_parquet(unfinished)
+    write_attrs(table, output)
+
+
+def write_attrs(table: Any, output: Path) -> None:
+    """Write beside a table what the `attrs` of the data frame say, as JSON."""
+    from ..files import written_whole
+
     with written_whole(output.with_suffix(".json")) as unfinished:
         unfinished.write_text(json.dumps(plain(table.attrs), indent=2) + "\n", encoding="utf-8")
 

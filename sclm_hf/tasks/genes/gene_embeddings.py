@@ -10,6 +10,7 @@ from ...errors import ConfigurationError, require
 from ...opening.loading import LoadedModel, load_model
 from ..running.batches import run_cells
 from ..running.prepared_cells import prepare_cells
+from ..running.provenance import make_record, model_record
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -52,7 +53,9 @@ def gene_embeddings(
     Returns:
         A data frame (genes, hidden) of float32, indexed by the names given or those of the vocabulary. Without `cells`
         the embeddings are those that values are added to, of UCE those of proteins. With `cells`, genes that none of
-        them has are left out if no names were given.
+        them has are left out if no names were given. `attrs["gene_embeddings"]` says how they were made: model,
+        revision, settings, versions, how many genes of the vocabulary are there, and with `cells` how the genes of
+        these met it.
 
     Raises:
         ConfigurationError: a gene is not known, or in none of the cells; or the tokens of the model are no genes.
@@ -62,10 +65,13 @@ def gene_embeddings(
     loaded = load_model(model, "AutoModel", processor=processor, device=device, dtype=dtype, revision=revision)
     vocabulary = loaded.processor.tokenizer.gene_vocabulary
     names, ids = _all_genes(vocabulary) if genes is None else _named_genes(loaded, genes)
+    settings = {"species": species, "batch_key": batch_key, "batch_size": batch_size, "seed": seed}
     if cells is None:
+        record = model_record(loaded, {})
         vectors = _static(loaded, ids)
     else:
         prepared = prepare_cells(cells, loaded, layer=layer, species=species, batch_key=batch_key)
+        record = make_record(loaded, prepared, settings)
         means = _Means(vocabulary.size, loaded.name)
         run_cells(loaded, prepared, means.add, batch_size=batch_size, seed=seed, description="gene embeddings")
         vectors, seen = means.of(ids)
@@ -73,7 +79,10 @@ def gene_embeddings(
             raise _not_there(np.asarray(names)[~seen], "is in none of the cells", "are in none of the cells")
         names, vectors = np.asarray(names, object)[seen], vectors[seen]
     pandas = require("pandas", extra="anndata")
-    return pandas.DataFrame(vectors, index=pandas.Index(names, name="gene"))
+    table = pandas.DataFrame(vectors, index=pandas.Index(names, name="gene"))
+    held = {"n_genes": len(table), "n_genes_in_vocabulary": len(_all_genes(vocabulary)[0])}
+    table.attrs["gene_embeddings"] = {**record, "from": "the model" if cells is None else "cells", **held}
+    return table
 
 
 def _all_genes(vocabulary: "GeneVocabulary") -> tuple[list[str], np.ndarray]:

@@ -76,19 +76,28 @@ def record(adata: "AnnData", name: str, entry: dict[str, Any]) -> None:
 def make_record(loaded: "LoadedModel", cells: "PreparedCells", settings: dict) -> dict[str, Any]:
     """Model, revision, versions, settings and coverage of the genes, in types that every `.h5ad` file can hold."""
     entry = {
-        "model": loaded.name,
-        "revision": loaded.revision,
-        "family": loaded.model.config.model_type,
-        "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "device": loaded.model.device.type,
+        **model_record(loaded, settings),
         "data": cells.source.data_name,
-        "settings": settings,
-        "versions": package_versions(*PACKAGES),
         "coverage": cells.coverage.to_dict(),
     }
     if cells.samples is not None:
         entry["samples"] = cells.samples.to_dict()
     return writable(entry)
+
+
+def model_record(loaded: "LoadedModel", settings: dict) -> dict[str, Any]:
+    """Model, revision, versions and settings, where there are no cells."""
+    return writable(
+        {
+            "model": loaded.name,
+            "revision": loaded.revision,
+            "family": loaded.model.config.model_type,
+            "dtype": str(loaded.model.dtype).removeprefix("torch."),
+            "device": loaded.model.device.type,
+            "settings": settings,
+            "versions": package_versions(*PACKAGES),
+        }
+    )
 
 
 def writable(value: Any) -> Any:

@@ -1,5 +1,7 @@
 """Embeddings of genes, by name."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -84,7 +86,22 @@ def test_the_command_writes_the_table(model, tmp_path, suffix):
     assert done.exit_code == 0, done.output
     table = pd.read_csv(output, index_col="gene") if suffix == ".csv" else pd.read_parquet(output)
     np.testing.assert_allclose(table, sclm_hf.gene_embeddings(model, ["GENE2", "GENE1"]), rtol=1e-6)
-    again = CliRunner().invoke(make_app(), arguments)
-    assert again.exit_code == 1 and "--overwrite" in again.output
+    record = json.loads((tmp_path / "genes.json").read_text())["gene_embeddings"]
+    assert record["model"] == model and record["n_genes"] == 2 and record["n_genes_in_vocabulary"] == len(GENES)
+    assert record["from"] == "the model" and "sclm_hf" in record["versions"] and "coverage" not in record
+    for kept in (output, tmp_path / "genes.json"):
+        again = CliRunner().invoke(make_app(), arguments)
+        assert again.exit_code == 1 and "--overwrite" in again.output
+        kept.unlink()
     wrong = CliRunner().invoke(make_app(), ["gene-embeddings", str(tmp_path / "a.txt"), "--model", model])
     assert wrong.exit_code == 1 and ".csv" in wrong.output
+
+
+def test_means_over_cells_say_how_the_genes_of_these_met_the_model(model, tmp_path):
+    make_cells(9).write_h5ad(tmp_path / "cells.h5ad")
+    arguments = ["gene-embeddings", str(tmp_path / "genes.csv"), "--model", model, "--layer", "X"]
+    done = CliRunner().invoke(make_app(), [*arguments, "--cells", str(tmp_path / "cells.h5ad")])
+    assert done.exit_code == 0 and "genes.json" in done.output, done.output
+    record = json.loads((tmp_path / "genes.json").read_text())["gene_embeddings"]
+    assert record["coverage"]["n_missing"] == 1 and record["data"] == "X"
+    assert record["from"] == "cells" and record["settings"]["batch_size"] == 64
