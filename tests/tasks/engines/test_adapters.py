@@ -1,0 +1,64 @@
+"""Dask itself, where it is installed, with its own workers."""
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+import sclm_hf
+from sclm_hf.tasks.engines.adapters import embed_dask
+from sclm_hf.tasks.engines.cell_embedder import CellEmbedder
+
+from ..tiny import make_cells, save_checkpoint
+
+pytestmark = pytest.mark.slow
+
+CELLS = make_cells(48)
+AT_ONCE = 12
+
+
+@pytest.fixture(scope="module")
+def embedder(tmp_path_factory):
+    model = save_checkpoint(tmp_path_factory.mktemp("model"))
+    return CellEmbedder(model, CELLS.var_names, device="cpu", batch_size=1)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Four Parquet files in the columns of corpora, a dozen cells each."""
+    folder = tmp_path_factory.mktemp("cells")
+    rows = [CELLS.X[row] for row in range(CELLS.n_obs)]
+    table = pyarrow.table(
+        {
+            "cell_name": CELLS.obs_names.to_list(),
+            "gene_index": [row.indices for row in rows],
+            "counts": [row.data for row in rows],
+        }
+    )
+    for start in range(0, CELLS.n_obs, AT_ONCE):
+        pyarrow.parquet.write_table(table.slice(start, AT_ONCE), folder / f"{start:02}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(embedder):
+    """What `embed` gives; a forward pass of one cell has the same bits whatever the engine put beside it."""
+    return sclm_hf.embed(CELLS, embedder.model, device="cpu", batch_size=1).obsm["X_scgpt"]
+
+
+def check(names, embeddings, expected):
+    order = CELLS.obs_names.get_indexer(list(names))
+    assert sorted(order) == list(range(CELLS.n_obs))
+    found = np.stack(list(embeddings))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected[order])
+
+
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
+def test_dask_gives_the_same_bits_in_this_process_its_threads_and_others(embedder, files, expected, scheduler):
+    dask, dataframe = pytest.importorskip("dask"), pytest.importorskip("dask.dataframe")
+    with dask.config.set({"dataframe.convert-string": False}):
+        cells = dataframe.read_parquet(files)
+        assert cells.npartitions == CELLS.n_obs // AT_ONCE
+        result = embed_dask(cells, embedder).compute(scheduler=scheduler, num_workers=2)
+    check(result["cell_name"], result["embedding"], expected)
