@@ -140,9 +140,6 @@ def print_json(
 _SEPARATORS = {".tsv": "\t", ".csv": ","}
 
 
-_SEPARATORS = {".tsv": "\t", ".csv": ","}
-
-
 def check_table(output: Path) -> Path:
     """Where the record of a table will stand.
 
