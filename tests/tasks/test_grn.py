@@ -266,5 +266,5 @@ def test_two_networks_are_not_made_into_one_file(cells, tmp_path):
 def test_a_table_is_no_result_for_run_files_and_other_suffixes_are_refused(model, cells, tmp_path):
     with pytest.raises(ConfigurationError, match="gives a table"):
         run_files("grn", tmp_path / "in.h5ad", tmp_path / "out.h5ad", model)
-    done = CliRunner().invoke(make_app(), ["grn", "in.h5ad", str(tmp_path / "edges.csv"), "--model", model])
+    done = CliRunner().invoke(make_app(), ["grn", "in.h5ad", str(tmp_path / "edges.xlsx"), "--model", model])
     assert done.exit_code == 1 and ".tsv" in done.output
