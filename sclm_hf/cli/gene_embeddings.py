@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,7 +13,7 @@ def gene_embeddings(
     output: Annotated[
         Path,
         typer.Argument(
-            help="`.csv` or `.parquet` file to write, one row per gene; beside it `.json`, how they were made."
+            help="`.tsv`, `.csv` or `.parquet` file to write, one row per gene; beside it `.json`, how they were made."
         ),
     ],
     model: Model,
@@ -31,15 +31,12 @@ def gene_embeddings(
     overwrite: Overwrite = False,
 ) -> None:
     """Write the embeddings that a model has of genes, by name."""
-    from ..errors import ConfigurationError
     from ..files import sole_writer
     from ..sources.opening import open_source
     from ..tasks.genes.gene_embeddings import gene_embeddings as table_of
-    from .results import check_written, write_attrs
+    from .results import check_table, check_written, write_table
 
-    if output.suffix not in (".csv", ".parquet"):
-        raise ConfigurationError(f"`{output}` must be named `….csv` or `….parquet`: that is what is written.")
-    record = output.with_suffix(".json")
+    record = check_table(output)
     check_written(output, record, read=[cells], overwrite=overwrite)
     names = None if genes is None else [name.strip() for name in genes.split(",")]
     source = None if cells is None else open_source(cells.stem, cells, layer=layer)
@@ -47,8 +44,7 @@ def gene_embeddings(
         table = table_of(model, names, cells=source, species=species)
         # names of columns are text in Parquet
         table.columns = [str(column) for column in table.columns]
-        _write(table, output)
-        write_attrs(table, output)
+        write_table(table, output)
     if as_json:
         typer.echo(json.dumps({"file": str(output), "n_genes": len(table), "size": table.shape[1], **table.attrs}))
     else:
@@ -56,13 +52,3 @@ def gene_embeddings(
         typer.echo(
             f"Wrote {output} with {len(table):,} genes and {size} numbers for each, and {record.name} beside it."
         )
-
-
-def _write(table: Any, output: Path) -> None:
-    from ..files import written_whole
-
-    with written_whole(output) as unfinished:
-        if output.suffix == ".csv":
-            table.to_csv(unfinished)
-        else:
-            table.to_parquet(unfinished)

@@ -174,16 +174,10 @@ def write_table(table: Any, output: Path) -> None:
 
     with written_whole(output) as unfinished:
         if output.suffix in _SEPARATORS:
-            table.to_csv(unfinished, sep=_SEPARATORS[output.suffix], index=False)
+            has_names = table.index.name is not None
+            table.to_csv(unfinished, sep=_SEPARATORS[output.suffix], index=has_names)
         else:
             table.to_parquet(unfinished)
-    write_attrs(table, output)
-
-
-def write_attrs(table: Any, output: Path) -> None:
-    """Write beside a table what the `attrs` of the data frame say, as JSON."""
-    from ..files import written_whole
-
     with written_whole(output.with_suffix(".json")) as unfinished:
         unfinished.write_text(json.dumps(plain(table.attrs), indent=2) + "\n", encoding="utf-8")
 

@@ -4,7 +4,7 @@ import csv
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,6 @@ class Energy:
             "geographical_location": self.country,
             "hardware_used": ", ".join(filter(None, [self.processor, self.gpu])),
         }
-
-    def to_dict(self) -> dict[str, Any]:
-        """The attributes, for JSON."""
-        return asdict(self)
 
 
 def read_emissions(folder: str | Path) -> Energy | None:

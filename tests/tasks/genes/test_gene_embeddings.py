@@ -78,13 +78,15 @@ def test_a_model_whose_tokens_are_cells_has_no_means(tmp_path):
         sclm_hf.gene_embeddings(folder, cells=cells)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".tsv", ".csv", ".parquet"])
 def test_the_command_writes_the_table(model, tmp_path, suffix):
     output = tmp_path / f"genes{suffix}"
     arguments = ["gene-embeddings", str(output), "--model", model]
     done = CliRunner().invoke(make_app(), [*arguments, "--genes", "GENE2, GENE1"])
     assert done.exit_code == 0, done.output
-    table = pd.read_csv(output, index_col="gene") if suffix == ".csv" else pd.read_parquet(output)
+    separators = {".tsv": "\t", ".csv": ","}
+    is_text = suffix in separators
+    table = pd.read_csv(output, sep=separators[suffix], index_col="gene") if is_text else pd.read_parquet(output)
     np.testing.assert_allclose(table, sclm_hf.gene_embeddings(model, ["GENE2", "GENE1"]), rtol=1e-6)
     record = json.loads((tmp_path / "genes.json").read_text())["gene_embeddings"]
     assert record["model"] == model and record["n_genes"] == 2 and record["n_genes_in_vocabulary"] == len(GENES)
