@@ -55,7 +55,8 @@ def embed_ray(cells: Any, embedder: CellEmbedder, **options: Any) -> Any:
     Args:
         cells: the data set.
         embedder: what embeds them.
-        **options: of `map_batches`, for example `concurrency` or `num_gpus`.
+        **options: of `map_batches`, for example `concurrency` or `num_gpus`. Actors keep their processors until the
+            end: with as many as Ray has processors none is left to read the cells, and Ray waits.
     """
     return cells.map_batches(CellEmbedder, fn_constructor_kwargs=embedder.arguments, batch_format="numpy", **options)
 

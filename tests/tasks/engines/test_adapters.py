@@ -1,4 +1,4 @@
-"""Dask itself, where it is installed, with its own workers."""
+"""Dask and Ray themselves, where they are installed, with their own workers."""
 
 import numpy as np
 import pyarrow
@@ -6,7 +6,7 @@ import pyarrow.parquet
 import pytest
 
 import sclm_hf
-from sclm_hf.tasks.engines.adapters import embed_dask
+from sclm_hf.tasks.engines.adapters import embed_dask, embed_ray
 from sclm_hf.tasks.engines.cell_embedder import CellEmbedder
 
 from ..tiny import make_cells, save_checkpoint
@@ -62,3 +62,21 @@ def test_dask_gives_the_same_bits_in_this_process_its_threads_and_others(embedde
         assert cells.npartitions == CELLS.n_obs // AT_ONCE
         result = embed_dask(cells, embedder).compute(scheduler=scheduler, num_workers=2)
     check(result["cell_name"], result["embedding"], expected)
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """Ray on this machine, with a place for reading beside two actors, which keep theirs."""
+    pytest.importorskip("ray.data", reason="Ray is in the extra `ray`")
+    import ray
+
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+    yield ray
+    ray.shutdown()
+
+
+def test_actors_of_ray_give_the_same_bits(ray, embedder, files, expected):
+    cells = ray.data.read_parquet(str(files))
+    rows = embed_ray(cells, embedder, concurrency=2, batch_size=AT_ONCE).take_all()
+    assert set(rows[0]) == {"cell_name", "embedding"}
+    check([row["cell_name"] for row in rows], [row["embedding"] for row in rows], expected)
