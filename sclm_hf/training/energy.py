@@ -35,6 +35,7 @@ class EnergyTracker(accelerate.tracking.GeneralTracker):
         super().__init__()
         self.folder = folder
         self.written = 0.0
+        self._tracker: Any = None
 
     @property
     def tracker(self) -> Any:
@@ -68,8 +69,11 @@ class EnergyTracker(accelerate.tracking.GeneralTracker):
             self.written = time.monotonic()
 
     def finish(self) -> None:
-        """Stop, and write the line of this run."""
-        self._tracker.stop()
+        """Stop, and write the line of this run; nothing where it was stopped before or never started."""
+        tracker, self._tracker = self._tracker, None
+        if tracker is None:
+            return
+        tracker.stop()
         if not (self.folder / EMISSIONS_FILE).exists():
             warn(f"codecarbon wrote no `{self.folder / EMISSIONS_FILE}`: the card will say nothing of energy.")
 

@@ -38,7 +38,7 @@ from .checkpoints import (
 from .optimization import create_optimizer, create_schedule
 from .saving import check_model, kept_model, note_batches, save_trained
 from .steps import Step, narrow_batches, on_device, steps
-from .trackers import check_trackers, start_trackers, trackers_of
+from .trackers import check_trackers, energy_to_the_end, start_trackers, trackers_of
 from .validation import OF_LABEL, ComputeMetrics, check_loss, evaluate
 
 if TYPE_CHECKING:
@@ -151,7 +151,8 @@ def train(
     check_model(kept_model(model), processor)
     note_batches(kept_model(model), getattr(corpus, "batch_names", None))
     accelerator = create_accelerator(config)
-    with sole_writer(Path(config.output_dir)) if accelerator.is_main_process else contextlib.nullcontext():
+    alone = sole_writer(Path(config.output_dir)) if accelerator.is_main_process else contextlib.nullcontext()
+    with alone, energy_to_the_end(accelerator):
         cells = (corpus, collator, eval_corpus, eval_collator or collator)
         return _Run(model, *cells, config, accelerator, compute_metrics, on_log, watch).fit(processor, is_last)
 

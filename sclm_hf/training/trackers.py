@@ -1,6 +1,8 @@
 """Trackers (TensorBoard, Trackio, Weights & Biases, codecarbon) through Accelerate; the log file is written anyway."""
 
+import contextlib
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,21 @@ def start_trackers(accelerator: accelerate.Accelerator, config: TrainingConfig) 
 def trackers_of(config: TrainingConfig) -> list[Any]:
     """The trackers that `config.report_to` names, as Accelerate takes them."""
     return [EnergyTracker(Path(config.output_dir)) if one == "codecarbon" else one for one in config.trackers]
+
+
+@contextlib.contextmanager
+def energy_to_the_end(accelerator: accelerate.Accelerator) -> Iterator[None]:
+    """Let codecarbon write its line for a run that fails, too, and end its threads with the run."""
+    try:
+        yield
+    except BaseException as failure:
+        for tracker in accelerator.trackers:
+            if isinstance(tracker, EnergyTracker):
+                try:
+                    tracker.finish()
+                except Exception as error:
+                    failure.add_note(f"What codecarbon measured last is lost: {error!r}.")
+        raise
 
 
 def check_trackers(config: TrainingConfig) -> None:

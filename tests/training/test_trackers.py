@@ -1,10 +1,12 @@
 import json
 import socket
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import tqdm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sclm_hf.errors import CheckpointError, ConfigurationError, MissingDependencyError, SclmWarning
@@ -22,7 +24,7 @@ from .h5ad_files import write_h5ad
 from .training_cells import CLS, PAD, CellsInMemory, masked_model
 
 
-def run(folder, report_to, resume=None):
+def run(folder, report_to, resume=None, on_log=None):
     config = TrainingConfig(
         output_dir=str(folder),
         max_steps=6,
@@ -35,7 +37,16 @@ def run(folder, report_to, resume=None):
         use_cpu=True,
     )
     collator = MaskedExpressionCollator(pad_token_id=PAD, special_token_ids=(CLS, PAD))
-    return train(masked_model(), CellsInMemory(), collator, config, eval_corpus=CellsInMemory(8, seed=1))
+    cells = {"eval_corpus": CellsInMemory(8, seed=1), "on_log": on_log}
+    return train(masked_model(), CellsInMemory(), collator, config, **cells)
+
+
+class Broken(Exception):
+    """What ends a run."""
+
+
+def breaks(record):
+    raise Broken("at the first line of the log")
 
 
 def test_tensorboard_gets_what_the_log_gets(tmp_path):
@@ -136,6 +147,24 @@ def test_energy_is_written_once_a_minute_for_runs_that_are_killed(tmp_path, code
     assert tracker.tracker.flushed == 1
 
 
+def test_a_run_that_fails_leaves_its_energy(tmp_path, codecarbon):
+    with pytest.raises(Broken) as failure:
+        run(tmp_path, ["codecarbon"], on_log=breaks)
+    assert read_emissions(tmp_path).runs == 1 and not hasattr(failure.value, "__notes__")
+    run(tmp_path, ["codecarbon"])
+    assert read_emissions(tmp_path).runs == 2
+
+
+def test_a_meter_that_does_not_stop_hides_no_failure(tmp_path, codecarbon, monkeypatch):
+    def full(self):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Meter, "stop", full)
+    with pytest.raises(Broken) as failure:
+        run(tmp_path, ["codecarbon"], on_log=breaks)
+    assert failure.value.__notes__ == ["What codecarbon measured last is lost: OSError('No space left on device')."]
+
+
 def test_codecarbon_that_writes_nothing_is_told(tmp_path, codecarbon, monkeypatch):
     monkeypatch.setattr(Meter, "stop", lambda self: None)
     tracker = EnergyTracker(tmp_path)
@@ -226,3 +255,16 @@ def test_codecarbon_itself_measures_a_run(tmp_path, monkeypatch):
     run(tmp_path, ["codecarbon"])
     found = read_emissions(tmp_path)
     assert found.kwh > 0 and found.country == "Germany"
+
+
+@pytest.mark.slow
+def test_codecarbon_itself_ends_with_a_run_that_fails(tmp_path, monkeypatch):
+    pytest.importorskip("codecarbon")
+    monkeypatch.setenv("CODECARBON_COUNTRY_ISO_CODE", "DEU")
+    before = set(threading.enumerate())
+    with pytest.raises(Broken):
+        run(tmp_path, ["codecarbon"], on_log=breaks)
+    assert read_emissions(tmp_path).kwh > 0
+    after = [thread for thread in threading.enumerate() if thread not in before]
+    # progress bars have a thread of their own, which stays
+    assert not [thread for thread in after if not isinstance(thread, tqdm.TMonitor)]
