@@ -265,6 +265,8 @@ def test_codecarbon_itself_ends_with_a_run_that_fails(tmp_path, monkeypatch):
     with pytest.raises(Broken):
         run(tmp_path, ["codecarbon"], on_log=breaks)
     assert read_emissions(tmp_path).kwh > 0
-    after = [thread for thread in threading.enumerate() if thread not in before]
     # progress bars have a thread of their own, which stays
-    assert not [thread for thread in after if not isinstance(thread, tqdm.TMonitor)]
+    after = [one for one in threading.enumerate() if one not in before and not isinstance(one, tqdm.TMonitor)]
+    for thread in after:
+        thread.join(timeout=5)
+    assert not [thread for thread in after if thread.is_alive()]
