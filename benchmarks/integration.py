@@ -5,6 +5,9 @@ and fine-tuned with the labels of four fifths of the cells. Without labels all c
 taught and all others also on the fifth whose labels nobody saw, which is the same for all of them. The seed is that of
 PCA, Harmony, training and of what is held out.
 
+Files joined by `+` are one data set, of the genes that both have. scVI (`--baselines pca harmony scvi`; extra `scvi`)
+is trained on the cells with its defaults.
+
     SCLM_DATA=FOLDER python benchmarks/integration.py --model FOLDER --untrained FOLDER --output FILE.json
 """
 
@@ -24,10 +27,18 @@ from sclm_hf.errors import SclmWarning
 from sclm_hf.evaluation.integration.harmony import harmony
 from sclm_hf.evaluation.integration.representations import principal_components
 from sclm_hf.evaluation.integration.scores import integration_scores
+from sclm_hf.evaluation.integration.scvi import check_scvi, scvi_embedding
 from sclm_hf.tokenization.expression_matrix import select_counts
 from sclm_hf.versions import package_versions
 
-FILES = ("pbmc_3tech_symphony_1200", "celllines_mixology_celseq2_dropseq", "pancreas_3batch_cepo_528")
+CELL_LINES = "celllines_mixology_celseq2_dropseq"
+FILES = (
+    "pbmc_3tech_symphony_1200",
+    CELL_LINES,
+    f"{CELL_LINES}+celllines_10x_cellbench_895",
+    "pancreas_3batch_cepo_528",
+)
+BASELINES = ("pca", "harmony", "scvi")
 BATCH, LABEL, SEEN = "batch", "cell_type", "sclm_seen_in_training"
 
 
@@ -37,13 +48,17 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--untrained", required=True, help="the same model before its training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--baselines", nargs="+", default=["pca", "harmony"], choices=BASELINES)
     parser.add_argument("--n-steps", type=int, default=150)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", SclmWarning)
     done = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    if "scvi" in arguments.baselines:
+        check_scvi(10**6)
     done["machine"] = describe_machine()
-    done["versions"] = package_versions("scib-metrics", "harmonypy", "torch", "numpy", "scikit-learn")
+    packages = ["scib-metrics", "harmonypy", "torch", "numpy", "scikit-learn"]
+    done["versions"] = package_versions(*packages, *(["scvi-tools"] if "scvi" in arguments.baselines else []))
     done["settings"] = {"model": Path(arguments.model).name, "n_steps": arguments.n_steps, "head": "lora"}
     runs = done.setdefault("runs", {})
     for file in arguments.files:
@@ -62,11 +77,22 @@ def main() -> None:
 
 def run(file: str, seed: int, arguments: argparse.Namespace) -> dict:
     """The scores of every method, on all cells and on those whose labels nobody saw."""
-    cells = anndata.read_h5ad(Path(os.environ["SCLM_DATA"]) / f"{file}.h5ad")
+    cells = read_cells(file)
     batches, labels = cells.obs[BATCH].to_numpy(str), cells.obs[LABEL].to_numpy(str)
-    components = principal_components(select_counts(cells)[0], seed=seed)
-    embeddings = {"PCA": components, "PCA + Harmony": harmony(components, batches, seed=seed)}
-    seconds, training = {}, {}
+    counts = select_counts(cells)[0]
+    # PCR compares with them, whatever the baselines
+    components = principal_components(counts, seed=seed)
+    known = {
+        "PCA": ("pca", lambda: components),
+        "PCA + Harmony": ("harmony", lambda: harmony(components, batches, seed=seed)),
+        "scVI": ("scvi", lambda: scvi_embedding(counts, batches, seed=seed)),
+    }
+    embeddings, seconds, training = {}, {}, {}
+    for name, (called, embed) in known.items():
+        if called in arguments.baselines:
+            start = time.process_time()
+            embeddings[name] = embed()
+            seconds[name] = round(time.process_time() - start, 1)
 
     def integrate(method: str, model: str, **settings) -> anndata.AnnData:
         start = time.process_time()
@@ -96,6 +122,15 @@ def run(file: str, seed: int, arguments: argparse.Namespace) -> dict:
     return {"n_cells": len(labels), "n_unseen": int(unseen.sum()), "scores": scores, "cpu_seconds": seconds} | {
         "training": training
     }
+
+
+def read_cells(file: str) -> anndata.AnnData:
+    """The cells of a file, or of several joined by `+`."""
+    folder = Path(os.environ["SCLM_DATA"])
+    parts = {name: anndata.read_h5ad(folder / f"{name}.h5ad") for name in file.split("+")}
+    if len(parts) == 1:
+        return parts[file]
+    return anndata.concat(parts, join="inner", index_unique=" of ")
 
 
 def means(seeds: dict[str, dict]) -> dict:

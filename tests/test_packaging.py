@@ -65,6 +65,7 @@ NOT_INSTALLED = {
     "harmonypy": "harmonypy",
     "mudata": "mudata",
     "scib_metrics": "scib-metrics",
+    "scvi": "scvi-tools",
 }
 
 
