@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace, into: Path) -> None:
     n_runs = int(np.isfinite(result.X).sum())
     if arguments.n_embedded:
         spent = [n_runs / arguments.n_embedded * embed_without(cells, result, model, processor, arguments.n_embedded)]
-    np.savez(into, seconds=spent[0], similarities=result.X, n_runs=n_runs)
+    np.savez(into, seconds=sum(spent), similarities=result.X, n_runs=n_runs)
 
 
 def embed_without(cells, result, model, processor, number: int) -> float:

@@ -13,7 +13,7 @@ from .options import Json, Model, Overwrite, with_settings
 
 @with_settings(PerturbSettings)
 def perturb(
-    input: Annotated[Path, typer.Argument(help="`.h5ad` file with raw counts.")],
+    input: Annotated[Path, typer.Argument(help="File with raw counts: `.h5ad`, a zarr folder or Parquet shards.")],
     output: Annotated[Path, typer.Argument(help="`.h5ad` file to write: cells and perturbations.")],
     model: Model,
     gene: Annotated[
@@ -42,6 +42,8 @@ def perturb(
 
     What is printed and `--table` have the strongest effects first, after them those without a test. `--json` prints
     one object, with all of them as the list `effects`.
+
+    A run that was stopped goes on where it was when it is repeated.
     """
     from ..evaluation.plots import plot_volcano
     from ..evaluation.plots.drawing import save_figure

@@ -1,11 +1,15 @@
 """A column of `obs` over many sources as numbers that mean the same everywhere."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import CorpusError
+from ..errors import CorpusError, require
 from .cell_source import CategoricalColumn, CellSource
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _PLACEHOLDERS = {"", "nan", "NaN", "NA", "N/A", "<NA>", "None", "NaT", "null"}
 """What missing values become where they are written as text."""
@@ -145,3 +149,15 @@ def labelled_column(source: CellSource, name: str, rows: np.ndarray | None = Non
 def values_of(column: CategoricalColumn) -> set[str]:
     """The different values that cells of a column have."""
     return {column.categories[code] for code in np.unique(column.codes)}
+
+
+def frame_of(source: CellSource) -> "DataFrame":
+    """All columns of a source as categories, with the names of the cells as its index.
+
+    Raises:
+        CorpusError: as for `column` and `obs_names` of the source.
+    """
+    pandas = require("pandas", extra="anndata")
+    columns = {name: source.column(name) for name in source.column_names()}
+    table = {name: pandas.Categorical.from_codes(one.codes, list(one.categories)) for name, one in columns.items()}
+    return pandas.DataFrame(table, index=source.obs_names())

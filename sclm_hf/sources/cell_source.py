@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from ..tokenization.encodings.scratch import Scratch
 from ..tokenization.encodings.stored import StoredRows
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ class CellSource(Protocol):
 
     def column(self, name: str) -> CategoricalColumn:
         """A column of `obs`."""
+
+    def obs_frame(self) -> "DataFrame":
+        """All columns of `obs`, with the names of the cells as its index."""
 
     def obsm_names(self) -> list[str]:
         """Names of the arrays in `obsm`."""

@@ -15,6 +15,7 @@ from .cell_source import CategoricalColumn, csr_from_arrays
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from pandas import DataFrame
 
 
 class InMemorySource:
@@ -77,6 +78,10 @@ class InMemorySource:
         known = ~pandas.isna(values)
         codes[known], categories = pandas.factorize(values[known].astype(str).astype(object), sort=True)
         return CategoricalColumn(codes.astype(np.min_scalar_type(-len(categories) - 1)), tuple(categories))
+
+    def obs_frame(self) -> "DataFrame":
+        """All columns of `obs`; what belongs to the AnnData is not copied."""
+        return self._adata.obs
 
     def obsm_names(self) -> list[str]:
         """Names of the arrays in `obsm`."""

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
 
+    from ..opening.loading import LoadedModel
+    from ..sources.cell_source import CellSource
     from ..tokenization.processing_cell import CellProcessor
+    from .files.pieces import Pieces
 
 Genes = str | Sequence[str] | Mapping[str, Sequence[str]]
 
@@ -107,11 +110,32 @@ class PerturbSettings(RunSettings):
         genes = self.genes if isinstance(self.genes, str) else "; ".join(self.genes)
         return {**super().to_record(), "genes": genes, "states": states}
 
+    def depends_on(self) -> dict[str, Any]:
+        """What the results depend on: also the genes of groups, embeddings of states, and whether genes are told."""
+        groups = {name: list(some) for name, some in self.genes.items()} if isinstance(self.genes, Mapping) else None
+        given = None if self.states is None else self.states.embeddings
+        embeddings = given and {name: [float(one) for one in given[name]] for name in self.states.names}
+        more = {"groups": groups, "embeddings of states": embeddings, "gene_effects": self.gene_effects}
+        return {**super().depends_on(), **more}
 
-PERTURB = Verb(
+
+class PerturbVerb(Verb):
+    """The verb."""
+
+    def make(
+        self, cells: "CellSource", loaded: "LoadedModel", settings: PerturbSettings, pieces: "Pieces | None"
+    ) -> "AnnData":
+        """See [`perturb`]."""
+        from .perturbation.perturbing import perturb_source
+
+        return perturb_source(cells, self, loaded, settings, pieces)
+
+
+PERTURB = PerturbVerb(
     name="perturb",
     auto_class="AutoModel",
     is_special=True,
+    by_pieces=True,
     settings=PerturbSettings,
     usage='effects = sclm_hf.perturb(cells, "{model}", genes=["GATA1"])\neffects.var[["n_cells", "similarity"]]',
 )

@@ -5,18 +5,19 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse import csc_matrix, csr_matrix
 
-from ...errors import CorpusError
+from ...errors import CorpusError, require
 from ...tokenization.encodings.scratch import Scratch
 from ...tokenization.encodings.stored import StoredRows
 from ...tokenization.expression_matrix import data_places, select_counts
+from ..categories import frame_of
 from ..cell_source import CategoricalColumn, csr_from_arrays
 from ..reading_errors import reading_errors_named
-from ..stored_arrays import is_of_h5py, read_whole_numbers
+from ..stored_arrays import is_array, is_of_h5py, read_whole_numbers
 from .elements import (
     check_columns,
     check_matrix,
@@ -32,6 +33,9 @@ from .elements import (
     view,
 )
 from .hdf5_ranges import RangeReader, memory_type
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # a matrix stored by columns has to be turned around in memory: values and indices of that many entries take 2 GB
 _MAX_CSC_ENTRIES = 2**28
@@ -147,6 +151,18 @@ class AnnDataSource:
             raise CorpusError(f"`{self.path}` has no obs column `{name}`; it has {sorted(columns)}.")
         with self._store() as store:
             return read_column(store, store["obs"], name, self.n_cells)
+
+    def obs_frame(self) -> "DataFrame":
+        """All columns of `obs`; those of a file of anndata before 0.7 become categories.
+
+        Raises:
+            CorpusError: a column is damaged, or does not fit the number of cells.
+        """
+        with self._store() as store:
+            check_columns(store["obs"], self.n_cells)
+            if not is_array(store["obs"]):
+                return require("anndata", extra="anndata").io.read_elem(store["obs"])
+        return frame_of(self)
 
     def obsm_names(self) -> list[str]:
         """Names of the arrays in `obsm`."""

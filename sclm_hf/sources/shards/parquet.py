@@ -4,18 +4,22 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from ...errors import CorpusError
 from ...tokenization.encodings.scratch import Scratch
+from ..categories import frame_of
 from ..cell_source import CategoricalColumn
 from ..containment import refuse_entry_out
 from ..reading_errors import reading_errors_named
 from .manifest import MANIFEST_FILE, read_manifest
 from .schema import check_shard, integer_type, open_shard, read_counts, read_facts, read_ids, read_texts
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # the gene table stands in the footer of each shard, and is held while the shard is open
 _MAX_OPEN_SHARDS = 16
@@ -140,6 +144,14 @@ class ParquetSource:
         with reading_errors_named(self.path, "data set of shards"):
             codes, texts = self._texts(name)
         return CategoricalColumn(codes.astype(np.min_scalar_type(-len(texts) - 1)), tuple(texts.tolist()))
+
+    def obs_frame(self) -> "DataFrame":
+        """All columns of `obs`, as categories.
+
+        Raises:
+            CorpusError: a cell has no name, or that of another one.
+        """
+        return frame_of(self)
 
     def obsm_names(self) -> list[str]:
         """None: shards hold no `obsm`."""

@@ -18,10 +18,11 @@ from .. import get_function
 from ..running.cell_run import CellRun, Results
 from ..running.prepared_cells import prepare_cells
 from ..running.provenance import make_record
-from ..running.settings import AddingSettings
+from ..running.settings import RunSettings
 from ..running.verb import Verb
 from .fingerprint import hash_of, make_fingerprint
-from .h5ad import PAIRED, check_output, read_modalities, write_modalities
+from .h5ad import PAIRED, check_output, read_modalities, write_h5ad, write_modalities
+from .making import Making, folder_of
 from .pieces import Pieces, remove_left_over
 from .results import (
     add_record,
@@ -65,8 +66,9 @@ def run_files(
     resumes there when it is repeated. The copy gets its name when it is complete. The data are never all in memory;
     the results are if the model reads whole samples (each is then one block), or if the verb needs all of them.
 
-    A verb that makes an AnnData of its own, as `perturb` does, that runs without a model, or whose model is a
-    task-specific one, reads an `.h5ad` file whole and writes what it makes; so does `multimodal` with an `.h5mu` file.
+    `perturb` makes an AnnData of its own of one file, block by block, and resumes as well; what it makes is in memory.
+    A verb that runs without a model, or whose model is a task-specific one, reads an `.h5ad` file whole and writes
+    what it makes; so do `predict_perturbation`, and `multimodal` with an `.h5mu` file.
 
     Args:
         verb: name of the verb, for example `"embed"`.
@@ -111,14 +113,15 @@ def run_files(
     is_paired = Path(source).suffix == PAIRED
     if is_paired:
         _check_paired(record, Path(source), Path(destination), specialist)
-    if record.run is not None and model is not None and specialist is None and not is_paired:
+    in_blocks = record.run is not None or record.by_pieces
+    if in_blocks and model is not None and specialist is None and not is_paired:
         with _Files.opened(source, destination, record, chosen, overwrite, shard) as files:
             return files.run(record.load(model, processor, chosen))
     destination = check_output(destination, source=source, overwrite=overwrite)
     with sole_writer(destination):
         found = function(read_modalities(source), model=model, processor=processor, **settings)
         write_modalities(found, destination)
-    return [Written(destination, verb if record.run is None else chosen.key(specialist.name if specialist else ""))]
+    return [Written(destination, record.key(chosen, specialist.name if specialist else ""))]
 
 
 def _shard_path(verb: Verb, shard: Shard, source: str | Path, destination: str | Path) -> Path:
@@ -166,6 +169,13 @@ def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path
     return [(path, destination / f"{name}.h5ad") for name, path in name_paths(source).items()]
 
 
+def _pair(verb: Verb, source: str | Path, destination: str | Path) -> list[tuple[Path, Path]]:
+    """The one file of a verb that makes something of its own of it."""
+    if Path(source).exists() and not is_one_source(Path(source)):
+        raise ConfigurationError(f"`{source}` is a folder of files: `{verb.name}` reads one, name it.")
+    return _pairs(source, destination)
+
+
 @dataclass(frozen=True)
 class _Files:
     """The files of a run, locked, and checked as far as is possible without the model.
@@ -182,7 +192,7 @@ class _Files:
 
     pairs: list[tuple[Path, Path]]
     verb: Verb
-    settings: AddingSettings
+    settings: RunSettings
     overwrite: bool
     locked: Path
     shard: Shard | None = None
@@ -195,17 +205,18 @@ class _Files:
         source: str | Path,
         destination: str | Path,
         verb: Verb,
-        settings: AddingSettings,
+        settings: RunSettings,
         overwrite: bool,
         shard: str | None = None,
     ) -> "Iterator[_Files]":
         """Check the files, and hold the lock of the destination."""
         chosen = None if shard is None else Shard.parse(shard)
-        files = cls(_pairs(source, destination), verb, settings, overwrite, Path(destination), chosen)
+        pairs = _pairs(source, destination) if verb.run is not None else _pair(verb, source, destination)
+        files = cls(pairs, verb, settings, overwrite, Path(destination), chosen)
         for path, result in files.pairs:
             _check_destination(path, result, overwrite)
         with sole_writer(files.locked):
-            for path, result in files.pairs:
+            for path, result in files.pairs if verb.run is not None else ():
                 with files.going_on_after(path):
                     check_source(path, verb.writes, settings.columns())
                     if not result.exists() and shard is None:
@@ -220,12 +231,13 @@ class _Files:
         Raises:
             FilesError: some could not be used; the others are done.
         """
-        written, key = [], self.settings.key(loaded.model.config.model_type)
+        written, key = [], self.verb.key(self.settings, loaded.model.config.model_type)
+        run = _run_file if self.verb.run is not None else _make_file
         for path, result in self.pairs:
             if path in self.failed:
                 continue
             with self.going_on_after(path), nullcontext() if result == self.locked else sole_writer(result):
-                _run_file(path, result, loaded, self)
+                run(path, result, loaded, self)
                 written.append(Written(result, key))
         if self.failed:
             raise self.error(written)
@@ -261,6 +273,19 @@ def _check_destination(source: Path, destination: Path, overwrite: bool) -> None
         raise exists_already(destination)
 
 
+def _make_file(source: Path, destination: Path, loaded: "LoadedModel", files: _Files) -> None:
+    """Write what a verb makes of its own of a file."""
+    making = Making.of_file(source, destination, files.verb, loaded, files.settings)
+    key = files.verb.key(files.settings, loaded.model.config.model_type)
+    if _is_finished(destination, making.fingerprint, key, files.overwrite):
+        logger.info("%s is finished.", destination)
+        remove_left_over(making.folder, making.fingerprint)
+        return
+    with making.made(overwrite=files.overwrite) as result:
+        result.uns["sclm_hf"][key] |= {"fingerprint": hash_of(making.fingerprint)}
+        write_h5ad(result, destination)
+
+
 def _run_file(source: Path, destination: Path, loaded: "LoadedModel", files: _Files) -> None:
     verb, settings, shard = files.verb, files.settings, files.shard
     expects = loaded.processor.feature_extractor.expects
@@ -270,7 +295,7 @@ def _run_file(source: Path, destination: Path, loaded: "LoadedModel", files: _Fi
     whole = make_fingerprint(source, cells, loaded, verb, settings)
     fingerprint = whole if shard is None else {**whole, "shard": str(shard)}
     part = None if shard is None else _part(shard, cells, loaded)
-    folder = destination.with_name(f"{destination.name}.partial")
+    folder = folder_of(destination)
     key = settings.key(loaded.model.config.model_type)
     if _is_finished(destination, fingerprint, key, files.overwrite):
         logger.info("%s is finished.", destination)

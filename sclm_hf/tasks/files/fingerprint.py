@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...sources.cell_source import CellSource
 from ...versions import package_versions
-from ..running.settings import AddingSettings
+from ..running.settings import RunSettings
 
 if TYPE_CHECKING:
     from ...opening.loading import LoadedModel
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def make_fingerprint(
-    source: Path, cells: CellSource, loaded: "LoadedModel", verb: "Verb", settings: AddingSettings
+    source: Path, cells: CellSource, loaded: "LoadedModel", verb: "Verb", settings: RunSettings
 ) -> dict[str, Any]:
     """The source, the model, its processor and the settings, by name; as values that JSON can hold.
 
@@ -39,8 +39,8 @@ def make_fingerprint(
             for one in partners
         },
         **({"reference": loaded.reference.hash} if loaded.reference else {}),
-        "task": [verb.name, settings.key(loaded.model.config.model_type), str(loaded.model.dtype)],
-        **settings.to_record(),
+        "task": [verb.name, verb.key(settings, loaded.model.config.model_type), str(loaded.model.dtype)],
+        **settings.depends_on(),
         "versions": package_versions("sclm_hf"),
     }
 

@@ -1,6 +1,7 @@
 """Results of a long run, kept on disk block by block, so that a stopped run resumes where it was."""
 
 import contextlib
+import copy
 import json
 import shutil
 import zipfile
@@ -24,6 +25,9 @@ class Pieces:
         fingerprint: everything that the results depend on, as JSON.
         overwrite: discard pieces with another fingerprint.
 
+    Attributes:
+        folder: where they lie.
+
     Raises:
         ConfigurationError: the folder holds pieces of another run (the message names what differs), or is a link.
     """
@@ -31,7 +35,7 @@ class Pieces:
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], *, overwrite: bool = False) -> None:
         if folder.is_symlink():
             raise ConfigurationError(f"`{folder}`, where results are kept, is a link: remove it.")
-        self.folder, self._known = folder, json.loads(json.dumps(fingerprint))
+        self.folder, self._known, self._stem = folder, json.loads(json.dumps(fingerprint)), ""
         # without pieces there is nothing to lose: a run may stop before its fingerprint is there
         if any(folder.glob("*.npz")) and (found := self._found()) != self._known:
             if not overwrite:
@@ -43,24 +47,34 @@ class Pieces:
             shutil.rmtree(folder)
         write_text(folder / _FINGERPRINT, json.dumps(self._known, indent=2))
 
+    def named(self, name: str) -> "Pieces":
+        """Pieces of another step of the same run, in the same folder, with numbers of their own."""
+        other = copy.copy(self)
+        other._stem = f"{name}-"
+        return other
+
     def load(self, number: int, n_cells: int) -> np.ndarray | None:
         """(n_cells, …) piece `number`; None where it is missing or damaged."""
+        piece = self.load_arrays(number).get("piece")
+        return piece if piece is not None and piece.ndim and len(piece) == n_cells else None
+
+    def load_arrays(self, number: int) -> dict[str, np.ndarray]:
+        """The arrays of piece `number` by name; none where it is missing or damaged."""
         try:
             # `np.load` verifies the checksums of zip files, so a damaged piece is detected
             with np.load(self._path(number), allow_pickle=False) as file:
-                piece = file["piece"]
+                return dict(file)
         except (OSError, ValueError, EOFError, KeyError, TypeError, NotImplementedError, zipfile.BadZipFile):
-            return None
-        return piece if piece.ndim and len(piece) == n_cells else None
+            return {}
 
-    def save(self, number: int, piece: np.ndarray) -> None:
-        """Keep piece `number`.
+    def save(self, number: int, piece: np.ndarray, **arrays: np.ndarray) -> None:
+        """Keep piece `number`, and other arrays with it.
 
         Raises:
             SclmError: it cannot be written; those before it stay.
         """
         with written_whole(self._path(number)) as path, open(path, "wb") as file:
-            np.savez(file, piece=piece)
+            np.savez(file, piece=piece, **arrays)
 
     @property
     def n_bytes(self) -> int:
@@ -74,7 +88,7 @@ class Pieces:
         shutil.rmtree(self.folder)
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"{number:08d}.npz"
+        return self.folder / f"{self._stem}{number:08d}.npz"
 
     def _found(self) -> dict[str, Any]:
         try:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TokenCells:
-    """The tokens of every cell, to which a gene to perturb can be added back.
+    """The tokens of cells, to which a gene to perturb can be added back.
 
     A cell with more genes than fit keeps its top ranks, those that its keyed draw chose, or those with the largest
     z-scores. To perturb a gene that was left out, it is put back in place of the gene that would have been left out
@@ -27,23 +27,34 @@ class TokenCells:
         cells: the cells.
         seed: seed of what is random about a cell.
         wanted: tokens that may be put back; None = any.
+        rows: (cells,) numbers of the cells, different ones; None = all.
 
     Attributes:
-        kept: the tokens of each cell as they are without perturbation.
+        kept: number of each cell -> its tokens as they are without perturbation.
     """
 
-    def __init__(self, loaded: "LoadedModel", cells: PreparedCells, seed: int, wanted: set[int] | None) -> None:
+    def __init__(
+        self,
+        loaded: "LoadedModel",
+        cells: PreparedCells,
+        seed: int,
+        wanted: set[int] | None,
+        rows: np.ndarray | None = None,
+    ) -> None:
         from ...tokenization.encodings.keys import cell_keys
 
-        processor, self._keys = loaded.processor, cell_keys(cells.cell_ids, seed, 0)
+        rows = np.arange(cells.source.n_cells) if rows is None else np.asarray(rows)
+        processor, keys = loaded.processor, cell_keys(cells.cell_ids[rows], seed, 0)
+        self._keys = dict(zip(rows.tolist(), keys, strict=True))
         limit, self._drawn = processor.feature_extractor.max_length, processor.feature_extractor.truncation == "sample"
         self._special = np.array(list(processor.tokenizer.gene_vocabulary.special_tokens.values()), np.int64)
-        self.kept = list(_tokens(processor, cells, seed))
+        self.kept = dict(_tokens(processor, cells, rows, seed))
         self._left_out: dict[int, TokenCell] = {}
         self._lacked: dict[int, frozenset[int]] = {}
         self._scores: dict[int, np.ndarray] = {}
-        if limit is not None and any(cell.ids.size == limit for cell in self.kept):
-            for number, cell in enumerate(_tokens(_changed(processor, max_length=None), cells, seed)):
+        full = [number for number, cell in self.kept.items() if cell.ids.size == limit]
+        if full:
+            for number, cell in _tokens(_changed(processor, max_length=None), cells, np.array(full), seed):
                 out = ~np.isin(cell.ids, self.kept[number].ids)
                 if wanted is not None:
                     out &= np.isin(cell.ids, list(wanted))
@@ -52,10 +63,6 @@ class TokenCells:
                     self._lacked[number] = frozenset(self._left_out[number].ids.tolist())
         if self._left_out and processor.feature_extractor.keeps_largest:
             self._note_scores(processor, cells, seed)
-
-    def __len__(self) -> int:
-        """Number of cells."""
-        return len(self.kept)
 
     def expressed(self, cell: int) -> np.ndarray:
         """(genes,) tokens of the genes that a cell expresses, as far as they are kept or wanted."""
@@ -84,10 +91,9 @@ class TokenCells:
         """Keep the z-scores of what stayed in the cells that genes were left out of."""
         unclipped = {"encoding": "zscored", "max_length": None, "z_clip": np.finfo(np.float32).max}
         score_of = np.empty(processor.tokenizer.gene_vocabulary.size, np.float32)
-        for number, cell in enumerate(_tokens(_changed(processor, **unclipped), cells, seed)):
-            if number in self._left_out:
-                score_of[cell.ids] = cell.values
-                self._scores[number] = score_of[self.kept[number].ids]
+        for number, cell in _tokens(_changed(processor, **unclipped), cells, np.array(list(self._left_out)), seed):
+            score_of[cell.ids] = cell.values
+            self._scores[number] = score_of[self.kept[number].ids]
 
     def _by_rank(self, cell: int, places: np.ndarray) -> np.ndarray:
         """Places of genes in a cell, those first that are left out last."""
@@ -98,12 +104,15 @@ class TokenCells:
         if not self._drawn:
             return places
         ids = self.kept[cell].ids[places].astype(np.int64)
-        return places[np.argsort(uniforms_for(self._keys[[cell]], Stream.SUBSET, ids[None])[0], kind="stable")]
+        return places[np.argsort(uniforms_for(self._keys[cell][None], Stream.SUBSET, ids[None])[0], kind="stable")]
 
 
-def _tokens(processor: "CellProcessor", cells: PreparedCells, seed: int) -> Iterator[TokenCell]:
-    for rows in row_blocks(cells.source.n_cells):
-        yield from separate(cells.tokens(processor, rows, seed))
+def _tokens(
+    processor: "CellProcessor", cells: PreparedCells, rows: np.ndarray, seed: int
+) -> Iterator[tuple[int, TokenCell]]:
+    """The number of each cell, and its tokens."""
+    for block in row_blocks(len(rows)):
+        yield from zip(rows[block].tolist(), separate(cells.tokens(processor, rows[block], seed)), strict=True)
 
 
 def _changed(processor: "CellProcessor", **parameters: Any) -> "CellProcessor":

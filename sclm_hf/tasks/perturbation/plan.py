@@ -14,8 +14,6 @@ from .cells import TokenCells
 from .runs import Run
 
 if TYPE_CHECKING:
-    from anndata import AnnData
-
     from ...tokenization.processing_cell import CellProcessor
     from ..perturb import PerturbSettings
 
@@ -24,7 +22,6 @@ GENES_TO_PERTURB = "`genes`, `--gene` or `--group`"
 
 
 def named_perturbations(
-    adata: "AnnData",
     loaded: LoadedModel,
     cells: PreparedCells,
     settings: "PerturbSettings",
@@ -35,10 +32,7 @@ def named_perturbations(
         ConfigurationError: a perturbation names one gene twice.
         GeneCoverageError: the model does not know a gene.
     """
-    from ...tokenization.expression_matrix import select_counts
-
-    genes, expects = settings.genes, loaded.processor.feature_extractor.expects
-    _, names, ensembl_ids, _ = select_counts(adata, settings.layer, expects=expects)
+    genes, (names, ensembl_ids) = settings.genes, cells.source.genes()
     front = () if settings.anchor is None else (settings.anchor,)
     token_of = _token_finder(loaded.processor, cells.coverage.species, names, ensembl_ids, cells.gene_ids)
     anchored = tuple(token_of(front, "`anchor`, `--anchor`"))
@@ -119,7 +113,6 @@ class PerturbationPlan:
 
     Args:
         perturbations: name and tokens of each.
-        cells: tokens of every cell.
         mode: `"delete"`, run in the cells that express all of the genes; or `"overexpress"`, run in all.
         expressed_only: run a perturbation only where its last gene is among the tokens, over-expression not of the
             top gene.
@@ -129,21 +122,20 @@ class PerturbationPlan:
     def __init__(
         self,
         perturbations: list[tuple[str, tuple[int, ...]]],
-        cells: TokenCells,
         mode: str,
         expressed_only: bool,
         processor: "CellProcessor",
     ) -> None:
-        self._perturbations, self._cells, self._mode = perturbations, cells, mode
+        self._perturbations, self._mode = perturbations, mode
         self._special = np.array(list(processor.tokenizer.gene_vocabulary.special_tokens.values()), np.int64)
         # by the gene that tells perturbations of expressed genes apart
         self._number_of = {tokens[-1]: n for n, (_, tokens) in enumerate(perturbations)} if expressed_only else None
 
-    def of_cell(self, cell: int) -> Iterator[Run]:
-        """The runs of one cell."""
-        ids = self._cells.kept[cell].ids
+    def of_cell(self, cells: TokenCells, cell: int) -> Iterator[Run]:
+        """The runs of one cell, which is among `cells`."""
+        ids = cells.kept[cell].ids
         genes = ids[~np.isin(ids, self._special)]
-        present = set(self._cells.expressed(cell).tolist())
+        present = set(cells.expressed(cell).tolist())
         if self._number_of is None:
             numbers = range(len(self._perturbations))
         else:
@@ -155,26 +147,21 @@ class PerturbationPlan:
             if self._mode == "overexpress" or (present.issuperset(tokens) and len(tokens) < genes.size):
                 yield Run(cell, number, tokens)
 
-    def runs(self, cells: Sequence[int]) -> Iterator[Run]:
-        """The runs of `cells`, the longest cell first."""
-        for cell in sorted(cells, key=lambda number: -self._cells.kept[number].ids.size):
-            yield from self.of_cell(cell)
+    def runs(self, cells: TokenCells) -> list[Run]:
+        """The runs of cells, the longest cell first."""
+        order = sorted(cells.kept, key=lambda number: -cells.kept[number].ids.size)
+        return [run for cell in order for run in self.of_cell(cells, cell)]
 
-    def has_runs(self, cell: int) -> bool:
-        """Whether any perturbation is run in a cell."""
-        return next(self.of_cell(cell), None) is not None
+    def n_runs(self, cells: TokenCells) -> np.ndarray:
+        """(cells,) how many perturbations are run in each of `cells`."""
+        return np.array([sum(1 for _ in self.of_cell(cells, cell)) for cell in cells.kept], np.int64)
 
-    def n_expressing(self, cells: Sequence[int]) -> np.ndarray:
-        """(perturbations,) how many of `cells` express all of the genes of each."""
+    def n_expressing(self, cells: TokenCells, numbers: Sequence[int]) -> np.ndarray:
+        """(perturbations,) how many of the cells `numbers`, which are among `cells`, express all genes of each."""
         counts = np.zeros(len(self._perturbations), np.int64)
-        for cell in cells:
-            present = set(self._cells.expressed(cell).tolist())
+        for cell in numbers:
+            present = set(cells.expressed(cell).tolist())
             by_last = self._number_of
             numbers = range(len(counts)) if by_last is None else [by_last[gene] for gene in present if gene in by_last]
             counts[[number for number in numbers if present.issuperset(self._perturbations[number][1])]] += 1
         return counts
-
-    @property
-    def n_cells(self) -> int:
-        """Number of cells."""
-        return len(self._cells)

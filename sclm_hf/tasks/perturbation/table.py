@@ -1,17 +1,15 @@
 """Results of perturbations as an AnnData: cells × perturbations, with means and tests."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import require
+from .blocks import BlockResults, GeneEffects
 from .intervals import describe_intervals, mean_intervals
-from .runs import RunResults
+from .runs import Run
 from .shift_tests import compare_shifts, describe_tests
-
-_MOST_WAITING = 2**22
-"""Similarities of genes that are kept before they are summed up."""
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,7 +22,7 @@ class PerturbationTable:
     """Collects results, and makes the AnnData of them.
 
     Args:
-        adata: all cells.
+        obs: the cells that are perturbed.
         perturbations: name and tokens of each.
         chosen: numbers of the cells that are perturbed.
         states: those that shifts are measured towards.
@@ -33,30 +31,27 @@ class PerturbationTable:
 
     def __init__(
         self,
-        adata: "AnnData",
+        obs: "DataFrame",
         perturbations: list[tuple[str, tuple[int, ...]]],
         chosen: list[int],
         states: Mapping[str, np.ndarray],
         processor: "CellProcessor",
     ) -> None:
-        self._obs = adata.obs.iloc[chosen]
+        self._obs = obs
         self._perturbations = perturbations
         self._row_of = {cell: row for row, cell in enumerate(chosen)}
         names = ("X", *states)
         self._values = {name: np.full((len(chosen), len(perturbations)), np.nan, np.float32) for name in names}
-        self._effects = _Effects(max(processor.tokenizer.gene_vocabulary.size, 1))
+        self._states, self._effects = tuple(states), GeneEffects(processor)
         self._gene_of = {token: gene for gene, token in processor.tokenizer.gene_vocabulary.items()}
 
-    def add(self, results: RunResults) -> None:
+    def add(self, runs: Sequence[Run], found: BlockResults) -> None:
         """Take in what runs gave."""
-        rows = [self._row_of[run.cell] for run in results.runs]
-        numbers = np.array([run.perturbation for run in results.runs])
-        self._values["X"][rows, numbers] = results.similarities
-        for state, shifts in results.shifts.items():
-            self._values[state][rows, numbers] = shifts
-        if results.effects is not None:
-            which, genes, similarities = results.effects
-            self._effects.add(numbers[which], genes, similarities)
+        rows, numbers = [self._row_of[run.cell] for run in runs], [run.perturbation for run in runs]
+        for name, values in zip(("X", *self._states), found.values.T, strict=True):
+            self._values[name][rows, numbers] = values
+        if found.effects is not None:
+            self._effects.add_sums(*found.effects)
 
     def finish(
         self,
@@ -117,44 +112,6 @@ class PerturbationTable:
                 "similarity": similarities,
             }
         )
-
-
-class _Effects:
-    """Sums over cells of the similarities of genes, by perturbation and gene.
-
-    Args:
-        n_ids: size of the vocabulary.
-    """
-
-    def __init__(self, n_ids: int) -> None:
-        self._n_ids = n_ids
-        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        self._n_waiting = 0
-
-    def __len__(self) -> int:
-        """Number of parts that hold something."""
-        return len(self._parts)
-
-    def add(self, numbers: np.ndarray, genes: np.ndarray, similarities: np.ndarray) -> None:
-        """Add similarities of genes under perturbations."""
-        keys = numbers.astype(np.int64) * self._n_ids + genes
-        self._parts.append((keys, np.ones(len(keys), np.int64), similarities.astype(np.float64)))
-        self._n_waiting += len(keys)
-        if self._n_waiting > _MOST_WAITING:
-            self._sum_up()
-
-    def means(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Perturbation, gene, number of cells and mean similarity, sorted by the first two."""
-        self._sum_up()
-        keys, counts, sums = self._parts[0]
-        return keys // self._n_ids, keys % self._n_ids, counts, sums / counts
-
-    def _sum_up(self) -> None:
-        keys, counts, sums = (np.concatenate(part) for part in zip(*self._parts, strict=True))
-        keys, places = np.unique(keys, return_inverse=True)
-        sums = np.bincount(places, weights=sums, minlength=len(keys))
-        counts = np.bincount(places, weights=counts, minlength=len(keys)).astype(np.int64)
-        self._parts, self._n_waiting = [(keys, counts, sums)], 0
 
 
 def shift_name(state: str) -> str:

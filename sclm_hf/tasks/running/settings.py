@@ -129,6 +129,10 @@ class RunSettings:
         fields = dataclasses.fields(self)
         return {field.name: getattr(self, field.name) for field in fields if field.metadata["recorded"]}
 
+    def depends_on(self) -> dict[str, Any]:
+        """What the results depend on, by name, as JSON holds it: what is kept of a stopped run fits no other."""
+        return self.to_record()
+
     def files(self, *, written: bool) -> list[Path]:
         """The files and folders that the settings name.
 

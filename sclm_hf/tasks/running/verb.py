@@ -11,10 +11,13 @@ from .settings import RunSettings, own_fields_first, with_keywords
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from pandas import DataFrame
 
     from ...opening.loading import LoadedModel
     from ...registry import Family
+    from ...sources.cell_source import CellSource
     from ...tokenization.processing_cell import CellProcessor
+    from ..files.pieces import Pieces
     from .prepared_cells import PreparedCells
 
 
@@ -31,6 +34,7 @@ class Verb:
         by_shards: whether the cells can be run in parts, which `sclm-hf merge` joins.
         is_special: whether only those families serve it that name it among their `special_verbs`.
         gives_table: whether it gives a table instead of an AnnData.
+        by_pieces: whether what it makes of its own is made in pieces, by [`make`].
         run: what it does with cells; None where it makes something of its own instead of adding to the cells.
     """
 
@@ -42,6 +46,7 @@ class Verb:
     by_shards: bool = False
     is_special: bool = False
     gives_table: bool = False
+    by_pieces: bool = False
     run: type[CellRun] | None = None
 
     def serves(self, family: "Family") -> bool:
@@ -74,6 +79,23 @@ class Verb:
             revision=settings.revision,
         )
         return loaded if getattr(settings, "partners", False) is False else with_partners(loaded)
+
+    def key(self, settings: RunSettings, family: str) -> str:
+        """Name of the record in `uns["sclm_hf"]`."""
+        return self.name if self.run is None else settings.key(family)
+
+    def make(
+        self, cells: "CellSource", loaded: "LoadedModel", settings: RunSettings, pieces: "Pieces | None"
+    ) -> "AnnData | DataFrame":
+        """What it makes of its own of the cells of a source.
+
+        Args:
+            cells: the cells.
+            loaded: the model and its processor.
+            settings: the settings.
+            pieces: keeps what was computed; what it has is not computed again.
+        """
+        raise NotImplementedError
 
     def start(self, loaded: "LoadedModel", cells: "PreparedCells", settings: RunSettings) -> CellRun:
         """A run over cells."""

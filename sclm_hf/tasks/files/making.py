@@ -1,0 +1,75 @@
+"""What a verb makes of its own of the cells of a file, kept in pieces until it is written."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...sources.cell_source import CellSource
+from ...sources.opening import open_source
+from ..running.settings import RunSettings
+from ..running.verb import Verb
+from .fingerprint import make_fingerprint
+from .pieces import Pieces
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from pandas import DataFrame
+
+    from ...opening.loading import LoadedModel
+
+
+@dataclass(frozen=True)
+class Making:
+    """A verb that makes something of its own of a file.
+
+    Attributes:
+        cells: the cells of the file.
+        verb: the verb.
+        loaded: the model and its processor.
+        settings: its settings.
+        folder: where pieces are kept.
+        fingerprint: everything that the result depends on.
+    """
+
+    cells: CellSource
+    verb: Verb
+    loaded: "LoadedModel"
+    settings: RunSettings
+    folder: Path
+    fingerprint: dict[str, Any]
+
+    @classmethod
+    def of_file(
+        cls, source: Path, destination: Path, verb: Verb, loaded: "LoadedModel", settings: RunSettings
+    ) -> "Making":
+        """Open a file; `destination` is what will be written.
+
+        Raises:
+            CorpusError: the file cannot be read.
+        """
+        expects = loaded.processor.feature_extractor.expects
+        cells = open_source(source.stem, source, layer=settings.layer, expects=expects)
+        fingerprint = make_fingerprint(source, cells, loaded, verb, settings)
+        return cls(cells, verb, loaded, settings, folder_of(destination), fingerprint)
+
+    @contextmanager
+    def made(self, *, overwrite: bool) -> "Iterator[AnnData | DataFrame]":
+        """The result; its pieces are removed when the body, which writes it, went well.
+
+        Args:
+            overwrite: discard pieces with another fingerprint.
+
+        Raises:
+            ConfigurationError: there are pieces of another run.
+            SclmError: as for the function of the verb, or a piece cannot be kept.
+        """
+        pieces = Pieces(self.folder, self.fingerprint, overwrite=overwrite)
+        yield self.verb.make(self.cells, self.loaded, self.settings, pieces)
+        pieces.remove()
+
+
+def folder_of(destination: Path) -> Path:
+    """The folder beside a file to write in which what was computed for it is kept."""
+    return destination.with_name(f"{destination.name}.partial")
