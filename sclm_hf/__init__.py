@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .corpora.mixture import mix as mix
     from .tasks.annotate import annotate as annotate
     from .tasks.cluster import cluster as cluster
+    from .tasks.denoise import denoise as denoise
     from .tasks.embed import embed as embed
     from .tasks.engines.cell_embedder import CellEmbedder as CellEmbedder
     from .tasks.evaluate import evaluate as evaluate

@@ -8,17 +8,21 @@ import scipy.sparse
 
 from ..errors import ConfigurationError
 from ..tokenization.encodings.kernels import kernel
-from ..tokenization.encodings.keys import Stream, cell_keys, hash_names, substream, uniform
+from ..tokenization.encodings.keys import Stream, cell_keys, gene_counters, hash_names, substream, uniform
 from ..tokenization.encodings.thinning import binomial_quantile
 
 
 @kernel
-def _thin(indptr, indices, data, keys, rates, out):
+def _thin(indptr, indices, data, keys, counters, rates, out):
     for i in range(keys.size):
         reads_key = substream(keys[i], Stream.SHALLOW_READS)
         for j in range(indptr[i], indptr[i + 1]):
             reads = np.rint(data[j])
-            out[j] = binomial_quantile(uniform(reads_key, indices[j]), reads, rates[i]) if rates[i] < 1 else reads
+            out[j] = (
+                reads
+                if rates[i] >= 1
+                else binomial_quantile(uniform(reads_key, counters[indices[j]]), reads, rates[i])
+            )
 
 
 def thin_counts(
@@ -28,11 +32,12 @@ def thin_counts(
     depth: float | None = None,
     names: Sequence[str] | None = None,
     cell_ids: np.ndarray | None = None,
+    genes: Sequence[str] | None = None,
     seed: int = 0,
 ) -> scipy.sparse.csr_matrix:
     """Keep each read of a cell with the same probability.
 
-    What is drawn belongs to the cell, the column and the seed, whatever other cells come along. A cell always keeps at
+    What is drawn belongs to the cell, the gene and the seed, whatever other cells come along. A cell always keeps at
     least one read: one that would lose all keeps those that it has.
 
     Args:
@@ -41,6 +46,7 @@ def thin_counts(
         depth: instead of `share`, the reads that a cell is left with on average; cells with fewer stay as they are.
         names: (n_cells,) names of the cells, to which the draws belong; without them, their positions.
         cell_ids: (n_cells,) hashes of the names, instead of them.
+        genes: (n_genes,) names of the genes, to which the draws belong; without them, their columns.
         seed: seed of the draws.
 
     Returns:
@@ -57,7 +63,8 @@ def thin_counts(
         cell_ids = np.arange(len(totals)) if names is None else hash_names(names)
     keys = cell_keys(cell_ids, seed, 0)
     thinned = np.empty_like(counts.data)
-    _thin(counts.indptr, counts.indices, counts.data, keys, rates, thinned)
+    counters = np.arange(counts.shape[1]) if genes is None else gene_counters(genes)
+    _thin(counts.indptr, counts.indices, counts.data, keys, counters, rates, thinned)
     result = scipy.sparse.csr_matrix((thinned, counts.indices, counts.indptr), counts.shape)
     empty = np.asarray(result.sum(axis=1)).ravel() == 0
     kept = np.repeat(empty, np.diff(counts.indptr))

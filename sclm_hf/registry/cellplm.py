@@ -58,7 +58,7 @@ FAMILY = Family(
     processor="SampleProcessor",
     processor_module="sclm_hf.tokenization.processing_sample",
     special_tokens=(),
-    special_verbs=("impute",),
+    special_verbs=("denoise", "impute"),
     objectives=("masked_samples",),
     tiny={
         "hidden_size": 32,

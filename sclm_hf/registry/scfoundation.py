@@ -50,7 +50,7 @@ FAMILY = Family(
         'total asked for and `<S>` with the log10 of the cell\'s own. By default (`"t4"`, as in the original) cells'
         " are embedded as if 10,000 counts were asked for."
     ),
-    special_verbs=("explain", "impute", "perturb"),
+    special_verbs=("denoise", "explain", "impute", "perturb"),
     config="ScFoundationConfig",
     auto_classes={
         "AutoModel": "ScFoundationModel",

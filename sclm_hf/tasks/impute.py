@@ -59,6 +59,7 @@ class Imputation(CellRun[ImputeSettings]):
     """Expected log-normalised expression."""
 
     settings: ImputeSettings
+    n_key = "n_imputed"
 
     def __init__(self, *run: Any) -> None:
         import torch
@@ -111,14 +112,14 @@ class Imputation(CellRun[ImputeSettings]):
 
     def facts(self, file: "Path | None") -> dict[str, Any]:
         """How many genes were imputed, and the scores if asked for."""
-        facts: dict[str, Any] = {"n_imputed": len(self._columns)}
+        facts: dict[str, Any] = {self.n_key: len(self._columns)}
         return facts | self._scores() if self.settings.score else facts
 
     def _scores(self) -> dict[str, Any]:
         """The scores on hidden counts, of all cells or some that their names choose."""
         import numpy as np
 
-        from .imputation.scores import chosen_cells, hidden_scores
+        from .imputation.scores import chosen_cells
 
         cells, seed = self.cells, self.settings.seed
         if cells.samples is None:
@@ -127,7 +128,7 @@ class Imputation(CellRun[ImputeSettings]):
             cells = replace(cells, cell_ids=cells.cell_ids[rows], lengths=cells.lengths[rows], batch_labels=labels)
         else:
             rows = np.arange(len(cells.lengths))
-        scores = hidden_scores(
+        scores = self.score(
             self.cells.source.read(rows),
             lambda left: self._run_on(left, cells, np.asarray(self.cells.names)[rows]),
             seed,
@@ -137,6 +138,12 @@ class Imputation(CellRun[ImputeSettings]):
             scored=self._columns,
         )
         return {"scores": scores, "n_scored": len(rows)}
+
+    def score(self, *cells: Any, **how: Any) -> "dict[str, dict[str, float]]":
+        """How near to the truth predictions of counts are that the model did not see; see `hidden_scores`."""
+        from .imputation.scores import hidden_scores
+
+        return hidden_scores(*cells, **how)
 
     def _run_on(self, left: "scipy.sparse.csr_matrix", cells: "PreparedCells", names: "Sequence[str]") -> "np.ndarray":
         """What the model predicts where some counts are hidden."""
@@ -177,14 +184,14 @@ class ImputeVerb(Verb):
             able = ", ".join(sorted(one.name for one in FAMILIES.values() if self.serves(one)))
             raise CheckpointError(
                 f"`{model if isinstance(model, str) else family}` is a `{family}` model, which predicts no expression "
-                f"of genes (bins, ranks or none): `impute` takes models of {able}."
+                f"of genes (bins, ranks or none): `{self.name}` takes models of {able}."
             )
         loaded = super().load(model, processor, settings)
         predicted = getattr(loaded.model, "predicted_expression", None)
         if predicted not in ("counts", "log-normalised"):
             raise CheckpointError(
-                f"`{loaded.name}` ({type(loaded.model).__name__}) predicts {predicted or 'no expression'}: `impute` "
-                "needs the model of pre-training on counts, with its decoder."
+                f"`{loaded.name}` ({type(loaded.model).__name__}) predicts {predicted or 'no expression'}: "
+                f"`{self.name}` needs the model of pre-training on counts, with its decoder."
             )
         return loaded
 

@@ -7,7 +7,7 @@ import scipy.sparse
 
 from ...errors import ExpressionError, require
 from ...evaluation.baselines.baseline import log1p_cp10k
-from ...tokenization.encodings.keys import Stream, cell_keys, hash_names, uniforms_for
+from ...tokenization.encodings.keys import Stream, cell_keys, gene_counters, uniforms_for
 
 SHARE = 0.1
 """Share of the counts above 0 that are hidden."""
@@ -91,22 +91,32 @@ def hidden_scores(
 
 def _draws(counts: scipy.sparse.csr_matrix, keys: np.ndarray, genes: Sequence[str]) -> np.ndarray:
     """(counts above 0,) uniform draws in [0, 1)."""
-    counters, drawn = (hash_names(genes) >> np.uint64(1)).astype(np.int64), np.empty(counts.nnz)
+    counters, drawn = gene_counters(genes), np.empty(counts.nnz)
     for cell in range(len(keys)):
         part = slice(counts.indptr[cell], counts.indptr[cell + 1])
         drawn[part] = uniforms_for(keys[cell : cell + 1], Stream.COUNT_HIDDEN, counters[counts.indices[part]][None])
     return drawn
 
 
-def _of_similar_cells(normalised: scipy.sparse.csr_matrix, scored: np.ndarray, seed: int) -> np.ndarray:
-    """(cells, genes scored) means over the nearest other cells among principal components."""
+def similar_cells(normalised: scipy.sparse.csr_matrix, seed: int) -> scipy.sparse.csr_matrix:
+    """(cells, cells) 1 for the nearest other cells of each among principal components.
+
+    Args:
+        normalised: (cells, genes) log-normalised counts.
+        seed: seed of the components.
+    """
     decomposition = require("sklearn.decomposition", extra="evaluation")
     neighbors = require("sklearn.neighbors", extra="evaluation")
     n_components = min(_N_COMPONENTS, min(normalised.shape) - 1)
     places = decomposition.TruncatedSVD(n_components, random_state=seed).fit_transform(normalised)
     k = min(_N_NEIGHBOURS, len(places) - 1)
-    graph = neighbors.NearestNeighbors(n_neighbors=k).fit(places).kneighbors_graph()
-    return (graph @ normalised[:, scored] / k).toarray()
+    return neighbors.NearestNeighbors(n_neighbors=k).fit(places).kneighbors_graph()
+
+
+def _of_similar_cells(normalised: scipy.sparse.csr_matrix, scored: np.ndarray, seed: int) -> np.ndarray:
+    """(cells, genes scored) means over similar cells."""
+    graph = similar_cells(normalised, seed)
+    return (graph @ normalised[:, scored] / graph[0].nnz).toarray()
 
 
 def _score(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:

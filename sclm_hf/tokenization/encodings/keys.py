@@ -225,6 +225,11 @@ def hash_names(names: Sequence[str] | np.ndarray) -> np.ndarray:
     return hash_joined(text, len(names))
 
 
+def gene_counters(names: Sequence[str]) -> np.ndarray:
+    """(names,) int64 counters of draws that belong to genes by their names; errors are those of [`hash_names`]."""
+    return (hash_names(names) >> np.uint64(1)).astype(np.int64)
+
+
 def hash_joined(text: bytes, n_names: int) -> np.ndarray:
     """What [`hash_names`] gives of names in UTF-8 that stand in one text, parted by the character NUL."""
     hashes = np.empty(n_names, np.uint64)
