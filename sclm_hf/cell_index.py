@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from .cell_lists import LISTS, CellLists, keep_lists, read_lists, search_lists
 from .errors import CheckpointError, ConfigurationError, require, unknown_name
 from .files import read_json_object, require_regular_file, write_text
 from .tokenization.expression_matrix import match_length
@@ -29,8 +30,8 @@ _ERROR = 4e-6
 _MORE = 64
 """So many more cells than asked for are taken from faiss, to see those as near as the last."""
 
-_LISTED, _PROBED, _ROUNDS, _TAUGHT = 2**14, 8, 10, 64
-"""From so many cells on lists pay; so many of them are looked at; rounds and cells per list to find their centres."""
+_LISTED = 2**14
+"""From so many cells on lists pay."""
 
 
 @dataclass
@@ -44,7 +45,9 @@ class CellIndex:
         groups: (cells,) the donor or data set of each, or None.
         backend: `"exact"`; `"faiss"` finds the same with faiss, which is faster where no few coordinates rule out most
             cells; `"approximate"` looks only at the cells in the lists whose centres are nearest to a query (faiss'
-            inverted lists, made at the first query), which is much faster among many cells and may miss some.
+            inverted lists), which is much faster among many cells and may miss some.
+        folder: where the lists are kept that `"approximate"` looks at; None = they are made at the first query.
+        keeps: whether lists that are not in the folder are written there.
 
     Raises:
         ConfigurationError: there is no such `backend`.
@@ -55,6 +58,8 @@ class CellIndex:
     cells: np.ndarray
     groups: np.ndarray | None = None
     backend: str = "exact"
+    folder: Path | None = field(default=None, kw_only=True)
+    keeps: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -108,25 +113,37 @@ class CellIndex:
         """Rows and cosines of the nearest cells that are not of a group."""
         allowed = None if group is None else np.asarray(self.groups != group, bool)
         k = min(k, len(self.cells) if allowed is None else int(allowed.sum()))
-        if self.backend != "approximate" or len(self.cells) < _LISTED or not k or not len(queries):
+        if not self._has_lists or not k or not len(queries):
             search = _faiss if self.backend == "faiss" else _exact
             return search(self.embeddings, self._fronts, queries, k, allowed)
-        rows, cosines = _listed(self._lists, self.embeddings, queries, k, allowed)
+        rows, cosines = _listed(self._searched, self.embeddings, queries, k, allowed)
         # lists may hold fewer cells
         few = cosines[:, -1] == -np.inf
         rows[few], cosines[few] = _exact(self.embeddings, self._fronts, queries[few], k, allowed)
         return rows, cosines
 
+    @property
+    def _has_lists(self) -> bool:
+        return self.backend == "approximate" and len(self.cells) >= _LISTED
+
     @cached_property
-    def _lists(self) -> Any:
-        return _make_lists(self.embeddings)
+    def _lists(self) -> CellLists:
+        kept = None if self.folder is None else read_lists(self.folder, self.embeddings)
+        lists = kept or CellLists.of_cells(self.embeddings)
+        if kept is None and self.folder is not None and self.keeps:
+            keep_lists(self.folder, lists, self.embeddings)
+        return lists
+
+    @cached_property
+    def _searched(self) -> Any:
+        return self._lists.searched(self.embeddings)
 
     @cached_property
     def _fronts(self) -> "_Fronts":
         return _Fronts.of_cells(self.embeddings)
 
     def write(self, folder: Path, facts: Mapping[str, Any], **columns: Sequence[Any]) -> None:
-        """Write the cells: embeddings as safetensors, the rest as Parquet, facts as JSON.
+        """Write the cells: embeddings, and lists where they are asked for, as safetensors, the rest as Parquet.
 
         Args:
             folder: an existing folder.
@@ -140,6 +157,8 @@ class CellIndex:
 
         save_file({"embeddings": self.embeddings}, folder / "embeddings.safetensors")
         write_table(folder / "cells.parquet", cell=self.cells, label=self.labels, group=self.groups, **columns)
+        if self._has_lists:
+            self._lists.write(folder / LISTS, self.embeddings)
         write_text(folder / FACTS, json.dumps(facts, indent=2))
 
 
@@ -364,25 +383,10 @@ def _faiss(
     return rows, cosines
 
 
-def _make_lists(cells: np.ndarray) -> Any:
-    """A faiss index of cells, each in the list of the nearest of about as many centres as a list has cells."""
-    faiss = require("faiss", extra="text")
-    n_lists = int(np.sqrt(len(cells)))
-    lists = faiss.IndexIVFFlat(faiss.IndexFlatIP(cells.shape[1]), cells.shape[1], n_lists, faiss.METRIC_INNER_PRODUCT)
-    lists.cp.niter = _ROUNDS
-    # cells of a file are seldom in random order
-    lists.train(cells[:: max(1, len(cells) // (_TAUGHT * n_lists))])
-    lists.add(cells)
-    return lists
-
-
 def _listed(
     lists: Any, cells: np.ndarray, queries: np.ndarray, k: int, allowed: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest cells of the lists nearest to each query; a cosine of `-inf` where they hold fewer."""
-    faiss = require("faiss", extra="text")
-    chosen = None if allowed is None else faiss.IDSelectorBatch(np.flatnonzero(allowed))
-    _, found = lists.search(queries, k, params=faiss.SearchParametersIVF(nprobe=_PROBED, sel=chosen))
-    asked, rows = np.repeat(np.arange(len(queries)), k), found.ravel()
+    asked, rows = np.repeat(np.arange(len(queries)), k), search_lists(lists, queries, k, allowed).ravel()
     cosines = np.where(rows < 0, -np.inf, _cosines(cells, queries, asked, rows)).astype(np.float32)
     return _best(asked, rows, cosines, len(queries), k)

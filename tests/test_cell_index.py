@@ -4,8 +4,9 @@ import os
 import numpy as np
 import pytest
 
-from sclm_hf import cell_index
+from sclm_hf import cell_index, cell_lists
 from sclm_hf.cell_index import CellIndex, directions, read_cells, read_facts
+from sclm_hf.cell_lists import read_lists
 from sclm_hf.errors import CheckpointError, ConfigurationError
 
 
@@ -98,7 +99,7 @@ def test_cells_are_ruled_out_by_few_axes_without_changing_what_is_found(monkeypa
 def test_lists_hold_most_of_the_nearest_cells_and_those_of_other_groups_alone(monkeypatch):
     pytest.importorskip("faiss")
     monkeypatch.setattr(cell_index, "_LISTED", 100)
-    monkeypatch.setattr(cell_index, "_PROBED", 5)
+    monkeypatch.setattr(cell_lists, "_PROBED", 5)
     generator = np.random.default_rng(0)
     kinds = np.repeat(generator.normal(size=(20, 8)), 50, axis=0)
     cells = directions((kinds + 0.3 * generator.normal(size=kinds.shape)).astype(np.float32))
@@ -116,6 +117,58 @@ def test_lists_hold_most_of_the_nearest_cells_and_those_of_other_groups_alone(mo
     rows, cosines = lists.nearest(cells[:2], 900)
     np.testing.assert_array_equal(rows, exact.nearest(cells[:2], 900)[0])
     assert np.isfinite(cosines).all()
+
+
+def _many_cells(monkeypatch, folder=None, **how):
+    monkeypatch.setattr(cell_index, "_LISTED", 100)
+    cells = directions(np.random.default_rng(0).normal(size=(1000, 8)).astype(np.float32))
+    names = np.arange(1000).astype(str).astype(object)
+    return CellIndex(cells, names, names, None, "approximate", folder=folder, **how)
+
+
+@pytest.mark.parametrize("way", ["written with the index", "kept at the first query"])
+def test_lists_are_made_once(monkeypatch, tmp_path, way):
+    pytest.importorskip("faiss")
+    pytest.importorskip("pyarrow")
+    made = _many_cells(monkeypatch)
+    expected = made.nearest(made.embeddings[::9], 5)
+    if way == "written with the index":
+        made.write(tmp_path, {})
+    else:
+        _many_cells(monkeypatch, tmp_path).nearest(made.embeddings[:1], 5)
+        assert not list(tmp_path.iterdir())
+        _many_cells(monkeypatch, tmp_path, keeps=True).nearest(made.embeddings[:1], 5)
+        assert [path.name for path in tmp_path.iterdir()] == ["lists.safetensors"]
+    monkeypatch.setattr(cell_lists.CellLists, "of_cells", None)
+    found = _many_cells(monkeypatch, tmp_path).nearest(made.embeddings[::9], 5)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_no_lists_are_written_where_none_are_asked_for(index, tmp_path):
+    pytest.importorskip("pyarrow")
+    index.write(tmp_path, {})
+    assert not (tmp_path / "lists.safetensors").exists()
+
+
+def test_lists_of_other_cells_and_damaged_ones_are_refused(monkeypatch, tmp_path):
+    pytest.importorskip("faiss")
+    index = _many_cells(monkeypatch, tmp_path)
+    centres, list_of = lists = cell_lists.CellLists.of_cells(index.embeddings)
+    path = tmp_path / "lists.safetensors"
+
+    def refused(why, lists=lists, cells=index.embeddings):
+        lists.write(path, cells)
+        with pytest.raises(CheckpointError, match=rf"{why}.*: remove `.*lists.safetensors`, and it is made anew"):
+            _many_cells(monkeypatch, tmp_path).nearest(index.embeddings[:1], 5)
+
+    refused("keeps lists of other cells", cells=index.embeddings[::-1])
+    refused("do not fit", cell_lists.CellLists(centres, list_of + 1))
+    refused("do not fit", cell_lists.CellLists(centres[:, 1:], list_of))
+    refused("do not fit", cell_lists.CellLists(centres * np.nan, list_of))
+    path.write_bytes(b"no lists")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_lists(tmp_path, index.embeddings)
 
 
 def _fewer(index, folder):

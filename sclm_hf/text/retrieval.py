@@ -236,7 +236,7 @@ class Index(CellIndex):
         return [Document(f"D{number}", one.label, f"{one.id}: {one.text}", 0.0) for number, one in chosen]
 
     def save(self, folder: str | Path) -> None:
-        """Write the index: embeddings as safetensors, everything else as Parquet.
+        """Write the index: embeddings, and the lists of `"approximate"`, as safetensors, all else as Parquet.
 
         Raises:
             ConfigurationError: the folder is there already.
@@ -268,7 +268,7 @@ class Index(CellIndex):
             labels, names, genes = columns["label"], columns["cell"], columns["genes"]
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"The index `{folder}` cannot be read: {error}.") from error
-        return cls(embeddings, labels, names, columns.get("group"), backend, sets, defined, genes=genes)
+        return cls(embeddings, labels, names, columns.get("group"), backend, sets, defined, genes=genes, folder=folder)
 
 
 def evidence_prompt(

@@ -218,7 +218,9 @@ def _read(folder: Path, settings: "MapSettings", asked: dict[str, Any]) -> Refer
         raise CheckpointError(f"The index `{folder}` has cells of the same name: build it anew.")
     _check_facts(folder, facts, asked)
     _check_size(len(names), groups, settings)
-    index = CellIndex(embeddings, labels, names, groups, settings.backend)
+    # a folder that came with a model stays as it is
+    keeps = settings.index is not None
+    index = CellIndex(embeddings, labels, names, groups, settings.backend, folder=folder, keeps=keeps)
     return Reference(names, {name: facts[name] for name in _FACTS}, lambda: index)
 
 
