@@ -1,10 +1,10 @@
 """`grn`: networks of genes, from what a model knows of them and from cells."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import ConfigurationError
+from ..errors import CheckpointError, ConfigurationError
 from .running.settings import GENES, RunSettings, setting
 from .running.verb import Verb, documented_by
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from pandas import DataFrame
 
+    from ..opening.loading import LoadedModel
     from ..tokenization.processing_cell import CellProcessor
 
 OF_A_MODEL = ("embeddings", "context", "attention", "perturbation")
@@ -51,6 +52,12 @@ class GrnSettings(RunSettings):
     attention_layers: str = setting(
         "last", "whose attention: `last`, `all`, or the number of a layer, 0 being the first."
     )
+    sign: Literal["correlation", "model"] = setting(
+        "correlation",
+        "where the signs of edges come from: `correlation` over the cells; or, with `evidence` `perturbation`, the "
+        "`model`: whether it predicts less or more of the target when the regulator is deleted, which takes the "
+        "decoder of its pre-training.",
+    )
     n_edges: int = setting(100_000, "how many edges to keep, the strongest; for each condition.", least=1)
     condition_key: str | None = setting(
         None, "column of `obs` with conditions or cell types; each then gets a network of its own."
@@ -86,6 +93,13 @@ class GrnSettings(RunSettings):
             raise ConfigurationError(
                 "`attention_layers` (`--attention-layers`) must be 'last', 'all' or the number of a layer, got "
                 f"{self.attention_layers!r}."
+            )
+        if self.sign not in ("correlation", "model"):
+            raise ConfigurationError(f"`sign` (`--sign`) must be 'correlation' or 'model', got {self.sign!r}.")
+        if self.sign == "model" and self.evidence != "perturbation":
+            raise ConfigurationError(
+                "A model tells signs by deleting genes: with `sign='model'` (`--sign model`) take "
+                "`evidence='perturbation'` (`--evidence perturbation`)."
             )
         if self.reference is not None and self.condition_key is None:
             raise ConfigurationError(
@@ -128,7 +142,28 @@ def _specialists() -> list[str]:
     return [name for name, record in SPECIALISTS.items() if "grn" in record.verbs]
 
 
-GRN = Verb(
+class GrnVerb(Verb):
+    """The verb, whose model keeps its decoder where that tells signs."""
+
+    def load(self, model: Any, processor: "CellProcessor | None", settings: GrnSettings) -> "LoadedModel":
+        """Load the model.
+
+        Raises:
+            CheckpointError: signs are asked of a model that predicts no expression.
+        """
+        if settings.sign != "model":
+            return super().load(model, processor, settings)
+        # the record is the same but for the class
+        loaded = Verb.load(replace(self, auto_class="AutoModelForPreTraining"), model, processor, settings)
+        if getattr(loaded.model, "predicted_expression", None) not in ("counts", "log-normalised", "bins"):
+            raise CheckpointError(
+                f"`{loaded.name}` ({type(loaded.model).__name__}) predicts no expression, and tells no signs: leave "
+                "out `sign` (`--sign`), or give a model of pre-training with its decoder of expression."
+            )
+        return loaded
+
+
+GRN = GrnVerb(
     name="grn",
     auto_class="AutoModel",
     settings=GrnSettings,
@@ -157,7 +192,8 @@ def grn(adata: "AnnData", model: Any = None, processor: "CellProcessor | None" =
 
         - `regulator` and `target`: names of genes as in the data. Evidence that means the same both ways lists two
           genes that both may regulate once;
-        - `sign`: 1 or -1, that of the correlation of the two over the cells, where its 95 % interval leaves out 0;
+        - `sign`: 1 or -1, where its 95 % interval over the cells leaves out 0, and `sign_source`, what it comes from:
+          the `correlation` of the two, or the `model`, 1 where it predicts less of the target without the regulator;
         - `score`, higher = more likely, and `evidence`, what it comes from;
         - `condition`, with `condition_key`.
 

@@ -170,7 +170,9 @@ def perturb(adata: "AnnData", model: Any, processor: "CellProcessor | None" = No
         perturbations in the result, over `n_units` cells or donors, `fdr` (Benjamini and Hochberg) and `effect`, the
         rank-biserial correlation from -1 to 1; NaN with fewer than 3 units or 10 other perturbations. The test asks
         whether a gene shifts cells differently from genes in general, not whether it shifts them at all.
-        `uns["gene_effects"]` has for each perturbation and other gene the number of cells and the mean similarity;
+        `uns["gene_effects"]` has for each perturbation and other gene the number of cells and the mean similarity, and
+        of a model in memory that has its decoder of expression the mean `change` of what it predicts, in its own
+        units, with the standard error;
         `uns["sclm_hf"]["perturb"]` model, versions, settings, coverage and, under `"interval"` and `"test"`, what was
         drawn and compared. [`effect_table`](sclm_hf.tasks.perturbation.effects.effect_table) sorts it and names its
         columns in words, and [`plot_volcano`](sclm_hf.evaluation.plots.plot_volcano) draws it.

@@ -569,6 +569,8 @@ class ScGPTContext(nn.Module):
     """
 )
 class ScGPTForMaskedExpression(ScGPTPreTrainedModel):
+    predicted_expression = "bins"
+
     def __init__(self, config: ScGPTConfig):
         super().__init__(config)
         self.model = ScGPTModel(config)

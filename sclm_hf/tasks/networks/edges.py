@@ -34,17 +34,19 @@ def edge_table(
     evidence: str,
     n_edges: int,
     each_pair_once: bool,
+    sign_source: str = "correlation",
     condition: str | None = None,
 ) -> "DataFrame":
     """The strongest edges, the strongest first; of equal ones the first by regulator and target.
 
     Args:
         scores: (regulators, targets); NaN = no edge.
-        signs: (regulators, targets) from [`signs_of`].
+        signs: (regulators, targets) 1, -1, or 0 = not known, as from [`signs_of`].
         genes: the genes.
         evidence: what the scores come from.
         n_edges: at most this many.
         each_pair_once: whether an edge of two regulators means the same both ways, and is listed once.
+        sign_source: what the signs come from.
         condition: condition of the cells.
     """
     pandas = require("pandas", extra="anndata")
@@ -65,6 +67,7 @@ def edge_table(
         "regulator": genes.names[genes.regulators[rows]],
         "target": genes.names[genes.targets[columns]],
         "sign": signs,
+        "sign_source": sign_source,
         "score": scores[rows, columns].astype(np.float32),
         "evidence": evidence,
     }

@@ -17,6 +17,7 @@ from ..clustering.markers import holds_counts
 from ..running.gene_names import read_names
 from ..running.prepared_cells import prepare_cells
 from ..running.provenance import check_adata, make_record
+from .deletions import delete_regulators
 from .edges import edge_table, signs_of
 from .evidence import EVIDENCE, NetworkCells
 from .genes import FEWEST_CELLS, NetworkGenes, choose_genes
@@ -56,8 +57,13 @@ def infer_network(
         known.warn_of_few(str(settings.network))
     groups = {name: cells.take(np.searchsorted(used, rows)) for name, rows in rows_of.items()}
     _refuse_alike(groups)
-    scores = {name: evidence.score(group) for name, group in groups.items()}
-    edges = _table(groups, scores, settings)
+    if settings.sign == "model":
+        deletions = {name: delete_regulators(group) for name, group in groups.items()}
+        scores, signs = ({name: one[place] for name, one in deletions.items()} for place in (0, 1))
+    else:
+        scores = {name: evidence.score(group) for name, group in groups.items()}
+        signs = {name: signs_of(group.correlations(), len(group.expression)) for name, group in groups.items()}
+    edges = _table(groups, scores, signs, settings)
     edges.attrs["grn"] = {**record, "n_cells": {str(name): len(rows) for name, rows in rows_of.items()}}
     if known is not None:
         edges.attrs["scores"] = _compared(groups, scores, known, settings)
@@ -175,17 +181,21 @@ def _against(scores: dict[str | None, np.ndarray], reference: str | None) -> dic
 
 
 def _table(
-    groups: dict[str | None, NetworkCells], scores: dict[str | None, np.ndarray], settings: "GrnSettings"
+    groups: dict[str | None, NetworkCells],
+    scores: dict[str | None, np.ndarray],
+    signs: dict[str | None, np.ndarray],
+    settings: "GrnSettings",
 ) -> "DataFrame":
     pandas = require("pandas", extra="anndata")
     tables = [
         edge_table(
             values,
-            signs_of(groups[name].correlations(), len(groups[name].expression)),
+            signs[name],
             groups[name].genes,
             evidence=settings.evidence,
             n_edges=settings.n_edges,
             each_pair_once=not EVIDENCE[settings.evidence].is_directed,
+            sign_source=settings.sign,
             condition=name,
         )
         for name, values in _against(scores, settings.reference).items()

@@ -46,7 +46,7 @@ _SUMS = ("keys", "counts", "sums")
 
 
 class GeneEffects:
-    """Sums over cells of the similarities of genes, by perturbation and gene.
+    """Sums over cells of what perturbations do to genes, by perturbation and gene.
 
     Args:
         processor: its vocabulary has the genes.
@@ -61,10 +61,10 @@ class GeneEffects:
         """Number of parts that hold something."""
         return len(self._parts)
 
-    def add(self, numbers: np.ndarray, genes: np.ndarray, similarities: np.ndarray) -> None:
-        """Add similarities of genes under perturbations."""
+    def add(self, numbers: np.ndarray, genes: np.ndarray, *values: np.ndarray) -> None:
+        """Add values of genes under perturbations, each time as many kinds of them."""
         keys = numbers.astype(np.int64) * self._n_ids + genes
-        self.add_sums(keys, np.ones(len(keys), np.int64), similarities.astype(np.float64))
+        self.add_sums(keys, np.ones(len(keys), np.int64), np.column_stack(values).astype(np.float64))
 
     def add_sums(self, keys: np.ndarray, counts: np.ndarray, sums: np.ndarray) -> None:
         """Add what [`sums`] gave of other cells."""
@@ -74,18 +74,18 @@ class GeneEffects:
             self.sums()
 
     def sums(self) -> Sums:
-        """Of each perturbation and gene one key, the number of cells and the sum over them, by ascending key."""
+        """Of each perturbation and gene one key, the number of cells and (kinds,) sums over them, by ascending key."""
         keys, counts, sums = (np.concatenate(part) for part in zip(*self._parts, strict=True))
         keys, places = np.unique(keys, return_inverse=True)
-        sums = np.bincount(places, weights=sums, minlength=len(keys))
+        sums = np.column_stack([np.bincount(places, weights=kind, minlength=len(keys)) for kind in sums.T])
         counts = np.bincount(places, weights=counts, minlength=len(keys)).astype(np.int64)
         self._parts, self._n_waiting = [(keys, counts, sums)], 0
         return keys, counts, sums
 
     def means(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Perturbation, gene, number of cells and mean similarity, sorted by the first two."""
+        """Perturbation, gene, number of cells and (kinds, …) means, sorted by the first two."""
         keys, counts, sums = self.sums()
-        return keys // self._n_ids, keys % self._n_ids, counts, sums / counts
+        return keys // self._n_ids, keys % self._n_ids, counts, sums.T / counts
 
 
 def run_block(runner: PerturbationRunner, runs: Sequence[Run], bar: Any) -> BlockResults:
@@ -101,7 +101,8 @@ def run_block(runner: PerturbationRunner, runs: Sequence[Run], bar: Any) -> Bloc
         values.append(np.column_stack([found.similarities, *found.shifts.values()]).astype(np.float32))
         if found.effects is not None:
             which, genes, similarities = found.effects
-            effects.add(np.array([run.perturbation for run in found.runs])[which], genes, similarities)
+            changes = () if found.changes is None else (found.changes, found.changes.astype(np.float64) ** 2)
+            effects.add(np.array([run.perturbation for run in found.runs])[which], genes, similarities, *changes)
         new = {run.cell for run in found.runs} - seen
         seen |= new
         bar.update(len(new))

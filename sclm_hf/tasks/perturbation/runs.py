@@ -43,12 +43,14 @@ class RunResults(NamedTuple):
         shifts: state -> (runs,) float32 similarities to it, minus those of the cells as they were.
         effects: which of the runs, which gene that it did not perturb, and the gene's cosine similarity to itself
             before, as three arrays of one length; None unless asked for.
+        changes: by how much the expression that the model predicts of these genes changed; None without a decoder.
     """
 
     runs: list[Run]
     similarities: np.ndarray
     shifts: dict[str, np.ndarray]
     effects: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+    changes: np.ndarray | None = None
 
 
 class _Encoded(NamedTuple):
@@ -57,13 +59,15 @@ class _Encoded(NamedTuple):
     Attributes:
         cells: (cells, hidden) embeddings.
         genes: (cells, tokens, hidden), as long as the longest; or None.
+        predicted: (cells, tokens) predicted expression, as long; or None.
     """
 
     cells: "torch.Tensor"
-    genes: "torch.Tensor | None"
+    genes: "torch.Tensor | None" = None
+    predicted: "torch.Tensor | None" = None
 
     def take(self, places: "Sequence[int]") -> "_Encoded":
-        return _Encoded(self.cells[places], None if self.genes is None else self.genes[places])
+        return _Encoded(*(None if part is None else part[places] for part in self))
 
 
 class _Batch(NamedTuple):
@@ -174,9 +178,9 @@ class PerturbationRunner:
             target = after.cells.new_tensor(embedding)[None]
             moved = cosine_similarity(after.cells, target) - cosine_similarity(before, target)
             shifts[state] = moved.cpu().numpy()
-        effects = genes = None
+        effects = genes = changes = None
         if after.genes is not None:
-            genes, sizes = self._gene_similarities(batch.edited, after, places)
+            genes, changes, sizes = self._gene_effects(batch.edited, after, places)
         if self.similarity == "genes":
             similarities = np.array([values.mean() for values in np.split(genes, np.cumsum(sizes)[:-1])], np.float32)
         else:
@@ -184,17 +188,17 @@ class PerturbationRunner:
         if self.gene_effects:
             tokens = np.concatenate([one.cell.ids[one.positions] for one in batch.edited])
             effects = np.repeat(np.arange(len(sizes)), sizes), tokens, genes
-        return RunResults(batch.runs, similarities, shifts, effects)
+        return RunResults(batch.runs, similarities, shifts, effects, changes)
 
-    def _gene_similarities(
+    def _gene_effects(
         self, edited: list[PerturbedCell], after: _Encoded, places: list[int]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Similarities of the genes that were not perturbed, run after run, and how many each run has."""
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Similarities of the genes not perturbed and their changes, run after run, and how many each run has."""
         import torch
         from torch.nn.functional import cosine_similarity
 
         sizes = np.array([one.positions.size for one in edited])
-        found = []
+        found, changes = [], []
         # run by run where cells are long: all genes of a batch would be in memory twice
         step = max(1, _MOST_GENES // max(1, int(sizes.max())))
         for start in range(0, len(edited), step):
@@ -204,7 +208,9 @@ class PerturbationRunner:
             then = torch.from_numpy(np.concatenate([one.reference_positions for one in edited[part]]))
             references = torch.tensor(places)[rows]
             found.append(cosine_similarity(after.genes[rows, now], self._before.genes[references, then], dim=-1))
-        return torch.cat(found).cpu().numpy(), sizes
+            if after.predicted is not None:
+                changes.append(after.predicted[rows, now] - self._before.predicted[references, then])
+        return torch.cat(found).cpu().numpy(), torch.cat(changes).cpu().numpy() if changes else None, sizes
 
     def _encode(self, cells: list[TokenCell], numbers: list[int]) -> _Encoded:
         """Encode cells, of which `numbers` are the numbers of those that they were made from."""
@@ -248,6 +254,7 @@ class PerturbationRunner:
                 batch = {name: torch.from_numpy(array).to(model.device) for name, array in arrays.items()}
                 output = model(**batch, output_hidden_states=wants_genes)
                 genes = _gene_states(output, model.config).float() if wants_genes else None
+                predicted = predicted_expression(output, batch["input_ids"]) if self.gene_effects else None
                 vectors = output.cell_embedding.float()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -255,9 +262,11 @@ class PerturbationRunner:
             return None
         if genes is not None:
             lengths = torch.tensor([cell.ids.size for cell in cells], device=genes.device)
-            padding = torch.arange(genes.shape[1], device=genes.device) >= lengths[:, None]
-            genes = genes[:, : int(lengths.max())].masked_fill(padding[:, : int(lengths.max()), None], 0)
-        return _Encoded(vectors, genes)
+            longest = int(lengths.max())
+            padding = torch.arange(longest, device=genes.device) >= lengths[:, None]
+            genes = genes[:, :longest].masked_fill(padding[..., None], 0)
+            predicted = None if predicted is None else predicted[:, :longest].masked_fill(padding, 0)
+        return _Encoded(vectors, genes, predicted)
 
 
 def _first_of_one_length(lengths: np.ndarray) -> int:
@@ -284,12 +293,33 @@ def _joined(parts: list[_Encoded]) -> _Encoded:
         return parts[0]
     cells = torch.cat([part.cells for part in parts])
     if parts[0].genes is None:
-        return _Encoded(cells, None)
+        return _Encoded(cells)
     longest = max(part.genes.shape[1] for part in parts)
-    return _Encoded(cells, torch.cat([pad(part.genes, (0, 0, 0, longest - part.genes.shape[1])) for part in parts]))
+    genes = torch.cat([pad(part.genes, (0, 0, 0, longest - part.genes.shape[1])) for part in parts])
+    if parts[0].predicted is None:
+        return _Encoded(cells, genes)
+    predicted = torch.cat([pad(part.predicted, (0, longest - part.predicted.shape[1])) for part in parts])
+    return _Encoded(cells, genes, predicted)
 
 
 def _gene_states(output: Any, config: Any) -> "torch.Tensor":
     """(batch, tokens, hidden) of the layer that the cell embedding is made of."""
     layer = getattr(config, "cell_embedding_layer", -1)
-    return output.last_hidden_state if layer in (None, -1) else output.hidden_states[layer]
+    last = getattr(output, "last_hidden_state", None)
+    return last if last is not None and layer in (None, -1) else output.hidden_states[-1 if layer is None else layer]
+
+
+def predicted_expression(output: Any, input_ids: "torch.Tensor") -> "torch.Tensor | None":
+    """(batch, tokens) float32 expression that a model with a decoder predicts of the genes of a cell; else None.
+
+    That made of the cell embedding comes first: the decoder of a gene's own state sees the value that it was given.
+    """
+    for name in ("cell_expression_prediction", "expression_prediction"):
+        found = getattr(output, name, None)
+        if found is None or found.ndim != 2:
+            continue
+        if found.shape != input_ids.shape:
+            # of all genes of the vocabulary, behind which special tokens stand
+            found = found.gather(1, input_ids.clamp(max=found.shape[1] - 1))
+        return found.float()
+    return None

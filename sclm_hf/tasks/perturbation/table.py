@@ -103,15 +103,20 @@ class PerturbationTable:
 
     def _gene_effects(self) -> "DataFrame":
         pandas = require("pandas", extra="anndata")
-        numbers, genes, n_cells, similarities = self._effects.means()
-        return pandas.DataFrame(
-            {
-                "perturbation": [self._perturbations[number][0] for number in numbers.tolist()],
-                "gene": [self._gene_of[gene] for gene in genes.tolist()],
-                "n_cells": n_cells,
-                "similarity": similarities,
-            }
-        )
+        numbers, genes, n_cells, (similarities, *changes) = self._effects.means()
+        table = {
+            "perturbation": [self._perturbations[number][0] for number in numbers.tolist()],
+            "gene": [self._gene_of[gene] for gene in genes.tolist()],
+            "n_cells": n_cells,
+            "similarity": similarities,
+        }
+        if changes:
+            mean, mean_of_squares = changes
+            table["change"] = mean
+            # of one cell there is none
+            variance = np.maximum(mean_of_squares - mean**2, 0) / np.where(n_cells > 1, n_cells - 1, np.nan)
+            table["change_error"] = np.sqrt(variance)
+        return pandas.DataFrame(table)
 
 
 def shift_name(state: str) -> str:
