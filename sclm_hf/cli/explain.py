@@ -12,7 +12,7 @@ from .options import Json, Model, Overwrite, with_settings
 
 @with_settings(ExplainSettings)
 def explain(
-    input: Annotated[Path, typer.Argument(help="`.h5ad` file with raw counts.")],
+    input: Annotated[Path, typer.Argument(help="File with raw counts: `.h5ad`, a zarr folder or Parquet shards.")],
     output: Annotated[
         Path,
         typer.Argument(
@@ -28,12 +28,14 @@ def explain(
     overwrite: Overwrite = False,
     **settings: Any,
 ) -> None:
-    """Score the genes that speak for the classes of an .h5ad file's cells, and test the scores by deleting genes."""
+    """Score the genes that speak for the classes of a file's cells, and test the scores by deleting genes.
+
+    A run that was stopped goes on where it was when it is repeated.
+    """
     from ..evaluation.plots import plot_explanation
     from ..evaluation.plots.drawing import check_image, save_figure
     from ..files import sole_writer
-    from ..tasks.explain import explain as explained
-    from ..tasks.files.h5ad import read_h5ad
+    from ..tasks.files.making import table_of_file
     from .results import check_table, check_written, write_table
 
     record = check_table(output)
@@ -42,8 +44,8 @@ def explain(
     check_written(output, record, plot, per_cell, read=read, overwrite=overwrite)
     if plot is not None:
         check_image(plot)
-    with sole_writer(output):
-        genes = explained(read_h5ad(input), model, **settings)
+    making = table_of_file("explain", input, output, model, overwrite=overwrite, **settings)
+    with sole_writer(output), making as genes:
         write_table(genes, output)
         if plot is not None:
             axes = plot_explanation(genes.attrs["curves"], genes.attrs["fractions"])

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from pandas import DataFrame
 
+    from ..opening.loading import LoadedModel
+    from ..sources.cell_source import CellSource
     from ..tokenization.processing_cell import CellProcessor
+    from .files.pieces import Pieces
 
 METHODS = ("integrated_gradients", "knock_out", "attention")
 
@@ -75,12 +78,25 @@ class ExplainSettings(RunSettings):
         return {**super().to_record(), "genes": names if names is None else "; ".join(map(str, names))}
 
 
-EXPLAIN = Verb(
+class ExplainVerb(Verb):
+    """The verb."""
+
+    def make(
+        self, cells: "CellSource", loaded: "LoadedModel", settings: ExplainSettings, pieces: "Pieces | None"
+    ) -> "DataFrame":
+        """See [`explain`]."""
+        from .explanation.explaining import explain_cells
+
+        return explain_cells(cells, self, loaded, settings, pieces)
+
+
+EXPLAIN = ExplainVerb(
     name="explain",
     auto_class="AutoModelForSequenceClassification",
     is_special=True,
     settings=ExplainSettings,
     gives_table=True,
+    by_pieces=True,
     usage='genes = sclm_hf.explain(cells, "{model}")\ngenes.attrs["curves"]  # is it better than a random order?',
 )
 

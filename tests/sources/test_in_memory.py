@@ -1,6 +1,7 @@
 import anndata
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 from sclm_hf import ScGPTForSequenceClassification, annotate, embed
@@ -10,6 +11,7 @@ from sclm_hf.sources.in_memory import InMemorySource
 from sclm_hf.sources.opening import open_source
 
 from ..tasks.tiny import make_cells, make_model, make_processor
+from .old_files import write_compound
 
 FORMATS = {
     "csr": lambda matrix: matrix,
@@ -98,3 +100,27 @@ def test_messages_name_the_rows_of_the_file(tmp_path, monkeypatch):
     with pytest.raises(ExpressionError, match=r"2 of 23 cells have NaN.*rows 3, 13\)"):
         backed = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
         embed(backed, make_model(), make_processor(), copy=False)
+
+
+def test_the_frame_of_a_file_has_the_types_of_its_columns(tmp_path):
+    cells = make_cells(5)
+    cells.obs["kind"], cells.obs["size"] = pd.Categorical(["b", "a", None, "b", "a"]), np.arange(5) / 2
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    cells.write_zarr(tmp_path / "cells.zarr")
+    assert InMemorySource(cells).obs_frame() is cells.obs
+    for name in ("cells.h5ad", "cells.zarr"):
+        pd.testing.assert_frame_equal(open_source("cells", tmp_path / name).obs_frame(), cells.obs)
+    with h5py.File(tmp_path / "cells.h5ad", "r+") as file:
+        del file["obs/size"]
+        file["obs/size"] = np.arange(4)
+    with pytest.raises(CorpusError, match="/obs/size"):
+        open_source("cells", tmp_path / "cells.h5ad").obs_frame()
+
+
+def test_the_frame_of_an_old_file_has_categories(tmp_path):
+    cells = make_cells(5)
+    cells.obs["cell_type"], cells.obs["donor"] = pd.Categorical(["b", "a", "a", "b", "a"]), list("xyxyx")
+    write_compound(tmp_path / "old.h5ad", cells)
+    found = open_source("old", tmp_path / "old.h5ad").obs_frame()
+    assert found.index.tolist() == cells.obs_names.tolist()
+    assert found["cell_type"].tolist() == list("baaba") and found["donor"].tolist() == list("xyxyx")

@@ -1,10 +1,11 @@
-"""Explained cells of an AnnData: chosen, scored, tested, and collected in a table."""
+"""Explained cells: chosen, scored, tested, and collected in a table."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import csc_matrix, csr_matrix
 
 from ...errors import CheckpointError, ConfigurationError, require
 from ...files import check_output_file
@@ -17,24 +18,28 @@ from ..files.h5ad import write_h5ad
 from ..networks.attention import find_attention
 from ..perturbation.intervals import describe_intervals, mean_intervals
 from ..perturbation.tokens import separate
-from ..running.batches import run_cells
+from ..running.batches import run_blocks
 from ..running.gene_names import read_names
 from ..running.prepared_cells import PreparedCells, prepare_cells
 from ..running.provenance import check_adata, make_record
-from .curves import FRACTIONS, RANDOM, Curves, curve_records, curves
-from .gradients import integrated_gradients
-from .knock_outs import knock_outs
+from .curves import FRACTIONS, RANDOM, Curves, curve_records
+from .parts import EXPRESSION, ExplainedPart, explain_part, parts_of
 from .reading import ClassCell, ClassReader
-from .rollout import REMEDY, attention_rollout
+from .rollout import REMEDY
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from pandas import DataFrame
 
     from ...opening.loading import LoadedModel
+    from ...sources.cell_source import CellSource
     from ...tokenization.processing_cell import CellProcessor
     from ..explain import ExplainSettings
+    from ..files.pieces import Pieces
     from ..running.verb import Verb
+
+_MOST_SCORES = 2**25
+"""Scores that are in memory at a time, unless those of a single gene are more."""
 
 MOST_GAP = 0.05
 """Part of the change of the log-odds that integrated gradients may miss without a warning."""
@@ -47,28 +52,47 @@ def explain_classes(
     check_adata(adata)
     if settings.per_cell is not None:
         check_per_cell(Path(settings.per_cell))
+    return explain_cells(adata, verb, verb.load(model, processor, settings), settings)
+
+
+def explain_cells(
+    cells: "AnnData | CellSource",
+    verb: "Verb",
+    loaded: "LoadedModel",
+    settings: "ExplainSettings",
+    pieces: "Pieces | None" = None,
+) -> "DataFrame":
+    """A table of genes; results and errors are those of [`explain`].
+
+    Args:
+        cells: an AnnData, or a source that was opened, of which those cells are in memory that are explained.
+        verb: the verb.
+        loaded: the model and its processor.
+        settings: the settings.
+        pieces: keeps what was found of some cells; those that it has are not run again.
+    """
+    if settings.per_cell is not None:
+        check_per_cell(Path(settings.per_cell))
     wanted = read_names(settings.gene_names, "`genes` (`--genes`)")
-    loaded = verb.load(model, processor, settings)
     given = check_classifier(loaded, verb, settings)
     prepared = prepare_cells(
-        adata, loaded, layer=settings.layer, species=settings.species, batch_key=settings.batch_key
+        cells, loaded, layer=settings.layer, species=settings.species, batch_key=settings.batch_key
     )
     genes = _ScoredGenes(prepared, wanted)
-    labels = _labels(loaded, prepared, given, settings)
-    cells = _cells(loaded, prepared, genes, labels, settings)
-    run = _Explanation(loaded, prepared, settings)
-    with independent_cells(loaded.model), progress_bar(total=len(cells), desc=verb.name, unit="cell") as bar:
-        for start in range(0, len(cells), settings.batch_size):
-            part = cells[start : start + settings.batch_size]
-            run.add(part)
+    labels = _labels(loaded, prepared, given, settings, pieces)
+    chosen = _cells(loaded, prepared, genes, labels, settings)
+    found = _Explanation(loaded, prepared, settings)
+    with independent_cells(loaded.model), progress_bar(total=len(chosen), desc=verb.name, unit="cell") as bar:
+        for number, part in enumerate(parts_of(chosen, settings)):
+            found.add(part, pieces, number)
             bar.update(len(part))
     names = label_names(loaded.model.config)
-    table = run.table(genes, names)
-    table.attrs["explain"] = make_record(loaded, prepared, settings.to_record()) | run.facts(names)
+    table = found.table(genes, names)
+    table.attrs["explain"] = make_record(loaded, prepared, settings.to_record()) | found.facts(names)
     table.attrs["fractions"] = FRACTIONS.tolist()
-    table.attrs["curves"] = run.curve_records()
+    table.attrs["curves"] = found.curve_records()
     if settings.per_cell is not None:
-        write_h5ad(run.per_cell(genes, names, prepared.names), settings.per_cell)
+        write_h5ad(found.per_cell(genes, names, prepared.names), settings.per_cell)
     return table
 
 
@@ -155,20 +179,25 @@ class _ScoredGenes:
 
 
 def _labels(
-    loaded: "LoadedModel", prepared: PreparedCells, given: int | None, settings: "ExplainSettings"
+    loaded: "LoadedModel",
+    prepared: PreparedCells,
+    given: int | None,
+    settings: "ExplainSettings",
+    pieces: "Pieces | None",
 ) -> np.ndarray:
     """(n_cells,) number of the class that is explained."""
     if given is not None:
         return np.full(len(prepared.lengths), given)
-    logits = run_cells(
+    blocks = run_blocks(
         loaded,
         prepared,
         lambda model, batch: model(**batch).logits,
         batch_size=settings.batch_size,
         seed=settings.seed,
         description="classes",
+        pieces=None if pieces is None else pieces.named("classes"),
     )
-    return logits.argmax(axis=1)
+    return np.concatenate([logits.argmax(axis=1) for _, logits in blocks])
 
 
 def _cells(
@@ -219,26 +248,23 @@ class _Explanation:
         self._cells: list[ClassCell] = []
         self._scores: dict[str, list[np.ndarray]] = {name: [] for name in settings.method_names}
         self._curves: dict[str, list[Curves]] = {}
-        self._sums: list[tuple[np.ndarray, np.ndarray]] = []
+        self._sums: list[np.ndarray] = []
 
-    def add(self, cells: Sequence[ClassCell]) -> None:
-        """Score the genes of some cells, and test the scores."""
-        scores = {name: self._score(name, cells) for name in self._scores}
-        for name, found in scores.items():
-            self._scores[name] += found
-        orders = {RANDOM: list(map(self._random, cells)), "expression": list(map(_expression, cells)), **scores}
-        for name, found in orders.items():
-            self._curves.setdefault(name, []).append(curves(self._reader, cells, found))
+    def add(self, cells: Sequence[ClassCell], pieces: "Pieces | None", number: int) -> None:
+        """Score the genes of some cells, and test the scores; or take what is kept as piece `number`."""
+        found = ExplainedPart.kept(pieces, number, cells, self._settings.method_names)
+        if found is None:
+            orders = {RANDOM: self._random, EXPRESSION: _expression}
+            found = explain_part(self._reader, cells, self._settings, orders)
+            if pieces is not None:
+                found.keep(pieces, number)
+        for name, scores in found.scores.items():
+            self._scores[name] += scores
+        for name, some in found.curves.items():
+            self._curves.setdefault(name, []).append(some)
+        if found.sums is not None:
+            self._sums.append(found.sums)
         self._cells += cells
-
-    def _score(self, method: str, cells: Sequence[ClassCell]) -> list[np.ndarray]:
-        if method == "knock_out":
-            return knock_outs(self._reader, cells)
-        if method == "attention":
-            return attention_rollout(self._reader, cells)
-        scores, *sums = integrated_gradients(self._reader, cells, self._settings.n_steps)
-        self._sums.append(tuple(sums))
-        return scores
 
     def _random(self, cell: ClassCell) -> np.ndarray:
         ids = cell.tokens.ids[cell.genes].astype(np.int64)
@@ -262,7 +288,7 @@ class _Explanation:
             "interval": describe_intervals(None),
         }
         if self._sums:
-            sums, changes = map(np.concatenate, zip(*self._sums, strict=True))
+            sums, changes = np.concatenate(self._sums).T
             gap = float(np.abs(sums - changes).sum() / max(np.abs(changes).sum(), np.finfo(np.float32).tiny))
             facts["integrated_gradients_gap"] = gap
             if gap > MOST_GAP:
@@ -280,31 +306,27 @@ class _Explanation:
         for label in np.unique(labels):
             rows = np.flatnonzero(labels == label)
             rows = rows[np.argsort([self._cells[row].number for row in rows])]
-            for method, scores in self._scores.items():
-                values = np.full((len(rows), len(genes.names)), np.nan)
-                for line, row in zip(values, rows, strict=True):
-                    cell = self._cells[row]
-                    line[genes.places(cell.tokens.ids[cell.genes])] = scores[row]
-                part = summary(pandas, values, genes.names, self._settings.seed)
+            for method in self._scores:
+                part = _summed(pandas, self._matrix(rows, method, genes).tocsc(), genes.names, self._settings.seed)
                 part.insert(0, "method", method)
                 part.insert(0, "label", names[label])
                 parts.append(part)
         return pandas.concat(parts, ignore_index=True)
 
+    def _matrix(self, rows: Sequence[int], method: str, genes: _ScoredGenes) -> csr_matrix:
+        """(rows, genes) scores of some cells; those of genes that were not scored are not stored."""
+        cells = [self._cells[row] for row in rows]
+        columns = np.concatenate([genes.places(cell.tokens.ids[cell.genes]) for cell in cells])
+        starts = np.concatenate([[0], np.cumsum([cell.genes.size for cell in cells])])
+        scores = np.concatenate([self._scores[method][row] for row in rows])
+        return csr_matrix((scores, columns, starts), shape=(len(cells), len(genes.names)))
+
     def per_cell(self, genes: _ScoredGenes, names: Sequence[str], obs_names: Sequence[str]) -> "AnnData":
         """Cells and genes with one layer of scores per method, in which genes that were not scored are not stored."""
         anndata, pandas = require("anndata", extra="anndata"), require("pandas", extra="anndata")
-        from scipy.sparse import csr_matrix
-
         order = np.argsort([cell.number for cell in self._cells])
         cells = [self._cells[place] for place in order]
-        columns = np.concatenate([genes.places(cell.tokens.ids[cell.genes]) for cell in cells])
-        starts = np.concatenate([[0], np.cumsum([cell.genes.size for cell in cells])])
-        shape = len(cells), len(genes.names)
-        layers = {
-            method: csr_matrix((np.concatenate([scores[place] for place in order]), columns, starts), shape=shape)
-            for method, scores in self._scores.items()
-        }
+        layers = {method: self._matrix(order, method, genes) for method in self._scores}
         obs = pandas.DataFrame(
             {"label": pandas.Categorical([names[cell.label] for cell in cells])},
             index=[str(obs_names[cell.number]) for cell in cells],
@@ -315,6 +337,18 @@ class _Explanation:
 def _expression(cell: ClassCell) -> np.ndarray:
     """(genes,) their values in the cell, or their ranks where it has none."""
     return -cell.genes if cell.tokens.values is None else cell.tokens.values[cell.genes]
+
+
+def _summed(pandas: Any, scores: csc_matrix, names: np.ndarray, seed: int) -> "DataFrame":
+    """As [`summary`], of (cells, genes) scores of which those are stored that are known; some genes at a time."""
+    step, parts = max(1, _MOST_SCORES // scores.shape[0]), []
+    for first in range(0, scores.shape[1], step):
+        part = scores[:, first : first + step]
+        values = np.full(part.shape, np.nan)
+        values[part.indices, np.repeat(np.arange(part.shape[1]), np.diff(part.indptr))] = part.data
+        parts.append(summary(pandas, values, names[first : first + step], seed))
+    table = pandas.concat(parts, ignore_index=True)
+    return table.sort_values("attribution", ascending=False, kind="stable", ignore_index=True)
 
 
 def summary(pandas: Any, values: np.ndarray, names: np.ndarray, seed: int) -> "DataFrame":

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...errors import ConfigurationError, CorpusError
+from ...opening.specialists import is_specialist
 from ...sources.cell_source import CellSource
-from ...sources.opening import open_source
+from ...sources.opening import is_one_source, open_source
+from .. import get_function
 from ..running.settings import RunSettings
 from ..running.verb import Verb
 from .fingerprint import make_fingerprint
+from .h5ad import read_h5ad
 from .pieces import Pieces
 
 if TYPE_CHECKING:
@@ -68,6 +72,42 @@ class Making:
         pieces = Pieces(self.folder, self.fingerprint, overwrite=overwrite)
         yield self.verb.make(self.cells, self.loaded, self.settings, pieces)
         pieces.remove()
+
+
+@contextmanager
+def table_of_file(
+    verb: str, source: Path, destination: Path, model: Any, *, overwrite: bool, **settings: Any
+) -> "Iterator[DataFrame]":
+    """The table that a verb makes of a file, in pieces that are removed when the body, which writes it, went well.
+
+    A verb that runs without a model, or whose model is a task-specific one, reads an `.h5ad` file whole and starts
+    anew.
+
+    Args:
+        verb: name of the verb.
+        source: an `.h5ad` file, an AnnData zarr folder, or a data set of Parquet shards.
+        destination: the file that the table will be written to.
+        model: as for the function of the verb.
+        overwrite: discard pieces of other settings.
+        **settings: as for the function of the verb.
+
+    Raises:
+        ConfigurationError: there are pieces of another run.
+        CorpusError: the file cannot be read.
+        Others as for the function of the verb.
+    """
+    function = get_function(verb)
+    record, chosen = function.verb, function.verb.choose(settings)
+    if not record.by_pieces or model is None or is_specialist(model, settings.get("revision")):
+        yield function(read_h5ad(source), model, **settings)
+        return
+    if not source.exists():
+        raise CorpusError(f"There is no file `{source}`.")
+    if not is_one_source(source):
+        raise ConfigurationError(f"`{source}` is a folder of files: `{verb}` reads one, name it.")
+    making = Making.of_file(source, destination, record, record.load(model, None, chosen), chosen)
+    with making.made(overwrite=overwrite) as table:
+        yield table
 
 
 def folder_of(destination: Path) -> Path:
