@@ -120,6 +120,19 @@ def test_the_lowest_versions_are_those_of_setup(setup):
         assert found == floor or found.startswith(f"{floor}."), name
 
 
+def test_everything_that_an_extra_asks_for_has_a_pin_that_it_allows(setup):
+    """`pip install --constraint constraints.txt ".[extra]"` gives the same today and tomorrow."""
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, _, version = line.partition("==")
+            pins[canonicalize_name(name)] = version
+    asked = [requirements(setup["options"]["install_requires"])]
+    asked += [brought_by(extra, setup).values() for extra in setup["options.extras_require"]]
+    for one in {one for some in asked for one in some}:
+        assert one.specifier.contains(pins[canonicalize_name(one.name)]), one
+
+
 CONDA_NAMES = {"torch": "pytorch", "huggingface-hub": "huggingface_hub"}
 
 

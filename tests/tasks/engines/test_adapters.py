@@ -1,4 +1,8 @@
-"""Dask and Ray themselves, where they are installed, with their own workers."""
+"""Dask, Ray and Spark themselves, where they are installed, with their own workers."""
+
+import os
+import shutil
+import sys
 
 import numpy as np
 import pyarrow
@@ -6,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 import sclm_hf
-from sclm_hf.tasks.engines.adapters import embed_dask, embed_ray
+from sclm_hf.tasks.engines.adapters import embed_dask, embed_ray, embed_spark
 from sclm_hf.tasks.engines.cell_embedder import CellEmbedder
 
 from ..tiny import make_cells, save_checkpoint
@@ -80,3 +84,38 @@ def test_actors_of_ray_give_the_same_bits(ray, embedder, files, expected):
     rows = embed_ray(cells, embedder, concurrency=2, batch_size=AT_ONCE).take_all()
     assert set(rows[0]) == {"cell_name", "embedding"}
     check([row["cell_name"] for row in rows], [row["embedding"] for row in rows], expected)
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory):
+    """Spark on this machine, with two workers of Python."""
+    pytest.importorskip("pyspark.sql", reason="Spark is in the extra `spark`")
+    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+        pytest.skip("Spark needs Java")
+    from pyspark.sql import SparkSession
+
+    settings = {
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
+        "spark.log.level": "ERROR",
+        # each file is a partition of its own, as the large ones of a cluster are
+        "spark.sql.files.openCostInBytes": str(128 * 2**20),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYSPARK_PYTHON", sys.executable)
+        session = SparkSession.builder.master("local[2]").config(map=settings).getOrCreate()
+        yield session
+        session.stop()
+
+
+@pytest.mark.parametrize("at_once", [5, 10_000])
+def test_workers_of_spark_give_the_same_bits(spark, embedder, files, expected, at_once):
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", at_once)
+    cells = spark.read.parquet(str(files))
+    assert cells.rdd.getNumPartitions() == CELLS.n_obs // AT_ONCE
+    result = embed_spark(cells, embedder)
+    assert result.columns == ["cell_name", "embedding"]
+    rows = result.collect()
+    check([row["cell_name"] for row in rows], [np.float32(row["embedding"]) for row in rows], expected)
