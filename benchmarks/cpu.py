@@ -3,11 +3,10 @@
     python benchmarks/cpu.py --output benchmarks/results/cpu.json
 
 Embedding: the encoder of each family, with random weights of the released width and two layers, on cells as published.
-`plain` is the model as it is, `fast` as `embed` runs it, `onednn` has the weights of its linear layers repacked for
-oneDNN beforehand (float32 only). Training: one step of a small scGPT (4 layers of 128, 32 cells of 300 genes) in
-float32 and under bfloat16 autocast, with torch's fused and with plain attention. The variants take turns, each time is
-the best of several rounds, and it is CPU time, so that other processes matter less; ratios are against `plain` in
-float32, above 1 = faster.
+`plain` is the model as it is, `fast` as `embed` runs it. Training: one step of a small scGPT (4 layers of 128, 32
+cells of 300 genes) in float32 and under bfloat16 autocast, with torch's fused and with plain attention. The variants
+take turns, each time is the best of several rounds, and it is CPU time, so that other processes matter less; ratios
+are against `plain` in float32, above 1 = faster.
 """
 
 import argparse
@@ -24,8 +23,6 @@ from pathlib import Path
 import torch
 from families import build, make_cells
 from machine import describe_machine
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from transformers import AutoModel
 
 import sclm_hf
@@ -48,21 +45,6 @@ LAYERS = {"cellplm": {}, "tgpt": {"n_layer": 2}}
 GENES, VOCABULARY = 300, 5000
 
 
-class OneDnn(TorchFunctionMode):
-    """Linear layers through oneDNN, with weights that were repacked when they were first used."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.packed = functools.cache(lambda weight, rows: torch.ops.mkldnn._reorder_linear_weight(weight, rows))
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is not F.linear or args[0].dtype != torch.float32 or args[0].numel() == 0:
-            return function(*args, **(kwargs or {}))
-        x, weight, bias = (*args, *(kwargs or {}).values(), None)[:3]
-        packed = self.packed(weight, x.numel() // x.shape[-1])
-        return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-
-
 def best_times(variants: dict, rounds: int) -> dict[str, float]:
     """Seconds of CPU of each variant, which take turns; the first round warms up."""
     times: dict[str, list[float]] = {name: [] for name in variants}
@@ -80,19 +62,14 @@ def embed_family(family: str, rounds: int) -> dict[str, float]:
     base = model.base_model if type(model.base_model) is not type(model) else AutoModel.from_config(model.config)
     batch = processor(cells, return_tensors="pt")
     half = copy.deepcopy(base).to(torch.bfloat16).eval()
-    onednn = OneDnn()
 
     def run(model, way):
         with torch.inference_mode(), way(model):
             model(**batch)
 
-    plain, packed = (lambda model: contextlib.nullcontext()), (lambda model: onednn)
-    variants = {
-        "float32 plain": (base.eval(), plain),
-        "float32 fast": (base, fast_on_cpu),
-        "float32 onednn": (base, packed),
-    }
-    variants |= {"bfloat16 plain": (half, plain), "bfloat16 fast": (half, fast_on_cpu)}
+    ways = {"plain": contextlib.nullcontext, "fast": fast_on_cpu}
+    models = {"float32": base.eval(), "bfloat16": half}
+    variants = {f"{dtype} {name}": (models[dtype], way) for dtype in models for name, way in ways.items()}
     times = best_times({name: functools.partial(run, *one) for name, one in variants.items()}, rounds)
     return {"float32 seconds": times["float32 plain"]} | ratios(times, "float32 plain")
 

@@ -5,7 +5,13 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from sclm_hf.modeling.common import cpu
-from sclm_hf.modeling.common.cpu import cell_by_cell_attention, fast_on_cpu, has_fast_bfloat16
+from sclm_hf.modeling.common.cpu import (
+    cell_by_cell_attention,
+    fast_on_cpu,
+    has_fast_bfloat16,
+    has_slow_products,
+    onednn_linear,
+)
 
 
 def tensors(*shape, dtype=torch.float32):
@@ -91,12 +97,71 @@ def test_products_of_bfloat16_are_rounded_products_of_float32(monkeypatch, nativ
 @torch.no_grad()
 def test_products_of_other_types_are_left_alone(monkeypatch):
     monkeypatch.setattr(cpu, "has_fast_bfloat16", lambda: False)
+    monkeypatch.setattr(cpu, "has_slow_products", lambda: False)
     model = Products()
     x = torch.randn(6, 7)
     with fast_on_cpu(model):
         found = model(x)
     for one, other in zip(found, model(x), strict=True):
         assert torch.equal(one, other)
+
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+
+
+@needs_onednn
+@torch.no_grad()
+def test_onednn_gives_the_same_products_of_float32(monkeypatch):
+    monkeypatch.setattr(cpu, "has_slow_products", lambda: True)
+    model = Products()
+    x = torch.randn(6, 14)[:, ::2]
+    seen = []
+    linear = torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda *args: seen.append(args) or linear(*args))
+    with fast_on_cpu(model):
+        found = model(x)
+    assert len(seen) == 2, "the linear layer and addmm"
+    for one, other in zip(found, model(x), strict=True):
+        assert_close(one, other)
+
+
+def test_onednn_leaves_alone_what_it_cannot_do():
+    layer = nn.Linear(7, 5)
+    assert onednn_linear(torch.randn(6, 7), layer.weight).requires_grad
+    with torch.no_grad():
+        for x in (torch.randn(7), torch.randn(0, 7), torch.randn(2, 0, 7)):
+            assert torch.equal(onednn_linear(x, layer.weight, layer.bias), layer(x))
+        double = layer.double()
+        x = torch.randn(6, 7).double()
+        assert torch.equal(onednn_linear(x, double.weight, double.bias), double(x))
+
+
+@needs_onednn
+@torch.no_grad()
+@pytest.mark.parametrize("hidden", [0, 100])
+def test_onednn_gives_the_same_attention(monkeypatch, hidden):
+    monkeypatch.setattr(cpu, "has_slow_products", lambda: True)
+    query, key, value = (torch.randn(2, 3, 600, 8) for _ in range(3))
+    mask = torch.ones(2, 1, 1, 600, dtype=torch.bool)
+    mask[1, ..., 600 - hidden :] = False
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask)
+    assert_close(cell_by_cell_attention(query, key, value, mask), expected)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "slow"),
+    [
+        ({"avx512_f": True, "cpu_name": "AMD EPYC"}, True),
+        ({"avx512_f": True, "cpu_name": "Intel Xeon"}, False),
+        ({"avx512_f": False, "cpu_name": "AMD EPYC"}, False),
+        ({}, False),
+    ],
+)
+def test_mkl_is_slow_where_it_leaves_vectors_unused(monkeypatch, capabilities, slow):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert has_slow_products() is slow
 
 
 def test_compiled_models_and_training_are_left_alone():

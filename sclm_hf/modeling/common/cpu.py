@@ -1,10 +1,10 @@
-"""Inference on a CPU, for every family: attention and products of bfloat16 are computed in faster ways.
+"""Inference on a CPU, for every family: attention and products are computed in faster ways.
 
 The model's function stays the same; only sums are rounded differently. `benchmarks/cpu.py` measures what it gains.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -39,6 +39,17 @@ def has_fast_bfloat16() -> bool:
     return any(capabilities.get(name, False) for name in fast)
 
 
+def has_slow_products() -> bool:
+    """Whether torch's own products of float32 leave the CPU's widest vectors unused, and oneDNN's do not.
+
+    Those of MKL use AVX-512 on Intel's processors only; `benchmarks/cpu.py` measures what oneDNN gains.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    is_intel = "intel" in str(capabilities.get("cpu_name", "")).lower()
+    has_vectors = bool(capabilities.get("avx512_f", False))
+    return torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available() and has_vectors and not is_intel
+
+
 def tokens_at_a_time(model: nn.Module, most: int) -> int:
     """Most tokens of a batch: on a CPU so few that its activations stay in the caches, elsewhere `most`."""
     if model.device.type != "cpu":
@@ -53,37 +64,60 @@ def fast_on_cpu(model: nn.Module) -> Iterator[None]:
     """Speed up inference with `model` inside this context, if it is on a CPU and not compiled.
 
     Attention is computed one cell at a time, without the keys that its mask hides. Where the CPU multiplies bfloat16
-    no faster than float32, products of bfloat16 tensors are computed in float32 and rounded. Quantised layers stay as
-    they are.
+    no faster than float32, products of bfloat16 tensors are computed in float32 and rounded. Where MKL is slow (see
+    [`has_slow_products`]), oneDNN computes the products of float32. Quantised layers stay as they are.
     """
     compiled = getattr(model, "_compiled_call_impl", None) is not None or hasattr(model, "_orig_mod")
     on_cpu = next(model.parameters()).device.type == "cpu"
-    with _FastFunctions(widen=not has_fast_bfloat16()) if on_cpu and not compiled else contextlib.nullcontext():
+    faster = _FastFunctions(widen=not has_fast_bfloat16(), onednn=has_slow_products())
+    with faster if on_cpu and not compiled else contextlib.nullcontext():
         yield
 
 
 class _FastFunctions(TorchFunctionMode):
-    def __init__(self, *, widen: bool) -> None:
+    def __init__(self, *, widen: bool, onednn: bool) -> None:
         super().__init__()
         self.widen = widen
+        self.replacements: dict[Any, Callable] = {F.scaled_dot_product_attention: cell_by_cell_attention}
+        if onednn:
+            self.replacements |= {F.linear: onednn_linear, torch.addmm: _onednn_addmm}
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if function is F.scaled_dot_product_attention:
-            function = cell_by_cell_attention
-        elif function not in _PRODUCTS:
-            return function(*args, **kwargs)
-        if not self.widen or not _are_bfloat16([*args, *kwargs.values()]):
+        widen = self.widen and (function in _PRODUCTS or function is F.scaled_dot_product_attention)
+        function = self.replacements.get(function, function)
+        if not widen or not _are_plain([*args, *kwargs.values()], torch.bfloat16):
             return function(*args, **kwargs)
         return function(*map(_widened, args), **{name: _widened(one) for name, one in kwargs.items()}).bfloat16()
 
 
-def _are_bfloat16(arguments: list) -> bool:
-    """Whether all floating-point tensors are plain bfloat16 ones."""
+def _are_plain(arguments: list, dtype: torch.dtype) -> bool:
+    """Whether all floating-point tensors are of this type, and not quantised."""
     tensors = [one for one in arguments if isinstance(one, Tensor) and one.dtype != torch.bool]
-    return bool(tensors) and all(
-        one.dtype == torch.bfloat16 and type(one) in (Tensor, nn.Parameter) for one in tensors
-    )
+    return bool(tensors) and all(one.dtype == dtype and type(one) in (Tensor, nn.Parameter) for one in tensors)
+
+
+def onednn_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute `torch.nn.functional.linear` by oneDNN, if the tensors are plain ones of float32 and need no gradient.
+
+    Args:
+        input: `(..., in)`.
+        weight: `(out, in)`.
+        bias: `(out,)`.
+
+    Returns:
+        `(..., out)`.
+    """
+    plain = _are_plain([input, weight, bias], torch.float32) and not torch.is_grad_enabled()
+    if not plain or input.dim() < 2 or input.numel() == 0:
+        return F.linear(input, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+
+
+def _onednn_addmm(input: Tensor, mat1: Tensor, mat2: Tensor, **scales: float) -> Tensor:
+    if scales or input.dim() != 1:
+        return torch.addmm(input, mat1, mat2, **scales)
+    return onednn_linear(mat1, mat2.t(), input)
 
 
 def _widened(argument: Any) -> Any:
@@ -115,7 +149,7 @@ def cell_by_cell_attention(
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **kwargs
         )
-    attend = _attention_in_chunks if query.dtype == torch.bfloat16 else F.scaled_dot_product_attention
+    attend = _attention_of_a_cell(query.dtype)
     batch, heads, tokens, _ = query.shape
     context = query.new_empty(batch, tokens, heads, value.shape[-1]).transpose(1, 2)
     for cell in range(batch):
@@ -126,6 +160,12 @@ def cell_by_cell_attention(
             keys, values = keys.index_select(2, places), values.index_select(2, places)
         context[one] = attend(query[one].contiguous(), keys.contiguous(), values.contiguous(), scale=scale)
     return context
+
+
+def _attention_of_a_cell(dtype: torch.dtype) -> Callable:
+    if dtype == torch.bfloat16:
+        return _attention_in_chunks
+    return _attention_by_onednn if dtype == torch.float32 and has_slow_products() else F.scaled_dot_product_attention
 
 
 def _hides_keys(mask: Tensor, query: Tensor) -> bool:
@@ -148,3 +188,15 @@ def _attention_in_chunks(query: Tensor, key: Tensor, value: Tensor, scale: float
         for part in query.split(QUERIES_PER_CHUNK, dim=2)
     ]
     return torch.cat(parts, dim=2)
+
+
+def _attention_by_onednn(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    """Attention of one cell in float32, head by head, because oneDNN multiplies no batches of matrices."""
+    query = query * (query.shape[-1] ** -0.5 if scale is None else scale)
+    context = query.new_empty(*query.shape[:3], value.shape[-1])
+    for head, (queries, keys, values) in enumerate(zip(query[0], key[0], value[0], strict=True)):
+        for start in range(0, len(queries), QUERIES_PER_CHUNK):
+            chunk = slice(start, start + QUERIES_PER_CHUNK)
+            weights = torch.softmax(onednn_linear(queries[chunk], keys), dim=-1)
+            context[0, head, chunk] = onednn_linear(weights, values.t())
+    return context
