@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
 
     from .pipeline.loader import CellLoader
-    from .pipeline.matrix_reader import MatrixBatch
+    from .pipeline.matrix_reader import MatrixBatch, SharedGenes
 
 _KEYS = "cells by name"
 """What the draws about cells are keyed by: an epoch that began with other keys is not resumed."""
@@ -125,7 +126,13 @@ class CellStream(Contents):
         from .pipeline.matrix_reader import MatrixReader
 
         share = {"start": start, "rank": rank, "world_size": world_size}
-        return MatrixReader(self, self.schedule(batch_size, epoch=epoch, **share), epoch).batches()
+        return MatrixReader(self, self.schedule(batch_size, epoch=epoch, **share), epoch, self._shared_genes).batches()
+
+    @cached_property
+    def _shared_genes(self) -> "SharedGenes":
+        from .pipeline.matrix_reader import SharedGenes
+
+        return SharedGenes()
 
     def to_dataset(self, epoch: int = 0) -> "IterableDataset":
         """The epoch as a `datasets.IterableDataset` of single cells, in the order of `batches(group_size)`.

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -101,6 +103,12 @@ class CellSource(Protocol):
 
 def csr_from_arrays(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, n_genes: int) -> csr_matrix:
     """A CSR matrix around arrays that scipy neither scans nor copies: checking values belongs to the encoding."""
-    matrix = csr_matrix((len(indptr) - 1, n_genes), dtype=data.dtype)
+    # a copy takes a tenth of the time of a new matrix
+    matrix = copy(_empty_csr(len(indptr) - 1, n_genes))
     matrix.data, matrix.indices, matrix.indptr = data, indices, indptr
     return matrix
+
+
+@lru_cache(maxsize=16)
+def _empty_csr(n_cells: int, n_genes: int) -> csr_matrix:
+    return csr_matrix((n_cells, n_genes), dtype=np.float32)

@@ -39,10 +39,17 @@ class Drawn(NamedTuple):
 
 def cells_of(stretches: Sequence[Stretch]) -> dict[int, np.ndarray]:
     """Source -> the positions of its cells in all stretches."""
-    positions: dict[int, list[np.ndarray]] = {}
+    by_source: dict[int, list[tuple[int, int]]] = {}
     for source, start, stop in stretches:
-        positions.setdefault(source, []).append(np.arange(start, stop))
-    return {source: np.concatenate(parts) for source, parts in positions.items()}
+        by_source.setdefault(source, []).append((start, stop))
+    return {source: _ranges(*np.array(parts, np.int64).T) for source, parts in by_source.items()}
+
+
+def _ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """All numbers of ranges, one after the other."""
+    sizes = stops - starts
+    ends = np.cumsum(sizes)
+    return np.arange(ends[-1]) + np.repeat(starts - (ends - sizes), sizes)
 
 
 def row_ids(source_name: str, rows: np.ndarray) -> np.ndarray:

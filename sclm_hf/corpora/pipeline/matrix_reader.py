@@ -87,6 +87,38 @@ class _Begun(NamedTuple):
     files: ExitStack
 
 
+class SharedGenes:
+    """The genes of a corpus whose sources all have the same in the same order; each source is asked once.
+
+    Attributes:
+        n_genes: their number; 0 before a source was asked.
+    """
+
+    def __init__(self) -> None:
+        self.n_genes = 0
+        self._genes: list[str] = []
+        self._have: dict[str, str] = {}
+
+    def check(self, source: CellSource) -> None:
+        """Raise unless a source has the genes of those before it.
+
+        Raises:
+            ConfigurationError: it has others, or in another order.
+        """
+        if source.name in self._have:
+            return
+        genes = list(source.genes()[0])
+        self._genes = self._genes or genes
+        self.n_genes = len(self._genes)
+        if genes != self._genes:
+            raise ConfigurationError(
+                f"`{source.location}` has other genes than `{next(iter(self._have.values()))}`, or in another order, "
+                "so their rows are not those of one matrix: give both files the same `var`, or use `batches`, which "
+                "knows genes by name."
+            )
+        self._have[source.name] = source.location
+
+
 class MatrixReader:
     """Makes the batches of matrices that a rank reads.
 
@@ -96,13 +128,13 @@ class MatrixReader:
         corpus: where the cells come from.
         schedule: the rank's batches.
         epoch: number of the epoch.
+        genes: what is known of the genes of its sources.
     """
 
-    def __init__(self, corpus: "Contents", schedule: Schedule, epoch: int) -> None:
+    def __init__(self, corpus: "Contents", schedule: Schedule, epoch: int, genes: SharedGenes) -> None:
         self._corpus, self._schedule, self._epoch = corpus, schedule, epoch
         self._plan = corpus.plan(schedule.window_size, epoch)
-        self._genes: list[str] = []
-        self._same_genes: set[int] = set()
+        self._genes = genes
 
     def batches(self) -> Iterator[MatrixBatch]:
         """The rank's batches, in order; while those of a window are used, threads read the next."""
@@ -145,7 +177,7 @@ class MatrixReader:
         return _Begun(cells, indptr, indices, data, sources[order], rows[order], doing, files)
 
     def _copy(self, source: int, part: _Part, some: slice, places: np.ndarray, *arrays: np.ndarray) -> None:
-        if wrong := part.copy(some, places, len(self._genes), *arrays):
+        if wrong := part.copy(some, places, self._genes.n_genes, *arrays):
             location = self._corpus.sources[source].location
             raise CorpusError(f"`{location}` is damaged: it {_WRONG[wrong]}. Copy or download it again.")
 
@@ -160,7 +192,7 @@ class MatrixReader:
             stop = start + len(cells)
             first, last = begun.indptr[start], begun.indptr[stop]
             arrays = begun.data[first:last], begun.indices[first:last], begun.indptr[start : stop + 1] - first
-            matrix = csr_from_arrays(*arrays, len(self._genes))
+            matrix = csr_from_arrays(*arrays, self._genes.n_genes)
             yield MatrixBatch(matrix, begun.sources[start:stop], begun.rows[start:stop])
             start = stop
 
@@ -185,18 +217,8 @@ class MatrixReader:
         }
 
     def _opened(self, source: int) -> CellSource:
-        """A source, which must have the genes of the others."""
         opened = self._corpus.opened(source)
-        if source not in self._same_genes:
-            genes = list(opened.genes()[0])
-            self._genes = self._genes or genes
-            if genes != self._genes:
-                first = self._corpus.sources[min(self._same_genes)].location
-                raise ConfigurationError(
-                    f"`{opened.location}` has other genes than `{first}`, or in another order, so their rows are not "
-                    "those of one matrix: give both files the same `var`, or use `batches`, which knows genes by name."
-                )
-            self._same_genes.add(source)
+        self._genes.check(opened)
         return opened
 
 
