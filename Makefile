@@ -3,11 +3,12 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 # numba, which scanpy uses, gives torch as many threads as it has itself; two test processes then wait for one another
 ONE_THREAD := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
-.PHONY: demo test test-slow lint format types wheels clean
+.PHONY: demo test test-slow lint format types docs wheels lowest extras clean
 
 demo: $(STAMP)
 	$(BIN)/python training_scripts/demo.py
@@ -15,7 +16,10 @@ demo: $(STAMP)
 test: $(STAMP) lint
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
+# further extras to install first, such as EXTRAS="ray spark": without them their tests are skipped
+EXTRAS ?=
 test-slow: $(STAMP)
+	$(foreach extra,$(EXTRAS),$(INSTALL) --editable ".[$(extra)]" &&) true
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -m slow
 
 lint: $(STAMP)
@@ -23,13 +27,25 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
+docs: $(STAMP)
+	$(INSTALL) --editable ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going docs docs/_build
+
 # builds wheel and sdist, and tries them in new environments of these Pythons
 PYTHONS ?= $(PYTHON)
 wheels: $(STAMP)
 	$(BIN)/python -m tests.wheels --python $(PYTHONS)
 
+# the lowest versions of setup.cfg
+lowest: $(STAMP)
+	$(BIN)/python -m tests.wheels --python $(PYTHON) --lowest
+
+# each extra alone
+extras: $(STAMP)
+	$(BIN)/python -m tests.wheels --python $(PYTHON) --extras all-of-them
+
 types: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt mypy
+	$(INSTALL) mypy
 	$(BIN)/python -m mypy
 
 format: $(STAMP)
@@ -38,7 +54,7 @@ format: $(STAMP)
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(INSTALL) --editable ".[dev]"
 	touch $(STAMP)
 
 clean:

@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import re
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import sclm_hf
@@ -131,6 +133,19 @@ def test_everything_that_an_extra_asks_for_has_a_pin_that_it_allows(setup):
     asked += [brought_by(extra, setup).values() for extra in setup["options.extras_require"]]
     for one in {one for some in asked for one in some}:
         assert one.specifier.contains(pins[canonicalize_name(one.name)]), one
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.stem)
+def test_workflows_run_what_the_makefile_has_on_the_pythons_of_setup(path, setup):
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    supported = setup["options"]["python_requires"]
+    for name, job in yaml.safe_load(path.read_text())["jobs"].items():
+        made = [step["run"] for step in job["steps"] if "run" in step]
+        assert made and all(re.match(r"make ([\w-]+)", line)[1] in targets for line in made), name
+        for python in job.get("strategy", {"matrix": {"python": []}})["matrix"]["python"]:
+            assert SpecifierSet(supported).contains(python), name
+        uses = [step["uses"] for step in job["steps"] if "uses" in step]
+        assert all(re.fullmatch(r"actions/[\w-]+@v\d+", one) for one in uses), name
 
 
 CONDA_NAMES = {"torch": "pytorch", "huggingface-hub": "huggingface_hub"}

@@ -299,7 +299,7 @@ class CellCorpus(FileContents, CellStream):
 
     Example:
 
-        >>> corpus = CellCorpus("atlas/", processor, label_column="cell_type")
-        >>> for batch in corpus.loader(64, num_workers=2, epoch=0):
+        >>> corpus = CellCorpus("atlas/", processor, label_column="cell_type")  # doctest: +SKIP
+        >>> for batch in corpus.loader(64, num_workers=2, epoch=0):  # doctest: +SKIP
         ...     print(batch["input_ids"].shape, batch["labels"])
     """

@@ -23,8 +23,9 @@ def mix(corpora: Sequence[CellCorpus], weights: Sequence[float] | None = None) -
 
     Example:
 
-        >>> corpus = mix([CellCorpus("blood/", processor), CellCorpus("brain/", processor)], weights=[1, 3])
-        >>> for batch in corpus.loader(64):
+        >>> cells = [CellCorpus("blood/", processor), CellCorpus("brain/", processor)]  # doctest: +SKIP
+        >>> corpus = mix(cells, weights=[1, 3])  # doctest: +SKIP
+        >>> for batch in corpus.loader(64):  # doctest: +SKIP
         ...     print(batch["input_ids"].shape)
     """
     return MixedCorpus(corpora, weights)

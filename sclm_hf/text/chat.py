@@ -98,8 +98,8 @@ class Chat:
         ExpressionError: the data are not what the model's encoding expects.
 
     Example:
-        >>> chat = Chat(cells, "my_text_annotator", by="leiden")
-        >>> chat.ask("Which cell type is it?", cells=["3"]).text
+        >>> chat = Chat(cells, "my_text_annotator", by="leiden")  # doctest: +SKIP
+        >>> chat.ask("Which cell type is it?", cells=["3"]).text  # doctest: +SKIP
     """
 
     def __init__(
