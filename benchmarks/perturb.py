@@ -8,9 +8,11 @@ Ways, on the same cells, in processes of their own and in turn: `now`; `before`,
 same with a batch of one cell, so that the model is called for each deletion; and `embed`, what one would do without
 the verb: cells without one gene are embedded one after the other, the first `--n-embedded` deletions of them, scaled
 up to all. Times are the processor's, of one thread, from the first perturbed cell to the last, without loading;
-`largest_difference` is that of the results. What is left is the model: every perturbed cell is a full pass. On two
-cores that others used too, batches were 7.0 to 8.5 times as fast as one call of the model for each deletion
-(`results/perturb_one_by_one.json`), and 1.3 to 1.7 times as fast as the earlier state (`results/perturb.json`).
+`largest_difference` is that of the results. What is left is the model: every perturbed cell is a full pass. How much
+faster batches are depends on what a single call costs beside its arithmetic: 5.1 and 5.5 times on a machine whose
+processor is quick at calls (`results/perturb_one_by_one.json`), 7.0 and 8.5 times on an older one that others used
+too, where batches were 1.3 to 1.7 times as fast as the earlier state (`results/perturb.json`). To be ten times as
+fast everywhere, deletions of a cell would have to share work.
 """
 
 import argparse

@@ -77,6 +77,7 @@ def test_regulators_drawn_twice_count_twice():
     [
         ("dorothea.csv", '"tf","confidence","target","mor"\n"A","C","B",-1\n"A","C","D",1\n"A","D","B",1\n'),
         ("edges.tsv", "source\ttarget\tsign\nA\tB\t-1\nA\tD\t1\n"),
+        ("omnipath.csv", "source,target,consensus_stimulation,consensus_inhibition\nA,B,False,True\nA,D,True,False\n"),
         ("chip.json", json.dumps({"A GM12878": ["B", "D"], "A K562": ["B"]})),
     ],
 )
@@ -85,6 +86,12 @@ def test_networks_are_read_from_tables_and_lists(tmp_path, name, text):
     table = read_network(tmp_path / name)
     assert table[["regulator", "target"]].to_numpy().tolist() == [["A", "B"], ["A", "D"]]
     assert table["sign"].tolist() == [-1, 1] or table["sign"].isna().all()
+
+
+def test_edges_with_both_of_the_signs_of_omnipath_have_none(tmp_path):
+    text = "source,target,consensus_stimulation,consensus_inhibition\nA,B,True,True\nA,C,False,False\nA,D,True,False\n"
+    (tmp_path / "omnipath.csv").write_text(text)
+    np.testing.assert_array_equal(read_network(tmp_path / "omnipath.csv")["sign"], [np.nan, np.nan, 1])
 
 
 @pytest.mark.parametrize(

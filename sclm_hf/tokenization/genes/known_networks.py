@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 REGULATOR_COLUMNS = ("regulator", "tf", "source", "from")
 TARGET_COLUMNS = ("target", "to")
 SIGN_COLUMNS = ("sign", "mor")
+SIGNED_BY = ("consensus_stimulation", "consensus_inhibition")
+"""OmniPath's two columns; an edge with both or neither has no sign."""
 
 MOST_BYTES = 2**28
 """Of a JSON file."""
@@ -24,8 +26,9 @@ def read_network(path: str | Path) -> "DataFrame":
 
     Args:
         path: a table (`.csv`, `.tsv`, also `.gz`, or `.parquet`) with a column `regulator`, `tf`, `source` or `from`
-            and one `target` or `to`, as DoRothEA and OmniPath have them, and a sign in `sign` or `mor` if there is
-            one; or a JSON object of regulator -> targets, whose names may end with a blank and a cell line.
+            and one `target` or `to`, as DoRothEA and OmniPath have them, and a sign in `sign` or `mor`, or in
+            OmniPath's two columns, if there is one; or a JSON object of regulator -> targets, whose names may end
+            with a blank and a cell line.
 
     Returns:
         A data frame with the columns `regulator`, `target` and `sign` (1, -1 or NaN), each pair once.
@@ -68,10 +71,17 @@ def _of_table(path: Path) -> "DataFrame":
             f"The network `{path}` needs a column of regulators ({', '.join(REGULATOR_COLUMNS)}) and one of targets "
             f"({', '.join(TARGET_COLUMNS)}), got {list(map(str, table.columns[:10]))}."
         )
-    sign = np.nan if found[2] is None else np.sign(pandas.to_numeric(table[found[2]], errors="coerce"))
+    if found[2] is not None:
+        sign = np.sign(pandas.to_numeric(table[found[2]], errors="coerce"))
+    elif columns.keys() >= set(SIGNED_BY):
+        more, less = (table[columns[name]].map(_IS_TRUE) for name in SIGNED_BY)
+        sign = (more - less).replace(0, np.nan)
+    else:
+        sign = np.nan
     return pandas.DataFrame({"regulator": table[found[0]], "target": table[found[1]], "sign": sign}).astype(
         {"regulator": object, "target": object, "sign": float}
     )
 
 
+_IS_TRUE = {True: 1.0, False: 0.0, "True": 1.0, "False": 0.0, "true": 1.0, "false": 0.0}
 _COLUMNS = (REGULATOR_COLUMNS, TARGET_COLUMNS, SIGN_COLUMNS)
