@@ -33,6 +33,7 @@ from sclm_hf.evaluation.networks import (
     score_network,
     score_with_intervals,
 )
+from sclm_hf.sources.in_memory import InMemorySource
 from sclm_hf.tasks.grn import GRN
 from sclm_hf.tasks.networks.evidence import EVIDENCE, NetworkCells
 from sclm_hf.tasks.networks.inferring import prepare_network
@@ -86,10 +87,10 @@ def scores_of(arguments: argparse.Namespace, network, seed: int) -> tuple[dict[s
     with warnings.catch_warnings():
         # most regulators of a network are not expressed
         warnings.simplefilter("ignore", SclmWarning)
-        run, _ = prepare_network(cells[rows].copy(), loaded, settings, None, regulators)
+        run, _ = prepare_network(InMemorySource(cells[rows].copy()), loaded, settings, None, regulators)
     names = run.genes.names
     known = known_pairs(network, names[run.genes.regulators], names[run.genes.targets], "known")
-    narrow = dataclasses.replace(run, adata=run.adata[:, run.genes.columns].copy())
+    narrow = dataclasses.replace(run, source=InMemorySource(cells[rows][:, run.genes.columns].copy()))
     found, seconds = {}, {}
     for method in arguments.methods:
         if method == "trees" and seed != arguments.seeds[0]:

@@ -12,7 +12,7 @@ from .options import Json, Overwrite, with_settings
 
 @with_settings(GrnSettings)
 def grn(
-    input: Annotated[Path, typer.Argument(help="`.h5ad` file with raw counts.")],
+    input: Annotated[Path, typer.Argument(help="File with raw counts: `.h5ad`, a zarr folder or Parquet shards.")],
     output: Annotated[
         Path,
         typer.Argument(
@@ -32,13 +32,15 @@ def grn(
     overwrite: Overwrite = False,
     **settings: Any,
 ) -> None:
-    """Infer a network of genes from a model or from the cells of an .h5ad file, and compare it with known edges."""
+    """Infer a network of genes from a model or from the cells of a file, and compare it with known edges.
+
+    A run that was stopped goes on where it was when it is repeated.
+    """
     from ..errors import ConfigurationError
     from ..evaluation.plots import plot_network
     from ..evaluation.plots.drawing import check_image, save_figure
     from ..files import sole_writer, written_whole
-    from ..tasks.files.h5ad import read_h5ad
-    from ..tasks.grn import grn as infer
+    from ..tasks.files.making import table_of_file
     from ..tasks.networks.edges import gene_programs
     from .results import check_table, check_written, plain, write_table
 
@@ -49,8 +51,8 @@ def grn(
     check_written(output, record, programs, plot, read=read, overwrite=overwrite)
     if plot is not None:
         check_image(plot)
-    with sole_writer(output):
-        edges = infer(read_h5ad(input), model, **settings)
+    making = table_of_file("grn", input, output, model, overwrite=overwrite, **settings)
+    with sole_writer(output), making as edges:
         write_table(edges, output)
         if programs is not None:
             with written_whole(programs) as unfinished:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from ..opening.loading import LoadedModel
+    from ..sources.cell_source import CellSource
     from ..tokenization.processing_cell import CellProcessor
+    from .files.pieces import Pieces
 
 OF_A_MODEL = ("embeddings", "context", "attention", "perturbation")
 BY_DEFAULT = "embeddings"
@@ -134,6 +136,12 @@ class GrnSettings(RunSettings):
         }
         return {**super().to_record(), **{name: value and str(value) for name, value in joined.items()}}
 
+    def depends_on(self) -> dict[str, Any]:
+        """What the results depend on: the regulators that a file of them holds."""
+        from .running.gene_names import read_names
+
+        return {**super().depends_on(), "regulators": read_names(self.regulators, "`regulators` (`--regulators`)")}
+
 
 def _specialists() -> list[str]:
     """Names of the task-specific models that make networks."""
@@ -143,14 +151,35 @@ def _specialists() -> list[str]:
 
 
 class GrnVerb(Verb):
-    """The verb, whose model keeps its decoder where that tells signs."""
+    """The verb, whose model keeps its decoder where that tells signs, and which may have none."""
 
-    def load(self, model: Any, processor: "CellProcessor | None", settings: GrnSettings) -> "LoadedModel":
-        """Load the model.
+    def make(
+        self, cells: "CellSource", loaded: "LoadedModel | None", settings: GrnSettings, pieces: "Pieces | None"
+    ) -> "DataFrame":
+        """See [`grn`]."""
+        from .networks.inferring import network_of
+
+        return network_of(cells, loaded, settings, pieces=pieces)
+
+    def load(self, model: Any, processor: "CellProcessor | None", settings: GrnSettings) -> "LoadedModel | None":
+        """Load the model, if there is one.
 
         Raises:
             CheckpointError: signs are asked of a model that predicts no expression.
+            ConfigurationError: the evidence asks a model, or another one.
         """
+        if model is None and settings.evidence not in OF_CELLS:
+            raise ConfigurationError(
+                f"`evidence={settings.evidence!r}` asks a model: name one with `model` (`--model`), or take evidence "
+                f"of cells (`--evidence`): {', '.join(OF_CELLS)}."
+            )
+        if model is None:
+            return None
+        if settings.evidence in _specialists():
+            from .networks.specialists import load_specialist_for
+
+            # refuses other models
+            load_specialist_for(self, model, processor, settings)
         if settings.sign != "model":
             return super().load(model, processor, settings)
         # the record is the same but for the class
@@ -168,6 +197,7 @@ GRN = GrnVerb(
     auto_class="AutoModel",
     settings=GrnSettings,
     gives_table=True,
+    by_pieces=True,
     usage='edges = sclm_hf.grn(cells, "{model}", evidence="context")\nedges.head()  # regulator, target, sign, score',
 )
 
@@ -215,10 +245,4 @@ def grn(adata: "AnnData", model: Any = None, processor: "CellProcessor | None" =
     from .networks.inferring import infer_network
     from .networks.specialists import with_evidence
 
-    chosen = GRN.choose(with_evidence(model, settings, BY_DEFAULT))
-    if model is None and chosen.evidence not in OF_CELLS:
-        raise ConfigurationError(
-            f"`evidence={chosen.evidence!r}` asks a model: name one with `model` (`--model`), or take evidence of "
-            f"cells (`--evidence`): {', '.join(OF_CELLS)}."
-        )
-    return infer_network(adata, GRN, model, processor, chosen)
+    return infer_network(adata, GRN, model, processor, GRN.choose(with_evidence(model, settings, BY_DEFAULT)))

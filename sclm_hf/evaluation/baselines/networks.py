@@ -1,9 +1,10 @@
 """Gene networks without a language model: correlation, and boosted trees."""
 
+from typing import Any
+
 import numpy as np
 
 from ...errors import require
-from ...logging import progress_bar
 
 
 def correlations(expression: np.ndarray, regulators: np.ndarray, targets: np.ndarray, *, ranks: bool) -> np.ndarray:
@@ -29,7 +30,13 @@ def correlations(expression: np.ndarray, regulators: np.ndarray, targets: np.nda
 
 
 def boosted_trees(
-    expression: np.ndarray, regulators: np.ndarray, targets: np.ndarray, *, n_trees: int = 100, seed: int = 0
+    expression: np.ndarray,
+    regulators: np.ndarray,
+    targets: np.ndarray,
+    *,
+    n_trees: int = 100,
+    seed: int = 0,
+    bar: Any = None,
 ) -> np.ndarray:
     """How much each regulator helps to predict each target: stochastic gradient boosting, target by target.
 
@@ -41,17 +48,20 @@ def boosted_trees(
         expression, regulators, targets: as for [`correlations`].
         n_trees: trees for each target.
         seed: seed of the trees.
+        bar: progress, in targets; None = none is shown.
 
     Returns:
         (regulators, targets) float32 importances, which add up to 1 for each target; 0 for a gene and itself.
     """
     ensemble = require("sklearn.ensemble", extra="evaluation")
     importances = np.zeros((len(regulators), len(targets)), np.float32)
-    for place, target in enumerate(progress_bar(targets, desc="trees", unit="gene")):
+    for place, target in enumerate(targets):
         others = np.flatnonzero(regulators != target)
         model = ensemble.GradientBoostingRegressor(
             n_estimators=n_trees, learning_rate=0.1, max_depth=3, max_features=0.1, subsample=0.9, random_state=seed
         )
         model.fit(expression[:, regulators[others]], expression[:, target])
         importances[others, place] = model.feature_importances_
+        if bar is not None:
+            bar.update()
     return importances

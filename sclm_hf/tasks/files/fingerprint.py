@@ -16,21 +16,32 @@ if TYPE_CHECKING:
 
 
 def make_fingerprint(
-    source: Path, cells: CellSource, loaded: "LoadedModel", verb: "Verb", settings: RunSettings
+    source: Path, cells: CellSource, loaded: "LoadedModel | None", verb: "Verb", settings: RunSettings
 ) -> dict[str, Any]:
     """The source, the model, its processor and the settings, by name; as values that JSON can hold.
 
     Args:
         source: the file.
         cells: its cells.
-        loaded: the model and its processor.
+        loaded: the model and its processor; None where the verb needs none.
         verb: the verb.
         settings: its settings.
     """
-    partners = loaded.partners.partners if loaded.partners else ()
+    family, dtype = ("", "") if loaded is None else (loaded.model.config.model_type, str(loaded.model.dtype))
     return {
         "source": source.name,
         "source files": [list(pair) for pair in cells.stamp],
+        **({} if loaded is None else _of_model(loaded)),
+        "task": [verb.name, verb.key(settings, family), dtype],
+        **settings.depends_on(),
+        "versions": package_versions("sclm_hf"),
+    }
+
+
+def _of_model(loaded: "LoadedModel") -> dict[str, Any]:
+    """The model, its processor, and what stands beside them."""
+    partners = loaded.partners.partners if loaded.partners else ()
+    return {
         "model": model_hash(loaded.model),
         "processor": processor_hash(loaded.processor),
         **({"partners": loaded.partners.weights} if loaded.partners else {}),
@@ -39,10 +50,18 @@ def make_fingerprint(
             for one in partners
         },
         **({"reference": loaded.reference.hash} if loaded.reference else {}),
-        "task": [verb.name, verb.key(settings, loaded.model.config.model_type), str(loaded.model.dtype)],
-        **settings.depends_on(),
-        "versions": package_versions("sclm_hf"),
     }
+
+
+def stamp_of(given: Any) -> Any:
+    """What tells a file, the files of a folder, a table or a name from others, as JSON can hold it."""
+    if hasattr(given, "columns"):
+        return hash_of(given.to_csv())
+    if given is None or not Path(str(given)).exists():
+        return given if given is None else str(given)
+    path = Path(str(given))
+    files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def hash_of(content: Any) -> str:

@@ -31,7 +31,7 @@ class Making:
     Attributes:
         cells: the cells of the file.
         verb: the verb.
-        loaded: the model and its processor.
+        loaded: the model and its processor; None where the verb needs none.
         settings: its settings.
         folder: where pieces are kept.
         fingerprint: everything that the result depends on.
@@ -39,21 +39,21 @@ class Making:
 
     cells: CellSource
     verb: Verb
-    loaded: "LoadedModel"
+    loaded: "LoadedModel | None"
     settings: RunSettings
     folder: Path
     fingerprint: dict[str, Any]
 
     @classmethod
     def of_file(
-        cls, source: Path, destination: Path, verb: Verb, loaded: "LoadedModel", settings: RunSettings
+        cls, source: Path, destination: Path, verb: Verb, loaded: "LoadedModel | None", settings: RunSettings
     ) -> "Making":
         """Open a file; `destination` is what will be written.
 
         Raises:
             CorpusError: the file cannot be read.
         """
-        expects = loaded.processor.feature_extractor.expects
+        expects = "counts" if loaded is None else loaded.processor.feature_extractor.expects
         cells = open_source(source.stem, source, layer=settings.layer, expects=expects)
         fingerprint = make_fingerprint(source, cells, loaded, verb, settings)
         return cls(cells, verb, loaded, settings, folder_of(destination), fingerprint)
@@ -70,8 +70,8 @@ class Making:
             SclmError: as for the function of the verb, or a piece cannot be kept.
         """
         pieces = Pieces(self.folder, self.fingerprint, overwrite=overwrite)
-        yield self.verb.make(self.cells, self.loaded, self.settings, pieces)
-        pieces.remove()
+        with pieces.until_written():
+            yield self.verb.make(self.cells, self.loaded, self.settings, pieces)
 
 
 @contextmanager
@@ -80,8 +80,7 @@ def table_of_file(
 ) -> "Iterator[DataFrame]":
     """The table that a verb makes of a file, in pieces that are removed when the body, which writes it, went well.
 
-    A verb that runs without a model, or whose model is a task-specific one, reads an `.h5ad` file whole and starts
-    anew.
+    With a task-specific model an `.h5ad` file is read whole, and a run starts anew.
 
     Args:
         verb: name of the verb.
@@ -98,7 +97,7 @@ def table_of_file(
     """
     function = get_function(verb)
     record, chosen = function.verb, function.verb.choose(settings)
-    if not record.by_pieces or model is None or is_specialist(model, settings.get("revision")):
+    if model is not None and is_specialist(model, settings.get("revision")):
         yield function(read_h5ad(source), model, **settings)
         return
     if not source.exists():

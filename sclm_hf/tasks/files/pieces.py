@@ -5,7 +5,7 @@ import copy
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Pieces:
     def named(self, name: str) -> "Pieces":
         """Pieces of another step of the same run, in the same folder, with numbers of their own."""
         other = copy.copy(self)
-        other._stem = f"{name}-"
+        other._stem = f"{self._stem}{name}-"
         return other
 
     def load(self, number: int, n_cells: int) -> np.ndarray | None:
@@ -86,6 +86,17 @@ class Pieces:
         for piece in self.folder.glob("*.npz"):
             piece.unlink()
         shutil.rmtree(self.folder)
+
+    @contextlib.contextmanager
+    def until_written(self) -> Iterator[None]:
+        """Remove everything when the body, which writes the result, went well; and where it failed without a piece."""
+        try:
+            yield
+        except BaseException:
+            if not any(self.folder.glob("*.npz")):
+                shutil.rmtree(self.folder)
+            raise
+        self.remove()
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{self._stem}{number:08d}.npz"

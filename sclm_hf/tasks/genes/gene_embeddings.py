@@ -8,9 +8,9 @@ import torch
 
 from ...errors import ConfigurationError, require
 from ...opening.loading import LoadedModel, load_model
-from ..running.batches import run_cells
-from ..running.prepared_cells import prepare_cells
+from ..running.prepared_cells import PreparedCells, prepare_cells
 from ..running.provenance import make_record, model_record
+from ..running.sums import run_sums
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ...sources.cell_source import CellSource
     from ...tokenization.genes.gene_vocabulary import GeneVocabulary
     from ...tokenization.processing_cell import CellProcessor
+    from ..files.pieces import Pieces
 
 _GENES_AT_A_TIME = 4096
 
@@ -72,9 +73,7 @@ def gene_embeddings(
     else:
         prepared = prepare_cells(cells, loaded, layer=layer, species=species, batch_key=batch_key)
         record = make_record(loaded, prepared, settings)
-        means = _Means(vocabulary.size, loaded.name)
-        run_cells(loaded, prepared, means.add, batch_size=batch_size, seed=seed, description="gene embeddings")
-        vectors, seen = means.of(ids)
+        vectors, seen = mean_embeddings(loaded, prepared, ids, batch_size=batch_size, seed=seed)
         if genes is not None and not seen.all():
             raise _not_there(np.asarray(names)[~seen], "is in none of the cells", "are in none of the cells")
         names, vectors = np.asarray(names, object)[seen], vectors[seen]
@@ -83,6 +82,35 @@ def gene_embeddings(
     held = {"n_genes": len(table), "n_genes_in_vocabulary": len(_all_genes(vocabulary)[0])}
     table.attrs["gene_embeddings"] = {**record, "from": "the model" if cells is None else "cells", **held}
     return table
+
+
+def mean_embeddings(
+    loaded: LoadedModel,
+    prepared: PreparedCells,
+    ids: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    pieces: "Pieces | None" = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means over cells of what the last layer says of genes.
+
+    Args:
+        loaded: the model and its processor.
+        prepared: the cells.
+        ids: (genes,) ids of the genes.
+        batch_size, seed, pieces: as for [`run_sums`].
+
+    Returns:
+        (genes, hidden) float32 means, 0 for a gene that no cell was read with; and (genes,) whether one was.
+
+    Raises:
+        ConfigurationError: the model gives no vector for each gene of a cell.
+    """
+    means = _Means(ids, loaded.processor.tokenizer.gene_vocabulary.size, loaded.name)
+    how = {"batch_size": batch_size, "seed": seed, "description": "gene embeddings", "pieces": pieces}
+    run_sums(loaded, prepared, means, **how)
+    return means.of(ids)
 
 
 def _all_genes(vocabulary: "GeneVocabulary") -> tuple[list[str], np.ndarray]:
@@ -119,17 +147,20 @@ def _static(loaded: LoadedModel, ids: np.ndarray) -> np.ndarray:
 
 
 class _Means:
-    """Means of what the last layer says of each gene.
+    """Means of what the last layer says of genes; see `Sums`.
 
     Args:
+        ids: (genes,) ids of the genes.
         n_ids: size of the vocabulary.
         name: what the model is called.
     """
 
-    def __init__(self, n_ids: int, name: str) -> None:
-        self._n_ids, self._name = n_ids, name
+    def __init__(self, ids: np.ndarray, n_ids: int, name: str) -> None:
+        self._ids, self._name = np.unique(ids), name
+        self._place_of = torch.full((n_ids,), -1)
+        self._place_of[torch.from_numpy(self._ids)] = torch.arange(len(self._ids))
         self._sums: torch.Tensor | None = None
-        self._counts = torch.zeros(n_ids, dtype=torch.float64)
+        self._counts = torch.zeros(len(self._ids), dtype=torch.float64)
 
     def add(self, model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Add the genes of a batch; returns a 0 for each cell."""
@@ -139,17 +170,30 @@ class _Means:
                 f"`{self._name}` ({type(model).__name__}) gives no vector for each gene of a cell: leave out `cells` "
                 "(`--cells`)."
             )
-        real = batch["attention_mask"].bool() if "attention_mask" in batch else torch.ones_like(ids, dtype=torch.bool)
-        ids, hidden = ids[real].cpu(), hidden[real].double().cpu()
+        places = self._place_of.to(ids.device)[ids]
+        real = places >= 0
+        if "attention_mask" in batch:
+            real &= batch["attention_mask"].bool()
+        places, hidden = places[real].cpu(), hidden[real].double().cpu()
         if self._sums is None:
-            self._sums = torch.zeros(self._n_ids, hidden.shape[-1], dtype=torch.float64)
-        self._sums.index_add_(0, ids, hidden)
-        self._counts += torch.bincount(ids, minlength=self._n_ids)
+            self._sums = torch.zeros(len(self._ids), hidden.shape[-1], dtype=torch.float64)
+        self._sums.index_add_(0, places, hidden)
+        self._counts += torch.bincount(places, minlength=len(self._ids))
         return torch.zeros(len(real), 1)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The sums and how many cells are in them."""
+        assert self._sums is not None, "no batch was added"
+        return {"sums": self._sums.numpy(), "counts": self._counts.numpy()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+        self._sums, self._counts = torch.from_numpy(state["sums"]), torch.from_numpy(state["counts"])
 
     def of(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(genes, hidden) means, and whether each gene was seen."""
         assert self._sums is not None, "no batch was added"
-        counts = self._counts[ids]
-        means = self._sums[ids] / counts.clamp(min=1)[:, None]
+        places = np.searchsorted(self._ids, ids)
+        counts = self._counts[places]
+        means = self._sums[places] / counts.clamp(min=1)[:, None]
         return means.float().numpy(), (counts > 0).numpy()

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ...errors import ConfigurationError
 from ...registry import FAMILIES
-from ..running.batches import run_cells
 from ..running.prepared_cells import prepare_cells
+from ..running.sums import run_sums
 from .genes import FEWEST_CELLS
 
 if TYPE_CHECKING:
@@ -80,19 +80,18 @@ def attention_between(cells: "NetworkCells") -> np.ndarray:
         ConfigurationError: there is no other pair.
     """
     loaded, settings = cells.loaded, cells.settings
-    prepared = prepare_cells(
-        cells.adata, loaded, layer=settings.layer, species=settings.species, batch_key=settings.batch_key
-    )
+    prepared = prepare_cells(cells.source, loaded, species=settings.species, batch_key=settings.batch_key)
     means = _RankMeans(loaded, cells.tokens, check_attention(loaded, settings.attention_layers))
     per_cell = loaded.model.config.num_attention_heads * int(prepared.lengths.max()) ** 2
     with watched(loaded.model, means.layers, means.look):
-        run_cells(
+        run_sums(
             loaded,
             prepared,
-            means.add,
+            means,
             batch_size=max(1, min(settings.batch_size, MOST_WEIGHTS // per_cell)),
             seed=settings.seed,
             description="attention",
+            pieces=cells.pieces_named("attention"),
         )
     scores = means.of_pairs().T[cells.pairs].astype(np.float32)
     if np.isnan(scores).all():
@@ -124,7 +123,7 @@ def watched(model: Any, layers: list[nn.Module], look: Callable[..., None]) -> I
 
 
 class _RankMeans:
-    """Means over cells of rank-normalised attention.
+    """Means over cells of rank-normalised attention; see `Sums`.
 
     Args:
         loaded: the model.
@@ -159,6 +158,14 @@ class _RankMeans:
             np.add.at(self._sums, pairs, np.nan_to_num(ranks))
             np.add.at(self._counts, pairs, np.isfinite(ranks))
         return torch.zeros(len(ids), 1)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The sums and how many cells are in them."""
+        return {"sums": self._sums, "counts": self._counts}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` gave."""
+        self._sums, self._counts = state["sums"], state["counts"]
 
     def look(self, module: nn.Module, inputs: Any, output: tuple[Tensor, Tensor]) -> None:
         """Take the weights of a layer, (batch, heads, tokens, tokens), cell by cell."""

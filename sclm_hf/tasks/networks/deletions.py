@@ -6,7 +6,7 @@ import numpy as np
 
 from ...errors import ConfigurationError
 from ..perturb import PERTURB, PerturbSettings
-from ..perturbation.perturbing import perturb_cells
+from ..perturbation.perturbing import perturb_source
 from .genes import FEWEST_CELLS
 
 if TYPE_CHECKING:
@@ -43,21 +43,15 @@ def delete_regulators(cells: "NetworkCells") -> Deletions:
     """
     settings, genes = cells.settings, cells.genes
     names = [str(name) for name in genes.names[genes.regulators]]
-    result = perturb_cells(
-        cells.adata,
-        PERTURB,
-        cells.loaded.model,
-        cells.loaded.processor,
-        PerturbSettings(
-            genes=names,
-            gene_effects=True,
-            layer=settings.layer,
-            species=settings.species,
-            batch_key=settings.batch_key,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-        ),
+    asked = PerturbSettings(
+        genes=names,
+        gene_effects=True,
+        species=settings.species,
+        batch_key=settings.batch_key,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
     )
+    result = perturb_source(cells.source, PERTURB, cells.loaded, asked, cells.pieces_named("perturbation"))
     effects = result.uns["gene_effects"]
     row_of = {name: row for row, name in enumerate(names)}
     known = cells.tokens[genes.targets].tolist()

@@ -1,16 +1,20 @@
 """What speaks for an edge: how alike a model's vectors of two genes are, or how they go together over cells."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ...evaluation.baselines.networks import boosted_trees, correlations
+from ...logging import progress_bar
 from ...registry.specialists import SPECIALISTS
-from ..genes.gene_embeddings import gene_embeddings
+from ...sources.cell_source import CellSource
+from ...sources.cell_subset import some_cells
+from ..genes.gene_embeddings import gene_embeddings, mean_embeddings
 from ..perturb import PERTURB
 from ..perturbation.perturbing import check_model
+from ..running.prepared_cells import prepare_cells
 from .attention import attention_between, check_attention
 from .deletions import shifts_by_deletion
 from .genes import NetworkGenes
@@ -21,7 +25,11 @@ if TYPE_CHECKING:
 
     from ...opening.loading import LoadedModel
     from ...opening.specialists import LoadedSpecialist
+    from ..files.pieces import Pieces
     from ..grn import GrnSettings
+
+TARGETS_AT_A_TIME = 16
+"""Targets of boosted trees that are kept as one piece."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +37,24 @@ class NetworkCells:
     """Cells that a network is made from.
 
     Attributes:
-        adata: the cells.
+        source: the cells.
         expression: (cells, genes) float32 log-normalised expression of the genes of the network.
         genes: these genes.
         tokens: (genes,) their ids in the vocabulary; None without a model.
         loaded: the model, also a task-specific one; None without one.
         settings: the settings.
+        adata: the cells in memory, for a task-specific model; else None.
+        pieces: keeps what was computed; None = nothing is kept.
     """
 
-    adata: "AnnData"
+    source: CellSource
     expression: np.ndarray
     genes: NetworkGenes
     tokens: np.ndarray | None
     loaded: "LoadedModel | LoadedSpecialist | None"
     settings: "GrnSettings"
+    adata: "AnnData | None" = None
+    pieces: "Pieces | None" = None
 
     @property
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
@@ -51,9 +63,16 @@ class NetworkCells:
 
     def take(self, rows: np.ndarray) -> "NetworkCells":
         """Some of the cells."""
-        return NetworkCells(
-            self.adata[rows], self.expression[rows], self.genes, self.tokens, self.loaded, self.settings
+        return replace(
+            self,
+            source=some_cells(self.source, rows),
+            expression=self.expression[rows],
+            adata=None if self.adata is None else self.adata[rows],
         )
+
+    def pieces_named(self, name: str) -> "Pieces | None":
+        """The pieces of one kind of evidence."""
+        return None if self.pieces is None else self.pieces.named(name)
 
     def names_of(self, tokens: Sequence[int]) -> list[str]:
         """What the vocabulary calls genes."""
@@ -85,38 +104,46 @@ class Evidence(NamedTuple):
 
 
 def _embeddings(cells: NetworkCells) -> np.ndarray:
-    return _cosines(gene_embeddings(cells.loaded.model, _names(cells), processor=cells.loaded.processor), cells)
+    names = cells.names_of(cells.tokens.tolist())
+    return _cosines(gene_embeddings(cells.loaded.model, names, processor=cells.loaded.processor).to_numpy(), cells)
 
 
 def _context(cells: NetworkCells) -> np.ndarray:
     settings = cells.settings
-    table = gene_embeddings(
-        cells.loaded.model,
-        cells=cells.adata,
-        processor=cells.loaded.processor,
-        layer=settings.layer,
-        species=settings.species,
-        batch_key=settings.batch_key,
+    vectors, seen = mean_embeddings(
+        cells.loaded,
+        prepare_cells(cells.source, cells.loaded, species=settings.species, batch_key=settings.batch_key),
+        cells.tokens,
         batch_size=settings.batch_size,
         seed=settings.seed,
+        pieces=cells.pieces_named("context"),
     )
-    return _cosines(table.reindex(_names(cells)), cells)
+    # a gene may be cut off in all cells
+    return _cosines(np.where(seen[:, None], vectors, np.nan), cells)
 
 
-def _names(cells: NetworkCells) -> list[str]:
-    """What the vocabulary calls the genes."""
-    return cells.names_of(cells.tokens.tolist())
-
-
-def _cosines(table, cells: NetworkCells) -> np.ndarray:
-    """(regulators, targets) cosines of vectors."""
-    vectors = table.to_numpy(np.float64)
+def _cosines(vectors: np.ndarray, cells: NetworkCells) -> np.ndarray:
+    """(regulators, targets) cosines of (genes, hidden) vectors."""
+    vectors = vectors.astype(np.float64)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return (unit[cells.genes.regulators] @ unit[cells.genes.targets].T).astype(np.float32)
 
 
 def _trees(cells: NetworkCells) -> np.ndarray:
-    return boosted_trees(cells.expression, cells.genes.regulators, cells.genes.targets, seed=cells.settings.seed)
+    (regulators, targets), pieces = cells.genes[2:], cells.pieces_named("trees")
+    parts = []
+    with progress_bar(total=len(targets), desc="trees", unit="gene") as bar:
+        for number, first in enumerate(range(0, len(targets), TARGETS_AT_A_TIME)):
+            some = targets[first : first + TARGETS_AT_A_TIME]
+            found = None if pieces is None else pieces.load(number, len(some))
+            if found is None:
+                found = boosted_trees(cells.expression, regulators, some, seed=cells.settings.seed, bar=bar).T
+                if pieces is not None:
+                    pieces.save(number, found)
+            else:
+                bar.update(len(some))
+            parts.append(found)
+    return np.concatenate(parts).T
 
 
 def _random(cells: NetworkCells) -> np.ndarray:

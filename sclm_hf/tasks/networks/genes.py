@@ -1,6 +1,6 @@
 """The genes of a network: its regulators and their targets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -31,10 +31,35 @@ class NetworkGenes(NamedTuple):
     targets: np.ndarray
 
 
+class GeneMoments(NamedTuple):
+    """How genes are expressed.
+
+    Attributes:
+        n_cells: (columns,) cells that express each.
+        means: (columns,) means of the log-normalised expression.
+        variances: (columns,) its variances.
+    """
+
+    n_cells: np.ndarray
+    means: np.ndarray
+    variances: np.ndarray
+
+    @classmethod
+    def of(cls, blocks: "Iterable[csr_matrix]") -> "GeneMoments":
+        """Those of cells that come in blocks of (cells, columns) log-normalised expression, one at least."""
+        found = [
+            (block.shape[0], np.bincount(block.indices, minlength=block.shape[1]), block.sum(0), block.power(2).sum(0))
+            for block in blocks
+        ]
+        total, n_cells, sums, squares = (np.sum(part, axis=0) for part in zip(*found, strict=True))
+        means = np.asarray(sums).ravel() / total
+        return cls(n_cells, means, np.asarray(squares).ravel() / total - means**2)
+
+
 def choose_genes(
     names: Sequence[str],
     readable: np.ndarray,
-    expression: "csr_matrix",
+    expression: GeneMoments,
     *,
     genes: Sequence[str] | None,
     n_genes: int,
@@ -45,7 +70,7 @@ def choose_genes(
     Args:
         names: (columns,) names of the genes of the data.
         readable: (columns,) bool, those that the model reads.
-        expression: (cells, columns) log-normalised expression.
+        expression: how they are expressed.
         genes: the targets; by default the `n_genes` genes of the highest variance.
         n_genes: how many.
         regulators: the regulators; those that cannot be used are reported. By default the targets.
@@ -53,8 +78,7 @@ def choose_genes(
     Raises:
         ConfigurationError: a target or all regulators cannot be used, or a name means several columns.
     """
-    n_cells = np.bincount(expression.indices, minlength=len(names))
-    usable = readable & (n_cells >= FEWEST_CELLS)
+    usable = readable & (expression.n_cells >= FEWEST_CELLS)
     if genes is None:
         targets = _most_variable(expression, names, usable, n_genes)
     else:
@@ -71,9 +95,8 @@ def choose_genes(
     return NetworkGenes(np.asarray(names, object)[columns], columns, *map(np.unique, places))
 
 
-def _most_variable(expression: "csr_matrix", names: Sequence[str], usable: np.ndarray, n_genes: int) -> np.ndarray:
-    means = np.asarray(expression.mean(axis=0)).ravel()
-    variances = np.asarray(expression.power(2).mean(axis=0)).ravel() - means**2
+def _most_variable(expression: GeneMoments, names: Sequence[str], usable: np.ndarray, n_genes: int) -> np.ndarray:
+    variances = expression.variances
     found = np.flatnonzero(usable)
     # equal variances are ordered by name, so that the order of columns does not matter
     return found[np.lexsort((np.asarray(names, str)[found], -variances[found]))[:n_genes]]

@@ -1,14 +1,20 @@
-"""A network of genes from an AnnData: cells and genes chosen, edges scored, compared with known ones."""
+"""A network of genes: cells and genes chosen, edges scored, compared with known ones."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from ...errors import ConfigurationError, ExpressionError, require
 from ...evaluation.baselines.baseline import log1p_cp10k
 from ...evaluation.networks import METRICS, KnownPairs, interval, known_pairs, read_network, score_with_intervals
+from ...opening.loading import LoadedModel
 from ...opening.specialists import LoadedSpecialist
 from ...registry.specialists import SPECIALISTS
+from ...sources.cell_source import CellSource
+from ...sources.cell_subset import some_cells
 from ...sources.in_memory import InMemorySource
 from ...sources.survey import look_at, row_blocks
 from ...tokenization.genes.gene_columns import kind_of
@@ -20,15 +26,15 @@ from ..running.provenance import check_adata, make_record
 from .deletions import delete_regulators
 from .edges import edge_table, signs_of
 from .evidence import EVIDENCE, NetworkCells
-from .genes import FEWEST_CELLS, NetworkGenes, choose_genes
+from .genes import FEWEST_CELLS, GeneMoments, NetworkGenes, choose_genes
 from .specialists import load_specialist_for, without_seen
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from pandas import DataFrame
 
-    from ...opening.loading import LoadedModel
     from ...tokenization.processing_cell import CellProcessor
+    from ..files.pieces import Pieces
     from ..grn import GrnSettings
     from ..running.verb import Verb
 
@@ -38,24 +44,53 @@ def infer_network(
 ) -> "DataFrame":
     """A table of edges; arguments, results and errors are those of [`grn`]."""
     check_adata(adata)
-    network = None if settings.network is None else read_network(settings.network)
-    wanted = settings.gene_names
-    regulators = read_names(settings.regulators, "`regulators` (`--regulators`)")
-    rows_of = _conditions(adata, settings)
-    used = np.unique(np.concatenate(list(rows_of.values())))
-    evidence = EVIDENCE[settings.evidence]
-    if settings.evidence in SPECIALISTS:
+    _conditions(adata.obs, settings)
+    if settings.evidence in SPECIALISTS and model is not None:
         loaded, settings = load_specialist_for(verb, model, processor, settings)
     else:
         # evidence of cells is then about the genes that the model reads
-        loaded = None if model is None else verb.load(model, processor, settings)
+        loaded = verb.load(model, processor, settings)
+    source = InMemorySource(adata, settings.layer, expects=expected_by(loaded))
+    return network_of(source, loaded, settings, adata=adata if settings.evidence in SPECIALISTS else None)
+
+
+def network_of(
+    source: CellSource,
+    loaded: "LoadedModel | LoadedSpecialist | None",
+    settings: "GrnSettings",
+    *,
+    adata: "AnnData | None" = None,
+    pieces: "Pieces | None" = None,
+) -> "DataFrame":
+    """A table of edges, for which cells are read block by block; results and errors are those of [`grn`].
+
+    Args:
+        source: the cells; in memory is the expression of the genes of the network in those that are used.
+        loaded: the model; None for evidence that needs none.
+        settings: the settings.
+        adata: the cells in memory, for a task-specific model.
+        pieces: keeps what was computed; what it has is not computed again.
+    """
+    network = None if settings.network is None else read_network(settings.network)
+    wanted = settings.gene_names
+    regulators = read_names(settings.regulators, "`regulators` (`--regulators`)")
+    rows_of = _conditions(source.obs_frame(), settings)
+    used = np.unique(np.concatenate(list(rows_of.values())))
+    evidence = EVIDENCE[settings.evidence]
     if loaded is not None:
         evidence.check(loaded, settings)
-    cells, record = prepare_network(adata[used], loaded, settings, wanted, regulators)
+    cells, record = prepare_network(some_cells(source, used), loaded, settings, wanted, regulators)
+    if adata is not None:
+        cells = replace(cells, adata=adata[used])
     known = None if network is None else without_seen(_known(network, cells.genes, settings), cells)
     if known is not None:
         known.warn_of_few(str(settings.network))
-    groups = {name: cells.take(np.searchsorted(used, rows)) for name, rows in rows_of.items()}
+    groups = {
+        name: replace(
+            cells.take(np.searchsorted(used, rows)), pieces=None if pieces is None else pieces.named(str(number))
+        )
+        for number, (name, rows) in enumerate(rows_of.items())
+    }
     _refuse_alike(groups)
     if settings.sign == "model":
         deletions = {name: delete_regulators(group) for name, group in groups.items()}
@@ -81,30 +116,34 @@ def _refuse_alike(groups: dict[str | None, NetworkCells]) -> None:
             )
 
 
-def _conditions(adata: "AnnData", settings: "GrnSettings") -> dict[str | None, np.ndarray]:
+def expected_by(loaded: "LoadedModel | LoadedSpecialist | None") -> str:
+    """What values are looked for, as for `select_counts`."""
+    return loaded.processor.feature_extractor.expects if isinstance(loaded, LoadedModel) else "counts"
+
+
+def _conditions(obs: "DataFrame", settings: "GrnSettings") -> dict[str | None, np.ndarray]:
     """Condition -> numbers of its cells, ascending."""
     key, rng = settings.condition_key, np.random.default_rng(settings.seed)
-    rows_of = {None: np.arange(adata.n_obs)} if key is None else _rows_by_condition(adata, key, settings.reference)
+    rows_of = {None: np.arange(len(obs))} if key is None else _rows_by_condition(obs, key, settings.reference)
     if few := [name for name, rows in rows_of.items() if len(rows) < FEWEST_CELLS]:
         where = "There are" if key is None else f"`obs[{key!r}]` has the condition {few[0]!r} with"
         raise ConfigurationError(
             f"{where} {len(rows_of[few[0]]):,} cells: a network needs at least {FEWEST_CELLS}; "
             f"{'give more' if key is None else 'leave these out'}."
         )
-    most = settings.max_cells or adata.n_obs
+    most = settings.max_cells or len(obs)
     return {
         name: np.sort(rng.choice(rows, most, replace=False)) if len(rows) > most else rows
         for name, rows in rows_of.items()
     }
 
 
-def _rows_by_condition(adata: "AnnData", key: str, reference: str | None) -> dict[str, np.ndarray]:
-    if key not in adata.obs:
+def _rows_by_condition(obs: "DataFrame", key: str, reference: str | None) -> dict[str, np.ndarray]:
+    if key not in obs:
         raise ConfigurationError(
-            f"`obs` has no column {key!r}: `condition_key` (`--condition-key`) must be one of "
-            f"{list(adata.obs.columns)}."
+            f"`obs` has no column {key!r}: `condition_key` (`--condition-key`) must be one of {list(obs.columns)}."
         )
-    column = adata.obs[key]
+    column = obs[key]
     if n_missing := int(column.isna().sum()):
         raise ConfigurationError(f"{n_missing:,} cells have no condition in `obs[{key!r}]`: leave them out.")
     values = column.astype(str).to_numpy()
@@ -121,7 +160,7 @@ def _rows_by_condition(adata: "AnnData", key: str, reference: str | None) -> dic
 
 
 def prepare_network(
-    adata: "AnnData",
+    source: CellSource,
     loaded: "LoadedModel | LoadedSpecialist | None",
     settings: "GrnSettings",
     wanted: list[str] | None,
@@ -130,7 +169,7 @@ def prepare_network(
     """The cells with the expression of the genes of the network, and how they were read.
 
     Args:
-        adata: the cells.
+        source: the cells.
         loaded: the model; None where evidence of cells is enough. A task-specific one reads cells by itself.
         settings: the settings.
         wanted: names of the targets; None = the most variable genes.
@@ -141,7 +180,6 @@ def prepare_network(
     """
     reads_itself = loaded is None or isinstance(loaded, LoadedSpecialist)
     if reads_itself:
-        source = InMemorySource(adata, settings.layer)
         look_at(source, row_blocks(source.n_cells), "any")
         record = {"settings": settings.to_record(), "data": source.data_name, "versions": package_versions("numpy")}
         if loaded is not None:
@@ -149,24 +187,25 @@ def prepare_network(
         are_genes = [kind_of(name) is None for name in map(str, source.genes()[0])]
         gene_ids = np.where(are_genes, np.arange(source.n_genes), -1)
     else:
-        prepared = prepare_cells(
-            adata, loaded, layer=settings.layer, species=settings.species, batch_key=settings.batch_key
-        )
-        source, gene_ids = prepared.source, prepared.gene_ids
+        prepared = prepare_cells(source, loaded, species=settings.species, batch_key=settings.batch_key)
+        gene_ids = prepared.gene_ids
         record = make_record(loaded, prepared, settings.to_record())
-    matrix = source.read(np.arange(source.n_cells))
-    expression = log1p_cp10k(matrix) if holds_counts(source) else matrix
+    normalised = log1p_cp10k if holds_counts(source) else csr_matrix
+
+    def blocks() -> "Iterator[csr_matrix]":
+        return (normalised(source.read(rows)) for rows in row_blocks(source.n_cells))
+
     genes = choose_genes(
         source.genes()[0],
         gene_ids >= 0,
-        expression,
+        GeneMoments.of(blocks()),
         genes=wanted,
         n_genes=settings.n_genes,
         regulators=regulators,
     )
-    dense = expression[:, genes.columns].toarray().astype(np.float32)
+    dense = np.concatenate([block[:, genes.columns].toarray().astype(np.float32) for block in blocks()])
     tokens = None if reads_itself else gene_ids[genes.columns]
-    return NetworkCells(adata, dense, genes, tokens, loaded, settings), record
+    return NetworkCells(source, dense, genes, tokens, loaded, settings), record
 
 
 def _known(network: "DataFrame", genes: NetworkGenes, settings: "GrnSettings") -> KnownPairs:
