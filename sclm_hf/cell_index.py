@@ -119,7 +119,8 @@ class CellIndex:
         rows, cosines = _listed(self._searched, self.embeddings, queries, k, allowed)
         # lists may hold fewer cells
         few = cosines[:, -1] == -np.inf
-        rows[few], cosines[few] = _exact(self.embeddings, self._fronts, queries[few], k, allowed)
+        if few.any():
+            rows[few], cosines[few] = _exact(self.embeddings, self._fronts, queries[few], k, allowed)
         return rows, cosines
 
     @property

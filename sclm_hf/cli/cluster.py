@@ -7,6 +7,20 @@ import typer
 
 from ..tasks.cluster import ClusterSettings
 from .options import Input, Json, Output, Overwrite, with_settings
+from .pictures import Picture
+
+
+def _draw(path: Path, key: str) -> Any:
+    from ..evaluation.plots import plot_cells
+    from ..tasks.files.h5ad import read_h5ad
+
+    cells = read_h5ad(path)
+    record = cells.uns["sclm_hf"][key]
+    title = f"Clusters at resolution {record['resolution']:.3g}"
+    return plot_cells(cells.obsm[record["umap"]], cells.obs[key].array, title=title)
+
+
+_PICTURE = Picture("a UMAP of the cells, by cluster", _draw)
 
 
 @with_settings(ClusterSettings)
@@ -16,9 +30,7 @@ def cluster(
     model: Annotated[
         str | None, typer.Option(help="Folder or repository id of a checkpoint or an adapter; not with --use-rep.")
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Image to write too: a UMAP of the cells, by cluster; of one .h5ad file.")
-    ] = None,
+    plot: _PICTURE.option = None,
     table: Annotated[
         Path | None,
         typer.Option(
@@ -41,27 +53,23 @@ def cluster(
         return run_files("cluster", input, output, model, overwrite=overwrite, umap=plot is not None, **settings)
 
     if plot is not None or table is not None:
-        _check_beside(plot, table, input, output, overwrite)
+        _check_beside(plot, table, input, output, overwrite=overwrite)
         _check_asked(table, model, settings)
-    print_files(run, _show, as_json=as_json, told=("resolution", "sweep", "markers", "shares", "n_rare"))
-    key = ClusterSettings(**settings).key("")
     if plot is not None:
-        _draw(output, plot, key)
+        run = _PICTURE.drawn(run, plot, settings, output=output, read=[input], overwrite=overwrite)
+    print_files(run, _show, as_json=as_json, told=("resolution", "sweep", "markers", "shares", "n_rare"))
     if table is not None:
-        _write_markers(output, table, key)
+        _write_markers(output, table, ClusterSettings(**settings).key(""))
 
 
-def _check_beside(plot: Path | None, table: Path | None, input: Path, output: Path, overwrite: bool) -> None:
+def _check_beside(plot: Path | None, table: Path | None, input: Path, output: Path, *, overwrite: bool) -> None:
     from ..errors import ConfigurationError
-    from ..evaluation.plots.drawing import check_image
     from .results import check_table, check_written
 
     if input.suffix != ".h5ad":
         raise ConfigurationError("`--plot` and `--table` are for one .h5ad file: leave them out, or give such a file.")
     record = None if table is None else check_table(table)
-    check_written(plot, table, record, read=[input, output], overwrite=overwrite)
-    if plot is not None:
-        check_image(plot)
+    check_written(table, record, read=[input, output, plot], overwrite=overwrite)
 
 
 def _check_asked(table: Path | None, model: str | None, settings: dict[str, Any]) -> None:
@@ -76,16 +84,6 @@ def _check_asked(table: Path | None, model: str | None, settings: dict[str, Any]
         )
     if table is not None and not settings["n_markers"]:
         raise ConfigurationError("`--table` is for marker genes, and `--n-markers 0` asks for none: leave one out.")
-
-
-def _draw(output: Path, plot: Path, key: str) -> None:
-    from ..evaluation.plots import plot_cells
-    from ..tasks.files.h5ad import read_h5ad
-
-    cells = read_h5ad(output)
-    record = cells.uns["sclm_hf"][key]
-    title = f"Clusters at resolution {record['resolution']:.3g}"
-    plot_cells(cells.obsm[record["umap"]], cells.obs[key].array, plot, title=title)
 
 
 def _write_markers(output: Path, path: Path, key: str) -> None:

@@ -3,9 +3,16 @@
 from typing import Any
 
 from .file_verb import file_verb
+from .pictures import Picture, draw_scores
+
+_DRAW = draw_scores(
+    {"correlation": "correlation: high is good", "error": "error: low is good"},
+    first="model",
+    xlabel="held-out reads, error as a multiple of the gene mean's; dotted: the model",
+)
 
 
-@file_verb
+@file_verb(picture=Picture("the scores on held-out reads, beside simple methods", _DRAW, needs="score"))
 def denoise(record: dict[str, Any], column: Any) -> None:
     """Add a layer of denoised expression to a copy of an .h5ad file, or of each in a folder."""
     print(f"Denoised {int(record['n_denoised']):,} genes.")

@@ -1,5 +1,6 @@
 """`sclm-hf evaluate INPUT OUTPUT --model DIR --label-key COLUMN`, `--prediction COLUMN`, or `--embedding KEY`."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -7,6 +8,38 @@ import typer
 from ..logging import counted
 from ..tasks.evaluate import EvaluateSettings
 from .options import Input, Json, Output, Overwrite, refuse_missing, with_settings
+from .pictures import Picture
+
+
+def _draw(path: Path, key: str) -> Any:
+    from ..evaluation.plots import plot_integration
+    from ..tasks.files.results import read_record
+
+    record = read_record(path, key)[0]
+    if "embedding" in record["scores"]:
+        return plot_integration(record["scores"])
+    return _confusion(path, key, record["settings"])
+
+
+def _confusion(path: Path, key: str, settings: dict[str, Any]) -> Any:
+    """Labels against predictions, of the cells that were scored; those without a prediction are unassigned."""
+    from types import SimpleNamespace
+
+    from ..tasks.annotate import UNASSIGNED
+    from ..tasks.evaluate import SEEN
+    from ..tasks.files.results import has_column, read_columns
+    from ..tasks.scanpy_style.pl import confusion
+
+    label, prediction = settings["label_key"], settings.get("prediction") or key
+    left_out = [SEEN] if settings["seen"] == "leave_out" and has_column(path, SEEN) else []
+    table = read_columns(path, [label, prediction, *left_out])
+    table[prediction] = table[prediction].astype(object).fillna(UNASSIGNED)
+    if left_out:
+        table = table[~table[SEEN].to_numpy(bool)]
+    return confusion(SimpleNamespace(obs=table), label, prediction)
+
+
+_PICTURE = Picture("which labels are taken for which, or with --embedding the scores", _draw)
 
 
 @with_settings(EvaluateSettings)
@@ -19,6 +52,7 @@ def evaluate(
             help="Folder or repository id of a checkpoint or an adapter; not with --prediction or --embedding."
         ),
     ] = None,
+    plot: _PICTURE.option = None,
     as_json: Json = False,
     *,
     overwrite: Overwrite = False,
@@ -37,6 +71,8 @@ def evaluate(
     def run() -> Any:
         return run_files("evaluate", input, output, model, overwrite=overwrite, **settings)
 
+    if plot is not None:
+        run = _PICTURE.drawn(run, plot, settings, output=output, read=[input], overwrite=overwrite)
     show = _show_labels if settings["embedding"] is None else _show_embeddings
     print_files(run, show, as_json=as_json, told=_TOLD)
 

@@ -8,6 +8,14 @@ import typer
 from ..logging import counted
 from ..tasks.multimodal import MultimodalSettings
 from .options import Json, Model, Overwrite, with_settings
+from .pictures import Picture, draw_scores
+
+_DRAW = draw_scores(
+    {"pearson": "Pearson: high is good", "rmse": "root mean square: low is good", "gain": "Pearson above pca"},
+    first="pca",
+    xlabel="mean over features, with 95 % intervals over held-out cells; dotted: pca, without a model",
+)
+_PICTURE = Picture("the scores of predictors on held-out cells, with 95 % intervals", _DRAW)
 
 
 @with_settings(MultimodalSettings)
@@ -22,6 +30,7 @@ def multimodal(
         ),
     ],
     model: Model,
+    plot: _PICTURE.option = None,
     as_json: Json = False,
     *,
     overwrite: Overwrite = False,
@@ -44,7 +53,22 @@ def multimodal(
     def run() -> Any:
         return run_files("multimodal", rna, output, model, overwrite=overwrite, other=other, **settings)
 
+    if plot is not None:
+        _check_scored(rna, other, model, settings)
+        read = [rna, other, settings["head"]]
+        run = _PICTURE.drawn(run, plot, settings, output=output, read=read, overwrite=overwrite)
     print_files(run, _show, as_json=as_json, told=_TOLD)
+
+
+def _check_scored(rna: Path, other: Path | None, model: str, settings: dict[str, Any]) -> None:
+    """Refuse a picture of scores where there are none."""
+    from ..errors import ConfigurationError
+    from ..opening.specialists import specialist_of
+
+    if other is None and rna.suffix != ".h5mu":
+        raise ConfigurationError("`--plot` draws scores, which take the other modality: give OTHER, or leave it out.")
+    if (specialist := specialist_of(model, settings["revision"])) is not None:
+        raise ConfigurationError(f"{specialist.title} is not scored on held-out cells: leave out `--plot`.")
 
 
 _READ = {

@@ -66,6 +66,20 @@ def with_settings(settings: type) -> Callable[[Callable], Callable]:
     return complete
 
 
+def read_by(settings: type, given: dict[str, Any]) -> list[Path]:
+    """The files that settings name and that are read.
+
+    Args:
+        settings: their class.
+        given: their values by name.
+    """
+    return [
+        Path(given[one.name])
+        for one in own_fields_first(settings)
+        if "Path" in str(one.type) and not one.metadata["written"] and isinstance(given.get(one.name), str | Path)
+    ]
+
+
 _FIELDS = {field.name: field for field in dataclasses.fields(AddingSettings)}
 Genes, Layer, Species = option(_FIELDS["genes"]), option(_FIELDS["layer"]), option(_FIELDS["species"])
 Device, Dtype = option(_FIELDS["device"]), option(_FIELDS["dtype"])

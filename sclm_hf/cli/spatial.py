@@ -7,8 +7,25 @@ import typer
 
 from ..tasks.spatial import SpatialSettings
 from .options import Input, Json, Output, Overwrite, is_given, with_settings
+from .pictures import Picture
 
 _KEYS = ("sample_key", "spatial_key")
+
+
+def _draw(path: Path, key: str) -> Any:
+    from ..evaluation.plots import plot_tissue
+    from ..tasks.files.h5ad import read_h5ad
+
+    cells = read_h5ad(path)
+    record = cells.uns["sclm_hf"][key]
+    # a task-specific model knows what they are called
+    used = {**record["settings"], **{name: record[name] for name in _KEYS if name in record}}
+    sample_key = used.get("sample_key")
+    slices = cells.obs[sample_key].to_numpy(str) if sample_key else None
+    return plot_tissue(cells.obsm[used["spatial_key"]], cells.obs[key].array, slices=slices)
+
+
+_PICTURE = Picture("the tissue, coloured by domain", _draw)
 
 
 @with_settings(SpatialSettings)
@@ -19,9 +36,7 @@ def spatial(
     model: Annotated[
         str | None, typer.Option(help="Folder or repository id of a checkpoint or an adapter; not with --use-rep.")
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Image to write too: the tissue, coloured by domain; of one .h5ad file.")
-    ] = None,
+    plot: _PICTURE.option = None,
     as_json: Json = False,
     *,
     overwrite: Overwrite = False,
@@ -42,38 +57,9 @@ def spatial(
         return run_files("spatial", input, output, model, overwrite=overwrite, **named)
 
     if plot is not None:
-        _check_plot(plot, input, output, overwrite)
+        run = _PICTURE.drawn(run, plot, settings, output=output, read=[input], overwrite=overwrite)
     told = ("resolution", "sweep", "slices", "scores", "label_coherence")
     print_files(run, _show, as_json=as_json, told=told)
-    if plot is not None:
-        _draw(output, plot, SpatialSettings(**settings))
-
-
-def _check_plot(plot: Path, input: Path, output: Path, overwrite: bool) -> None:
-    from ..errors import ConfigurationError
-    from ..evaluation.plots.drawing import check_image
-    from .results import check_written
-
-    if input.suffix != ".h5ad":
-        raise ConfigurationError("`--plot` draws the tissue of one .h5ad file: leave it out, or give such a file.")
-    check_written(plot, read=[input, output], overwrite=overwrite)
-    check_image(plot)
-
-
-def _draw(output: Path, plot: Path, settings: SpatialSettings) -> None:
-    from ..evaluation.plots import plot_tissue
-    from ..evaluation.plots.drawing import save_figure
-    from ..tasks.files.h5ad import read_h5ad
-
-    cells = read_h5ad(output)
-    # a task-specific model knows what they are called
-    used = cells.uns["sclm_hf"][settings.key("")]
-    sample_key = used.get("sample_key", settings.sample_key)
-    slices = cells.obs[sample_key].to_numpy(str) if sample_key else None
-    axes = plot_tissue(
-        cells.obsm[used.get("spatial_key", settings.spatial_key)], cells.obs[settings.key("")].array, slices=slices
-    )
-    save_figure(axes.figure, plot)
 
 
 def _show(record: dict[str, Any], domains: Any) -> None:

@@ -6,7 +6,7 @@ labels differ in shape as well.
 
 from .cells import plot_cell_values, plot_cells, plot_tissue, umap_layout
 from .genes import plot_coverage, plot_explanation, plot_network, plot_volcano
-from .labels import order_of_labels, plot_calibration, plot_confusion
+from .labels import order_of_labels, plot_calibration, plot_confusion, plot_distances
 from .scores import plot_integration, plot_lines, plot_methods, plot_training
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "plot_cells",
     "plot_confusion",
     "plot_coverage",
+    "plot_distances",
     "plot_explanation",
     "plot_integration",
     "plot_lines",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import ConfigurationError, require
-from .drawing import COLORS, new_figure, save_figure, write_beside
+from .drawing import COLORS, in_order, new_figure, point_size, save_figure, texts_of, write_beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,13 +38,16 @@ def plot_confusion(
     Returns:
         The axes that were drawn on.
     """
-    if predicted_names is None:
-        rows = columns = order_of_labels(matrix)
-        predicted_names = label_names
+    are_labels = predicted_names is None
+    if are_labels:
+        columns = order_of_labels(matrix)
+        # what is only predicted, such as "unknown", comes last, and has no row
+        is_tested = matrix.sum(axis=1)[columns] > 0
+        columns = np.concatenate([columns[is_tested], columns[~is_tested]])
+        rows, predicted_names = columns[: is_tested.sum()], label_names
     else:
         rows = np.arange(len(matrix))
         columns = np.argsort((matrix / np.maximum(matrix.sum(axis=0), 1)).argmax(axis=0), kind="stable")
-    is_square = rows is columns
     matrix, names = matrix[np.ix_(rows, columns)], [str(label_names[place]) for place in rows]
     predicted = [str(predicted_names[place]) for place in columns]
     longest = 0.07 * max(map(len, [*names, *predicted]))
@@ -56,7 +59,7 @@ def plot_confusion(
     for row, column in zip(*np.nonzero(matrix), strict=True):
         color = "white" if shares[row, column] > 0.55 else "black"
         axes.text(column, row, _short(int(matrix[row, column])), ha="center", va="center", color=color, fontsize=7)
-        if is_square and row == column:
+        if are_labels and row == column:
             axes.plot(*_SQUARE.T + row, color=COLORS[8], linewidth=0.6)
     tilt = {} if max(map(len, predicted)) <= 3 else {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(range(len(predicted)), predicted, **tilt)
@@ -64,8 +67,8 @@ def plot_confusion(
     axes.set(xlabel="predicted", ylabel="true")
     axes.spines[:].set_visible(False)
     written = [(40, "tested", [f"{int(total):,}" for total in totals])]
-    if is_square:
-        recalls = [f"{shares[row, row]:.2f}" if total else "–" for row, total in enumerate(totals)]
+    if are_labels:
+        recalls = [f"{shares[row, row]:.2f}" for row in range(len(totals))]
         written.append((76, "recall", recalls))
     for right, heading, column in written:
         style = {"textcoords": "offset points", "ha": "right", "annotation_clip": False, "fontsize": 7}
@@ -141,4 +144,40 @@ def plot_calibration(
     error = float(np.average(np.abs(told - right), weights=numbers[used]))
     axes.set_title(f"{len(confidence):,} cells, calibration error {error:.3f}", fontsize=9, loc="left")
     write_beside(axes, np.column_stack([told, right]), [f"{number:,}" for number in numbers[used]])
+    return axes
+
+
+def plot_distances(
+    distances: np.ndarray, labels: Sequence[str], limit: float, *, unknown: str, axes: "Axes | None" = None
+) -> "Axes":
+    """How far cells lie from the reference cells that label them, a row of points for each label, with its median.
+
+    Args:
+        distances: (n_cells,) mean cosine distances of their neighbours.
+        labels: (n_cells,) the label of each cell.
+        limit: the largest distance that is not `unknown`.
+        unknown: how cells further away are called; their row is the last.
+        axes: where to draw; by default a new figure.
+
+    Returns:
+        The axes.
+    """
+    texts, distances = texts_of(labels), np.asarray(distances, float)
+    names = sorted(in_order(texts), key=lambda name: name == unknown)
+    longest = max(map(len, names), default=0)
+    if axes is None:
+        axes = new_figure(4.8 + 0.07 * longest, 1.3 + 0.3 * len(names), "", 1)[1][0]
+    # points are spread within their row by chance, which has no meaning
+    spread = np.random.default_rng(0).uniform(-0.3, 0.3, len(texts))
+    style = {"s": point_size(len(texts)) / 2, "linewidths": 0, "alpha": 0.6, "rasterized": len(texts) > 2000}
+    for row, name in enumerate(names):
+        chosen = texts == name
+        color = COLORS[3] if name == unknown else COLORS[0]
+        axes.scatter(distances[chosen], row + spread[chosen], color=color, **style)
+        axes.vlines(np.median(distances[chosen]), row - 0.36, row + 0.36, color="black", linewidth=1.4)
+    axes.axvline(limit, linestyle=":", color=COLORS[2])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.set_yticks(range(len(names)), [f"{name} ({(texts == name).sum():,})" for name in names])
+    axes.set(xlabel=f"mean cosine distance of the neighbours; right of the dots: {unknown}", ylabel="label (cells)")
     return axes

@@ -19,7 +19,7 @@ from ...sources.cell_source import CellSource
 from .h5ad import write_h5ad
 
 if TYPE_CHECKING:
-    from pandas import Categorical
+    from pandas import Categorical, DataFrame
 
     from ..running.cell_run import Results
 
@@ -39,6 +39,19 @@ def read_record(path: str | Path, key: str) -> "tuple[dict[str, Any], int, Categ
         obs = cells["obs"]
         labels = io.read_elem(obs[key]) if key in obs else None
         return io.read_elem(cells[f"uns/sclm_hf/{key}"]), len(read_index(obs)), labels
+
+
+def read_columns(path: str | Path, names: Sequence[str]) -> "DataFrame":
+    """Columns of `obs` of a finished file, without its other data; errors are those of [`read_record`]."""
+    pandas, io = require("pandas", extra="anndata"), require("anndata", extra="anndata").io
+    with open_h5ad(Path(path)) as file:
+        return pandas.DataFrame({name: io.read_elem(file["obs"][name]) for name in names})
+
+
+def has_column(path: str | Path, name: str) -> bool:
+    """Whether `obs` of a finished file has a column; errors are those of [`read_record`]."""
+    with open_h5ad(Path(path)) as file:
+        return name in file["obs"]
 
 
 def _holding(file: Any, key: str) -> Any:
