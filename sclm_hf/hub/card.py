@@ -339,19 +339,21 @@ def render_card(facts: CardFacts) -> "ModelCard":
     examples += [composite.usage] if composite and composite.usage else []
     usage = (_READING + "\n\n".join(examples)).format(model=facts.model, family=facts.family)
     what = {"family": family, "composite": composite, "specialist": specialist}
-    code = code_section(facts.model, specialist) if facts.brings_code else ""
+    code = code_section(facts.model, specialist or composite) if facts.brings_code else ""
     return ModelCard(render("model_card", card_data=data.to_yaml(), facts=facts, usage=usage, code=code, **what))
 
 
-def code_section(model: str, specialist: Specialist | None = None) -> str:
+def code_section(model: str, record: Family | Composite | Specialist | None = None) -> str:
     """What a card says of code that its folder brings.
 
     Args:
         model: what users load.
-        specialist: the record of a task-specific model.
+        record: of the model; a family's says nothing in particular.
     """
+    kinds = {"specialist": Specialist, "composite": Composite}
+    what = {name: record if isinstance(record, kind) else None for name, kind in kinds.items()}
     versions = {"sclm_version": __version__, "transformers_version": version("transformers")}
-    return render("code", model=model, specialist=specialist, **versions).rstrip()
+    return render("code", model=model, **what, **versions).rstrip()
 
 
 def write_card(facts: CardFacts, folder: str | Path) -> Path:

@@ -14,7 +14,7 @@ from ..errors import CheckpointError, ConfigurationError
 from ..files import new_folder, read_json_object, read_text_file, write_text
 from ..opening.families import read_config
 from ..opening.files import ADAPTER_CONFIG, require_readable, weight_files
-from ..registry import FAMILIES, Family
+from ..registry import COMPOSITES, FAMILIES, Composite, Family
 from ..registry.specialists import SPECIALISTS, Specialist
 from ..tokenization.genes.table_files import packed_table
 from .card import FACTS_FILE, CardFacts, code_section, render_card
@@ -26,6 +26,10 @@ ENTRY = f"{PREFIX}code"
 
 CODE_FILES = f"{PREFIX}*.py"
 """Pattern of the names of all files of code."""
+
+_RECORDS: dict[str, Family | Composite | Specialist] = FAMILIES | COMPOSITES | SPECIALISTS
+_CELLS = "cell_processor"
+"""Where a model of cells and text has the processor of its cells."""
 
 _TOKENIZER = "sclm_hf.tokenization.genes.tokenization_gene"
 _EXTRACTOR = "sclm_hf.tokenization.feature_extraction_expression"
@@ -58,7 +62,7 @@ def export_with_code(folder: str | Path, output: str | Path) -> Path:
     Results are the same to the last bit. What stays here: verbs, training, adapters' defaults, converters.
 
     Args:
-        folder: folder of a model of a family, or of a task-specific model, with its processor.
+        folder: folder of a model of a family, of cells and text, or of a task-specific one, with its processor.
         output: folder to write; it must be empty or not exist.
 
     Returns:
@@ -95,11 +99,12 @@ def files_with_code(folder: str | Path) -> dict[str, str]:
         CheckpointError: it holds no such model with its processor, or no weights as safetensors.
     """
     folder = Path(folder)
-    record = _record(folder)
-    return code_of(record.name) | _settings(folder, record) | _card(folder, record)
+    record, encoder = _records(folder)
+    return code_of(record.name, encoder and encoder.name) | _settings(folder, record) | _card(folder, record)
 
 
-def _record(folder: Path) -> Family | Specialist:
+def _records(folder: Path) -> tuple[Family | Composite | Specialist, Family | None]:
+    """What is known of the model, and of the encoder of cells below a model of cells and text."""
     if not folder.is_dir():
         raise ConfigurationError(f"`{folder}` is not a folder: give the one that training or converting wrote.")
     require_readable(str(folder))
@@ -108,44 +113,59 @@ def _record(folder: Path) -> Family | Specialist:
             f"`{folder}` holds an adapter: export the whole model, which training writes around `adapter/`, or save "
             "`merge_adapter(load_adapter(...))` of `sclm_hf.adapters.lora` with its processor."
         )
-    model_type, known = read_config(str(folder)).get("model_type"), FAMILIES | SPECIALISTS
+    config = read_config(str(folder))
+    record = _known(folder, config.get("model_type"), _RECORDS)
+    encoder = None
+    if isinstance(record, Composite):
+        encoder = _known(folder, (config.get("cell_config") or {}).get("model_type"), FAMILIES)
+    weight_files(str(folder))
+    for name in _needed(record):
+        if not (folder / name).exists():
+            raise CheckpointError(f"`{folder}` holds no `{name}`: save the model's processor there.")
+    return record, encoder
+
+
+def _known(folder: Path, model_type: str | None, known: dict[str, Any]) -> Any:
     if model_type not in known:
         raise CheckpointError(
             f"`{folder}` holds a `{model_type}` model, whose code cannot be exported: expected one of "
             f"{', '.join(sorted(known))}. A stock model beside our processor becomes one when its family's class "
             "opens and saves it."
         )
-    weight_files(str(folder))
-    for name in ("processor_config.json", *(("tokenizer_config.json",) if model_type in FAMILIES else ())):
-        if not (folder / name).exists():
-            raise CheckpointError(f"`{folder}` holds no `{name}`: save the model's processor there.")
     return known[model_type]
 
 
+def _needed(record: Family | Composite | Specialist) -> list[str]:
+    """The files of a processor."""
+    names = ["processor_config.json", *([] if isinstance(record, Specialist) else ["tokenizer_config.json"])]
+    return names + ([f"{_CELLS}/{name}" for name in names] if isinstance(record, Composite) else [])
+
+
 @functools.cache
-def code_of(name: str) -> dict[str, str]:
+def code_of(name: str, encoder: str | None = None) -> dict[str, str]:
     """File name -> text of every module that a model needs, and of `ENTRY`, which leads to all of them.
 
     Args:
-        name: family or task-specific model.
+        name: family, model of cells and text, or task-specific model.
+        encoder: family of the encoder of cells below a model of cells and text.
 
     Raises:
         ConfigurationError: a module cannot be moved.
     """
-    record = (FAMILIES | SPECIALISTS)[name]
-    instead = {_TABLE_FILES: _table_files()}
-    if isinstance(record, Family):
-        instead[_REGISTRY] = _registry(record)
-    texts = flatten(_homes(record), instead)
+    record, cells = _RECORDS[name], FAMILIES.get(encoder or name)
+    instead = {_TABLE_FILES: _table_files()} | ({_REGISTRY: _registry(cells)} if cells else {})
+    joined = cells if isinstance(record, Composite) else None
+    homes = _homes(record) | (_homes(joined) if joined else {})
+    texts = flatten(homes, instead)
     files = {
         f"{flat_name(module)}.py": _noticed(f"`{module}`, its imports changed to fit one folder.", text)
         for module, text in texts.items()
     }
-    entry = _entry(record, third_party(texts.values()))
+    entry = _entry(homes, third_party(texts.values())) + (_joining(record, joined) if joined else "")
     return files | {f"{ENTRY}.py": _noticed("The way into the modules beside it.", entry)}
 
 
-def _homes(record: Family | Specialist) -> dict[str, list[str]]:
+def _homes(record: Family | Composite | Specialist) -> dict[str, list[str]]:
     """Module -> its classes that `auto_map` names, and the other models."""
     homes = {record.configuration_module: [record.config], record.modeling_module: _models(record)}
     if isinstance(record, Family):
@@ -153,7 +173,7 @@ def _homes(record: Family | Specialist) -> dict[str, list[str]]:
     return homes | {record.processor_module: [record.processor]}
 
 
-def _models(record: Family | Specialist) -> list[str]:
+def _models(record: Family | Composite | Specialist) -> list[str]:
     return sorted({*record.models, *record.auto_classes.values()})
 
 
@@ -163,8 +183,9 @@ def _noticed(what: str, text: str) -> str:
     return "".join(f"# {line}".rstrip() + "\n" for line in lines) + text
 
 
-def _entry(record: Family | Specialist, packages: list[str]) -> str:
-    homes, models = _homes(record), _models(record)
+def _entry(homes: dict[str, list[str]], packages: list[str]) -> str:
+    records = [record for record in _RECORDS.values() if record.modeling_module in homes]
+    models = sorted({name for record in records for name in _models(record)})
     imports = [f"import {package}" for package in packages]
     imports += ["", *(f"from .{flat_name(home)} import (\n    {_listed(names)}\n)" for home, names in homes.items())]
     others = [name for names in homes.values() for name in names if name not in models]
@@ -196,6 +217,19 @@ _OTHERS = (
 for _class in (*_MODELS, *_OTHERS):
     # `save_pretrained` takes along that file and all that it imports, which is everything
     _class.__module__ = __name__
+'''
+
+
+def _joining(composite: Composite, family: Family) -> str:
+    model = family.auto_classes["AutoModel"]
+    return f'''
+# a model of cells and text finds its parts by the Auto classes
+transformers.AutoConfig.register("{family.name}", {family.config}, exist_ok=True)
+transformers.AutoModel.register({family.config}, {model}, exist_ok=True)
+transformers.AutoTokenizer.register({family.config}, tokenizer_class={family.tokenizer}, exist_ok=True)
+transformers.AutoFeatureExtractor.register({family.config}, {family.feature_extractor}, exist_ok=True)
+transformers.AutoProcessor.register({family.config}, {family.processor}, exist_ok=True)
+{composite.config}.sub_configs_defaults["cell_config"].model_type = "{family.name}"
 '''
 
 
@@ -238,7 +272,7 @@ def _in_lines(text: str, width: int = 116) -> str:
     return "\n".join(text[start : start + width] for start in range(0, len(text), width))
 
 
-def _settings(folder: Path, record: Family | Specialist) -> dict[str, str]:
+def _settings(folder: Path, record: Family | Composite | Specialist) -> dict[str, str]:
     """The configurations, which say where the classes are."""
     config, processor = (read_json_object(folder / f"{name}config.json") for name in ("", "processor_"))
     named = {"AutoConfig": record.config, **record.auto_classes}
@@ -257,13 +291,12 @@ def _json(settings: dict[str, Any]) -> str:
     return json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _card(folder: Path, record: Family | Specialist) -> dict[str, str]:
+def _card(folder: Path, record: Family | Composite | Specialist) -> dict[str, str]:
     """The card, which says that the folder brings code; none where there is none yet."""
     if (folder / FACTS_FILE).exists():
         facts = dataclasses.replace(CardFacts.load(folder / FACTS_FILE), brings_code=True)
         return {FACTS_FILE: facts.to_json(), "README.md": str(render_card(facts))}
     if not (folder / "README.md").exists():
         return {}
-    specialist = record if isinstance(record, Specialist) else None
-    text, section = read_text_file(folder / "README.md").rstrip(), code_section("this/repository", specialist)
+    text, section = read_text_file(folder / "README.md").rstrip(), code_section("this/repository", record)
     return {"README.md": f"{text}\n" if section in text else f"{text}\n\n{section}\n"}

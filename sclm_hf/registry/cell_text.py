@@ -23,6 +23,10 @@ COMPOSITE = Composite(
         "with `sclm-hf finetune --cell_model …`, which writes it, or describe the labels to a dual encoder (`labels`, "
         "`--labels`)."
     ),
+    without_us=(
+        '`model(**processor("Which type is <cell>", cells[:1], return_tensors="pt"))` reads a prompt with a cell of '
+        "an AnnData of raw counts; `AutoModelForMultimodalLM` in the place of `AutoModel` answers, by `generate`."
+    ),
     usage="""\
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 

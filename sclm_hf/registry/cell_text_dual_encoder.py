@@ -15,5 +15,9 @@ COMPOSITE = Composite(
     models=("CellTextDualEncoderModel",),
     processor="CellTextDualEncoderProcessor",
     verbs=("annotate", "embed", "search"),
+    without_us=(
+        '`model(**processor(cells, ["it makes antibodies"], return_tensors="pt")).logits` compares the cells of an '
+        "AnnData of raw counts with texts."
+    ),
     instead_of_heads="To annotate cells, describe their types: give `labels` (`--labels`).",
 )

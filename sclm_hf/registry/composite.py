@@ -19,6 +19,7 @@ class Composite(ModelFolder):
         processor: the class of its processor, of cells and of text.
         verbs: what a model of it can do, as functions and commands.
         instead_of_heads: how to do what a head would do that it does not have, as a sentence.
+        without_us: how its code alone is used, as a sentence of a card.
         usage: Python that shows what no verb does, with `{model}` where the folder or repository goes.
     """
 
@@ -31,6 +32,7 @@ class Composite(ModelFolder):
     processor: str
     verbs: tuple[str, ...]
     instead_of_heads: str = ""
+    without_us: str = ""
     usage: str = ""
 
     @property

@@ -11,6 +11,7 @@ from sclm_hf import FAMILIES
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.hub.flat_modules import THIRD_PARTY, flatten, third_party
 from sclm_hf.hub.remote_code import ENTRY, code_of
+from sclm_hf.registry import COMPOSITES
 
 ATTENTION = "sclm_hf.modeling.common.attention"
 
@@ -48,9 +49,9 @@ def test_imports_of_a_package_are_relative_to_itself():
     assert "from .sclm_modeling_common_attention_recomputation import" in found[f"{ATTENTION}.flow"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_transformers_finds_all_files_of_a_family_and_python_can_read_them(family, tmp_path):
-    code = code_of(family)
+@pytest.mark.parametrize("names", [*((family,) for family in FAMILIES), *((kind, "uce") for kind in COMPOSITES)])
+def test_transformers_finds_all_files_of_a_model_and_python_can_read_them(names, tmp_path):
+    code = code_of(*names)
     for name, text in code.items():
         (tmp_path / name).write_text(text)
         relative = [node.module for node in ast.walk(ast.parse(text)) if getattr(node, "level", 0)]

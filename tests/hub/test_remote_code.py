@@ -4,6 +4,7 @@ import ast
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,12 +18,14 @@ from sclm_hf.errors import CheckpointError, ConfigurationError
 from sclm_hf.hub.card import CardFacts, write_card
 from sclm_hf.hub.push import push_to_hub
 from sclm_hf.hub.remote_code import ENTRY, export_with_code
+from sclm_hf.opening.dual_encoders import new_dual_encoder, small_text_encoder
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.tokenization.genes.table_files import packed_table
 
 from ..bare_site import make_site, run_script
+from ..modeling.cell_text.tiny import small_cell_text_model
 from ..tasks.tiny import make_cells
-from . import auto_outputs
+from . import auto_composites, auto_outputs
 from .hub_folders import client_environment, contents
 from .round_trip import logits
 
@@ -33,17 +36,21 @@ def site(tmp_path_factory):
     return make_site(tmp_path_factory.mktemp("site"))
 
 
-def run(name: str, output: Path, *, site: Path | None = None, **environment: str) -> dict[str, np.ndarray]:
+def run(
+    name: str, output: Path, *, script: ModuleType = auto_outputs, site: Path | None = None, **environment: str
+) -> dict[str, np.ndarray]:
     """What `auto_outputs` says, in a process of its own; with `site`, without this package."""
     # code of the same name and content is the same module, whose kernels are compiled once
     saved = output.with_name(f"{output.name}_saved") / Path(name).name
     arguments = (name, f"{output}.npz", str(saved))
-    run_script(auto_outputs.__file__, *arguments, folder=output.parent, site=site, **environment)
+    run_script(script.__file__, *arguments, folder=output.parent, site=site, **environment)
     return dict(np.load(f"{output}.npz"))
 
 
-def check_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    assert found.keys() == expected.keys() and "model.cell_embedding" in found
+def check_equal(
+    found: dict[str, np.ndarray], expected: dict[str, np.ndarray], has: str = "model.cell_embedding"
+) -> None:
+    assert found.keys() == expected.keys() and has in found
     for key, value in expected.items():
         np.testing.assert_array_equal(found[key], value, key)
         assert found[key].dtype == value.dtype and np.isfinite(value).all(), key
@@ -57,6 +64,48 @@ def test_a_model_opens_without_the_package_and_gives_the_same_to_the_last_bit(fa
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "code")}
     expected = run(str(folder), tmp_path / "installed")
     check_equal(run(str(exported), tmp_path / "without", site=site, **offline), expected)
+
+
+def talking(folder: Path, family: str) -> None:
+    """Save a language model that reads cells."""
+    for part in small_cell_text_model(folder, family):
+        part.save_pretrained(folder / "model")
+
+
+def comparing(folder: Path, family: str) -> None:
+    """Save a dual encoder."""
+    make_tiny_checkpoint(family, folder / "cells")
+    texts = small_text_encoder(auto_composites.TEXTS, hidden_size=16, num_hidden_layers=1)
+    for part in new_dual_encoder(str(folder / "cells"), texts, projection_dim=12):
+        part.save_pretrained(folder / "model")
+
+
+def test_a_model_of_cells_and_text_is_copied_with_both_its_parts_named(tmp_path):
+    comparing(tmp_path, "scgpt")
+    (tmp_path / "model" / "README.md").write_text("# Mine")
+    exported = export_with_code(tmp_path / "model", tmp_path / "exported")
+    call = 'model(**processor(cells, ["it makes antibodies"], return_tensors="pt")).logits'
+    assert call in (exported / "README.md").read_text()
+    maps = [json.loads((exported / f"{name}config.json").read_text())["auto_map"] for name in ("", "processor_")]
+    assert maps[0]["AutoModel"] == f"{ENTRY}.CellTextDualEncoderModel"
+    assert maps[1] == {"AutoProcessor": f"{ENTRY}.CellTextDualEncoderProcessor"}
+    assert "auto_map" not in (exported / "cell_processor" / "processor_config.json").read_text()
+    assert "ScGPTModel" in (exported / f"{ENTRY}.py").read_text()
+    (tmp_path / "model" / "cell_processor" / "processor_config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"holds no `cell_processor/processor_config\.json`"):
+        export_with_code(tmp_path / "model", tmp_path / "other")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["scgpt", "geneformer"])
+@pytest.mark.parametrize(("make", "has"), [(talking, "answer"), (comparing, "model.logits")])
+def test_a_model_of_cells_and_text_opens_without_the_package(make, has, family, site, tmp_path):
+    make(tmp_path, family)
+    exported = export_with_code(tmp_path / "model", tmp_path / "exported")
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "code")}
+    expected = run(str(tmp_path / "model"), tmp_path / "installed", script=auto_composites)
+    without = run(str(exported), tmp_path / "without", script=auto_composites, site=site, **offline)
+    check_equal(without, expected, has)
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +203,10 @@ def test_what_has_no_code_to_bring_is_refused(model, adapter, shards, tmp_path):
     stock = shutil.copytree(model, tmp_path / "stock")
     (stock / "config.json").write_text('{"model_type": "bert"}')
     refuses(
-        stock, "a `bert` model, whose code cannot be exported: expected one of cellplm, .*class opens and saves it"
+        stock, "a `bert` model, whose code cannot be exported: expected one of cell_text, .*class opens and saves it"
     )
+    (stock / "config.json").write_text('{"model_type": "cell_text", "cell_config": {"model_type": "vit"}}')
+    refuses(stock, "a `vit` model, whose code cannot be exported: expected one of cellplm")
     bare = shutil.copytree(model, tmp_path / "bare")
     (bare / "processor_config.json").unlink()
     refuses(bare, "holds no `processor_config.json`: save the model's processor there")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.dynamic_module_utils import custom_object_save
 
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.files import read_json_object
@@ -243,6 +244,8 @@ class CellTextProcessor(ProcessorMixin):
         self.tokenizer.save_pretrained(folder)
         self.cell_processor.save_pretrained(folder / CELL_FOLDER)
         facts = {"processor_class": type(self).__name__, "num_cell_tokens": self.num_cell_tokens}
+        if self._auto_class is not None:
+            custom_object_save(self, folder, config=facts)
         (folder / _FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         if push_to_hub:
             self.push_to_hub(settings.pop("repo_id", folder.name), **settings)

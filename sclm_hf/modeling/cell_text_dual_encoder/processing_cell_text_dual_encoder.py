@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.dynamic_module_utils import custom_object_save
 
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.tokenization.processing_cell import CellProcessor
@@ -95,7 +96,10 @@ class CellTextDualEncoderProcessor(ProcessorMixin):
         self.tokenizer._set_processor_class(type(self).__name__)
         self.tokenizer.save_pretrained(folder)
         self.cell_processor.save_pretrained(folder / CELL_FOLDER)
-        (folder / _FILE).write_text(json.dumps({"processor_class": type(self).__name__}, indent=2) + "\n")
+        facts = {"processor_class": type(self).__name__}
+        if self._auto_class is not None:
+            custom_object_save(self, folder, config=facts)
+        (folder / _FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         if push_to_hub:
             self.push_to_hub(settings.pop("repo_id", folder.name), **settings)
         return [str(folder / _FILE)]
