@@ -1,14 +1,16 @@
 """Arguments and options that several verbs share, each said once; those of settings follow from their fields."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import Field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import CorpusError
+from ..errors import ConfigurationError, CorpusError, unknown_name
 from ..tasks.running.settings import AddingSettings, flag_of, own_fields_first, with_keywords
 
 Input = Annotated[
@@ -56,12 +58,26 @@ def is_given(context: typer.Context, name: str) -> bool:
 
 
 def with_settings(settings: type) -> Callable[[Callable], Callable]:
-    """Replace the `**settings` of a command's function by one option for each field of `settings` that has a flag."""
+    """Replace the `**settings` of a command's function by one option for each field of `settings` that has a flag.
+
+    Beside them stands `--recipe`, which gives them in a file, unless the settings have a recipe of their own.
+    """
     fields = [field for field in own_fields_first(settings) if flag_of(field) is not None]
 
     def complete(function: Callable) -> Callable:
-        function.__signature__ = with_keywords(function, fields, option)
-        return function
+        function.__signature__ = signature = with_keywords(function, fields, option)
+        if any(field.name == "recipe" for field in fields):
+            return function
+
+        @functools.wraps(function)
+        def command(*given: Any, recipe: Path | None = None, **named: Any) -> Any:
+            # what it says has become the values of the options
+            return function(*given, **named)
+
+        kind = inspect.Parameter.KEYWORD_ONLY
+        recipe = inspect.Parameter("recipe", kind, default=None, annotation=recipe_option(fields))
+        command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), recipe])
+        return command
 
     return complete
 
@@ -78,6 +94,57 @@ def read_by(settings: type, given: dict[str, Any]) -> list[Path]:
         for one in own_fields_first(settings)
         if "Path" in str(one.type) and not one.metadata["written"] and isinstance(given.get(one.name), str | Path)
     ]
+
+
+def recipe_option(fields: Sequence[Field]) -> Any:
+    """The type of `--recipe`, which gives settings before flags do.
+
+    Args:
+        fields: the settings that have flags.
+    """
+
+    def take(context: typer.Context, path: Path | None) -> Path | None:
+        if path is not None:
+            context.default_map = {**(context.default_map or {}), **read_recipe(path, fields)}
+        return path
+
+    text = "YAML file with any of these settings, by their names in Python (`batch_key: donor`); flags win over it."
+    return Annotated[Path | None, typer.Option("--recipe", help=text, is_eager=True, callback=take)]
+
+
+def read_recipe(path: Path, fields: Sequence[Field]) -> dict[str, Any]:
+    """The settings of a recipe by name, as their flags would be given.
+
+    Args:
+        path: the YAML file.
+        fields: the settings that it may have.
+
+    Raises:
+        ConfigurationError: it cannot be read or is no mapping; or it has a key that is no setting, or a value that
+            its flag could not have.
+    """
+    import yaml
+
+    from ..files import read_text_file
+
+    try:
+        recipe = yaml.safe_load(read_text_file(path))
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"Cannot read the recipe `{path}`: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ConfigurationError(
+            f"The recipe `{path}` must be a mapping of settings, got {type(recipe).__name__}: write `name: value`."
+        )
+    known = {field.name: field for field in fields}
+    for name, value in recipe.items():
+        if name not in known:
+            raise unknown_name(str(name), list(known), f" in the recipe `{path}`")
+        is_yes_or_no = known[name].type is bool
+        if not isinstance(value, str | int | float) or isinstance(value, bool) != is_yes_or_no:
+            expected = "true or false" if is_yes_or_no else "a text or a number, written as for its flag"
+            raise ConfigurationError(f"`{name}` in the recipe `{path}` must be {expected}, got {value!r}.")
+    # as text, which the flag reads: a number may be the name of a column
+    return {name: value if isinstance(value, bool) else str(value) for name, value in recipe.items()}
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(AddingSettings)}

@@ -134,5 +134,5 @@ def test_help_keeps_what_stands_in_brackets(verb):
 
 
 def test_the_help_of_integrate_names_its_extra():
-    result = CliRunner().invoke(app, ["integrate", "--help"], env={"TERMINAL_WIDTH": "10000"})
+    result = CliRunner().invoke(app, ["integrate", "--help"], env={"COLUMNS": "10000", "TERMINAL_WIDTH": "10000"})
     assert "pip install 'sclm_hf[integration]'" in result.output
