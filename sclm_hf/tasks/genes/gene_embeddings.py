@@ -108,8 +108,7 @@ def mean_embeddings(
         ConfigurationError: the model gives no vector for each gene of a cell.
     """
     means = _Means(ids, loaded.processor.tokenizer.gene_vocabulary.size, loaded.name)
-    how = {"batch_size": batch_size, "seed": seed, "description": "gene embeddings", "pieces": pieces}
-    run_sums(loaded, prepared, means, **how)
+    run_sums(loaded, prepared, means, batch_size=batch_size, seed=seed, description="gene embeddings", pieces=pieces)
     return means.of(ids)
 
 
