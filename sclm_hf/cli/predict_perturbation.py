@@ -25,7 +25,8 @@ def predict_perturbation(
 ) -> None:
     """Predict cells after perturbations, beside the mean and other simple predictors.
 
-    What is written can be scored by `cell-eval run -ap OUTPUT -ar TRUTH`.
+    What is written can be scored by `cell-eval run -ap OUTPUT -ar TRUTH`. A training that was stopped goes on from its
+    last checkpoint when the command is repeated.
     """
     from ..tasks.files.file_to_file import run_files
     from .results import print_files

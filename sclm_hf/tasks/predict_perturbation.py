@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from ..tokenization.processing_cell import CellProcessor
+    from .files.pieces import Pieces
 
 METHODS = ("mean", "additive", "nearest", "linear", "ridge", "set", "model")
 
@@ -126,11 +127,33 @@ class PredictPerturbationSettings(RunSettings):
             kept["features"] = "a table"
         return kept | {"perturbations": None if self.perturbations is None else "; ".join(self.names)}
 
+    def depends_on(self) -> dict[str, Any]:
+        """What the results depend on: also the folder of the model, and what a recipe, split or features hold."""
+        from .files.fingerprint import stamp_of
 
-PREDICT_PERTURBATION = Verb(
+        kept = {name: value if value is None else str(value) for name, value in super().depends_on().items()}
+        for name in ("split", "recipe", "features"):
+            kept[name] = stamp_of(getattr(self, name))
+        return kept | {"trained": str(self.trained), "revision": self.revision}
+
+
+class PredictPerturbationVerb(Verb):
+    """The verb."""
+
+    def make_in_memory(
+        self, cells: "AnnData", model: Any, settings: PredictPerturbationSettings, pieces: "Pieces"
+    ) -> "AnnData":
+        """See [`predict_perturbation`]."""
+        from .prediction.predicting import predict_cells
+
+        return predict_cells(cells, model, None, settings, pieces)
+
+
+PREDICT_PERTURBATION = PredictPerturbationVerb(
     name="predict_perturbation",
     auto_class="AutoModel",
     is_special=True,
+    trains=True,
     settings=PredictPerturbationSettings,
     usage='predicted = sclm_hf.predict_perturbation(cells, "{model}", hold_out=0.2, trained="perturbation_model")\n'
     'predicted.uns["sclm_hf"]["predict_perturbation"]["scores"]',

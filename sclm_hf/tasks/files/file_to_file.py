@@ -14,13 +14,14 @@ from ...sources.anndata.h5ad import refuse_h5mu
 from ...sources.cell_source import CellSource
 from ...sources.opening import is_one_source, name_paths, open_source
 from ...sources.shards.parquet import datasets_of
+from ...versions import package_versions
 from .. import get_function
 from ..running.cell_run import CellRun, Results
 from ..running.prepared_cells import prepare_cells
 from ..running.provenance import make_record
 from ..running.settings import RunSettings
 from ..running.verb import Verb
-from .fingerprint import hash_of, make_fingerprint
+from .fingerprint import hash_of, make_fingerprint, stamp_of
 from .h5ad import PAIRED, check_output, read_modalities, write_h5ad, write_modalities
 from .making import Making, folder_of
 from .pieces import Pieces, remove_left_over
@@ -68,7 +69,8 @@ def run_files(
 
     `perturb` makes an AnnData of its own of one file, block by block, and resumes as well; what it makes is in memory.
     A verb that runs without a model, or whose model is a task-specific one, reads an `.h5ad` file whole and writes
-    what it makes; so do `predict_perturbation`, and `multimodal` with an `.h5mu` file.
+    what it makes; so do `predict_perturbation`, which goes on with a training that was stopped, and `multimodal` with
+    an `.h5mu` file.
 
     Args:
         verb: name of the verb, for example `"embed"`.
@@ -119,9 +121,26 @@ def run_files(
             return files.run(record.load(model, processor, chosen))
     destination = check_output(destination, source=source, overwrite=overwrite)
     with sole_writer(destination):
-        found = function(read_modalities(source), model=model, processor=processor, **settings)
-        write_modalities(found, destination)
+        if record.trains and processor is None and (model is None or isinstance(model, str | Path)):
+            pieces = Pieces(folder_of(destination), _in_memory(source, record, model, chosen), overwrite=overwrite)
+            with pieces.until_written():
+                write_modalities(record.make_in_memory(read_modalities(source), model, chosen, pieces), destination)
+        else:
+            found = function(read_modalities(source), model=model, processor=processor, **settings)
+            write_modalities(found, destination)
     return [Written(destination, record.key(chosen, specialist.name if specialist else ""))]
+
+
+def _in_memory(source: str | Path, verb: Verb, model: Any, settings: RunSettings) -> dict[str, Any]:
+    """Everything that the result of a verb depends on that trains a model, by name."""
+    return {
+        "source": Path(source).name,
+        "source files": stamp_of(source),
+        "model": stamp_of(model),
+        "task": verb.name,
+        **settings.depends_on(),
+        "versions": package_versions("sclm_hf"),
+    }
 
 
 def _shard_path(verb: Verb, shard: Shard, source: str | Path, destination: str | Path) -> Path:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ...tokenization.processing_cell import CellProcessor
+    from ..files.pieces import Pieces
     from ..predict_perturbation import PredictPerturbationSettings
 
 ALIKE = 0.05
@@ -46,9 +47,13 @@ NAME, PREDICTED, SOURCE = "predict_perturbation", "sclm_predicted", "sclm_contro
 
 
 def predict_cells(
-    adata: "AnnData", model: Any, processor: "CellProcessor | None", settings: "PredictPerturbationSettings"
+    adata: "AnnData",
+    model: Any,
+    processor: "CellProcessor | None",
+    settings: "PredictPerturbationSettings",
+    pieces: "Pieces | None" = None,
 ) -> "AnnData":
-    """Predict perturbations; arguments, results and errors are those of [`predict_perturbation`]."""
+    """Predict perturbations; see [`predict_perturbation`], and for `pieces` `model_cells`."""
     check_adata(adata)
     method = _method(model, settings)
     written = settings.files(written=True)
@@ -60,7 +65,7 @@ def predict_cells(
     screen, data_name = read_screen(adata, settings)
     plan = make_plan(screen, settings)
     if method in (SET, MODEL):
-        _check_training(model, method, settings)
+        _check_training(model, method, settings, pieces)
     fills = _fills(model, settings)
     features = choose_features(screen, plan, settings, method, fills=fills)
     check_separator(screen, [one.perturbation for one in (*plan.seen, *plan.predicted)], _known(screen, features))
@@ -74,11 +79,9 @@ def predict_cells(
         from .trained import model_cells
 
         source = InMemorySource(adata, settings.layer, expects="any")
-        cells = model_cells(screen, plan, features, settings, model, processor, method, source)
+        cells = model_cells(screen, plan, features, settings, model, processor, method, source, pieces)
     else:
         cells = simple_cells(means[method], plan.predicted)
-    if settings.write_split is not None:
-        plan.split.write(settings.write_split)
     result, own = _assemble(adata, screen, plan.predicted, cells, settings)
     check_values(result)
     entry = _record(screen, plan, method, means, own, left_out, settings, model) | {"data": data_name}
@@ -96,6 +99,9 @@ def predict_cells(
             profile=settings.cell_eval,
             seed=settings.seed,
         )
+    # last, as a run that was stopped would not replace them
+    if settings.write_split is not None:
+        plan.split.write(settings.write_split)
     if settings.truth is not None:
         write_h5ad(truth, settings.truth)
     record(result, NAME, entry)
@@ -138,11 +144,11 @@ def _report_by_mean(screen: Screen, plan: PredictionPlan, features: GeneFeatures
     return names
 
 
-def _check_training(model: Any, method: str, settings: "PredictPerturbationSettings") -> None:
+def _check_training(model: Any, method: str, settings: "PredictPerturbationSettings", pieces: "Pieces | None") -> None:
     from .trained import is_trained, training_settings
 
     if not is_trained(model, method, settings.revision):
-        training_settings(settings)
+        training_settings(settings, pieces)
 
 
 def _known(screen: Screen, features: GeneFeatures | None) -> set[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ...training.arguments import TrainingConfig
     from ...training.loop import TrainingResult
     from ...training.settings.perturbation import PerturbationArguments
+    from ..files.pieces import Pieces
     from ..predict_perturbation import PredictPerturbationSettings
 
 
@@ -35,10 +36,19 @@ def is_trained(model: Any, method: str, revision: str | None) -> bool:
     return not _is_name(model) or predicts_perturbations(str(model), revision)
 
 
+def goes_on(pieces: "Pieces | None") -> bool:
+    """Whether the training of a run that was stopped was begun, and is to be taken up from its last checkpoint."""
+    return pieces is not None and bool(pieces.named("training").load_arrays(0))
+
+
 def training_settings(
-    settings: "PredictPerturbationSettings",
+    settings: "PredictPerturbationSettings", pieces: "Pieces | None" = None
 ) -> "tuple[PerturbationArguments, TrainingConfig]":
     """The settings of the training that comes before the prediction.
+
+    Args:
+        settings: the settings.
+        pieces: what is kept of a run that was stopped.
 
     Raises:
         ConfigurationError: no folder for the model is named, or it cannot be used; or the recipe is not understood.
@@ -57,6 +67,8 @@ def training_settings(
         flags += ["--num_train_epochs", "20", "--learning_rate", "3e-4", "--per_device_train_batch_size", "16"]
     else:
         flags += ["--config", str(settings.recipe)]
+    if goes_on(pieces):
+        flags += ["--resume_from_checkpoint", "last"]
     arguments, config = parse_arguments((PerturbationArguments, TrainingConfig), flags)
     check_output_dir(config)
     return arguments, config
@@ -71,8 +83,19 @@ def model_cells(
     processor: "CellProcessor | None",
     method: str,
     source: "CellSource",
+    pieces: "Pieces | None" = None,
 ) -> CellPredictor:
-    """Cells by a model, trained on the seen conditions first unless it was trained before; `source` has their data.
+    """Cells by a model, trained on the seen conditions first unless it was trained before.
+
+    Args:
+        screen: the cells.
+        plan: what is learnt from and predicted.
+        features: vectors of genes, for a set model.
+        settings: the settings.
+        model, processor: what is trained, or was.
+        method: `set` or `model`.
+        source: has the data of the cells.
+        pieces: keeps predictions, and that training was begun, which is then taken up from its last checkpoint.
 
     Raises:
         CheckpointError: the model cannot be read, or is of a family that cannot do it.
@@ -91,7 +114,9 @@ def model_cells(
         arguments = PerturbationArguments()
         predictor = _predictor(model, processor, screen, predicted, settings, arguments)
     else:
-        arguments, config = training_settings(settings)
+        arguments, config = training_settings(settings, pieces)
+        if pieces is not None:
+            pieces.named("training").save(0, np.ones(1))
         start_from = str(model) if _is_name(model) and model not in FAMILIES else None
         model, processor = _start(screen, plan, features, model, method, arguments, settings)
         perturbations = [*predicted, *(screen.parts(one.perturbation) for one in (*plan.seen, *plan.choosing))]
@@ -100,7 +125,25 @@ def model_cells(
         if result.is_main_process:
             _note_cells(result, screen, plan, source, start_from)
     model.to(settings.device or default_device()).eval()
-    return lambda condition, controls: predictor.cells(screen.parts(condition.perturbation), controls)
+    return _kept(
+        lambda condition, controls: predictor.cells(screen.parts(condition.perturbation), controls), plan, pieces
+    )
+
+
+def _kept(cells: CellPredictor, plan: PredictionPlan, pieces: "Pieces | None") -> CellPredictor:
+    """Cells as predicted, or as kept where they were before."""
+    if pieces is None:
+        return cells
+    kept, number_of = pieces.named("predicted"), {one: number for number, one in enumerate(plan.predicted)}
+
+    def predicted(condition: Condition, controls: np.ndarray) -> np.ndarray:
+        found = kept.load(number_of[condition], len(controls))
+        if found is None:
+            found = cells(condition, controls)
+            kept.save(number_of[condition], found)
+        return found
+
+    return predicted
 
 
 def _is_name(model: Any) -> bool:

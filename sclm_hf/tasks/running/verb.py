@@ -35,6 +35,7 @@ class Verb:
         is_special: whether only those families serve it that name it among their `special_verbs`.
         gives_table: whether it gives a table instead of an AnnData.
         by_pieces: whether what it makes of its own is made in pieces, by [`make`].
+        trains: whether it trains a model with cells in memory, which goes on after a stop, by [`make_in_memory`].
         run: what it does with cells; None where it makes something of its own instead of adding to the cells.
     """
 
@@ -47,6 +48,7 @@ class Verb:
     is_special: bool = False
     gives_table: bool = False
     by_pieces: bool = False
+    trains: bool = False
     run: type[CellRun] | None = None
 
     def serves(self, family: "Family") -> bool:
@@ -94,6 +96,17 @@ class Verb:
             loaded: the model and its processor.
             settings: the settings.
             pieces: keeps what was computed; what it has is not computed again.
+        """
+        raise NotImplementedError
+
+    def make_in_memory(self, cells: "AnnData", model: Any, settings: RunSettings, pieces: "Pieces") -> "AnnData":
+        """What it makes of its own of cells in memory.
+
+        Args:
+            cells: the cells.
+            model: as for its function.
+            settings: the settings.
+            pieces: keeps what was computed, and what is to be taken up.
         """
         raise NotImplementedError
 
