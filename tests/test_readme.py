@@ -78,7 +78,6 @@ def test_blocks_of_python_are_sound_and_name_what_there_is(page):
                 assert all(hasattr(module, one.name) for one in node.names), ast.unparse(node)
 
 
-@pytest.mark.slow
 def test_the_first_blocks_of_readme_run(tmp_path, monkeypatch):
     """What somebody without weights types: the checkpoint of the repository, then scanpy, then transformers."""
     from tests.tasks.tiny import make_cells
