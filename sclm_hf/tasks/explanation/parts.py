@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..explain import ExplainSettings
     from ..files.pieces import Pieces
 
-PASSES_AT_A_TIME = 8192
+PASSES_AT_A_TIME = 2048
 """Cells run through the model for what is kept as one piece, unless those for a single cell are more."""
 
 EXPRESSION = "expression"

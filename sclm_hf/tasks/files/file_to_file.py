@@ -23,7 +23,7 @@ from ..running.settings import RunSettings
 from ..running.verb import Verb
 from .fingerprint import hash_of, make_fingerprint, stamp_of
 from .h5ad import PAIRED, check_output, read_modalities, write_h5ad, write_modalities
-from .making import Making, folder_of
+from .making import Making, folder_of, only_source
 from .pieces import Pieces, remove_left_over
 from .results import (
     add_record,
@@ -188,13 +188,6 @@ def _pairs(source: str | Path, destination: str | Path) -> list[tuple[Path, Path
     return [(path, destination / f"{name}.h5ad") for name, path in name_paths(source).items()]
 
 
-def _pair(verb: Verb, source: str | Path, destination: str | Path) -> list[tuple[Path, Path]]:
-    """The one file of a verb that makes something of its own of it."""
-    if Path(source).exists() and not is_one_source(Path(source)):
-        raise ConfigurationError(f"`{source}` is a folder of files: `{verb.name}` reads one, name it.")
-    return _pairs(source, destination)
-
-
 @dataclass(frozen=True)
 class _Files:
     """The files of a run, locked, and checked as far as is possible without the model.
@@ -230,8 +223,9 @@ class _Files:
     ) -> "Iterator[_Files]":
         """Check the files, and hold the lock of the destination."""
         chosen = None if shard is None else Shard.parse(shard)
-        pairs = _pairs(source, destination) if verb.run is not None else _pair(verb, source, destination)
-        files = cls(pairs, verb, settings, overwrite, Path(destination), chosen)
+        if verb.run is None:
+            source = only_source(Path(source), verb.name)
+        files = cls(_pairs(source, destination), verb, settings, overwrite, Path(destination), chosen)
         for path, result in files.pairs:
             _check_destination(path, result, overwrite)
         with sole_writer(files.locked):

@@ -10,6 +10,7 @@ from ...errors import ConfigurationError, CorpusError
 from ...opening.specialists import is_specialist
 from ...sources.cell_source import CellSource
 from ...sources.opening import is_one_source, open_source
+from ...sources.shards.parquet import datasets_of
 from .. import get_function
 from ..running.settings import RunSettings
 from ..running.verb import Verb
@@ -102,11 +103,24 @@ def table_of_file(
         return
     if not source.exists():
         raise CorpusError(f"There is no file `{source}`.")
-    if not is_one_source(source):
-        raise ConfigurationError(f"`{source}` is a folder of files: `{verb}` reads one, name it.")
+    source = only_source(source, verb)
     making = Making.of_file(source, destination, record, record.load(model, None, chosen), chosen)
     with making.made(overwrite=overwrite) as table:
         yield table
+
+
+def only_source(path: Path, verb: str) -> Path:
+    """The one source that a path holds.
+
+    Raises:
+        ConfigurationError: it holds several, and `verb` reads one.
+    """
+    held = [] if not path.exists() or is_one_source(path) else list(datasets_of(path).values())
+    if len(held) == 1:
+        return held[0]
+    if path.exists() and not is_one_source(path):
+        raise ConfigurationError(f"`{path}` is a folder of files: `{verb}` reads one, name it.")
+    return path
 
 
 def folder_of(destination: Path) -> Path:

@@ -23,7 +23,7 @@ from .plan import GENES_TO_PERTURB, PerturbationPlan, named_perturbations
 from .runs import PerturbationRunner
 from .table import PerturbationTable
 
-RUNS_AT_A_TIME = 4096
+RUNS_AT_A_TIME = 1024
 """Perturbed cells that are kept as one piece, unless those of a single cell are more."""
 
 if TYPE_CHECKING:

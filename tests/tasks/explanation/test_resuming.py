@@ -9,12 +9,11 @@ from typer.testing import CliRunner
 from sclm_hf import ScGPTForSequenceClassification, explain
 from sclm_hf.cli.main import app
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.sources.anndata.h5ad import H5adSource
 from sclm_hf.tasks.explanation import explaining, parts
-from sclm_hf.tasks.files import pieces
 from sclm_hf.tasks.files.making import table_of_file
 from sclm_hf.tasks.running import batches
 
+from ..stopped_runs import reading_in_blocks, stopping
 from ..tiny import make_cells, save_checkpoint
 
 ALL = "integrated_gradients,knock_out,attention"
@@ -43,18 +42,6 @@ def explained(monkeypatch):
     counted, run = [], explaining.explain_part
     monkeypatch.setattr(explaining, "explain_part", lambda *args: counted.append(len(args[1])) or run(*args))
     return counted
-
-
-def stopping(monkeypatch, name):
-    """Interrupt the run where it would keep the piece of this name."""
-    save = pieces.Pieces.save
-
-    def save_or_stop(self, number, piece, **arrays):
-        if self._path(number).name == name:
-            raise KeyboardInterrupt
-        save(self, number, piece, **arrays)
-
-    monkeypatch.setattr(pieces.Pieces, "save", save_or_stop)
 
 
 def run(source, target, model, *more):
@@ -96,23 +83,12 @@ def test_parts_of_other_sizes_give_the_same(source, model, monkeypatch):
 
 def test_a_file_gives_what_the_function_gives_and_is_never_read_whole(source, model, tmp_path, monkeypatch):
     expected = explain(anndata.read_h5ad(source), model, max_cells=3)
-    read, most = H5adSource.read, []
-
-    def read_some(self, rows, scratch=None):
-        most.append(len(rows))
-        return read(self, rows, scratch)
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("the whole file was read")
-
-    monkeypatch.setattr(H5adSource, "read", read_some)
-    monkeypatch.setattr(anndata, "read_h5ad", refuse)
-    monkeypatch.setattr("sclm_hf.sources.survey.CELLS_AT_ONCE", 6)
+    numbers = reading_in_blocks(monkeypatch)
     making = table_of_file("explain", source, tmp_path / "x.tsv", model, overwrite=False, max_cells=3)
     with making as table:
         pd.testing.assert_frame_equal(table, expected, check_exact=True)
         assert table.attrs["curves"] == expected.attrs["curves"]
-    assert max(most) == 6
+    assert max(numbers) == 6
 
 
 def test_pieces_of_another_run_are_refused(source, model, tmp_path, monkeypatch):

@@ -9,13 +9,12 @@ from typer.testing import CliRunner
 from sclm_hf import grn
 from sclm_hf.cli.main import app
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.sources.anndata.h5ad import H5adSource
-from sclm_hf.tasks.files import pieces
 from sclm_hf.tasks.files.making import table_of_file
 from sclm_hf.tasks.networks import evidence
 from sclm_hf.tasks.perturbation import perturbing
 from sclm_hf.tasks.running import batches
 
+from ..stopped_runs import reading_in_blocks, stopping_at
 from ..tiny import GENES, make_cells, save_checkpoint
 
 WORK = {
@@ -60,19 +59,6 @@ def counting(monkeypatch, kind):
     return counted
 
 
-def stopping(monkeypatch, number):
-    """Interrupt the run where it would keep something for the time `number`, counted from 0."""
-    save, calls = pieces.Pieces.save, []
-
-    def save_or_stop(self, *args, **arrays):
-        calls.append(args)
-        if len(calls) > number:
-            raise KeyboardInterrupt
-        save(self, *args, **arrays)
-
-    monkeypatch.setattr(pieces.Pieces, "save", save_or_stop)
-
-
 def run(source, target, model, kind):
     arguments = ["grn", str(source), str(target), "--evidence", kind, "--genes", ",".join(GENES[:6])]
     arguments += ["--condition-key", "condition", *([] if kind == "trees" else ["--model", model])]
@@ -90,7 +76,7 @@ def test_a_stopped_run_goes_on_where_it_was(source, model, tmp_path, monkeypatch
     assert result.exit_code == 0, result.output
     whole = list(counted)
     with monkeypatch.context() as patched:
-        stopping(patched, number)
+        stopping_at(patched, number)
         assert run(source, outputs[1], model, kind).exit_code != 0
     assert not outputs[1].exists() and (tmp_path / "out.tsv.partial").exists()
     counted.clear()
@@ -119,29 +105,18 @@ def test_blocks_of_other_sizes_give_the_same(source, model, monkeypatch, kind):
 @pytest.mark.parametrize("settings", [{"max_cells": 30}, {"condition_key": "condition", "reference": "one"}])
 def test_a_file_gives_what_the_function_gives_and_is_never_read_whole(source, model, tmp_path, monkeypatch, settings):
     settings = {"evidence": "context", "n_genes": 8, **settings}
-    monkeypatch.setattr("sclm_hf.sources.survey.CELLS_AT_ONCE", 6)
     expected = grn(anndata.read_h5ad(source), model, **settings)
-    read, most = H5adSource.read, []
-
-    def read_some(self, rows, scratch=None):
-        most.append(len(rows))
-        return read(self, rows, scratch)
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("the whole file was read")
-
-    monkeypatch.setattr(H5adSource, "read", read_some)
-    monkeypatch.setattr(anndata, "read_h5ad", refuse)
+    numbers = reading_in_blocks(monkeypatch)
     with table_of_file("grn", source, tmp_path / "x.tsv", model, overwrite=False, **settings) as table:
         pd.testing.assert_frame_equal(table, expected, check_exact=True)
-    assert max(most) == 6
+    assert max(numbers) == 6
 
 
 def test_pieces_of_other_regulators_are_refused(source, model, tmp_path, monkeypatch):
     (tmp_path / "tf.txt").write_text("GENE1\nGENE2\n")
     how = {"overwrite": False, "regulators": str(tmp_path / "tf.txt"), "evidence": "attention", "genes": GENES[:6]}
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        stopping(patched, 2)
+        stopping_at(patched, 2)
         with table_of_file("grn", source, tmp_path / "out.tsv", model, **how):
             pass
     (tmp_path / "tf.txt").write_text("GENE1\nGENE3\n")

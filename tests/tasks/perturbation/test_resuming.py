@@ -12,14 +12,15 @@ import pandas as pd
 import pytest
 
 from sclm_hf import perturb
+from sclm_hf.corpora.building.build import build_corpus
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.sources.anndata.h5ad import H5adSource
-from sclm_hf.tasks.files import file_to_file, pieces
+from sclm_hf.tasks.files import file_to_file
 from sclm_hf.tasks.files.file_to_file import run_files
 from sclm_hf.tasks.perturb import States
 from sclm_hf.tasks.perturbation import perturbing
 from sclm_hf.tasks.running import batches
 
+from ..stopped_runs import reading_in_blocks, stopping
 from ..tiny import GENES, make_cells, save_checkpoint
 
 HOW = {"genes": GENES[:12], "gene_effects": True, "states": States("state", "ill", "well", ("other",))}
@@ -51,18 +52,6 @@ def runs(monkeypatch):
     counted, run = [], perturbing.run_block
     monkeypatch.setattr(perturbing, "run_block", lambda *args: counted.append(len(args[1])) or run(*args))
     return counted
-
-
-def stopping(monkeypatch, name):
-    """Interrupt the run where it would keep the piece of this name."""
-    save = pieces.Pieces.save
-
-    def save_or_stop(self, number, piece, **arrays):
-        if self._path(number).name == name:
-            raise KeyboardInterrupt
-        save(self, number, piece, **arrays)
-
-    monkeypatch.setattr(pieces.Pieces, "save", save_or_stop)
 
 
 def test_a_file_gives_what_the_function_gives(source, model, tmp_path):
@@ -158,23 +147,30 @@ def test_pieces_of_another_run_are_refused(source, model, tmp_path, monkeypatch,
 
 
 def test_a_file_is_never_read_whole(source, model, tmp_path, monkeypatch):
-    read, most = H5adSource.read, []
-
-    def read_some(self, rows, scratch=None):
-        most.append(len(rows))
-        return read(self, rows, scratch)
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("the whole file was read")
-
-    monkeypatch.setattr(H5adSource, "read", read_some)
-    monkeypatch.setattr("sclm_hf.sources.survey.CELLS_AT_ONCE", 6)
-    with monkeypatch.context() as patched:
-        patched.setattr(anndata, "read_h5ad", refuse)
-        run_files("perturb", source, tmp_path / "out.h5ad", model, **HOW)
-    assert max(most) == 6
+    numbers = reading_in_blocks(monkeypatch)
+    run_files("perturb", source, tmp_path / "out.h5ad", model, **HOW)
+    assert max(numbers) == 6
 
 
 def test_a_folder_of_files_is_refused(source, model, tmp_path):
     with pytest.raises(ConfigurationError, match="is a folder of files: `perturb` reads one"):
         run_files("perturb", tmp_path, tmp_path / "out.h5ad", model, genes=["GENE0"])
+
+
+@pytest.mark.filterwarnings("ignore:Writing zarr v2 data")
+def test_a_zarr_folder_gives_what_a_file_gives(source, model, tmp_path):
+    anndata.read_h5ad(source).write_zarr(tmp_path / "in.zarr")
+    for name in ("in.h5ad", "in.zarr"):
+        run_files("perturb", tmp_path / name, tmp_path / f"of {name}.h5ad", model, **HOW)
+    one, other = (anndata.read_h5ad(tmp_path / f"of {name}.h5ad") for name in ("in.h5ad", "in.zarr"))
+    np.testing.assert_array_equal(one.X, other.X)
+    pd.testing.assert_frame_equal(one.obs, other.obs)
+
+
+def test_a_folder_of_shards_with_one_data_set_is_read(source, model, tmp_path):
+    build_corpus(source, tmp_path / "shards", obs_columns=["state", "size"])
+    for name in ("in.h5ad", "shards"):
+        run_files("perturb", tmp_path / name, tmp_path / f"of {name}.h5ad", model, **HOW)
+    one, other = (anndata.read_h5ad(tmp_path / f"of {name}.h5ad") for name in ("in.h5ad", "shards"))
+    np.testing.assert_array_equal(one.X, other[one.obs_names].X)
+    assert one.obs["state"].astype(str).tolist() == other.obs["state"].astype(str).tolist()

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from sclm_hf.errors import ConfigurationError, GeneCoverageError
-from sclm_hf.tasks.files import pieces
 from sclm_hf.tasks.files.file_to_file import run_files
 from sclm_hf.tasks.prediction.models import SetPredictor
 from sclm_hf.training.loop import _Run
 
+from ..stopped_runs import stopping
 from .screens import features, make_screen
 
 pytestmark = pytest.mark.filterwarnings("ignore:The predictions for 3")
@@ -93,15 +93,8 @@ def test_training_goes_on_from_its_last_checkpoint(folder, steps, monkeypatch, s
 
 def test_predictions_that_are_there_are_not_made_again(folder, steps, predicted, monkeypatch):
     run(folder, "whole", "other")
-    save = pieces.Pieces.save
-
-    def save_or_stop(self, number, piece, **arrays):
-        if self._path(number).name == "predicted-00000001.npz":
-            raise KeyboardInterrupt
-        save(self, number, piece, **arrays)
-
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(pieces.Pieces, "save", save_or_stop)
+        stopping(patched, "predicted-00000001.npz")
         run(folder)
     everything = list(predicted)
     steps.clear(), predicted.clear()
