@@ -7,6 +7,9 @@ The model is a small one of human blood, so this is also what an encoder of anot
 species, is worth; the same model before its training stands beside it. The seed is that of PCA, k-means and Leiden.
 
     SCLM_DATA=FOLDER python benchmarks/spatial.py --model FOLDER --untrained FOLDER --output FILE.json
+
+With a model whose tokens are cells, `--neighbourhood 6` also reads each spot with the six nearest, beside whole
+slices. `benchmarks/spatial_cellplm.yaml` trains a small one.
 """
 
 import argparse
@@ -20,7 +23,7 @@ import numpy as np
 from machine import describe_machine
 
 import sclm_hf
-from sclm_hf.errors import SclmWarning
+from sclm_hf.errors import ConfigurationError, SclmWarning
 from sclm_hf.versions import package_versions
 
 BULB = ("spatial_mob_260", {"label_key": "cell_type", "species": "mouse"})
@@ -38,6 +41,8 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--untrained", required=True, help="the same model before its training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS, metavar="TASK")
+    parser.add_argument("--neighbourhood", type=int, help="spots that a model whose tokens are cells reads with each")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", SclmWarning)
@@ -46,7 +51,7 @@ def main() -> None:
     done["versions"] = package_versions("scanpy", "igraph", "torch", "numpy", "scikit-learn")
     done["model"] = Path(arguments.model).name
     runs = done.setdefault("runs", {})
-    for task in TASKS:
+    for task in arguments.tasks:
         for seed in arguments.seeds:
             if str(seed) not in runs.setdefault(task, {}):
                 runs[task][str(seed)] = run(task, seed, arguments)
@@ -64,8 +69,17 @@ def run(task: str, seed: int, arguments: argparse.Namespace) -> dict:
     file, about, wanted = TASKS[task]
     cells = anndata.read_h5ad(Path(os.environ["SCLM_DATA"]) / f"{file}.h5ad")
     found: dict[str, dict] = {}
-    for name, model in (("untrained", arguments.untrained), ("model", arguments.model)):
-        result = sclm_hf.spatial(cells, model, seed=seed, **about, **wanted)
+    ways = [("untrained", arguments.untrained, {}), ("model", arguments.model, {})]
+    if arguments.neighbourhood is not None:
+        around = {"neighbourhood": arguments.neighbourhood}
+        ways += [(f"{name}, neighbourhoods", model, around) for name, model, _ in ways]
+    for name, model, way in ways:
+        try:
+            result = sclm_hf.spatial(cells, model, seed=seed, **about, **wanted, **way)
+        except ConfigurationError as error:
+            if "No resolution gives" not in str(error):
+                raise
+            continue
         record = result.uns["sclm_hf"]["sclm_domain"]
         columns = [record["scores"][score].tolist() for score in SCORES]
         rows = zip(record["scores"]["method"], *columns, strict=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import require
+from ..errors import ConfigurationError, require
 from ..logging import warn
 from .clustering.settings import SweepSettings
 from .running.cell_run import CellRun, Results
@@ -11,6 +11,7 @@ from .running.settings import setting
 from .running.verb import Verb, documented_by
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..sources.cell_source import CellSource
     from ..tokenization.processing_cell import CellProcessor
     from .clustering.sweep import Sweep
+    from .files.pieces import Pieces
 
 DOMAIN_KEY = "sclm_domain"
 
@@ -33,6 +35,12 @@ class SpatialSettings(SweepSettings):
     """
 
     neighbours: int = setting(6, "nearest cells or spots of the same slice that each is averaged with.", least=1)
+    neighbourhood: int | None = setting(
+        None,
+        "with a model whose tokens are cells (CellPLM): how many nearest cells of its slice are read together with "
+        "each, instead of all cells of the slice.",
+        least=1,
+    )
     sample_key: str | None = setting(
         None,
         "column of `obs` that tells slices apart, whose coordinates have nothing to do with one another; by default "
@@ -49,6 +57,13 @@ class SpatialSettings(SweepSettings):
         flag="--key",
         recorded=False,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.neighbourhood is not None and self.use_rep is not None:
+            raise ConfigurationError(
+                "`neighbourhood` (`--neighbourhood`) is for a model: leave it out with `use_rep` (`--use-rep`)."
+            )
 
     def key(self, family: str) -> str:
         """Name of the domains in `obs`, and of their record."""
@@ -77,7 +92,34 @@ class Spatial(CellRun[SpatialSettings]):
         require("scanpy", extra="evaluation")
         require("igraph", extra="evaluation")
         self._given = TissueCells(self.cells.source, self.settings)
+        self._check_neighbourhood()
         refuse_alike(self.cells.source)
+
+    def _check_neighbourhood(self) -> None:
+        if self.settings.neighbourhood is not None and self.loaded.processor.context != "sample":
+            raise ConfigurationError(
+                f"`neighbourhood` (`--neighbourhood`) is for models that read several cells at once, as CellPLM does; "
+                f"`{self.loaded.name}` reads each cell alone: leave it out."
+            )
+
+    def blocks(self, pieces: "Pieces | None" = None) -> "Iterator[tuple[slice | np.ndarray, np.ndarray]]":
+        """Run the cells by whole slices, or each with those around it."""
+        settings = self.settings
+        if settings.neighbourhood is None:
+            return super().blocks(pieces)
+        from .tissue.neighbourhoods import run_neighbourhoods
+        from .tissue.neighbours import read_tissue
+
+        tissue = read_tissue(self.cells.source, settings.spatial_key, settings.sample_key, settings.neighbourhood)
+        return run_neighbourhoods(
+            self.loaded,
+            self.cells,
+            tissue,
+            self.forward,
+            seed=settings.seed,
+            description=self.verb.name,
+            pieces=pieces,
+        )
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """The domains, and the embedding that they come from."""
@@ -192,7 +234,8 @@ def spatial(
     The embedding is one that `model` makes, or one that the cells have (`use_rep`). That of each cell is replaced by
     the mean over itself and its nearest neighbours in the same slice, near ones weighing more, whatever the family: no
     foundation model that the package knows uses coordinates. CellPLM's published code has a place for them but
-    switches it off; its cells see those of their slice by expression alone. A task-specific model that does use them,
+    switches it off; its cells see those of their slice by expression alone, with `neighbourhood` the nearest of these
+    only, which was no better for a trained model where it was measured. A task-specific model that does use them,
     such as TransformerST, gives an embedding that is taken as it is. The means are then clustered with Leiden, all
     slices together; slices are not corrected for batch effects. With `label_key`, principal components treated alike
     come first in the table of scores: they are hard to beat.
