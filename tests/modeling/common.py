@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from sclm_hf.modeling.common import cpu
+from sclm_hf.modeling.common.probe import has_common_heads
 from sclm_hf.registry import FAMILIES
 
 from .stock_trainer import StockTrainerTester, costs_seconds
@@ -125,6 +126,21 @@ class ModelTester(StockTrainerTester):
         base = AutoModel.from_pretrained(tmp_path)
         for name, tensor in base.state_dict().items():
             assert torch.equal(tensor, model.base_model.state_dict()[name]), name
+
+    def test_base_model_from_a_folder_with_a_probe(self, head_class, tmp_path):
+        if not has_common_heads(head_class):
+            pytest.skip("it has none")
+        config = self.config()
+        config.probe_leaves = []
+        model = head_class(config)
+        model.save_pretrained(tmp_path)
+        _, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+        assert not info["unexpected_keys"]
+        # a classifier without a probe says what it does not use
+        model.config.probe_leaves = None
+        model.config.save_pretrained(tmp_path)
+        _, info = head_class.from_pretrained(tmp_path, output_loading_info=True)
+        assert any(key.startswith("probe.") for key in info["unexpected_keys"])
 
     def test_eager_equals_sdpa(self, head_class):
         model = self.build(head_class)

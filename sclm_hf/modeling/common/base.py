@@ -10,6 +10,8 @@ from transformers import initialization as init
 from .gene_bag import GeneBag, has_gene_bag
 from .probe import Probe, has_common_heads, probe_leaves
 
+_COMMON_HEADS = r"^(probe|gene_bag)\."
+
 
 class InputName(str):
     """Name of an input that has "label" in it and is no target, such as `batch_labels`.
@@ -57,6 +59,9 @@ class SclmModelMixin:
         # quantisers leave these in float: layers that read numbers as they are, and heads, which may start random
         heads = [name for name, _ in self.named_children() if name != self.base_model_prefix]
         self._keep_in_fp32_modules |= {r"(.*\.)?embeddings", *(heads if self.base_model is not self else ())}
+        # an encoder is opened from the folder of a classifier too; a classifier would hide that it lost its own
+        ignored = set(self._keys_to_ignore_on_load_unexpected or ()) - {_COMMON_HEADS}
+        self._keys_to_ignore_on_load_unexpected = ignored | ({_COMMON_HEADS} if self.base_model is self else set())
 
     def _add_common_heads(self):
         leaves = probe_leaves(self.config)

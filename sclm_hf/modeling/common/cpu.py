@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-FEWEST_TOKENS = 512
-"""With fewer tokens per cell, attention over the whole batch is as fast."""
+FEWEST_TOKENS, FEWEST_IN_BFLOAT16 = 512, 128
+"""With fewer tokens per cell, attention over the whole batch is as fast (`benchmarks/tasks.py`)."""
 
 QUERIES_PER_CHUNK = 256
 """Queries of bfloat16 attention that are computed together, so that their weights stay in the cache."""
@@ -144,7 +144,8 @@ def cell_by_cell_attention(
     Returns:
         `(batch, heads, tokens, head_dim)`.
     """
-    long = query.dim() == 4 and query.shape[2] >= FEWEST_TOKENS and not torch.is_grad_enabled()
+    fewest = FEWEST_IN_BFLOAT16 if query.dtype == torch.bfloat16 else FEWEST_TOKENS
+    long = query.dim() == 4 and query.shape[2] >= fewest and not torch.is_grad_enabled()
     if not long or dropout_p or is_causal or kwargs or not (attn_mask is None or _hides_keys(attn_mask, query)):
         return F.scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **kwargs
