@@ -138,6 +138,22 @@ def test_onednn_leaves_alone_what_it_cannot_do():
 
 @needs_onednn
 @torch.no_grad()
+def test_onednn_gives_the_same_whatever_the_strides_and_shapes(monkeypatch):
+    monkeypatch.setattr(cpu, "has_slow_products", lambda: True)
+    x, weight = torch.randn(6, 7), torch.randn(5, 7)
+    for bias in (torch.randn(10)[::2], torch.randn(1).expand(5), torch.randn(1), torch.randn(6, 5)):
+        assert_close(onednn_linear(x, weight, bias), nn.functional.linear(x, weight, bias))
+        with fast_on_cpu(Products()):
+            found = torch.addmm(bias, x, weight.t())
+        assert_close(found, torch.addmm(bias, x, weight.t()))
+    assert_close(onednn_linear(x, weight[0]), nn.functional.linear(x, weight[0]))
+    windows = torch.randn(12)
+    for one, other in ((x[:, ::2], weight[:, ::2]), (windows.unfold(0, 7, 1), weight), (x, windows.unfold(0, 7, 1))):
+        assert_close(onednn_linear(one, other), nn.functional.linear(one, other))
+
+
+@needs_onednn
+@torch.no_grad()
 @pytest.mark.parametrize("hidden", [0, 100])
 def test_onednn_gives_the_same_attention(monkeypatch, hidden):
     monkeypatch.setattr(cpu, "has_slow_products", lambda: True)

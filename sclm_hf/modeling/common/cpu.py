@@ -109,13 +109,17 @@ def onednn_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
         `(..., out)`.
     """
     plain = _are_plain([input, weight, bias], torch.float32) and not torch.is_grad_enabled()
-    if not plain or input.dim() < 2 or input.numel() == 0:
+    fits = input.dim() >= 2 and weight.dim() == 2 and (bias is None or bias.shape == weight.shape[:1])
+    if not plain or not fits or input.numel() == 0:
         return F.linear(input, weight, bias)
+    # it reads a bias as if its numbers lay one after the other, and not every layout of weights
+    bias = None if bias is None else bias.contiguous()
+    weight = weight if weight.t().is_contiguous() else weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
 
 
 def _onednn_addmm(input: Tensor, mat1: Tensor, mat2: Tensor, **scales: float) -> Tensor:
-    if scales or input.dim() != 1:
+    if scales or input.shape != mat2.shape[1:]:
         return torch.addmm(input, mat1, mat2, **scales)
     return onednn_linear(mat1, mat2.t(), input)
 
