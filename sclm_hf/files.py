@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError, ConfigurationError, SclmError
+from .errors import CheckpointError, ConfigurationError, SclmError, require
 
 _INDEX = "model.safetensors.index.json"
 MAX_JSON_BYTES = 2**26
@@ -87,6 +87,40 @@ def read_text_file(path: Path, error: type[SclmError] = ConfigurationError) -> s
         raise error(f"`{path}` is no text in UTF-8: {cause}.") from cause
     except OSError as cause:
         raise error(f"`{path}` cannot be read: {cause.strerror or cause}.") from cause
+
+
+def read_yaml(path: Path, *, as_text: bool = False) -> Any:
+    """Read a YAML file of settings or names that anybody may have written.
+
+    Args:
+        path: the file.
+        as_text: give all numbers, dates and so on as the text that stands there.
+
+    Raises:
+        ConfigurationError: as for [`read_text_file`], or it is no YAML, nested too deeply, has a value that cannot be,
+            such as a number of thousands of digits, or has a key of its mapping twice.
+        MissingDependencyError: PyYAML is not installed.
+    """
+    yaml, text = require("yaml", extra="train"), read_text_file(path)
+    try:
+        # the last of several values would be taken in silence
+        if twice := _said_twice(yaml.compose(text, yaml.SafeLoader)):
+            raise ConfigurationError(f"`{path}` says `{twice}` twice: leave one of them out.")
+        return yaml.load(text, yaml.BaseLoader if as_text else yaml.SafeLoader)
+    except RecursionError as cause:
+        raise ConfigurationError(f"`{path}` is nested too deeply to hold settings or names.") from cause
+    # dates that are none, and numbers that are too long or none, are errors of Python
+    except (yaml.YAMLError, ValueError, AttributeError) as cause:
+        if isinstance(cause, SclmError):
+            raise
+        raise ConfigurationError(f"`{path}` cannot be read as YAML: {cause}") from cause
+
+
+def _said_twice(node: Any) -> str | None:
+    """A key that stands twice in the mapping of a YAML file."""
+    keys = [key.value for key, _ in node.value] if getattr(node, "id", None) == "mapping" else []
+    texts = [key for key in keys if isinstance(key, str)]
+    return next((key for key in texts if texts.count(key) > 1), None)
 
 
 def check_output_file(path: str | Path) -> None:

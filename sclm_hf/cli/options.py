@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import inspect
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import Field
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,14 +125,10 @@ def read_recipe(path: Path, fields: Sequence[Field]) -> dict[str, Any]:
         ConfigurationError: it cannot be read or is no mapping; or it has a key that is no setting, or a value that
             its flag could not have.
     """
-    import yaml
+    from ..files import read_yaml
 
-    from ..files import read_text_file
-
-    try:
-        recipe = yaml.safe_load(read_text_file(path))
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"Cannot read the recipe `{path}`: {error}") from error
+    # as text too, which the flag reads: a number may be the name of a column, and 010 is not 8
+    recipe, written = read_yaml(path), read_yaml(path, as_text=True)
     if not isinstance(recipe, dict):
         raise ConfigurationError(
             f"The recipe `{path}` must be a mapping of settings, got {type(recipe).__name__}: write `name: value`."
@@ -140,11 +138,12 @@ def read_recipe(path: Path, fields: Sequence[Field]) -> dict[str, Any]:
         if name not in known:
             raise unknown_name(str(name), list(known), f" in the recipe `{path}`")
         is_yes_or_no = known[name].type is bool
-        if not isinstance(value, str | int | float) or isinstance(value, bool) != is_yes_or_no:
+        if not isinstance(value, str | int | float | date) or isinstance(value, bool) != is_yes_or_no:
             expected = "true or false" if is_yes_or_no else "a text or a number, written as for its flag"
-            raise ConfigurationError(f"`{name}` in the recipe `{path}` must be {expected}, got {value!r}.")
-    # as text, which the flag reads: a number may be the name of a column
-    return {name: value if isinstance(value, bool) else str(value) for name, value in recipe.items()}
+            shown = reprlib.repr(value)[:200]
+            raise ConfigurationError(f"`{name}` in the recipe `{path}` must be {expected}, got {shown}.")
+    texts = {**recipe, **written}
+    return {name: value if isinstance(value, bool) else str(texts[name]) for name, value in recipe.items()}
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(AddingSettings)}

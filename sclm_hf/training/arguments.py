@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigurationError, require, unknown_name
-from ..files import read_text_file
+from ..files import read_yaml
 
 PRECISIONS = ("no", "fp16", "bf16")
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt")
@@ -261,11 +261,7 @@ def read_mapping(name: str, text: str | Mapping[str, Any] | None) -> dict[str, A
 
 
 def _recipe_as_flags(path: str, names: list[str]) -> list[str]:
-    yaml = require("yaml", extra="train")
-    try:
-        recipe = yaml.safe_load(read_text_file(Path(path))) or {}
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigurationError(f"Cannot read the recipe {path}: {error}") from error
+    recipe = read_yaml(Path(path)) or {}
     if not isinstance(recipe, dict):
         raise ConfigurationError(f"The recipe {path} must be a mapping of settings, got {type(recipe).__name__}.")
     flags = []

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from sclm_hf.cli.main import app, make_app
 from sclm_hf.cli.options import read_recipe
+from sclm_hf.errors import ConfigurationError
 from sclm_hf.tasks import get_verb
 
 from ..tasks.tiny import make_cells, save_checkpoint
@@ -42,13 +43,39 @@ def test_a_recipe_gives_settings_and_flags_win(tmp_path):
         ("batch_key: [a, b]", "written as for its flag, got ['a', 'b']"),
         ("batch_size: 0", "Invalid value for '--batch-size'"),
         ("- batch_size", "must be a mapping of settings, got list"),
-        ("a: [", "Cannot read the recipe"),
+        ("a: [", "cannot be read as YAML"),
+        ("seed: 1\nseed: 2", "says `seed` twice"),
     ],
 )
 def test_what_is_no_recipe_is_refused_before_the_work(tmp_path, recipe, told):
     done = embed(tmp_path, recipe)
     assert done.exit_code and told in " ".join(done.output.replace("│", " ").split()), done.output
     assert not (tmp_path / "out.h5ad").exists()
+
+
+def read(tmp_path, text):
+    (tmp_path / "recipe.yaml").write_text(text)
+    return read_recipe(tmp_path / "recipe.yaml", dataclasses.fields(get_verb("grn").settings))
+
+
+def test_numbers_and_dates_stay_as_they_are_written(tmp_path):
+    for text in ("010", "1:30", "1.10", "2020-01-01", "1e-3", "'7'"):
+        assert read(tmp_path, f"condition_key: {text}") == {"condition_key": text.strip("'")}
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 5000, "2020-13-45", "!!int abc", "!!timestamp abc", "[" * 3000, "!!python/object:os.system x"]
+)
+def test_values_that_cannot_be_are_refused_in_a_line(tmp_path, value):
+    with pytest.raises(ConfigurationError, match=r"recipe\.yaml` (cannot be read as YAML|is nested too deeply)"):
+        read(tmp_path, f"condition_key: {value}")
+
+
+def test_a_value_that_grows_by_aliases_is_not_written_out(tmp_path):
+    parts = ["&a0 [x, x, x, x]", *(f"&a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 40))]
+    with pytest.raises(ConfigurationError) as raised:
+        read(tmp_path, f"condition_key: [{', '.join(parts)}]")
+    assert len(str(raised.value)) < 1000
 
 
 def test_every_verb_takes_a_recipe():

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ConfigurationError, require
-from ...files import read_text_file
+from ...errors import ConfigurationError
+from ...files import read_yaml
 
 _DATA = Path(__file__).parent / "data"
 
@@ -239,11 +239,7 @@ def _parts(name: str | Path) -> list[Mapping[str, Any]]:
             f"`ontology` must be one of {', '.join(available())} or a YAML file, several joined by `+`, or "
             f"cl, which stands alone, for the Cell Ontology; got {name!r}."
         )
-    yaml = require("yaml", extra="train")
-    try:
-        content = yaml.safe_load(read_text_file(path))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigurationError(f"Cannot read the ontology {path}: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict) or not set(content) <= {"title", "includes", "tree", "synonyms", "sets"}:
         raise ConfigurationError(
             f"The ontology {path} must be a mapping with some of `title`, `includes`, `tree`, `synonyms` and `sets`."
