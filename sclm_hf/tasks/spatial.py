@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..tokenization.processing_cell import CellProcessor
     from .clustering.sweep import Sweep
     from .files.pieces import Pieces
+    from .tissue.neighbours import Tissue
 
 DOMAIN_KEY = "sclm_domain"
 
@@ -91,32 +92,34 @@ class Spatial(CellRun[SpatialSettings]):
         self.settings.check_embedding_named(self.loaded)
         require("scanpy", extra="evaluation")
         require("igraph", extra="evaluation")
+        self._around = self._neighbourhoods()
         self._given = TissueCells(self.cells.source, self.settings)
-        self._check_neighbourhood()
         refuse_alike(self.cells.source)
 
-    def _check_neighbourhood(self) -> None:
-        if self.settings.neighbourhood is not None and self.loaded.processor.context != "sample":
-            raise ConfigurationError(
-                f"`neighbourhood` (`--neighbourhood`) is for models that read several cells at once, as CellPLM does; "
-                f"`{self.loaded.name}` reads each cell alone: leave it out."
-            )
+    def _neighbourhoods(self) -> "Tissue | None":
+        """The cells that each is read with; None = all of its slice."""
+        from .tissue.neighbours import read_tissue
+
+        asked = self.settings
+        if asked.neighbourhood is None:
+            return None
+        if self.loaded.processor.context != "sample":
+            raise _no_neighbourhood(self.loaded.name, "reads each cell alone")
+        named = (asked.spatial_key, asked.sample_key)
+        return read_tissue(self.cells.source, *named, asked.neighbourhood, "neighbourhood")
 
     def blocks(self, pieces: "Pieces | None" = None) -> "Iterator[tuple[slice | np.ndarray, np.ndarray]]":
         """Run the cells by whole slices, or each with those around it."""
-        settings = self.settings
-        if settings.neighbourhood is None:
+        if self._around is None:
             return super().blocks(pieces)
         from .tissue.neighbourhoods import run_neighbourhoods
-        from .tissue.neighbours import read_tissue
 
-        tissue = read_tissue(self.cells.source, settings.spatial_key, settings.sample_key, settings.neighbourhood)
         return run_neighbourhoods(
             self.loaded,
             self.cells,
-            tissue,
+            self._around,
             self.forward,
-            seed=settings.seed,
+            seed=self.settings.seed,
             description=self.verb.name,
             pieces=pieces,
         )
@@ -132,6 +135,13 @@ class Spatial(CellRun[SpatialSettings]):
     def facts(self, file: "Path | None") -> dict[str, Any]:
         """The resolutions, the slices, and the scores where there are labels."""
         return self._facts
+
+
+def _no_neighbourhood(name: Any, why: str) -> ConfigurationError:
+    return ConfigurationError(
+        "`neighbourhood` (`--neighbourhood`) is for models that read several cells at once, as CellPLM does; "
+        f"`{name}` {why}: leave it out."
+    )
 
 
 class TissueCells:
@@ -278,6 +288,8 @@ def spatial(
     if is_specialist(model, settings.get("revision")):
         from .tissue.specialists import add_by_specialist
 
+        if chosen.neighbourhood is not None:
+            raise _no_neighbourhood(getattr(model, "name_or_path", model), "is a task-specific model of its own graph")
         return add_by_specialist(SPATIAL, adata, model, processor, settings, _of_smooth, copy=copy)
     if model is not None:
         return SPATIAL.add_to(adata, model, processor, settings, copy=copy)

@@ -60,7 +60,9 @@ class Tissue(NamedTuple):
         return float((pairs[0] == pairs[1])[known].mean()) if known.any() else float("nan")
 
 
-def read_tissue(source: CellSource, spatial_key: str, sample_key: str | None, n_neighbours: int) -> Tissue:
+def read_tissue(
+    source: CellSource, spatial_key: str, sample_key: str | None, n_neighbours: int, named: str = "neighbours"
+) -> Tissue:
     """Find the neighbours of each cell.
 
     Args:
@@ -68,6 +70,7 @@ def read_tissue(source: CellSource, spatial_key: str, sample_key: str | None, n_
         spatial_key: name in `obsm` of the coordinates.
         sample_key: column of `obs` that tells slices apart; None = all cells are of one slice.
         n_neighbours: neighbours of each cell.
+        named: the setting that says how many.
 
     Raises:
         ConfigurationError: there are no coordinates, of all cells or of a slice, they cannot be used, or a slice has
@@ -89,7 +92,7 @@ def read_tissue(source: CellSource, spatial_key: str, sample_key: str | None, n_
     for number, name in enumerate(slices):
         rows = np.flatnonzero(numbers == number)
         what = f"Slice {name!r}" if sample_key is not None else "The tissue"
-        _check_slice(coordinates[rows], what, where, n_neighbours)
+        _check_slice(coordinates[rows], what, where, n_neighbours, named)
         found, distances[rows] = _nearest(coordinates[rows], n_neighbours)
         neighbours[rows] = rows[found]
     shared = float((distances[:, 0] == 0).mean())
@@ -130,11 +133,11 @@ def _check_known(coordinates: np.ndarray, slices: list[str], numbers: np.ndarray
     )
 
 
-def _check_slice(coordinates: np.ndarray, what: str, where: str, n_neighbours: int) -> None:
+def _check_slice(coordinates: np.ndarray, what: str, where: str, n_neighbours: int, named: str) -> None:
     if len(coordinates) <= n_neighbours:
         raise ConfigurationError(
             f"{what} has {len(coordinates):,} cells, too few for {n_neighbours} neighbours of each: lower "
-            "`neighbours` (`--neighbours`), or leave these cells out."
+            f"`{named}` (`--{named}`), or leave these cells out."
         )
     if not np.ptp(coordinates, axis=0).any():
         raise ConfigurationError(

@@ -116,6 +116,8 @@ def test_columns_are_called_as_in_training_unless_others_are_named(folder):
     cells.obsm["places"] = cells.obsm.pop("spatial")
     processor = replace(loaded.processor, spatial_key="places")
     few = {"resolutions": "0.5", "n_subsamples": 1}
+    with pytest.raises(ConfigurationError, match="is a task-specific model of its own graph: leave it out"):
+        sclm_hf.spatial(cells, loaded.model, processor, neighbourhood=4, **few)
     found = sclm_hf.spatial(cells, loaded.model, processor, **few)
     expected = sclm_hf.spatial(spots(), folder, **few)
     assert np.array_equal(found.obsm["X_sclm_domain"], expected.obsm["X_sclm_domain"])

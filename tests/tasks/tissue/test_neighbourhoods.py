@@ -69,5 +69,7 @@ def test_the_verb_reads_neighbourhoods_where_it_is_asked_to(loaded, tmp_path):
     assert asked.uns["sclm_hf"]["sclm_domain"]["settings"]["neighbourhood"] == 4
     with pytest.raises(ConfigurationError, match="reads each cell alone"):
         spatial(cells, save_checkpoint(tmp_path / "scgpt"), neighbourhood=4, **how)
+    with pytest.raises(ConfigurationError, match=r"'a' has 20 cells.*lower `neighbourhood` \(`--neighbourhood`\)"):
+        spatial(cells, model, loaded.processor, neighbourhood=20, **how)
     with pytest.raises(ConfigurationError, match="is for a model"):
         spatial(cells, use_rep="X_pca", neighbourhood=4, **how)
