@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ExpressionError
+from .clustering.markers import holds_counts
 from .impute import Imputation, ImputeSettings, ImputeVerb
 from .running.settings import setting
 from .running.verb import documented_by
@@ -45,6 +47,15 @@ class Denoising(Imputation):
 
     settings: DenoiseSettings
     n_key = "n_denoised"
+
+    def __init__(self, *run: Any) -> None:
+        super().__init__(*run)
+        expects = self.loaded.processor.feature_extractor.expects
+        if self.settings.score and expects != "counts" and not holds_counts(self.cells.source):
+            raise ExpressionError(
+                "The data are no counts, of which reads could be held out: leave out the scores (`score=False`, "
+                "`--no-score`), or name a layer with counts (`layer`, `--layer`)."
+            )
 
     def score(self, *cells: Any, **how: Any) -> "dict[str, dict[str, float]]":
         """How well the reads that are left tell those that were held out; see `thinned_scores`."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, ConfigurationError
+from ..errors import CheckpointError, ConfigurationError, ExpressionError
 from .running.cell_run import CellRun, Results
 from .running.settings import GENES, AddingSettings, setting
 from .running.verb import Verb, documented_by
@@ -69,6 +69,12 @@ class Imputation(CellRun[ImputeSettings]):
             raise ConfigurationError(
                 "The counts are in `raw`, whose genes may be others than those of the layers: put them into a layer, "
                 "and name it with `layer` (`--layer`)."
+            )
+        source = self.cells.source
+        if self.settings.score and min(source.n_cells, source.n_genes) < 2:
+            raise ExpressionError(
+                f"The data are {source.n_cells:,} cells with {source.n_genes:,} genes, and no cells that could be "
+                "similar: give at least 2 of both, or leave out the scores (`score=False`)."
             )
         self._columns = self._columns_of(self.settings.names)
         self._ids = torch.from_numpy(self.cells.gene_ids[self._columns])

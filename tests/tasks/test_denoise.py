@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from sclm_hf import denoise, impute
 from sclm_hf.cli.main import make_app
 from sclm_hf.errors import CheckpointError, ExpressionError
+from sclm_hf.opening.loading import load_model
 from sclm_hf.opening.tiny import make_tiny_checkpoint
 from sclm_hf.tasks.imputation.thinned import thinned_scores
 
@@ -74,6 +75,27 @@ def test_reads_are_held_out_by_the_names_of_cell_and_gene():
 def test_too_few_reads_are_refused():
     with pytest.raises(ExpressionError, match="too few to hold a tenth"):
         scores_of(np.eye(30, dtype=int) * 3, lambda left: np.zeros(left.shape))
+
+
+def test_values_that_are_no_counts_are_scored_by_nobody(model):
+    loaded, cells = load_model(str(model), "AutoModelForPreTraining"), make_cells(60)
+    loaded.processor.feature_extractor.expects = "any"
+    cells.X = cells.X.log1p()
+    with pytest.raises(ExpressionError, match="no counts, of which reads"):
+        denoise(cells, loaded.model, loaded.processor)
+    assert "sclm_denoised" in denoise(cells, loaded.model, loaded.processor, score=False).layers
+
+
+def test_one_cell_has_no_similar_ones(model):
+    with pytest.raises(ExpressionError, match="1 cells with 91 genes, and no cells"):
+        denoise(make_cells(1), model)
+
+
+def test_a_few_fractional_values_are_read_as_whole_reads():
+    counts = np.random.default_rng(0).poisson(3, (80, 40)).astype(float)
+    expected = scores_of(counts, lambda left: np.zeros(left.shape))
+    counts[0, counts[0] > 0] += 0.25
+    assert scores_of(counts, lambda left: np.zeros(left.shape)) == expected
 
 
 def test_the_command_adds_the_layer_and_says_which_methods_are_nearer(model, tmp_path):

@@ -51,6 +51,8 @@ def thinned_scores(
         ExpressionError: too few reads could be held out, or a cell has none.
     """
     counts = scipy.sparse.csr_matrix(counts, dtype=np.float64)
+    # a few of what passes as counts may be fractional, and reads are whole
+    counts = counts.rint()
     left = thin_counts(counts, share=1 - SHARE, cell_ids=cell_ids, genes=genes, seed=seed)
     held_out = scipy.sparse.csr_matrix(counts - left)[:, scored]
     kept = scipy.sparse.csc_matrix(left[:, scored])
