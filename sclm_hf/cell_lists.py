@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import CheckpointError, ConfigurationError, require
+from .errors import CheckpointError, ConfigurationError, SclmError, require
 from .files import require_regular_file, sole_writer, written_whole
 from .logging import warn
 
@@ -109,8 +109,11 @@ def keep_lists(folder: Path, lists: CellLists, cells: np.ndarray) -> None:
         lists: its lists.
         cells: (cells, size) its embeddings.
     """
+    from safetensors import SafetensorError
+
+    again = "the lists of its cells are made anew by each run."
     if not os.access(folder, os.W_OK):
-        warn(f"The index `{folder}` cannot be written to: the lists of its cells are made anew by each run.")
+        warn(f"The index `{folder}` cannot be written to: {again}")
         return
     try:
         with sole_writer(folder / LISTS), written_whole(folder / LISTS) as unfinished:
@@ -118,6 +121,9 @@ def keep_lists(folder: Path, lists: CellLists, cells: np.ndarray) -> None:
     except ConfigurationError:
         # the other run keeps the same
         return
+    # a full disk, which is an error of its own to safetensors, is no reason to lose the search
+    except (SclmError, SafetensorError) as error:
+        warn(f"The index `{folder}` cannot be written to ({error}): {again}")
 
 
 def search_lists(lists: Any, queries: np.ndarray, k: int, allowed: np.ndarray | None) -> np.ndarray:

@@ -3,11 +3,12 @@ import os
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from sclm_hf import cell_index, cell_lists
 from sclm_hf.cell_index import CellIndex, directions, read_cells, read_facts
 from sclm_hf.cell_lists import read_lists
-from sclm_hf.errors import CheckpointError, ConfigurationError
+from sclm_hf.errors import CheckpointError, ConfigurationError, SclmWarning
 
 
 @pytest.fixture
@@ -149,6 +150,21 @@ def test_no_lists_are_written_where_none_are_asked_for(index, tmp_path):
     pytest.importorskip("pyarrow")
     index.write(tmp_path, {})
     assert not (tmp_path / "lists.safetensors").exists()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
+def test_a_search_goes_on_where_lists_cannot_be_kept(monkeypatch, tmp_path, error):
+    pytest.importorskip("faiss")
+    index = _many_cells(monkeypatch, tmp_path, keeps=True)
+
+    def fail(*given):
+        raise error
+
+    monkeypatch.setattr(cell_lists.CellLists, "write", fail)
+    with pytest.warns(SclmWarning, match="No space left.*are made anew by each run"):
+        rows, _ = index.nearest(index.embeddings[:3], 1)
+    assert rows.ravel().tolist() == [0, 1, 2]
+    assert not list(tmp_path.iterdir())
 
 
 def test_lists_of_other_cells_and_damaged_ones_are_refused(monkeypatch, tmp_path):
