@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError
-from .running.settings import RunSettings, setting
+from .running.settings import GENES, RunSettings, setting
 from .running.verb import Verb, documented_by
 
 if TYPE_CHECKING:
@@ -40,9 +40,10 @@ class ExplainSettings(RunSettings):
     label: str | None = setting(
         None, "class that genes speak for, one of the model's; by default the one predicted for each cell."
     )
-    genes: "str | Sequence[str] | None" = setting(
+    genes: "str | Path | Sequence[str] | None" = setting(
         None,
-        "names of the genes to score, in the command separated by commas; by default all that the model reads.",
+        "names of the genes to score, separated by commas in one text, or a file with one per line; by default all "
+        "that the model reads.",
     )
     max_cells: int | None = setting(
         None, "take at most this many cells, drawn with `seed`; of each class that is explained.", least=1
@@ -70,12 +71,14 @@ class ExplainSettings(RunSettings):
     @property
     def gene_names(self) -> "Sequence[str] | None":
         """Names of the genes to score."""
-        return [name.strip() for name in self.genes.split(",")] if isinstance(self.genes, str) else self.genes
+        from .running.gene_names import read_names
+
+        return read_names(self.genes, GENES)
 
     def to_record(self) -> dict[str, Any]:
         """What the results depend on, by name, as text or numbers."""
         names = self.gene_names
-        return {**super().to_record(), "genes": names if names is None else "; ".join(map(str, names))}
+        return {**super().to_record(), "genes": names if names is None else "; ".join(names)}
 
 
 class ExplainVerb(Verb):

@@ -77,8 +77,11 @@ def test_genes_by_knock_out_lower_the_class_sooner_than_random_ones(table):
     assert by_method["knock_out"]["deletion_gain"] > 0 and by_method["knock_out"]["insertion_gain"] > 0
 
 
-def test_named_genes_alone_are_scored_as_among_all(table, model, cells):
+def test_named_genes_alone_are_scored_as_among_all(table, model, cells, tmp_path):
     named = sclm_hf.explain(cells, model, methods=ALL, genes=",".join(GENES[:60]))
+    (tmp_path / "genes.txt").write_text("\n".join(GENES[:60]))
+    for file in (tmp_path / "genes.txt", str(tmp_path / "genes.txt")):
+        assert sclm_hf.explain(cells, model, methods=ALL, genes=file).equals(named)
     assert set(named["gene"]) == set(GENES[:60])
     key = ["label", "method", "gene"]
     both = named.merge(table, on=key, suffixes=("", "_of_all"))

@@ -19,7 +19,6 @@ from ..networks.attention import find_attention
 from ..perturbation.intervals import describe_intervals, mean_intervals
 from ..perturbation.tokens import separate
 from ..running.batches import run_blocks
-from ..running.gene_names import read_names
 from ..running.prepared_cells import PreparedCells, prepare_cells
 from ..running.provenance import check_adata, make_record
 from .curves import FRACTIONS, RANDOM, Curves, curve_records
@@ -73,7 +72,7 @@ def explain_cells(
     """
     if settings.per_cell is not None:
         check_per_cell(Path(settings.per_cell))
-    wanted = read_names(settings.gene_names, "`genes` (`--genes`)")
+    wanted = settings.gene_names
     given = check_classifier(loaded, verb, settings)
     prepared = prepare_cells(
         cells, loaded, layer=settings.layer, species=settings.species, batch_key=settings.batch_key

@@ -13,7 +13,6 @@ from ...tokenization.encodings.keys import Stream, cell_keys, hash_names, unifor
 from ...versions import package_versions
 from ..files.h5ad import write_h5ad
 from ..perturbation.intervals import describe_intervals
-from ..running.gene_names import read_names
 from ..running.provenance import PACKAGES, check_adata, writable
 from ..running.specialists import open_specialist
 from .curves import FRACTIONS, RANDOM, Curves, curve_records
@@ -84,7 +83,7 @@ class _Explanation:
         self._genes = np.array(processor.genes, object)
         values = processor(adata)["expression_values"]
         self._mean = values.mean(axis=0, dtype=np.float64).astype(np.float32)
-        wanted = self._wanted(read_names(settings.gene_names, "`genes` (`--genes`)"))
+        wanted = self._wanted(settings.gene_names)
         labels = self._labels(values)
         rows = self._rows(values, wanted, labels)
         self._values, self._labels_of = values[rows], labels[rows]
