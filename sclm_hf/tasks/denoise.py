@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ExpressionError
-from .clustering.markers import holds_counts
 from .impute import Imputation, ImputeSettings, ImputeVerb
 from .running.settings import setting
 from .running.verb import documented_by
@@ -49,6 +48,8 @@ class Denoising(Imputation):
     n_key = "n_denoised"
 
     def __init__(self, *run: Any) -> None:
+        from .clustering.markers import holds_counts
+
         super().__init__(*run)
         expects = self.loaded.processor.feature_extractor.expects
         if self.settings.score and expects != "counts" and not holds_counts(self.cells.source):
