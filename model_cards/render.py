@@ -16,7 +16,7 @@ from sclm_hf.registry import Family
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER.parent / "benchmarks" / "results"
 NOT_EVALUATED = "## Evaluation\n\nThis checkpoint has not been evaluated by `sclm_hf`.\n"
-RECIPE = "--seeds 0 --variants model twin --recipe pretrain_{}_small.yaml --targets symphony citeseq kang"
+RECIPE = "--variants model twin pool --recipe pretrain_{}_small.yaml --targets symphony citeseq kang"
 SIX_TARGETS = "--recipe pretrain_scgpt_small.yaml --targets symphony kang citeseq balf retina heart"
 EVALUATED = {
     "cellplm": ("evidence", ""),
