@@ -161,7 +161,7 @@ class GrnVerb(Verb):
 
         return network_of(cells, loaded, settings, pieces=pieces)
 
-    def load(self, model: Any, processor: "CellProcessor | None", settings: GrnSettings) -> "LoadedModel | None":
+    def load(self, model: Any, processor: "CellProcessor | None", settings: GrnSettings) -> Any:
         """Load the model, if there is one.
 
         Raises:

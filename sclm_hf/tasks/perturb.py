@@ -113,8 +113,9 @@ class PerturbSettings(RunSettings):
     def depends_on(self) -> dict[str, Any]:
         """What the results depend on: also the genes of groups, embeddings of states, and whether genes are told."""
         groups = {name: list(some) for name, some in self.genes.items()} if isinstance(self.genes, Mapping) else None
-        given = None if self.states is None else self.states.embeddings
-        embeddings = given and {name: [float(one) for one in given[name]] for name in self.states.names}
+        given, embeddings = self.states, None
+        if given is not None and given.embeddings:
+            embeddings = {name: [float(one) for one in given.embeddings[name]] for name in given.names}
         more = {"groups": groups, "embeddings of states": embeddings, "gene_effects": self.gene_effects}
         return {**super().depends_on(), **more}
 

@@ -86,20 +86,18 @@ class Verb:
         """Name of the record in `uns["sclm_hf"]`."""
         return self.name if self.run is None else settings.key(family)
 
-    def make(
-        self, cells: "CellSource", loaded: "LoadedModel", settings: RunSettings, pieces: "Pieces | None"
-    ) -> "AnnData | DataFrame":
+    def make(self, cells: "CellSource", loaded: Any, settings: Any, pieces: "Pieces | None") -> "AnnData | DataFrame":
         """What it makes of its own of the cells of a source.
 
         Args:
             cells: the cells.
-            loaded: the model and its processor.
+            loaded: the model and its processor, as `load` gives them.
             settings: the settings.
             pieces: keeps what was computed; what it has is not computed again.
         """
         raise NotImplementedError
 
-    def make_in_memory(self, cells: "AnnData", model: Any, settings: RunSettings, pieces: "Pieces") -> "AnnData":
+    def make_in_memory(self, cells: "AnnData", model: Any, settings: Any, pieces: "Pieces") -> "AnnData":
         """What it makes of its own of cells in memory.
 
         Args:
