@@ -4,12 +4,12 @@ import functools
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import ConfigurationError, require, unknown_name
-from ..files import read_text_file
+from ..errors import ConfigurationError, unknown_name
+from ..files import read_yaml
 
 TASKS = (
     "annotate",
@@ -101,16 +101,16 @@ def load_templates(task: str | Path) -> Wordings:
     Raises:
         ConfigurationError: there is no such task, or the file is of another form.
     """
-    yaml = require("yaml", extra="train")
     path = Path(task)
     if path.suffix not in (".yaml", ".yml"):
         if task not in TASKS:
             raise unknown_name(str(task), list(TASKS), " as `task`, besides the path of a .yaml file")
-        path = files(__package__) / "data" / f"{task}.yaml"
-    text = read_text_file(path) if isinstance(path, Path) else path.read_text("utf-8")
+        with as_file(files(__package__) / "data" / f"{task}.yaml") as ours:
+            return _wordings(str(task), read_yaml(ours))
+    read = read_yaml(path)
     try:
-        return _wordings(path.stem if isinstance(path, Path) else str(task), yaml.safe_load(text))
-    except (yaml.YAMLError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        return _wordings(path.stem, read)
+    except (KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(
             f"`{task}` is no file of templates: expected `columns`, `answer`, and lists of `train` and `held_out` "
             f"prompts ({type(error).__name__}: {error})."

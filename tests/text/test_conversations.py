@@ -283,6 +283,20 @@ def test_a_file_of_another_form_is_no_file_of_wordings(text, tmp_path):
         load_templates(str(path))
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("train: ['{sentence}']\nheld_out: ['?']\ntrain: ['other']\n", "says `train` twice"),
+        ("train: ['{sentence}']\nheld_out: [2020-13-45]\n", "cannot be read as YAML"),
+    ],
+)
+def test_wordings_are_read_as_other_settings_are(text, says, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("columns: [cell_type]\nanswer: '!'\n" + text)
+    with pytest.raises(ConfigurationError, match=says):
+        load_templates(str(path))
+
+
 def test_a_side_without_wordings_is_refused(corpus, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("columns: [cell_type]\nanswer: '{cell_type}'\ntrain: ['{sentence}']\nheld_out: []\n")
