@@ -3,9 +3,10 @@
 Source: Lopez et al., Nature Methods 15, 1053-1058 (2018), through its own package `scvi-tools`.
 """
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -58,8 +59,7 @@ def scvi_embedding(
     variances = mean_and_variance(log1p_cp10k(counts))[1]
     read = np.sort(np.argsort(-variances, kind="stable")[:n_genes])
     cells = anndata.AnnData(counts[:, read], obs={"batch": np.asarray(batches, str)})
-    state = np.random.get_state()  # noqa: NPY002 -- what scVI's seed sets
-    with torch.random.fork_rng(), warnings.catch_warnings():
+    with torch.random.fork_rng(), _numpy_as_it_was(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         scvi.settings.seed = seed
         scvi.model.SCVI.setup_anndata(cells, batch_key="batch")
@@ -67,8 +67,17 @@ def scvi_embedding(
         quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
         model.train(max_epochs=n_epochs, enable_checkpointing=False, **quiet)
         found = model.get_latent_representation()
-    np.random.set_state(state)  # noqa: NPY002
     return np.asarray(found, np.float32)
+
+
+@contextlib.contextmanager
+def _numpy_as_it_was() -> Iterator[None]:
+    """Give numpy back the state that scVI's seed sets, however training ends."""
+    state = np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
 
 
 def _scvi() -> ModuleType:

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 FEWEST_TOKENS, FEWEST_IN_BFLOAT16 = 512, 128
-"""With fewer tokens per cell, attention over the whole batch is as fast (`benchmarks/tasks.py`)."""
+"""With fewer tokens per cell, attention over the whole batch is as fast."""
 
 QUERIES_PER_CHUNK = 256
-"""Queries of bfloat16 attention that are computed together, so that their weights stay in the cache."""
+"""Queries of a cell that are computed together, so that their weights stay in the cache."""
 
 _PRODUCTS = {F.linear, torch.addmm, torch.bmm, torch.matmul, torch.einsum, Tensor.matmul, Tensor.__matmul__}
 _FAST_INSTRUCTIONS = ("amx_bf16", "bf16", "arm_bf16")
