@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sclm_hf import CellCorpus, embed
 from sclm_hf.evaluation.baselines.linear import PCALogisticRegression, ZScoredLogisticRegression
+from sclm_hf.text.answer_logits import answers_alone
 from sclm_hf.text.candidates import CandidateScorer, fit_temperature
 from sclm_hf.text.cell_words import sentence_processor
 from sclm_hf.text.collation import ConversationCollator
@@ -221,7 +222,7 @@ class Learned:
         learned = cls(case, model, tokenizer, cells)
         conversations = Changed(corpus, "annotate", tokenizer=tokenizer, change=change)
         collator = ConversationCollator(conversations, tokenizer, max_length=context_size(model.config))
-        train(model, corpus, collator, case.config(), processor=tokenizer)
+        train(model, corpus, answers_alone(collator, model), case.config(), processor=tokenizer)
         model.eval()
         return learned
 

@@ -62,7 +62,7 @@ def _mixes(model: "PreTrainedModel") -> bool:
     """Whether a token's logits depend on a conversation before it in its row."""
     was_training = model.training
     model.eval()
-    ids = torch.arange(8, device=model.device)[None] % model.get_input_embeddings().num_embeddings
+    ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
     positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2]], device=model.device)
     together = model(input_ids=ids, position_ids=positions, use_cache=False).logits[:, 5:]
     alone = model(input_ids=ids[:, 5:], use_cache=False).logits

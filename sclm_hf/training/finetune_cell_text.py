@@ -14,6 +14,7 @@ from ..opening.cell_text_models import new_cell_text_model
 from ..opening.kinds import inner_model
 from ..opening.processors import load_processor
 from ..opening.weights import open_model
+from ..text.answer_logits import answers_alone
 from ..text.candidates import told_apart
 from ..text.cell_text_annotator import CellTextAnnotator
 from ..text.closed_set import Candidates, answers_of
@@ -110,6 +111,7 @@ def finetune_cell_text(
     collator = CellTextCollator.from_processor(processor, questions, answers, seed=config.seed)
     # before anything is learnt
     told_apart([list(ids) for ids in collator.answers], corpus.label_names, processor.tokenizer.eos_token_id)
+    collator = answers_alone(collator, model.cell_text.language_model)
     rivals = open_rivals(data, corpus, arguments, seed=config.seed) if with_rivals else None
     folder = Path(config.output_dir) / "projector"
     if not soft.projector_epochs:

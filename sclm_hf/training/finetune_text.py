@@ -12,6 +12,7 @@ from ..opening.kinds import inner_model
 from ..opening.language_models import open_language_model
 from ..opening.loading import LoadedModel, load_model
 from ..text.annotator import TextAnnotator, TextProcessor
+from ..text.answer_logits import answers_alone
 from ..text.candidates import told_apart
 from ..text.cell_words import CellWords, sentence_processor
 from ..text.closed_set import Candidates, answers_of
@@ -93,7 +94,9 @@ def finetune_text(
     if eval_corpus is not None:
         asked = Conversations(eval_corpus, task, organism=organism, tokenizer=tokenizer, cells_as=codes)
         held_out = dataclasses.replace(collator, conversations=asked, pack_tokens=0)
+        held_out = answers_alone(held_out, inner_model(model))
     rivals = open_rivals(data, corpus, arguments, seed=config.seed) if with_rivals else None
+    collator = answers_alone(collator, inner_model(model))
     result = train(
         model, corpus, collator, config, eval_corpus=eval_corpus, eval_collator=held_out, processor=processor
     )

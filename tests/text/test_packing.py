@@ -13,6 +13,7 @@ from transformers import (
     T5Config,
 )
 
+from sclm_hf.adapters.lora import add_lora
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.text.collation import ConversationCollator
 from sclm_hf.text.conversations import Conversations
@@ -74,6 +75,11 @@ def test_a_packed_batch_has_fewer_rows_and_as_many_cells_and_labels(batches):
 )
 def test_models_that_keep_conversations_apart_are_accepted(config):
     require_packable(AutoModelForCausalLM.from_config(config))
+
+
+def test_a_model_with_an_adapter_that_learns_new_tokens_is_accepted():
+    model = add_lora(LlamaForCausalLM(LlamaConfig(**LARGE_FEED_FORWARD)), trainable_token_indices=[3, 4])
+    require_packable(model.get_base_model())
 
 
 class MixingLlama(LlamaForCausalLM):
