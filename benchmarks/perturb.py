@@ -8,11 +8,12 @@ Ways, on the same cells, in processes of their own and in turn: `now`; `before`,
 same with a batch of one cell, so that the model is called for each deletion; and `embed`, what one would do without
 the verb: cells without one gene are embedded one after the other, the first `--n-embedded` deletions of them, scaled
 up to all. Times are the processor's, of one thread, from the first perturbed cell to the last, without loading;
-`largest_difference` is that of the results. What is left is the model: every perturbed cell is a full pass. How much
-faster batches are depends on what a single call costs beside its arithmetic: 5.1 and 5.5 times on a machine whose
-processor is quick at calls (`results/perturb_one_by_one.json`), 7.0 and 8.5 times on an older one that others used
-too, where batches were 1.3 to 1.7 times as fast as the earlier state (`results/perturb.json`). To be ten times as
-fast everywhere, deletions of a cell would have to share work.
+`largest_difference` is that of the results.
+
+Deletions of a cell share the embeddings of its genes and the attention of the first layer, of which that without one
+gene is a difference (`modeling/common/attention/without_one.py`); what comes behind it is each one's own. The
+checkpoint has two layers: with twelve, less is shared. `results/perturb.json` is of an earlier state, which shared
+nothing, beside one before it.
 """
 
 import argparse
@@ -36,10 +37,14 @@ def run(arguments: argparse.Namespace, into: Path) -> None:
     import torch
     from transformers import AutoModel, AutoProcessor
 
-    from sclm_hf import perturb
+    from sclm_hf import ScGPTModel, perturb
     from sclm_hf.tasks.perturbation import perturbing
 
     torch.set_num_threads(1)
+    if arguments.batch_size == 1:
+        # a whole call of the model for each deletion
+        del ScGPTModel.embed_without_one
+        ScGPTModel.embeds_cells_alone = False
     cells = anndata.read_h5ad(arguments.cells)[: arguments.n_cells].copy()
     model, processor = AutoModel.from_pretrained(CHECKPOINT), AutoProcessor.from_pretrained(CHECKPOINT)
     processor.feature_extractor.truncation = "sample"

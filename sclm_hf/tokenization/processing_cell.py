@@ -234,13 +234,24 @@ class CellProcessor(CellEncoder, ProcessorMixin):
             return {
                 name: [row[:length] for row, length in zip(rows, lengths, strict=True)] for name, rows in batch.items()
             }
-        width = longest = batch["input_ids"].shape[1]
+        width = batch["input_ids"].shape[1]
         if padding == "max_length":
             width = self.feature_extractor.max_length
             if width is None:
                 raise ConfigurationError(
                     "`padding='max_length'` needs a `max_length`: the feature extractor has none."
                 )
+        return self.widened(batch, width, multiple)
+
+    def widened(self, batch: dict[str, Any], width: int = 0, multiple: int | None = None) -> dict[str, Any]:
+        """A batch of [`padded`] with more padding.
+
+        Args:
+            batch: (cells, tokens) arrays.
+            width: how many tokens it has at least.
+            multiple: a number that divides how many it has.
+        """
+        longest = batch["input_ids"].shape[1]
         width = max(width, longest)
         width += -width % (multiple or 1)
         if width == longest:

@@ -166,6 +166,23 @@ class ModelTester(StockTrainerTester):
         with cpu.fast_on_cpu(model):
             self.assert_same_output(model(**batch), expected)
 
+    @torch.no_grad()
+    @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+    def test_cell_embeddings_alone_are_the_same(self, implementation):
+        classes = [one for one in (self.base_class, *self.head_classes) if one.embeds_cells_alone]
+        for model_class in classes:
+            model = self.build(model_class)
+            if model._supports_sdpa:
+                model.set_attn_implementation(implementation)
+            batch = self.inputs(model_class)
+            whole, alone = model(**batch), model(**batch, cell_embedding_only=True)
+            assert_close(alone.cell_embedding, whole.cell_embedding, atol=1e-5, rtol=1e-5)
+            if "logits" in whole:
+                assert_close(alone.logits, whole.logits, atol=1e-5, rtol=1e-5)
+            states = model(**batch, cell_embedding_only=True, output_hidden_states=True).hidden_states
+            assert len(states) == model.config.num_hidden_layers + 1
+            assert states[-1].shape == (BATCH, GENES, model.config.hidden_size)
+
     def pad(self, batch: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
         """The batch with `count` more padded positions on the right."""
         config = self.config()

@@ -32,6 +32,9 @@ class SclmModelMixin:
     random_modules: tuple[str, ...] = ()
     """Modules that started random when the model was opened, because its checkpoint lacks them."""
 
+    embeds_cells_alone = False
+    """Whether `forward` takes `cell_embedding_only`, which leaves out what the cell embedding does not need."""
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if "forward" in cls.__dict__:

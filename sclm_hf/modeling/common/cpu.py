@@ -18,6 +18,9 @@ FEWEST_TOKENS, FEWEST_IN_BFLOAT16 = 512, 128
 QUERIES_PER_CHUNK = 256
 """Queries of a cell that are computed together, so that their weights stay in the cache."""
 
+KEYS_AT_A_TIME = 16
+"""Keys that torch's attention weighs at a time; it takes twice as long for 63 of them as for 64."""
+
 _PRODUCTS = {F.linear, torch.addmm, torch.bmm, torch.matmul, torch.einsum, Tensor.matmul, Tensor.__matmul__}
 _FAST_INSTRUCTIONS = ("amx_bf16", "bf16", "arm_bf16")
 _VECTOR_INSTRUCTIONS = ("avx512_bf16", "avx_ne_convert")

@@ -1,10 +1,13 @@
 """Outputs that the families share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 
@@ -92,3 +95,32 @@ def embedding_of(output: ModelOutput, config: PreTrainedConfig) -> torch.Tensor:
     """
     cell_embedding = output.cell_embedding.float()
     return F.normalize(cell_embedding, dim=-1) if config.normalize_cell_embedding else cell_embedding
+
+
+def cells_alone(model: nn.Module) -> dict[str, bool]:
+    """What a call of `model` is given beside its inputs where nothing but the embeddings or classes of cells is read.
+
+    Args:
+        model: any; for families that save nothing there is nothing to give.
+    """
+    return {"cell_embedding_only": True} if getattr(model, "embeds_cells_alone", False) else {}
+
+
+def records_states(model: PreTrainedModel, keywords: Mapping[str, Any]) -> bool:
+    """Whether a call asks for the states or the attention of every layer."""
+    names = ("output_hidden_states", "output_attentions")
+    return any(keywords.get(name, getattr(model.config, name)) for name in names)
+
+
+def last_queries(model: PreTrainedModel, keywords: Mapping[str, Any]) -> int | None:
+    """For how many positions the last layer is computed where only the first is read.
+
+    Args:
+        model: the one that is called.
+        keywords: its `**kwargs`.
+
+    Returns:
+        1; None = all, where states are asked for or attention takes no part of a mask.
+    """
+    plain = model.config._attn_implementation in (None, "eager", "sdpa")
+    return 1 if plain and not records_states(model, keywords) else None

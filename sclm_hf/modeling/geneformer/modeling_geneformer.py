@@ -34,7 +34,7 @@ from sclm_hf.modeling.common.losses import (
     classification_loss,
     gene_classification_loss,
 )
-from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, GenesOutput
+from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, GenesOutput, records_states
 from sclm_hf.modeling.common.probe import head_size, probe_leaves, with_common_heads
 
 from .configuration_geneformer import GeneformerConfig
@@ -111,6 +111,8 @@ def mean_over_genes(hidden_states: Tensor, attention_mask: Tensor, has_special_t
     """
 )
 class GeneformerModel(GeneformerPreTrainedModel):
+    embeds_cells_alone = True
+
     def __init__(self, config: GeneformerConfig, add_pooling_layer: bool = False):
         r"""
         add_pooling_layer (`bool`, *optional*, defaults to `False`):
@@ -132,6 +134,7 @@ class GeneformerModel(GeneformerPreTrainedModel):
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        cell_embedding_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CellModelOutput:
         r"""
@@ -139,6 +142,9 @@ class GeneformerModel(GeneformerPreTrainedModel):
             Gene ids from the highest rank down; with special tokens between `<cls>` and `<eos>`.
         attention_mask (`torch.LongTensor` of shape `(batch, genes)`, *optional*):
             1 at real positions, padded on the right.
+        cell_embedding_only (`bool`, *optional*, defaults to `False`):
+            Leave out the layers behind the one that the cell embedding is made of, so that `last_hidden_state` is
+            that of this one.
         """
         # transformers fills it in from the configuration, and an encoder has no cache
         kwargs.pop("use_cache", None)
@@ -154,7 +160,8 @@ class GeneformerModel(GeneformerPreTrainedModel):
         )
         pooled_layer = range(self.config.num_hidden_layers + 1)[self.config.cell_embedding_layer]
         pooled_states = hidden_states
-        for number, layer in enumerate(self.encoder.layer, start=1):
+        needed = cell_embedding_only and not records_states(self, kwargs)
+        for number, layer in enumerate(self.encoder.layer[: pooled_layer if needed else None], start=1):
             hidden_states = layer(hidden_states, mask, **kwargs)
             pooled_states = hidden_states if number == pooled_layer else pooled_states
         return CellModelOutput(

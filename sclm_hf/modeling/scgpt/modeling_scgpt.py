@@ -5,6 +5,7 @@ there are no positions. It is trained to predict masked values, or values of gen
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,12 @@ from transformers.utils.output_capturing import capture_outputs
 
 from sclm_hf.errors import ConfigurationError
 from sclm_hf.modeling.common.attention import eager_attention_forward
+from sclm_hf.modeling.common.attention.without_one import (
+    WholeCells,
+    attend_whole_cells,
+    attend_without_one,
+    slice_of_one,
+)
 from sclm_hf.modeling.common.base import SclmPreTrainedModel
 from sclm_hf.modeling.common.initialization import attention_projection, draw_linear
 from sclm_hf.modeling.common.inputs import check_cells, check_ids, exactly_one, refuse_keywords
@@ -31,7 +38,7 @@ from sclm_hf.modeling.common.losses import (
     masked_nonzero_nll,
     reverse_gradient,
 )
-from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
+from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, last_queries
 from sclm_hf.modeling.common.probe import head_size, with_common_heads
 
 from .configuration_scgpt import ScGPTConfig
@@ -164,7 +171,10 @@ class ScGPTBatchNorm(nn.BatchNorm1d):
 
 
 class ScGPTAttention(nn.Module):
-    """Multi-head self-attention; the last `num_generated` positions may skip the output projection."""
+    """Multi-head self-attention; the last `num_generated` positions may skip the output projection.
+
+    With `num_queries` only that many positions, the first, look at all others.
+    """
 
     def __init__(self, config: ScGPTConfig, layer_idx: int):
         super().__init__()
@@ -183,23 +193,28 @@ class ScGPTAttention(nn.Module):
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         num_generated: int = 0,
+        num_queries: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[Tensor, Tensor | None]:
-        shape = hidden_states.shape[:-1]
-        per_head = (*shape, -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(per_head).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(per_head).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(per_head).transpose(1, 2)
+        query = self.heads(self.q_proj(hidden_states[:, :num_queries])).transpose(1, 2)
+        key = self.heads(self.k_proj(hidden_states)).transpose(1, 2)
+        value = self.heads(self.v_proj(hidden_states)).transpose(1, 2)
+        if num_queries is not None and attention_mask is not None:
+            attention_mask = attention_mask[:, :, :num_queries]
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.config.hidden_dropout_prob if self.training else 0.0
         context, weights = attend(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
-        context = context.reshape(*shape, -1).contiguous()
+        context = context.flatten(2).contiguous()
         if num_generated == 0 or not self.config.generation_skips_output_projection:
             return self.o_proj(context), weights
         known, generated = context[:, :-num_generated], context[:, -num_generated:]
         return torch.cat([self.o_proj(known), generated], dim=1), weights
+
+    def heads(self, projected: Tensor) -> Tensor:
+        """`(…, heads, head_dim)` of `(…, hidden)`."""
+        return projected.unflatten(-1, (-1, self.head_dim))
 
 
 class ScGPTLayer(GradientCheckpointingLayer):
@@ -216,22 +231,31 @@ class ScGPTLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def feed_forward(self, hidden_states: Tensor) -> Tensor:
-        return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(hidden_states)))))
+        return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(hidden_states), inplace=True))))
 
     def forward(
         self,
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         num_generated: int = 0,
+        num_queries: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Tensor:
+        hidden_states = self.before_attention(hidden_states)
+        attended, _ = self.self_attn(hidden_states, attention_mask, num_generated, num_queries, **kwargs)
+        return self.after_attention(hidden_states[:, :num_queries], attended)
+
+    def before_attention(self, hidden_states: Tensor) -> Tensor:
+        """What attention reads, and what its result is added to."""
+        return self.norm1(hidden_states) if self.norm_style == "pre" else hidden_states
+
+    def after_attention(self, hidden_states: Tensor, attended: Tensor) -> Tensor:
+        """The output of the layer."""
+        hidden_states = hidden_states + self.dropout(attended)
         if self.norm_style == "pre":
-            hidden_states = self.norm1(hidden_states)
-            attended, _ = self.self_attn(hidden_states, attention_mask, num_generated, **kwargs)
-            hidden_states = self.norm2(hidden_states + self.dropout(attended))
+            hidden_states = self.norm2(hidden_states)
             return hidden_states + self.feed_forward(hidden_states)
-        attended, _ = self.self_attn(hidden_states, attention_mask, num_generated, **kwargs)
-        hidden_states = self.norm1(hidden_states + self.dropout(attended))
+        hidden_states = self.norm1(hidden_states)
         return self.norm2(hidden_states + self.feed_forward(hidden_states))
 
 
@@ -334,8 +358,24 @@ class ScGPTPreTrainedModel(SclmPreTrainedModel):
             super()._init_weights(module)
 
 
+class ScGPTSharedCells(NamedTuple):
+    """What cells share with the same cells without one of their tokens.
+
+    Attributes:
+        hidden_states: `(cells, tokens, hidden)` what the first layer's attention reads.
+        attention: that attention.
+        expression_values, attention_mask: `(cells, tokens)` as the cells have them.
+    """
+
+    hidden_states: Tensor
+    attention: WholeCells
+    expression_values: Tensor | None
+    attention_mask: Tensor
+
+
 @auto_docstring(custom_intro="The bare scGPT encoder: genes and values in, one vector per gene and per cell out.")
 class ScGPTModel(ScGPTPreTrainedModel):
+    embeds_cells_alone = True
     _keys_to_ignore_on_load_unexpected = [rf"^{head}\." for head in HEADS]
 
     def __init__(self, config: ScGPTConfig):
@@ -368,6 +408,7 @@ class ScGPTModel(ScGPTPreTrainedModel):
         input_cell_embedding: torch.FloatTensor | None = None,
         extra_embeddings: torch.FloatTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        cell_embedding_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CellModelOutput:
         r"""
@@ -390,6 +431,9 @@ class ScGPTModel(ScGPTPreTrainedModel):
             Added to the tokens before the encoder; perturbation flags come this way.
         inputs_embeds (`torch.FloatTensor` of shape `(batch, genes, hidden)`, *optional*):
             Rows of the gene table, in the place of `input_ids`.
+        cell_embedding_only (`bool`, *optional*, defaults to `False`):
+            Leave out of the last layer what the cell embedding does not need: where that is `<cls>`,
+            `last_hidden_state` is `(batch, 1, hidden)`.
         """
         refuse_keywords(self, kwargs)
         exactly_one(input_ids=input_ids, inputs_embeds=inputs_embeds)
@@ -419,14 +463,73 @@ class ScGPTModel(ScGPTPreTrainedModel):
             attention_mask = _join_masks(num_known, attention_mask, generation_ids, generation_attention_mask)
 
         mask = self._attention_mask(hidden_states, attention_mask, num_known, num_generated)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states, mask, num_generated, **kwargs)
+        is_read = cell_embedding_only and self.config.pooling == "cls" and num_generated == 0
+        num_queries = last_queries(self, kwargs) if is_read else None
+        hidden_states = self.layers[-1](hidden_states, mask, num_generated, num_queries, **kwargs)
         known_mask = None if attention_mask is None else attention_mask[:, :num_known]
         return CellModelOutput(
             last_hidden_state=hidden_states,
             cell_embedding=self.pool(hidden_states[:, :num_known], expression_values, known_mask),
             gene_embeddings=gene_embeddings,
         )
+
+    def share_first_layer(
+        self,
+        input_ids: Tensor,
+        expression_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        batch_labels: Tensor | None = None,
+    ) -> "ScGPTSharedCells":
+        """What `embed_without_one` needs of cells whose tokens are left out one by one; arguments as for `forward`."""
+        self._check_batch_labels(batch_labels)
+        gene_embeddings = self.embeddings.embed_genes(input_ids)
+        hidden_states = self.embeddings.add_values(gene_embeddings, expression_values)
+        hidden_states = self._normalize_domain(hidden_states, batch_labels)
+        hidden_states = self.layers[0].before_attention(hidden_states)
+        attention = self.layers[0].self_attn
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        query, key, value = (attention.heads(projection(hidden_states)) for projection in projections)
+        whole = attend_whole_cells(query, key, value, attention_mask, attention.scaling)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        return ScGPTSharedCells(hidden_states, whole, expression_values, attention_mask)
+
+    def embed_without_one(self, shared: "ScGPTSharedCells", cells: Tensor, places: Tensor) -> Tensor:
+        """The cell embeddings of cells that lack one token each, which share what the first layer makes of the cells.
+
+        They are those of `forward` of these cells, but for rounding: scGPT has no positions, so that a token is the
+        same whichever others are there.
+
+        Args:
+            shared: what `share_first_layer` made of whole cells.
+            cells: `(n,)` number of the cell.
+            places: `(n,)` position of the token that it lacks, not that of `<cls>`; -1 = none.
+
+        Returns:
+            `(n, hidden)`.
+
+        Raises:
+            ConfigurationError: padding counts in the mean over genes, as which the missing token would too.
+        """
+        if self.config.pooling != "cls" and self.config.pooling_includes_padding:
+            raise ConfigurationError(
+                "A token that is left out is masked, and this scGPT pools padding: set "
+                "`model.config.pooling_includes_padding = False`."
+            )
+        tokens = torch.arange(shared.hidden_states.shape[1], device=places.device)
+        mask = shared.attention_mask[cells] * (tokens != places[:, None])
+        first = self.layers[0]
+        context = attend_without_one(shared.attention, cells, places)
+        attended = first.self_attn.o_proj(context.flatten(2))
+        hidden_states = first.after_attention(shared.hidden_states[slice_of_one(cells)], attended)
+        full_mask = self._attention_mask(hidden_states, mask, hidden_states.shape[1], 0)
+        for number, layer in enumerate(self.layers[1:], start=2):
+            is_read = number == len(self.layers) and self.config.pooling == "cls"
+            hidden_states = layer(hidden_states, full_mask, 0, last_queries(self, {}) if is_read else None)
+        values = None if shared.expression_values is None else shared.expression_values[cells]
+        return self.pool(hidden_states, values, mask)
 
     def pool(self, hidden_states: Tensor, expression_values: Tensor | None, attention_mask: Tensor | None) -> Tensor:
         """The cell embedding `(batch, hidden)` of `(batch, genes, hidden)` hidden states, as `config.pooling` says."""
@@ -749,6 +852,7 @@ class ScGPTForMaskedExpression(ScGPTPreTrainedModel):
     custom_intro="scGPT with a classifier of cells on the cell embedding, as in the paper's annotation task."
 )
 class ScGPTForSequenceClassification(ScGPTPreTrainedModel):
+    embeds_cells_alone = True
     # genes to generate belong to pre-training
     _untrained = (r"model\.embeddings\.flags\.",)
     _keys_to_ignore_on_load_unexpected = [rf"^{head}\." for head in HEADS if head != "classifier"]

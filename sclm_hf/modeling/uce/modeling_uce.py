@@ -32,7 +32,7 @@ from sclm_hf.modeling.common.base import SclmPreTrainedModel
 from sclm_hf.modeling.common.initialization import draw_linear
 from sclm_hf.modeling.common.inputs import check_cells, check_ids, exactly_one, refuse_keywords
 from sclm_hf.modeling.common.losses import IGNORE, check_targets, classification_loss, mean_over_targets
-from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput
+from sclm_hf.modeling.common.outputs import CellClassifierOutput, CellModelOutput, last_queries
 from sclm_hf.modeling.common.probe import head_size, with_common_heads
 
 from .configuration_uce import UCEConfig
@@ -195,19 +195,24 @@ class UCEAttention(nn.Module):
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        num_queries: int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[Tensor, Tensor | None]:
-        shape = hidden_states.shape[:-1]
-        per_head = (*shape, -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(per_head).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(per_head).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(per_head).transpose(1, 2)
+        per_head = (-1, self.head_dim)
+        query = self.q_proj(hidden_states[:, :num_queries]).unflatten(-1, per_head).transpose(1, 2)
+        key = self.k_proj(hidden_states).unflatten(-1, per_head).transpose(1, 2)
+        value = self.v_proj(hidden_states).unflatten(-1, per_head).transpose(1, 2)
+        if num_queries is not None and attention_mask is not None:
+            attention_mask = attention_mask[:, :, :num_queries]
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.config.hidden_dropout_prob if self.training else 0.0
         context, weights = attend(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
-        return self.o_proj(context.reshape(*shape, -1).contiguous()), weights
+        return self.o_proj(context.flatten(2).contiguous()), weights
 
 
 class UCELayer(GradientCheckpointingLayer):
@@ -223,10 +228,14 @@ class UCELayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        num_queries: int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> Tensor:
-        attended, _ = self.self_attn(hidden_states, attention_mask, **kwargs)
-        hidden_states = self.norm1(hidden_states + self.dropout(attended))
+        attended, _ = self.self_attn(hidden_states, attention_mask, num_queries, **kwargs)
+        hidden_states = self.norm1(hidden_states[:, :num_queries] + self.dropout(attended))
         fed_forward = self.linear2(self.dropout(F.relu(self.linear1(hidden_states))))
         return self.norm2(hidden_states + self.dropout(fed_forward))
 
@@ -353,6 +362,7 @@ def _protein_file(name: str, hub: dict[str, Any]) -> Path:
 
 @auto_docstring(custom_intro="The bare UCE: a cell's sentence in, one vector per token and per cell out.")
 class UCEModel(UCEPreTrainedModel):
+    embeds_cells_alone = True
     _keys_to_ignore_on_load_unexpected = [r"^gene_projection\.", r"^expression_decoder\.", r"^classifier\."]
 
     def __init__(self, config: UCEConfig):
@@ -372,6 +382,7 @@ class UCEModel(UCEPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        cell_embedding_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CellModelOutput:
         r"""
@@ -381,6 +392,8 @@ class UCEModel(UCEPreTrainedModel):
             1 at real positions.
         inputs_embeds (`torch.FloatTensor` of shape `(batch, tokens, protein_embedding_size)`, *optional*):
             Embeddings of proteins, in the place of `input_ids`.
+        cell_embedding_only (`bool`, *optional*, defaults to `False`):
+            Compute the last layer for `<cls>` alone, so that `last_hidden_state` is `(batch, 1, hidden)`.
         """
         refuse_keywords(self, kwargs)
         exactly_one(input_ids=input_ids, inputs_embeds=inputs_embeds)
@@ -388,8 +401,10 @@ class UCEModel(UCEPreTrainedModel):
         check_cells(self, longest=self.config.max_position_embeddings, **tensors)
         hidden_states, gene_embeddings = self.embeddings(input_ids, inputs_embeds)
         mask = self._attention_mask(hidden_states, attention_mask)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states, mask, **kwargs)
+        num_queries = last_queries(self, kwargs) if cell_embedding_only else None
+        hidden_states = self.layers[-1](hidden_states, mask, num_queries, **kwargs)
         return CellModelOutput(
             last_hidden_state=hidden_states,
             cell_embedding=F.normalize(self.decoder(hidden_states[:, 0]), dim=-1),

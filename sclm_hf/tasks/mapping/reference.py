@@ -12,7 +12,7 @@ from ...cell_index import FACTS, CellIndex, directions, read_cells, read_facts
 from ...corpora.training_manifest import hash_counts, hash_genes
 from ...errors import CheckpointError, ConfigurationError, ExpressionError
 from ...files import check_new_folder, new_folder
-from ...modeling.common.outputs import embedding_of
+from ...modeling.common.outputs import cells_alone, embedding_of
 from ...opening.files import find_file
 from ...sources.categories import labelled_column
 from ...sources.cell_source import CellSource
@@ -172,7 +172,7 @@ def _embedded(loaded: "LoadedModel", settings: "MapSettings", source: CellSource
 
 
 def _embeddings(model: Any, batch: "dict[str, torch.Tensor]") -> "torch.Tensor":
-    return embedding_of(model(**batch), model.config)
+    return embedding_of(model(**batch, **cells_alone(model)), model.config)
 
 
 def _values(source: CellSource, name: str) -> np.ndarray:

@@ -280,6 +280,8 @@ def _state_embeddings(
     pieces: "Pieces | None",
 ) -> dict[str, np.ndarray]:
     """State -> (hidden,) float32 embedding: the one given, or the mean over its cells."""
+    from ...modeling.common.outputs import cells_alone
+
     states = settings.states
     if states is None:
         return {}
@@ -290,7 +292,7 @@ def _state_embeddings(
     for block, values in run_blocks(
         loaded,
         cells,
-        lambda model, batch: model(**batch).cell_embedding,
+        lambda model, batch: model(**batch, **cells_alone(model)).cell_embedding,
         batch_size=settings.batch_size,
         seed=settings.seed,
         description="states",

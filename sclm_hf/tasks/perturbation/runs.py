@@ -8,6 +8,7 @@ import numpy as np
 
 from ..running.batches import MAX_TOKENS, halved, is_out_of_memory, refuse_not_finite
 from .cells import TokenCells
+from .sharing import SharedDeletions
 from .tokens import PerturbedCell, TokenCell, perturb_cell, ragged
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class _Batch(NamedTuple):
 
     Attributes:
         runs: the runs.
-        edited: the perturbed cell of each.
+        edited: the perturbed cell of each; empty where they are embedded from what their cells share.
         keys: what tells the reference of each from those of others.
         wanted: key -> reference that was not encoded before.
     """
@@ -118,6 +119,7 @@ class PerturbationRunner:
         self._max_length = processor.feature_extractor.max_length or np.iinfo(np.int64).max
         self._known: list[tuple] = []
         self._before: _Encoded | None = None
+        self._deletions = SharedDeletions(self.loaded, self.cells, self.batch_labels)
 
     def __call__(self, runs: Iterable[Run]) -> Iterator[RunResults]:
         """Results of `runs`, batch by batch in their order; runs of one cell are best given one after the other.
@@ -125,29 +127,34 @@ class PerturbationRunner:
         Raises:
             SclmError: a single cell does not fit in memory, or the model gives values that are not finite.
         """
-        runs = iter(runs)
-        while (batch := self._next_batch(runs)).runs:
-            new = list(batch.wanted)
-            encoded = self._encode(
-                [*batch.wanted.values(), *(one.cell for one in batch.edited)],
-                [*(key[0] for key in new), *(run.cell for run in batch.runs)],
-            )
-            self._remember(batch, new, encoded.take(slice(len(new))))
-            yield self._compare(batch, encoded.take(slice(len(new), None)))
+        parts = self._deletions.by_cell(runs) if self._cells_alone() else [(False, iter(runs))]
+        for shared, some in parts:
+            while (batch := self._next_batch(some, shared)).runs:
+                new = list(batch.wanted)
+                encoded = self._encode_shared(batch) if shared else self._encode_each(batch)
+                self._remember(batch, new, encoded.take(slice(len(new))))
+                yield self._compare(batch, encoded.take(slice(len(new), None)))
 
-    def _next_batch(self, runs: Iterator[Run]) -> _Batch:
+    def _cells_alone(self) -> bool:
+        """Whether genes are deleted, and nothing but the embeddings of cells is looked at."""
+        return self.mode == "delete" and self.similarity == "cell" and not self.gene_effects
+
+    def _next_batch(self, runs: Iterator[Run], shared: bool) -> _Batch:
         """As many runs as make a batch together with the references that they need."""
         batch = _Batch([], [], [], {})
         while len(batch.runs) + len(batch.wanted) < max(self.batch_size, 2):
             if (run := next(runs, None)) is None:
                 break
-            one = self._edit(run)
-            key = self._reference_key(run, one)
             batch.runs.append(run)
-            batch.edited.append(one)
+            if shared:
+                key, reference = (run.cell, 0, None), self.cells.kept[run.cell]
+            else:
+                one = self._edit(run)
+                key, reference = self._reference_key(run, one), one.reference
+                batch.edited.append(one)
             batch.keys.append(key)
             if key not in self._known:
-                batch.wanted[key] = one.reference
+                batch.wanted[key] = reference
         return batch
 
     def _remember(self, batch: _Batch, new: list[tuple], encoded: _Encoded) -> None:
@@ -212,6 +219,27 @@ class PerturbationRunner:
                 changes.append(after.predicted[rows, now] - self._before.predicted[references, then])
         return torch.cat(found).cpu().numpy(), torch.cat(changes).cpu().numpy() if changes else None, sizes
 
+    def _encode_shared(self, batch: _Batch) -> _Encoded:
+        """The references of a batch that were not encoded before, and its runs, from what their cells share."""
+        whole, names = [key[0] for key in batch.wanted], self.names
+        try:
+            vectors = self._deletions.embed(whole, batch.runs, self.batch_size)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            batch.edited.extend(self._edit(run) for run in batch.runs)
+            return self._encode_each(batch)
+        rows = [*whole, *(run.cell for run in batch.runs)]
+        refuse_not_finite(self.loaded, vectors.isfinite().all(-1).cpu().numpy(), [names[row] for row in rows])
+        return _Encoded(vectors)
+
+    def _encode_each(self, batch: _Batch) -> _Encoded:
+        """The same, each from its tokens."""
+        return self._encode(
+            [*batch.wanted.values(), *(one.cell for one in batch.edited)],
+            [*(key[0] for key in batch.wanted), *(run.cell for run in batch.runs)],
+        )
+
     def _encode(self, cells: list[TokenCell], numbers: list[int]) -> _Encoded:
         """Encode cells, of which `numbers` are the numbers of those that they were made from."""
         from ...modeling.common.cpu import tokens_at_a_time
@@ -243,6 +271,7 @@ class PerturbationRunner:
         import torch
 
         from ...modeling.common.cpu import fast_on_cpu
+        from ...modeling.common.outputs import cells_alone
 
         model = self.loaded.model
         arrays = self.loaded.processor.padded(ragged(cells))
@@ -252,7 +281,7 @@ class PerturbationRunner:
         try:
             with torch.inference_mode(), fast_on_cpu(model):
                 batch = {name: torch.from_numpy(array).to(model.device) for name, array in arrays.items()}
-                output = model(**batch, output_hidden_states=wants_genes)
+                output = model(**batch, **({"output_hidden_states": True} if wants_genes else cells_alone(model)))
                 genes = _gene_states(output, model.config).float() if wants_genes else None
                 predicted = predicted_expression(output, batch["input_ids"]) if self.gene_effects else None
                 vectors = output.cell_embedding.float()

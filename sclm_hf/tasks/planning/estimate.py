@@ -169,7 +169,7 @@ def _costs(loaded: "LoadedModel", cells: PreparedCells, places: list[np.ndarray]
     """What each use takes."""
     import torch
 
-    from ...modeling.common.outputs import embedding_of
+    from ...modeling.common.outputs import cells_alone, embedding_of
     from ...registry import FAMILIES
 
     encoded = [_batch(loaded, cells, rows, seed) for rows in places]
@@ -177,7 +177,7 @@ def _costs(loaded: "LoadedModel", cells: PreparedCells, places: list[np.ndarray]
 
     def embed(batch: dict[str, Any]) -> None:
         with torch.inference_mode():
-            embedding_of(loaded.model(**batch), loaded.model.config).float().cpu()
+            embedding_of(loaded.model(**batch, **cells_alone(loaded.model)), loaded.model.config).float().cpu()
 
     def train(batch: dict[str, Any]) -> None:
         embedding_of(trained(**batch), loaded.model.config).float().sum().backward()

@@ -104,7 +104,9 @@ class CellRun(Generic[Settings]):
         Returns:
             (batch, …) what is taken, one row per cell.
         """
-        return self.read(model(**batch))
+        from ...modeling.common.outputs import cells_alone
+
+        return self.read(model(**batch, **cells_alone(model)))
 
     def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> Results:
         """What is added for some cells; in places that the record of the verb names.

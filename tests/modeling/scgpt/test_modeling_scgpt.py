@@ -316,3 +316,36 @@ def test_quantile_bins_equal_numpy():
         away = np.abs(expressed[:, None] - edges).min(axis=1) > 1e-9
         np.testing.assert_array_equal(bins[row > 0][away], np.digitize(expressed, edges)[away])
         assert bins.max() == 10
+
+
+def test_the_last_layer_is_computed_for_cls_alone_where_nothing_else_is_read():
+    model = ScGPTModel(tiny_config()).eval()
+    assert model(**tiny_batch(), cell_embedding_only=True).last_hidden_state.shape == (BATCH, 1, 32)
+    model.config.pooling = "avg-pool"
+    assert model(**tiny_batch(), cell_embedding_only=True).last_hidden_state.shape == (BATCH, GENES, 32)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pooling", ["cls", "avg-pool", "w-pool"])
+@pytest.mark.parametrize("settings", [{}, {"norm_style": "pre"}, {"num_hidden_layers": 1}, {"num_hidden_layers": 3}])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_cells_without_one_token_share_the_first_layer(pooling, settings, implementation):
+    torch.manual_seed(0)
+    changes = {"pooling": pooling, "pooling_includes_padding": False, **settings}
+    model = ScGPTModel(tiny_config(**changes)).eval()
+    model.set_attn_implementation(implementation)
+    # attention that some tokens have nearly for themselves
+    model.layers[0].self_attn.q_proj.weight.mul_(12)
+    batch = tiny_batch(11)
+    cells, places = torch.tensor([[0, 0, 1, 1, 1, 5], [3, 10, 1, -1, 8, 9]])
+    found = model.embed_without_one(model.share_first_layer(**batch), cells, places)
+    for cell, place, embedding in zip(cells.tolist(), places.tolist(), found, strict=True):
+        kept = [position for position in range(11) if position != place and batch["attention_mask"][cell, position]]
+        expected = model(**{name: tensor[cell : cell + 1, kept] for name, tensor in batch.items()}).cell_embedding[0]
+        assert_close(embedding, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_token_left_out_is_not_pooled_as_padding():
+    model = ScGPTModel(tiny_config(pooling="avg-pool", pooling_includes_padding=True)).eval()
+    with pytest.raises(ConfigurationError, match="pooling_includes_padding"):
+        model.embed_without_one(model.share_first_layer(**tiny_batch()), torch.tensor([0]), torch.tensor([1]))

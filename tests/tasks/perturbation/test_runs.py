@@ -2,8 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
+from sclm_hf import perturb
+from sclm_hf.tasks.perturb import States
 from sclm_hf.tasks.perturbation.runs import _first_of_one_length
+
+from ..tiny import make_cells, make_model, make_processor
 
 
 @pytest.mark.parametrize(
@@ -19,3 +24,35 @@ from sclm_hf.tasks.perturbation.runs import _first_of_one_length
 )
 def test_cells_of_one_length_are_run_without_others_where_they_are_half(lengths, expected):
     assert _first_of_one_length(np.array(lengths)) == expected
+
+
+@pytest.mark.parametrize("pooling", ["cls", "avg-pool"])
+def test_deletions_that_share_a_layer_give_what_each_gives_alone(pooling, monkeypatch):
+    cells, processor = make_cells(), make_processor()
+    model = make_model(pooling=pooling)
+    states = States("kind", "a", "b")
+    cells.obs["kind"] = np.where(np.arange(cells.n_obs) % 2, "a", "b")
+    settings = {"similarity": "cell", "states": states}
+    calls = []
+    embed = type(model).embed_without_one
+    monkeypatch.setattr(type(model), "embed_without_one", lambda *given: calls.append(1) or embed(*given))
+    shared = perturb(cells, model, processor, batch_size=24, **settings)
+    assert calls
+    monkeypatch.delattr(type(model), "embed_without_one")
+    alone = perturb(cells, model, processor, **settings)
+    assert shared.obs_names.tolist() == alone.obs_names.tolist()
+    assert shared.var_names.tolist() == alone.var_names.tolist()
+    np.testing.assert_allclose(shared.X, alone.X, atol=1e-5)
+    for column in shared.var.columns[shared.var.columns.str.contains("shift")]:
+        np.testing.assert_allclose(shared.var[column], alone.var[column], atol=1e-5)
+
+
+def test_deletions_go_on_one_by_one_where_memory_ran_out(monkeypatch):
+    cells, processor, model = make_cells(), make_processor(), make_model()
+    expected = perturb(cells, model, processor, similarity="cell")
+
+    def fail(*given):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(type(model), "embed_without_one", fail)
+    np.testing.assert_allclose(perturb(cells, model, processor, similarity="cell").X, expected.X, atol=1e-5)
