@@ -16,7 +16,8 @@ COVID-19, one of whom is left out. Labels with fewer than 15 cells are left out.
     SCLM_DATA=../shared/data python benchmarks/cell_text.py --output benchmarks/results/cell_text.json
 
 A variant of a data set and a seed is a piece. Each that is done lies in `--folder`, and what is there is not run
-again; `--output` is made anew from all pieces there. `--list` says what is missing, with CPU minutes.
+again; `--output` gets the scores of all pieces there, and keeps those that it holds of other variants. `--list` says
+what is missing, with CPU minutes.
 """
 
 import argparse
@@ -153,7 +154,21 @@ def report(arguments: argparse.Namespace, settings: dict) -> None:
             result["data"][name] = summary(data_set, own, settings)
             print(table(name, result["data"][name]))
     if arguments.output:
+        if arguments.output.exists():
+            add_earlier(result, json.loads(arguments.output.read_text()), str(arguments.output))
         arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def add_earlier(result: dict, before: dict, file: str) -> None:
+    """Add to results what a file holds of variants and data sets without a piece."""
+    if before["settings"] != result["settings"]:
+        raise SystemExit(f"{file} holds results of other settings, {before['settings']}: give another --output.")
+    for name, earlier in before["data"].items():
+        found = result["data"].setdefault(name, earlier)
+        for part in ("methods", "cpu_seconds"):
+            found[part] = earlier[part] | found[part]
+        found["machines"] += [one for one in earlier["machines"] if one not in found["machines"]]
+        found["generation"] = found["generation"] or earlier["generation"]
 
 
 def summary(data_set, pieces: list[dict], settings: dict) -> dict:
