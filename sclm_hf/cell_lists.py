@@ -61,10 +61,10 @@ class CellLists(NamedTuple):
         return lists
 
     def write(self, path: Path, cells: np.ndarray) -> None:
-        """Write them, with a hash of the cells; arguments are as for [`searched`]."""
+        """Write them, with hashes of them and of the cells; arguments are as for [`searched`]."""
         from safetensors.numpy import save_file
 
-        save_file(self._asdict(), path, {"cells": _hash(cells)})
+        save_file(self._asdict(), path, {"cells": _hash(cells), "lists": _hash(*self)})
 
 
 def read_lists(folder: Path, cells: np.ndarray) -> CellLists | None:
@@ -86,11 +86,13 @@ def read_lists(folder: Path, cells: np.ndarray) -> CellLists | None:
     mend = f"remove `{path}`, and it is made anew."
     try:
         with safe_open(path, "numpy") as file:
-            of_these = (file.metadata() or {}).get("cells") == _hash(cells)
+            hashes = file.metadata() or {}
             lists = CellLists(file.get_tensor("centres"), file.get_tensor("list_of"))
     except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"The lists of the index `{folder}` cannot be read ({error}): {mend}") from error
-    if not of_these:
+    if hashes.get("lists") != _hash(*lists):
+        raise CheckpointError(f"The lists of the index `{folder}` are damaged: {mend}")
+    if hashes.get("cells") != _hash(cells):
         raise CheckpointError(f"The index `{folder}` keeps lists of other cells than its own: {mend}")
     centres, list_of = lists
     shapes = centres.ndim == 2 and centres.shape[1:] == cells.shape[1:] and list_of.shape == (len(cells),)
@@ -140,5 +142,8 @@ def search_lists(lists: Any, queries: np.ndarray, k: int, allowed: np.ndarray | 
     return lists.search(queries, k, params=faiss.SearchParametersIVF(nprobe=_PROBED, sel=chosen))[1]
 
 
-def _hash(cells: np.ndarray) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(cells), digest_size=16).hexdigest()
+def _hash(*arrays: np.ndarray) -> str:
+    content = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        content.update(np.ascontiguousarray(array))
+    return content.hexdigest()

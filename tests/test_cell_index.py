@@ -180,8 +180,15 @@ def test_lists_of_other_cells_and_damaged_ones_are_refused(monkeypatch, tmp_path
 
     refused("keeps lists of other cells", cells=index.embeddings[::-1])
     refused("do not fit", cell_lists.CellLists(centres, list_of + 1))
-    refused("do not fit", cell_lists.CellLists(centres[:, 1:], list_of))
+    refused("do not fit", cell_lists.CellLists(np.ascontiguousarray(centres[:, 1:]), list_of))
     refused("do not fit", cell_lists.CellLists(centres * np.nan, list_of))
+    lists.write(path, index.embeddings)
+    content = bytearray(path.read_bytes())
+    # a bit of the last number, which stays a number
+    content[-4] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"are damaged: remove `.*lists.safetensors`"):
+        read_lists(tmp_path, index.embeddings)
     path.write_bytes(b"no lists")
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_lists(tmp_path, index.embeddings)

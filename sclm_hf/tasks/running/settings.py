@@ -107,8 +107,8 @@ class RunSettings:
     )
     batch_size: int = setting(
         64,
-        "cells per batch; fewer where cells are very long, and halved, with a warning, when memory runs out. CellPLM "
-        "takes whole samples instead.",
+        "cells per batch; fewer where cells are very long, and halved, with a warning, when memory runs out. A "
+        "stopped run goes on with another number. CellPLM takes whole samples instead.",
         least=1,
     )
     device: "str | torch.device | None" = setting(
@@ -130,8 +130,12 @@ class RunSettings:
         return {field.name: getattr(self, field.name) for field in fields if field.metadata["recorded"]}
 
     def depends_on(self) -> dict[str, Any]:
-        """What the results depend on, by name, as JSON holds it: what is kept of a stopped run fits no other."""
-        return self.to_record()
+        """What the results depend on, by name, as JSON holds it: what is kept of a stopped run fits no other.
+
+        The batch size is not among it, by which results differ no more than in rounding: a run that ended for want of
+        memory goes on with smaller batches.
+        """
+        return {name: value for name, value in self.to_record().items() if name != "batch_size"}
 
     def files(self, *, written: bool) -> list[Path]:
         """The files and folders that the settings name.

@@ -286,6 +286,23 @@ def test_pieces_of_another_run_are_refused(source, model, tmp_path, monkeypatch,
     run_files("embed", source, tmp_path / "out.h5ad", model, **how, overwrite=True)
 
 
+def test_a_stopped_run_goes_on_with_smaller_batches(source, model, tmp_path, runs, monkeypatch):
+    expected = embed(anndata.read_h5ad(source), model).obsm["X_scgpt"]
+    with monkeypatch.context() as patched, pytest.raises(SclmError):
+        patched.setattr(results.shutil, "copyfile", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        run_files("embed", source, tmp_path / "out.h5ad", model)
+    (tmp_path / "out.h5ad.partial" / "00000002.npz").unlink()
+    runs.clear()
+    run_files("embed", source, tmp_path / "out.h5ad", model, batch_size=2)
+    assert sum(runs) == 5
+    written = anndata.read_h5ad(tmp_path / "out.h5ad")
+    np.testing.assert_allclose(written.obsm["X_scgpt"], expected, atol=1e-6)
+    # and what is done with other batches is done
+    runs.clear()
+    run_files("embed", source, tmp_path / "out.h5ad", model, batch_size=3)
+    assert not runs
+
+
 def test_of_a_folder_only_the_unfinished_files_are_done(source, model, tmp_path, runs):
     folder, results = tmp_path / "cells", tmp_path / "results"
     folder.mkdir()
