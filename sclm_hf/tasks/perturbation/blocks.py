@@ -94,16 +94,14 @@ def run_block(runner: PerturbationRunner, runs: Sequence[Run], bar: Any) -> Bloc
     Args:
         runner: runs them.
         runs: the runs.
-        bar: progress, in cells.
+        bar: progress, in perturbed cells.
     """
-    values, effects, seen = [], GeneEffects(runner.loaded.processor), set()
+    values, effects = [], GeneEffects(runner.loaded.processor)
     for found in runner(runs):
         values.append(np.column_stack([found.similarities, *found.shifts.values()]).astype(np.float32))
         if found.effects is not None:
             which, genes, similarities = found.effects
             changes = () if found.changes is None else (found.changes, found.changes.astype(np.float64) ** 2)
             effects.add(np.array([run.perturbation for run in found.runs])[which], genes, similarities, *changes)
-        new = {run.cell for run in found.runs} - seen
-        seen |= new
-        bar.update(len(new))
+        bar.update(len(found.runs))
     return BlockResults(np.concatenate(values), effects.sums() if runner.gene_effects else None)

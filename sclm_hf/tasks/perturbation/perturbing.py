@@ -82,16 +82,17 @@ def perturb_source(
     cells = prepare_cells(source, loaded, species=settings.species, batch_key=settings.batch_key)
     perturbations = named_perturbations(loaded, cells, settings)
     work = _Work(loaded, cells, perturbations, settings)
-    blocks, n_expressing = work.choose(obs)
+    blocks, n_expressing, n_runs = work.choose(obs)
     if settings.genes != "all" and settings.mode == "delete":
         _report_absent([name for name, _ in perturbations], n_expressing)
     if settings.similarity is None:
         is_mean = getattr(loaded.model.config, "pooling", None) == "mean"
         settings = dataclasses.replace(settings, similarity="genes" if is_mean else "cell")
-    towards = _state_embeddings(obs, loaded, cells, settings, pieces)
     chosen = np.concatenate(blocks)
-    table = PerturbationTable(obs.iloc[chosen], perturbations, chosen.tolist(), towards, loaded.processor)
-    with independent_cells(loaded.model), progress_bar(total=len(chosen), desc=verb.name, unit="cell") as bar:
+    n_cells = n_runs + (len(obs) if _embeds_states(settings) else 0)
+    with independent_cells(loaded.model), progress_bar(total=n_cells, desc=verb.name, unit="cell") as bar:
+        towards = _state_embeddings(obs, loaded, cells, settings, pieces, bar)
+        table = PerturbationTable(obs.iloc[chosen], perturbations, chosen.tolist(), towards, loaded.processor)
         for runs, found in work.run(blocks, settings.similarity, towards, pieces, bar):
             table.add(runs, found)
     entry = make_record(loaded, cells, settings.to_record())
@@ -114,8 +115,9 @@ class _Work:
         self._wanted = {token for _, tokens in perturbations for token in tokens} if self._named else None
         self._plan = PerturbationPlan(perturbations, settings.mode, not self._named, loaded.processor)
 
-    def choose(self, obs: "DataFrame") -> tuple[list[np.ndarray], np.ndarray]:
-        """The numbers of the cells to perturb, block by block, and how many express the genes of each perturbation.
+    def choose(self, obs: "DataFrame") -> tuple[list[np.ndarray], np.ndarray, int]:
+        """The numbers of the cells to perturb, block by block, how many express the genes of each perturbation, and
+        how many perturbed cells that makes.
 
         Raises:
             ConfigurationError: there are none.
@@ -139,7 +141,7 @@ class _Work:
             able = np.sort(able[order[:max_cells]])
             counts = [self._plan.n_expressing(tokens, numbers.tolist()) for tokens, numbers in self._tokens_of(able)]
             n_expressing = np.sum(counts, axis=0)
-        return _blocks(able, n_runs[able]), n_expressing
+        return _blocks(able, n_runs[able]), n_expressing, int(n_runs[able].sum())
 
     def run(
         self,
@@ -156,7 +158,7 @@ class _Work:
             runs = self._plan.runs(tokens)
             found = BlockResults.kept(pieces, number, len(runs), settings.gene_effects)
             if found is not None:
-                bar.update(len(rows))
+                bar.update(len(runs))
                 yield runs, found
                 continue
             runner = PerturbationRunner(
@@ -272,12 +274,17 @@ def _report_absent(names: list[str], n_expressing: np.ndarray) -> None:
         )
 
 
+def _embeds_states(settings: "PerturbSettings") -> bool:
+    return settings.states is not None and settings.states.embeddings is None
+
+
 def _state_embeddings(
     obs: "DataFrame",
     loaded: LoadedModel,
     cells: PreparedCells,
     settings: "PerturbSettings",
     pieces: "Pieces | None",
+    bar: Any,
 ) -> dict[str, np.ndarray]:
     """State -> (hidden,) float32 embedding: the one given, or the mean over its cells."""
     from ...modeling.common.outputs import cells_alone
@@ -285,7 +292,7 @@ def _state_embeddings(
     states = settings.states
     if states is None:
         return {}
-    if states.embeddings is not None:
+    if not _embeds_states(settings):
         return {name: np.asarray(states.embeddings[name], np.float32) for name in states.names}
     of_cell = obs[states.key].astype(str).to_numpy()
     sums: dict[str, Any] = dict.fromkeys(states.names, 0.0)
@@ -295,7 +302,7 @@ def _state_embeddings(
         lambda model, batch: model(**batch, **cells_alone(model)).cell_embedding,
         batch_size=settings.batch_size,
         seed=settings.seed,
-        description="states",
+        bar=bar,
         pieces=None if pieces is None else pieces.named("states"),
     ):
         for name in states.names:

@@ -1,5 +1,6 @@
 """Cells through a model, in batches of like length or in whole samples."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +69,9 @@ def run_blocks(
     *,
     batch_size: int = 64,
     seed: int = 0,
-    description: str,
+    description: str = "",
     pieces: "Pieces | None" = None,
+    bar: Any = None,
 ) -> Iterator[tuple[slice | np.ndarray, np.ndarray]]:
     """Run the cells block by block.
 
@@ -85,6 +87,7 @@ def run_blocks(
         seed: seed of what is random about a cell.
         description: what the progress bar says.
         pieces: keeps the results of blocks; those that it has are not computed again.
+        bar: a progress bar that counts these cells with others; by default one of their own, with `description`.
 
     Returns:
         An iterator over (cells of the block, their (cells, …) float32 results), in the order of the cells, or of the
@@ -95,10 +98,11 @@ def run_blocks(
             be kept.
     """
     run = _run_rows if cells.samples is None else _run_sample
-    with (
-        independent_cells(loaded.model),
-        progress_bar(total=len(cells.lengths[cells.part]), desc=description, unit="cell") as bar,
-    ):
+    if bar is None:
+        shown = progress_bar(total=len(cells.lengths[cells.part]), desc=description, unit="cell")
+    else:
+        shown = contextlib.nullcontext(bar)
+    with independent_cells(loaded.model), shown as bar:
         for number, (block, size) in enumerate(_blocks(cells)):
             values = None if pieces is None else pieces.load(number, size)
             if values is None:

@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from sclm_hf import perturb
+from sclm_hf.logging import progress_bar
 from sclm_hf.tasks.perturb import States
+from sclm_hf.tasks.perturbation import perturbing
 from sclm_hf.tasks.perturbation.runs import _first_of_one_length
+from sclm_hf.tasks.running import batches
 
 from ..tiny import make_cells, make_model, make_processor
 
@@ -56,3 +59,19 @@ def test_deletions_go_on_one_by_one_where_memory_ran_out(monkeypatch):
 
     monkeypatch.setattr(type(model), "embed_without_one", fail)
     np.testing.assert_allclose(perturb(cells, model, processor, similarity="cell").X, expected.X, atol=1e-5)
+
+
+def test_one_bar_counts_the_cells_of_states_and_the_perturbed_ones(monkeypatch):
+    bars = []
+
+    def bar(**settings):
+        bars.append(progress_bar(**settings))
+        return bars[-1]
+
+    for module in (perturbing, batches):
+        monkeypatch.setattr(module, "progress_bar", bar)
+    cells = make_cells()
+    cells.obs["kind"] = np.where(np.arange(cells.n_obs) % 2, "a", "b")
+    result = perturb(cells, make_model(), make_processor(), states=States("kind", "a", "b"), max_cells=4)
+    (shown,) = bars
+    assert shown.n == shown.total == cells.n_obs + int(np.isfinite(result.X).sum())
