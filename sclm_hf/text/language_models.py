@@ -144,14 +144,16 @@ def add_cell_tokens(
 ) -> list[int]:
     """Make each word of a codebook one token.
 
-    Its embedding starts from a random projection of its centroid, centred and scaled like the embeddings of all other
-    tokens, so that codes that are near each other mean nearly the same to the model from the start.
+    Its embedding starts from a random direction of its level plus a random projection of its centroid, scaled like the
+    embeddings of all other tokens: codes that are near each other mean nearly the same to the model from the start,
+    the words of later levels differ by as little as they tell, and the sum of a cell's words is the projection of what
+    they stand for.
 
     Args:
         model: a language model; its embeddings grow in place.
         tokenizer: its tokenizer, changed in place.
         codebook: the codebook.
-        seed: seed of the projection.
+        seed: seed of directions and projection.
 
     Returns:
         The ids of the tokens that are new, to be trained; words that are tokens already stay as they are.
@@ -160,15 +162,21 @@ def add_cell_tokens(
     are_new = np.array([word not in known for word in codebook.words])
     ids = _add_words(model, tokenizer, [word for word, is_new in zip(codebook.words, are_new, strict=True) if is_new])
     centroids = codebook.centroids - codebook.centroids.mean(axis=1, keepdims=True)
-    scale = np.sqrt((centroids**2).sum(axis=2, keepdims=True).mean(axis=1, keepdims=True))
-    directions = (centroids / np.maximum(scale, np.finfo(np.float32).tiny)).reshape(-1, codebook.size)[are_new]
+    # one scale for all levels, so that late ones, which tell little, say little
+    scale = np.sqrt((centroids[0] ** 2).sum(axis=1).mean())
+    told = (centroids / np.maximum(scale, np.finfo(np.float32).tiny)).reshape(-1, codebook.size)[are_new]
+    levels = np.repeat(np.arange(len(centroids)), centroids.shape[1])[are_new]
     with torch.no_grad():
         for embeddings in _embeddings(model):
-            projection = np.random.default_rng(seed).normal(size=(codebook.size, embeddings.shape[1]))
+            generator, width = np.random.default_rng(seed), embeddings.shape[1]
+            projection = generator.normal(size=(codebook.size, width))
+            # else models that scale embeddings to one length would hear late levels as loudly as early ones
+            directions = generator.normal(size=(len(centroids), width))
             others = torch.ones(len(embeddings), dtype=torch.bool)
             others[[*ids, *range(len(tokenizer), len(others))]] = False
             centre, spread = embeddings[others].float().mean(dim=0), embeddings[others].float().std(dim=0)
-            embeddings[ids] = (centre + torch.from_numpy(directions @ projection) * spread).to(embeddings)
+            started = torch.from_numpy(directions[levels] + told @ projection)
+            embeddings[ids] = (centre + started * spread).to(embeddings)
     return ids
 
 

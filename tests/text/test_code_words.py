@@ -93,3 +93,15 @@ def test_each_word_becomes_a_token_that_starts_near_those_of_like_codes(codes):
     # distances of the first level's embeddings follow those of its centroids
     started, meant = torch.pdist(weights[ids[:4]]), torch.pdist(torch.from_numpy(codes.codebook.centroids[0]))
     assert torch.corrcoef(torch.stack([started, meant]))[0, 1] > 0.5
+
+
+def test_words_of_later_levels_start_as_near_each_other_as_they_tell_little():
+    embeddings = np.random.default_rng(0).normal(size=(400, 8)) * np.array([8, 4, 2, 1, 1, 1, 1, 1])
+    codebook = Codebook.fit(embeddings, n_words=4, n_codes=8)
+    model, tokenizer = make_language_model(hidden_size=256)
+    ids = add_cell_tokens(model, tokenizer, codebook)
+    started = model.get_input_embeddings().weight.detach()[ids].reshape(4, 8, -1)
+    started = (started - started.mean(dim=1, keepdim=True)).square().sum(dim=(1, 2)).sqrt()
+    centroids = torch.from_numpy(codebook.centroids)
+    meant = (centroids - centroids.mean(dim=1, keepdim=True)).square().sum(dim=(1, 2)).sqrt()
+    torch.testing.assert_close(started / started[0], meant / meant[0], rtol=0.3, atol=0)
