@@ -39,7 +39,7 @@ from sclm_hf.evaluation.text_metrics import calibration_scores
 MINUTES = {
     "baselines": (0.1, 0.3),
     "probe": (1, 2),
-    "text": (2.5, 20),
+    "text": (1.5, 2.5),
     "retrieval": (5, 10),
     "reasoning": (4, 9),
     "discrete": (2.5, 3),
