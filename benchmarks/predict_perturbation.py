@@ -80,7 +80,7 @@ def run_fold(cells: anndata.AnnData, names: list[str], features: pd.DataFrame, m
     fewer = fewer_cells(cells, names, most, fold)
     settings = {"perturbations": names, "features": features, "seed": fold}
     screen, _ = read_screen(fewer, PredictPerturbationSettings(**settings))
-    control = screen.mean(screen.controls("all"))
+    control = screen.control_mean("all")
     real = np.stack([screen.shift(Condition("all", name)) for name in names])
     predictions, seconds = {"no change": np.zeros_like(real)}, {}
     for method in SIMPLE:

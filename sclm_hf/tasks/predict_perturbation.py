@@ -140,13 +140,17 @@ class PredictPerturbationSettings(RunSettings):
 class PredictPerturbationVerb(Verb):
     """The verb."""
 
-    def make_in_memory(
-        self, cells: "AnnData", model: Any, settings: PredictPerturbationSettings, pieces: "Pieces"
+    def make_of_file(
+        self, path: "Path", model: Any, settings: PredictPerturbationSettings, pieces: "Pieces"
     ) -> "AnnData":
         """See [`predict_perturbation`]."""
+        from ..sources.opening import open_source
+        from .files.h5ad import read_frames
         from .prediction.predicting import predict_cells
 
-        return predict_cells(cells, model, None, settings, pieces)
+        cells = read_frames(path)
+        source = open_source(path.stem, path, layer=settings.layer, expects="any")
+        return predict_cells(cells, model, None, settings, pieces, source)
 
 
 PREDICT_PERTURBATION = PredictPerturbationVerb(
@@ -171,6 +175,9 @@ def predict_perturbation(
     perturbations (Cui et al., 2024), where each gene has a flag that says whether it is perturbed, and the perturbed
     genes are never cut off; or a transformer over sets of control cells. An encoder, or a new model, is trained on the
     seen perturbations first, and kept in `trained`.
+
+    From a file the command keeps at most 2**28 values in memory (2 GB), beside the means of all perturbations and the
+    result, which holds all controls; of larger screens training reads its cells as it needs them.
 
     Args:
         adata: cells of a screen, controls among them, with raw counts or log-normalised values.

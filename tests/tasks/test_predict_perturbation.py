@@ -13,6 +13,8 @@ from sclm_hf.cli.main import make_app
 from sclm_hf.cli.predict_perturbation import _verdict
 from sclm_hf.errors import CheckpointError, ConfigurationError, ExpressionError, GeneCoverageError, SclmWarning
 from sclm_hf.sources.in_memory import InMemorySource
+from sclm_hf.tasks.files.file_to_file import run_files
+from sclm_hf.tasks.prediction import reading
 from sclm_hf.tasks.running.seen import seen_by
 
 from .prediction.screens import GENES, PERTURBED, features, make_screen
@@ -98,6 +100,23 @@ def test_a_set_model_is_trained_kept_and_used_again(tmp_path, recipe):
     is_predicted = cells.obs["perturbation"].isin(first.obs["perturbation"][first.obs["sclm_predicted"]])
     assert seen.has_manifest and (seen.trained == ~is_predicted).all() and not seen.chose.any()
     assert_allclose(predict(model=str(trained), batch_size=3).X.toarray(), first.X.toarray(), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The predictions for 3")
+@pytest.mark.parametrize(("method", "kept"), [("ridge", 0), ("set", 0), ("ridge", 2**28)])
+def test_a_file_is_read_when_it_is_needed_where_it_is_large(tmp_path, recipe, monkeypatch, method, kept):
+    monkeypatch.setattr(reading, "KEPT_ENTRIES", kept)
+    cells = make_screen()
+    cells.write_h5ad(tmp_path / "screen.h5ad")
+    settings = {"method": method, "perturbations": WANTED, "features": features()}
+    settings |= {"trained": tmp_path / "model", "recipe": recipe} if method == "set" else {}
+    run_files("predict_perturbation", tmp_path / "screen.h5ad", tmp_path / "out.h5ad", None, **settings)
+    written = anndata.read_h5ad(tmp_path / "out.h5ad")
+    monkeypatch.undo()
+    settings |= {"trained": tmp_path / "other"} if method == "set" else {}
+    expected = sclm_hf.predict_perturbation(cells, None, **settings)
+    assert_allclose(written.X.toarray(), expected.X.toarray(), atol=1e-6)
+    assert written.obs.astype(str).equals(expected.obs.astype(str)) and written.var.equals(expected.var)
 
 
 @pytest.mark.filterwarnings("ignore:The predictions for 3")

@@ -71,13 +71,13 @@ def ceiling(screen: Screen, conditions: Sequence[Condition], seed: int, n_repeat
     """
     generator, repeats = np.random.default_rng(seed), []
     for _ in range(n_repeats):
-        halves: tuple[list, list] = ([], [])
+        groups = []
         for condition in conditions:
             rows = generator.permutation(screen.rows(condition))
             control = generator.permutation(screen.controls(condition.context))
-            for number, half in enumerate(halves):
-                half.append(screen.mean(rows[number::2]) - screen.mean(control[number::2]))
-        repeats.append(score_shifts(*map(np.stack, halves)))
+            groups += [part[number::2] for part in (rows, control) for number in (0, 1)]
+        of_rows, of_control = screen.means(groups).reshape(len(conditions), 2, 2, -1).swapaxes(0, 1)
+        repeats.append(score_shifts(*(of_rows - of_control).swapaxes(0, 1)))
     return ShiftScores(*np.mean(repeats, axis=0).tolist())
 
 

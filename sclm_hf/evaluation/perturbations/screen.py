@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse
@@ -17,6 +17,19 @@ ONE_CONTEXT = "all"
 """The context of cells whose types are not told apart."""
 
 
+_AT_ONCE, _PAIRS = 4096, 2**24
+"""Cells that are read at once where means are taken, and those of all groups that one reading serves."""
+
+
+class Rows(Protocol):
+    """Expression that is read row by row, such as a CSR matrix."""
+
+    shape: tuple[int, int]
+
+    def __getitem__(self, rows: np.ndarray) -> scipy.sparse.csr_matrix:
+        """(rows, n_genes) of some rows, in any order."""
+
+
 class Condition(NamedTuple):
     """What was done to which kind of cells."""
 
@@ -29,7 +42,7 @@ class Screen:
     """Cells of a perturbation screen.
 
     Attributes:
-        values: (n_cells, n_genes) CSR of log-normalised expression.
+        values: (n_cells, n_genes) log-normalised expression, as CSR or where it is read.
         genes: (n_genes,) names.
         perturbations: (n_cells,) what was done to each cell.
         contexts: (n_cells,) its cell type, or `ONE_CONTEXT`.
@@ -37,7 +50,7 @@ class Screen:
         separator: what joins the genes of a combination.
     """
 
-    values: scipy.sparse.csr_matrix
+    values: Rows
     genes: tuple[str, ...]
     perturbations: np.ndarray
     contexts: np.ndarray
@@ -53,6 +66,7 @@ class Screen:
         ends = [*starts[1:], len(keys)]
         rows = {keys[start]: np.sort(order[start:end]) for start, end in zip(starts, ends, strict=True)}
         object.__setattr__(self, "_rows", rows)
+        object.__setattr__(self, "_means", {})
 
     @property
     def conditions(self) -> list[Condition]:
@@ -72,13 +86,40 @@ class Screen:
         names = [part.strip() for part in perturbation.split(self.separator)]
         return tuple(sorted(name for name in names if name != self.control))
 
-    def mean(self, rows: np.ndarray) -> np.ndarray:
-        """(n_genes,) mean expression over some cells."""
-        return np.asarray(self.values[rows].mean(axis=0), dtype=np.float64).ravel()
+    def means(self, groups: Sequence[np.ndarray]) -> np.ndarray:
+        """(groups, n_genes) mean expression over the cells of each of several groups, which may overlap.
+
+        The cells are read in their order, once for as many groups as have `_PAIRS` cells together.
+        """
+        sizes = np.array([len(rows) for rows in groups])
+        sums = np.zeros((len(groups), len(self.genes)))
+        for part in np.split(np.arange(len(groups)), np.flatnonzero(np.diff(np.cumsum(sizes) // _PAIRS)) + 1):
+            rows = np.concatenate([groups[number] for number in part])
+            order = np.argsort(rows, kind="stable")
+            rows, of = rows[order], np.repeat(part, sizes[part])[order]
+            for start in range(0, self.values.shape[0], _AT_ONCE):
+                some = slice(*np.searchsorted(rows, (start, start + _AT_ONCE)))
+                if some.start < some.stop:
+                    # all of a block, as one read takes less time than many
+                    block = np.arange(start, min(start + _AT_ONCE, self.values.shape[0]))
+                    pairs = np.ones(some.stop - some.start), (of[some], rows[some] - start)
+                    members = scipy.sparse.csr_matrix(pairs, (len(groups), len(block)))
+                    sums += (members @ self.values[block].astype(np.float64)).toarray()
+        return sums / sizes[:, None]
+
+    def mean_of(self, condition: Condition) -> np.ndarray:
+        """(n_genes,) mean expression of a condition; those of all are taken at once."""
+        if not self._means:
+            self._means.update(zip(self._rows, self.means(list(self._rows.values())), strict=True))
+        return self._means[condition]
+
+    def control_mean(self, context: str) -> np.ndarray:
+        """(n_genes,) mean expression of the control cells of a context."""
+        return self.mean_of(Condition(context, self.control))
 
     def shift(self, condition: Condition) -> np.ndarray:
         """(n_genes,) mean expression of a condition, minus that of the controls of its context."""
-        return self.mean(self.rows(condition)) - self.mean(self.controls(condition.context))
+        return self.mean_of(condition) - self.control_mean(condition.context)
 
     def dense(self, rows: np.ndarray) -> np.ndarray:
         """(cells, n_genes) float32 expression of some cells."""

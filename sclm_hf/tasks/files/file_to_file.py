@@ -69,8 +69,8 @@ def run_files(
 
     `perturb` makes an AnnData of its own of one file, block by block, and resumes as well; what it makes is in memory.
     A verb that runs without a model, or whose model is a task-specific one, reads an `.h5ad` file whole and writes
-    what it makes; so do `predict_perturbation`, which goes on with a training that was stopped, and `multimodal` with
-    an `.h5mu` file.
+    what it makes; so does `multimodal` with an `.h5mu` file. `predict_perturbation`, which goes on with a training
+    that was stopped, keeps 2 GB of it in memory at most, beside what it makes.
 
     Args:
         verb: name of the verb, for example `"embed"`.
@@ -124,7 +124,7 @@ def run_files(
         if record.trains and processor is None and (model is None or isinstance(model, str | Path)):
             pieces = Pieces(folder_of(destination), _in_memory(source, record, model, chosen), overwrite=overwrite)
             with pieces.until_written():
-                write_modalities(record.make_in_memory(read_modalities(source), model, chosen, pieces), destination)
+                write_modalities(record.make_of_file(Path(source), model, chosen, pieces), destination)
         else:
             found = function(read_modalities(source), model=model, processor=processor, **settings)
             write_modalities(found, destination)

@@ -40,6 +40,23 @@ def read_modalities(path: str | Path) -> "AnnData | MuData":
     return _read_whole(Path(path), require("mudata", extra="mudata").read_h5mu)
 
 
+def read_frames(path: Path) -> "AnnData":
+    """Read `obs` and `var` of an `.h5ad` file, without its matrices.
+
+    Raises:
+        CorpusError: as for [`read_h5ad`].
+    """
+    from ...sources.anndata.h5ad import refuse_h5mu
+
+    def read(path: Path) -> Any:
+        anndata, h5py = require("anndata", extra="anndata"), require("h5py", extra="anndata")
+        with h5py.File(path, "r") as file:
+            return anndata.AnnData(obs=anndata.io.read_elem(file["obs"]), var=anndata.io.read_elem(file["var"]))
+
+    refuse_h5mu(path)
+    return _read_whole(path, read)
+
+
 def _read_whole(path: Path, read: Callable[[Path], Any]) -> Any:
     from ...sources.anndata.h5ad import open_h5ad
     from ...sources.reading_errors import reading_errors_named

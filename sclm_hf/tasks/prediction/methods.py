@@ -96,7 +96,7 @@ def fit_simple(
     """
     seen, shifts = plan.shifts(screen)
     wanted = [screen.parts(condition.perturbation) for condition in conditions]
-    controls = {context: screen.mean(screen.controls(context)) for context, _ in conditions}
+    controls = {context: screen.control_mean(context) for context, _ in conditions}
     base = np.stack([controls[context] for context, _ in conditions])
     told, everything = told_by_features(screen, plan, features, conditions), np.full(len(wanted), True)
     means, left_out = {}, []

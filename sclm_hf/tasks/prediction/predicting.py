@@ -36,6 +36,7 @@ from .reading import read_screen
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from ...sources.cell_source import CellSource
     from ...tokenization.processing_cell import CellProcessor
     from ..files.pieces import Pieces
     from ..predict_perturbation import PredictPerturbationSettings
@@ -52,8 +53,13 @@ def predict_cells(
     processor: "CellProcessor | None",
     settings: "PredictPerturbationSettings",
     pieces: "Pieces | None" = None,
+    source: "CellSource | None" = None,
 ) -> "AnnData":
-    """Predict perturbations; see [`predict_perturbation`], and for `pieces` `model_cells`."""
+    """Predict perturbations; see [`predict_perturbation`], and for `pieces` `model_cells`.
+
+    Args:
+        source: where the values lie, if not in `adata`, which then has `obs` and `var` alone.
+    """
     check_adata(adata)
     method = _method(model, settings)
     written = settings.files(written=True)
@@ -62,7 +68,8 @@ def predict_cells(
         check_output_file(path)
     if settings.cell_eval is not None:
         require("cell_eval", extra=EXTRA)
-    screen, data_name = read_screen(adata, settings)
+    source = InMemorySource(adata, settings.layer, expects="any") if source is None else source
+    screen, data_name = read_screen(adata, source, settings)
     plan = make_plan(screen, settings)
     if method in (SET, MODEL):
         _check_training(model, method, settings, pieces)
@@ -78,7 +85,6 @@ def predict_cells(
     if method in (SET, MODEL):
         from .trained import model_cells
 
-        source = InMemorySource(adata, settings.layer, expects="any")
         cells = model_cells(screen, plan, features, settings, model, processor, method, source, pieces)
     else:
         cells = simple_cells(means[method], plan.predicted)
@@ -269,7 +275,7 @@ def _record(
     model: Any,
 ) -> dict[str, Any]:
     """What `uns["sclm_hf"]` keeps."""
-    base = np.stack([screen.mean(screen.controls(context)) for context, _ in plan.predicted])
+    base = np.stack([screen.control_mean(context) for context, _ in plan.predicted])
     _, seen = plan.shifts(screen)
     how_far = spread(own - base, seen)
     if len(plan.predicted) > 1 and not how_far >= ALIKE:

@@ -10,6 +10,8 @@ from .cell_run import CellRun
 from .settings import RunSettings, own_fields_first, with_keywords
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anndata import AnnData
     from pandas import DataFrame
 
@@ -35,7 +37,7 @@ class Verb:
         is_special: whether only those families serve it that name it among their `special_verbs`.
         gives_table: whether it gives a table instead of an AnnData.
         by_pieces: whether what it makes of its own is made in pieces, by [`make`].
-        trains: whether it trains a model with cells in memory, which goes on after a stop, by [`make_in_memory`].
+        trains: whether it trains a model, which goes on after a stop, by [`make_of_file`].
         run: what it does with cells; None where it makes something of its own instead of adding to the cells.
     """
 
@@ -97,11 +99,11 @@ class Verb:
         """
         raise NotImplementedError
 
-    def make_in_memory(self, cells: "AnnData", model: Any, settings: Any, pieces: "Pieces") -> "AnnData":
-        """What it makes of its own of cells in memory.
+    def make_of_file(self, path: "Path", model: Any, settings: Any, pieces: "Pieces") -> "AnnData":
+        """What it makes of its own of an `.h5ad` file, with a model that it trains.
 
         Args:
-            cells: the cells.
+            path: the file.
             model: as for its function.
             settings: the settings.
             pieces: keeps what was computed, and what is to be taken up.
