@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import numpy as np
     from anndata import AnnData
 
     from ..tokenization.processing_cell import CellProcessor
+    from .imputation.posterior import Prior
+    from .running.cell_run import Results
 
 DENOISE_KEY = "sclm_denoised"
 
@@ -34,6 +37,11 @@ class DenoiseSettings(ImputeSettings):
         "what is made of the others with similar cells, the mean of the gene and the counts as they are.",
         flag="--score/--no-score",
     )
+    with_counts: bool = setting(
+        False,
+        "add the counts of the cell to what the model makes of them, as far as they tell more: the mean of the "
+        "posterior of a gamma prior whose mean is the prediction.",
+    )
     key_added: str | None = setting(None, f"name of the layer; default `{DENOISE_KEY}`.", flag="--key", recorded=False)
 
     def key(self, family: str) -> str:
@@ -52,11 +60,45 @@ class Denoising(Imputation):
 
         super().__init__(*run)
         expects = self.loaded.processor.feature_extractor.expects
-        if self.settings.score and expects != "counts" and not holds_counts(self.cells.source):
+        self._prior: Prior | None = None
+        asked = self.settings.score or self.settings.with_counts
+        if asked and expects != "counts" and not holds_counts(self.cells.source):
             raise ExpressionError(
-                "The data are no counts, of which reads could be held out: leave out the scores (`score=False`, "
-                "`--no-score`), or name a layer with counts (`layer`, `--layer`)."
+                "The data are no counts, of which reads could be held out or added: leave out the scores "
+                "(`score=False`, `--no-score`) and `with_counts` (`--with-counts`), or name a layer with counts "
+                "(`layer`, `--layer`)."
             )
+
+    def results(self, cells: "slice | np.ndarray", values: "np.ndarray") -> "Results":
+        """The layer; where it is asked for, with the counts of the cells added."""
+        return super().results(cells, self._with_counts(cells, values) if self.settings.with_counts else values)
+
+    def _with_counts(self, cells: "slice | np.ndarray", values: "np.ndarray") -> "np.ndarray":
+        """(cells, genes) log-normalised posterior means, which add up to what the predictions do."""
+        import numpy as np
+
+        from .imputation.posterior import Prior
+
+        if self._prior is None:
+            some, rows = self._some_cells()
+            counts = self.cells.source.read(rows)
+            predicted = self._run_on(counts, some, np.asarray(self.cells.names)[rows])
+            predicted = np.maximum(np.expm1(predicted, dtype=np.float64), 0)
+            self._prior = Prior.of_cells(predicted, self._observed(rows))
+        predicted = np.maximum(np.expm1(values, dtype=np.float64), 0)
+        found = self._prior.posterior_means(predicted, self._observed(np.arange(self.cells.source.n_cells)[cells]))
+        totals = found.sum(axis=1, keepdims=True)
+        # a cell without counts of these genes keeps its prediction
+        scaled = found * (predicted.sum(axis=1, keepdims=True) / np.where(totals > 0, totals, 1))
+        return np.log1p(np.where(totals > 0, scaled, predicted)).astype(np.float32)
+
+    def _observed(self, rows: "np.ndarray") -> "np.ndarray":
+        """(rows, genes) counts of the genes that are denoised."""
+        import numpy as np
+
+        ascending = np.sort(rows)
+        counts = self.cells.source.read(ascending)[:, self._columns].toarray().astype(np.float64)
+        return counts[np.searchsorted(ascending, rows)]
 
     def score(self, *cells: Any, **how: Any) -> "dict[str, dict[str, float]]":
         """How well the reads that are left tell those that were held out; see `thinned_scores`."""
@@ -104,10 +146,10 @@ def denoise(
         - `layers["sclm_denoised"]`: (n_cells, n_genes) float32, logarithms of 1 + expected counts per 10,000 (among
           the genes that the model reads, where it predicts counts); NaN for genes that the model does not know or
           that were not asked for;
-        - `uns["sclm_hf"]["sclm_denoised"]`: `n_denoised` genes; unless `score` is False also `scores`, for `model`,
-          `similar cells`, `gene mean` and `counts` the `correlation` with held-out reads, gene by gene, and their
-          `error` as a multiple of the gene mean's, and `n_scored` cells; and model, versions, settings and coverage
-          of the genes.
+        - `uns["sclm_hf"]["sclm_denoised"]`: `n_denoised` genes; unless `score` is False also `scores`, for `model` and
+          `similar cells`, both alone and `with counts`, `gene mean` and `counts` the `correlation` with held-out
+          reads, gene by gene, and their `error` as a multiple of the gene mean's, and `n_scored` cells; and model,
+          versions, settings and coverage of the genes.
 
     Raises:
         CheckpointError: the model predicts no expression, or cannot be read.

@@ -125,6 +125,22 @@ class Imputation(CellRun[ImputeSettings]):
         """The scores on hidden counts, of all cells or some that their names choose."""
         import numpy as np
 
+        cells, rows = self._some_cells()
+        scores = self.score(
+            self.cells.source.read(rows),
+            lambda left: self._run_on(left, cells, np.asarray(self.cells.names)[rows]),
+            self.settings.seed,
+            cell_ids=cells.cell_ids,
+            genes=cells.source.genes()[0],
+            read=np.flatnonzero(cells.gene_ids >= 0),
+            scored=self._columns,
+        )
+        return {"scores": scores, "n_scored": len(rows)}
+
+    def _some_cells(self) -> "tuple[PreparedCells, np.ndarray]":
+        """All cells, or some that their names choose, and their rows."""
+        import numpy as np
+
         from .imputation.scores import chosen_cells
 
         cells, seed = self.cells, self.settings.seed
@@ -134,16 +150,7 @@ class Imputation(CellRun[ImputeSettings]):
             cells = replace(cells, cell_ids=cells.cell_ids[rows], lengths=cells.lengths[rows], batch_labels=labels)
         else:
             rows = np.arange(len(cells.lengths))
-        scores = self.score(
-            self.cells.source.read(rows),
-            lambda left: self._run_on(left, cells, np.asarray(self.cells.names)[rows]),
-            seed,
-            cell_ids=cells.cell_ids,
-            genes=cells.source.genes()[0],
-            read=np.flatnonzero(cells.gene_ids >= 0),
-            scored=self._columns,
-        )
-        return {"scores": scores, "n_scored": len(rows)}
+        return cells, rows
 
     def score(self, *cells: Any, **how: Any) -> "dict[str, dict[str, float]]":
         """How near to the truth predictions of counts are that the model did not see; see `hidden_scores`."""

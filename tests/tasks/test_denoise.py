@@ -11,11 +11,13 @@ from sclm_hf.cli.main import make_app
 from sclm_hf.errors import CheckpointError, ExpressionError
 from sclm_hf.opening.loading import load_model
 from sclm_hf.opening.tiny import make_tiny_checkpoint
+from sclm_hf.tasks.imputation.posterior import Prior
 from sclm_hf.tasks.imputation.thinned import thinned_scores
 
 from .tiny import GENES, make_cells, save_checkpoint
 
 METHODS = ["model", "similar cells", "gene mean", "counts"]
+SCORED = ["model", "model with counts", "similar cells", "similar cells with counts", "gene mean", "counts"]
 
 
 @pytest.fixture(scope="module", params=["cellplm", "scfoundation"])
@@ -35,7 +37,7 @@ def test_the_layer_is_that_of_impute_and_the_scores_answer_another_question(mode
     denoised = denoise(cells, model)
     np.testing.assert_array_equal(denoised.layers["sclm_denoised"], impute(cells, model).layers["sclm_imputed"])
     record = denoised.uns["sclm_hf"]["sclm_denoised"]
-    assert (record["n_denoised"], record["n_scored"], list(record["scores"])) == (90, 60, METHODS)
+    assert (record["n_denoised"], record["n_scored"], list(record["scores"])) == (90, 60, SCORED)
     assert record["scores"]["gene mean"] == {"correlation": 0, "error": 1}
     assert record["scores"] == denoise(cells, model).uns["sclm_hf"]["sclm_denoised"]["scores"]
     assert "scores" not in denoise(cells, model, score=False).uns["sclm_hf"]["sclm_denoised"]
@@ -48,6 +50,34 @@ def test_who_knows_the_rates_comes_nearest_and_similar_cells_beat_counts_and_mea
     errors = [scores[name]["error"] for name in METHODS]
     assert errors[0] < errors[1] < errors[2] == 1 and errors[1] < errors[3]
     assert scores["model"]["correlation"] > scores["similar cells"]["correlation"] > scores["counts"]["correlation"]
+
+
+def test_counts_are_added_as_far_as_they_tell_more():
+    generator = np.random.default_rng(0)
+    expected = generator.gamma(2, 4, (300, 40))
+    # of half of the genes the prediction tells all, of the others a part
+    rates = expected * np.where(np.arange(40) % 2, 1, generator.gamma(4, 1 / 4, (300, 40)))
+    counts = generator.poisson(rates).astype(float)
+    prior = Prior.of_cells(expected, counts)
+    shapes = prior.shapes
+    assert shapes[::2].max() < 10 < shapes[1::2].min()
+    found = prior.posterior_means(expected, counts)
+    errors = [((one - rates) ** 2).mean(axis=0) for one in (found, expected, counts)]
+    assert (errors[0] < errors[2]).all() and (errors[0] < errors[1])[::2].all()
+    np.testing.assert_allclose(prior.posterior_means(expected, counts * 0), 0)
+    assert (prior.posterior_means(expected * 0, counts)[counts > 0] > 0).all()
+
+
+def test_denoised_values_with_counts_are_nearer_to_the_counts_and_as_large(model):
+    cells = make_cells(60)
+    plain, both = (denoise(cells, model, score=False, with_counts=one).layers["sclm_denoised"] for one in (0, 1))
+    counts = cells[:, GENES].X.toarray()
+    plain, both = (np.expm1(layer[:, :90].astype(float)) for layer in (plain, both))
+    plain = np.maximum(plain, 0)
+    np.testing.assert_allclose(both.sum(axis=1), plain.sum(axis=1), rtol=1e-3)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    errors = [((one / one.sum(axis=1, keepdims=True) - shares) ** 2).mean() for one in (both, plain)]
+    assert errors[0] < errors[1]
 
 
 def test_reads_are_held_out_by_the_names_of_cell_and_gene():

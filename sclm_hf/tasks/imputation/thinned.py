@@ -8,6 +8,7 @@ import scipy.sparse
 from ...errors import ExpressionError
 from ...evaluation.baselines.baseline import log1p_cp10k
 from ...evaluation.thinning import thin_counts
+from .posterior import Prior
 from .scores import similar_cells
 
 SHARE = 0.1
@@ -43,9 +44,10 @@ def thinned_scores(
         scored: columns of the genes scored.
 
     Returns:
-        Of `model`, `similar cells` (the mean of a cell and its nearest), `gene mean` and `counts` (those that are
-        left, as they are): `correlation`, over cells, the mean of all genes scored; and `error`, squared and divided
-        by the variance that chance gives a gene, as a multiple of the `gene mean`'s.
+        Of `model` and `similar cells` (the mean of a cell and its nearest), both also `with counts` (see [`Prior`]),
+        `gene mean` and `counts` (those that are left, as they are): `correlation`, over cells, the mean of all genes
+        scored; and `error`, squared and divided by the variance that chance gives a gene, as a multiple of the `gene
+        mean`'s.
 
     Raises:
         ExpressionError: too few reads could be held out, or a cell has none.
@@ -67,9 +69,16 @@ def thinned_scores(
     normalised = log1p_cp10k(left)
     graph = similar_cells(normalised, seed)
     shares = normalised[:, scored].expm1()
+    model, similar = np.maximum(np.expm1(predict(left)), 0), _dense(graph @ shares + shares)
+    observed = _dense(kept)
+    model_and_counts, similar_and_counts = (
+        Prior.of_cells(one, observed).posterior_means(one, observed) for one in (model, similar)
+    )
     methods = {
-        "model": np.maximum(np.expm1(predict(left)), 0),
-        "similar cells": graph @ shares + shares,
+        "model": model,
+        "model with counts": model_and_counts,
+        "similar cells": similar,
+        "similar cells with counts": similar_and_counts,
         "gene mean": np.broadcast_to(_sums(kept, 0), kept.shape),
         "counts": kept,
     }
