@@ -6,7 +6,8 @@ Without labels all cells are scored; the model that labels taught and all others
 saw, which is the same for all of them. The seed is that of PCA, Harmony, training and of what is held out.
 
 Files joined by `+` are one data set, of the genes that both have. scVI (`--baselines pca harmony harmony200 scvi`;
-extra `scvi`) is trained on the cells with its defaults.
+extra `scvi`) is trained on the cells with its defaults. scAnchor is not among them: it is told what to do by a file of
+settings, which its wheel lacks.
 
     SCLM_DATA=FOLDER python benchmarks/integration.py --model FOLDER --untrained FOLDER --output FILE.json
 """
