@@ -59,7 +59,7 @@ def main() -> None:
             told = ", ".join(
                 f"{score} {one['mean']:.3f} ({one['low']:.3f} to {one['high']:.3f})" for score, one in scores.items()
             )
-            print(f"{name:24}{method:16}{told}")
+            print(f"{name:14}{method:28}{told}")
 
 
 def run(recipe: Path, seed: int) -> dict:
