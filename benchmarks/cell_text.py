@@ -39,14 +39,14 @@ from sclm_hf.evaluation.text_metrics import calibration_scores
 MINUTES = {
     "baselines": (0.1, 0.3),
     "probe": (1, 2),
-    "text": (1.5, 2.5),
-    "retrieval": (5, 10),
-    "reasoning": (4, 9),
-    "discrete": (2.5, 3),
+    "text": (1, 2.5),
+    "retrieval": (2.5, 4),
+    "reasoning": (2, 4),
+    "discrete": (1.5, 2),
     "soft": (1, 1.5),
     "dual": (0.5, 1),
     "generation": (3, 5),
-    "smollm2": (25, 40),
+    "smollm2": (10, 15),
 }
 """Variant -> CPU minutes of a piece of each data set, roughly; the pre-training of an encoder included once."""
 
