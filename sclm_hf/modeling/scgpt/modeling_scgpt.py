@@ -231,7 +231,7 @@ class ScGPTLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def feed_forward(self, hidden_states: Tensor) -> Tensor:
-        return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(hidden_states), inplace=True))))
+        return self.dropout(self.linear2(self.dropout(F.relu(self.linear1(hidden_states)))))
 
     def forward(
         self,

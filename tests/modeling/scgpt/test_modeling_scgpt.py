@@ -349,3 +349,11 @@ def test_a_token_left_out_is_not_pooled_as_padding():
     model = ScGPTModel(tiny_config(pooling="avg-pool", pooling_includes_padding=True)).eval()
     with pytest.raises(ConfigurationError, match="pooling_includes_padding"):
         model.embed_without_one(model.share_first_layer(**tiny_batch()), torch.tensor([0]), torch.tensor([1]))
+
+
+def test_what_a_hook_sees_of_the_feed_forward_part_stays_as_it_is():
+    model, seen = ScGPTModel(tiny_config()), []
+    model.layers[0].linear1.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model.layers[0].linear1.register_full_backward_hook(lambda *_: None)
+    model(**tiny_batch()).cell_embedding.sum().backward()
+    assert (seen[0] < 0).any()
