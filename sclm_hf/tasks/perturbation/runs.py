@@ -227,6 +227,9 @@ class PerturbationRunner:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            vectors = None
+        # outside of the handler, whose error holds on to all that filled the memory
+        if vectors is None:
             batch.edited.extend(self._edit(run) for run in batch.runs)
             return self._encode_each(batch)
         rows = [*whole, *(run.cell for run in batch.runs)]

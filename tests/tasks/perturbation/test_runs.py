@@ -1,5 +1,7 @@
 """Which perturbed cells are run together."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,8 @@ import torch
 from sclm_hf import perturb
 from sclm_hf.logging import progress_bar
 from sclm_hf.tasks.perturb import States
-from sclm_hf.tasks.perturbation import perturbing
-from sclm_hf.tasks.perturbation.runs import _first_of_one_length
+from sclm_hf.tasks.perturbation import perturbing, sharing
+from sclm_hf.tasks.perturbation.runs import PerturbationRunner, _first_of_one_length
 from sclm_hf.tasks.running import batches
 
 from ..tiny import make_cells, make_model, make_processor
@@ -54,8 +56,19 @@ def test_deletions_go_on_one_by_one_where_memory_ran_out(monkeypatch):
     cells, processor, model = make_cells(), make_processor(), make_model()
     expected = perturb(cells, model, processor, similarity="cell")
 
+    held = []
+
     def fail(*given):
+        filled = torch.ones(1)
+        held.append(weakref.ref(filled))
         raise torch.OutOfMemoryError("out of memory")
+
+    def check_freed(*given):
+        assert held and held[-1]() is None
+        return encode_each(*given)
+
+    encode_each = PerturbationRunner._encode_each
+    monkeypatch.setattr(PerturbationRunner, "_encode_each", check_freed)
 
     monkeypatch.setattr(type(model), "embed_without_one", fail)
     np.testing.assert_allclose(perturb(cells, model, processor, similarity="cell").X, expected.X, atol=1e-5)
@@ -75,3 +88,12 @@ def test_one_bar_counts_the_cells_of_states_and_the_perturbed_ones(monkeypatch):
     result = perturb(cells, make_model(), make_processor(), states=States("kind", "a", "b"), max_cells=4)
     (shown,) = bars
     assert shown.n == shown.total == cells.n_obs + int(np.isfinite(result.X).sum())
+
+
+@pytest.mark.parametrize("name", ["_MOST_WEIGHTS", "_TOKENS_PER_RUN"])
+def test_long_cells_share_nothing_where_that_costs_more_than_it_saves(monkeypatch, name):
+    cells, processor, model = make_cells(), make_processor(), make_model()
+    expected = perturb(cells, model, processor, similarity="cell")
+    monkeypatch.setattr(sharing, name, 1)
+    monkeypatch.setattr(type(model), "share_first_layer", lambda *_, **__: pytest.fail("shared"))
+    np.testing.assert_allclose(perturb(cells, model, processor, similarity="cell").X, expected.X, atol=1e-5)
