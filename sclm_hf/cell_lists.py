@@ -90,7 +90,9 @@ def read_lists(folder: Path, cells: np.ndarray) -> CellLists | None:
             lists = CellLists(file.get_tensor("centres"), file.get_tensor("list_of"))
     except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"The lists of the index `{folder}` cannot be read ({error}): {mend}") from error
-    if hashes.get("lists") != _hash(*lists):
+    if "lists" not in hashes:
+        raise CheckpointError(f"The lists of the index `{folder}` are of an earlier version, without a hash: {mend}")
+    if hashes["lists"] != _hash(*lists):
         raise CheckpointError(f"The lists of the index `{folder}` are damaged: {mend}")
     if hashes.get("cells") != _hash(cells):
         raise CheckpointError(f"The index `{folder}` keeps lists of other cells than its own: {mend}")

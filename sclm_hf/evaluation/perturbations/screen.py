@@ -102,9 +102,10 @@ class Screen:
                 if some.start < some.stop:
                     # all of a block, as one read takes less time than many
                     block = np.arange(start, min(start + _AT_ONCE, self.values.shape[0]))
-                    pairs = np.ones(some.stop - some.start), (of[some], rows[some] - start)
-                    members = scipy.sparse.csr_matrix(pairs, (len(groups), len(block)))
-                    sums += (members @ self.values[block].astype(np.float64)).toarray()
+                    present, which = np.unique(of[some], return_inverse=True)
+                    pairs = np.ones(some.stop - some.start), (which, rows[some] - start)
+                    members = scipy.sparse.csr_matrix(pairs, (len(present), len(block)))
+                    sums[present] += (members @ self.values[block].astype(np.float64)).toarray()
         return sums / sizes[:, None]
 
     def mean_of(self, condition: Condition) -> np.ndarray:

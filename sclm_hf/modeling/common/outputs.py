@@ -109,7 +109,8 @@ def cells_alone(model: nn.Module) -> dict[str, bool]:
 def records_states(model: PreTrainedModel, keywords: Mapping[str, Any]) -> bool:
     """Whether a call asks for the states or the attention of every layer."""
     names = ("output_hidden_states", "output_attentions")
-    return any(keywords.get(name, getattr(model.config, name)) for name in names)
+    asked = {name: keywords.get(name) for name in names}
+    return any(getattr(model.config, name) if given is None else given for name, given in asked.items())
 
 
 def last_queries(model: PreTrainedModel, keywords: Mapping[str, Any]) -> int | None:

@@ -525,9 +525,13 @@ class ScGPTModel(ScGPTPreTrainedModel):
         attended = first.self_attn.o_proj(context.flatten(2))
         hidden_states = first.after_attention(shared.hidden_states[slice_of_one(cells)], attended)
         full_mask = self._attention_mask(hidden_states, mask, hidden_states.shape[1], 0)
+        num_queries = last_queries(self, {})
+        if num_queries is not None and full_mask is not None:
+            # the same tokens are there for every query
+            full_mask = full_mask[:, :, :1]
         for number, layer in enumerate(self.layers[1:], start=2):
             is_read = number == len(self.layers) and self.config.pooling == "cls"
-            hidden_states = layer(hidden_states, full_mask, 0, last_queries(self, {}) if is_read else None)
+            hidden_states = layer(hidden_states, full_mask, 0, num_queries if is_read else None)
         values = None if shared.expression_values is None else shared.expression_values[cells]
         return self.pool(hidden_states, values, mask)
 

@@ -166,15 +166,20 @@ def _is_finished(destination: Path, part: _Part, source: str | Path | None) -> b
 
 
 def _refuse_others(parts: Sequence[_Part]) -> None:
-    """Raise if the parts are not those of one run; warn if they ran on different machines."""
+    """Raise if the parts are not those of one run; warn if they ran on different machines or in other batches."""
     for part in parts[1:]:
         if differs := part.differs_from(parts[0]):
             raise ConfigurationError(
                 f"`{part.path}` and `{parts[0].path}` are not parts of one run; they differ in {', '.join(differs)}: "
                 "merge parts of the same cells, model and settings, and repeat those that are not."
             )
-    for what in ("device", "versions"):
-        if len({str(part.record[what]) for part in parts}) > 1:
+    made_with = {
+        "device": [part.record["device"] for part in parts],
+        "versions": [part.record["versions"] for part in parts],
+        "batch sizes": [part.record.get("settings", {}).get("batch_size") for part in parts],
+    }
+    for what, values in made_with.items():
+        if len(set(map(str, values))) > 1:
             warn(f"The parts were made with different {what}: their results may differ in the last digits.")
 
 

@@ -158,13 +158,16 @@ def test_what_is_no_part_and_another_input_are_refused(source, model, tmp_path):
 
 
 @pytest.mark.slow
-def test_parts_of_other_devices_are_merged_with_a_warning(source, model, tmp_path):
+@pytest.mark.parametrize(
+    ("place", "value", "what"), [("device", "cuda", "device"), ("settings/batch_size", 7, "batch sizes")]
+)
+def test_parts_made_in_other_ways_are_merged_with_a_warning(place, value, what, source, model, tmp_path):
     parts = run_shards("embed", source, model, 2)
     with h5py.File(parts[1], "r+") as file:
         record = file["uns/sclm_hf/X_scgpt"]
-        del record["device"]
-        anndata.io.write_elem(record, "device", "cuda")
-    with pytest.warns(SclmWarning, match="made with different device: their results may differ in the last digits"):
+        del record[place]
+        anndata.io.write_elem(record, place, value)
+    with pytest.warns(SclmWarning, match=f"made with different {what}: their results may differ in the last digits"):
         merge_shards(tmp_path / "merged.h5ad", parts)
 
 

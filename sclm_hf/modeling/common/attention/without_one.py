@@ -71,8 +71,9 @@ def attend_without_one(whole: WholeCells, cells: Tensor, places: Tensor) -> Tens
     rows = slice_of_one(cells)
     lost = (whole.weights[cells, places] * (places >= 0)[:, None, None]).unsqueeze(-1)
     left = (whole.context[rows] - lost * whole.values[cells, places].unsqueeze(1)) / (1 - lost)
-    is_largest = whole.largest[rows] == places[:, None, None]
-    return torch.where(is_largest.unsqueeze(-1), whole.context_of_others[rows], left)
+    number, query, head = (whole.largest[rows] == places[:, None, None]).nonzero(as_tuple=True)
+    left[number, query, head] = whole.context_of_others[cells[number], query, head]
+    return left
 
 
 def slice_of_one(rows: Tensor) -> Tensor | slice:
