@@ -36,13 +36,7 @@ from sclm_hf.tokenization.expression_matrix import select_counts
 from sclm_hf.training.integration import HELD_OUT
 from sclm_hf.versions import package_versions
 
-CELL_LINES = "celllines_mixology_celseq2_dropseq"
-FILES = (
-    "pbmc_3tech_symphony_1200",
-    CELL_LINES,
-    f"{CELL_LINES}+celllines_10x_cellbench_895",
-    "pancreas_3batch_cepo_528",
-)
+FILES = ("pbmc_3tech_symphony_1200", "celllines_mixology_celseq2_dropseq", "pancreas_3batch_cepo_528")
 BASELINES = {
     "pca": "PCA",
     "harmony": "PCA + Harmony",
