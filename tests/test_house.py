@@ -103,7 +103,7 @@ def test_a_file_is_one_idea():
     """None above 700 lines but the model of scGPT, whose inputs are documented head by head."""
     lines = {path.name: path.read_text(encoding="utf-8").count("\n") for path in PACKAGE.rglob("*.py")}
     assert {name for name, number in lines.items() if number > 700} <= {"modeling_scgpt.py"}
-    assert lines["modeling_scgpt.py"] <= 950
+    assert lines["modeling_scgpt.py"] <= 850
 
 
 def test_comments_end_without_a_full_stop_and_calls_are_spelt_out():

@@ -10,7 +10,8 @@ from sclm_hf import (
     ScGPTModel,
 )
 from sclm_hf.errors import ConfigurationError
-from sclm_hf.modeling.scgpt.modeling_scgpt import ScGPTDomainNorm, quantile_bins
+from sclm_hf.modeling.scgpt.modeling_scgpt import quantile_bins
+from sclm_hf.modeling.scgpt.modeling_scgpt_layers import ScGPTDomainNorm
 
 from ..common import BATCH, GENES, VOCAB, ModelTester
 from ..common_inputs import InputTester
