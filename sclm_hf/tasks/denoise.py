@@ -40,7 +40,7 @@ class DenoiseSettings(ImputeSettings):
     with_counts: bool = setting(
         False,
         "add the counts of the cell to what the model makes of them, as far as they tell more: the mean of the "
-        "posterior of a gamma prior whose mean is the prediction.",
+        "posterior of a gamma prior whose mean is the prediction, 0 where that is negative.",
     )
     key_added: str | None = setting(None, f"name of the layer; default `{DENOISE_KEY}`.", flag="--key", recorded=False)
 

@@ -66,7 +66,7 @@ def _computes_answers_alone(model: "PreTrainedModel") -> bool:
     batch = {"input_ids": ids, "labels": labels}
     try:
         alone = model(**_asked(batch)).loss
-    except (IndexError, RuntimeError, TypeError, ValueError):
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         # it reads the request in another way
         return False
     finally:
